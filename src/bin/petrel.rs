@@ -1,0 +1,2 @@
+//! The client and certificate tool.
+fn main() {}
