@@ -1,0 +1,91 @@
+//! Command lines: what all programs share on top of argh (BEHAVIOUR 2).
+#![forbid(unsafe_code)]
+
+use std::process::exit;
+
+use argh::{EarlyExit, TopLevelCommand};
+
+/// Exit code for a wrong command line, and for what fails before the work begins.
+pub const USAGE: i32 = 124;
+
+/// Parses the command line of this process into `T`. Help and version go to standard output with exit code 0, a
+/// wrong command line is explained on standard error with exit code [`USAGE`].
+pub fn parse<T: TopLevelCommand>(program: &str) -> T {
+    let mut arguments = Vec::new();
+    for argument in std::env::args_os().skip(1) {
+        match argument.into_string() {
+            Ok(argument) => arguments.push(argument),
+            Err(argument) => {
+                eprintln!(
+                    "{program}: argument '{}' is not valid UTF-8",
+                    argument.display()
+                );
+                exit(USAGE)
+            }
+        }
+    }
+    if arguments
+        .first()
+        .is_some_and(|argument| argument == "--version")
+    {
+        println!("{}", version(program));
+        exit(0)
+    }
+    let arguments = split_values(arguments);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match T::from_args(&[program], &arguments) {
+        Ok(parsed) => parsed,
+        Err(EarlyExit {
+            output,
+            status: Ok(()),
+        }) => {
+            println!("{output}");
+            exit(0)
+        }
+        Err(EarlyExit {
+            output,
+            status: Err(()),
+        }) => {
+            eprintln!("{program}: {}\nTry '{program} --help'.", output.trim_end());
+            exit(USAGE)
+        }
+    }
+}
+
+/// The answer to `--version`: the release, and the version of the protocol.
+pub fn version(program: &str) -> String {
+    format!(
+        "{program} {} (protocol version {})",
+        env!("CARGO_PKG_VERSION"),
+        crate::wire::VERSION
+    )
+}
+
+/// Turns `--option=value` into `--option value`, up to a lone `--`.
+fn split_values(arguments: Vec<String>) -> Vec<String> {
+    let mut split = Vec::with_capacity(arguments.len());
+    let mut options = true;
+    for argument in arguments {
+        options &= argument != "--";
+        match argument.split_once('=') {
+            Some((option, value)) if options && option.starts_with("--") => {
+                split.extend([option.to_owned(), value.to_owned()]);
+            }
+            _ => split.push(argument),
+        }
+    }
+    split
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_may_be_joined_by_an_equals_sign() {
+        let split =
+            |arguments: &[&str]| split_values(arguments.iter().map(|&a| a.to_owned()).collect());
+        assert_eq!(split(&["--arg=--a=b", "x=y"]), ["--arg", "--a=b", "x=y"]);
+        assert_eq!(split(&["--", "--a=b"]), ["--", "--a=b"]);
+    }
+}

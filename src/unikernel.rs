@@ -1,0 +1,153 @@
+//! The vocabulary of a unikernel: its configuration, and what is told of a running one.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use md5::{Digest as _, Md5};
+
+use crate::name::Name;
+use crate::policy::CpuId;
+
+/// What kind of virtual machine runs the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A Solo5 image under `solo5-spt` or `solo5-hvt`.
+    Solo5,
+    /// A BHyve virtual machine (FreeBSD).
+    Bhyve,
+}
+
+/// What happens when the unikernel ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FailBehaviour {
+    /// It stays down.
+    Quit,
+    /// It is started again after these exit codes; an empty set means every code that is eligible.
+    Restart(BTreeSet<u8>),
+}
+
+/// A block device of the image and where the host keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Device name in the image's manifest.
+    pub device: String,
+    /// Block device of the host; `None`: of the same name.
+    pub host_device: Option<String>,
+    /// Octets in a sector, a power of two from 512; `None` leaves it to the tender (512).
+    pub sector_size: Option<u16>,
+}
+
+/// A network device of the image and the bridge it is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Device name in the image's manifest.
+    pub device: String,
+    /// Bridge of the host; `None`: of the same name.
+    pub bridge: Option<String>,
+    /// Hardware address; `None`: derived from the names.
+    pub mac: Option<Mac>,
+}
+
+/// A hardware address in transmission order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+/// Everything about a unikernel but its image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Kind of virtual machine.
+    pub kind: Kind,
+    /// Start order after a restart of the supervisor: lower first, absent counts as [`Config::DEFAULT_STARTUP`].
+    pub startup: Option<i64>,
+    /// Whether `--name=LABEL` becomes the first guest argument.
+    pub add_name: bool,
+    /// What happens when it ends by itself.
+    pub fail_behaviour: FailBehaviour,
+    /// Host processors the tender is pinned to; never empty.
+    pub cpus: BTreeSet<CpuId>,
+    /// Memory in MB (2^20 octets), from 1 to [`Config::MAX_MEMORY`].
+    pub memory: u32,
+    /// Block devices.
+    pub blocks: Vec<Block>,
+    /// Network devices.
+    pub nets: Vec<Net>,
+    /// Guest arguments, arbitrary octets without NUL.
+    pub arguments: Vec<Vec<u8>>,
+    /// Virtual processors, BHyve only.
+    pub vcpus: u16,
+    /// Boot partition, BHyve with Linux only.
+    pub linux_boot_partition: Option<String>,
+}
+
+impl Config {
+    /// Start order of a unikernel that does not state one.
+    pub const DEFAULT_STARTUP: i64 = 50;
+    /// Most memory in MB a unikernel can ask for (16 TB).
+    pub const MAX_MEMORY: u32 = 1 << 24;
+    /// Most devices of both kinds together, as in a Solo5 manifest (SOLO5 3).
+    pub const MAX_DEVICES: usize = 63;
+    /// Most octets of all guest arguments joined by spaces (SOLO5 4).
+    pub const MAX_COMMAND_LINE: usize = 8191;
+}
+
+impl Block {
+    /// The host's name of the device.
+    pub fn host_device(&self) -> &str {
+        self.host_device.as_deref().unwrap_or(&self.device)
+    }
+}
+
+impl Net {
+    /// The host bridge.
+    pub fn bridge(&self) -> &str {
+        self.bridge.as_deref().unwrap_or(&self.device)
+    }
+
+    /// The address in effect: given, or derived.
+    pub fn mac(&self, unikernel: &Name) -> Mac {
+        self.mac
+            .unwrap_or_else(|| Mac::derived(&self.device, unikernel))
+    }
+}
+
+impl Mac {
+    /// The address of a device without a given one: `00:80:41` and three octets of an MD5 (WIRE 2).
+    pub fn derived(device: &str, unikernel: &Name) -> Self {
+        let digest = Md5::new()
+            .chain_update(device)
+            .chain_update(unikernel.to_string())
+            .finalize();
+        Self([0x00, 0x80, 0x41, digest[0], digest[1], digest[2]])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let octets: Vec<_> = self.0.iter().map(|octet| format!("{octet:02x}")).collect();
+        f.write_str(&octets.join(":"))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Solo5 => "solo5",
+            Self::Bhyve => "bhyve",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_derived_address_depends_on_device_and_name() {
+        let name: Name = ":net".parse().unwrap();
+        assert_eq!(
+            Mac::derived("service0", &name).to_string(),
+            "00:80:41:26:a8:89"
+        );
+    }
+}

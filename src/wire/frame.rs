@@ -1,0 +1,155 @@
+//! Frames: four octets of length, big endian, then that many octets (WIRE 7.1).
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+/// Most octets of a frame that is held in memory while it is read: a request or an ordinary reply.
+/// Frames with an image inside are passed on piece by piece and have no such limit.
+pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// Most octets in one chunk of a raw stream (WIRE 7.3).
+pub const MAX_CHUNK: usize = 1 << 16;
+
+/// Octets of the length before each frame.
+pub const PREFIX: usize = 4;
+
+/// The frame that ends a raw stream.
+pub const END: [u8; PREFIX] = [0; PREFIX];
+
+/// Why no frame could be read.
+#[derive(Debug)]
+pub enum FrameError {
+    /// The peer announced more octets than are accepted here (announced, accepted).
+    TooLong(usize, usize),
+    /// The connection ended inside a frame.
+    Truncated,
+    /// Reading failed.
+    Io(io::Error),
+}
+
+/// The length in a frame's prefix; `None` is the end of the stream (zero or negative as a signed number).
+pub fn length(prefix: [u8; PREFIX]) -> Option<usize> {
+    usize::try_from(i32::from_be_bytes(prefix))
+        .ok()
+        .filter(|length| *length > 0)
+}
+
+/// The prefix of a frame of `length` octets; `None` if it does not fit into 31 bits.
+pub fn prefix(length: usize) -> Option<[u8; PREFIX]> {
+    i32::try_from(length).ok().map(i32::to_be_bytes)
+}
+
+/// A frame around `content`, which has at most 2^31−1 octets.
+pub fn frame(content: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let prefix =
+        prefix(content.len()).ok_or(FrameError::TooLong(content.len(), i32::MAX as usize))?;
+    Ok([&prefix, content].concat())
+}
+
+/// Reads one frame of at most `limit` octets. `None`: the peer ended the stream, by an end marker or by closing.
+///
+/// Memory grows with what has arrived, not with what was announced.
+pub fn read_frame(reader: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
+    let Some(length) = read_prefix(reader)?.and_then(length) else {
+        return Ok(None);
+    };
+    if length > limit {
+        return Err(FrameError::TooLong(length, limit));
+    }
+    let mut content = Vec::new();
+    reader
+        .by_ref()
+        .take(length as u64)
+        .read_to_end(&mut content)?;
+    if content.len() < length {
+        return Err(FrameError::Truncated);
+    }
+    Ok(Some(content))
+}
+
+/// Reads the four octets before a frame. `None`: the connection ended properly before them.
+pub fn read_prefix(reader: &mut impl Read) -> Result<Option<[u8; PREFIX]>, FrameError> {
+    let mut octets = Vec::with_capacity(PREFIX);
+    reader
+        .by_ref()
+        .take(PREFIX as u64)
+        .read_to_end(&mut octets)?;
+    match <[u8; PREFIX]>::try_from(octets) {
+        Ok(prefix) => Ok(Some(prefix)),
+        Err(part) if part.is_empty() => Ok(None),
+        Err(_) => Err(FrameError::Truncated),
+    }
+}
+
+/// Writes `content` as one frame, in one piece.
+pub fn write_frame(writer: &mut impl Write, content: &[u8]) -> Result<(), FrameError> {
+    Ok(writer.write_all(&frame(content)?)?)
+}
+
+impl From<io::Error> for FrameError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            Self::Truncated
+        } else {
+            Self::Io(error)
+        }
+    }
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong(announced, limit) => {
+                write!(
+                    f,
+                    "a frame of {announced} octets, of which at most {limit} are accepted"
+                )
+            }
+            Self::Truncated => f.write_str("the connection ended inside a frame"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_read_back() {
+        let octets = frame(b"hello").unwrap();
+        assert_eq!(
+            read_frame(&mut &octets[..], 5).unwrap(),
+            Some(b"hello".to_vec())
+        );
+    }
+
+    #[test]
+    fn zero_and_negative_lengths_end_the_stream() {
+        for prefix in [[0; 4], [0x80, 0, 0, 0], [0xff; 4]] {
+            assert!(read_frame(&mut &prefix[..], 10).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_refused_before_its_content() {
+        let error = read_frame(&mut &[0x7f, 0xff, 0xff, 0xff][..], MAX_MESSAGE).unwrap_err();
+        assert!(matches!(
+            error,
+            FrameError::TooLong(0x7fff_ffff, MAX_MESSAGE)
+        ));
+    }
+
+    #[test]
+    fn an_end_inside_a_frame_is_an_error() {
+        for octets in [&b"\0"[..], b"\0\0\0\x05hell"] {
+            assert!(matches!(
+                read_frame(&mut &octets[..], 10),
+                Err(FrameError::Truncated)
+            ));
+        }
+        assert!(read_frame(&mut &b""[..], 10).unwrap().is_none());
+    }
+}

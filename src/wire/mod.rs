@@ -1,0 +1,135 @@
+//! The wire protocol, version 5: records, their DER, and frames (WIRE 1, 3, 4, 7).
+//!
+//! The records here carry whatever the grammar allows; [`domain`] turns them into the vocabulary of
+//! the house and refuses what makes no sense.
+#![forbid(unsafe_code)]
+// rasn's derives bind each field once more than they use it.
+#![allow(clippy::no_effect_underscore_binding)]
+
+mod message;
+mod primitive;
+mod statistics;
+mod unikernel;
+
+pub mod domain;
+pub mod frame;
+pub mod legacy;
+
+pub use message::*;
+pub use primitive::*;
+pub use statistics::*;
+pub use unikernel::*;
+
+use std::fmt;
+
+use rasn::{AsnType, Decode, Decoder, Encode};
+
+use crate::name::Name;
+
+/// The only version ever written or accepted.
+pub const VERSION: i64 = 5;
+
+/// The object identifier of the certificate extension that carries a command (WIRE 10.1).
+pub const EXTENSION_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 49836, 42];
+
+/// Why octets are no message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WireError {
+    /// Another version of the protocol.
+    Version(i64),
+    /// Not of the grammar; the text says where.
+    Grammar(String),
+    /// Of the grammar, but not encoded the way a released encoder does.
+    NotCanonical,
+}
+
+/// The value of the certificate extension.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct CertExtension {
+    /// Protocol version, always 5.
+    pub version: Int,
+    /// What the certificate allows or asks for.
+    pub command: Command,
+}
+
+impl Message {
+    /// A request about `name`.
+    pub fn command(sequence: i64, name: &Name, command: Command) -> Self {
+        Self {
+            header: Header {
+                version: Int::new(VERSION),
+                sequence: Int64(sequence),
+                name: name.to_string().into(),
+            },
+            payload: Payload::Command(command),
+        }
+    }
+
+    /// The answer to the message with this header.
+    pub fn answer(header: Header, payload: Payload) -> Self {
+        Self { header, payload }
+    }
+
+    /// The DER of the message.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        rasn::der::encode(self).map_err(|error| WireError::Grammar(error.to_string()))
+    }
+
+    /// Reads exactly one message; memory stays within a small multiple of `octets`.
+    pub fn decode(octets: &[u8]) -> Result<Self, WireError> {
+        decode_canonical(octets, |message: &Self| message.header.version)
+    }
+}
+
+impl CertExtension {
+    /// The extension that carries `command`.
+    pub fn new(command: Command) -> Self {
+        Self {
+            version: Int::new(VERSION),
+            command,
+        }
+    }
+
+    /// The DER that goes into the extension's OCTET STRING.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        rasn::der::encode(self).map_err(|error| WireError::Grammar(error.to_string()))
+    }
+
+    /// Reads the content of the extension's OCTET STRING.
+    pub fn decode(octets: &[u8]) -> Result<Self, WireError> {
+        decode_canonical(octets, |extension: &Self| extension.version)
+    }
+}
+
+/// Decodes and requires that the value encodes to the same octets: what DER forbids, no released encoder wrote.
+fn decode_canonical<T: Decode + Encode>(
+    octets: &[u8],
+    version: fn(&T) -> Int,
+) -> Result<T, WireError> {
+    let value: T =
+        rasn::der::decode(octets).map_err(|error| WireError::Grammar(error.kind.to_string()))?;
+    let version = version(&value).get();
+    if version != VERSION {
+        return Err(WireError::Version(version));
+    }
+    match rasn::der::encode(&value) {
+        Ok(encoded) if encoded == octets => Ok(value),
+        _ => Err(WireError::NotCanonical),
+    }
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => {
+                write!(f, "protocol version {version:#x}, expected {VERSION}")
+            }
+            Self::Grammar(reason) => {
+                write!(f, "not a message of protocol version {VERSION}: {reason}")
+            }
+            Self::NotCanonical => write!(f, "not the canonical encoding of a message"),
+        }
+    }
+}
+
+impl std::error::Error for WireError {}
