@@ -12,5 +12,7 @@
 pub mod command_line;
 pub mod name;
 pub mod policy;
+pub mod socket;
+pub mod sys;
 pub mod unikernel;
 pub mod wire;

@@ -187,6 +187,8 @@ impl std::error::Error for Unusable {}
 mod tests {
     use super::*;
 
+    type Case = (fn(&mut Policy), Excess);
+
     fn policy() -> Policy {
         Policy {
             unikernels: 4,
@@ -205,7 +207,6 @@ mod tests {
     #[test]
     fn each_larger_limit_is_named() {
         let upper = policy();
-        type Case = (fn(&mut Policy), Excess);
         let cases: [Case; 5] = [
             (|p| p.unikernels = 5, Excess::Unikernels(5, 4)),
             (|p| p.memory = 257, Excess::Memory(257, 256)),

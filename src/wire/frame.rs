@@ -86,6 +86,58 @@ pub fn write_frame(writer: &mut impl Write, content: &[u8]) -> Result<(), FrameE
     Ok(writer.write_all(&frame(content)?)?)
 }
 
+/// What a [`FrameBuffer`] holds complete.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The content of a frame.
+    Frame(Vec<u8>),
+    /// The marker that ends a raw stream.
+    End,
+}
+
+/// Frames out of octets that arrive piece by piece, for descriptors that do not block.
+#[derive(Debug, Default)]
+pub struct FrameBuffer {
+    octets: Vec<u8>,
+    /// Octets at the front that were handed out already.
+    taken: usize,
+}
+
+impl FrameBuffer {
+    /// Adds what has arrived.
+    pub fn push(&mut self, octets: &[u8]) {
+        self.octets.drain(..self.taken);
+        self.taken = 0;
+        self.octets.extend_from_slice(octets);
+    }
+
+    /// The next complete frame, if there is one; an error as soon as a frame of more than `limit` octets is announced.
+    pub fn next(&mut self, limit: usize) -> Result<Option<Next>, FrameError> {
+        let held = &self.octets[self.taken..];
+        let Some((prefix, rest)) = held.split_first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
+        let Some(length) = length(*prefix) else {
+            self.taken += PREFIX;
+            return Ok(Some(Next::End));
+        };
+        if length > limit {
+            return Err(FrameError::TooLong(length, limit));
+        }
+        let Some(content) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let content = content.to_vec();
+        self.taken += PREFIX + length;
+        Ok(Some(Next::Frame(content)))
+    }
+
+    /// Whether nothing is held: not even a part of a frame.
+    pub fn is_empty(&self) -> bool {
+        self.taken == self.octets.len()
+    }
+}
+
 impl From<io::Error> for FrameError {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::UnexpectedEof {
@@ -140,6 +192,30 @@ mod tests {
             error,
             FrameError::TooLong(0x7fff_ffff, MAX_MESSAGE)
         ));
+    }
+
+    #[test]
+    fn frames_are_cut_out_of_pieces_of_any_size() {
+        let stream = [&frame(b"one").unwrap()[..], &frame(b"two").unwrap(), &END].concat();
+        for size in 1..stream.len() {
+            let mut buffer = FrameBuffer::default();
+            let mut found = Vec::new();
+            for piece in stream.chunks(size) {
+                buffer.push(piece);
+                while let Some(next) = buffer.next(3).unwrap() {
+                    found.push(next);
+                }
+            }
+            assert_eq!(
+                found,
+                [
+                    Next::Frame(b"one".into()),
+                    Next::Frame(b"two".into()),
+                    Next::End
+                ]
+            );
+            assert!(buffer.is_empty());
+        }
     }
 
     #[test]

@@ -1,0 +1,31 @@
+//! Linux: sockets handed over by systemd.
+
+use std::io;
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixListener;
+
+use libsystemd::activation::{IsType, receive_descriptors};
+
+use crate::sys::descriptor;
+
+/// Default of `--tmpdir`.
+pub(super) const RUNTIME_FOLDER: &str = "/run/petrel";
+
+/// The listening Unix socket that systemd hands over; it must be the only descriptor.
+pub fn activated() -> io::Result<UnixListener> {
+    let refused = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
+    let mut sockets = receive_descriptors(true).map_err(|error| refused(error.to_string()))?;
+    let (Some(socket), true) = (sockets.pop(), sockets.is_empty()) else {
+        return Err(refused(
+            "systemd handed over more than one socket".to_owned(),
+        ));
+    };
+    if !socket.is_unix() {
+        return Err(refused(
+            "systemd handed over something else than a Unix socket".to_owned(),
+        ));
+    }
+    let listener = UnixListener::from(descriptor::inherited(socket.into_raw_fd())?);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

@@ -1,0 +1,203 @@
+//! Local stream sockets: listeners (own or inherited) and peers that never block the daemon.
+#![forbid(unsafe_code)]
+
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
+mod os;
+
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::poll::PollFlags;
+use nix::sys::stat::{Mode, umask};
+
+pub use os::activated;
+
+use crate::wire::frame::{FrameBuffer, FrameError, Next};
+
+/// Folder of the daemons' sockets below the runtime folder (WIRE 6.3).
+pub const FOLDER: &str = "util";
+
+/// File name of the supervisor's socket.
+pub const SUPERVISOR: &str = "vmmd.sock";
+
+/// File name of the console daemon's socket.
+pub const CONSOLE: &str = "console.sock";
+
+/// File name of the statistics daemon's socket.
+pub const STATISTICS: &str = "stat.sock";
+
+/// Default of `--tmpdir`, the runtime folder.
+pub const RUNTIME_FOLDER: &str = os::RUNTIME_FOLDER;
+
+/// Most octets read from a peer at once.
+const READ: usize = 1 << 14;
+
+/// The path of the daemon's socket `file` below the runtime folder.
+pub fn path(runtime_folder: &Path, file: &str) -> PathBuf {
+    runtime_folder.join(FOLDER).join(file)
+}
+
+/// Listens on `path` with file mode 0660, in place of a socket whose daemon is gone.
+///
+/// # Errors
+/// `AddrInUse` if a daemon answers there.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            ErrorKind::AddrInUse,
+            "another daemon answers on this socket",
+        ));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Between bind and chmod nobody may connect who could not afterwards.
+    let before = umask(Mode::from_bits_truncate(0o777));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let listener = listener?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The next waiting connection, if there is one.
+pub fn accept(listener: &UnixListener) -> io::Result<Option<Peer>> {
+    match listener.accept() {
+        Ok((stream, _)) => Peer::new(stream).map(Some),
+        Err(error) if is_transient(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Errors of accept(2) and of reading that mean "not now".
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+    )
+}
+
+/// One connection of a daemon: frames come in, octets go out, nothing blocks.
+#[derive(Debug)]
+pub struct Peer {
+    stream: UnixStream,
+    incoming: FrameBuffer,
+    outgoing: Vec<u8>,
+    /// Octets at the front of `outgoing` that are written already.
+    written: usize,
+    ended: bool,
+}
+
+impl Peer {
+    /// A peer on this connection, which becomes non-blocking.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            incoming: FrameBuffer::default(),
+            outgoing: Vec::new(),
+            written: 0,
+            ended: false,
+        })
+    }
+
+    /// Reads once. `false`: the peer has closed its side.
+    pub fn receive(&mut self) -> io::Result<bool> {
+        let mut octets = [0; READ];
+        match self.stream.read(&mut octets) {
+            Ok(0) => self.ended = true,
+            Ok(count) => self.incoming.push(&octets[..count]),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(!self.ended)
+    }
+
+    /// The next complete frame that was received.
+    pub fn next(&mut self, limit: usize) -> Result<Option<Next>, FrameError> {
+        self.incoming.next(limit)
+    }
+
+    /// Whether the peer has closed its side and everything it sent was handed out, but perhaps a part of a frame.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Queues octets and writes what goes at once.
+    pub fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        self.outgoing.extend_from_slice(octets);
+        self.flush()
+    }
+
+    /// Writes what is queued, as far as it goes.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while self.written < self.outgoing.len() {
+            match self.stream.write(&self.outgoing[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.outgoing.drain(..self.written);
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Octets queued and not yet written.
+    pub fn queued(&self) -> usize {
+        self.outgoing.len() - self.written
+    }
+
+    /// What to poll this connection for: always for writing while something is queued.
+    pub fn interest(&self, reading: bool) -> PollFlags {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, reading && !self.ended);
+        flags.set(PollFlags::POLLOUT, self.queued() > 0);
+        flags
+    }
+}
+
+impl AsFd for Peer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::frame;
+
+    #[test]
+    fn a_peer_receives_frames_and_sends_octets() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut peer = Peer::new(ours).unwrap();
+        theirs.write_all(&frame(b"hello").unwrap()).unwrap();
+        assert!(peer.receive().unwrap());
+        assert_eq!(peer.next(10).unwrap(), Some(Next::Frame(b"hello".into())));
+        peer.send(b"world").unwrap();
+        let mut answer = [0; 5];
+        theirs.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"world");
+        drop(theirs);
+        assert!(!peer.receive().unwrap());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_fills_the_queue_but_blocks_nobody() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut peer = Peer::new(ours).unwrap();
+        peer.send(&vec![0; 1 << 22]).unwrap();
+        assert!(peer.queued() > 0);
+        assert!(peer.interest(true).contains(PollFlags::POLLOUT));
+    }
+}

@@ -1,0 +1,3 @@
+//! The only room with `unsafe`: what neither the standard library nor nix wraps.
+
+pub mod descriptor;
