@@ -10,6 +10,8 @@
 )]
 
 pub mod command_line;
+pub mod elf;
+pub mod manifest;
 pub mod name;
 pub mod policy;
 pub mod socket;
