@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod name;
 pub mod policy;
 pub mod socket;
+pub mod supervisor;
 pub mod sys;
 pub mod unikernel;
 pub mod wire;

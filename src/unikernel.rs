@@ -53,6 +53,10 @@ pub struct Net {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mac(pub [u8; 6]);
 
+/// The SHA-256 of an uncompressed image, which is also its name in the image store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageDigest(pub [u8; 32]);
+
 /// Everything about a unikernel but its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -126,6 +130,13 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let octets: Vec<_> = self.0.iter().map(|octet| format!("{octet:02x}")).collect();
         f.write_str(&octets.join(":"))
+    }
+}
+
+/// Lower-case hexadecimal.
+impl fmt::Display for ImageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
     }
 }
 

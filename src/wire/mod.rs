@@ -14,6 +14,7 @@ mod unikernel;
 pub mod domain;
 pub mod frame;
 pub mod legacy;
+pub mod state;
 
 pub use message::*;
 pub use primitive::*;

@@ -1,0 +1,85 @@
+//! The command line of a tender (BEHAVIOUR 5.5).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use crate::name::Name;
+use crate::unikernel::Config;
+
+/// The arguments of the tender that runs `image` as `name`. `whole_name` puts the path into the added
+/// `--name`, too.
+pub fn arguments(name: &Name, config: &Config, image: &Path, whole_name: bool) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec![format!("--mem={}", config.memory).into()];
+    arguments.push("--".into());
+    arguments.push(image.into());
+    if config.add_name {
+        let shown = match name.label() {
+            Some(label) if !whole_name => label.to_string(),
+            _ => name.to_string(),
+        };
+        arguments.push(format!("--name={shown}").into());
+    }
+    arguments.extend(config.arguments.iter().cloned().map(OsString::from_vec));
+    arguments
+}
+
+/// The file names under which a tender for `target` (`spt`, `hvt`) and this ABI version is looked for, in this order.
+pub fn tender_names(target: &str, abi_version: u32) -> [String; 2] {
+    [
+        format!("solo5-{target}.{abi_version}"),
+        format!("solo5-{target}"),
+    ]
+}
+
+/// Whether the output of a tender's `--version` says that it has this ABI version.
+pub fn speaks(output: &[u8], abi_version: u32) -> bool {
+    let wanted = format!("ABI version {abi_version}");
+    output
+        .split(|octet| *octet == b'\n')
+        .any(|line| line.trim_ascii() == wanted.as_bytes())
+}
+
+/// The name of the embedded tender.
+pub const EMBEDDED: &str = "petrel-spt";
+
+/// Folders of a `PATH`, the empty ones left out.
+pub fn folders(path: &OsStr) -> impl Iterator<Item = std::path::PathBuf> {
+    std::env::split_paths(path).filter(|folder| folder.is_absolute())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::fixtures::config;
+
+    #[test]
+    fn the_name_is_the_first_guest_argument() {
+        let name = "a:b".parse().unwrap();
+        let config = Config {
+            arguments: vec![b"--x".to_vec()],
+            ..config()
+        };
+        let image = Path::new("/i");
+        assert_eq!(
+            arguments(&name, &config, image, false),
+            ["--mem=32", "--", "/i", "--name=b", "--x"]
+        );
+        assert_eq!(arguments(&name, &config, image, true)[3], "--name=a:b");
+        let config = Config {
+            add_name: false,
+            ..config
+        };
+        assert_eq!(
+            arguments(&name, &config, image, false),
+            ["--mem=32", "--", "/i", "--x"]
+        );
+    }
+
+    #[test]
+    fn the_abi_version_is_a_line_of_its_own() {
+        assert!(speaks(b"x tender, version 1\nABI version 2\n", 2));
+        assert!(!speaks(b"ABI version 21\n", 2));
+        assert!(!speaks(b"the ABI version 2\n", 2));
+    }
+}

@@ -1,0 +1,318 @@
+//! Accounting: policies by path, and whether what is asked for fits every one of them.
+//!
+//! A unikernel must fit the policy of its own path and of every path above; each counts everything below it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::name::{Name, Path};
+use crate::policy::{CpuId, Excess, Policy, list};
+use crate::unikernel::Config;
+
+/// The policies in force.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    policies: BTreeMap<Path, Policy>,
+}
+
+/// Why the ledger refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The policy at this path allows no further unikernel (path, allowed, used).
+    Unikernels(Path, u64, u64),
+    /// Its memory does not suffice; all in MB (path, allowed, used, asked).
+    Memory(Path, u64, u64, u64),
+    /// It forbids something that is asked for.
+    Forbidden(Path, Excess),
+    /// A policy above forbids what the new one would allow.
+    Above(Path, Excess),
+    /// A policy below allows what the new one would not.
+    Below(Path, Excess),
+    /// What runs already uses more than the new policy would allow.
+    InUse(Path, Excess),
+    /// There is no policy at this path.
+    NoPolicy(Path),
+}
+
+/// What a unikernel takes.
+#[derive(Clone, Debug, Default)]
+pub struct Claim {
+    /// MB.
+    pub memory: u64,
+    /// Host processors.
+    pub cpus: BTreeSet<CpuId>,
+    /// Host bridges.
+    pub bridges: BTreeSet<String>,
+}
+
+impl Claim {
+    /// What a unikernel of this configuration takes.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            memory: config.memory.into(),
+            cpus: config.cpus.clone(),
+            bridges: config
+                .nets
+                .iter()
+                .map(|net| net.bridge().to_owned())
+                .collect(),
+        }
+    }
+
+    /// What suffices for either of two configurations, one after the other.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        self.memory = self.memory.max(other.memory);
+        self.cpus.extend(other.cpus);
+        self.bridges.extend(other.bridges);
+        self
+    }
+}
+
+impl Ledger {
+    /// The policies at and below `path`.
+    pub fn below<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = (&'a Path, &'a Policy)> {
+        self.policies.iter().filter(|(at, _)| at.is_within(path))
+    }
+
+    /// All policies.
+    pub fn all(&self) -> impl Iterator<Item = (&Path, &Policy)> {
+        self.policies.iter()
+    }
+
+    /// The policy at exactly this path.
+    pub fn at(&self, path: &Path) -> Option<&Policy> {
+        self.policies.get(path)
+    }
+
+    /// Whether a unikernel at `path` that takes `claim` fits besides the `others`.
+    pub fn admit(
+        &self,
+        path: &Path,
+        claim: &Claim,
+        others: &[(&Name, Claim)],
+    ) -> Result<(), Refusal> {
+        for at in path.ancestry() {
+            let Some(policy) = self.policies.get(&at) else {
+                continue;
+            };
+            let (count, memory) = usage(&at, others);
+            if count >= policy.unikernels {
+                return Err(Refusal::Unikernels(at, policy.unikernels, count));
+            }
+            if memory.saturating_add(claim.memory) > policy.memory {
+                return Err(Refusal::Memory(at, policy.memory, memory, claim.memory));
+            }
+            policy
+                .allows_cpus(&claim.cpus)
+                .and_then(|()| policy.allows_bridges(claim.bridges.iter().map(String::as_str)))
+                .map_err(|excess| Refusal::Forbidden(at, excess))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the policy of `path`, given what runs. `false`: it was the same before.
+    pub fn set(
+        &mut self,
+        path: &Path,
+        policy: Policy,
+        running: &[(&Name, Claim)],
+    ) -> Result<bool, Refusal> {
+        if self.policies.get(path) == Some(&policy) {
+            return Ok(false);
+        }
+        for above in path.ancestry().skip(1) {
+            if let Some(upper) = self.policies.get(&above) {
+                policy
+                    .within(upper)
+                    .map_err(|excess| Refusal::Above(above, excess))?;
+            }
+        }
+        for (below, lower) in self.below(path).filter(|(below, _)| *below != path) {
+            lower
+                .within(&policy)
+                .map_err(|excess| Refusal::Below(below.clone(), excess))?;
+        }
+        let used = in_use(path, running);
+        used.within(&policy)
+            .map_err(|excess| Refusal::InUse(path.clone(), excess))?;
+        self.policies.insert(path.clone(), policy);
+        Ok(true)
+    }
+
+    /// Puts back what was at `path` before a change that could not be recorded.
+    pub fn reset(&mut self, path: Path, before: Option<Policy>) {
+        match before {
+            Some(policy) => self.policies.insert(path, policy),
+            None => self.policies.remove(&path),
+        };
+    }
+
+    /// Removes the policy of exactly this path.
+    pub fn remove(&mut self, path: &Path) -> Result<Policy, Refusal> {
+        self.policies
+            .remove(path)
+            .ok_or_else(|| Refusal::NoPolicy(path.clone()))
+    }
+}
+
+impl FromIterator<(Path, Policy)> for Ledger {
+    /// Policies that were admitted before.
+    fn from_iter<I: IntoIterator<Item = (Path, Policy)>>(policies: I) -> Self {
+        Self {
+            policies: policies.into_iter().collect(),
+        }
+    }
+}
+
+fn usage(path: &Path, running: &[(&Name, Claim)]) -> (u64, u64) {
+    running
+        .iter()
+        .filter(|(name, _)| name.path().is_within(path))
+        .fold((0, 0), |(count, memory): (u64, u64), (_, claim)| {
+            (count.saturating_add(1), memory.saturating_add(claim.memory))
+        })
+}
+
+/// What runs at and below `path`, as the smallest policy that allows it.
+fn in_use(path: &Path, running: &[(&Name, Claim)]) -> Policy {
+    let (unikernels, memory) = usage(path, running);
+    let claims = || {
+        running
+            .iter()
+            .filter(|(name, _)| name.path().is_within(path))
+            .map(|(_, claim)| claim)
+    };
+    Policy {
+        unikernels,
+        cpus: claims()
+            .flat_map(|claim| claim.cpus.iter().copied())
+            .collect(),
+        memory,
+        block: None,
+        bridges: claims()
+            .flat_map(|claim| claim.bridges.iter().cloned())
+            .collect(),
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unikernels(path, allowed, used) => {
+                write!(
+                    f,
+                    "policy of {path} allows {allowed} unikernels, {used} exist"
+                )
+            }
+            Self::Memory(path, allowed, used, asked) => write!(
+                f,
+                "policy of {path} allows {allowed} MB of memory, {used} MB are used, {asked} MB are asked for"
+            ),
+            Self::Forbidden(path, excess) => write!(f, "policy of {path}: {excess}"),
+            Self::Above(path, excess) => write!(f, "policy above, of {path}: {excess}"),
+            Self::Below(path, excess) => {
+                write!(f, "policy below, of {path}, would exceed it: {excess}")
+            }
+            Self::InUse(path, Excess::Cpus(cpus)) => {
+                write!(f, "CPU ids in use below {path}: {}", list(cpus))
+            }
+            Self::InUse(path, Excess::Bridges(bridges)) => {
+                write!(f, "bridges in use below {path}: {}", list(bridges))
+            }
+            Self::InUse(path, excess) => write!(f, "in use below {path}: {excess}"),
+            Self::NoPolicy(path) => write!(f, "there is no policy of {path}"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(unikernels: u64, memory: u64) -> Policy {
+        Policy {
+            unikernels,
+            cpus: [0].into(),
+            memory,
+            block: None,
+            bridges: BTreeSet::new(),
+        }
+    }
+
+    fn claim(memory: u64) -> Claim {
+        Claim {
+            memory,
+            cpus: [0].into(),
+            bridges: BTreeSet::new(),
+        }
+    }
+
+    fn path(text: &str) -> Path {
+        text.parse().unwrap()
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn children_together_cannot_exceed_their_parent() {
+        let ledger: Ledger = [
+            (path("a"), policy(3, 100)),
+            (path("a:b"), policy(3, 100)),
+            (path("a:c"), policy(3, 100)),
+        ]
+        .into_iter()
+        .collect();
+        let running = name("a:b:x");
+        let others = [(&running, claim(60))];
+        assert_eq!(
+            ledger.admit(&path("a:c"), &claim(41), &others),
+            Err(Refusal::Memory(path("a"), 100, 60, 41))
+        );
+        assert_eq!(ledger.admit(&path("a:c"), &claim(40), &others), Ok(()));
+    }
+
+    #[test]
+    fn paths_without_a_policy_are_bounded_by_those_above() {
+        let ledger: Ledger = [(Path::ROOT, policy(1, 100))].into_iter().collect();
+        let running = name("a:b:x");
+        assert_eq!(ledger.admit(&path("z"), &claim(1), &[]), Ok(()));
+        assert_eq!(
+            ledger.admit(&path("z"), &claim(1), &[(&running, claim(1))]),
+            Err(Refusal::Unikernels(Path::ROOT, 1, 1))
+        );
+    }
+
+    #[test]
+    fn policies_nest() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.set(&path("a"), policy(2, 50), &[]), Ok(true));
+        assert_eq!(ledger.set(&path("a"), policy(2, 50), &[]), Ok(false));
+        assert!(matches!(
+            ledger.set(&path("a:b:c"), policy(3, 50), &[]),
+            Err(Refusal::Above(..))
+        ));
+        assert_eq!(ledger.set(&path("a:b:c"), policy(2, 50), &[]), Ok(true));
+        assert!(matches!(
+            ledger.set(&path("a"), policy(1, 50), &[]),
+            Err(Refusal::Below(..))
+        ));
+        let running = name("z:x");
+        assert_eq!(
+            ledger.set(&path("z"), policy(1, 50), &[(&running, claim(51))]),
+            Err(Refusal::InUse(path("z"), Excess::Memory(51, 50)))
+        );
+    }
+
+    #[test]
+    fn a_policy_that_is_not_there_cannot_be_removed() {
+        assert_eq!(
+            Ledger::default().remove(&path("a")),
+            Err(Refusal::NoPolicy(path("a")))
+        );
+    }
+}

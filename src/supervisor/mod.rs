@@ -1,0 +1,630 @@
+//! The supervisor's decisions: an event comes in, a list of effects comes out.
+//!
+//! Nothing here does I/O or reads a clock. [`crate::host`] carries the effects out, in their order, and feeds the
+//! results back as events.
+#![forbid(unsafe_code)]
+
+mod ledger;
+mod lifecycle;
+mod reply;
+
+pub mod launch;
+pub mod restart;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::manifest::Manifest;
+use crate::name::{Name, Path};
+use crate::policy::Policy;
+use crate::unikernel::{Config, ImageDigest};
+use crate::wire::domain::{self, DomainError};
+use crate::wire::state::State;
+use crate::wire::{
+    Command, Header, Int, Message, Payload, PolicyCommand, Success, Timestamp, UnikernelCommand,
+};
+
+pub use ledger::{Claim, Ledger, Refusal};
+pub use restart::Death;
+
+/// A connection of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// One run of a tender: never used again, unlike process ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub u64);
+
+/// A write of the state file, in the order of the writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// When an event happened.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// Since any fixed point, never running backwards.
+    pub monotonic: Duration,
+    /// Wall clock.
+    pub wall: Timestamp,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The stored unikernels are to be started.
+    Boot,
+    /// A complete message arrived.
+    Message {
+        /// From this connection.
+        from: ConnectionId,
+        /// The message.
+        message: Message,
+    },
+    /// A connection is gone; answers to it are lost.
+    Closed(ConnectionId),
+    /// An image asked for by [`Effect::ReceiveImage`] is complete, checked and staged, or not to be had.
+    Staged {
+        /// The unikernel it is for.
+        name: Name,
+        /// The image, or why there is none.
+        result: Result<StagedImage, String>,
+    },
+    /// The result of [`Effect::Prepare`].
+    Prepared {
+        /// The unikernel.
+        name: Name,
+        /// Why it cannot run.
+        result: Result<(), String>,
+    },
+    /// The result of [`Effect::Announce`].
+    Announced {
+        /// The unikernel.
+        name: Name,
+        /// Why its console is not read.
+        result: Result<(), String>,
+    },
+    /// The result of [`Effect::Spawn`].
+    Spawned {
+        /// The run.
+        run: RunId,
+        /// Why there is no process.
+        result: Result<(), String>,
+    },
+    /// A tender ended.
+    Exited {
+        /// The run.
+        run: RunId,
+        /// How.
+        death: Death,
+    },
+    /// The result of [`Effect::Persist`].
+    Persisted {
+        /// Which write.
+        ticket: Ticket,
+        /// Why the state is not on disk.
+        result: Result<(), String>,
+    },
+    /// A time asked for by [`Effect::Wake`] has come.
+    Timer(Timer),
+    /// The console daemon is there (again): it knows no unikernel.
+    ConsoleUp,
+    /// Stop all unikernels, and then the supervisor.
+    Terminate,
+}
+
+/// An image on disk that no unikernel uses yet.
+#[derive(Clone, Debug)]
+pub struct StagedImage {
+    /// Its SHA-256.
+    pub digest: ImageDigest,
+    /// What it declares; a tender for it was found.
+    pub manifest: Manifest,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a message.
+    Answer {
+        /// To this connection, if it is still there.
+        to: ConnectionId,
+        /// The message.
+        message: Message,
+        /// Whether the conversation ends with it.
+        close: bool,
+    },
+    /// Answer with an image, and end the conversation.
+    SendImage {
+        /// To this connection, if it is still there.
+        to: ConnectionId,
+        /// The header of the answer.
+        header: Header,
+        /// The image.
+        image: ImageDigest,
+        /// zlib level, 0 for not compressed.
+        level: u8,
+    },
+    /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`].
+    ReceiveImage {
+        /// From this connection.
+        from: ConnectionId,
+        /// For this unikernel.
+        name: Name,
+        /// The image, where the message had it; otherwise it follows as raw frames.
+        embedded: Option<Vec<u8>>,
+        /// Whether it is a zlib stream.
+        compressed: bool,
+    },
+    /// Forget the image staged for this unikernel.
+    DiscardImage(Name),
+    /// Make everything but the process: leads to [`Event::Prepared`].
+    Prepare {
+        /// The unikernel.
+        name: Name,
+        /// Its image: staged for this name, or in the store.
+        image: ImageDigest,
+    },
+    /// Have the console read: leads to [`Event::Announced`].
+    Announce {
+        /// The unikernel.
+        name: Name,
+        /// How many consoles its path may have.
+        limit: Int,
+    },
+    /// Start the tender: leads to [`Event::Spawned`], later [`Event::Exited`].
+    Spawn {
+        /// The run.
+        run: RunId,
+        /// The unikernel.
+        name: Name,
+        /// Its configuration.
+        config: Box<Config>,
+        /// Its image, in the store.
+        image: ImageDigest,
+    },
+    /// Undo what [`Effect::Prepare`] did, all of it.
+    Release(Name),
+    /// Send a signal to a tender.
+    Signal {
+        /// The run.
+        run: RunId,
+        /// Whether it can only be obeyed (SIGKILL instead of SIGTERM).
+        kill: bool,
+    },
+    /// Let some time pass: leads to [`Event::Timer`].
+    Wake {
+        /// How long.
+        after: Duration,
+        /// What for.
+        timer: Timer,
+    },
+    /// Write the state to disk: leads to [`Event::Persisted`].
+    Persist {
+        /// Which write.
+        ticket: Ticket,
+        /// The state.
+        state: State,
+    },
+    /// Remove an image from the store: nothing refers to it.
+    RemoveImage(ImageDigest),
+    /// All is done.
+    Exit,
+}
+
+/// What a time is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// A tender has had its time to stop.
+    Kill(RunId),
+    /// A unikernel is to be started again, unless this is no longer its latest wait.
+    Restart(Name, u64),
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Supervisor {
+    ledger: Ledger,
+    unikernels: BTreeMap<Name, Unikernel>,
+    /// What a create under way will put in the place of what it waits for.
+    successors: BTreeMap<Name, Unikernel>,
+    operations: BTreeMap<Name, Operation>,
+    /// The tenders that may be alive.
+    runs: BTreeMap<RunId, Name>,
+    waiting: BTreeMap<Name, VecDeque<(ConnectionId, Message)>>,
+    writes: BTreeMap<Ticket, Written>,
+    counter: u64,
+    random: u32,
+    stopping: bool,
+    effects: Vec<Effect>,
+}
+
+/// A unikernel that is in the accounting.
+#[derive(Clone, Debug)]
+struct Unikernel {
+    config: Config,
+    image: ImageDigest,
+    run: Run,
+    /// What a replacement that waits for this one's end will take.
+    successor: Option<Claim>,
+    /// Failures in a row, for the back-off.
+    failures: u32,
+}
+
+/// Where a unikernel is in its life.
+#[derive(Clone, Debug)]
+enum Run {
+    /// An operation is about to start it.
+    Starting,
+    /// It runs.
+    Up {
+        run: RunId,
+        since: Moment,
+        asked_to_stop: bool,
+    },
+    /// It waits for its next start.
+    Waiting(u64),
+}
+
+/// A request, or a task of the supervisor's own, that takes more than one event. One per name at a time.
+#[derive(Debug)]
+struct Operation {
+    asked_by: Option<Asker>,
+    goal: Goal,
+    phase: Phase,
+    /// The instance that a force-create has stopped, to come back if the new one cannot start.
+    previous: Option<Unikernel>,
+}
+
+#[derive(Clone, Debug)]
+struct Asker {
+    connection: ConnectionId,
+    header: Header,
+}
+
+#[derive(Debug)]
+enum Goal {
+    Create {
+        config: Config,
+        force: bool,
+    },
+    Destroy,
+    /// A start by the supervisor itself.
+    Start,
+    /// A new unikernel is up, but could not be recorded: it is taken down again, with this answer.
+    Abandon(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Staging,
+    Stopping,
+    Preparing,
+    Announcing,
+    Spawning,
+    Saving,
+}
+
+/// What a write of the state file was for.
+#[derive(Debug)]
+enum Written {
+    /// The last step of the operation on this name.
+    Operation(Name),
+    /// A policy; what it was before.
+    Policy {
+        asker: Asker,
+        path: Path,
+        before: Option<Policy>,
+        answer: &'static str,
+    },
+    /// A unikernel ended by itself.
+    Ended,
+}
+
+/// How long a tender has between SIGTERM and SIGKILL.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Supervisor {
+    /// A supervisor of what `state` says; nothing runs before [`Event::Boot`]. `seed` is any number, for jitter.
+    pub fn new(state: State, seed: u32) -> Self {
+        let unikernels = state.unikernels.into_iter().map(|(name, config, image)| {
+            let unikernel = Unikernel {
+                config,
+                image,
+                run: Run::Waiting(0),
+                successor: None,
+                failures: 0,
+            };
+            (name, unikernel)
+        });
+        Self {
+            ledger: state.policies.into_iter().collect(),
+            unikernels: unikernels.collect(),
+            successors: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            counter: 0,
+            random: seed | 1,
+            stopping: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What to do now that `event` has happened at `now`.
+    pub fn handle(&mut self, now: &Moment, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Boot => self.boot(),
+            Event::Message { from, message } => self.message(from, message),
+            Event::Closed(connection) => self.closed(connection),
+            Event::Staged { name, result } => self.staged(&name, result),
+            Event::Prepared { name, result } => self.prepared(&name, result),
+            Event::Announced { name, result } => self.announced(&name, result),
+            Event::Spawned { run, result } => self.spawned(now, run, result),
+            Event::Exited { run, death } => self.exited(now, run, death),
+            Event::Persisted { ticket, result } => self.persisted(ticket, result),
+            Event::Timer(timer) => self.timer(timer),
+            Event::ConsoleUp => self.announce_all(),
+            Event::Terminate => self.terminate(),
+        }
+        if self.is_done() {
+            self.effects.push(Effect::Exit);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// What the state file has to say now.
+    pub fn state(&self) -> State {
+        State {
+            unikernels: self
+                .unikernels
+                .iter()
+                .map(|(name, unikernel)| (name.clone(), unikernel.config.clone(), unikernel.image))
+                .collect(),
+            policies: self
+                .ledger
+                .all()
+                .map(|(path, policy)| (path.clone(), policy.clone()))
+                .collect(),
+        }
+    }
+
+    fn message(&mut self, from: ConnectionId, message: Message) {
+        let asker = Asker {
+            connection: from,
+            header: message.header.clone(),
+        };
+        let name = match domain::name(&message.header.name) {
+            Ok(name) => name,
+            Err(error) => return self.refuse(&asker, &error),
+        };
+        let Payload::Command(command) = &message.payload else {
+            return self.refuse(&asker, "unknown command");
+        };
+        if self.stopping {
+            return self.refuse(&asker, "the supervisor is stopping");
+        }
+        match command {
+            Command::Unikernel(UnikernelCommand::Info(())) => self.info(&asker, &name),
+            Command::Unikernel(UnikernelCommand::Get(level)) => self.get(&asker, &name, *level),
+            Command::Unikernel(
+                UnikernelCommand::Create(_)
+                | UnikernelCommand::ForceCreate(_)
+                | UnikernelCommand::Destroy(()),
+            ) => {
+                if name.label().is_none() {
+                    self.refuse(
+                        &asker,
+                        &format!("'{name}' is a path, a unikernel's name is needed"),
+                    );
+                } else if self.operations.contains_key(&name) {
+                    self.waiting
+                        .entry(name)
+                        .or_default()
+                        .push_back((from, message));
+                } else {
+                    self.begin(asker, name, message);
+                }
+            }
+            Command::Policy(PolicyCommand::Info(())) => {
+                let answer = reply::policies(name.path(), self.ledger.below(name.path()));
+                self.succeed(&asker, answer);
+            }
+            Command::Policy(PolicyCommand::Add(policy)) => {
+                self.add_policy(asker, name.path(), policy)
+            }
+            Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
+            _ => self.refuse(&asker, "unknown command"),
+        }
+    }
+
+    fn info(&mut self, asker: &Asker, name: &Name) {
+        let running = self
+            .unikernels
+            .iter()
+            .filter_map(|(name, unikernel)| match &unikernel.run {
+                Run::Up { since, .. } => Some(reply::Running {
+                    name,
+                    config: &unikernel.config,
+                    image: unikernel.image,
+                    started: since.wall.clone(),
+                }),
+                _ => None,
+            });
+        let answer = reply::unikernels(name, running);
+        self.succeed(asker, answer);
+    }
+
+    fn get(&mut self, asker: &Asker, name: &Name, level: Int) {
+        let Some(level) = u8::try_from(level.get()).ok().filter(|level| *level <= 9) else {
+            return self.refuse(
+                asker,
+                &format!("compression level {} is not one of 0 to 9", level.get()),
+            );
+        };
+        let Some(unikernel) = self.unikernels.get(name) else {
+            return self.refuse(asker, &format!("there is no unikernel {name}"));
+        };
+        self.effects.push(Effect::SendImage {
+            to: asker.connection,
+            header: asker.header.clone(),
+            image: unikernel.image,
+            level,
+        });
+    }
+
+    fn add_policy(&mut self, asker: Asker, path: &Path, policy: &crate::wire::Policy) {
+        let policy = match Policy::try_from(policy) {
+            Ok(policy) => policy,
+            Err(error) => return self.refuse(&asker, &error),
+        };
+        let before = self.ledger.at(path).cloned();
+        let claims = claims(&self.unikernels);
+        match self.ledger.set(path, policy, &claims) {
+            Err(refusal) => self.refuse(&asker, &refusal),
+            Ok(false) => self.tell(&asker, "no modification of policy", false),
+            Ok(true) => self.persist(Written::Policy {
+                asker,
+                path: path.clone(),
+                before,
+                answer: "added policy",
+            }),
+        }
+    }
+
+    fn remove_policy(&mut self, asker: Asker, path: &Path) {
+        match self.ledger.remove(path) {
+            Err(refusal) => self.refuse(&asker, &refusal),
+            Ok(before) => self.persist(Written::Policy {
+                asker,
+                path: path.clone(),
+                before: Some(before),
+                answer: "removed policy",
+            }),
+        }
+    }
+
+    fn persisted(&mut self, ticket: Ticket, result: Result<(), String>) {
+        match (self.writes.remove(&ticket), result) {
+            (Some(Written::Operation(name)), result) => self.saved(&name, result),
+            (Some(Written::Policy { asker, answer, .. }), Ok(())) => {
+                // More policies, or a command, may follow an addition on the same connection (WIRE 7.2).
+                self.tell(&asker, answer, answer != "added policy");
+            }
+            (
+                Some(Written::Policy {
+                    asker,
+                    path,
+                    before,
+                    ..
+                }),
+                Err(error),
+            ) => {
+                self.ledger.reset(path, before);
+                self.refuse(&asker, &format!("the policy was not changed: {error}"));
+            }
+            (Some(Written::Ended) | None, _) => {}
+        }
+    }
+
+    fn persist(&mut self, why: Written) {
+        let ticket = Ticket(self.count());
+        self.writes.insert(ticket, why);
+        let state = self.state();
+        self.effects.push(Effect::Persist { ticket, state });
+    }
+
+    fn succeed(&mut self, asker: &Asker, success: Success) {
+        self.answer(asker, Payload::Reply(success), true);
+    }
+
+    fn tell(&mut self, asker: &Asker, text: &str, close: bool) {
+        self.answer(asker, Payload::Reply(Success::String(text.into())), close);
+    }
+
+    fn refuse(&mut self, asker: &Asker, why: &(impl ToString + ?Sized)) {
+        self.answer(asker, Payload::Failure(why.to_string().into()), true);
+    }
+
+    fn answer(&mut self, asker: &Asker, payload: Payload, close: bool) {
+        self.effects.push(Effect::Answer {
+            to: asker.connection,
+            message: Message::answer(asker.header.clone(), payload),
+            close,
+        });
+    }
+
+    fn count(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// The next number of a xorshift generator: for jitter, nothing secret.
+    fn random(&mut self) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        self.random
+    }
+}
+
+/// What every unikernel takes.
+fn claims(unikernels: &BTreeMap<Name, Unikernel>) -> Vec<(&Name, Claim)> {
+    unikernels
+        .iter()
+        .map(|(name, unikernel)| {
+            let claim = Claim::of(&unikernel.config);
+            let claim = unikernel
+                .successor
+                .clone()
+                .map_or(claim.clone(), |next| claim.or(next));
+            (name, claim)
+        })
+        .collect()
+}
+
+/// The configuration in a create or force-create, if it is one of this version's.
+fn create_of(command: &UnikernelCommand) -> Option<(&crate::wire::Config, bool)> {
+    match command {
+        UnikernelCommand::Create(config) => Some((config, false)),
+        UnikernelCommand::ForceCreate(config) => Some((config, true)),
+        _ => None,
+    }
+}
+
+/// Reads a configuration and refuses what this supervisor cannot run.
+fn runnable(config: &crate::wire::Config) -> Result<Config, String> {
+    let config = Config::try_from(config).map_err(|error: DomainError| error.to_string())?;
+    if config.kind == crate::unikernel::Kind::Bhyve {
+        return Err("BHyve machines are not supported".to_owned());
+    }
+    if !config.nets.is_empty() || !config.blocks.is_empty() {
+        return Err("network and block devices are not supported".to_owned());
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use crate::unikernel::{Config, FailBehaviour, Kind};
+
+    /// A small unikernel.
+    pub(crate) fn config() -> Config {
+        Config {
+            kind: Kind::Solo5,
+            startup: None,
+            add_name: true,
+            fail_behaviour: FailBehaviour::Quit,
+            cpus: [0].into(),
+            memory: 32,
+            blocks: Vec::new(),
+            nets: Vec::new(),
+            arguments: Vec::new(),
+            vcpus: 1,
+            linux_boot_partition: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

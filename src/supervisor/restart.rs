@@ -1,0 +1,129 @@
+//! What happens after a death nobody asked for (BEHAVIOUR 5.9), and how long it waits.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::unikernel::{Config, FailBehaviour};
+
+/// How a tender ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// With this exit code.
+    Exit(u8),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// What follows a death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It stays down.
+    Stay,
+    /// It is started again.
+    Again,
+    /// It is started again without the `--name` that was added, which it did not know.
+    AgainWithoutName,
+}
+
+/// Exit codes of a guest that does not know the added `--name` (64 by convention, 124 of some libraries).
+const UNKNOWN_ARGUMENT: [u8; 2] = [64, 124];
+
+/// Exit codes that mean "do not try again", whatever the configuration says.
+const FINAL: [u8; 6] = [1, 60, 61, 62, 63, 64];
+
+/// A run of this length is stable: the next failure waits as short as the first.
+pub const STABLE: Duration = Duration::from_secs(60);
+
+/// Shortest and longest wait before a restart, without jitter.
+pub const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+/// See [`SHORTEST_WAIT`].
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What follows this death of a unikernel with this configuration.
+pub fn decide(config: &Config, death: Death) -> Decision {
+    match death {
+        Death::Exit(code) if config.add_name && UNKNOWN_ARGUMENT.contains(&code) => {
+            Decision::AgainWithoutName
+        }
+        Death::Exit(code) if FINAL.contains(&code) => Decision::Stay,
+        _ => match (&config.fail_behaviour, death) {
+            (FailBehaviour::Quit, _) => Decision::Stay,
+            (FailBehaviour::Restart(codes), Death::Exit(code))
+                if !codes.is_empty() && !codes.contains(&code) =>
+            {
+                Decision::Stay
+            }
+            (FailBehaviour::Restart(_), _) => Decision::Again,
+        },
+    }
+}
+
+/// How long to wait before restart number `failures` (from 1) in a row: doubled each time up to
+/// [`LONGEST_WAIT`], and up to a quarter more, by `jitter` (any number).
+pub fn wait(failures: u32, jitter: u32) -> Duration {
+    let doubled = SHORTEST_WAIT.saturating_mul(
+        1_u32
+            .checked_shl(failures.saturating_sub(1))
+            .unwrap_or(u32::MAX),
+    );
+    let wait = doubled.min(LONGEST_WAIT);
+    wait + wait.mul_f64(f64::from(jitter) / f64::from(u32::MAX) / 4.0)
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(code) => write!(f, "exit {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::fixtures::config;
+
+    #[test]
+    fn the_table_of_deaths() {
+        use Death::{Exit, Signal};
+        use Decision::{Again, AgainWithoutName, Stay};
+        let any = FailBehaviour::Restart([].into());
+        let listed = FailBehaviour::Restart([2, 64].into());
+        for (add_name, fail_behaviour, death, expected) in [
+            (true, FailBehaviour::Quit, Exit(64), AgainWithoutName),
+            (true, FailBehaviour::Quit, Exit(124), AgainWithoutName),
+            (false, FailBehaviour::Quit, Exit(124), Stay),
+            (false, any.clone(), Exit(64), Stay),
+            (false, any.clone(), Exit(1), Stay),
+            (true, any.clone(), Exit(0), Again),
+            (true, any.clone(), Exit(255), Again),
+            (true, any, Signal(9), Again),
+            (false, listed.clone(), Exit(2), Again),
+            (false, listed.clone(), Exit(3), Stay),
+            (false, listed.clone(), Exit(64), Stay),
+            (false, listed, Signal(11), Again),
+            (true, FailBehaviour::Quit, Signal(11), Stay),
+        ] {
+            let config = Config {
+                add_name,
+                fail_behaviour,
+                ..config()
+            };
+            assert_eq!(
+                decide(&config, death),
+                expected,
+                "{add_name} {:?} {death}",
+                config.fail_behaviour
+            );
+        }
+    }
+
+    #[test]
+    fn waits_double_up_to_a_cap() {
+        assert_eq!(wait(1, 0), SHORTEST_WAIT);
+        assert_eq!(wait(3, 0), SHORTEST_WAIT * 4);
+        assert_eq!(wait(40, 0), LONGEST_WAIT);
+        assert_eq!(wait(40, u32::MAX), LONGEST_WAIT * 5 / 4);
+    }
+}

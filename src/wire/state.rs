@@ -1,0 +1,156 @@
+//! The state file: what survives a restart of the supervisor.
+//!
+//! Images are not in it, they are in the image store under their digest. albatross's own state files (WIRE 6.1)
+//! use the context tags 0 to 7; ours is [64].
+
+use rasn::{AsnType, Decode, Decoder, Encode};
+
+use super::domain::{self, DomainError};
+use super::{Config as WireConfig, NamedPolicy, Octets, Text, WireError};
+use crate::name::{Name, Path};
+use crate::policy::Policy;
+use crate::unikernel::{Config, ImageDigest};
+
+/// What the supervisor remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Unikernels that run, or are to run, in any order.
+    pub unikernels: Vec<(Name, Config, ImageDigest)>,
+    /// Policies, in any order.
+    pub policies: Vec<(Path, Policy)>,
+}
+
+/// Why a state file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateError {
+    /// Not of the grammar.
+    Wire(WireError),
+    /// An entry makes no sense (its name, why).
+    Entry(String, DomainError),
+    /// A digest that is not a SHA-256 (of this unikernel).
+    Digest(String),
+}
+
+#[derive(AsnType, Encode, Decode, Debug)]
+#[rasn(choice)]
+enum StateFile {
+    #[rasn(tag(explicit(64)))]
+    Petrel(Petrel1),
+}
+
+#[derive(AsnType, Encode, Decode, Debug)]
+struct Petrel1 {
+    unikernels: Vec<Entry>,
+    policies: Vec<NamedPolicy>,
+}
+
+#[derive(AsnType, Encode, Decode, Debug)]
+struct Entry {
+    name: Text,
+    config: WireConfig,
+    digest: Octets,
+}
+
+impl State {
+    /// The content of the state file.
+    pub fn encode(&self) -> Result<Vec<u8>, WireError> {
+        let unikernels = self.unikernels.iter().map(|(name, config, digest)| Entry {
+            name: name.to_string().into(),
+            config: config.to_wire(false, Vec::new()),
+            digest: Octets(digest.0.to_vec()),
+        });
+        let policies = self.policies.iter().map(|(path, policy)| NamedPolicy {
+            name: path.to_string().into(),
+            policy: policy.into(),
+        });
+        rasn::der::encode(&StateFile::Petrel(Petrel1 {
+            unikernels: unikernels.collect(),
+            policies: policies.collect(),
+        }))
+        .map_err(|error| WireError::Grammar(error.to_string()))
+    }
+
+    /// Reads the content of a state file.
+    pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
+        let StateFile::Petrel(file) = rasn::der::decode(octets)
+            .map_err(|error| StateError::Wire(WireError::Grammar(error.kind.to_string())))?;
+        let unikernels = file.unikernels.iter().map(|entry| {
+            let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
+            let digest = entry.digest.0.as_slice().try_into().map(ImageDigest);
+            Ok((
+                domain::name(&entry.name).map_err(bad)?,
+                Config::try_from(&entry.config).map_err(bad)?,
+                digest.map_err(|_| StateError::Digest(entry.name.to_lossy()))?,
+            ))
+        });
+        let policies = file.policies.iter().map(|entry| {
+            let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
+            let name = domain::name(&entry.name).map_err(bad)?;
+            Ok((
+                name.path().clone(),
+                Policy::try_from(&entry.policy).map_err(bad)?,
+            ))
+        });
+        Ok(Self {
+            unikernels: unikernels.collect::<Result<_, _>>()?,
+            policies: policies.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl std::fmt::Display for StateError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Wire(error) => write!(f, "not a state file: {error}"),
+            Self::Entry(name, error) => write!(f, "entry '{}': {error}", name.escape_default()),
+            Self::Digest(name) => write!(
+                f,
+                "entry '{}': the digest is no SHA-256",
+                name.escape_default()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StateError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unikernel::{FailBehaviour, Kind};
+
+    #[test]
+    fn a_state_is_read_back() {
+        let config = Config {
+            kind: Kind::Solo5,
+            startup: Some(3),
+            add_name: true,
+            fail_behaviour: FailBehaviour::Restart([2, 3].into()),
+            cpus: [0, 1].into(),
+            memory: 32,
+            blocks: Vec::new(),
+            nets: Vec::new(),
+            arguments: vec![b"--a".to_vec(), vec![0xff]],
+            vcpus: 1,
+            linux_boot_partition: None,
+        };
+        let policy = Policy {
+            unikernels: 1,
+            cpus: [0].into(),
+            memory: 64,
+            block: None,
+            bridges: ["service".to_owned()].into(),
+        };
+        let state = State {
+            unikernels: vec![("a:b".parse().unwrap(), config, ImageDigest([7; 32]))],
+            policies: vec![("a".parse().unwrap(), policy)],
+        };
+        assert_eq!(State::decode(&state.encode().unwrap()), Ok(state));
+    }
+
+    #[test]
+    fn an_empty_or_foreign_file_is_refused() {
+        assert!(State::decode(b"").is_err());
+        assert!(State::decode(&[0xa7, 2, 5, 0]).is_err());
+    }
+}
