@@ -11,6 +11,7 @@
 
 pub mod command_line;
 pub mod elf;
+pub mod host;
 pub mod manifest;
 pub mod name;
 pub mod policy;

@@ -35,7 +35,7 @@ impl Supervisor {
             return;
         };
         match create_of(&command) {
-            None => self.destroy(asker, name),
+            None => self.destroy(asker, &name),
             Some((wire, force)) => {
                 let admitted = runnable(wire).and_then(|config| {
                     self.admit(&name, &config, force)?;
@@ -213,7 +213,7 @@ impl Supervisor {
                 self.forget_image(previous);
             }
             (Goal::Create { .. }, Err(why)) => {
-                self.abandon(name, format!("could not be recorded: {why}"))
+                self.abandon(name, format!("could not be recorded: {why}"));
             }
             (_, Ok(())) => {
                 self.report(name, "destroyed unikernel");
@@ -344,16 +344,16 @@ impl Supervisor {
             && self.writes.is_empty()
     }
 
-    fn destroy(&mut self, asker: Asker, name: Name) {
-        match self.unikernels.get(&name).map(|unikernel| &unikernel.run) {
+    fn destroy(&mut self, asker: Asker, name: &Name) {
+        match self.unikernels.get(name).map(|unikernel| &unikernel.run) {
             None => self.refuse(&asker, &format!("there is no unikernel {name}")),
             Some(Run::Up { .. }) => {
-                self.operate(&name, Some(asker), Goal::Destroy, Phase::Stopping);
-                self.stop(&name);
+                self.operate(name, Some(asker), Goal::Destroy, Phase::Stopping);
+                self.stop(name);
             }
             Some(_) => {
-                self.operate(&name, Some(asker), Goal::Destroy, Phase::Stopping);
-                self.stopped(&name);
+                self.operate(name, Some(asker), Goal::Destroy, Phase::Stopping);
+                self.stopped(name);
             }
         }
     }

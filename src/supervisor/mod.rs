@@ -431,7 +431,7 @@ impl Supervisor {
                 self.succeed(&asker, answer);
             }
             Command::Policy(PolicyCommand::Add(policy)) => {
-                self.add_policy(asker, name.path(), policy)
+                self.add_policy(asker, name.path(), policy);
             }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
             _ => self.refuse(&asker, "unknown command"),

@@ -1,3 +1,4 @@
 //! The only room with `unsafe`: what neither the standard library nor nix wraps.
 
 pub mod descriptor;
+pub mod spawn;

@@ -13,6 +13,7 @@ mod unikernel;
 
 pub mod domain;
 pub mod frame;
+pub mod image;
 pub mod legacy;
 pub mod state;
 

@@ -1,0 +1,259 @@
+//! One client of the supervisor: what it is doing at the moment, and how far it got.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use nix::poll::PollFlags;
+
+use super::images::Staging;
+use crate::name::Name;
+use crate::socket::Peer;
+use crate::wire::frame::{MAX_CHUNK, Next};
+use crate::wire::{Header, Message, image};
+
+/// Most octets of a request. Images can be part of it: older clients send them so.
+pub const MAX_REQUEST: usize = 32 << 20;
+
+/// How long a client may do nothing while something is expected of it.
+pub const IDLE: Duration = Duration::from_secs(60);
+
+/// Octets of an image sent, or compressed, before others have their turn.
+const PIECE: u64 = 1 << 16;
+
+/// A client.
+#[derive(Debug)]
+pub(super) struct Connection {
+    peer: Peer,
+    doing: Doing,
+    active: Instant,
+}
+
+#[derive(Debug)]
+enum Doing {
+    /// A request is expected.
+    Asking,
+    /// The supervisor works on its request.
+    Waiting,
+    /// Its image arrives.
+    Uploading(Name, Box<Staging>),
+    /// An image is compressed for it.
+    Compressing(Box<Compressing>),
+    /// It is sent an image, of which this is left.
+    Downloading(File, u64),
+    /// It is sent the rest of its answer.
+    Leaving,
+}
+
+#[derive(Debug)]
+struct Compressing {
+    header: Header,
+    from: File,
+    to: ZlibEncoder<File>,
+}
+
+/// What a client has brought.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// A request.
+    Message(Message),
+    /// The image for this unikernel is complete.
+    Image(Name, Box<Staging>),
+    /// The image for this unikernel will not come.
+    NoImage(Name, String),
+    /// The connection is over.
+    Gone,
+}
+
+impl Connection {
+    pub(super) fn new(peer: Peer, now: Instant) -> Self {
+        Self {
+            peer,
+            doing: Doing::Asking,
+            active: now,
+        }
+    }
+
+    /// What to poll for; `None`: nothing is needed but a turn.
+    pub(super) fn interest(&self) -> Option<PollFlags> {
+        let reading = matches!(self.doing, Doing::Asking | Doing::Uploading(..));
+        match self.doing {
+            Doing::Compressing(_) => None,
+            _ => Some(self.peer.interest(reading)),
+        }
+    }
+
+    /// When it will have been idle for too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!matches!(self.doing, Doing::Waiting | Doing::Compressing(_))).then(|| self.active + IDLE)
+    }
+
+    /// Does what goes without waiting. `ready`: what poll(2) said.
+    pub(super) fn progress(&mut self, ready: PollFlags, now: Instant) -> Option<Arrival> {
+        if !ready.is_empty() {
+            self.active = now;
+        }
+        match self.exchange(ready) {
+            Ok(arrival) => arrival,
+            Err(why) => {
+                log::info!("a client's connection ends: {why}");
+                Some(Arrival::Gone)
+            }
+        }
+    }
+
+    fn exchange(&mut self, ready: PollFlags) -> Result<Option<Arrival>, String> {
+        self.peer.flush().map_err(|error| error.to_string())?;
+        let gone = ready.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL)
+            || (ready.contains(PollFlags::POLLHUP) && !ready.contains(PollFlags::POLLIN));
+        if gone {
+            return Ok(Some(Arrival::Gone));
+        }
+        if ready.contains(PollFlags::POLLIN) {
+            self.peer.receive().map_err(|error| error.to_string())?;
+        }
+        match &mut self.doing {
+            Doing::Asking => self.request(),
+            Doing::Uploading(..) => Ok(self.upload()),
+            Doing::Waiting => Ok(None),
+            Doing::Compressing(_) => self.compress().map(|()| None),
+            Doing::Downloading(..) => self.download().map(|()| None),
+            Doing::Leaving => Ok((self.peer.queued() == 0).then_some(Arrival::Gone)),
+        }
+    }
+
+    /// The next request. One that cannot be decoded ends the connection without an answer (WIRE 3).
+    fn request(&mut self) -> Result<Option<Arrival>, String> {
+        match self
+            .peer
+            .next(MAX_REQUEST)
+            .map_err(|error| error.to_string())?
+        {
+            Some(Next::Frame(octets)) => {
+                let message = Message::decode(&octets).map_err(|error| error.to_string())?;
+                self.doing = Doing::Waiting;
+                Ok(Some(Arrival::Message(message)))
+            }
+            Some(Next::End) => Ok(Some(Arrival::Gone)),
+            None => Ok(self.peer.has_ended().then_some(Arrival::Gone)),
+        }
+    }
+
+    fn upload(&mut self) -> Option<Arrival> {
+        let Doing::Uploading(_, staging) = &mut self.doing else {
+            return None;
+        };
+        let result = loop {
+            match self.peer.next(MAX_CHUNK) {
+                Ok(Some(Next::Frame(chunk))) => {
+                    if let Err(error) = staging.write(&chunk) {
+                        break Err(error.to_string());
+                    }
+                }
+                Ok(Some(Next::End)) => break Ok(()),
+                Ok(None) if self.peer.has_ended() => return Some(Arrival::Gone),
+                Ok(None) => return None,
+                Err(error) => break Err(error.to_string()),
+            }
+        };
+        let Doing::Uploading(name, staging) = std::mem::replace(&mut self.doing, Doing::Waiting)
+        else {
+            return None;
+        };
+        Some(match result {
+            Ok(()) => Arrival::Image(name, staging),
+            Err(why) => Arrival::NoImage(name, why),
+        })
+    }
+
+    /// Expects the image for `name` as raw frames; some of it may have arrived already.
+    pub(super) fn receive_image(&mut self, name: Name, staging: Staging) -> Option<Arrival> {
+        self.doing = Doing::Uploading(name, Box::new(staging));
+        self.progress(PollFlags::empty(), self.active)
+    }
+
+    /// Sends an answer, the last one if `close`. Afterwards a further request may have arrived already.
+    pub(super) fn answer(&mut self, octets: &[u8], close: bool) -> Option<Arrival> {
+        self.doing = if close { Doing::Leaving } else { Doing::Asking };
+        if let Err(error) = self.peer.send(octets) {
+            log::info!("a client's answer is lost: {error}");
+            return Some(Arrival::Gone);
+        }
+        self.progress(PollFlags::empty(), self.active)
+    }
+
+    /// Sends an image as it is.
+    pub(super) fn send_image(
+        &mut self,
+        header: &Header,
+        compressed: bool,
+        mut image: File,
+    ) -> Result<(), String> {
+        let text = |error: std::io::Error| error.to_string();
+        let length = image.seek(SeekFrom::End(0)).map_err(text)?;
+        image.seek(SeekFrom::Start(0)).map_err(text)?;
+        let head =
+            image::answer_head(header, compressed, length).map_err(|error| error.to_string())?;
+        self.peer.send(&head).map_err(text)?;
+        self.doing = Doing::Downloading(image, length);
+        Ok(())
+    }
+
+    /// Sends an image compressed; `scratch` is where it is kept until its size is known.
+    pub(super) fn send_compressed(&mut self, header: Header, level: u8, from: File, scratch: File) {
+        let to = ZlibEncoder::new(scratch, Compression::new(level.into()));
+        self.doing = Doing::Compressing(Box::new(Compressing { header, from, to }));
+    }
+
+    fn compress(&mut self) -> Result<(), String> {
+        let Doing::Compressing(job) = &mut self.doing else {
+            return Ok(());
+        };
+        let text = |error: std::io::Error| error.to_string();
+        let mut piece = Vec::new();
+        (&job.from)
+            .take(PIECE)
+            .read_to_end(&mut piece)
+            .map_err(text)?;
+        if !piece.is_empty() {
+            return job.to.write_all(&piece).map_err(text);
+        }
+        if let Doing::Compressing(job) = std::mem::replace(&mut self.doing, Doing::Waiting) {
+            let Compressing { header, to, .. } = *job;
+            let image = to.finish().map_err(text)?;
+            return self.send_image(&header, true, image);
+        }
+        Ok(())
+    }
+
+    fn download(&mut self) -> Result<(), String> {
+        let Doing::Downloading(image, left) = &mut self.doing else {
+            return Ok(());
+        };
+        while *left > 0 && self.peer.queued() == 0 {
+            let mut piece = Vec::new();
+            image
+                .take((*left).min(PIECE))
+                .read_to_end(&mut piece)
+                .map_err(|error| error.to_string())?;
+            if piece.is_empty() {
+                return Err("the image is shorter than it was".to_owned());
+            }
+            *left -= piece.len() as u64;
+            self.peer.send(&piece).map_err(|error| error.to_string())?;
+        }
+        if *left == 0 {
+            self.doing = Doing::Leaving;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.peer.as_fd()
+    }
+}

@@ -1,0 +1,155 @@
+//! The connection to the console daemon (WIRE 9.1); lost ones are made anew.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::name::Name;
+use crate::socket::Peer;
+use crate::wire::frame::{MAX_MESSAGE, Next, frame};
+use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload};
+
+/// How long the console daemon may take for an answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long to wait between two attempts to reach it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The connection, and what is still to be answered on it.
+#[derive(Debug)]
+pub struct ConsoleLink {
+    path: PathBuf,
+    peer: Option<Peer>,
+    sequence: i64,
+    /// Oldest first, as the answers come.
+    asked: VecDeque<(i64, Name, Instant)>,
+    next_attempt: Instant,
+}
+
+/// What became of the consoles asked for.
+pub type Outcome = (Name, Result<(), String>);
+
+impl ConsoleLink {
+    /// A link to the daemon at `path`, not connected yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            peer: None,
+            sequence: 0,
+            asked: VecDeque::new(),
+            next_attempt: Instant::now(),
+        }
+    }
+
+    /// Connects if that is due. `true`: there is a new connection, on which nothing is known yet.
+    pub fn connect(&mut self, now: Instant) -> bool {
+        if self.peer.is_some() || now < self.next_attempt {
+            return false;
+        }
+        self.next_attempt = now + RETRY;
+        match UnixStream::connect(&self.path).and_then(Peer::new) {
+            Ok(peer) => {
+                self.peer = Some(peer);
+                true
+            }
+            Err(error) => {
+                log::warn!("console daemon at {}: {error}", self.path.display());
+                false
+            }
+        }
+    }
+
+    /// Asks for the console of `name` to be read. A failure here is the answer.
+    pub fn add(&mut self, name: &Name, limit: Int, now: Instant) -> Result<(), String> {
+        let Some(peer) = &mut self.peer else {
+            return Err(format!("it cannot be reached at {}", self.path.display()));
+        };
+        self.sequence += 1;
+        let command = Command::Console(ConsoleCommand::Add(limit));
+        let message = Message::command(self.sequence, name, command);
+        let octets = message.encode().map_err(|error| error.to_string())?;
+        let octets = frame(&octets).map_err(|error| error.to_string())?;
+        // Recorded first: if sending fails, the answer comes with the loss of the connection.
+        self.asked
+            .push_back((self.sequence, name.clone(), now + ANSWER_DEADLINE));
+        if peer.send(&octets).is_err() {
+            self.next_attempt = now;
+        }
+        Ok(())
+    }
+
+    /// The connection, to be polled.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
+    }
+
+    /// Reads and writes what goes; answers that are due by now.
+    pub fn progress(&mut self, now: Instant) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let late = self
+            .asked
+            .front()
+            .is_some_and(|(_, _, deadline)| *deadline <= now);
+        let result = if late {
+            Err("it does not answer".to_owned())
+        } else {
+            self.exchange(&mut outcomes)
+        };
+        if let Err(why) = result {
+            log::warn!("console daemon: {why}");
+            self.peer = None;
+            let lost = self
+                .asked
+                .drain(..)
+                .map(|(_, name, _)| (name, Err(why.clone())));
+            outcomes.extend(lost);
+        }
+        outcomes
+    }
+
+    /// When [`Self::progress`] or [`Self::connect`] is wanted at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        match (&self.peer, self.asked.front()) {
+            (None, _) => Some(self.next_attempt),
+            (Some(_), Some((_, _, deadline))) => Some(*deadline),
+            (Some(_), None) => None,
+        }
+    }
+
+    fn exchange(&mut self, outcomes: &mut Vec<Outcome>) -> Result<(), String> {
+        let Some(peer) = &mut self.peer else {
+            return Ok(());
+        };
+        let text = |error: io::Error| error.to_string();
+        peer.flush().map_err(text)?;
+        let open = peer.receive().map_err(text)?;
+        while let Some(next) = peer.next(MAX_MESSAGE).map_err(|error| error.to_string())? {
+            let Next::Frame(octets) = next else {
+                return Err("it ended the conversation".to_owned());
+            };
+            let message = Message::decode(&octets).map_err(|error| error.to_string())?;
+            let Some((sequence, name, _)) = self.asked.pop_front() else {
+                return Err("it answers what was not asked".to_owned());
+            };
+            if message.header.sequence != Int64(sequence) {
+                outcomes.push((name, Err("it answers something else".to_owned())));
+                return Err("it answers something else".to_owned());
+            }
+            outcomes.push((
+                name,
+                match message.payload {
+                    Payload::Reply(_) => Ok(()),
+                    Payload::Failure(text) => Err(text.to_lossy()),
+                    _ => Err("it answers with something else than an answer".to_owned()),
+                },
+            ));
+        }
+        if open {
+            Ok(())
+        } else {
+            Err("it has closed the connection".to_owned())
+        }
+    }
+}

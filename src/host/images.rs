@@ -1,0 +1,300 @@
+//! The image store: each image once, under its SHA-256, and the staging of images that arrive.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use flate2::{Decompress, FlushDecompress, Status};
+use sha2::{Digest as _, Sha256};
+
+use crate::manifest::{Manifest, ManifestError};
+use crate::unikernel::ImageDigest;
+
+/// Folder of the store below the database folder.
+const FOLDER: &str = "image";
+
+/// What the names of files that are still being written begin with.
+const UNFINISHED: &str = ".new-";
+
+/// Octets uncompressed at a time.
+const PIECE: usize = 1 << 16;
+
+/// The images on disk.
+#[derive(Debug)]
+pub struct ImageStore {
+    folder: PathBuf,
+    counter: u64,
+}
+
+/// An image that arrives.
+#[derive(Debug)]
+pub struct Staging {
+    file: Unfinished,
+    hash: Sha256,
+    size: u64,
+    limit: u64,
+    inflate: Option<Inflate>,
+}
+
+#[derive(Debug)]
+struct Inflate {
+    stream: Decompress,
+    ended: bool,
+}
+
+/// An image that is complete, but not yet in the store. Dropping it removes it.
+#[derive(Debug)]
+pub struct Staged {
+    file: Unfinished,
+    /// Its SHA-256.
+    pub digest: ImageDigest,
+    /// What it declares.
+    pub manifest: Manifest,
+}
+
+/// A file that is removed unless it is renamed.
+#[derive(Debug)]
+struct Unfinished {
+    path: PathBuf,
+    file: File,
+}
+
+/// Why an image is not taken in.
+#[derive(Debug)]
+pub enum ImageError {
+    /// A file operation failed (what, on which file, why).
+    File(&'static str, PathBuf, io::Error),
+    /// More octets than allowed, uncompressed.
+    TooLarge(u64),
+    /// The zlib stream is damaged.
+    Damaged,
+    /// The zlib stream ends too early.
+    Incomplete,
+    /// Something follows the zlib stream.
+    Trailing,
+    /// Not a Solo5 image.
+    Manifest(ManifestError),
+}
+
+impl ImageStore {
+    /// The store below `database`; made if missing, unfinished files of an earlier run removed.
+    pub fn open(database: &Path) -> Result<Self, ImageError> {
+        let folder = database.join(FOLDER);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(ImageError::file("create", &folder))?;
+        let store = Self { folder, counter: 0 };
+        for name in store.names()? {
+            if name.starts_with(UNFINISHED) {
+                store.delete(&name)?;
+            }
+        }
+        Ok(store)
+    }
+
+    /// Begins to take in an image of at most `limit` octets uncompressed.
+    pub fn stage(&mut self, compressed: bool, limit: u64) -> Result<Staging, ImageError> {
+        Ok(Staging {
+            file: self.unfinished()?,
+            hash: Sha256::new(),
+            size: 0,
+            limit,
+            inflate: compressed.then(|| Inflate {
+                stream: Decompress::new(true),
+                ended: false,
+            }),
+        })
+    }
+
+    /// Puts a staged image into the store. It is on disk for good after [`Self::sync`] of what is returned.
+    pub fn install(&self, staged: Staged) -> Result<File, ImageError> {
+        let path = self.path(&staged.digest);
+        staged.file.rename(&path)
+    }
+
+    /// Makes an installed image, and its name, survive a crash of the host.
+    pub fn sync(&self, image: &File) -> Result<(), ImageError> {
+        image
+            .sync_all()
+            .map_err(ImageError::file("sync an image in", &self.folder))?;
+        let folder = File::open(&self.folder).map_err(ImageError::file("open", &self.folder))?;
+        folder
+            .sync_all()
+            .map_err(ImageError::file("sync", &self.folder))
+    }
+
+    /// Where the image of this digest is, or would be.
+    pub fn path(&self, digest: &ImageDigest) -> PathBuf {
+        self.folder.join(digest.to_string())
+    }
+
+    /// Opens an image of the store.
+    pub fn read(&self, digest: &ImageDigest) -> Result<File, ImageError> {
+        let path = self.path(digest);
+        File::open(&path).map_err(ImageError::file("open", &path))
+    }
+
+    /// Removes an image.
+    pub fn remove(&self, digest: &ImageDigest) -> Result<(), ImageError> {
+        self.delete(&digest.to_string())
+    }
+
+    /// Removes every image but these.
+    pub fn keep_only(&self, digests: impl Iterator<Item = ImageDigest>) -> Result<(), ImageError> {
+        let keep: BTreeSet<String> = digests.map(|digest| digest.to_string()).collect();
+        self.names()?
+            .iter()
+            .filter(|name| !keep.contains(*name))
+            .try_for_each(|name| self.delete(name))
+    }
+
+    /// A file without a name, for content of unknown size.
+    pub fn scratch(&mut self) -> Result<File, ImageError> {
+        let unfinished = self.unfinished()?;
+        unfinished
+            .file
+            .try_clone()
+            .map_err(ImageError::file("duplicate", &unfinished.path))
+    }
+
+    fn unfinished(&mut self) -> Result<Unfinished, ImageError> {
+        self.counter += 1;
+        let path = self.folder.join(format!("{UNFINISHED}{}", self.counter));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(ImageError::file("create", &path))?;
+        Ok(Unfinished { path, file })
+    }
+
+    fn names(&self) -> Result<Vec<String>, ImageError> {
+        let failed = || ImageError::file("list", &self.folder);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(failed())? {
+            names.extend(entry.map_err(failed())?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), ImageError> {
+        let path = self.folder.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(ImageError::File("remove", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Staging {
+    /// Takes the next piece.
+    pub fn write(&mut self, mut piece: &[u8]) -> Result<(), ImageError> {
+        let Some(mut inflate) = self.inflate.take() else {
+            return self.keep(piece);
+        };
+        let mut plain = vec![0; PIECE];
+        while !inflate.ended {
+            let (before_in, before_out) = (inflate.stream.total_in(), inflate.stream.total_out());
+            let status = inflate
+                .stream
+                .decompress(piece, &mut plain, FlushDecompress::None)
+                .map_err(|_| ImageError::Damaged)?;
+            let taken = difference(inflate.stream.total_in(), before_in);
+            let made = difference(inflate.stream.total_out(), before_out);
+            piece = piece.get(taken..).unwrap_or_default();
+            self.keep(plain.get(..made).unwrap_or_default())?;
+            inflate.ended = status == Status::StreamEnd;
+            if taken == 0 && made == 0 {
+                break;
+            }
+        }
+        if inflate.ended && !piece.is_empty() {
+            return Err(ImageError::Trailing);
+        }
+        self.inflate = Some(inflate);
+        Ok(())
+    }
+
+    /// Nothing follows: checks that the image is complete, and one of Solo5.
+    pub fn finish(mut self) -> Result<Staged, ImageError> {
+        if self.inflate.as_ref().is_some_and(|inflate| !inflate.ended) {
+            return Err(ImageError::Incomplete);
+        }
+        let manifest = Manifest::read(&mut self.file.file).map_err(ImageError::Manifest)?;
+        Ok(Staged {
+            file: self.file,
+            digest: ImageDigest(self.hash.finalize().into()),
+            manifest,
+        })
+    }
+
+    fn keep(&mut self, plain: &[u8]) -> Result<(), ImageError> {
+        self.size += plain.len() as u64;
+        if self.size > self.limit {
+            return Err(ImageError::TooLarge(self.limit));
+        }
+        self.hash.update(plain);
+        self.file
+            .file
+            .write_all(plain)
+            .map_err(ImageError::file("write", &self.file.path))
+    }
+}
+
+/// How far a counter of zlib's has moved; never more than the buffers' sizes.
+fn difference(now: u64, before: u64) -> usize {
+    usize::try_from(now - before).unwrap_or(usize::MAX)
+}
+
+impl Unfinished {
+    fn rename(mut self, to: &Path) -> Result<File, ImageError> {
+        fs::rename(&self.path, to).map_err(ImageError::file("rename to", to))?;
+        self.path = PathBuf::new();
+        self.file
+            .try_clone()
+            .map_err(ImageError::file("duplicate", to))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+}
+
+impl ImageError {
+    fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |error| Self::File(what, path, error)
+    }
+}
+
+impl fmt::Display for ImageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::TooLarge(limit) => {
+                write!(f, "the image has more than the {limit} octets allowed")
+            }
+            Self::Damaged => f.write_str("the compressed image is damaged"),
+            Self::Incomplete => f.write_str("the compressed image is not complete"),
+            Self::Trailing => f.write_str("something follows the end of the compressed image"),
+            Self::Manifest(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ImageError {}

@@ -1,0 +1,617 @@
+//! `petreld`: carries out what [`crate::supervisor`] decides, and tells it what happens.
+//!
+//! One thread, poll(2), signals through a pipe. Nothing here decides anything about unikernels.
+#![forbid(unsafe_code)]
+
+mod connection;
+mod console;
+mod images;
+mod store;
+mod tender;
+
+pub mod signals;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use self::connection::{Arrival, Connection};
+use self::console::ConsoleLink;
+use self::images::{ImageError, ImageStore, Staged, Staging};
+use self::signals::Signals;
+use self::store::{Store, StoreError};
+use self::tender::{FIFOS, Fifo, Tenders};
+use crate::manifest::Manifest;
+use crate::name::Name;
+use crate::socket;
+use crate::supervisor::{
+    ConnectionId, Death, Effect, Event, Moment, RunId, StagedImage, Supervisor, Timer,
+};
+use crate::unikernel::{Config, ImageDigest};
+use crate::wire::frame::frame;
+use crate::wire::state::State;
+use crate::wire::{Header, Message, Payload, Timestamp};
+
+pub use self::connection::{IDLE, MAX_REQUEST};
+
+/// Default of `--dbdir`, the database folder.
+#[cfg(target_os = "linux")]
+pub const DATABASE_FOLDER: &str = "/var/lib/petrel";
+/// Default of `--dbdir`, the database folder.
+#[cfg(not(target_os = "linux"))]
+pub const DATABASE_FOLDER: &str = "/var/db/petrel";
+
+/// Most clients at the same time; further ones wait until one is gone.
+pub const MAX_CLIENTS: usize = 256;
+
+/// Most octets of an image, uncompressed.
+pub const MAX_IMAGE: u64 = 1 << 30;
+
+/// How `petreld` is to run.
+#[derive(Debug)]
+pub struct Options {
+    /// Folder of sockets and fifos.
+    pub runtime_folder: PathBuf,
+    /// Folder of state and images.
+    pub database: PathBuf,
+    /// Whether systemd hands the socket over.
+    pub socket_activation: bool,
+    /// Whether the added `--name` has the path, too.
+    pub whole_names: bool,
+}
+
+/// Why `petreld` does not start, or ends.
+#[derive(Debug)]
+pub enum HostError {
+    /// A file or socket operation failed (what, on which path, why).
+    File(&'static str, PathBuf, std::io::Error),
+    /// The state.
+    Store(StoreError),
+    /// The image store.
+    Images(ImageError),
+    /// Something else of the system's.
+    System(&'static str, std::io::Error),
+}
+
+/// Runs `petreld` until it is told to end.
+pub fn run(options: Options) -> Result<(), HostError> {
+    let mut daemon = Daemon::start(options)?;
+    daemon.events.push_back(Event::Boot);
+    while daemon.settle() {
+        daemon.wait()?;
+    }
+    Ok(())
+}
+
+struct Daemon {
+    options: Options,
+    supervisor: Supervisor,
+    events: VecDeque<Event>,
+    start: Instant,
+    signals: Signals,
+    listener: UnixListener,
+    connections: BTreeMap<ConnectionId, Connection>,
+    counter: u64,
+    console: ConsoleLink,
+    store: Store,
+    images: ImageStore,
+    /// Images installed, but not yet sure to survive a crash of the host.
+    unsynced: Vec<File>,
+    staged: HashMap<Name, Staged>,
+    tenders: Tenders,
+    prepared: HashMap<Name, Prepared>,
+    processes: HashMap<RunId, Pid>,
+    timers: Vec<(Instant, Timer)>,
+    done: bool,
+}
+
+/// What stands ready for, or behind, a running tender.
+struct Prepared {
+    tender: PathBuf,
+    fifo: Fifo,
+}
+
+impl Daemon {
+    fn start(options: Options) -> Result<Self, HostError> {
+        // Before the first child, so that no death is missed.
+        let signals =
+            Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
+        let store = Store::open(&options.database).map_err(HostError::Store)?;
+        let state = store.load().map_err(HostError::Store)?;
+        let images = ImageStore::open(&options.database).map_err(HostError::Images)?;
+        images
+            .keep_only(state.unikernels.iter().map(|(_, _, image)| *image))
+            .map_err(HostError::Images)?;
+        for folder in [socket::FOLDER, FIFOS] {
+            create_folder(&options.runtime_folder.join(folder))?;
+        }
+        let path = socket::path(&options.runtime_folder, socket::SUPERVISOR);
+        let listener = if options.socket_activation {
+            socket::activated()
+        } else {
+            socket::listen(&path)
+        }
+        .map_err(|error| HostError::File("listen on", path, error))?;
+        log::info!(
+            "{} unikernels and {} policies in {}",
+            state.unikernels.len(),
+            state.policies.len(),
+            options.database.display()
+        );
+        let mut daemon = Self {
+            supervisor: Supervisor::new(state, seed()),
+            events: VecDeque::new(),
+            start: Instant::now(),
+            signals,
+            listener,
+            connections: BTreeMap::new(),
+            counter: 0,
+            console: ConsoleLink::new(socket::path(&options.runtime_folder, socket::CONSOLE)),
+            store,
+            images,
+            unsynced: Vec::new(),
+            staged: HashMap::new(),
+            tenders: Tenders::new(&options.database),
+            prepared: HashMap::new(),
+            processes: HashMap::new(),
+            timers: Vec::new(),
+            done: false,
+            options,
+        };
+        daemon.connect_console();
+        Ok(daemon)
+    }
+
+    /// Handles all events that are there. `false`: there is nothing more to do, ever.
+    fn settle(&mut self) -> bool {
+        while let Some(event) = self.events.pop_front() {
+            let now = Moment {
+                monotonic: self.start.elapsed(),
+                wall: wall_clock(),
+            };
+            for effect in self.supervisor.handle(&now, event) {
+                self.carry_out(effect);
+            }
+        }
+        !self.done
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer { to, message, close } => self.answer(to, &message, close),
+            Effect::SendImage {
+                to,
+                header,
+                image,
+                level,
+            } => self.send_image(to, header, image, level),
+            Effect::ReceiveImage {
+                from,
+                name,
+                embedded,
+                compressed,
+            } => {
+                self.receive_image(from, name, embedded.as_deref(), compressed);
+            }
+            Effect::DiscardImage(name) => drop(self.staged.remove(&name)),
+            Effect::Prepare { name, image } => {
+                let result = self.prepare(&name, image);
+                self.events.push_back(Event::Prepared { name, result });
+            }
+            Effect::Announce { name, limit } => {
+                let now = Instant::now();
+                self.connect_console();
+                if let Err(why) = self.console.add(&name, limit, now) {
+                    self.events.push_back(Event::Announced {
+                        name,
+                        result: Err(why),
+                    });
+                }
+            }
+            Effect::Spawn {
+                run,
+                name,
+                config,
+                image,
+            } => {
+                let result = self.spawn(run, &name, &config, image);
+                self.events.push_back(Event::Spawned { run, result });
+            }
+            Effect::Release(name) => {
+                if let Some(prepared) = self.prepared.remove(&name) {
+                    prepared.fifo.remove();
+                }
+            }
+            Effect::Signal { run, kill } => self.signal(run, kill),
+            Effect::Wake { after, timer } => self.timers.push((Instant::now() + after, timer)),
+            Effect::Persist { ticket, state } => {
+                let result = self.persist(&state);
+                self.events.push_back(Event::Persisted { ticket, result });
+            }
+            Effect::RemoveImage(digest) => {
+                if let Err(error) = self.images.remove(&digest) {
+                    log::warn!("{error}");
+                }
+            }
+            Effect::Exit => self.done = true,
+        }
+    }
+
+    /// Waits until something happens, and turns it into events.
+    fn wait(&mut self) -> Result<(), HostError> {
+        let ids: Vec<_> = self.connections.keys().copied().collect();
+        let accepting = ids.len() < MAX_CLIENTS;
+        let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let mut busy = false;
+        for connection in self.connections.values() {
+            let interest = connection.interest();
+            busy |= interest.is_none();
+            waits.push(PollFd::new(
+                connection.as_fd(),
+                interest.unwrap_or(PollFlags::empty()),
+            ));
+        }
+        let listening = if accepting {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        };
+        waits.push(PollFd::new(self.listener.as_fd(), listening));
+        if let Some(peer) = self.console.peer() {
+            waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
+        }
+        let timeout = if busy {
+            PollTimeout::ZERO
+        } else {
+            self.timeout()
+        };
+        match poll(&mut waits, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(HostError::System("poll", error.into())),
+        }
+        let ready: Vec<_> = waits
+            .iter()
+            .map(|wait| wait.revents().unwrap_or(PollFlags::empty()))
+            .collect();
+        drop(waits);
+        let now = Instant::now();
+        if !ready[0].is_empty() {
+            self.signals.drain();
+            self.reap();
+            if self.signals.terminate() {
+                self.events.push_back(Event::Terminate);
+            }
+        }
+        for (id, ready) in ids.iter().zip(&ready[1..]) {
+            self.progress(*id, *ready, now);
+        }
+        if !ready[ids.len() + 1].is_empty() {
+            self.accept(now);
+        }
+        for (name, result) in self.console.progress(now) {
+            self.events.push_back(Event::Announced { name, result });
+        }
+        self.connect_console();
+        self.expire(now);
+        Ok(())
+    }
+
+    fn progress(&mut self, id: ConnectionId, ready: PollFlags, now: Instant) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let idle = connection
+            .deadline()
+            .is_some_and(|deadline| deadline <= now);
+        let arrival = if idle {
+            Some(Arrival::Gone)
+        } else {
+            connection.progress(ready, now)
+        };
+        if let Some(arrival) = arrival {
+            self.arrived(id, arrival);
+        }
+    }
+
+    fn arrived(&mut self, from: ConnectionId, arrival: Arrival) {
+        match arrival {
+            Arrival::Message(message) => self.events.push_back(Event::Message { from, message }),
+            Arrival::Image(name, staging) => self.stage(name, *staging),
+            Arrival::NoImage(name, why) => self.events.push_back(Event::Staged {
+                name,
+                result: Err(why),
+            }),
+            Arrival::Gone => {
+                self.connections.remove(&from);
+                self.events.push_back(Event::Closed(from));
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        match socket::accept(&self.listener) {
+            Ok(Some(peer)) => {
+                self.counter += 1;
+                self.connections
+                    .insert(ConnectionId(self.counter), Connection::new(peer, now));
+            }
+            Ok(None) => {}
+            Err(error) => log::warn!("accept: {error}"),
+        }
+    }
+
+    fn answer(&mut self, to: ConnectionId, message: &Message, close: bool) {
+        if let Payload::Failure(why) = &message.payload {
+            log::info!("{}: {}", message.header.name.to_lossy(), why.to_lossy());
+        }
+        let Some(connection) = self.connections.get_mut(&to) else {
+            return;
+        };
+        let octets = message
+            .encode()
+            .map_err(|error| error.to_string())
+            .and_then(|octets| frame(&octets).map_err(|error| error.to_string()));
+        let arrival = match octets {
+            Ok(octets) => connection.answer(&octets, close),
+            Err(error) => {
+                log::warn!("an answer cannot be sent: {error}");
+                Some(Arrival::Gone)
+            }
+        };
+        if let Some(arrival) = arrival {
+            self.arrived(to, arrival);
+        }
+    }
+
+    fn send_image(&mut self, to: ConnectionId, header: Header, image: ImageDigest, level: u8) {
+        let Some(connection) = self.connections.get_mut(&to) else {
+            return;
+        };
+        let begun = self
+            .images
+            .read(&image)
+            .map_err(|error| error.to_string())
+            .and_then(|file| {
+                if level == 0 {
+                    return connection.send_image(&header, false, file);
+                }
+                let scratch = self.images.scratch().map_err(|error| error.to_string())?;
+                connection.send_compressed(header.clone(), level, file, scratch);
+                Ok(())
+            });
+        if let Err(why) = begun {
+            self.answer(
+                to,
+                &Message::answer(header, Payload::Failure(why.into())),
+                true,
+            );
+        }
+    }
+
+    fn receive_image(
+        &mut self,
+        from: ConnectionId,
+        name: Name,
+        embedded: Option<&[u8]>,
+        compressed: bool,
+    ) {
+        let failed = |name, why: String| Event::Staged {
+            name,
+            result: Err(why),
+        };
+        let mut staging = match self.images.stage(compressed, MAX_IMAGE) {
+            Ok(staging) => staging,
+            Err(error) => return self.events.push_back(failed(name, error.to_string())),
+        };
+        if let Some(image) = embedded {
+            match staging.write(image) {
+                Ok(()) => self.stage(name, staging),
+                Err(error) => self.events.push_back(failed(name, error.to_string())),
+            }
+        } else if let Some(connection) = self.connections.get_mut(&from) {
+            if let Some(arrival) = connection.receive_image(name, staging) {
+                self.arrived(from, arrival);
+            }
+        } else {
+            self.events
+                .push_back(failed(name, "its client is gone".to_owned()));
+        }
+    }
+
+    fn stage(&mut self, name: Name, staging: Staging) {
+        let result = staging
+            .finish()
+            .map_err(|error| error.to_string())
+            .and_then(|staged| {
+                self.tenders
+                    .find(&staged.manifest)
+                    .map_err(|error| error.to_string())?;
+                let image = StagedImage {
+                    digest: staged.digest,
+                    manifest: staged.manifest.clone(),
+                };
+                self.staged.insert(name.clone(), staged);
+                Ok(image)
+            });
+        self.events.push_back(Event::Staged { name, result });
+    }
+
+    fn prepare(&mut self, name: &Name, image: ImageDigest) -> Result<(), String> {
+        let manifest = if let Some(staged) = self.staged.remove(name) {
+            let manifest = staged.manifest.clone();
+            let file = self
+                .images
+                .install(staged)
+                .map_err(|error| error.to_string())?;
+            self.unsynced.push(file);
+            manifest
+        } else {
+            let mut file = self
+                .images
+                .read(&image)
+                .map_err(|error| error.to_string())?;
+            Manifest::read(&mut file).map_err(|error| error.to_string())?
+        };
+        let tender = self
+            .tenders
+            .find(&manifest)
+            .map_err(|error| error.to_string())?;
+        let fifo =
+            Fifo::create(&self.options.runtime_folder, name).map_err(|error| error.to_string())?;
+        self.prepared
+            .insert(name.clone(), Prepared { tender, fifo });
+        Ok(())
+    }
+
+    fn spawn(
+        &mut self,
+        run: RunId,
+        name: &Name,
+        config: &Config,
+        image: ImageDigest,
+    ) -> Result<(), String> {
+        let Some(Prepared { tender, fifo }) = self.prepared.get(name) else {
+            return Err("its console was not prepared".to_owned());
+        };
+        let path = self.images.path(&image);
+        let whole_name = self.options.whole_names;
+        let process = tender::start(tender, &path, name, config, whole_name, fifo)
+            .map_err(|error| error.to_string())?;
+        let process = i32::try_from(process).map_err(|error| error.to_string())?;
+        log::info!("{name}: started as process {process}");
+        self.processes.insert(run, Pid::from_raw(process));
+        Ok(())
+    }
+
+    fn signal(&mut self, run: RunId, urgent: bool) {
+        let Some(process) = self.processes.get(&run) else {
+            return;
+        };
+        let signal = if urgent {
+            Signal::SIGKILL
+        } else {
+            Signal::SIGTERM
+        };
+        if let Err(error) = kill(*process, signal) {
+            log::warn!("cannot send {signal} to process {process}: {error}");
+        }
+    }
+
+    fn persist(&mut self, state: &State) -> Result<(), String> {
+        for image in self.unsynced.drain(..) {
+            self.images
+                .sync(&image)
+                .map_err(|error| error.to_string())?;
+        }
+        self.store.save(state).map_err(|error| error.to_string())
+    }
+
+    /// Collects the tenders that have ended.
+    fn reap(&mut self) {
+        loop {
+            let (process, death) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(process, code)) => {
+                    (process, Death::Exit(code.to_le_bytes()[0]))
+                }
+                Ok(WaitStatus::Signaled(process, signal, _)) => {
+                    (process, Death::Signal(signal as i32))
+                }
+                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return,
+                Ok(_) | Err(nix::Error::EINTR) => continue,
+                Err(error) => return log::warn!("waitpid: {error}"),
+            };
+            let run = self
+                .processes
+                .iter()
+                .find(|(_, other)| **other == process)
+                .map(|(run, _)| *run);
+            if let Some(run) = run {
+                self.processes.remove(&run);
+                self.events.push_back(Event::Exited { run, death });
+            }
+        }
+    }
+
+    fn connect_console(&mut self) {
+        if self.console.connect(Instant::now()) {
+            self.events.push_back(Event::ConsoleUp);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let (due, later) = self.timers.drain(..).partition(|(at, _)| *at <= now);
+        self.timers = later;
+        self.events
+            .extend(due.into_iter().map(|(_, timer)| Event::Timer(timer)));
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let timers = self.timers.iter().map(|(at, _)| *at);
+        let idle = self.connections.values().filter_map(Connection::deadline);
+        let next = timers.chain(idle).chain(self.console.deadline()).min();
+        let Some(next) = next else {
+            return PollTimeout::NONE;
+        };
+        // Rounded up: a wake-up just before the time would only wait again.
+        let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(wait.as_millis()).unwrap_or(PollTimeout::MAX)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.options.socket_activation {
+            let path = socket::path(&self.options.runtime_folder, socket::SUPERVISOR);
+            if let Err(error) = fs::remove_file(&path) {
+                log::warn!("cannot remove {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+fn create_folder(path: &Path) -> Result<(), HostError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o770)
+        .create(path)
+        .map_err(|error| HostError::File("create", path.to_path_buf(), error))
+}
+
+fn wall_clock() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_unix(seconds, u64::from(since.subsec_nanos()) * 1000)
+}
+
+/// Anything that differs from one start to the next.
+fn seed() -> u32 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    since.subsec_nanos() ^ std::process::id()
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::Store(error) => error.fmt(f),
+            Self::Images(error) => error.fmt(f),
+            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for HostError {}

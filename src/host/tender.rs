@@ -1,0 +1,269 @@
+//! Tenders: where they are, and how one is started.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, access, mkfifo};
+
+use crate::manifest::{Manifest, Target};
+use crate::name::Name;
+use crate::supervisor::launch;
+use crate::sys::spawn;
+use crate::unikernel::Config;
+
+/// Folder of the consoles' fifos below the runtime folder.
+pub const FIFOS: &str = "fifo";
+
+/// How long a tender may take to tell its version.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Most octets of a tender's answer that are looked at.
+const PROBE_ANSWER: u64 = 4096;
+
+/// The tenders of this host.
+#[derive(Debug)]
+pub struct Tenders {
+    /// Where to look before `PATH`.
+    database: PathBuf,
+    /// Answers to `--version`, by the file that gave them.
+    answers: HashMap<Identity, Vec<u8>>,
+}
+
+/// What tells a file from its replacement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity(PathBuf, u64, u64, i64, i64, u64);
+
+/// Why a unikernel cannot be started.
+#[derive(Debug)]
+pub enum TenderError {
+    /// No tender runs images for this target.
+    Target(Target),
+    /// No tender was found under these names (and the ABI version asked for).
+    Missing(Vec<String>, u32),
+    /// A file operation failed (what, on which file, why).
+    File(&'static str, PathBuf, io::Error),
+    /// Something that is no fifo has the name of the console's fifo.
+    NotAFifo(PathBuf),
+    /// The tender cannot be started.
+    Start(PathBuf, io::Error),
+}
+
+impl Tenders {
+    /// The tenders in `database`, in `PATH`, and beside this program.
+    pub fn new(database: &Path) -> Self {
+        Self {
+            database: database.to_path_buf(),
+            answers: HashMap::new(),
+        }
+    }
+
+    /// The first tender that is made for this image: of its target and its very ABI version.
+    pub fn find(&mut self, manifest: &Manifest) -> Result<PathBuf, TenderError> {
+        let target = match manifest.target {
+            Target::Hvt => "hvt",
+            Target::Spt => "spt",
+            other => return Err(TenderError::Target(other)),
+        };
+        let names = launch::tender_names(target, manifest.abi_version);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut candidates: Vec<PathBuf> =
+            names.iter().map(|name| self.database.join(name)).collect();
+        candidates.extend(
+            names
+                .iter()
+                .flat_map(|name| launch::folders(&path).map(move |folder| folder.join(name))),
+        );
+        if manifest.target == Target::Spt {
+            candidates.extend(beside_us(launch::EMBEDDED));
+        }
+        candidates
+            .into_iter()
+            .find(|candidate| self.speaks(candidate, manifest.abi_version))
+            .ok_or_else(|| TenderError::Missing(names.to_vec(), manifest.abi_version))
+    }
+
+    fn speaks(&mut self, tender: &Path, abi_version: u32) -> bool {
+        let Some(identity) = identity(tender) else {
+            return false;
+        };
+        let answer = self.answers.entry(identity).or_insert_with(|| {
+            probe(tender).unwrap_or_else(|error| {
+                log::warn!("{} --version: {error}", tender.display());
+                Vec::new()
+            })
+        });
+        launch::speaks(answer, abi_version)
+    }
+}
+
+/// A console's fifo, held open so that a guest can always write: its output waits while nobody reads.
+#[derive(Debug)]
+pub struct Fifo {
+    path: PathBuf,
+    _reader: File,
+}
+
+impl Fifo {
+    /// Makes the fifo of `name`, or takes over the one that is there.
+    pub fn create(runtime_folder: &Path, name: &Name) -> Result<Self, TenderError> {
+        let path = runtime_folder.join(FIFOS).join(name.to_string());
+        match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
+            Ok(()) | Err(nix::Error::EEXIST) => {}
+            Err(error) => return Err(TenderError::File("make the fifo", path, error.into())),
+        }
+        let reader = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
+            .open(&path)
+            .map_err(TenderError::file("open the fifo", &path))?;
+        let kind = reader
+            .metadata()
+            .map_err(TenderError::file("look at the fifo", &path))?
+            .file_type();
+        if !kind.is_fifo() {
+            return Err(TenderError::NotAFifo(path));
+        }
+        Ok(Self {
+            path,
+            _reader: reader,
+        })
+    }
+
+    /// Removes the fifo; who reads it gets what is in it, and then its end.
+    pub fn remove(self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+
+    fn writer(&self) -> Result<File, TenderError> {
+        OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .map_err(TenderError::file("open the fifo", &self.path))
+    }
+}
+
+/// Starts `tender` on `image`, its output going to `fifo`. Returns its process id.
+pub fn start(
+    tender: &Path,
+    image: &Path,
+    name: &Name,
+    config: &Config,
+    whole_name: bool,
+    fifo: &Fifo,
+) -> Result<u32, TenderError> {
+    let output = fifo.writer()?;
+    let errors = output
+        .try_clone()
+        .map_err(TenderError::file("duplicate", &fifo.path))?;
+    let mut command = Command::new(tender);
+    command
+        .args(launch::arguments(name, config, image, whole_name))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors);
+    let cpus: Vec<_> = config.cpus.iter().map(|cpu| usize::from(*cpu)).collect();
+    let child = spawn::detached(&mut command, &cpus)
+        .map_err(|error| TenderError::Start(tender.to_path_buf(), error))?;
+    Ok(child.id())
+}
+
+fn beside_us(name: &str) -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.join(name))
+}
+
+fn identity(tender: &Path) -> Option<Identity> {
+    access(tender, AccessFlags::X_OK).ok()?;
+    let data = fs::metadata(tender).ok().filter(fs::Metadata::is_file)?;
+    let path = tender.to_path_buf();
+    Some(Identity(
+        path,
+        data.dev(),
+        data.ino(),
+        data.mtime(),
+        data.mtime_nsec(),
+        data.size(),
+    ))
+}
+
+/// What the tender answers to `--version`, on either output.
+fn probe(tender: &Path) -> io::Result<Vec<u8>> {
+    let (mut answer, output) = io::pipe()?;
+    let errors = output.try_clone()?;
+    let mut command = Command::new(tender);
+    command
+        .arg(OsStr::new("--version"))
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors);
+    let mut child = command.spawn()?;
+    // The command holds the write ends, too.
+    drop(command);
+    let read = read_until(&mut answer, Instant::now() + PROBE_DEADLINE);
+    let _ = child.kill();
+    child.wait()?;
+    read
+}
+
+fn read_until(pipe: &mut io::PipeReader, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+        let mut waits = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut waits, timeout)? == 0 {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let mut piece = [0; 512];
+        let count = pipe.read(&mut piece)?;
+        answer.extend_from_slice(&piece[..count]);
+        if count == 0 || answer.len() as u64 > PROBE_ANSWER {
+            return Ok(answer);
+        }
+    }
+}
+
+impl TenderError {
+    fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |error| Self::File(what, path, error)
+    }
+}
+
+impl fmt::Display for TenderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target(target) => {
+                write!(
+                    f,
+                    "the image is made for {target}, only hvt and spt can be run"
+                )
+            }
+            Self::Missing(names, abi) => write!(
+                f,
+                "no tender for this image: none of {} with ABI version {abi} in the database folder or in PATH",
+                names.join(", ")
+            ),
+            Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::NotAFifo(path) => write!(f, "{} exists and is no fifo", path.display()),
+            Self::Start(tender, error) => write!(f, "cannot start {}: {error}", tender.display()),
+        }
+    }
+}
+
+impl std::error::Error for TenderError {}
