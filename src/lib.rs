@@ -3,4 +3,8 @@
 //! The map of the house, one line a room. *Pure* rooms do no I/O and read no clock;
 //! *host* rooms do I/O and decide nothing.
 #![warn(clippy::pedantic)]
-#![allow(clippy::module_name_repetitions, clippy::missing_errors_doc, clippy::must_use_candidate)]
+#![allow(
+    clippy::module_name_repetitions,
+    clippy::missing_errors_doc,
+    clippy::must_use_candidate
+)]
