@@ -1,0 +1,141 @@
+#!/bin/sh
+# Every check of the project, in a fresh clone, as root or as an ordinary user:
+#
+#   sh contrib/check.sh
+#
+# It needs cargo with rustfmt and clippy, and a C compiler. On Debian amd64 the
+# other programs that the tests use are unpacked (not installed) into a cache,
+# ${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check, and a compiler for FreeBSD into
+# another (see freebsd.sh). Elsewhere, what is not on PATH is skipped.
+#
+# A test that cannot run here prints one line that starts with "SKIPPED: ", the
+# rest of it being what was skipped and why, and passes. cargo test is told to
+# show the output of passing tests; those lines are repeated in the summary.
+#
+# Exit code 0: everything that can be checked here holds.
+set -eu
+cd "$(dirname "$0")/.."
+
+# program:Debian package
+tools='inetd:openbsd-inetd ip:iproute2 openssl:openssl socat:socat shellcheck:shellcheck'
+size_limit=2621440          # bytes, each release binary
+target=${CARGO_TARGET_DIR:-target}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+unset RUSTFLAGS CARGO_BUILD_TARGET
+
+started=$(date +%s)
+elapsed() { echo $(($(date +%s) - started)); }
+
+number=0
+step() {
+    number=$((number + 1))
+    current=$1
+    printf '\n== %d. %s (after %d s)\n' "$number" "$current" "$(elapsed)"
+}
+fail() { printf 'check: %s\n' "$*" >&2; exit 1; }
+skip() { printf '%s\n' "$*" | tee -a "$scratch/skipped"; }
+
+scratch=$(mktemp -d)
+: >"$scratch/skipped"
+finish() {
+    code=$?
+    rm -rf "$scratch"
+    [ $code = 0 ] || printf '\ncheck: FAILED in step %d, %s, after %d s\n' "$number" "$current" "$(elapsed)" >&2
+}
+trap finish EXIT
+trap 'exit 1' HUP INT TERM
+
+step "what the tests need"
+for program in cargo cc nm; do
+    command -v "$program" || fail "$program is not on PATH: install cargo and a C compiler first"
+done
+cargo fmt --version
+cargo clippy --version
+missing=
+for tool in $tools; do
+    command -v "${tool%:*}" || missing="$missing ${tool#*:}"
+done
+if [ -n "$missing" ]; then
+    code=0
+    # shellcheck disable=SC2086  # one word a package
+    sh contrib/debian.sh "$cache" $missing || code=$?
+    case $code in
+        0) PATH=$PATH:$cache/bin; echo "in $cache:$missing" ;;
+        69) skip "tests that need one of:$missing (not installed, and this is no Debian amd64)" ;;
+        *) fail "could not fetch$missing" ;;
+    esac
+fi
+[ "$(id -u)" = 0 ] || skip "tests that need root: taps, uids, capabilities (this is an ordinary user)"
+for device in /dev/kvm /dev/net/tun; do
+    (: <>"$device") 2>/dev/null || skip "tests that need $device (it is missing here or cannot be opened)"
+done
+for tender in solo5-spt solo5-hvt; do
+    command -v "$tender" || skip "the guests under $tender (it is not on PATH)"
+done
+
+step "formatting"
+cargo fmt --check
+
+step "lints"
+cargo clippy --locked --all-targets -- -D warnings
+
+step "shell scripts"
+grep -rIlE '^#!/bin/(ba)?sh' --exclude-dir=.git --exclude-dir=target . | while IFS= read -r file; do
+    case $(head -n 1 "$file") in '#!/bin/sh'* | '#!/bin/bash'*) echo "$file" ;; esac
+done >"$scratch/scripts"
+if command -v shellcheck >/dev/null; then
+    cat "$scratch/scripts"
+    xargs shellcheck <"$scratch/scripts"
+else
+    skip "shellcheck of $(wc -l <"$scratch/scripts") scripts (it is not on PATH)"
+fi
+
+step "tests"
+{ code=0; cargo test --locked -- --show-output || code=$?; echo $code >"$scratch/code"; } 2>&1 | tee "$scratch/tests"
+sed -n 's/^SKIPPED: //p' "$scratch/tests" | sort -u >>"$scratch/skipped"
+[ "$(cat "$scratch/code")" = 0 ] || fail "tests failed"
+
+step "petreld holds no TLS and no X.509 code"
+# Told by symbols, in the development build: nothing is inlined or stripped
+# there, so it shows the most. petrel-tls and petrel must show every one of
+# them, or the check would be looking for names that no longer exist.
+cargo build --quiet --locked --bins
+nm "$target/debug/petreld" >"$scratch/petreld"
+nm "$target/debug/petrel-tls" "$target/debug/petrel" >"$scratch/petrel"
+for crate in ring rustls webpki x509_parser rcgen; do
+    symbol="[^0-9]${#crate}$crate"              # a crate's name inside a mangled symbol
+    [ $crate != ring ] || symbol=ring_core_     # its C and assembly
+    inside=$(grep -cE "$symbol" "$scratch/petreld" || true)
+    control=$(grep -cE "$symbol" "$scratch/petrel" || true)
+    printf '%-12s %5d symbols in petreld, %5d in petrel-tls and petrel\n' $crate "$inside" "$control"
+    [ "$inside" = 0 ] || fail "petreld contains code of $crate"
+    [ "$control" != 0 ] || fail "found no code of $crate anywhere: this check needs mending"
+done
+
+step "size of the release binaries"
+cargo build --release --locked --bins
+built=0
+for source in src/bin/*; do
+    program=$(basename "$source" .rs)
+    [ -f "$target/release/$program" ] || { echo "$program: not built by default"; continue; }
+    size=$(wc -c <"$target/release/$program")
+    printf '%-16s %8d bytes\n' "$program" "$size"
+    [ "$size" -le $size_limit ] || fail "$program is larger than $size_limit bytes"
+    built=$((built + 1))
+done
+[ $built -gt 0 ] || fail "no release binary was built"
+
+step "types and lints for FreeBSD"
+code=0
+sh contrib/freebsd.sh clippy --locked --all-targets -- -D warnings || code=$?
+case $code in
+    0) ;;
+    69) skip "THE WHOLE CHECK FOR FREEBSD (its compiler comes from Debian packages for amd64)" ;;
+    *) fail "the crate does not pass for FreeBSD" ;;
+esac
+
+printf '\n== Skipped here\n'
+if [ -s "$scratch/skipped" ]; then sed 's/^/- /' "$scratch/skipped"; else echo "nothing"; fi
+printf '\ncheck: all %d steps hold, %d optional parts skipped, %d s\n' \
+    $number "$(wc -l <"$scratch/skipped")" "$(elapsed)"

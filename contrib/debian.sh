@@ -1,0 +1,64 @@
+#!/bin/sh
+# Unpack Debian packages, with those of their dependencies that this machine
+# lacks, into a folder. Nothing is installed, nothing is started, and neither
+# root nor up-to-date package lists are needed.
+#
+#   sh contrib/debian.sh FOLDER PACKAGE...
+#
+# FOLDER/root   the packages' files
+# FOLDER/bin    their programs, each finding its libraries in FOLDER/root;
+#               put it on PATH
+#
+# A folder that already holds the same packages is left as it is.
+# Exit codes: 0 done, 1 failed, 69 this machine cannot (no Debian amd64).
+set -eu
+
+[ $# -ge 2 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+folder=$1; shift
+
+if ! command -v apt-get >/dev/null || ! grep -qs '^ID=debian$' /etc/os-release ||
+   [ "$(dpkg --print-architecture)" != amd64 ]; then
+    echo "debian.sh: this is no Debian amd64 machine with apt-get" >&2
+    exit 69
+fi
+
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+wanted=$(printf '%s\n' "$@" | sort)
+[ "$(cat "$folder/packages" 2>/dev/null)" = "$wanted" ] && exit 0
+
+scratch=$(mktemp -d "$folder/unpack.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$scratch/debs" "$scratch/root" "$scratch/bin"
+
+# Lists of our own: the machine's may be missing or stale, and only root may renew them.
+apt() {
+    apt-get -qq -o Dir::State::lists="$scratch/lists" -o Dir::Cache="$scratch/cache" \
+        -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 "$@"
+}
+apt update
+missing=$(apt -s --no-install-recommends install "$@" | sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+# A package that is installed is fetched too: the caller wants its files here.
+# shellcheck disable=SC2046,SC2086  # one word a package
+(cd "$scratch/debs" && apt download $(printf '%s\n' "$@" $missing | sort -u))
+for deb in "$scratch"/debs/*.deb; do
+    dpkg-deb -x "$deb" "$scratch/root"
+done
+rm -rf "${folder:?}/root" "${folder:?}/bin"
+mv "$scratch/root" "$scratch/bin" "$folder"
+
+# Started through the loader by name, a program finds its libraries without
+# LD_LIBRARY_PATH, which its own children would inherit.
+libraries=$folder/root/lib/x86_64-linux-gnu:$folder/root/usr/lib/x86_64-linux-gnu
+for program in "$folder"/root/bin/* "$folder"/root/sbin/* "$folder"/root/usr/bin/* "$folder"/root/usr/sbin/*; do
+    [ -x "$program" ] || continue
+    if ldd "$program" 2>/dev/null | grep -q 'not found'; then
+        printf '#!/bin/sh\nexec /lib64/ld-linux-x86-64.so.2 --library-path "%s" "%s" "$@"\n' \
+            "$libraries" "$program" >"$folder/bin/${program##*/}"
+        chmod +x "$folder/bin/${program##*/}"
+    else
+        ln -s "$program" "$folder/bin/${program##*/}"
+    fi
+done
+printf '%s\n' "$wanted" >"$folder/packages"
