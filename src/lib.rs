@@ -13,3 +13,7 @@
 pub mod elf;
 /// What a Solo5 image says about itself: target and devices. Pure.
 pub mod manifest;
+/// The only room with `unsafe` code: system calls that nothing safe wraps.
+pub mod sys;
+/// The embedded spt tender. Its deciding parts are pure.
+pub mod tender;
