@@ -33,13 +33,12 @@ pub enum Backing {
 pub enum DeviceError {
     /// They are not the ones it declares.
     Mismatch(DeviceMismatch),
-    /// A device is asked for twice.
-    Twice(DeviceKind, String),
     /// An option such as `--net-mac` is about a device that is not asked for.
     Detached(&'static str, String),
 }
 
 /// Gives every device of `manifest` what `options` say, in the order of the manifest.
+/// Of a device given twice the last one counts, as for Solo5's tender.
 pub fn assign(manifest: &Manifest, options: &Options) -> Result<Vec<Assignment>, DeviceError> {
     let nets: Vec<&str> = options.nets.iter().map(|(name, _)| name.as_str()).collect();
     let blocks: Vec<&str> = options
@@ -71,9 +70,7 @@ pub fn assign(manifest: &Manifest, options: &Options) -> Result<Vec<Assignment>,
                 name: name.clone(),
                 to,
             };
-            if assigned.insert(device.handle, assignment).is_some() {
-                return Err(DeviceError::Twice(kind, name.clone()));
-            }
+            assigned.insert(device.handle, assignment);
         }
     }
     Ok(assigned.into_values().collect())
@@ -83,7 +80,6 @@ impl fmt::Display for DeviceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mismatch(mismatch) => mismatch.fmt(f),
-            Self::Twice(kind, name) => write!(f, "{kind} device {name:?} is given twice"),
             Self::Detached(option, name) => {
                 write!(f, "{option} is given for {name:?}, which is not attached")
             }
@@ -169,11 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn a_device_given_twice_is_refused() {
-        assert_eq!(
-            refusal(&["--block:storage=c"]),
-            "block device \"storage\" is given twice"
-        );
+    fn of_a_device_given_twice_the_last_one_counts() {
+        let assigned = assign(&[&ALL[..], &["--block:storage=c"]].concat()).unwrap();
+        assert_eq!(assigned[1].to, Backing::Block("c".into(), 512));
+        assert_eq!(assigned.len(), 4);
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Segment {
             .and_then(|end| end.checked_next_multiple_of(header.align))
             .filter(in_memory)
             .ok_or("it does not fit guest memory")?;
-        if start % PAGE_SIZE != 0 || end % PAGE_SIZE != 0 {
+        if !start.is_multiple_of(PAGE_SIZE) || !end.is_multiple_of(PAGE_SIZE) {
             return Err("it is not aligned to pages");
         }
         let flag = |flag| header.flags & flag != 0;
