@@ -376,7 +376,7 @@ fn devices_are_those_of_the_manifest() {
             (
                 &["--block:storage=/dev/null"],
                 "block",
-                "not one or more blocks",
+                "Backing storage size",
             ),
             (
                 &["--net:service=nosuchtap0"],
@@ -407,10 +407,19 @@ fn block_devices_have_whole_blocks_of_a_good_size() {
     for tender in tenders() {
         for (options, reason) in [
             ([storage(513), size("512")], "513 bytes"),
-            ([storage(6144), size("4096")], "blocks of 4096"),
+            (
+                [storage(6144), size("4096")],
+                "Backing storage size must be block aligned",
+            ),
             ([storage(0), size("512")], "0 bytes"),
-            ([storage(4096), size("521")], "power of two"),
-            ([storage(4096), size("256")], "power of two"),
+            (
+                [storage(4096), size("521")],
+                "Block size must be a multiple of 2 greater than or equal 512",
+            ),
+            (
+                [storage(4096), size("256")],
+                "Block size must be a multiple of 2 greater than or equal 512",
+            ),
             ([storage(4096), size("65536")], "power of two"),
             ([storage(4096), size("x")], "power of two"),
         ] {
@@ -610,14 +619,12 @@ impl Network {
         self.ip(&["address", "add", "10.99.0.1/24", "dev", TAP]);
     }
 
-    #[expect(clippy::unused_self, reason = "only the owner of a namespace may")]
     fn ip(&self, arguments: &[&str]) {
         let ended = run(Command::new("ip").args(arguments));
         assert!(ended.status.success(), "ip {arguments:?}: {ended:?}");
     }
 
     /// One echo request to the guest and its answer; the kernel asks for its address before.
-    #[expect(clippy::unused_self, reason = "only the owner of a namespace may")]
     fn ping(&self) {
         const REQUEST: [u8; 12] = [8, 0, 0x5d, 0xfc, 0x12, 0x34, 0, 1, 0x70, 0x65, 0x17, 0x69];
         let socket: OwnedFd = socket(

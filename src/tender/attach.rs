@@ -93,8 +93,8 @@ impl fmt::Display for AttachError {
             Why::Descriptor(descriptor, why) => write!(f, "descriptor {descriptor} {why}"),
             Why::Size(path, size, block_size) => write!(
                 f,
-                "the backing storage {} has {size} bytes, which is not one or more blocks of \
-                 {block_size}",
+                "Backing storage size must be block aligned, and at least one block: {} has {size} \
+                 bytes, blocks have {block_size}",
                 path.display()
             ),
         }

@@ -134,9 +134,9 @@ mod tests {
         data.extend(u32::try_from(number).unwrap().to_le_bytes());
         data.extend(arch.to_le_bytes());
         data.extend([0; 8]);
-        arguments
-            .iter()
-            .for_each(|word| data.extend(word.to_le_bytes()));
+        for word in arguments {
+            data.extend(word.to_le_bytes());
+        }
         data.extend([0; 16]);
         interpret(&program, &data)
     }
@@ -228,11 +228,10 @@ mod tests {
     #[test]
     fn other_interfaces_of_the_kernel_kill() {
         const I386: u32 = 0x4000_0003;
-        const X32: u64 = 0x4000_0000;
         assert_eq!(verdict(I386, 231, [0; 4]), KILL_PROCESS);
         assert_eq!(verdict(I386, 1, [1, 0, 0, 0]), KILL_PROCESS);
-        assert_eq!(verdict(X86_64, X32 | 231, [0; 4]), KILL_PROCESS);
-        assert_eq!(verdict(X86_64, X32 | 1, [1, 0, 0, 0]), KILL_PROCESS);
+        assert_eq!(verdict(X86_64, 0x4000_00e7, [0; 4]), KILL_PROCESS);
+        assert_eq!(verdict(X86_64, 0x4000_0001, [1, 0, 0, 0]), KILL_PROCESS);
         assert_eq!(verdict(X86_64, 0xffff_ffff, [0; 4]), KILL_PROCESS);
     }
 

@@ -257,7 +257,10 @@ fn parse_sector_size(value: &[u8]) -> Result<u16, &'static str> {
     leading_number(value)
         .and_then(|size| u16::try_from(size).ok())
         .filter(|size| *size >= 512 && size.is_power_of_two())
-        .ok_or("a block size is a power of two from 512 to 32768")
+        .ok_or(
+            "Block size must be a multiple of 2 greater than or equal 512: \
+             a power of two, at most 32768",
+        )
 }
 
 fn leading_number(value: &[u8]) -> Option<u64> {
