@@ -18,5 +18,6 @@ pub mod policy;
 pub mod socket;
 pub mod supervisor;
 pub mod sys;
+pub mod tender;
 pub mod unikernel;
 pub mod wire;

@@ -1,4 +1,8 @@
-//! The only room with `unsafe`: what neither the standard library nor nix wraps.
+//! The only room with `unsafe`: what neither the standard library nor nix wraps. One file a matter.
 
 pub mod descriptor;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod guest;
 pub mod spawn;
+#[cfg(target_os = "linux")]
+pub mod tap;
