@@ -9,7 +9,9 @@
     clippy::must_use_candidate
 )]
 
+pub mod chain;
 pub mod command_line;
+pub mod logging;
 pub mod name;
 pub mod policy;
 pub mod socket;
