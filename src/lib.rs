@@ -9,9 +9,11 @@
     clippy::must_use_candidate
 )]
 
+pub mod chain;
 pub mod command_line;
 pub mod elf;
 pub mod host;
+pub mod logging;
 pub mod manifest;
 pub mod name;
 pub mod policy;

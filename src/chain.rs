@@ -1,0 +1,442 @@
+//! From a verified certificate path to a request: whose name, which policies, which command (WIRE 8.1, 10, 11.3).
+#![forbid(unsafe_code)]
+
+pub mod verify;
+
+use std::fmt;
+
+use x509_parser::certificate::X509Certificate;
+use x509_parser::oid_registry::{Oid, asn1_rs::oid};
+use x509_parser::prelude::FromDer;
+
+use crate::name::{Label, Name, NameError, Path};
+use crate::wire::{
+    BlockCommand, CertExtension, Command, ConsoleCommand, Policy, PolicyCommand, StatsCommand,
+    UnikernelCommand, WireError,
+};
+
+/// Most certificates in a path, the leaf included and the anchor not (WIRE 11.3).
+pub const MAX_PATH: usize = 9;
+
+/// The object identifier of the extension that carries a command (WIRE 10.1).
+const EXTENSION: Oid<'static> = oid!(1.3.6.1.4.1.49836.42);
+
+/// What a verified path asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The object of the command.
+    pub name: Name,
+    /// The policies of the intermediate certificates, deepest path first, as they are to be added.
+    pub policies: Vec<(Path, Policy)>,
+    /// What to do; one of those that a leaf may carry.
+    pub command: Command,
+}
+
+/// Why a verified path is no request. Positions count from the leaf, which is 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChainError {
+    /// There is no certificate at all.
+    EmptyChain,
+    /// More than [`MAX_PATH`] certificates.
+    ChainTooLong(usize),
+    /// This is no certificate.
+    BadCertificate(usize, String),
+    /// The extension cannot be read.
+    BadExtension(usize, ExtensionError),
+    /// The common name is no label.
+    BadName(usize, NameError),
+    /// There is no common name, but one is needed.
+    NameRequired(usize),
+    /// An intermediate certificate carries something else than a policy.
+    CommandInIntermediate(usize, &'static str),
+    /// The leaf carries no command.
+    NoExtensionInLeaf,
+    /// A leaf must not carry this command.
+    CommandNotAllowed(Name, &'static str),
+}
+
+/// Why the extension of a certificate cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExtensionError {
+    /// It is there more than once.
+    Duplicate,
+    /// Its value is none.
+    Value(WireError),
+}
+
+/// The daemon that carries a command out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// The supervisor.
+    Supervisor,
+    /// The console daemon.
+    Console,
+    /// The statistics daemon.
+    Statistics,
+}
+
+/// What comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// One message.
+    Single,
+    /// Messages for as long as both sides stay.
+    Subscription,
+    /// Messages until the content is complete.
+    Dump,
+}
+
+/// Where a command may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaf {
+    /// Not from a leaf certificate.
+    Never,
+    /// From a leaf with a common name.
+    Named,
+    /// From any leaf; without a common name the path itself is meant.
+    Any,
+}
+
+/// One row of the table of commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The command in words.
+    pub kind: &'static str,
+    /// Who carries it out.
+    pub daemon: Daemon,
+    /// What comes back.
+    pub answer: Answer,
+    /// Whether a leaf certificate may carry it.
+    pub leaf: Leaf,
+}
+
+/// A certificate that was taken apart; its signature says nothing yet.
+#[derive(Debug)]
+pub struct Certificate<'a>(X509Certificate<'a>);
+
+/// Turns the verified path (DER, leaf first, without the anchor) into what it asks for (WIRE 11.3).
+///
+/// Everything in `path` must have been verified: certificates that the peer only sent along have no place here.
+pub fn request(path: &[impl AsRef<[u8]>]) -> Result<Request, ChainError> {
+    let leaf = path.first().ok_or(ChainError::EmptyChain)?;
+    if path.len() > MAX_PATH {
+        return Err(ChainError::ChainTooLong(path.len()));
+    }
+    let mut below = Path::ROOT;
+    let mut policies = Vec::new();
+    for (position, issuer) in path.iter().enumerate().skip(1).rev() {
+        let issuer = certificate(position, issuer.as_ref())?;
+        let Some(extension) = extension(position, &issuer)? else {
+            continue;
+        };
+        let Command::Policy(PolicyCommand::Add(policy)) = extension.command else {
+            let kind = route(&extension.command).kind;
+            return Err(ChainError::CommandInIntermediate(position, kind));
+        };
+        let label = issuer
+            .common_name()
+            .ok_or(ChainError::NameRequired(position))?;
+        below = below.child(label_at(position, &label)?);
+        policies.push((below.clone(), policy));
+    }
+    policies.reverse();
+
+    let leaf = certificate(0, leaf.as_ref())?;
+    let command = extension(0, &leaf)?
+        .ok_or(ChainError::NoExtensionInLeaf)?
+        .command;
+    let Route {
+        kind, leaf: rule, ..
+    } = route(&command);
+    let name = match leaf.common_name().as_deref() {
+        Some("." | ":") => below.into(),
+        Some(label) => Name::new(below, label_at(0, label)?),
+        None if rule == Leaf::Named => return Err(ChainError::NameRequired(0)),
+        None => below.into(),
+    };
+    if rule == Leaf::Never {
+        return Err(ChainError::CommandNotAllowed(name, kind));
+    }
+    Ok(Request {
+        name,
+        policies,
+        command,
+    })
+}
+
+/// The table of commands (WIRE 8.1).
+pub fn route(command: &Command) -> Route {
+    use Answer::{Dump, Single, Subscription};
+    use Daemon::{Console, Statistics, Supervisor};
+    use Leaf::{Any, Named, Never};
+    use UnikernelCommand as U;
+
+    let (kind, daemon, answer, leaf) = match command {
+        Command::Unikernel(unikernel) => {
+            let kind = match unikernel {
+                U::Info(()) | U::InfoOld4(()) | U::InfoOld5(()) => "unikernel info",
+                U::Get(_) => "unikernel get",
+                U::Create(_) | U::CreateOld(_) | U::CreateOld2(_) => "unikernel create",
+                U::ForceCreate(_) | U::ForceCreateOld(_) | U::ForceCreateOld2(_) => {
+                    "unikernel force-create"
+                }
+                U::Restart(_) => "unikernel restart",
+                U::Destroy(()) => "unikernel destroy",
+            };
+            (kind, Supervisor, Single, Any)
+        }
+        Command::Policy(policy) => match policy {
+            PolicyCommand::Info(()) => ("policy info", Supervisor, Single, Any),
+            PolicyCommand::Add(_) => ("policy add", Supervisor, Single, Never),
+            PolicyCommand::Remove(()) => ("policy remove", Supervisor, Single, Never),
+        },
+        Command::Block(block) => match block {
+            BlockCommand::Info(()) => ("block info", Supervisor, Single, Any),
+            BlockCommand::Add(_) | BlockCommand::AddOld(_) => {
+                ("block add", Supervisor, Single, Named)
+            }
+            BlockCommand::Remove(()) => ("block remove", Supervisor, Single, Named),
+            BlockCommand::Set(_) | BlockCommand::SetOld(_) => {
+                ("block set", Supervisor, Single, Named)
+            }
+            BlockCommand::Dump(_) => ("block dump", Supervisor, Dump, Named),
+            BlockCommand::DumpOld(_) => ("block dump", Supervisor, Single, Named),
+        },
+        Command::Statistics(statistics) => match statistics {
+            StatsCommand::Subscribe(()) => ("stats subscribe", Statistics, Subscription, Any),
+            StatsCommand::Add(_) => ("stats add", Statistics, Single, Never),
+            StatsCommand::Remove(()) => ("stats remove", Statistics, Single, Never),
+            StatsCommand::Initial(()) => ("stats initial", Supervisor, Single, Never),
+        },
+        Command::Console(console) => match console {
+            ConsoleCommand::Subscribe(_) => ("console subscribe", Console, Subscription, Any),
+            ConsoleCommand::Inactive(()) => ("console inactive", Console, Single, Any),
+            ConsoleCommand::Add(_) => ("console add", Console, Single, Never),
+        },
+    };
+    Route {
+        kind,
+        daemon,
+        answer,
+        leaf,
+    }
+}
+
+/// Whether a raw stream of frames follows the command (WIRE 7.3): the image of a Solo5 unikernel, or the content of
+/// a block device.
+pub fn is_followed_by_stream(command: &Command) -> bool {
+    use crate::wire::Typ::Solo5;
+    use UnikernelCommand as U;
+
+    match command {
+        Command::Unikernel(U::Create(config) | U::ForceCreate(config)) => {
+            config.typ == Solo5(()) && config.image.0.is_empty()
+        }
+        Command::Unikernel(U::CreateOld2(config) | U::ForceCreateOld2(config)) => {
+            config.typ == Solo5(()) && config.image.0.is_empty()
+        }
+        Command::Unikernel(U::CreateOld(config) | U::ForceCreateOld(config)) => {
+            config.typ == Solo5(()) && config.image.0.is_empty()
+        }
+        Command::Block(BlockCommand::Set(_)) => true,
+        _ => false,
+    }
+}
+
+impl<'a> Certificate<'a> {
+    /// Takes one certificate apart; `der` holds nothing else.
+    pub fn read(der: &'a [u8]) -> Result<Self, String> {
+        match X509Certificate::from_der(der) {
+            Ok((&[], certificate)) => Ok(Self(certificate)),
+            Ok(_) => Err("octets follow the certificate".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// What the extension of WIRE 10.1 carries, if the certificate has one.
+    pub fn extension(&self) -> Result<Option<CertExtension>, ExtensionError> {
+        let extension = self
+            .0
+            .get_extension_unique(&EXTENSION)
+            .map_err(|_| ExtensionError::Duplicate)?;
+        extension
+            .map(|extension| CertExtension::decode(extension.value).map_err(ExtensionError::Value))
+            .transpose()
+    }
+
+    /// Whether the extension is there, readable or not.
+    pub fn has_extension(&self) -> bool {
+        !matches!(self.0.get_extension_unique(&EXTENSION), Ok(None))
+    }
+
+    /// The policy that the certificate delegates, if it does.
+    pub fn policy(&self) -> Option<Policy> {
+        match self.extension() {
+            Ok(Some(CertExtension {
+                command: Command::Policy(PolicyCommand::Add(policy)),
+                ..
+            })) => Some(policy),
+            _ => None,
+        }
+    }
+
+    /// The last common name of the subject; octets that are not UTF-8 are replaced.
+    pub fn common_name(&self) -> Option<String> {
+        let name = self.0.subject().iter_common_name().last()?;
+        Some(String::from_utf8_lossy(name.attr_value().data.as_ref()).into_owned())
+    }
+
+    /// The serial number in lower case hexadecimal.
+    pub fn serial(&self) -> String {
+        self.0
+            .raw_serial()
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect()
+    }
+
+    /// Everything else.
+    pub fn x509(&self) -> &X509Certificate<'a> {
+        &self.0
+    }
+}
+
+/// Whether this certificate delegates a policy: certificates below it belong to a tenant.
+pub fn has_policy_extension(der: &[u8]) -> bool {
+    Certificate::read(der).is_ok_and(|certificate| certificate.policy().is_some())
+}
+
+fn certificate(position: usize, der: &[u8]) -> Result<Certificate<'_>, ChainError> {
+    Certificate::read(der).map_err(|reason| ChainError::BadCertificate(position, reason))
+}
+
+fn extension(
+    position: usize,
+    certificate: &Certificate<'_>,
+) -> Result<Option<CertExtension>, ChainError> {
+    certificate
+        .extension()
+        .map_err(|error| ChainError::BadExtension(position, error))
+}
+
+fn label_at(position: usize, text: &str) -> Result<Label, ChainError> {
+    text.parse()
+        .map_err(|error| ChainError::BadName(position, error))
+}
+
+impl ChainError {
+    /// The name that the chain speaks of, as far as it is known.
+    pub fn name(&self) -> Name {
+        match self {
+            Self::CommandNotAllowed(name, _) => name.clone(),
+            _ => Name::default(),
+        }
+    }
+}
+
+impl fmt::Display for ChainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let certificate = |position: usize| match position {
+            0 => "the leaf certificate".to_owned(),
+            n => format!("intermediate certificate {n}"),
+        };
+        match self {
+            Self::EmptyChain => f.write_str("there is no certificate"),
+            Self::ChainTooLong(length) => write!(
+                f,
+                "{length} certificates are in the chain, at most {MAX_PATH} are accepted"
+            ),
+            Self::BadCertificate(position, reason) => {
+                write!(f, "{} cannot be read: {reason}", certificate(*position))
+            }
+            Self::BadExtension(position, error) => {
+                write!(f, "{}: {error}", certificate(*position))
+            }
+            Self::BadName(position, error) => {
+                write!(f, "common name of {}: {error}", certificate(*position))
+            }
+            Self::NameRequired(position) => {
+                write!(
+                    f,
+                    "{} has no common name, but needs one",
+                    certificate(*position)
+                )
+            }
+            Self::CommandInIntermediate(position, kind) => write!(
+                f,
+                "{} carries '{kind}', where only a policy is allowed",
+                certificate(*position)
+            ),
+            Self::NoExtensionInLeaf => f.write_str("the leaf certificate carries no command"),
+            Self::CommandNotAllowed(name, kind) => write!(
+                f,
+                "'{kind}' for {name} is not allowed in a leaf certificate"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for ExtensionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duplicate => f.write_str("its command extension is there more than once"),
+            Self::Value(error) => write!(f, "its command extension cannot be read: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ChainError {}
+impl std::error::Error for ExtensionError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Int;
+
+    fn rule(command: &Command) -> Leaf {
+        route(command).leaf
+    }
+
+    #[test]
+    fn a_leaf_cannot_change_policies_or_play_a_daemon() {
+        let policy = Policy {
+            cpuids: Vec::new(),
+            unikernels: Int::new(1),
+            memory: Int::new(1),
+            block: None,
+            bridges: Vec::new(),
+        };
+        for command in [
+            Command::Policy(PolicyCommand::Add(policy)),
+            Command::Policy(PolicyCommand::Remove(())),
+            Command::Statistics(StatsCommand::Remove(())),
+            Command::Statistics(StatsCommand::Initial(())),
+            Command::Console(ConsoleCommand::Add(Int::new(1))),
+        ] {
+            assert_eq!(rule(&command), Leaf::Never, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn changing_a_block_device_needs_its_name() {
+        for command in [
+            BlockCommand::Add(Int::new(1)),
+            BlockCommand::Remove(()),
+            BlockCommand::Set(false),
+        ] {
+            assert_eq!(rule(&Command::Block(command)), Leaf::Named);
+        }
+        assert_eq!(rule(&Command::Block(BlockCommand::Info(()))), Leaf::Any);
+    }
+
+    #[test]
+    fn nothing_is_asked_by_no_certificate() {
+        assert_eq!(request(&[] as &[&[u8]]), Err(ChainError::EmptyChain));
+        assert!(matches!(
+            request(&[b"garbage"]),
+            Err(ChainError::BadCertificate(0, _))
+        ));
+        let long = vec![b"x"; MAX_PATH + 1];
+        assert_eq!(request(&long), Err(ChainError::ChainTooLong(MAX_PATH + 1)));
+    }
+}

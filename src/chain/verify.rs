@@ -1,0 +1,300 @@
+//! Which path of certificates leads from a leaf to the trust anchor (WIRE 11.2). The time is an argument.
+//!
+//! Only the certificates of this path count: whatever else the peer sent along proves nothing.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{
+    ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId,
+    KeyPurposeIdIter, VerifiedPath,
+};
+use x509_parser::extensions::ParsedExtension;
+
+use super::Certificate;
+
+/// What the leaf's key is to be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// To act as a TLS client.
+    Client,
+    /// To act as a TLS server.
+    Server,
+}
+
+/// A certificate that is trusted as it stands.
+#[derive(Clone, Debug)]
+pub struct Anchor {
+    trust: TrustAnchor<'static>,
+    /// Seconds since 1970, both ends included.
+    validity: (i64, i64),
+    /// Most intermediate certificates below the anchor.
+    path_length: Option<u32>,
+}
+
+/// Why no path leads to the anchor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// There is nothing to trust.
+    NoAnchor,
+    /// The trusted certificate cannot be read.
+    BadAnchor(String),
+    /// The trusted certificate is not valid at this time.
+    AnchorNotValid,
+    /// The trusted certificate does not allow so many intermediate certificates.
+    PathLength(usize),
+    /// Refused by webpki.
+    Webpki(webpki::Error),
+    /// A certificate cannot be read.
+    Unreadable(String),
+    /// The leaf's key is not meant for signatures.
+    LeafKeyUsage,
+    /// The leaf is not meant for this usage.
+    LeafPurpose(Usage),
+    /// Name constraints are for issuers only.
+    LeafNameConstraints,
+    /// This issuer's key is not meant to sign certificates.
+    IssuerKeyUsage(String),
+}
+
+impl Anchor {
+    /// Trusts this certificate.
+    pub fn new(certificate: &CertificateDer<'_>) -> Result<Self, PathError> {
+        let parsed = Certificate::read(certificate).map_err(PathError::BadAnchor)?;
+        let trust = webpki::anchor_from_trusted_cert(certificate)
+            .map_err(|error| PathError::BadAnchor(error.to_string()))?
+            .to_owned();
+        let validity = parsed.x509().validity();
+        let constraints = parsed
+            .x509()
+            .basic_constraints()
+            .map_err(|error| PathError::BadAnchor(error.to_string()))?;
+        Ok(Self {
+            trust,
+            validity: (
+                validity.not_before.timestamp(),
+                validity.not_after.timestamp(),
+            ),
+            path_length: constraints.and_then(|found| found.value.path_len_constraint),
+        })
+    }
+
+    fn is_valid_at(&self, now: UnixTime) -> bool {
+        i64::try_from(now.as_secs())
+            .is_ok_and(|now| (self.validity.0..=self.validity.1).contains(&now))
+    }
+}
+
+/// The path (leaf first, without the anchor) from `leaf` over some of `others` to one of the anchors.
+pub fn verify(
+    leaf: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
+    anchors: &[Anchor],
+    now: UnixTime,
+    usage: Usage,
+) -> Result<Vec<CertificateDer<'static>>, PathError> {
+    let end_entity = EndEntityCert::try_from(leaf)?;
+    let mut error = PathError::NoAnchor;
+    for anchor in anchors {
+        match to_anchor(&end_entity, others, anchor, now, usage) {
+            Ok(path) => return Ok(path),
+            Err(reason) => error = reason,
+        }
+    }
+    Err(error)
+}
+
+fn to_anchor(
+    end_entity: &EndEntityCert<'_>,
+    others: &[CertificateDer<'_>],
+    anchor: &Anchor,
+    now: UnixTime,
+    usage: Usage,
+) -> Result<Vec<CertificateDer<'static>>, PathError> {
+    if !anchor.is_valid_at(now) {
+        return Err(PathError::AnchorNotValid);
+    }
+    // The checks that webpki leaves out run on each candidate, so that the search goes on after a bad one.
+    let objection = RefCell::new(None);
+    let check = |path: &VerifiedPath<'_>| {
+        check_path(path, anchor, usage).map_err(|error| {
+            *objection.borrow_mut() = Some(error);
+            webpki::Error::UnknownIssuer
+        })
+    };
+    let path = end_entity
+        .verify_for_usage(
+            ALL_VERIFICATION_ALGS,
+            std::slice::from_ref(&anchor.trust),
+            others,
+            now,
+            AnyTlsPurpose,
+            None,
+            Some(&check),
+        )
+        .map_err(|error| objection.take().unwrap_or(PathError::Webpki(error)))?;
+    let mut certificates = vec![end_entity.der().into_owned()];
+    certificates.extend(
+        path.intermediate_certificates()
+            .map(|certificate| certificate.der().into_owned()),
+    );
+    Ok(certificates)
+}
+
+fn check_path(path: &VerifiedPath<'_>, anchor: &Anchor, usage: Usage) -> Result<(), PathError> {
+    check_leaf(&path.end_entity().der(), usage)?;
+    for issuer in path.intermediate_certificates() {
+        check_issuer(&issuer.der())?;
+    }
+    let intermediates = path.intermediate_certificates().count();
+    match anchor.path_length {
+        Some(most) if intermediates > most as usize => Err(PathError::PathLength(intermediates)),
+        _ => Ok(()),
+    }
+}
+
+fn check_leaf(der: &[u8], usage: Usage) -> Result<(), PathError> {
+    let certificate = Certificate::read(der).map_err(PathError::Unreadable)?;
+    for extension in certificate.x509().extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::KeyUsage(usage) if !usage.digital_signature() => {
+                return Err(PathError::LeafKeyUsage);
+            }
+            ParsedExtension::ExtendedKeyUsage(purposes) => {
+                let fits = match usage {
+                    Usage::Client => purposes.client_auth,
+                    Usage::Server => purposes.server_auth,
+                };
+                if !fits && !purposes.any {
+                    return Err(PathError::LeafPurpose(usage));
+                }
+            }
+            ParsedExtension::NameConstraints(_) => return Err(PathError::LeafNameConstraints),
+            ParsedExtension::ParseError { error } => {
+                return Err(PathError::Unreadable(error.to_string()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_issuer(der: &[u8]) -> Result<(), PathError> {
+    let certificate = Certificate::read(der).map_err(PathError::Unreadable)?;
+    let may_sign = certificate
+        .x509()
+        .key_usage()
+        .map_err(|error| PathError::Unreadable(error.to_string()))?
+        .is_some_and(|usage| usage.value.key_cert_sign());
+    if may_sign {
+        Ok(())
+    } else {
+        Err(PathError::IssuerKeyUsage(
+            certificate.common_name().unwrap_or_default(),
+        ))
+    }
+}
+
+/// Lets every certificate pass that is for TLS at all: what the leaf is for is checked by [`check_leaf`], and issuers
+/// of client certificates are allowed to be marked for servers (WIRE 11.2).
+struct AnyTlsPurpose;
+
+impl ExtendedKeyUsageValidator for AnyTlsPurpose {
+    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        // RFC 5280 4.2.1.12: anyExtendedKeyUsage 2.5.29.37.0, id-kp-serverAuth and id-kp-clientAuth
+        // 1.3.6.1.5.5.7.3.1 and .2
+        const TLS: [&[u8]; 3] = [
+            &[0x55, 0x1d, 0x25, 0x00],
+            &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01],
+            &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02],
+        ];
+        let mut none = true;
+        for purpose in purposes {
+            let purpose = purpose?;
+            if TLS.iter().any(|oid| KeyPurposeId::new(oid) == purpose) {
+                return Ok(());
+            }
+            none = false;
+        }
+        if none {
+            Ok(())
+        } else {
+            Err(webpki::Error::EmptyEkuExtension)
+        }
+    }
+}
+
+impl From<webpki::Error> for PathError {
+    fn from(error: webpki::Error) -> Self {
+        Self::Webpki(error)
+    }
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnchor => f.write_str("no certificate is trusted"),
+            Self::BadAnchor(reason) => {
+                write!(f, "the trusted certificate cannot be read: {reason}")
+            }
+            Self::AnchorNotValid => {
+                f.write_str("the trusted certificate has expired, or is not valid yet")
+            }
+            Self::PathLength(count) => write!(
+                f,
+                "the trusted certificate does not allow {count} intermediate certificates"
+            ),
+            Self::Webpki(error) => webpki_reason(error, f),
+            Self::Unreadable(reason) => write!(f, "a certificate cannot be read: {reason}"),
+            Self::LeafKeyUsage => {
+                f.write_str("the leaf certificate's key usage lacks digitalSignature")
+            }
+            Self::LeafPurpose(Usage::Client) => {
+                f.write_str("the leaf certificate is not for clients")
+            }
+            Self::LeafPurpose(Usage::Server) => {
+                f.write_str("the leaf certificate is not for servers")
+            }
+            Self::LeafNameConstraints => f.write_str("the leaf certificate has name constraints"),
+            Self::IssuerKeyUsage(name) => write!(
+                f,
+                "the key usage of the intermediate certificate '{}' lacks keyCertSign",
+                name.escape_default()
+            ),
+        }
+    }
+}
+
+fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    use webpki::Error as E;
+    match error {
+        E::CertExpired { not_after, .. } => write!(
+            f,
+            "a certificate has expired (at {} seconds since 1970)",
+            not_after.as_secs()
+        ),
+        E::CertNotValidYet { not_before, .. } => write!(
+            f,
+            "a certificate is not valid yet (before {} seconds since 1970)",
+            not_before.as_secs()
+        ),
+        E::UnknownIssuer => f.write_str("no path leads to the trusted certificate"),
+        E::InvalidSignatureForPublicKey => {
+            f.write_str("a certificate was not signed by its alleged issuer")
+        }
+        E::MaximumPathDepthExceeded => {
+            f.write_str("more than six intermediate certificates are not supported")
+        }
+        E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            f.write_str("a certificate uses an algorithm that is not supported (P-521 is not)")
+        }
+        E::CaUsedAsEndEntity => f.write_str("the leaf certificate is a CA"),
+        E::EndEntityUsedAsCa => f.write_str("a certificate was issued by one that is no CA"),
+        E::EmptyEkuExtension => f.write_str("a certificate is not for TLS"),
+        other => write!(f, "{other}"),
+    }
+}
+
+impl std::error::Error for PathError {}
