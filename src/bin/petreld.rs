@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
-use petrel::{command_line, host, socket};
+use petrel::logging::{Destination, Verbosity};
+use petrel::{command_line, host, logging, socket};
 
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs)]
@@ -21,10 +22,32 @@ struct Arguments {
     /// put the whole name, not just its label, into the guest's --name argument
     #[argh(switch)]
     no_drop_path: bool,
+    /// log to the local syslog daemon
+    #[argh(switch)]
+    syslog: bool,
+    /// log more; twice: everything
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+    /// log nothing
+    #[argh(switch, short = 'q')]
+    quiet: bool,
 }
 
 fn main() -> ExitCode {
     let arguments: Arguments = command_line::parse("petreld");
+    let verbosity = Verbosity {
+        quiet: arguments.quiet,
+        verbose: arguments.verbose,
+    };
+    let destination = if arguments.syslog {
+        Destination::Syslog
+    } else {
+        Destination::StandardError
+    };
+    if let Err(error) = logging::start("petreld", verbosity, destination) {
+        eprintln!("petreld: {error}");
+        return ExitCode::from(command_line::NO_LOG);
+    }
     let options = host::Options {
         runtime_folder: arguments.tmpdir,
         database: arguments.dbdir,
@@ -35,7 +58,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("petreld: {error}");
-            ExitCode::from(command_line::USAGE as u8)
+            ExitCode::from(command_line::USAGE)
         }
     }
 }

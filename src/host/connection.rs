@@ -79,10 +79,11 @@ impl Connection {
 
     /// What to poll for; `None`: nothing is needed but a turn.
     pub(super) fn interest(&self) -> Option<PollFlags> {
-        let reading = matches!(self.doing, Doing::Asking | Doing::Uploading(..));
         match self.doing {
             Doing::Compressing(_) => None,
-            _ => Some(self.peer.interest(reading)),
+            Doing::Asking | Doing::Uploading(..) => Some(self.peer.interest(true)),
+            Doing::Downloading(..) => Some(PollFlags::POLLOUT),
+            Doing::Waiting | Doing::Leaving => Some(self.peer.interest(false)),
         }
     }
 
@@ -120,8 +121,8 @@ impl Connection {
             Doing::Uploading(..) => Ok(self.upload()),
             Doing::Waiting => Ok(None),
             Doing::Compressing(_) => self.compress().map(|()| None),
-            Doing::Downloading(..) => self.download().map(|()| None),
-            Doing::Leaving => Ok((self.peer.queued() == 0).then_some(Arrival::Gone)),
+            Doing::Downloading(..) => self.download(),
+            Doing::Leaving => Ok(self.leave()),
         }
     }
 
@@ -229,9 +230,9 @@ impl Connection {
         Ok(())
     }
 
-    fn download(&mut self) -> Result<(), String> {
+    fn download(&mut self) -> Result<Option<Arrival>, String> {
         let Doing::Downloading(image, left) = &mut self.doing else {
-            return Ok(());
+            return Ok(None);
         };
         while *left > 0 && self.peer.queued() == 0 {
             let mut piece = Vec::new();
@@ -245,10 +246,16 @@ impl Connection {
             *left -= piece.len() as u64;
             self.peer.send(&piece).map_err(|error| error.to_string())?;
         }
-        if *left == 0 {
-            self.doing = Doing::Leaving;
+        if *left > 0 {
+            return Ok(None);
         }
-        Ok(())
+        self.doing = Doing::Leaving;
+        Ok(self.leave())
+    }
+
+    /// The end of the conversation, once everything is written.
+    fn leave(&self) -> Option<Arrival> {
+        (self.peer.queued() == 0).then_some(Arrival::Gone)
     }
 }
 

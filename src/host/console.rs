@@ -26,6 +26,8 @@ pub struct ConsoleLink {
     /// Oldest first, as the answers come.
     asked: VecDeque<(i64, Name, Instant)>,
     next_attempt: Instant,
+    /// Whether it is known to the log that it cannot be reached.
+    reported: bool,
 }
 
 /// What became of the consoles asked for.
@@ -40,22 +42,28 @@ impl ConsoleLink {
             sequence: 0,
             asked: VecDeque::new(),
             next_attempt: Instant::now(),
+            reported: false,
         }
     }
 
-    /// Connects if that is due. `true`: there is a new connection, on which nothing is known yet.
-    pub fn connect(&mut self, now: Instant) -> bool {
-        if self.peer.is_some() || now < self.next_attempt {
+    /// Connects if that is due, or `wanted` at once. `true`: there is a new connection, on which nothing is known
+    /// yet.
+    pub fn connect(&mut self, now: Instant, wanted: bool) -> bool {
+        if self.peer.is_some() || (now < self.next_attempt && !wanted) {
             return false;
         }
         self.next_attempt = now + RETRY;
         match UnixStream::connect(&self.path).and_then(Peer::new) {
             Ok(peer) => {
                 self.peer = Some(peer);
+                self.reported = false;
                 true
             }
             Err(error) => {
-                log::warn!("console daemon at {}: {error}", self.path.display());
+                if !self.reported {
+                    log::warn!("console daemon at {}: {error}", self.path.display());
+                }
+                self.reported = true;
                 false
             }
         }

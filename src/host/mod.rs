@@ -168,7 +168,7 @@ impl Daemon {
             done: false,
             options,
         };
-        daemon.connect_console();
+        daemon.connect_console(false);
         Ok(daemon)
     }
 
@@ -209,9 +209,8 @@ impl Daemon {
                 self.events.push_back(Event::Prepared { name, result });
             }
             Effect::Announce { name, limit } => {
-                let now = Instant::now();
-                self.connect_console();
-                if let Err(why) = self.console.add(&name, limit, now) {
+                self.connect_console(true);
+                if let Err(why) = self.console.add(&name, limit, Instant::now()) {
                     self.events.push_back(Event::Announced {
                         name,
                         result: Err(why),
@@ -301,7 +300,7 @@ impl Daemon {
         for (name, result) in self.console.progress(now) {
             self.events.push_back(Event::Announced { name, result });
         }
-        self.connect_console();
+        self.connect_console(false);
         self.expire(now);
         Ok(())
     }
@@ -542,8 +541,8 @@ impl Daemon {
         }
     }
 
-    fn connect_console(&mut self) {
-        if self.console.connect(Instant::now()) {
+    fn connect_console(&mut self, wanted: bool) {
+        if self.console.connect(Instant::now(), wanted) {
             self.events.push_back(Event::ConsoleUp);
         }
     }

@@ -205,21 +205,23 @@ impl Supervisor {
         let Some(operation) = self.operations.get(name) else {
             return;
         };
-        match (&operation.goal, result) {
-            (Goal::Create { .. }, Ok(())) => {
-                let previous = operation.previous.as_ref().map(|previous| previous.image);
-                self.report(name, "created unikernel");
+        let previous = operation.previous.as_ref().map(|previous| previous.image);
+        let creates = matches!(operation.goal, Goal::Create { .. });
+        match result {
+            Ok(()) => {
+                self.report(
+                    name,
+                    if creates {
+                        "created unikernel"
+                    } else {
+                        "destroyed unikernel"
+                    },
+                );
                 self.finish(name);
                 self.forget_image(previous);
             }
-            (Goal::Create { .. }, Err(why)) => {
-                self.abandon(name, format!("could not be recorded: {why}"));
-            }
-            (_, Ok(())) => {
-                self.report(name, "destroyed unikernel");
-                self.finish(name);
-            }
-            (_, Err(why)) => self.fail(
+            Err(why) if creates => self.abandon(name, format!("could not be recorded: {why}")),
+            Err(why) => self.fail(
                 name,
                 &format!("destroyed, but that could not be recorded: {why}"),
             ),
@@ -261,13 +263,12 @@ impl Supervisor {
             Decision::Stay => {
                 let image = unikernel.image;
                 self.unikernels.remove(&name);
-                self.persist(Written::Ended);
-                self.forget_image(Some(image));
+                self.persist(Written::Change(Some(image)));
             }
             Decision::Again => self.start_later(&name),
             Decision::AgainWithoutName => {
                 unikernel.config.add_name = false;
-                self.persist(Written::Ended);
+                self.persist(Written::Change(None));
                 self.start_later(&name);
             }
         }
@@ -378,9 +379,11 @@ impl Supervisor {
                 self.forget_image(Some(old.image));
             }
             _ => {
-                self.set_phase(name, Phase::Saving);
+                if let Some(operation) = self.operations.get_mut(name) {
+                    operation.phase = Phase::Saving;
+                    operation.previous = Some(old);
+                }
                 self.persist(Written::Operation(name.clone()));
-                self.forget_image(Some(old.image));
             }
         }
     }
@@ -571,7 +574,6 @@ impl Supervisor {
 
     /// Ends an operation with a failure.
     fn fail(&mut self, name: &Name, why: &str) {
-        warn!("{name}: {why}");
         if let Some(asker) = self
             .operations
             .get(name)
@@ -600,7 +602,7 @@ impl Supervisor {
     }
 
     /// Removes an image that nothing refers to any more.
-    fn forget_image(&mut self, image: Option<ImageDigest>) {
+    pub(super) fn forget_image(&mut self, image: Option<ImageDigest>) {
         let Some(image) = image else { return };
         let previous = self
             .operations

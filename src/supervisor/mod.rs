@@ -14,6 +14,8 @@ pub mod restart;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use log::warn;
+
 use crate::manifest::Manifest;
 use crate::name::{Name, Path};
 use crate::policy::Policy;
@@ -271,7 +273,7 @@ struct Operation {
     asked_by: Option<Asker>,
     goal: Goal,
     phase: Phase,
-    /// The instance that a force-create has stopped, to come back if the new one cannot start.
+    /// The instance that this has stopped; after a force-create it comes back if the new one cannot start.
     previous: Option<Unikernel>,
 }
 
@@ -316,8 +318,8 @@ enum Written {
         before: Option<Policy>,
         answer: &'static str,
     },
-    /// A unikernel ended by itself.
-    Ended,
+    /// Something that nobody asked for; the image that may have become superfluous.
+    Change(Option<ImageDigest>),
 }
 
 /// How long a tender has between SIGTERM and SIGKILL.
@@ -523,7 +525,9 @@ impl Supervisor {
                 self.ledger.reset(path, before);
                 self.refuse(&asker, &format!("the policy was not changed: {error}"));
             }
-            (Some(Written::Ended) | None, _) => {}
+            (Some(Written::Change(image)), Ok(())) => self.forget_image(image),
+            (Some(Written::Change(_)), Err(error)) => warn!("the state was not recorded: {error}"),
+            (None, _) => {}
         }
     }
 
