@@ -10,6 +10,7 @@
 )]
 
 pub mod command_line;
+pub mod console;
 pub mod name;
 pub mod policy;
 pub mod socket;
