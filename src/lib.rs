@@ -11,6 +11,7 @@
 
 pub mod chain;
 pub mod command_line;
+pub mod console;
 pub mod elf;
 pub mod host;
 pub mod logging;

@@ -130,6 +130,11 @@ impl Peer {
         self.ended
     }
 
+    /// Whether a part of a frame has arrived, whose rest is still to come.
+    pub fn is_inside_frame(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
     /// Queues octets and writes what goes at once.
     pub fn send(&mut self, octets: &[u8]) -> io::Result<()> {
         self.outgoing.extend_from_slice(octets);

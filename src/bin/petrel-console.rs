@@ -1,0 +1,4 @@
+//! The console daemon.
+fn main() {
+    std::process::exit(petrel::console::daemon::main())
+}

@@ -1,0 +1,337 @@
+//! Which consoles exist, and who reads along.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use super::ring::{LINES, Line, Moment, Ring};
+use crate::name::{Name, Path};
+
+/// Subscribers of one console unless the operator says otherwise (BEHAVIOUR 6).
+pub const SUBSCRIBERS: usize = 5;
+
+/// Most consoles of all paths together. Each takes up to about 600 kB, and a descriptor while its unikernel runs.
+pub const MAX_CONSOLES: usize = 1024;
+
+/// Most subscriptions that wait for a console which does not exist (yet).
+pub const MAX_WAITING: usize = 32;
+
+/// Most subscriptions of all consoles together, so that the supervisor always finds a free connection.
+pub const MAX_SUBSCRIPTIONS: usize = 128;
+
+/// Who subscribed; chosen by the caller, never used again for somebody else.
+pub type Subscriber = u64;
+
+/// How much history a subscriber asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// Lines that did not arrive before this.
+    Since(Moment),
+    /// So many of the newest lines.
+    Count(i64),
+}
+
+/// What a subscriber gets.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Subscription<'a> {
+    /// The history, oldest line first; `None` if there is no such console yet.
+    pub history: Option<Vec<&'a Line>>,
+    /// Who has to leave for it.
+    pub dropped: Vec<Subscriber>,
+}
+
+/// All consoles that can be kept are those of running unikernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+#[derive(Debug)]
+struct Console {
+    ring: Ring,
+    active: bool,
+}
+
+/// All consoles and all subscriptions, the latter in the order of their arrival.
+#[derive(Debug)]
+pub struct Registry {
+    max_subscribers: usize,
+    consoles: BTreeMap<Name, Console>,
+    subscriptions: VecDeque<(Subscriber, Name)>,
+}
+
+impl Registry {
+    /// An empty registry in which each console has at most `max_subscribers`, at least one.
+    pub fn new(max_subscribers: usize) -> Self {
+        Self {
+            max_subscribers: max_subscribers.max(1),
+            consoles: BTreeMap::new(),
+            subscriptions: VecDeque::new(),
+        }
+    }
+
+    /// The console of `name` is active from now on, with the lines it had.
+    ///
+    /// If it is new and its path has more than `max` consoles with it, inactive ones of that path are forgotten, the
+    /// lowest labels first. Returns their subscribers, who have to leave.
+    ///
+    /// # Errors
+    /// [`Full`] if there are [`MAX_CONSOLES`] and all are active; nothing has changed then.
+    pub fn add(&mut self, name: &Name, max: u64) -> Result<Vec<Subscriber>, Full> {
+        if let Some(console) = self.consoles.get_mut(name) {
+            console.active = true;
+            return Ok(Vec::new());
+        }
+        let mut dropped = Vec::new();
+        if self.consoles.len() >= MAX_CONSOLES {
+            let first = self.first_inactive(|_| true).ok_or(Full)?;
+            self.forget(&first, &mut dropped);
+        }
+        let console = Console {
+            ring: Ring::new(LINES),
+            active: true,
+        };
+        self.consoles.insert(name.clone(), console);
+        let siblings = |other: &Name| other.path() == name.path();
+        let mut count = self.consoles.keys().filter(|n| siblings(n)).count() as u64;
+        while count > max
+            && let Some(first) = self.first_inactive(siblings)
+        {
+            self.forget(&first, &mut dropped);
+            count -= 1;
+        }
+        Ok(dropped)
+    }
+
+    /// The unikernel has stopped: its console stays, inactive.
+    pub fn deactivate(&mut self, name: &Name) {
+        if let Some(console) = self.consoles.get_mut(name) {
+            console.active = false;
+        }
+    }
+
+    /// Adds a line to the console of `name`, if there is one.
+    pub fn push(&mut self, name: &Name, line: Line) {
+        if let Some(console) = self.consoles.get_mut(name) {
+            console.ring.push(line);
+        }
+    }
+
+    /// Who reads the console of `name`, or waits for it, in the order of arrival.
+    pub fn subscribers(&self, name: &Name) -> impl Iterator<Item = Subscriber> {
+        self.subscriptions
+            .iter()
+            .filter(move |(_, of)| of == name)
+            .map(|(subscriber, _)| *subscriber)
+    }
+
+    /// A new subscriber of `name`, known or not. Where a limit is exceeded the oldest subscriber leaves: of this console, of
+    /// those that wait ([`MAX_WAITING`]), of all ([`MAX_SUBSCRIPTIONS`]).
+    pub fn subscribe(
+        &mut self,
+        subscriber: Subscriber,
+        name: &Name,
+        history: History,
+    ) -> Subscription<'_> {
+        self.subscriptions.push_back((subscriber, name.clone()));
+        let mut dropped = Vec::new();
+        self.trim(self.max_subscribers, |_, of| of == name, &mut dropped);
+        self.trim(
+            MAX_WAITING,
+            |consoles, of| !consoles.contains_key(of),
+            &mut dropped,
+        );
+        self.trim(MAX_SUBSCRIPTIONS, |_, _| true, &mut dropped);
+        let history = self.consoles.get(name).map(|console| match history {
+            History::Since(moment) => console.ring.since(moment).collect(),
+            History::Count(count) => console.ring.last(count).collect(),
+        });
+        Subscription { history, dropped }
+    }
+
+    /// The subscriber has left.
+    pub fn unsubscribe(&mut self, subscriber: Subscriber) {
+        self.subscriptions.retain(|(other, _)| *other != subscriber);
+    }
+
+    /// The consoles at and below `path` whose unikernels have stopped.
+    pub fn inactive(&self, path: &Path) -> impl Iterator<Item = &Name> {
+        self.consoles
+            .iter()
+            .filter(|(name, console)| !console.active && name.path().is_within(path))
+            .map(|(name, _)| name)
+    }
+
+    fn first_inactive(&self, which: impl Fn(&Name) -> bool) -> Option<Name> {
+        self.consoles
+            .iter()
+            .find(|(name, console)| !console.active && which(name))
+            .map(|(name, _)| name.clone())
+    }
+
+    fn forget(&mut self, name: &Name, dropped: &mut Vec<Subscriber>) {
+        self.consoles.remove(name);
+        dropped.extend(self.subscribers(name));
+        self.subscriptions.retain(|(_, of)| of != name);
+    }
+
+    /// Drops the oldest of those subscriptions `which` is about until `max` are left.
+    fn trim(
+        &mut self,
+        max: usize,
+        which: impl Fn(&BTreeMap<Name, Console>, &Name) -> bool,
+        dropped: &mut Vec<Subscriber>,
+    ) {
+        let consoles = &self.consoles;
+        let subject = |(_, of): &(Subscriber, Name)| which(consoles, of);
+        let mut excess = self
+            .subscriptions
+            .iter()
+            .filter(|subscription| subject(subscription))
+            .count()
+            .saturating_sub(max);
+        self.subscriptions.retain(|subscription| {
+            let drop = excess > 0 && subject(subscription);
+            if drop {
+                excess -= 1;
+                dropped.push(subscription.0);
+            }
+            !drop
+        });
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{MAX_CONSOLES} consoles of running unikernels are the most that can be kept"
+        )
+    }
+}
+
+impl std::error::Error for Full {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn registry(running: &[&str]) -> Registry {
+        let mut registry = Registry::new(2);
+        for text in running {
+            assert_eq!(registry.add(&name(text), u64::MAX), Ok(vec![]));
+        }
+        registry
+    }
+
+    fn line(text: &str) -> Line {
+        Line {
+            arrived: Moment::default(),
+            octets: text.as_bytes().into(),
+        }
+    }
+
+    fn subscribe(registry: &mut Registry, who: Subscriber, to: &str) -> (bool, Vec<Subscriber>) {
+        let subscription = registry.subscribe(who, &name(to), History::Count(9));
+        (subscription.history.is_some(), subscription.dropped)
+    }
+
+    fn inactive(registry: &Registry, path: &str) -> Vec<String> {
+        let path: Path = path.parse().unwrap();
+        registry.inactive(&path).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_stopped_console_keeps_its_lines_until_the_unikernel_is_back() {
+        let mut registry = registry(&[":a"]);
+        registry.push(&name(":a"), line("one"));
+        registry.deactivate(&name(":a"));
+        assert_eq!(inactive(&registry, ""), [":a"]);
+        assert_eq!(registry.add(&name(":a"), 0), Ok(vec![]));
+        assert_eq!(inactive(&registry, ""), [""; 0]);
+        let subscription = registry.subscribe(1, &name(":a"), History::Count(9));
+        assert_eq!(subscription.history, Some(vec![&line("one")]));
+    }
+
+    #[test]
+    fn inactive_consoles_are_listed_at_and_below_the_path() {
+        let mut registry = registry(&[":a", "t:a", "t:u:a", "tt:a", "t:b"]);
+        for text in [":a", "t:a", "t:u:a", "tt:a"] {
+            registry.deactivate(&name(text));
+        }
+        assert_eq!(inactive(&registry, "t"), ["t:a", "t:u:a"]);
+    }
+
+    #[test]
+    fn the_bound_of_a_path_forgets_its_inactive_consoles_only() {
+        let mut registry = registry(&["t:a", "t:b", "t:c", "u:a", "t:v:a"]);
+        for text in ["t:b", "t:c", "u:a", "t:v:a"] {
+            registry.deactivate(&name(text));
+        }
+        subscribe(&mut registry, 1, "t:b");
+        subscribe(&mut registry, 2, "t:c");
+        assert_eq!(registry.add(&name("t:d"), 3), Ok(vec![1]));
+        assert_eq!(inactive(&registry, ""), ["t:c", "t:v:a", "u:a"]);
+        assert_eq!(registry.add(&name("t:e"), 0), Ok(vec![2]));
+        assert_eq!(inactive(&registry, ""), ["t:v:a", "u:a"]);
+        assert_eq!(registry.add(&name("t:f"), 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_limit_means_exactly_so_many_and_the_oldest_leaves() {
+        let mut registry = registry(&[":a", ":b"]);
+        assert_eq!(subscribe(&mut registry, 1, ":a"), (true, vec![]));
+        assert_eq!(subscribe(&mut registry, 2, ":a"), (true, vec![]));
+        assert_eq!(subscribe(&mut registry, 3, ":b"), (true, vec![]));
+        assert_eq!(subscribe(&mut registry, 4, ":a"), (true, vec![1]));
+        registry.unsubscribe(2);
+        assert_eq!(subscribe(&mut registry, 5, ":a"), (true, vec![]));
+        let readers: Vec<_> = registry.subscribers(&name(":a")).collect();
+        assert_eq!(readers, [4, 5]);
+    }
+
+    #[test]
+    fn whoever_waits_reads_along_once_the_console_is_there() {
+        let mut registry = registry(&[]);
+        assert_eq!(subscribe(&mut registry, 1, ":a"), (false, vec![]));
+        assert_eq!(registry.add(&name(":a"), 0), Ok(vec![]));
+        assert_eq!(registry.subscribers(&name(":a")).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn waiting_for_invented_names_is_bounded_and_costs_no_console() {
+        let mut registry = registry(&["t:a"]);
+        registry.deactivate(&name("t:a"));
+        subscribe(&mut registry, 0, "t:a");
+        for who in 1..1000 {
+            let (known, dropped) = subscribe(&mut registry, who, &format!("t:x{who}"));
+            let expected = who.checked_sub(MAX_WAITING as u64).filter(|&old| old > 0);
+            assert_eq!((known, dropped), (false, Vec::from_iter(expected)));
+        }
+        assert_eq!(inactive(&registry, "t"), ["t:a"]);
+        assert_eq!(registry.subscribers(&name("t:a")).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn all_consoles_together_are_bounded() {
+        let all: Vec<String> = (0..MAX_CONSOLES).map(|n| format!("p{n}:a")).collect();
+        let mut registry = registry(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(registry.add(&name(":new"), 9), Err(Full));
+        assert_eq!(registry.add(&name("p7:a"), 9), Ok(vec![]));
+        registry.deactivate(&name("p7:a"));
+        assert_eq!(registry.add(&name(":new"), 9), Ok(vec![]));
+        assert_eq!(registry.consoles.len(), MAX_CONSOLES);
+    }
+
+    #[test]
+    fn subscriptions_of_all_consoles_together_are_bounded() {
+        let all: Vec<String> = (0..MAX_SUBSCRIPTIONS).map(|n| format!(":a{n}")).collect();
+        let mut registry = registry(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        for (who, to) in (0..).zip(&all) {
+            assert_eq!(subscribe(&mut registry, who, to), (true, vec![]));
+        }
+        assert_eq!(subscribe(&mut registry, 999, ":a7"), (true, vec![0]));
+    }
+}

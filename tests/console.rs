@@ -1,0 +1,493 @@
+//! The console daemon from outside: the real program, real fifos, several supervisors and subscribers.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/console.rs"]
+mod support;
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::process::Stdio;
+use std::{fs, thread};
+
+use nix::sys::signal::Signal;
+use petrel::console::daemon::{MAX_CONNECTIONS, MAX_QUEUE};
+use petrel::console::lines::{MAX_LINE, TRUNCATED};
+use petrel::console::ring::LINES;
+use petrel::wire::frame::frame;
+use petrel::wire::{
+    Command, ConsoleCommand, Int, Message, Payload, SinceCount, Timestamp, UnikernelCommand,
+};
+use support::{Daemon, Folder, command, eventually, wait};
+
+fn say(guest: &mut fs::File, text: &str) {
+    guest.write_all(text.as_bytes()).unwrap();
+}
+
+fn is_failure(message: Option<Message>) -> bool {
+    matches!(message.unwrap().payload, Payload::Failure(_))
+}
+
+fn add(max: i64) -> ConsoleCommand {
+    ConsoleCommand::Add(Int::new(max))
+}
+
+fn last(count: i64) -> ConsoleCommand {
+    ConsoleCommand::Subscribe(SinceCount::Count(Int::new(count)))
+}
+
+#[test]
+fn a_subscriber_gets_history_then_live_lines() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, "t:hello");
+    let mut first = daemon.connect();
+    assert_eq!(first.subscribe_last("t:hello", 0), "subscribed");
+    say(&mut guest, "one\ntwo\r\n\nthree\n");
+    assert_eq!(first.lines(4), ["one", "two\r", "", "three"]);
+    let mut second = daemon.connect();
+    assert_eq!(second.subscribe_last("t:hello", 2), "subscribed");
+    assert_eq!(second.lines(2), ["", "three"]);
+    say(&mut guest, "four\n");
+    assert_eq!([first.line(), second.line()], ["four", "four"]);
+}
+
+#[test]
+fn lines_since_a_time_are_not_older_than_it() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut live = daemon.connect();
+    live.subscribe_last(":a", 0);
+    say(&mut guest, "early\n");
+    let early = live.data().unwrap().timestamp;
+    eventually("the clock goes on", || {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        now > early.seconds().unsigned_abs() as u128 * 1000 + u128::from(early.milliseconds()) + 5
+    });
+    say(&mut guest, "late\n");
+    let late = live.data().unwrap().timestamp;
+    for (since, expected) in [
+        (early, vec!["early", "late"]),
+        (late, vec!["late"]),
+        (Timestamp::from_unix(0, 0), vec!["early", "late"]),
+        (Timestamp::from_unix(i64::MAX, 0), vec![]),
+    ] {
+        let mut client = daemon.connect();
+        client.subscribe(":a", SinceCount::Since(since));
+        say(&mut guest, "end\n");
+        assert_eq!(live.line(), "end");
+        let mut got = vec![];
+        while got.last().is_none_or(|line| line != "end") {
+            got.push(client.line());
+        }
+        got.retain(|line| line != "end");
+        assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn history_and_live_lines_are_neither_mixed_nor_repeated() {
+    const TOTAL: usize = 20_000;
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let writer = thread::spawn(move || {
+        for start in (0..TOTAL).step_by(10) {
+            let text = (start..start + 10).fold(String::new(), |mut text, number| {
+                writeln!(text, "{number}").unwrap();
+                text
+            });
+            say(&mut guest, &text);
+        }
+        guest
+    });
+    for _ in 0..10 {
+        let mut client = daemon.connect();
+        assert_eq!(client.subscribe_last(":a", 50), "subscribed");
+        let mut previous = None;
+        for _ in 0..200 {
+            let number: usize = client.line().parse().unwrap();
+            assert!(previous.is_none_or(|before| number == before + 1));
+            previous = Some(number);
+            if number == TOTAL - 1 {
+                break;
+            }
+        }
+    }
+    drop(writer.join().unwrap());
+}
+
+#[test]
+fn a_ring_keeps_its_size_and_long_lines_are_cut() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut live = daemon.connect();
+    live.subscribe_last(":a", 0);
+    for number in 0..LINES + 10 {
+        say(&mut guest, &format!("{number}\n"));
+        assert_eq!(live.line(), number.to_string());
+    }
+    let long = "x".repeat(5000);
+    say(&mut guest, &format!("{long}\nafter\n"));
+    let cut = [&long.as_bytes()[..MAX_LINE], TRUNCATED].concat();
+    assert_eq!(live.data().unwrap().data.0, cut);
+    assert_eq!(live.line(), "after");
+    let mut late = daemon.connect();
+    late.subscribe_last(":a", i64::MAX);
+    assert_eq!(late.line(), "12");
+    let mut none = daemon.connect();
+    none.subscribe_last(":a", -1);
+    say(&mut guest, "now\n");
+    assert_eq!(none.line(), "now");
+}
+
+#[test]
+fn octets_that_are_no_text_come_through() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut client = daemon.connect();
+    client.subscribe_last(":a", 0);
+    guest.write_all(b"\xff\xfe\0\xc0\n").unwrap();
+    assert_eq!(client.data().unwrap().data.0, b"\xff\xfe\0\xc0");
+}
+
+#[test]
+fn the_subscriber_limit_is_exact_and_the_oldest_leaves() {
+    let daemon = Daemon::start_with(&["--max-subscribers=2"]);
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut clients: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
+    for client in &mut clients[..2] {
+        client.subscribe_last(":a", 0);
+    }
+    say(&mut guest, "both\n");
+    assert_eq!([clients[0].line(), clients[1].line()], ["both", "both"]);
+    clients[2].subscribe_last(":a", 0);
+    clients[0].assert_closed();
+    say(&mut guest, "others\n");
+    assert_eq!([clients[1].line(), clients[2].line()], ["others", "others"]);
+}
+
+#[test]
+fn a_subscriber_that_left_takes_nobodys_place() {
+    let daemon = Daemon::start_with(&["--max-subscribers", "2"]);
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut stays = daemon.connect();
+    stays.subscribe_last(":a", 0);
+    for _ in 0..5 {
+        daemon.connect().subscribe_last(":a", 0);
+        // Answered after the end of the connection before it was seen.
+        daemon.inactive(":");
+    }
+    let mut talks = daemon.connect();
+    talks.subscribe_last(":a", 0);
+    talks.send(":a", last(0));
+    talks.assert_closed();
+    say(&mut guest, "still\n");
+    assert_eq!(stays.line(), "still");
+}
+
+#[test]
+fn a_slow_subscriber_is_dropped_and_delays_nobody() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut slow = daemon.connect();
+    slow.subscribe_last(":a", 0);
+    let mut quick = daemon.connect();
+    quick.subscribe_last(":a", 0);
+    // What the queue holds, and what the kernel may hold on top of it.
+    let total = (MAX_QUEUE + (4 << 20)) / MAX_LINE;
+    let line = "y".repeat(MAX_LINE);
+    for _ in 0..total / 100 {
+        say(&mut guest, &format!("{line}\n").repeat(100));
+        assert_eq!(quick.lines(100), vec![line.as_str(); 100]);
+    }
+    let mut held = 0;
+    while slow.receive().is_some() {
+        held += 1;
+    }
+    assert!(held < total / 100 * 100, "it was never dropped");
+    say(&mut guest, "on\n");
+    assert_eq!(quick.line(), "on");
+}
+
+#[test]
+fn at_its_end_a_console_is_inactive_and_keeps_its_lines_for_the_next_run() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, "t:a");
+    let mut client = daemon.connect();
+    client.subscribe_last("t:a", 0);
+    say(&mut guest, "first\nunfinished");
+    drop(guest);
+    assert_eq!(client.lines(2), ["first", "unfinished"]);
+    eventually("the console is inactive", || {
+        daemon.inactive("t:") == ["t:a"]
+    });
+    assert_eq!(daemon.inactive("u:"), [""; 0]);
+    daemon.assert_idle();
+
+    fs::remove_file(daemon.fifo("t:a")).unwrap();
+    let mut guest = daemon.guest(&mut supervisor, "t:a");
+    assert_eq!(daemon.inactive(":"), [""; 0]);
+    say(&mut guest, "second\n");
+    assert_eq!(client.line(), "second");
+    let mut late = daemon.connect();
+    late.subscribe_last("t:a", 9);
+    assert_eq!(late.lines(3), ["first", "unfinished", "second"]);
+}
+
+#[test]
+fn adding_an_open_console_again_loses_nothing() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut client = daemon.connect();
+    client.subscribe_last(":a", 0);
+    let mut other = daemon.connect();
+    let mut expected = vec![];
+    for number in 0..50 {
+        say(&mut guest, &format!("{number} before, "));
+        other.add(":a", 1);
+        say(&mut guest, &format!("after\n{number} whole\n"));
+        supervisor.add(":a", 1);
+        expected.extend([format!("{number} before, after"), format!("{number} whole")]);
+    }
+    assert_eq!(client.lines(100), expected);
+    assert_eq!(daemon.inactive(":"), [""; 0]);
+
+    // A new fifo under the same name, while the old one still holds lines.
+    say(&mut guest, "last words");
+    fs::remove_file(daemon.fifo(":a")).unwrap();
+    let mut next = daemon.guest(&mut supervisor, ":a");
+    say(&mut next, "hello\n");
+    assert_eq!(client.lines(2), ["last words", "hello"]);
+}
+
+#[test]
+fn a_daemon_started_anew_reads_what_was_written_meanwhile() {
+    let mut daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    // What the supervisor keeps open so that the guest is not stopped.
+    let _kept = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(daemon.fifo(":a"))
+        .unwrap();
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    supervisor.assert_closed();
+    say(&mut guest, "while away\n");
+    let folder = std::mem::replace(&mut daemon.folder, Folder::new());
+    let daemon = Daemon::start_in(folder, &[]);
+    let mut client = daemon.connect();
+    assert_eq!(client.subscribe_last(":a", 9), "waiting for VM");
+    daemon.connect().add(":a", 1);
+    assert_eq!(client.line(), "while away");
+}
+
+#[test]
+fn whoever_waits_for_a_unikernel_sees_its_first_line() {
+    let daemon = Daemon::start();
+    let mut client = daemon.connect();
+    assert_eq!(client.subscribe_last(":later", 9), "waiting for VM");
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":later");
+    say(&mut guest, "born\n");
+    assert_eq!(client.line(), "born");
+}
+
+#[test]
+fn invented_names_evict_nothing() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, "t:a");
+    say(&mut guest, "kept\n");
+    drop(guest);
+    eventually("the console is inactive", || {
+        daemon.inactive("t:") == ["t:a"]
+    });
+    let _waiting: Vec<_> = (0..100)
+        .map(|number| {
+            let mut client = daemon.connect();
+            client.subscribe_last(&format!("t:x{number}"), 9);
+            client
+        })
+        .collect();
+    assert_eq!(daemon.inactive("t:"), ["t:a"]);
+    let mut client = daemon.connect();
+    client.subscribe_last("t:a", 9);
+    assert_eq!(client.line(), "kept");
+}
+
+#[test]
+fn the_bound_of_a_path_evicts_a_stopped_console_and_its_readers() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    drop(daemon.guest(&mut supervisor, "t:a"));
+    eventually("the console is inactive", || {
+        daemon.inactive("t:") == ["t:a"]
+    });
+    let mut reader = daemon.connect();
+    assert_eq!(reader.subscribe_last("t:a", 9), "subscribed");
+    daemon.make_fifo("t:b");
+    supervisor.add("t:b", 1);
+    reader.assert_closed();
+    assert_eq!(daemon.inactive("t:"), [""; 0]);
+}
+
+#[test]
+fn requests_about_the_wrong_kind_of_name_are_refused() {
+    let daemon = Daemon::start();
+    let mut client = daemon.connect();
+    assert!(is_failure(client.ask("t:", add(1))));
+    // The supervisor's connection survives a refusal.
+    assert!(is_failure(client.ask(":missing", add(1))));
+    daemon.make_fifo(":a");
+    client.add(":a", 1);
+    let mut client = daemon.connect();
+    assert!(is_failure(client.ask("t:", last(1))));
+    client.assert_closed();
+    let mut client = daemon.connect();
+    assert!(is_failure(client.ask(":a", ConsoleCommand::Inactive(()))));
+    client.assert_closed();
+}
+
+#[test]
+fn only_a_fifo_is_opened_and_never_through_a_link() {
+    let daemon = Daemon::start();
+    fs::write(daemon.fifo(":file"), "content\n").unwrap();
+    daemon.make_fifo(":real");
+    symlink(daemon.fifo(":real"), daemon.fifo(":link")).unwrap();
+    let mut client = daemon.connect();
+    for name in [":file", ":link", ":missing"] {
+        assert!(is_failure(client.ask(name, add(1))), "{name}");
+    }
+    client.add(":real", 1);
+}
+
+#[test]
+fn a_fifo_that_nobody_writes_to_costs_no_time() {
+    let daemon = Daemon::start();
+    daemon.make_fifo(":a");
+    daemon.connect().add(":a", 1);
+    daemon.assert_idle();
+}
+
+#[test]
+fn what_is_no_request_ends_the_connection_without_a_word() {
+    let daemon = Daemon::start();
+    let other = Command::Unikernel(UnikernelCommand::Info(()));
+    let other = Message::command(0, &":a".parse().unwrap(), other);
+    let reply = Message::answer(other.header.clone(), Payload::Failure("no".into()));
+    let mut odd_name = other.clone();
+    odd_name.header.name = "a/b".into();
+    let messages = [&other, &reply, &odd_name].map(|message| message.encode().unwrap());
+    let mut inputs = vec![
+        vec![0x7f, 0xff, 0xff, 0xff],
+        vec![0, 0, 0, 0],
+        vec![0xff; 64],
+        frame(b"garbage").unwrap(),
+    ];
+    inputs.extend(messages.iter().map(|message| frame(message).unwrap()));
+    for input in inputs {
+        let mut client = daemon.connect();
+        client.send_octets(&input);
+        client.assert_closed();
+    }
+    assert_eq!(daemon.inactive(":"), [""; 0]);
+}
+
+#[test]
+fn a_request_may_come_octet_by_octet_and_several_at_once() {
+    let daemon = Daemon::start();
+    daemon.make_fifo(":a");
+    let message = Message::command(7, &":a".parse().unwrap(), Command::Console(add(1)));
+    let request = frame(&message.encode().unwrap()).unwrap();
+    let mut client = daemon.connect();
+    for octet in &request {
+        client.send_octets(&[*octet]);
+    }
+    client.send_octets(&request.repeat(3));
+    for _ in 0..4 {
+        assert!(matches!(
+            client.receive().unwrap().payload,
+            Payload::Reply(_)
+        ));
+    }
+}
+
+#[test]
+fn over_the_connection_limit_further_ones_wait_and_nothing_spins() {
+    let daemon = Daemon::start();
+    let mut idle: Vec<_> = (0..MAX_CONNECTIONS).map(|_| daemon.connect()).collect();
+    // Answered, so all before it were accepted.
+    let mut newest = idle.pop().unwrap();
+    assert!(is_failure(newest.ask("t:", add(1))));
+    let mut waiting = daemon.connect();
+    waiting.send("t:", add(1));
+    daemon.assert_idle();
+    drop(newest);
+    assert!(is_failure(waiting.receive()));
+}
+
+#[test]
+fn a_signal_ends_the_daemon_cleanly() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = Daemon::start();
+        let mut client = daemon.connect();
+        client.subscribe_last(":a", 0);
+        daemon.signal(signal);
+        assert_eq!(daemon.wait().code(), Some(0));
+        assert!(!daemon.socket().exists());
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn missing_folders_are_made_and_the_socket_is_for_the_group() {
+    let daemon = Daemon::start();
+    let mode = |path: &str| {
+        let data = fs::metadata(daemon.folder.0.join(path)).unwrap();
+        data.permissions().mode() & 0o7777
+    };
+    assert_eq!(mode("util"), 0o770);
+    assert_eq!(mode("fifo"), 0o2770);
+    assert_eq!(mode("util/console.sock"), 0o660);
+    let socket = fs::metadata(daemon.socket()).unwrap();
+    assert!(socket.file_type().is_socket());
+}
+
+#[test]
+fn what_keeps_the_daemon_from_starting_is_one_message_and_exit_code_124() {
+    let folder = Folder::new();
+    let missing = folder.0.join("missing");
+    let running = Daemon::start();
+    let occupied = Folder::new();
+    fs::write(occupied.0.join("util"), "").unwrap();
+    for (tmpdir, options, part) in [
+        (&missing, &[][..], "missing/util"),
+        (&occupied.0, &[], "util: "),
+        (&running.folder.0, &[], "another daemon"),
+        (&folder.0, &["--max-subscribers=0"], "'0'"),
+        (&folder.0, &["--systemd-socket-activation"], "socket"),
+    ] {
+        let mut child = command(tmpdir)
+            .args(options)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let status = wait(&mut child);
+        let mut message = String::new();
+        let mut stderr = child.stderr.take().unwrap();
+        stderr.read_to_string(&mut message).unwrap();
+        assert_eq!(status.code(), Some(124), "{message}");
+        assert!(message.contains(part), "{message}");
+    }
+}
