@@ -10,11 +10,14 @@
 )]
 
 pub mod chain;
+pub mod client;
 pub mod command_line;
+pub mod endpoint;
 pub mod logging;
 pub mod name;
 pub mod policy;
 pub mod socket;
 pub mod sys;
+pub mod tls;
 pub mod unikernel;
 pub mod wire;
