@@ -10,9 +10,11 @@
 )]
 
 pub mod chain;
+pub mod client;
 pub mod command_line;
 pub mod console;
 pub mod elf;
+pub mod endpoint;
 pub mod host;
 pub mod logging;
 pub mod manifest;
@@ -22,5 +24,6 @@ pub mod socket;
 pub mod supervisor;
 pub mod sys;
 pub mod tender;
+pub mod tls;
 pub mod unikernel;
 pub mod wire;

@@ -1,0 +1,522 @@
+//! The client's side of TLS 1.3 (WIRE 11.1, 13.3; BEHAVIOUR 3.3): no server name, no resumption.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientConfig, ClientConnection, Resumption};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, SignatureScheme};
+
+use crate::chain::Certificate;
+use crate::chain::verify::{Anchor, PathError, Usage, verify};
+use crate::endpoint::PORT;
+use crate::tls;
+
+/// How long one address may take to accept a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After how long the next address is tried, while the ones before still may answer (RFC 8305 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// How long the server may be silent during the handshake: it may have to wait for one of its connections to end.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An endpoint's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The host name has no address.
+    Resolve(String, io::Error),
+    /// No address answers; the last reasons.
+    Connect(String, Vec<(SocketAddr, io::Error)>),
+    /// The server's certificates are not to be trusted.
+    NotTrusted(Untrusted),
+    /// The server does not accept this client's certificates.
+    Rejected(AlertDescription),
+    /// Own certificate and key cannot be used together.
+    Identity(rustls::Error),
+    /// The protocol was not kept, or the connection broke.
+    Communication(io::Error),
+}
+
+/// Why a server is not trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Untrusted {
+    /// Its certificates do not lead to a trusted one.
+    Path(PathError),
+    /// This certificate of its path carries a policy or command: it may be a tenant who plays the server.
+    Tenant(String),
+}
+
+/// A connection over which the server has shown whom it is. Whether it accepts *this* side turns up with the first
+/// answer: see [`ConnectError::from`].
+#[derive(Debug)]
+pub struct TlsStream {
+    connection: ClientConnection,
+    socket: TcpStream,
+}
+
+/// Connects to `destination` and proves itself with `chain` (leaf first) and its key. The server must show a path to
+/// one of the `anchors` in which no certificate carries a policy; its names do not matter.
+pub fn connect_to(
+    destination: &Destination,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    anchors: Vec<Anchor>,
+) -> Result<TlsStream, ConnectError> {
+    let verifier = Arc::new(ServerVerifier {
+        anchors,
+        algorithms: tls::algorithms(),
+        refusal: OnceLock::new(),
+    });
+    let mut config = ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(ConnectError::Identity)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier.clone())
+        .with_client_auth_cert(chain, key)
+        .map_err(ConnectError::Identity)?;
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+
+    let (socket, address) = reach(destination)?;
+    let connection =
+        ClientConnection::new(Arc::new(config), ServerName::IpAddress(address.ip().into()))
+            .map_err(ConnectError::Identity)?;
+    let mut stream = TlsStream { connection, socket };
+    match stream.handshake() {
+        Ok(()) => Ok(stream),
+        Err(error) => Err(match verifier.refusal.get() {
+            Some(reason) => ConnectError::NotTrusted(reason.clone()),
+            None => error.into(),
+        }),
+    }
+}
+
+impl TlsStream {
+    /// Whether something of the server waits to be read: during an upload this is a failure, or the end.
+    pub fn has_input(&mut self) -> io::Result<bool> {
+        if !self.connection.wants_read() {
+            return Ok(true);
+        }
+        let mut descriptors = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut descriptors, PollTimeout::ZERO)? > 0)
+    }
+
+    /// Tells the server that nothing more follows. What it still says can be read.
+    pub fn close(&mut self) -> io::Result<()> {
+        self.connection.send_close_notify();
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.socket)?;
+        }
+        self.socket.shutdown(Shutdown::Write)
+    }
+
+    fn handshake(&mut self) -> io::Result<()> {
+        self.socket.set_nodelay(true)?;
+        self.socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        self.socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        while self.connection.is_handshaking() {
+            self.connection.complete_io(&mut self.socket)?;
+        }
+        // The last flight, with this side's certificates.
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.socket)?;
+        }
+        self.socket.set_read_timeout(None)?;
+        self.socket.set_write_timeout(None)
+    }
+}
+
+impl Read for TlsStream {
+    /// # Errors
+    /// [`ErrorKind::UnexpectedEof`] if the server vanished without closing.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        rustls::Stream::new(&mut self.connection, &mut self.socket).read(buffer)
+    }
+}
+
+impl Write for TlsStream {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        rustls::Stream::new(&mut self.connection, &mut self.socket).write(octets)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        rustls::Stream::new(&mut self.connection, &mut self.socket).flush()
+    }
+}
+
+impl AsFd for TlsStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The first address that answers. Each gets a head start of [`NEXT_ADDRESS`] before the next one.
+fn reach(destination: &Destination) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let resolved = (destination.host.as_str(), destination.port)
+        .to_socket_addrs()
+        .map_err(|error| ConnectError::Resolve(destination.host.clone(), error))?;
+    let mut waiting = interleave(resolved).into_iter().peekable();
+    let mut failures = Vec::new();
+    let mut attempts: Vec<(TcpStream, SocketAddr, Instant)> = Vec::new();
+    let mut next = Instant::now();
+    loop {
+        let now = Instant::now();
+        if (attempts.is_empty() || now >= next)
+            && let Some(address) = waiting.next()
+        {
+            match begin(address) {
+                Ok(socket) => attempts.push((socket, address, now + CONNECT_TIMEOUT)),
+                Err(error) => failures.push((address, error)),
+            }
+            next = now + NEXT_ADDRESS;
+        }
+        if attempts.is_empty() {
+            if waiting.peek().is_some() {
+                continue;
+            }
+            return Err(ConnectError::Connect(destination.to_string(), failures));
+        }
+        let given_up = attempts.iter().map(|(_, _, until)| *until).min();
+        let until = match waiting.peek() {
+            Some(_) => given_up.map_or(next, |until| until.min(next)),
+            None => given_up.unwrap_or(next),
+        };
+        let ready = connected(&attempts, until).map_err(ConnectError::Communication)?;
+        let now = Instant::now();
+        for (index, (socket, address, until)) in
+            std::mem::take(&mut attempts).into_iter().enumerate()
+        {
+            if ready.contains(&index) {
+                match finish(&socket) {
+                    Ok(()) => return Ok((socket, address)),
+                    Err(error) => failures.push((address, error)),
+                }
+            } else if now >= until {
+                failures.push((address, ErrorKind::TimedOut.into()));
+            } else {
+                attempts.push((socket, address, until));
+            }
+        }
+    }
+}
+
+/// The attempts that have come to an end, good or bad, by index; none if the time is over.
+fn connected(
+    attempts: &[(TcpStream, SocketAddr, Instant)],
+    until: Instant,
+) -> io::Result<Vec<usize>> {
+    let mut descriptors: Vec<_> = attempts
+        .iter()
+        .map(|(socket, ..)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
+        .collect();
+    let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    match poll(
+        &mut descriptors,
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+    ) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    }
+    Ok((0..)
+        .zip(&descriptors)
+        .filter(|(_, descriptor)| descriptor.any().unwrap_or(false))
+        .map(|(index, _)| index)
+        .collect())
+}
+
+fn begin(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
+    socket.set_nonblocking(true)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn finish(socket: &TcpStream) -> io::Result<()> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    socket.peer_addr()?;
+    let flags = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL)?);
+    fcntl(socket, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// The addresses in the resolver's order, but the two families in turn.
+fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let addresses: Vec<_> = addresses.collect();
+    let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (same, other): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_ipv6);
+    let mut mixed = Vec::with_capacity(same.len() + other.len());
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    loop {
+        match (same.next(), other.next()) {
+            (None, None) => return mixed,
+            pair => mixed.extend([pair.0, pair.1].into_iter().flatten()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ServerVerifier {
+    anchors: Vec<Anchor>,
+    algorithms: WebPkiSupportedAlgorithms,
+    refusal: OnceLock<Untrusted>,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match trusted(leaf, others, &self.anchors, now) {
+            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Err(reason) => {
+                let error = match &reason {
+                    Untrusted::Path(error) => tls::refusal(error),
+                    Untrusted::Tenant(_) => CertificateError::ApplicationVerificationFailure.into(),
+                };
+                // Verified once a connection, so the place is free.
+                let _ = self.refusal.set(reason);
+                Err(error)
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(tls::not_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        tls::verify_handshake(&self.algorithms, message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Whether these certificates are a server's. A path with a policy in it belongs to a tenant: who may sign commands
+/// there must not be able to play the server for everybody else.
+pub fn trusted(
+    leaf: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
+    anchors: &[Anchor],
+    now: UnixTime,
+) -> Result<(), Untrusted> {
+    let path = verify(leaf, others, anchors, now, Usage::Server).map_err(Untrusted::Path)?;
+    for der in &path {
+        let certificate = Certificate::read(der)
+            .map_err(|reason| Untrusted::Path(PathError::Unreadable(reason)))?;
+        if certificate.has_extension() {
+            let name = certificate.common_name().unwrap_or_default();
+            return Err(Untrusted::Tenant(name));
+        }
+    }
+    Ok(())
+}
+
+impl ConnectError {
+    /// The client's exit code (BEHAVIOUR 4).
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Rejected(_) => 119,
+            Self::NotTrusted(_) => 120,
+            Self::Communication(_) => 121,
+            Self::Resolve(..) | Self::Connect(..) => 122,
+            Self::Identity(_) => 124,
+        }
+    }
+}
+
+/// What an error of reading or writing means: in TLS 1.3 the server's opinion of this side's certificates arrives only
+/// after the handshake.
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        use AlertDescription as A;
+        let alert = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref())
+            .and_then(|inner| match inner {
+                rustls::Error::AlertReceived(alert) => Some(*alert),
+                _ => None,
+            });
+        match alert {
+            Some(
+                alert @ (A::BadCertificate
+                | A::UnsupportedCertificate
+                | A::CertificateRevoked
+                | A::CertificateExpired
+                | A::CertificateUnknown
+                | A::UnknownCA
+                | A::AccessDenied
+                | A::DecryptError
+                | A::CertificateRequired),
+            ) => Self::Rejected(alert),
+            _ => Self::Communication(error),
+        }
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    /// `HOST` or `HOST:PORT`, split at the last colon (BEHAVIOUR 3.1); an IPv6 address needs brackets or a port.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some(_) if text.ends_with(']') => (text, PORT),
+            Some((host, port)) => match port.parse() {
+                Ok(port) => (host, port),
+                Err(_) => return Err(format!("'{port}' in '{text}' is no port")),
+            },
+            None => (text, PORT),
+        };
+        let host = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .unwrap_or(host);
+        if host.is_empty() {
+            return Err(format!("'{text}' names no host"));
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Untrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(error) => error.fmt(f),
+            Self::Tenant(name) => write!(
+                f,
+                "its certificate '{}' carries a policy or a command, and so belongs to a tenant and not to a server",
+                name.escape_default()
+            ),
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve(host, error) => write!(f, "cannot find {host}: {error}"),
+            Self::Connect(destination, failures) => {
+                write!(f, "cannot connect to {destination}")?;
+                for (address, error) in failures {
+                    write!(f, "; {address}: {error}")?;
+                }
+                Ok(())
+            }
+            Self::NotTrusted(reason) => write!(f, "the server is not trusted: {reason}"),
+            Self::Rejected(alert) => write!(f, "the server rejected the certificate: {alert:?}"),
+            Self::Identity(error) => {
+                write!(f, "certificate and key cannot be used together: {error}")
+            }
+            Self::Communication(error) => write!(f, "communication failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_colon_separates_the_port() {
+        let parse = |text: &str| {
+            text.parse::<Destination>()
+                .map(|destination| (destination.host, destination.port))
+        };
+        let found = |host: &str, port| Ok((host.to_owned(), port));
+        assert_eq!(parse("example.org"), found("example.org", PORT));
+        assert_eq!(parse("example.org:99"), found("example.org", 99));
+        assert_eq!(parse("::1:99"), found("::1", 99));
+        assert_eq!(parse("[::1]:99"), found("::1", 99));
+        assert_eq!(parse("[::1]"), found("::1", PORT));
+        assert!(parse(":99").is_err());
+        assert!(parse("host:port").is_err());
+        assert!(parse("host:65536").is_err());
+    }
+
+    #[test]
+    fn the_two_families_are_tried_in_turn() {
+        let addresses = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "2.2.2.2:1"];
+        let parsed = addresses.iter().map(|text| text.parse().unwrap());
+        let mixed: Vec<_> = interleave(parsed).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            mixed,
+            ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"]
+        );
+    }
+
+    #[test]
+    fn a_closed_port_cannot_be_connected_to() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let destination = Destination {
+            host: "127.0.0.1".to_owned(),
+            port,
+        };
+        let error = reach(&destination).unwrap_err();
+        assert_eq!(error.exit_code(), 122, "{error}");
+    }
+}

@@ -1,0 +1,492 @@
+//! `petrel-tls`: one TLS connection a process, its request passed on to the daemons (WIRE 11, BEHAVIOUR 9).
+//!
+//! A TLS library turns up in `tls.rs` only: it hands out a verified path and a byte stream, and the rest of the room
+//! goes on from there.
+#![forbid(unsafe_code)]
+
+mod listener;
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
+mod os;
+mod relay;
+mod stream;
+mod tls;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use argh::FromArgs;
+use log::{error, info};
+use nix::sys::socket::sockopt::{AcceptConn, KeepAlive, SockType, TcpKeepIdle, TcpKeepInterval};
+use nix::sys::socket::{getsockopt, setsockopt};
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::chain::{self, Certificate, route};
+use crate::command_line::USAGE;
+use crate::logging::{self, AUDIT, Destination, Verbosity};
+use crate::socket::RUNTIME_FOLDER;
+
+pub use relay::{End, Verdict, relay};
+pub use stream::SecureStream;
+
+/// Port of the endpoint (BEHAVIOUR 9).
+pub const PORT: u16 = 1025;
+
+/// Default of `--max-connections`.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// Default of `--handshake-timeout`, for the whole handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Default of `--idle-timeout`: how long an upload may pause, and an answer may wait to be taken.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the last message to a peer may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long, and for how many octets, a peer that is still sending is listened to after its answer.
+const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
+
+/// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
+const KEEP_ALIVE: (u32, u32) = (60, 15);
+
+/// Exit code when logging cannot be set up (BEHAVIOUR 2).
+const NO_LOGGING: i32 = 2;
+
+/// Take commands in certificates over TLS, and pass them on to the daemons of this host.
+#[derive(FromArgs, Debug)]
+pub struct Options {
+    /// listen on this address (:: for all, the default)
+    #[argh(option)]
+    pub ip: Option<IpAddr>,
+
+    /// listen on this TCP port (1025); 0 for any, which is printed
+    #[argh(option)]
+    pub port: Option<u16>,
+
+    /// serve the one connection that is standard input; the default if it is a connection
+    #[argh(switch)]
+    pub inetd: bool,
+
+    /// use the socket that systemd hands over; the default if it does
+    #[argh(switch)]
+    pub systemd_socket_activation: bool,
+
+    /// log to syslog instead of standard error
+    #[argh(switch)]
+    pub syslog: bool,
+
+    /// log nothing
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+
+    /// log more; twice for everything
+    #[argh(switch, short = 'v')]
+    pub verbose: u8,
+
+    /// folder of the daemons' sockets (/run/petrel, /var/run/petrel on FreeBSD)
+    #[argh(option, default = "PathBuf::from(RUNTIME_FOLDER)")]
+    pub tmpdir: PathBuf,
+
+    /// most connections at a time when listening (64)
+    #[argh(option, default = "MAX_CONNECTIONS", from_str_fn(connections))]
+    pub max_connections: usize,
+
+    /// seconds for the TLS handshake (10)
+    #[argh(option, default = "HANDSHAKE_TIMEOUT", from_str_fn(seconds))]
+    pub handshake_timeout: Duration,
+
+    /// seconds that an upload may pause (60)
+    #[argh(option, default = "IDLE_TIMEOUT", from_str_fn(seconds))]
+    pub idle_timeout: Duration,
+
+    /// the one certificate that client certificates must lead to (PEM)
+    #[argh(positional)]
+    pub ca: PathBuf,
+
+    /// the server's certificate, perhaps with intermediate ones (PEM)
+    #[argh(positional)]
+    pub certificate: PathBuf,
+
+    /// the server's private key (PEM)
+    #[argh(positional)]
+    pub key: PathBuf,
+}
+
+/// Why there is nothing to serve.
+#[derive(Debug)]
+pub enum EndpointError {
+    /// Two options that exclude each other.
+    Contradiction(&'static str, &'static str),
+    /// Standard input was to be a socket.
+    NoSocket(io::Error),
+    /// Socket activation was asked for, but no socket is there.
+    NotActivated,
+    /// The handed over socket cannot be used.
+    Activation(io::Error),
+    /// Cannot listen.
+    Listen(String, io::Error),
+    /// Certificates or key.
+    Credentials(tls::CredentialsError),
+}
+
+/// Where connections come from.
+enum Source {
+    /// One is here.
+    Connection(TcpStream),
+    /// They come in here.
+    Listener(TcpListener),
+}
+
+/// Runs the endpoint to its end; the exit code.
+pub fn run(options: &Options) -> i32 {
+    let started = Instant::now();
+    let source = source(options);
+    // Where inetd made the connection standard error, too, log lines must not get into it.
+    let logged = match (&source, options.syslog) {
+        (_, true) => start_logging(options, Destination::Syslog),
+        (Ok(Source::Connection(_)), false) if leave_connection_alone() => {
+            start_logging(options, Destination::Syslog)
+                .or_else(|_| start_logging(options, Destination::Nowhere))
+        }
+        _ => start_logging(options, Destination::StandardError),
+    };
+    if let Err(error) = logged {
+        eprintln!("petrel-tls: {error}");
+        return NO_LOGGING;
+    }
+    let outcome = match source {
+        Ok(Source::Connection(socket)) => serve(&socket, options, started),
+        Ok(Source::Listener(listener)) => listen(&listener, options),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            error!("{error}");
+            USAGE
+        }
+    }
+}
+
+fn start_logging(options: &Options, destination: Destination) -> Result<(), logging::LoggingError> {
+    let verbosity = Verbosity {
+        quiet: options.quiet,
+        verbose: options.verbose,
+    };
+    logging::start("petrel-tls", verbosity, destination)
+}
+
+fn source(options: &Options) -> Result<Source, EndpointError> {
+    let listens = options.ip.is_some() || options.port.is_some();
+    for (given, option) in [
+        (options.inetd, "--inetd"),
+        (
+            options.systemd_socket_activation,
+            "--systemd-socket-activation",
+        ),
+    ] {
+        if given && listens {
+            return Err(EndpointError::Contradiction("--ip and --port", option));
+        }
+    }
+    if options.inetd && options.systemd_socket_activation {
+        return Err(EndpointError::Contradiction(
+            "--inetd",
+            "--systemd-socket-activation",
+        ));
+    }
+    if options.inetd {
+        return standard_input()
+            .map(Source::Connection)
+            .map_err(EndpointError::NoSocket);
+    }
+    if !listens {
+        if !options.systemd_socket_activation
+            && let Ok(socket) = standard_input()
+            && socket.peer_addr().is_ok()
+        {
+            return Ok(Source::Connection(socket));
+        }
+        match os::passed_socket().map_err(EndpointError::Activation)? {
+            Some(socket) => return passed(socket).map_err(EndpointError::Activation),
+            None if options.systemd_socket_activation => return Err(EndpointError::NotActivated),
+            None => {}
+        }
+    }
+    let port = options.port.unwrap_or(PORT);
+    let (listener, address) = match options.ip {
+        Some(ip) => (
+            listener::listen_on((ip, port).into()),
+            std::net::SocketAddr::from((ip, port)).to_string(),
+        ),
+        None => (listener::listen_everywhere(port), format!("port {port}")),
+    };
+    listener
+        .map(Source::Listener)
+        .map_err(|error| EndpointError::Listen(address, error))
+}
+
+/// Standard input, if it is a stream socket that does not listen.
+fn standard_input() -> io::Result<TcpStream> {
+    let input = io::stdin();
+    if getsockopt(&input, SockType)? != nix::sys::socket::SockType::Stream
+        || getsockopt(&input, AcceptConn)?
+    {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(input.as_fd().try_clone_to_owned()?.into())
+}
+
+fn passed(socket: OwnedFd) -> io::Result<Source> {
+    Ok(if getsockopt(&socket, AcceptConn)? {
+        Source::Listener(socket.into())
+    } else {
+        Source::Connection(socket.into())
+    })
+}
+
+/// Makes standard output and standard error harmless where they are the same socket as standard input; whether
+/// standard error was.
+fn leave_connection_alone() -> bool {
+    let file = |status: Result<FileStat, _>| status.ok().map(|s| (s.st_dev, s.st_ino));
+    let connection = file(fstat(io::stdin()));
+    if connection.is_none() {
+        return false;
+    }
+    let output = file(fstat(io::stdout())) == connection;
+    let errors = file(fstat(io::stderr())) == connection;
+    if output || errors {
+        let Ok(null) = std::fs::File::options().write(true).open("/dev/null") else {
+            return errors;
+        };
+        if output {
+            let _ = nix::unistd::dup2_stdout(&null);
+        }
+        if errors {
+            let _ = nix::unistd::dup2_stderr(&null);
+        }
+    }
+    errors
+}
+
+fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError> {
+    // Each connection reads the files anew. What is wrong with them should turn up now.
+    credentials(options)?
+        .check()
+        .map_err(EndpointError::Credentials)?;
+    let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
+    listener::announce(listener).map_err(failed)?;
+    listener::serve(listener, &arguments(options), options.max_connections).map_err(failed)
+}
+
+/// The command line of the process for one connection.
+fn arguments(options: &Options) -> Vec<String> {
+    let text = |path: &Path| path.display().to_string();
+    let mut arguments = vec![
+        "--inetd".to_owned(),
+        "--tmpdir".to_owned(),
+        text(&options.tmpdir),
+        "--handshake-timeout".to_owned(),
+        options.handshake_timeout.as_secs().to_string(),
+        "--idle-timeout".to_owned(),
+        options.idle_timeout.as_secs().to_string(),
+    ];
+    for (given, option) in [
+        (options.syslog, "--syslog"),
+        (options.quiet, "--quiet"),
+        (options.verbose >= 1, "--verbose"),
+        (options.verbose >= 2, "--verbose"),
+    ] {
+        if given {
+            arguments.push(option.to_owned());
+        }
+    }
+    arguments.push("--".to_owned());
+    arguments.extend([&options.ca, &options.certificate, &options.key].map(|path| text(path)));
+    arguments
+}
+
+fn credentials(options: &Options) -> Result<tls::Credentials, EndpointError> {
+    tls::Credentials::read(&options.ca, &options.certificate, &options.key)
+        .map_err(EndpointError::Credentials)
+}
+
+/// Serves one connection, to whatever end: that is in the log, and no fault of this process.
+fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), EndpointError> {
+    let credentials = credentials(options)?;
+    let mut audit = Audit::new(socket, started);
+    if let Err(error) = prepare(socket) {
+        audit.write(&format!("connection lost: {error}"));
+        return Ok(());
+    }
+    let deadline = started + options.handshake_timeout;
+    let (path, mut stream) = match tls::accept(socket, credentials, deadline) {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            let _ = socket.shutdown(Shutdown::Write);
+            audit.write(&error.to_string());
+            if !matches!(error, tls::HandshakeError::Gone(_)) {
+                linger(socket);
+            }
+            return Ok(());
+        }
+    };
+    audit.certificates(&path);
+    let (name, end) = match chain::request(&path) {
+        Ok(request) => {
+            audit.request(&request);
+            let end = relay(&mut stream, &request, &options.tmpdir, options.idle_timeout);
+            (request.name, end)
+        }
+        Err(error) => (
+            error.name(),
+            End::Failure(format!("certificates refused: {error}")),
+        ),
+    };
+    let told = match &end {
+        End::Answered(_) => farewell(&mut stream, &[]),
+        End::Failure(text) => farewell(&mut stream, &relay::failure(&name, text)),
+        // Without close_notify the client knows that something is missing.
+        End::ClientGone(_) | End::Broken => Ok(()),
+    };
+    let _ = socket.shutdown(Shutdown::Write);
+    match (&end, told) {
+        (_, Err(error)) => audit.write(&format!("{end}; not delivered: {error}")),
+        _ => audit.write(&end.to_string()),
+    }
+    if matches!(end, End::Answered(_) | End::Failure(_)) {
+        linger(socket);
+    }
+    Ok(())
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // A subscriber that is gone without a word is noticed by nothing else. A socket that is not TCP has no such
+    // options and needs none.
+    if socket.set_nodelay(true).is_ok() {
+        setsockopt(&socket, KeepAlive, &true)?;
+        setsockopt(&socket, TcpKeepIdle, &KEEP_ALIVE.0)?;
+        setsockopt(&socket, TcpKeepInterval, &KEEP_ALIVE.1)?;
+    }
+    Ok(())
+}
+
+fn farewell(stream: &mut impl SecureStream, octets: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + FAREWELL;
+    stream::write_all(stream, octets, deadline)?;
+    stream.close();
+    stream::write_all(stream, &[], deadline)
+}
+
+fn linger(socket: &TcpStream) {
+    stream::drain(socket, Instant::now() + LINGER.0, LINGER.1);
+}
+
+/// What is logged of a connection, in one line at its end.
+struct Audit {
+    peer: String,
+    started: Instant,
+    certificates: String,
+    request: String,
+}
+
+impl Audit {
+    fn new(socket: &TcpStream, started: Instant) -> Self {
+        let peer = socket
+            .peer_addr()
+            .map_or_else(|_| "unknown".to_owned(), |peer| peer.to_string());
+        Self {
+            peer,
+            started,
+            certificates: String::new(),
+            request: String::new(),
+        }
+    }
+
+    /// Common names from the leaf up, and the leaf's serial number.
+    fn certificates(&mut self, path: &[impl AsRef<[u8]>]) {
+        let certificates: Vec<_> = path
+            .iter()
+            .filter_map(|der| Certificate::read(der.as_ref()).ok())
+            .collect();
+        let names: Vec<_> = certificates
+            .iter()
+            .map(|certificate| {
+                let name = certificate.common_name().unwrap_or_default();
+                name.escape_default().to_string()
+            })
+            .collect();
+        let serial = certificates.first().map(Certificate::serial);
+        self.certificates = format!(
+            " certificates={} serial={}",
+            names.join(","),
+            serial.unwrap_or_default()
+        );
+    }
+
+    fn request(&mut self, request: &chain::Request) {
+        let kind = route(&request.command).kind.replace(' ', "-");
+        self.request = format!(" command={kind} name={}", request.name);
+    }
+
+    fn write(&self, verdict: &str) {
+        info!(
+            target: AUDIT,
+            "{}{}{} verdict=\"{}\" ms={}",
+            self.peer,
+            self.certificates,
+            self.request,
+            verdict.replace('"', "'"),
+            self.started.elapsed().as_millis()
+        );
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("'{text}' is no number of seconds from 1 to 86400")),
+    }
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=65_536) => Ok(count),
+        _ => Err(format!("'{text}' is no number from 1 to 65536")),
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(Some(verdict)) => verdict.fmt(f),
+            Self::Answered(None) => f.write_str("answered"),
+            Self::Failure(reason) => write!(f, "refused: {reason}"),
+            Self::ClientGone(reason) => write!(f, "client left: {reason}"),
+            Self::Broken => f.write_str("the daemon left inside a message"),
+        }
+    }
+}
+
+impl fmt::Display for EndpointError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Contradiction(one, other) => write!(f, "{one} and {other} exclude each other"),
+            Self::NoSocket(_) => f.write_str("--inetd: standard input is no connection"),
+            Self::NotActivated => {
+                f.write_str("--systemd-socket-activation: no socket was handed over")
+            }
+            Self::Activation(error) => write!(f, "the socket that was handed over: {error}"),
+            Self::Listen(address, error) => write!(f, "cannot listen on {address}: {error}"),
+            Self::Credentials(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EndpointError {}

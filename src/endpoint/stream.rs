@@ -1,0 +1,97 @@
+//! What the endpoint needs of a TLS library: a byte stream over a socket that never blocks.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The encrypted side of the endpoint. All calls return at once; [`ErrorKind::WouldBlock`] means "poll first".
+pub trait SecureStream {
+    /// Reads what has arrived; 0 once the peer has closed its side properly.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnexpectedEof`] if the peer vanished without closing.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Takes some octets, perhaps not all, and sends what the socket accepts.
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize>;
+
+    /// Sends what [`Self::write`] took; whether nothing is left.
+    fn flush(&mut self) -> io::Result<bool>;
+
+    /// Announces the end of what is sent, with the next [`Self::flush`].
+    fn close(&mut self);
+
+    /// The socket, to be polled.
+    fn socket(&self) -> BorrowedFd<'_>;
+}
+
+/// Waits until one of the descriptors is ready, or the time is over: then no `revents` are set.
+pub fn wait(descriptors: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+    loop {
+        let timeout = match until {
+            None => PollTimeout::NONE,
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                // poll(2) counts whole milliseconds; rounded up, so that it does not return early.
+                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        match poll(descriptors, timeout) {
+            Ok(0) if until.is_some_and(|until| Instant::now() < until) => {}
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Writes all of `octets`, and what was written before, until `deadline`.
+pub fn write_all(
+    stream: &mut impl SecureStream,
+    mut octets: &[u8],
+    deadline: Instant,
+) -> io::Result<()> {
+    loop {
+        if !octets.is_empty() {
+            match stream.write(octets) {
+                Ok(count) => octets = octets.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if stream.flush()? && octets.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let mut descriptors = [PollFd::new(stream.socket(), PollFlags::POLLOUT)];
+        wait(&mut descriptors, Some(deadline))?;
+    }
+}
+
+/// Reads and forgets what the peer still sends, until it closes: a socket that is closed with unread input answers
+/// with a reset, which may destroy what was written last.
+pub fn drain(mut socket: &TcpStream, deadline: Instant, most: u64) {
+    let mut scratch = vec![0; 1 << 15];
+    let mut drained = 0;
+    while drained < most && Instant::now() < deadline {
+        match socket.read(&mut scratch) {
+            Ok(0) => return,
+            Ok(count) => drained += count as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let descriptor = std::os::fd::AsFd::as_fd(socket);
+                let mut descriptors = [PollFd::new(descriptor, PollFlags::POLLIN)];
+                if wait(&mut descriptors, Some(deadline)).is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}

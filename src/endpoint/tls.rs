@@ -1,0 +1,330 @@
+//! The endpoint's side of TLS 1.3 with rustls (WIRE 11.1, 11.2): the only file of this room that knows the library.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
+use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
+
+use super::stream::{SecureStream, wait};
+use crate::chain::verify::{Anchor, PathError, Usage, verify};
+use crate::tls;
+
+/// Most octets of ciphertext that wait for the socket.
+const OUTGOING: usize = 1 << 16;
+
+/// What the endpoint proves itself with, and whom it trusts.
+#[derive(Debug)]
+pub struct Credentials {
+    anchor: Anchor,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+/// Why the files do not make an endpoint.
+#[derive(Debug)]
+pub enum CredentialsError {
+    /// This file cannot be read.
+    Read(String, io::Error),
+    /// This file does not hold what it should.
+    Content(String, String),
+    /// Certificate and key do not make a server.
+    Pair(rustls::Error),
+}
+
+/// Why no TLS connection came about.
+#[derive(Debug)]
+pub enum HandshakeError {
+    /// The time is over.
+    TooSlow,
+    /// The peer left.
+    Gone(io::Error),
+    /// The peer's certificates are refused.
+    Refused(PathError),
+    /// The peer sent a message of more than 64 KiB.
+    TooLarge,
+    /// Anything else in the protocol.
+    Protocol(rustls::Error),
+    /// Certificate and key do not make a server.
+    Setup(rustls::Error),
+}
+
+impl Credentials {
+    /// Reads the trusted certificate, of which `ca` holds exactly one, the server's certificates and its key.
+    pub fn read(ca: &Path, certificate: &Path, key: &Path) -> Result<Self, CredentialsError> {
+        let [trusted] = <[_; 1]>::try_from(certificates(ca)?).map_err(|all| {
+            content(
+                ca,
+                &format!("{} certificates, exactly one is needed", all.len()),
+            )
+        })?;
+        let anchor = Anchor::new(&trusted).map_err(|error| content(ca, &error.to_string()))?;
+        let chain = certificates(certificate)?;
+        if chain.is_empty() {
+            return Err(content(certificate, "no certificate"));
+        }
+        let key = PrivateKeyDer::from_pem_slice(&read(key)?)
+            .map_err(|error| content(key, &error.to_string()))?;
+        Ok(Self { anchor, chain, key })
+    }
+
+    /// Whether certificate and key make a server.
+    pub fn check(self) -> Result<(), CredentialsError> {
+        self.server().map(|_| ()).map_err(CredentialsError::Pair)
+    }
+
+    fn server(self) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
+        let keeper = Arc::new(PathKeeper {
+            anchor: self.anchor,
+            algorithms: tls::algorithms(),
+            result: OnceLock::new(),
+        });
+        let mut config = ServerConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(keeper.clone())
+            .with_single_cert(self.chain, self.key)?;
+        // The process ends with its connection: there is nothing to resume.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok((config, keeper))
+    }
+}
+
+/// Carries out the handshake until `deadline`. The path is the one that was *verified*, leaf first, without the anchor.
+pub fn accept(
+    socket: &TcpStream,
+    credentials: Credentials,
+    deadline: Instant,
+) -> Result<(Vec<CertificateDer<'static>>, TlsStream<'_>), HandshakeError> {
+    let (config, keeper) = credentials.server().map_err(HandshakeError::Setup)?;
+    let mut connection = ServerConnection::new(Arc::new(config)).map_err(HandshakeError::Setup)?;
+    connection.set_buffer_limit(Some(OUTGOING));
+    let mut stream = TlsStream { connection, socket };
+    let outcome = stream.handshake(deadline);
+    match (outcome, keeper.result.get()) {
+        (Ok(()), Some(Ok(path))) => Ok((path.clone(), stream)),
+        (_, Some(Err(reason))) => Err(HandshakeError::Refused(reason.clone())),
+        (Err(error), _) => Err(error),
+        (Ok(()), None) => Err(HandshakeError::Protocol(
+            rustls::Error::NoCertificatesPresented,
+        )),
+    }
+}
+
+/// An established connection.
+#[derive(Debug)]
+pub struct TlsStream<'a> {
+    connection: ServerConnection,
+    socket: &'a TcpStream,
+}
+
+impl TlsStream<'_> {
+    fn handshake(&mut self, deadline: Instant) -> Result<(), HandshakeError> {
+        loop {
+            // A flight is written before the next one is awaited, and the last one before anything else happens.
+            let flushed = self.flush().map_err(HandshakeError::Gone)?;
+            if flushed && !self.connection.is_handshaking() {
+                return Ok(());
+            }
+            let mut blocked = true;
+            if self.connection.wants_read() {
+                match self.connection.read_tls(&mut self.socket) {
+                    Ok(0) => return Err(HandshakeError::Gone(ErrorKind::UnexpectedEof.into())),
+                    Ok(_) => {
+                        blocked = false;
+                        self.process()?;
+                    }
+                    Err(error) if is_transient(&error) => {}
+                    Err(error) => return Err(HandshakeError::Gone(error)),
+                }
+            }
+            if blocked {
+                let mut flags = PollFlags::POLLIN;
+                flags.set(PollFlags::POLLOUT, !flushed);
+                let mut descriptors = [PollFd::new(self.socket.as_fd(), flags)];
+                wait(&mut descriptors, Some(deadline)).map_err(HandshakeError::Gone)?;
+            }
+            if Instant::now() >= deadline {
+                return Err(HandshakeError::TooSlow);
+            }
+        }
+    }
+
+    fn process(&mut self) -> Result<(), HandshakeError> {
+        let Err(error) = self.connection.process_new_packets() else {
+            return Ok(());
+        };
+        // The alert; it is of no use to a peer that does not take it at once.
+        let _ = self.flush();
+        Err(match error {
+            rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => {
+                HandshakeError::TooLarge
+            }
+            error => HandshakeError::Protocol(error),
+        })
+    }
+}
+
+impl SecureStream for TlsStream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.connection.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+            match self.connection.read_tls(&mut self.socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if let Err(error) = self.connection.process_new_packets() {
+                let _ = self.flush();
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
+        }
+    }
+
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let count = self.connection.writer().write(octets)?;
+        self.flush()?;
+        if count == 0 && !octets.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        while self.connection.wants_write() {
+            match self.connection.write_tls(&mut self.socket) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn close(&mut self) {
+        self.connection.send_close_notify();
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Verifies the client's certificates and keeps the path that proved good: rustls itself only remembers what was sent.
+#[derive(Debug)]
+struct PathKeeper {
+    anchor: Anchor,
+    algorithms: WebPkiSupportedAlgorithms,
+    result: OnceLock<Result<Vec<CertificateDer<'static>>, PathError>>,
+}
+
+impl ClientCertVerifier for PathKeeper {
+    /// No hints: a client has one certificate to show, whoever asks.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let anchors = std::slice::from_ref(&self.anchor);
+        match self
+            .result
+            .get_or_init(|| verify(leaf, others, anchors, now, Usage::Client))
+        {
+            Ok(_) => Ok(ClientCertVerified::assertion()),
+            Err(error) => Err(tls::refusal(error)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(tls::not_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        tls::verify_handshake(&self.algorithms, message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, CredentialsError> {
+    fs::read(file).map_err(|error| CredentialsError::Read(file.display().to_string(), error))
+}
+
+fn content(file: &Path, reason: &str) -> CredentialsError {
+    CredentialsError::Content(file.display().to_string(), reason.to_owned())
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    CertificateDer::pem_slice_iter(&read(file)?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| content(file, &error.to_string()))
+}
+
+impl fmt::Display for CredentialsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(file, error) => write!(f, "cannot read {file}: {error}"),
+            Self::Content(file, reason) => write!(f, "{file}: {reason}"),
+            Self::Pair(error) => write!(f, "the certificate and the key cannot be used: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooSlow => f.write_str("the handshake was not completed in time"),
+            Self::Gone(error) => write!(f, "the peer left during the handshake: {error}"),
+            Self::Refused(error) => write!(f, "certificates refused: {error}"),
+            Self::TooLarge => f.write_str(
+                "the client sent a handshake message over 64 KiB, perhaps a certificate with a unikernel image inside; \
+                 such clients need petrel-tls-legacy, or to be replaced by one that uploads the image",
+            ),
+            Self::Protocol(error) => write!(f, "handshake failed: {error}"),
+            Self::Setup(error) => {
+                write!(f, "the server's certificate and key cannot be used: {error}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for CredentialsError {}
+impl std::error::Error for HandshakeError {}
