@@ -6,10 +6,10 @@ use std::process::exit;
 use argh::{EarlyExit, TopLevelCommand};
 
 /// Exit code for a wrong command line, and for what fails before the work begins.
-pub const USAGE: u8 = 124;
+pub const USAGE: i32 = 124;
 
 /// Exit code when log lines cannot be sent to syslog.
-pub const NO_LOG: u8 = 2;
+pub const NO_LOG: i32 = 2;
 
 /// Parses the command line of this process into `T`. Help and version go to standard output with exit code 0, a
 /// wrong command line is explained on standard error with exit code [`USAGE`].
@@ -23,7 +23,7 @@ pub fn parse<T: TopLevelCommand>(program: &str) -> T {
                     "{program}: argument '{}' is not valid UTF-8",
                     argument.display()
                 );
-                exit(USAGE.into())
+                exit(USAGE)
             }
         }
     }
@@ -50,7 +50,7 @@ pub fn parse<T: TopLevelCommand>(program: &str) -> T {
             status: Err(()),
         }) => {
             eprintln!("{program}: {}\nTry '{program} --help'.", output.trim_end());
-            exit(USAGE.into())
+            exit(USAGE)
         }
     }
 }

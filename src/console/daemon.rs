@@ -105,7 +105,7 @@ pub fn main() -> i32 {
         Err(error) => {
             error!("{error}");
             eprintln!("{PROGRAM}: {error}");
-            USAGE.into()
+            USAGE
         }
     }
 }

@@ -26,7 +26,7 @@ use nix::sys::socket::{getsockopt, setsockopt};
 use nix::sys::stat::{FileStat, fstat};
 
 use crate::chain::{self, Certificate, route};
-use crate::command_line::USAGE;
+use crate::command_line::{NO_LOG, USAGE};
 use crate::logging::{self, AUDIT, Destination, Verbosity};
 use crate::socket::RUNTIME_FOLDER;
 
@@ -53,9 +53,6 @@ const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
 
 /// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
 const KEEP_ALIVE: (u32, u32) = (60, 15);
-
-/// Exit code when logging cannot be set up (BEHAVIOUR 2).
-const NO_LOGGING: i32 = 2;
 
 /// Take commands in certificates over TLS, and pass them on to the daemons of this host.
 #[derive(FromArgs, Debug)]
@@ -157,7 +154,7 @@ pub fn run(options: &Options) -> i32 {
     };
     if let Err(error) = logged {
         eprintln!("petrel-tls: {error}");
-        return NO_LOGGING;
+        return NO_LOG;
     }
     let outcome = match source {
         Ok(Source::Connection(socket)) => serve(&socket, options, started),

@@ -20,6 +20,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use argh::FromArgs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -31,6 +32,8 @@ use self::images::{ImageError, ImageStore, Staged, Staging};
 use self::signals::Signals;
 use self::store::{Store, StoreError};
 use self::tender::{FIFOS, Fifo, Tenders};
+use crate::command_line;
+use crate::logging::{self, Destination, Verbosity};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::socket;
@@ -43,6 +46,8 @@ use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload, Timestamp};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
+
+const PROGRAM: &str = "petreld";
 
 /// Default of `--dbdir`, the database folder.
 #[cfg(target_os = "linux")]
@@ -57,17 +62,30 @@ pub const MAX_CLIENTS: usize = 256;
 /// Most octets of an image, uncompressed.
 pub const MAX_IMAGE: u64 = 1 << 30;
 
-/// How `petreld` is to run.
-#[derive(Debug)]
-pub struct Options {
-    /// Folder of sockets and fifos.
-    pub runtime_folder: PathBuf,
-    /// Folder of state and images.
-    pub database: PathBuf,
-    /// Whether systemd hands the socket over.
-    pub socket_activation: bool,
-    /// Whether the added `--name` has the path, too.
-    pub whole_names: bool,
+/// Supervise Solo5 unikernels.
+#[derive(FromArgs, Debug)]
+struct Options {
+    /// folder of sockets and fifos
+    #[argh(option, default = "PathBuf::from(socket::RUNTIME_FOLDER)")]
+    tmpdir: PathBuf,
+    /// folder of state and images
+    #[argh(option, default = "PathBuf::from(DATABASE_FOLDER)")]
+    dbdir: PathBuf,
+    /// take the socket from systemd
+    #[argh(switch)]
+    systemd_socket_activation: bool,
+    /// put the whole name, not just its label, into the guest's --name argument
+    #[argh(switch)]
+    no_drop_path: bool,
+    /// log to the local syslog daemon
+    #[argh(switch)]
+    syslog: bool,
+    /// log more; twice: everything
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+    /// log nothing
+    #[argh(switch, short = 'q')]
+    quiet: bool,
 }
 
 /// Why `petreld` does not start, or ends.
@@ -83,8 +101,32 @@ pub enum HostError {
     System(&'static str, std::io::Error),
 }
 
-/// Runs `petreld` until it is told to end.
-pub fn run(options: Options) -> Result<(), HostError> {
+/// Runs `petreld` until it is told to end, and returns its exit code.
+pub fn main() -> i32 {
+    let options: Options = command_line::parse(PROGRAM);
+    let verbosity = Verbosity {
+        quiet: options.quiet,
+        verbose: options.verbose,
+    };
+    let destination = if options.syslog {
+        Destination::Syslog
+    } else {
+        Destination::StandardError
+    };
+    if let Err(error) = logging::start(PROGRAM, verbosity, destination) {
+        eprintln!("{PROGRAM}: {error}");
+        return command_line::NO_LOG;
+    }
+    match run(options) {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error!("{error}");
+            command_line::USAGE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), HostError> {
     let mut daemon = Daemon::start(options)?;
     daemon.events.push_back(Event::Boot);
     while daemon.settle() {
@@ -126,27 +168,28 @@ impl Daemon {
         // Before the first child, so that no death is missed.
         let signals =
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
-        let store = Store::open(&options.database).map_err(HostError::Store)?;
+        let store = Store::open(&options.dbdir).map_err(HostError::Store)?;
         let state = store.load().map_err(HostError::Store)?;
-        let images = ImageStore::open(&options.database).map_err(HostError::Images)?;
+        let images = ImageStore::open(&options.dbdir).map_err(HostError::Images)?;
         images
             .keep_only(state.unikernels.iter().map(|(_, _, image)| *image))
             .map_err(HostError::Images)?;
         for folder in [socket::FOLDER, FIFOS] {
-            create_folder(&options.runtime_folder.join(folder))?;
+            create_folder(&options.tmpdir.join(folder))?;
         }
-        let path = socket::path(&options.runtime_folder, socket::SUPERVISOR);
-        let listener = if options.socket_activation {
+        let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
+        let listener = if options.systemd_socket_activation {
             socket::activated()
         } else {
             socket::listen(&path)
         }
-        .map_err(|error| HostError::File("listen on", path, error))?;
+        .map_err(|error| HostError::File("listen on", path.clone(), error))?;
+        log::info!("listening on {}", path.display());
         log::info!(
             "{} unikernels and {} policies in {}",
             state.unikernels.len(),
             state.policies.len(),
-            options.database.display()
+            options.dbdir.display()
         );
         let mut daemon = Self {
             supervisor: Supervisor::new(state, seed()),
@@ -156,12 +199,12 @@ impl Daemon {
             listener,
             connections: BTreeMap::new(),
             counter: 0,
-            console: ConsoleLink::new(socket::path(&options.runtime_folder, socket::CONSOLE)),
+            console: ConsoleLink::new(socket::path(&options.tmpdir, socket::CONSOLE)),
             store,
             images,
             unsynced: Vec::new(),
             staged: HashMap::new(),
-            tenders: Tenders::new(&options.database),
+            tenders: Tenders::new(&options.dbdir),
             prepared: HashMap::new(),
             processes: HashMap::new(),
             timers: Vec::new(),
@@ -465,8 +508,7 @@ impl Daemon {
             .tenders
             .find(&manifest)
             .map_err(|error| error.to_string())?;
-        let fifo =
-            Fifo::create(&self.options.runtime_folder, name).map_err(|error| error.to_string())?;
+        let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
         self.prepared
             .insert(name.clone(), Prepared { tender, fifo });
         Ok(())
@@ -483,7 +525,7 @@ impl Daemon {
             return Err("its console was not prepared".to_owned());
         };
         let path = self.images.path(&image);
-        let whole_name = self.options.whole_names;
+        let whole_name = self.options.no_drop_path;
         let process = tender::start(tender, &path, name, config, whole_name, fifo)
             .map_err(|error| error.to_string())?;
         let process = i32::try_from(process).map_err(|error| error.to_string())?;
@@ -569,8 +611,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if !self.options.socket_activation {
-            let path = socket::path(&self.options.runtime_folder, socket::SUPERVISOR);
+        if !self.options.systemd_socket_activation {
+            let path = socket::path(&self.options.tmpdir, socket::SUPERVISOR);
             if let Err(error) = fs::remove_file(&path) {
                 log::warn!("cannot remove {}: {error}", path.display());
             }

@@ -42,7 +42,11 @@ impl World {
             answers: Vec::new(),
             alive: Vec::new(),
             announced: Vec::new(),
-            images: state.unikernels.iter().map(|(_, _, image)| *image).collect(),
+            images: state
+                .unikernels
+                .iter()
+                .map(|(_, _, image)| *image)
+                .collect(),
             saved: state,
             timers: Vec::new(),
             connections: 0,
@@ -64,7 +68,10 @@ impl World {
     fn happen(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let now = Moment { monotonic: self.clock, wall: Timestamp::from_unix(0, 0) };
+            let now = Moment {
+                monotonic: self.clock,
+                wall: Timestamp::from_unix(0, 0),
+            };
             for effect in self.supervisor.handle(&now, event) {
                 self.carry_out(effect, &mut events);
             }
@@ -73,7 +80,9 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
         match effect {
-            Effect::Answer { to, message, close } => self.answers.push((to, message.payload, close)),
+            Effect::Answer { to, message, close } => {
+                self.answers.push((to, message.payload, close))
+            }
             Effect::SendImage { .. } | Effect::DiscardImage(_) | Effect::Release(_) => {}
             Effect::ReceiveImage { from, name, .. } => {
                 if self.slow_upload {
@@ -84,13 +93,21 @@ impl World {
             }
             Effect::Prepare { name, image } => {
                 self.images.push(image);
-                events.push_back(Event::Prepared { name, result: self.fails("prepare") });
+                events.push_back(Event::Prepared {
+                    name,
+                    result: self.fails("prepare"),
+                });
             }
             Effect::Announce { name, .. } => {
                 self.announced.push(name.clone());
-                events.push_back(Event::Announced { name, result: self.fails("announce") });
+                events.push_back(Event::Announced {
+                    name,
+                    result: self.fails("announce"),
+                });
             }
-            Effect::Spawn { run, name, config, .. } => {
+            Effect::Spawn {
+                run, name, config, ..
+            } => {
                 let result = self.fails("spawn");
                 if result.is_ok() {
                     self.alive.push((run, name, *config));
@@ -103,7 +120,10 @@ impl World {
                     self.alive.retain(|(alive, _, _)| *alive != run);
                 }
                 if self.alive.len() < before {
-                    events.push_back(Event::Exited { run, death: Death::Signal(15) });
+                    events.push_back(Event::Exited {
+                        run,
+                        death: Death::Signal(15),
+                    });
                 }
             }
             Effect::Wake { after, timer } => self.timers.push((self.clock + after, timer)),
@@ -138,7 +158,10 @@ impl World {
     /// Asks, and returns the text of the one answer.
     fn answer(&mut self, name: &str, command: Command) -> Result<String, String> {
         let from = self.ask(name, command);
-        let answers: Vec<_> = self.answers.extract_if(.., |(to, _, _)| *to == from).collect();
+        let answers: Vec<_> = self
+            .answers
+            .extract_if(.., |(to, _, _)| *to == from)
+            .collect();
         match &answers[..] {
             [(_, Payload::Reply(Success::String(text)), _)] => Ok(text.to_lossy()),
             [(_, Payload::Failure(text), true)] => Err(text.to_lossy()),
@@ -166,11 +189,18 @@ impl World {
     }
 
     fn names_saved(&self) -> Vec<String> {
-        self.saved.unikernels.iter().map(|(name, _, _)| name.to_string()).collect()
+        self.saved
+            .unikernels
+            .iter()
+            .map(|(name, _, _)| name.to_string())
+            .collect()
     }
 
     fn names_alive(&self) -> Vec<String> {
-        self.alive.iter().map(|(_, name, _)| name.to_string()).collect()
+        self.alive
+            .iter()
+            .map(|(_, name, _)| name.to_string())
+            .collect()
     }
 }
 
@@ -206,7 +236,10 @@ fn a_created_unikernel_runs_and_is_recorded_and_a_destroyed_one_is_neither() {
     assert_eq!(world.create(":a"), Ok("created unikernel".into()));
     assert_eq!(world.names_alive(), [":a"]);
     assert_eq!(world.names_saved(), [":a"]);
-    assert_eq!(world.answer(":a", DESTROY), Ok("destroyed unikernel".into()));
+    assert_eq!(
+        world.answer(":a", DESTROY),
+        Ok("destroyed unikernel".into())
+    );
     assert!(world.alive.is_empty() && world.saved.unikernels.is_empty());
     assert!(world.images.is_empty());
     assert!(world.answer(":a", DESTROY).is_err());
@@ -227,7 +260,10 @@ fn what_fails_on_the_way_leaves_nothing_behind() {
         world.fail = vec![step];
         let why = world.create(":a").unwrap_err();
         assert!(why.contains(step), "{step}: {why}");
-        assert!(world.alive.is_empty() && world.saved.unikernels.is_empty(), "{step}");
+        assert!(
+            world.alive.is_empty() && world.saved.unikernels.is_empty(),
+            "{step}"
+        );
         assert!(world.images.is_empty(), "{step}");
         assert_eq!(world.create(":a"), Ok("created unikernel".into()), "{step}");
     }
@@ -239,10 +275,17 @@ fn a_failed_replacement_brings_the_previous_instance_back() {
         let mut world = World::new();
         world.create(":a").unwrap();
         world.fail = vec![step];
-        let bigger = Config { memory: 64, ..config() };
+        let bigger = Config {
+            memory: 64,
+            ..config()
+        };
         let why = world.answer(":a", create(&bigger, true)).unwrap_err();
         assert!(why.contains(step), "{step}: {why}");
-        let memories: Vec<_> = world.alive.iter().map(|(_, _, config)| config.memory).collect();
+        let memories: Vec<_> = world
+            .alive
+            .iter()
+            .map(|(_, _, config)| config.memory)
+            .collect();
         assert_eq!(memories, [config().memory], "{step}");
         assert_eq!(world.saved.unikernels[0].1, config(), "{step}");
         assert_eq!(world.images.len(), 2, "{step}: prepared twice, once each");
@@ -255,8 +298,16 @@ fn a_refused_replacement_leaves_the_running_one_alone() {
     world.answer(":", policy(1, 32)).unwrap();
     world.create(":a").unwrap();
     let before = world.alive[0].0;
-    let bigger = Config { memory: 64, ..config() };
-    assert!(world.answer(":a", create(&bigger, true)).unwrap_err().contains("64 MB"));
+    let bigger = Config {
+        memory: 64,
+        ..config()
+    };
+    assert!(
+        world
+            .answer(":a", create(&bigger, true))
+            .unwrap_err()
+            .contains("64 MB")
+    );
     world.fail = vec!["upload"];
     assert!(world.answer(":a", create(&config(), true)).is_err());
     assert_eq!(world.alive[0].0, before);
@@ -267,7 +318,10 @@ fn a_replacement_counts_once() {
     let mut world = World::new();
     world.answer(":", policy(1, 32)).unwrap();
     world.create(":a").unwrap();
-    assert_eq!(world.answer(":a", create(&config(), true)), Ok("created unikernel".into()));
+    assert_eq!(
+        world.answer(":a", create(&config(), true)),
+        Ok("created unikernel".into())
+    );
     assert_eq!(world.names_alive(), [":a"]);
     assert!(world.create(":b").unwrap_err().contains("1 unikernels"));
 }
@@ -324,13 +378,21 @@ fn two_uploads_cannot_share_the_last_place() {
         world.happen(image);
     }
     assert_eq!(world.names_alive(), [":a"]);
-    assert!(world.answers.iter().any(|(_, payload, _)| matches!(payload, Payload::Failure(_))));
+    assert!(
+        world
+            .answers
+            .iter()
+            .any(|(_, payload, _)| matches!(payload, Payload::Failure(_)))
+    );
 }
 
 #[test]
 fn deaths_follow_the_restart_policy_and_the_back_off() {
     let mut world = World::new();
-    let again = Config { fail_behaviour: FailBehaviour::Restart([].into()), ..config() };
+    let again = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..config()
+    };
     world.answer(":a", create(&again, false)).unwrap();
     for round in 1..4 {
         world.die(Death::Signal(11));
@@ -360,17 +422,26 @@ fn an_unknown_name_argument_is_left_out_once() {
 #[test]
 fn one_that_waits_for_its_restart_can_be_destroyed() {
     let mut world = World::new();
-    let again = Config { fail_behaviour: FailBehaviour::Restart([].into()), ..config() };
+    let again = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..config()
+    };
     world.answer(":a", create(&again, false)).unwrap();
     world.die(Death::Exit(2));
-    assert_eq!(world.answer(":a", DESTROY), Ok("destroyed unikernel".into()));
+    assert_eq!(
+        world.answer(":a", DESTROY),
+        Ok("destroyed unikernel".into())
+    );
     world.pass(restart::LONGEST_WAIT * 2);
     assert!(world.alive.is_empty() && world.saved.unikernels.is_empty());
 }
 
 #[test]
 fn what_is_stored_starts_again_in_its_order_and_stops_in_reverse() {
-    let at = |startup| Config { startup: Some(startup), ..config() };
+    let at = |startup| Config {
+        startup: Some(startup),
+        ..config()
+    };
     let state = State {
         unikernels: vec![
             (":late".parse().unwrap(), at(60), ImageDigest([1; 32])),
@@ -431,10 +502,16 @@ fn a_console_daemon_that_comes_back_is_told_of_all_that_runs() {
 fn policies_are_recorded_before_they_are_acknowledged() {
     let mut world = World::new();
     assert_eq!(world.answer("a:", policy(1, 32)), Ok("added policy".into()));
-    assert_eq!(world.answer("a:", policy(1, 32)), Ok("no modification of policy".into()));
+    assert_eq!(
+        world.answer("a:", policy(1, 32)),
+        Ok("no modification of policy".into())
+    );
     world.fail = vec!["persist"];
     assert!(world.answer("a:", policy(2, 64)).is_err());
-    assert_eq!(world.answer("a:", policy(1, 32)), Ok("no modification of policy".into()));
+    assert_eq!(
+        world.answer("a:", policy(1, 32)),
+        Ok("no modification of policy".into())
+    );
     let remove = || Command::Policy(PolicyCommand::Remove(()));
     assert_eq!(world.answer("a:", remove()), Ok("removed policy".into()));
     assert!(world.answer("a:", remove()).is_err());
@@ -445,9 +522,15 @@ fn policies_are_recorded_before_they_are_acknowledged() {
 fn only_an_added_policy_keeps_the_conversation_open() {
     let mut world = World::new();
     world.ask("a:", policy(1, 32));
-    assert!(matches!(world.answers.last(), Some((_, Payload::Reply(_), false))));
+    assert!(matches!(
+        world.answers.last(),
+        Some((_, Payload::Reply(_), false))
+    ));
     world.ask("a:", Command::Policy(PolicyCommand::Remove(())));
-    assert!(matches!(world.answers.last(), Some((_, Payload::Reply(_), true))));
+    assert!(matches!(
+        world.answers.last(),
+        Some((_, Payload::Reply(_), true))
+    ));
 }
 
 #[test]
@@ -471,5 +554,10 @@ fn numbers_that_make_no_sense_are_refused() {
     let mut wire = config().to_wire(false, Vec::new());
     wire.memory = Int::new(-5);
     let create = Command::Unikernel(UnikernelCommand::Create(wire));
-    assert!(world.answer(":a", create).unwrap_err().contains("memory -5"));
+    assert!(
+        world
+            .answer(":a", create)
+            .unwrap_err()
+            .contains("memory -5")
+    );
 }

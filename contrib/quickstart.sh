@@ -1,0 +1,108 @@
+#!/bin/sh
+# Petrel's main job, on this machine, in a few seconds: builds Petrel, makes certificates for a host and for a
+# tenant of it, starts the daemons, and deploys a real unikernel over mutually authenticated TLS.
+#
+#   sh contrib/quickstart.sh
+#
+# It needs cargo and a C compiler on Linux x86_64; neither root nor Solo5. Everything but the build is in a
+# temporary folder and is gone afterwards.
+set -eu
+cd "$(dirname "$0")/.."
+
+say() { printf '* %s\n' "$*"; }
+fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
+
+for program in cargo cc; do
+    command -v "$program" >/dev/null || fail "$program is not on PATH: install cargo and a C compiler first"
+done
+
+say "building Petrel and a unikernel"
+cargo build --quiet --release --locked --bins
+target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+PATH=$target/release:$PATH
+# Sockets and fifos have short names at most; the default temporary folder may not.
+work=$(mktemp -d /tmp/petrel.XXXXXX)
+started=
+leave() {
+    code=$?
+    trap - EXIT
+    for process in $started; do
+        kill "$process" 2>/dev/null || true
+        wait "$process" 2>/dev/null || true
+    done
+    if [ $code != 0 ]; then
+        for log in "$work"/*.log; do
+            sed "s|^|$(basename "$log" .log): |" "$log" >&2
+        done
+    fi
+    rm -rf "$work"
+    exit $code
+}
+trap leave EXIT
+trap 'exit 1' HUP INT TERM
+sh tests/guests/build.sh "$work/guests"
+guest=$work/guests/forever.spt
+
+# Waits until a file has a line that matches; the daemons say when they are ready.
+wait_for() {
+    tries=0
+    until grep -q "$2" "$1" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || fail "no line '$2' came in $1"
+        sleep 0.05
+    done
+}
+
+say "making a CA and a certificate for this host"
+mkdir "$work/host" "$work/tenant" "$work/run" "$work/db"
+cd "$work/host"
+petrel generate --server host ca issued >/dev/null
+
+say "making a CA for a tenant, who may run 2 unikernels in 64 MB on CPU 0"
+cd "$work/tenant"
+petrel add-policy tenant 2 --mem 64 --cpu 0 --csr 2>/dev/null
+cd "$work/host"
+petrel sign cacert.pem issued ca.key "$work/tenant/tenant.req" >/dev/null
+mv tenant.pem "$work/tenant"
+
+say "starting petrel-console, petreld, and petrel-tls on a free port"
+petrel-console --tmpdir "$work/run" -v 2>"$work/console.log" &
+started="$! $started"
+wait_for "$work/console.log" listening
+petreld --tmpdir "$work/run" --dbdir "$work/db" -v 2>"$work/petreld.log" &
+started="$! $started"
+wait_for "$work/petreld.log" listening
+petrel-tls --tmpdir "$work/run" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key \
+    >"$work/port" 2>"$work/tls.log" &
+started="$! $started"
+wait_for "$work/port" listening
+address=$(sed 's/listening on //' "$work/port")
+
+# What the tenant says to this host, with its own CA.
+tenant() {
+    command=$1
+    shift
+    petrel "$command" --destination "$address" --ca "$work/tenant/tenant.pem" \
+        --ca-key "$work/tenant/tenant.key" --server-ca "$work/host/cacert.pem" "$@"
+}
+
+say "following the console of 'hello', which does not exist yet"
+tenant console hello >"$work/console" &
+follower=$!
+started="$follower $started"
+wait_for "$work/console" waiting
+
+say "deploying 'hello' over TLS"
+tenant create hello "$guest" --arg=--interval-ms=200
+
+say "its console, as it comes:"
+wait_for "$work/console" 'tick 3'
+sed 's/^/    /' "$work/console"
+
+say "what runs:"
+tenant info | sed 's/^/    /'
+
+say "destroying it"
+tenant destroy hello
+
+say "stopping the daemons"
