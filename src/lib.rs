@@ -9,6 +9,8 @@
     clippy::must_use_candidate
 )]
 
+pub mod authority;
+pub mod client;
 pub mod command_line;
 pub mod elf;
 pub mod manifest;

@@ -1,2 +1,6 @@
 //! The client and certificate tool.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    petrel::client::main()
+}
