@@ -9,6 +9,7 @@
     clippy::must_use_candidate
 )]
 
+pub mod authority;
 pub mod chain;
 pub mod client;
 pub mod command_line;

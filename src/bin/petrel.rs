@@ -1,2 +1,4 @@
 //! The client and certificate tool.
-fn main() {}
+fn main() {
+    std::process::exit(petrel::client::main())
+}

@@ -1,4 +1,106 @@
-//! The client: commands to local daemons, or over TLS to an endpoint.
+//! The client: reads a command line, carries the command to a daemon or into a signing request, and shows the answer.
 #![forbid(unsafe_code)]
 
+mod arguments;
+mod conversation;
+mod delivery;
+mod destination;
+mod display;
+mod download;
+mod error;
+mod preflight;
+mod request;
 pub mod tls;
+mod transport;
+mod upload;
+mod values;
+
+use argh::FromArgs;
+use time::OffsetDateTime;
+
+use crate::authority::{self, GenerateOrder, Profile, SignOrder};
+use crate::command_line;
+use arguments::{Arguments, Command};
+use display::Output;
+use error::ClientError;
+
+const PROGRAM: &str = "petrel";
+
+/// The whole program; returns its exit code.
+pub fn main() -> i32 {
+    let arguments: Arguments = command_line::parse(PROGRAM);
+    let mut output = Output::new(OffsetDateTime::now_utc());
+    match run(arguments, &mut output) {
+        Ok(()) => 0,
+        Err(error) => {
+            if let Some(text) = error.message() {
+                eprintln!("{PROGRAM}: {text}");
+            }
+            error.exit_code()
+        }
+    }
+}
+
+fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
+    match arguments.command {
+        None => help(output),
+        Some(Command::Generate(arguments)) => generate(&arguments, output),
+        Some(Command::Sign(arguments)) => sign(&arguments, output),
+        Some(Command::Certificate(arguments)) => delivery::certificate(&arguments, output),
+        Some(command) => {
+            let (request, destination, options) = request::read(command)?;
+            output.set_verbosity(&options);
+            delivery::deliver(&request, destination, output)
+        }
+    }
+}
+
+fn help(output: &mut Output) -> Result<(), ClientError> {
+    match Arguments::from_args(&[PROGRAM], &["--help"]) {
+        Ok(_) => Ok(()),
+        Err(help) => output.line(&help.output),
+    }
+}
+
+fn generate(arguments: &arguments::Generate, output: &mut Output) -> Result<(), ClientError> {
+    let order = GenerateOrder {
+        name: &arguments.name,
+        database: &arguments.db,
+        days: arguments.days,
+        server: &arguments.server,
+        server_days: arguments.server_days,
+        key_type: arguments.key_type,
+        folder: "".as_ref(),
+        force: arguments.force,
+    };
+    let files = authority::generate(&order, output.started())?;
+    let pairs = [
+        ("authority", &files.authority, &files.authority_key),
+        ("server", &files.server, &files.server_key),
+    ];
+    for (what, certificate, key) in pairs {
+        output.line(&format!(
+            "{what}: certificate {} key {}",
+            certificate.display(),
+            key.display()
+        ))?;
+    }
+    Ok(())
+}
+
+fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientError> {
+    let order = SignOrder {
+        authority: &arguments.cacert,
+        database: &arguments.db,
+        key: &arguments.key,
+        request: &arguments.csr,
+        days: arguments.days,
+        folder: "".as_ref(),
+        force: arguments.force,
+    };
+    let signed = authority::sign(&order, output.started())?;
+    if signed.profile == Profile::Server {
+        output.warn("the request carries no command: its certificate is that of a server");
+    }
+    output.line(&format!("certificate {}", signed.file.display()))
+}

@@ -122,6 +122,26 @@ impl TlsStream {
         Ok(poll(&mut descriptors, PollTimeout::ZERO)? > 0)
     }
 
+    /// Takes in what has arrived, without waiting. `true`: there is something to read, or the server has closed.
+    pub fn take_in(&mut self) -> io::Result<bool> {
+        loop {
+            let state = self
+                .connection
+                .process_new_packets()
+                .map_err(io::Error::other)?;
+            if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() {
+                return Ok(true);
+            }
+            let mut descriptors = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut descriptors, PollTimeout::ZERO)? == 0 {
+                return Ok(false);
+            }
+            if self.connection.read_tls(&mut self.socket)? == 0 {
+                return Ok(true);
+            }
+        }
+    }
+
     /// Tells the server that nothing more follows. What it still says can be read.
     pub fn close(&mut self) -> io::Result<()> {
         self.connection.send_close_notify();
@@ -151,7 +171,17 @@ impl Read for TlsStream {
     /// # Errors
     /// [`ErrorKind::UnexpectedEof`] if the server vanished without closing.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        rustls::Stream::new(&mut self.connection, &mut self.socket).read(buffer)
+        // Nothing is sent on the way: what the server said is readable even if it takes nothing more.
+        loop {
+            match self.connection.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            self.connection.read_tls(&mut self.socket)?;
+            self.connection
+                .process_new_packets()
+                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        }
     }
 }
 

@@ -1,0 +1,150 @@
+//! Certificates as read: the fields that the authority and the client look at.
+
+use std::path::Path;
+
+use rcgen::{DistinguishedName, DnType, DnValue};
+use x509_parser::asn1_rs::{FromDer, Oid, Tag, oid};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::x509::X509Name;
+
+use super::{AuthorityError, file};
+use crate::policy::Policy;
+use crate::wire::{CertExtension, Command, PolicyCommand};
+
+/// The extension of WIRE 10.1.
+pub(super) const EXTENSION: Oid<'static> = oid!(1.3.6.1.4.1.49836.42);
+
+const LABEL: &str = "CERTIFICATE";
+
+/// A parsed certificate. Its signature has *not* been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The whole certificate.
+    pub der: Vec<u8>,
+    /// Content octets of the serial number.
+    pub serial: Vec<u8>,
+    /// DER of the subject.
+    pub subject: Vec<u8>,
+    /// DER of the issuer.
+    pub issuer: Vec<u8>,
+    /// The last common name of the subject.
+    pub common_name: Option<String>,
+    /// Start of the validity, seconds since 1970.
+    pub not_before: i64,
+    /// End of the validity, seconds since 1970.
+    pub not_after: i64,
+    /// Content of the subjectPublicKey BIT STRING.
+    pub public_bits: Vec<u8>,
+    /// The subject key identifier, if there is one.
+    pub key_identifier: Option<Vec<u8>>,
+    /// Whether it may issue certificates.
+    pub is_authority: bool,
+    /// Content of the extension that carries a command.
+    pub extension: Option<Vec<u8>>,
+}
+
+impl Certificate {
+    /// Parses DER; nothing may follow it. The text says why not.
+    pub fn parse(der: &[u8]) -> Result<Self, String> {
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        if !rest.is_empty() {
+            return Err("octets follow the certificate".to_owned());
+        }
+        let mut parsed = Self {
+            der: der.to_vec(),
+            serial: certificate.raw_serial().to_vec(),
+            subject: certificate.subject().as_raw().to_vec(),
+            issuer: certificate.issuer().as_raw().to_vec(),
+            common_name: last_common_name(certificate.subject()),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+            public_bits: certificate.public_key().subject_public_key.data.to_vec(),
+            key_identifier: None,
+            is_authority: false,
+            extension: None,
+        };
+        for extension in certificate.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(identifier) => {
+                    parsed.key_identifier = Some(identifier.0.to_vec());
+                }
+                ParsedExtension::BasicConstraints(constraints) => {
+                    parsed.is_authority = constraints.ca;
+                }
+                _ if extension.oid == EXTENSION => {
+                    parsed.extension = Some(extension.value.to_vec());
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Whether subject and issuer are the same.
+    pub fn is_self_issued(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    /// The command it carries, if any.
+    pub fn command(&self) -> Result<Option<Command>, AuthorityError> {
+        self.extension
+            .as_deref()
+            .map(|octets| CertExtension::decode(octets).map(|extension| extension.command))
+            .transpose()
+            .map_err(AuthorityError::Command)
+    }
+
+    /// The policy it carries, if any.
+    pub fn policy(&self) -> Result<Option<Policy>, AuthorityError> {
+        match self.command()? {
+            Some(Command::Policy(PolicyCommand::Add(policy))) => Policy::try_from(&policy)
+                .map(Some)
+                .map_err(AuthorityError::Meaning),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// All certificates of a PEM file, in their order; at least one.
+pub fn read_chain(path: &Path) -> Result<Vec<Certificate>, AuthorityError> {
+    file::read_blocks(path, LABEL)?
+        .iter()
+        .map(|der| {
+            Certificate::parse(der)
+                .map_err(|why| AuthorityError::malformed(path, "file of certificates", why))
+        })
+        .collect()
+}
+
+/// The PEM text of certificates, one after the other.
+pub fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
+    certificates
+        .into_iter()
+        .map(|certificate| file::encode(LABEL, &certificate.der))
+        .collect()
+}
+
+/// The last common name, as a certificate may have several.
+pub(super) fn last_common_name(name: &X509Name<'_>) -> Option<String> {
+    let octets = name.iter_common_name().last()?.attr_value().data;
+    std::str::from_utf8(octets).ok().map(str::to_owned)
+}
+
+/// A name that rcgen writes again; what it cannot write again is refused here or found by comparing the results.
+pub(super) fn distinguished_name(name: &X509Name<'_>) -> Option<DistinguishedName> {
+    let mut copy = DistinguishedName::new();
+    for attribute in name.iter_attributes() {
+        let text = std::str::from_utf8(attribute.attr_value().data).ok()?;
+        let value = match attribute.attr_value().tag() {
+            Tag::Utf8String => DnValue::Utf8String(text.to_owned()),
+            Tag::PrintableString => DnValue::PrintableString(text.try_into().ok()?),
+            Tag::Ia5String => DnValue::Ia5String(text.try_into().ok()?),
+            _ => return None,
+        };
+        let kind = attribute.attr_type().iter()?.collect();
+        copy.push(DnType::CustomDnType(kind), value);
+    }
+    Some(copy)
+}

@@ -1,0 +1,121 @@
+//! Files of the authority: PEM in, PEM out, and the list of what was issued.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use pem::{EncodeConfig, LineEnding, Pem};
+
+use super::AuthorityError;
+
+/// Most octets of a PEM file that is read: a certificate with an image inside has at most 16 MB (WIRE 11.4).
+const MAX_FILE: u64 = 48 << 20;
+
+/// The blocks of a PEM file with this label; at least one. Other blocks and text around them are skipped.
+pub(super) fn read_blocks(
+    path: &Path,
+    label: &'static str,
+) -> Result<Vec<Vec<u8>>, AuthorityError> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text));
+    read.map_err(AuthorityError::file("read", path))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(AuthorityError::malformed(
+            path,
+            "PEM file",
+            "it is too large",
+        ));
+    }
+    let blocks = pem::parse_many(&text)
+        .map_err(|error| AuthorityError::malformed(path, "PEM file", error))?;
+    let wanted: Vec<_> = blocks
+        .into_iter()
+        .filter(|block| block.tag() == label)
+        .map(Pem::into_contents)
+        .collect();
+    if wanted.is_empty() {
+        let why = format!("there is no '{label}' block in it");
+        return Err(AuthorityError::malformed(path, "such PEM file", why));
+    }
+    Ok(wanted)
+}
+
+/// The only block of a PEM file with this label.
+pub(super) fn read_block(path: &Path, label: &'static str) -> Result<Vec<u8>, AuthorityError> {
+    let mut blocks = read_blocks(path, label)?;
+    if let (Some(block), true) = (blocks.pop(), blocks.is_empty()) {
+        return Ok(block);
+    }
+    let why = format!("there is more than one '{label}' block in it");
+    Err(AuthorityError::malformed(path, "such PEM file", why))
+}
+
+/// PEM with 64 characters a line.
+pub(super) fn encode(label: &str, der: &[u8]) -> String {
+    pem::encode_config(
+        &Pem::new(label, der),
+        EncodeConfig::new().set_line_ending(LineEnding::LF),
+    )
+}
+
+/// Writes a file; one that exists is replaced in one step with `force`, and otherwise left alone.
+pub(super) fn write(
+    path: &Path,
+    mode: u32,
+    content: &str,
+    force: bool,
+) -> Result<(), AuthorityError> {
+    if !force {
+        return create(path, mode, content);
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    create(beside, mode, content)?;
+    fs::rename(beside, path).map_err(|error| {
+        let _ = fs::remove_file(beside);
+        AuthorityError::File("replace", path.to_owned(), error)
+    })
+}
+
+fn create(path: &Path, mode: u32, content: &str) -> Result<(), AuthorityError> {
+    let mut file = match new_file(path, mode) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            return Err(AuthorityError::Exists(path.to_owned()));
+        }
+        Err(error) => return Err(AuthorityError::File("create", path.to_owned(), error)),
+    };
+    file.write_all(content.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(|error| {
+            let _ = fs::remove_file(path);
+            AuthorityError::File("write", path.to_owned(), error)
+        })
+}
+
+fn new_file(path: &Path, mode: u32) -> std::io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+}
+
+/// Adds a line `SERIAL NAME` to the list of issued certificates (WIRE 6.4).
+pub(super) fn record(database: &Path, serial: &[u8], name: &str) -> Result<(), AuthorityError> {
+    let serial: Vec<_> = serial.iter().map(|octet| format!("{octet:02x}")).collect();
+    let serial = serial.concat();
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .open(database)
+        .and_then(|mut file| {
+            // One write, so that two signers do not mix their lines.
+            file.write_all(format!("{serial} {name}\n").as_bytes())?;
+            file.sync_all()
+        })
+        .map_err(AuthorityError::file("add a line to", database))
+}

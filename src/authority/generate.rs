@@ -1,0 +1,104 @@
+//! `generate`: a root authority and the certificate of a server below it (WIRE 12.3).
+
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+
+use super::{
+    AuthorityError, Issuer, Key, KeyType, Profile, Validity, common_name, file, self_signed, to_pem,
+};
+
+/// File of the root authority's certificate.
+const AUTHORITY: &str = "cacert";
+
+/// What `generate` is asked for.
+#[derive(Debug)]
+pub struct GenerateOrder<'a> {
+    /// Common name of the root authority, and name of its key file.
+    pub name: &'a str,
+    /// List of issued certificates.
+    pub database: &'a Path,
+    /// Lifetime of the root authority in days.
+    pub days: u32,
+    /// Common name of the server, and name of its files.
+    pub server: &'a str,
+    /// Lifetime of the server's certificate in days.
+    pub server_days: u32,
+    /// Type of new keys.
+    pub key_type: KeyType,
+    /// Folder of all files but the data base.
+    pub folder: &'a Path,
+    /// Whether certificates that exist are replaced. Keys never are.
+    pub force: bool,
+}
+
+/// The files that `generate` wrote or used.
+#[derive(Debug)]
+pub struct Generated {
+    /// Certificate of the root authority.
+    pub authority: PathBuf,
+    /// Key of the root authority.
+    pub authority_key: PathBuf,
+    /// Certificate of the server.
+    pub server: PathBuf,
+    /// Key of the server.
+    pub server_key: PathBuf,
+}
+
+/// Makes a root authority and a certificate for a server, with the keys that are missing.
+pub fn generate(
+    order: &GenerateOrder<'_>,
+    now: OffsetDateTime,
+) -> Result<Generated, AuthorityError> {
+    for name in [order.name, order.server] {
+        check_file_name(name)?;
+    }
+    if order.server == order.name || order.server == AUTHORITY {
+        return Err(AuthorityError::FileName(order.server.to_owned()));
+    }
+    let path = |name: &str, suffix| order.folder.join(format!("{name}.{suffix}"));
+    let files = Generated {
+        authority: path(AUTHORITY, "pem"),
+        authority_key: path(order.name, "key"),
+        server: path(order.server, "pem"),
+        server_key: path(order.server, "key"),
+    };
+    let validity = Validity::days(now, order.days)?;
+    let server_validity = Validity::days(now, order.server_days)?;
+    for certificate in [&files.authority, &files.server] {
+        if certificate.exists() && !order.force {
+            return Err(AuthorityError::Exists(certificate.clone()));
+        }
+    }
+
+    let (key, _) = Key::reuse_or_generate(&files.authority_key, order.key_type)?;
+    let authority = self_signed(order.name, &key, validity)?;
+    let (server_key, _) = Key::reuse_or_generate(&files.server_key, order.key_type)?;
+    let issuer = Issuer::new(authority, key);
+    let server = issuer.issue(
+        common_name(order.server),
+        &server_key.public_key_info(),
+        &Profile::Server,
+        server_validity,
+    )?;
+    file::write(
+        &files.authority,
+        0o644,
+        &to_pem(issuer.chain()),
+        order.force,
+    )?;
+    file::record(order.database, &server.serial, order.server)?;
+    file::write(&files.server, 0o644, &to_pem([&server]), order.force)?;
+    Ok(files)
+}
+
+fn check_file_name(name: &str) -> Result<(), AuthorityError> {
+    let fits = (1..=64).contains(&name.len())
+        && !name.contains(|c: char| c == '/' || c.is_control())
+        && !name.starts_with('.');
+    if fits {
+        Ok(())
+    } else {
+        Err(AuthorityError::FileName(name.to_owned()))
+    }
+}

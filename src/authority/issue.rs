@@ -1,0 +1,315 @@
+//! Issuing certificates with exactly the profiles of WIRE 10.2.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rcgen::{
+    CertificateParams, CustomExtension, DistinguishedName, DnType, PublicKeyData, SerialNumber,
+    SubjectPublicKeyInfo,
+};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use time::OffsetDateTime;
+use x509_parser::asn1_rs::FromDer;
+use x509_parser::x509::X509Name;
+
+use super::certificate::distinguished_name;
+use super::{AuthorityError, Certificate, Key, read_chain};
+use crate::wire::{CertExtension, Command, EXTENSION_OID};
+
+/// Validity starts this long before now, for clocks that are late.
+const LATENESS: Duration = Duration::from_secs(10);
+
+/// Octets of a serial number.
+const SERIAL: usize = 10;
+
+/// What a certificate is for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Profile {
+    /// A self-signed authority.
+    Root,
+    /// An authority below another one, whose command is the policy of its path.
+    Intermediate(Command),
+    /// A client, which may have this command carried out.
+    Client(Command),
+    /// The endpoint.
+    Server,
+}
+
+/// From when until when a certificate is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+}
+
+/// A certificate that issues others, and its key.
+#[derive(Debug)]
+pub struct Issuer {
+    /// The issuing certificate, then whatever else is in its file.
+    chain: Vec<Certificate>,
+    key: Key,
+}
+
+impl Validity {
+    /// The longest lifetime in days that is accepted: a hundred years.
+    pub const MAX_DAYS: u32 = 36_525;
+
+    /// A lifetime that begins at `now`, in whole seconds.
+    pub fn from(now: OffsetDateTime, lifetime: Duration) -> Option<Self> {
+        let now = now.replace_nanosecond(0).ok()?;
+        Some(Self {
+            not_before: now.checked_sub(LATENESS.try_into().ok()?)?,
+            not_after: now.checked_add(lifetime.try_into().ok()?)?,
+        })
+    }
+
+    /// A lifetime of 1 to [`Self::MAX_DAYS`] days.
+    pub fn days(now: OffsetDateTime, days: u32) -> Result<Self, AuthorityError> {
+        let lifetime = Duration::from_secs(u64::from(days) * 86_400);
+        Some(days)
+            .filter(|days| (1..=Self::MAX_DAYS).contains(days))
+            .and_then(|_| Self::from(now, lifetime))
+            .ok_or(AuthorityError::Lifetime(days))
+    }
+
+    /// The part of it in which the issuer is valid too.
+    fn within(self, issuer: &Certificate) -> Result<Self, AuthorityError> {
+        let clipped =
+            |seconds, otherwise| OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(otherwise);
+        let not_before = self
+            .not_before
+            .max(clipped(issuer.not_before, self.not_before));
+        let not_after = self
+            .not_after
+            .min(clipped(issuer.not_after, self.not_after));
+        if not_before >= not_after {
+            return Err(AuthorityError::Issuer(
+                "has expired, or is not valid yet: nothing can be issued with it".to_owned(),
+            ));
+        }
+        Ok(Self {
+            not_before,
+            not_after,
+        })
+    }
+}
+
+impl Issuer {
+    /// Reads an authority's certificate file, whose first certificate is the issuer, and its key.
+    pub fn load(certificate_file: &Path, key_file: &Path) -> Result<Self, AuthorityError> {
+        let chain = read_chain(certificate_file)?;
+        let first = chain.first().ok_or_else(|| {
+            AuthorityError::malformed(certificate_file, "file of certificates", "it is empty")
+        })?;
+        if !first.is_authority {
+            return Err(AuthorityError::Issuer(
+                "is not that of an authority (its basic constraints do not say cA)".to_owned(),
+            ));
+        }
+        let key = Key::load(key_file, first, certificate_file)?;
+        Ok(Self { chain, key })
+    }
+
+    /// The authority of a self-signed certificate made just now.
+    pub fn new(certificate: Certificate, key: Key) -> Self {
+        Self {
+            chain: vec![certificate],
+            key,
+        }
+    }
+
+    /// The issuing certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.chain[0]
+    }
+
+    /// The issuing certificate and those that were in its file after it.
+    pub fn chain(&self) -> &[Certificate] {
+        &self.chain
+    }
+
+    /// Issues a certificate; it is not valid longer than the issuer.
+    pub fn issue(
+        &self,
+        subject: DistinguishedName,
+        public_key_info: &[u8],
+        profile: &Profile,
+        validity: Validity,
+    ) -> Result<Certificate, AuthorityError> {
+        let certificate = self.certificate();
+        let (_, name) = X509Name::from_der(&certificate.subject)
+            .map_err(AuthorityError::crypto("read the issuer's name"))?;
+        let name = distinguished_name(&name).ok_or_else(unusual_issuer)?;
+        let key_identifier = certificate
+            .key_identifier
+            .clone()
+            .unwrap_or_else(|| key_identifier(&certificate.public_bits));
+        let public_key = SubjectPublicKeyInfo::from_der(public_key_info)
+            .map_err(AuthorityError::crypto("use the public key of the subject"))?;
+        let parameters = parameters(
+            subject,
+            extensions(profile, public_key.der_bytes(), &key_identifier)?,
+            validity.within(certificate)?,
+        )?;
+        let mut issued_by = CertificateParams::default();
+        issued_by.distinguished_name = name;
+        let signed = parameters
+            .signed_by(&public_key, &rcgen::Issuer::new(issued_by, self.key.pair()))
+            .map_err(AuthorityError::crypto("sign the certificate"))?;
+        let leaf = parse(signed.der())?;
+        // Names that cannot be written again octet by octet would break the chain.
+        if leaf.issuer != certificate.subject {
+            return Err(unusual_issuer());
+        }
+        Ok(leaf)
+    }
+}
+
+/// A self-signed authority with this common name.
+pub fn self_signed(
+    name: &str,
+    key: &Key,
+    validity: Validity,
+) -> Result<Certificate, AuthorityError> {
+    let extensions = extensions(&Profile::Root, key.public_bits(), &[])?;
+    let issued = parameters(common_name(name), extensions, validity)?
+        .self_signed(key.pair())
+        .map_err(AuthorityError::crypto("sign the certificate"))?;
+    parse(issued.der())
+}
+
+/// A subject of one common name, as `UTF8String`.
+pub fn common_name(name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, name);
+    subject
+}
+
+/// The extension that carries `command`, as rcgen takes it.
+pub(super) fn command_extension(command: &Command) -> Result<CustomExtension, AuthorityError> {
+    let content = CertExtension::new(command.clone())
+        .encode()
+        .map_err(AuthorityError::Command)?;
+    Ok(CustomExtension::from_oid_content(EXTENSION_OID, content))
+}
+
+fn unusual_issuer() -> AuthorityError {
+    AuthorityError::Issuer(
+        "has a subject that cannot be reproduced: it should be one common name".to_owned(),
+    )
+}
+
+fn parse(der: &[u8]) -> Result<Certificate, AuthorityError> {
+    Certificate::parse(der).map_err(AuthorityError::crypto("read the issued certificate"))
+}
+
+fn parameters(
+    subject: DistinguishedName,
+    extensions: Vec<CustomExtension>,
+    validity: Validity,
+) -> Result<CertificateParams, AuthorityError> {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = subject;
+    parameters.serial_number = Some(SerialNumber::from_slice(&serial()?));
+    parameters.not_before = validity.not_before;
+    parameters.not_after = validity.not_after;
+    parameters.custom_extensions = extensions;
+    Ok(parameters)
+}
+
+/// Ten random octets, the first not zero, so that none is lost in the INTEGER.
+fn serial() -> Result<[u8; SERIAL], AuthorityError> {
+    let mut octets = [0; SERIAL];
+    while octets[0] == 0 {
+        SystemRandom::new()
+            .fill(&mut octets)
+            .map_err(AuthorityError::crypto("draw random octets"))?;
+    }
+    Ok(octets)
+}
+
+/// SHA-1 over the public key, as all of albatross's certificates have it.
+fn key_identifier(public_bits: &[u8]) -> Vec<u8> {
+    digest(&SHA1_FOR_LEGACY_USE_ONLY, public_bits)
+        .as_ref()
+        .to_vec()
+}
+
+/// The table of WIRE 10.2: the extensions of a profile in their order. All are written here rather than by rcgen, which has
+/// another order, other key identifiers, and leaves extKeyUsage uncritical.
+fn extensions(
+    profile: &Profile,
+    public_bits: &[u8],
+    issuer_key_identifier: &[u8],
+) -> Result<Vec<CustomExtension>, AuthorityError> {
+    const AUTHORITY_USAGE: [u8; 5] = [0x03, 0x03, 0x07, 0xc6, 0x00];
+    const LEAF_USAGE: [u8; 5] = [0x03, 0x03, 0x07, 0xa0, 0x00];
+    const AUTHORITY: [u8; 5] = [0x30, 0x03, 0x01, 0x01, 0xff];
+    const LEAF: [u8; 2] = [0x30, 0x00];
+    const PURPOSE: [u8; 9] = [0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03];
+    const SERVER_PURPOSE: u8 = 1;
+    const CLIENT_PURPOSE: u8 = 2;
+
+    let (command, is_authority, purpose) = match profile {
+        Profile::Root => (None, true, None),
+        Profile::Intermediate(command) => (Some(command), true, None),
+        Profile::Client(command) => (Some(command), false, Some(CLIENT_PURPOSE)),
+        Profile::Server => (None, false, Some(SERVER_PURPOSE)),
+    };
+    let is_root = *profile == Profile::Root;
+    let subject_identifier = || [&[0x04, 0x14], &key_identifier(public_bits)[..]].concat();
+    let issuer_identifier = || {
+        // SEQUENCE { [0] IMPLICIT OCTET STRING }; identifiers of foreign authorities are short, too.
+        let short = |tag: u8, content: &[u8]| {
+            u8::try_from(content.len())
+                .ok()
+                .filter(|length| *length < 0x80)
+                .map(|length| [&[tag, length], content].concat())
+        };
+        short(0x80, issuer_key_identifier)
+            .and_then(|identifier| short(0x30, &identifier))
+            .ok_or_else(|| {
+                AuthorityError::Issuer("has a subject key identifier too long".to_owned())
+            })
+    };
+    let extension = |last: u64, critical, content| {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, last], content);
+        extension.set_criticality(critical);
+        extension
+    };
+
+    let mut table = Vec::with_capacity(6);
+    table.extend(command.map(command_extension).transpose()?);
+    if !is_root {
+        table.push(extension(14, false, subject_identifier()));
+    }
+    table.push(extension(
+        15,
+        true,
+        if is_authority {
+            AUTHORITY_USAGE
+        } else {
+            LEAF_USAGE
+        }
+        .to_vec(),
+    ));
+    table.push(extension(
+        19,
+        true,
+        if is_authority {
+            AUTHORITY.to_vec()
+        } else {
+            LEAF.to_vec()
+        },
+    ));
+    if !is_root {
+        table.push(extension(35, false, issuer_identifier()?));
+    }
+    if let Some(purpose) = purpose {
+        // SEQUENCE { OBJECT IDENTIFIER id-kp.purpose }
+        let content = [&[0x30, 0x0a], &PURPOSE[..], &[purpose]].concat();
+        table.push(extension(37, true, content));
+    }
+    Ok(table)
+}

@@ -1,0 +1,274 @@
+//! Private keys: PKCS#8 in PEM, readable by their owner alone (WIRE 10.4).
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData};
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+
+use super::{AuthorityError, Certificate, file};
+
+/// File mode of a private key.
+const MODE: u32 = 0o400;
+
+const LABEL: &str = "PRIVATE KEY";
+
+/// Type of a private key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyType {
+    /// Ed25519.
+    #[default]
+    Ed25519,
+    /// ECDSA over P-256.
+    P256,
+    /// ECDSA over P-384.
+    P384,
+    /// ECDSA over P-521.
+    P521,
+    /// RSA, 2048 bits.
+    Rsa2048,
+    /// RSA, 4096 bits.
+    Rsa4096,
+}
+
+/// A private key that can sign.
+#[derive(Debug)]
+pub struct Key(KeyPair);
+
+impl KeyType {
+    const NAMES: [(&'static str, Self); 6] = [
+        ("ed25519", Self::Ed25519),
+        ("p256", Self::P256),
+        ("p384", Self::P384),
+        ("p521", Self::P521),
+        ("rsa2048", Self::Rsa2048),
+        ("rsa4096", Self::Rsa4096),
+    ];
+}
+
+impl Key {
+    /// A fresh key.
+    pub fn generate(key_type: KeyType) -> Result<Self, AuthorityError> {
+        let generated = match key_type {
+            KeyType::Ed25519 => return Self::generate_ed25519(),
+            KeyType::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
+            KeyType::P384 => KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384),
+            KeyType::P521 | KeyType::Rsa2048 | KeyType::Rsa4096 => {
+                return Err(AuthorityError::KeyType(key_type));
+            }
+        };
+        generated
+            .map(Self)
+            .map_err(AuthorityError::crypto("generate a key"))
+    }
+
+    /// In the form of RFC 8410 without the public key: OpenSSL and albatross do not read ring's own form.
+    fn generate_ed25519() -> Result<Self, AuthorityError> {
+        const BEFORE_SEED: [u8; 16] = [
+            0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22,
+            0x04, 0x20,
+        ];
+        let mut pkcs8 = [0; 48];
+        let (before, seed) = pkcs8.split_at_mut(BEFORE_SEED.len());
+        before.copy_from_slice(&BEFORE_SEED);
+        SystemRandom::new()
+            .fill(seed)
+            .map_err(AuthorityError::crypto("draw random octets"))?;
+        KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(&pkcs8[..]), &PKCS_ED25519)
+            .map(Self)
+            .map_err(AuthorityError::crypto("generate a key"))
+    }
+
+    /// Reads the key file of `certificate`, which was read from `certificate_file`.
+    pub fn load(
+        path: &Path,
+        certificate: &Certificate,
+        certificate_file: &Path,
+    ) -> Result<Self, AuthorityError> {
+        let pkcs8 = file::read_block(path, LABEL)?;
+        let foreign = || AuthorityError::ForeignKey(path.to_owned(), certificate_file.to_owned());
+        // albatross leaves the public key out of the files of its ECDSA keys; ring needs it, and checks that it fits.
+        let key = match ecdsa_with_public_key(&pkcs8, &certificate.public_bits) {
+            Some(completed) => Self::from_pkcs8(&completed).ok_or_else(foreign)?,
+            None => Self::read(path, &pkcs8)?,
+        };
+        if key.public_bits() == certificate.public_bits {
+            Ok(key)
+        } else {
+            Err(foreign())
+        }
+    }
+
+    /// Reads the key file, or makes one with a fresh key of this type. An existing file is never changed.
+    /// `true`: the key was there before.
+    pub fn reuse_or_generate(
+        path: &Path,
+        key_type: KeyType,
+    ) -> Result<(Self, bool), AuthorityError> {
+        if path.exists() {
+            let pkcs8 = file::read_block(path, LABEL)?;
+            return Self::read(path, &pkcs8).map(|key| (key, true));
+        }
+        let key = Self::generate(key_type)?;
+        file::write(path, MODE, &file::encode(LABEL, key.pkcs8()), false)?;
+        Ok((key, false))
+    }
+
+    /// The key as DER (PKCS#8).
+    pub fn pkcs8(&self) -> &[u8] {
+        self.0.serialized_der()
+    }
+
+    /// The content of the subjectPublicKey BIT STRING.
+    pub fn public_bits(&self) -> &[u8] {
+        self.0.public_key_raw()
+    }
+
+    /// The subjectPublicKeyInfo as DER.
+    pub fn public_key_info(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
+
+    pub(super) fn pair(&self) -> &KeyPair {
+        &self.0
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Option<Self> {
+        KeyPair::try_from(&PrivatePkcs8KeyDer::from(der))
+            .ok()
+            .map(Self)
+    }
+
+    fn read(path: &Path, pkcs8: &[u8]) -> Result<Self, AuthorityError> {
+        Self::from_pkcs8(pkcs8).ok_or_else(|| {
+            AuthorityError::malformed(
+                path,
+                "private key that can be used here",
+                "it must be an Ed25519, P-256, P-384 or RSA key (2048 to 4096 bits) in PKCS#8, an ECDSA key with its \
+                 public key inside ('openssl pkey -in OLD -out NEW' adds it)",
+            )
+        })
+    }
+}
+
+/// An ECDSA key file without the public key, completed; `None` for everything else.
+///
+/// The layout is fixed: SEQUENCE { INTEGER 0, algorithm, OCTET STRING { SEQUENCE { INTEGER 1, OCTET STRING scalar } } }
+/// with every length below 128, as P-521 is out of reach anyway.
+fn ecdsa_with_public_key(pkcs8: &[u8], public: &[u8]) -> Option<Vec<u8>> {
+    let element = |tag: u8, content: &[u8]| -> Option<Vec<u8>> {
+        let mut der = vec![tag];
+        match u8::try_from(content.len()).ok()? {
+            short @ 0..0x80 => der.push(short),
+            long => der.extend([0x81, long]),
+        }
+        der.extend_from_slice(content);
+        Some(der)
+    };
+    let content = short_element(pkcs8, 0x30)?.strip_prefix(&[2, 1, 0])?;
+    let algorithm_length = 2 + usize::from(*content.get(1)?);
+    let (algorithm, rest) = content.split_at_checked(algorithm_length)?;
+    let ec_key = short_element(short_element(rest, 0x04)?, 0x30)?;
+    let scalar = ec_key.strip_prefix(&[2, 1, 1])?;
+    short_element(scalar, 0x04)?;
+    let bits = element(0x03, &[&[0], public].concat())?;
+    let ec_key = element(0x30, &[ec_key, &element(0xa1, &bits)?].concat())?;
+    let wrapped = element(0x04, &ec_key)?;
+    element(0x30, &[&[2, 1, 0], algorithm, &wrapped].concat())
+}
+
+/// The content of an element that is all of `der` and shorter than 128 octets.
+fn short_element(der: &[u8], tag: u8) -> Option<&[u8]> {
+    match der {
+        [first, length, content @ ..]
+            if *first == tag && *length < 0x80 && usize::from(*length) == content.len() =>
+        {
+            Some(content)
+        }
+        _ => None,
+    }
+}
+
+impl FromStr for KeyType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::NAMES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, key_type)| *key_type)
+            .ok_or_else(|| {
+                let names = Self::NAMES.map(|(name, _)| name).join(", ");
+                format!("no such key type, there are {names}")
+            })
+    }
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Self::NAMES.iter().find(|(_, key_type)| key_type == self);
+        f.write_str(name.map_or("", |(name, _)| name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::read_chain;
+
+    fn vector(chain: &str, file: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/vectors/chains")
+            .join(chain)
+            .join(file)
+    }
+
+    #[test]
+    fn the_keys_of_albatross_are_read_beside_their_certificates() {
+        for chain in [
+            "cli-info",
+            "cli-key-p256",
+            "cli-key-p384",
+            "cli-key-rsa2048",
+            "cli-key-rsa4096",
+        ] {
+            let certificate_file = vector(chain, "leaf.pem");
+            let certificate = &read_chain(&certificate_file).unwrap()[0];
+            Key::load(&vector(chain, "leaf.key"), certificate, &certificate_file).unwrap();
+            let foreign = Key::load(&vector(chain, "root.key"), certificate, &certificate_file);
+            assert!(
+                matches!(foreign, Err(AuthorityError::ForeignKey(..))),
+                "{chain}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_generated_key_is_in_the_form_that_others_read() {
+        let ed25519 = Key::generate(KeyType::Ed25519).unwrap();
+        assert_eq!(ed25519.pkcs8().len(), 48);
+        assert_ne!(
+            ed25519.pkcs8(),
+            Key::generate(KeyType::Ed25519).unwrap().pkcs8()
+        );
+        assert_eq!(
+            Key::generate(KeyType::P256).unwrap().public_bits().len(),
+            65
+        );
+        assert_eq!(
+            Key::generate(KeyType::P384).unwrap().public_bits().len(),
+            97
+        );
+    }
+
+    #[test]
+    fn a_type_that_cannot_be_generated_is_named() {
+        for name in ["p521", "rsa2048", "rsa4096"] {
+            let error = Key::generate(name.parse().unwrap()).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        assert!("dsa".parse::<KeyType>().is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! Signing requests (PKCS#10): one common name, and one requested extension with the command (WIRE 12.1).
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{CertificateParams, DistinguishedName};
+use x509_parser::asn1_rs::{FromDer, Oid, oid};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+
+use super::certificate::{EXTENSION, distinguished_name, last_common_name};
+use super::issue::command_extension;
+use super::{AuthorityError, Certificate, Key, KeyType, common_name, file};
+use crate::wire::{CertExtension, Command};
+
+const LABEL: &str = "CERTIFICATE REQUEST";
+
+/// Signatures with SHA-1 are no proof any more.
+const SHA1_SIGNATURES: [Oid<'static>; 3] = [
+    oid!(1.2.840.113549.1.1.5),
+    oid!(1.3.14.3.2.29),
+    oid!(1.2.840.10045.4.1),
+];
+
+/// A signing request whose signature has been verified.
+#[derive(Debug)]
+pub struct Request {
+    /// DER of the subject.
+    subject: Vec<u8>,
+    /// The subject, to be written again.
+    name: DistinguishedName,
+    /// The last common name of the subject.
+    pub common_name: String,
+    /// DER of the subjectPublicKeyInfo.
+    pub public_key_info: Vec<u8>,
+    /// The command asked for; `None` asks for the certificate of a server.
+    pub command: Option<Command>,
+}
+
+impl Request {
+    /// Reads a file with exactly one request, and verifies its signature.
+    pub fn read(path: &Path) -> Result<Self, AuthorityError> {
+        let der = file::read_block(path, LABEL)?;
+        Self::parse(&der).map_err(|error| match error {
+            AuthorityError::Request(why) => {
+                AuthorityError::malformed(path, "usable signing request", why)
+            }
+            other => other,
+        })
+    }
+
+    /// Parses the DER of a request, and verifies its signature.
+    pub fn parse(der: &[u8]) -> Result<Self, AuthorityError> {
+        let refused = |why: &str| AuthorityError::Request(why.to_owned());
+        let (rest, request) = X509CertificationRequest::from_der(der)
+            .map_err(|error| AuthorityError::Request(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(refused("octets follow it"));
+        }
+        if SHA1_SIGNATURES.contains(&request.signature_algorithm.algorithm) {
+            return Err(refused("it is signed with SHA-1"));
+        }
+        request.verify_signature().map_err(|_| {
+            refused("its signature does not verify, or is of a kind that cannot be verified here")
+        })?;
+        let information = &request.certification_request_info;
+        let unusual = || refused("its subject is unusual: it should be one common name");
+        let mut extensions = Vec::new();
+        for attribute in information.attributes() {
+            if let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() {
+                extensions.extend(
+                    requested
+                        .extensions
+                        .iter()
+                        .filter(|extension| extension.oid == EXTENSION),
+                );
+            }
+        }
+        let command = match &extensions[..] {
+            [] => None,
+            [extension] => Some(
+                CertExtension::decode(extension.value)
+                    .map_err(AuthorityError::Command)?
+                    .command,
+            ),
+            _ => return Err(refused("it asks for several commands")),
+        };
+        Ok(Self {
+            subject: information.subject.as_raw().to_vec(),
+            name: distinguished_name(&information.subject).ok_or_else(unusual)?,
+            common_name: last_common_name(&information.subject).ok_or_else(unusual)?,
+            public_key_info: information.subject_pki.raw.to_vec(),
+            command,
+        })
+    }
+
+    /// The subject, for the certificate.
+    pub(super) fn name(&self) -> DistinguishedName {
+        self.name.clone()
+    }
+
+    /// Refuses a certificate that has not taken over the subject unchanged.
+    pub(super) fn check_subject(&self, issued: &Certificate) -> Result<(), AuthorityError> {
+        if issued.subject == self.subject {
+            Ok(())
+        } else {
+            Err(AuthorityError::Request(
+                "its subject cannot be reproduced: it should be one common name".to_owned(),
+            ))
+        }
+    }
+}
+
+/// The DER of a request for `command`, signed with `key`.
+pub fn create_request(name: &str, command: &Command, key: &Key) -> Result<Vec<u8>, AuthorityError> {
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = common_name(name);
+    parameters.custom_extensions = vec![command_extension(command)?];
+    parameters
+        .serialize_request(key.pair())
+        .map(|request| request.der().to_vec())
+        .map_err(AuthorityError::crypto("sign the request"))
+}
+
+/// Writes `<name>.req` into `folder`, signed with the key in `<name>.key` there, which is made unless it exists.
+/// A request that exists is replaced. Gives the names of both files.
+pub fn write_request(
+    folder: &Path,
+    name: &str,
+    command: &Command,
+    key_type: KeyType,
+) -> Result<(PathBuf, PathBuf), AuthorityError> {
+    let request_file = folder.join(format!("{name}.req"));
+    let key_file = folder.join(format!("{name}.key"));
+    let (key, _) = Key::reuse_or_generate(&key_file, key_type)?;
+    let request = create_request(name, command, &key)?;
+    file::write(&request_file, 0o644, &file::encode(LABEL, &request), true)?;
+    Ok((request_file, key_file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::UnikernelCommand;
+
+    const COMMAND: Command = Command::Unikernel(UnikernelCommand::Info(()));
+
+    #[test]
+    fn a_request_is_read_back() {
+        for key_type in [KeyType::Ed25519, KeyType::P256, KeyType::P384] {
+            let key = Key::generate(key_type).unwrap();
+            let request = Request::parse(&create_request("foo", &COMMAND, &key).unwrap()).unwrap();
+            assert_eq!(request.common_name, "foo");
+            assert_eq!(request.command, Some(COMMAND));
+            assert_eq!(request.public_key_info, key.public_key_info());
+        }
+    }
+
+    #[test]
+    fn a_request_whose_content_was_changed_is_refused() {
+        let key = Key::generate(KeyType::Ed25519).unwrap();
+        let der = create_request("foo", &COMMAND, &key).unwrap();
+        // SEQUENCE { content, algorithm, signature }: of 128 to 255 octets, the content of less.
+        let content = 3..3 + 2 + usize::from(der[4]);
+        assert!(content.end < der.len());
+        for position in content {
+            let mut changed = der.clone();
+            changed[position] ^= 1;
+            assert!(Request::parse(&changed).is_err(), "octet {position}");
+        }
+    }
+}

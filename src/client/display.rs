@@ -1,0 +1,346 @@
+//! What the client prints (BEHAVIOUR 4).
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+
+use time::OffsetDateTime;
+
+use super::arguments::Common;
+use super::error::ClientError;
+use crate::policy::{Policy, list};
+use crate::unikernel::Mac;
+use crate::wire::{
+    BlockDevice, ConsoleData, FailBehaviour, Header, Info, Int, NamedInfo, NamedPolicy, Success,
+    Text, Typ,
+};
+
+/// Standard output, and what it depends on.
+#[derive(Debug)]
+pub(super) struct Output {
+    stdout: io::Stdout,
+    started: OffsetDateTime,
+    debug: bool,
+}
+
+impl Output {
+    /// Output of a program that was started at this time.
+    pub(super) fn new(started: OffsetDateTime) -> Self {
+        Self {
+            stdout: io::stdout(),
+            started,
+            debug: false,
+        }
+    }
+
+    /// When the program was started.
+    pub(super) fn started(&self) -> OffsetDateTime {
+        self.started
+    }
+
+    /// The same as text.
+    pub(super) fn start_time(&self) -> String {
+        time(self.started.unix_timestamp())
+    }
+
+    /// How much is shown: with debug verbosity also guest arguments, which often hold secrets.
+    pub(super) fn set_verbosity(&mut self, common: &Common) {
+        self.debug = common.verbose >= 2 || common.verbosity.as_deref() == Some("debug");
+    }
+
+    /// A text that has its newlines already.
+    pub(super) fn text(&mut self, text: &str) -> Result<(), ClientError> {
+        let mut stdout = self.stdout.lock();
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(ClientError::Output)
+    }
+
+    /// One line, out at once.
+    pub(super) fn line(&mut self, line: &str) -> Result<(), ClientError> {
+        self.text(&format!("{line}\n"))
+    }
+
+    /// Octets with their positions and characters.
+    pub(super) fn hexdump(&mut self, octets: &[u8]) -> Result<(), ClientError> {
+        let mut text = String::new();
+        for (number, row) in octets.chunks(16).enumerate() {
+            let hex: Vec<_> = row.iter().map(|octet| format!("{octet:02x}")).collect();
+            let characters: String = row
+                .iter()
+                .map(|octet| match octet {
+                    0x20..0x7f => char::from(*octet),
+                    _ => '.',
+                })
+                .collect();
+            let _ = writeln!(
+                text,
+                "{:08x}  {:<47}  |{characters}|",
+                number * 16,
+                hex.join(" ")
+            );
+        }
+        self.text(&text)
+    }
+
+    /// Something is odd, but goes on.
+    #[expect(clippy::unused_self, reason = "all output goes through here")]
+    pub(super) fn warn(&self, text: &str) {
+        warn(text);
+    }
+
+    /// A request was carried out.
+    pub(super) fn success(
+        &mut self,
+        name_asked: &Text,
+        success: &Success,
+    ) -> Result<(), ClientError> {
+        let text = match success {
+            Success::Empty(()) => "success".to_owned(),
+            Success::String(text) => format!("success: {}", printable(&text.to_lossy())),
+            Success::Policies(policies) => lines(policies, policy, "no policies"),
+            Success::BlockDevices(blocks) => lines(blocks, block, "no block devices"),
+            Success::Consoles(consoles) => lines(consoles, name, "no consoles"),
+            Success::UnikernelInfo(unikernels) => {
+                lines(unikernels, |entry| info(entry, self.debug), "no unikernels")
+            }
+            Success::BlockDeviceImage(compressed) => {
+                format!("block device image, compressed {compressed}")
+            }
+            Success::UnikernelImage(_)
+            | Success::OldBlockDeviceImage(_)
+            | Success::OldUnikernelInfo4(_)
+            | Success::OldUnikernelInfo5(_) => {
+                return Err(ClientError::Unexpected("an answer to another command"));
+            }
+        };
+        self.line(&format!("host {}: {text}", name(name_asked)))
+    }
+
+    /// An image was stored.
+    pub(super) fn image(
+        &mut self,
+        header: &Header,
+        compressed: bool,
+        octets: u64,
+        path: &Path,
+    ) -> Result<(), ClientError> {
+        self.line(&format!(
+            "host {}: image, compressed {compressed}, {octets} bytes\nstored in {}",
+            name(&header.name),
+            path.display()
+        ))
+    }
+
+    /// A line of a console.
+    pub(super) fn console(&mut self, line: &ConsoleData) -> Result<(), ClientError> {
+        let time = time(line.timestamp.seconds());
+        self.line(&format!("console {time}: {}", escaped(&line.data.0)))
+    }
+}
+
+/// Something is odd, but goes on.
+pub(super) fn warn(text: &str) {
+    eprintln!("{}: warning: {text}", super::PROGRAM);
+}
+
+/// A name as it is printed.
+pub(super) fn name(name: &Text) -> String {
+    format!("[unikernel: {}]", escaped(&name.0))
+}
+
+/// Text of a peer, without what could steer a terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|character| match character {
+            '\n' => "\n".to_owned(),
+            control if control.is_control() => control.escape_default().to_string(),
+            other => other.to_string(),
+        })
+        .collect()
+}
+
+/// A console line: everything that is not printable ASCII is escaped, octets as three decimal digits.
+fn escaped(octets: &[u8]) -> String {
+    let mut text = String::with_capacity(octets.len());
+    for octet in octets {
+        match octet {
+            b'\n' => text.push_str("\\n"),
+            b'\t' => text.push_str("\\t"),
+            b'\r' => text.push_str("\\r"),
+            8 => text.push_str("\\b"),
+            b'"' => text.push_str("\\\""),
+            b'\\' => text.push_str("\\\\"),
+            0x20..0x7f => text.push(char::from(*octet)),
+            other => {
+                let _ = write!(text, "\\{other:03}");
+            }
+        }
+    }
+    text
+}
+
+/// RFC 3339 in UTC, of an unknown local offset.
+fn time(seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}-00:00",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+fn lines<T>(items: &[T], form: impl Fn(&T) -> String, none: &str) -> String {
+    if items.is_empty() {
+        return none.to_owned();
+    }
+    items.iter().map(form).collect::<Vec<_>>().join("\n")
+}
+
+fn policy(entry: &NamedPolicy) -> String {
+    let policy = match Policy::try_from(&entry.policy) {
+        Ok(policy) => policy.to_string(),
+        Err(error) => error.to_string(),
+    };
+    format!("{}: policy: {policy}", name(&entry.name))
+}
+
+fn block(entry: &BlockDevice) -> String {
+    format!(
+        "block {} size {} MB active {}",
+        name(&entry.name),
+        entry.size.get(),
+        entry.active
+    )
+}
+
+fn info(NamedInfo { name: of, info }: &NamedInfo, with_arguments: bool) -> String {
+    let mut text = format!("{}: typ ", name(of));
+    text += match info.typ {
+        Typ::Solo5(()) => "solo5",
+        Typ::Bhyve(()) => "bhyve",
+    };
+    if let Some(started) = &info.started {
+        let _ = write!(text, " started {}", time(started.seconds()));
+    }
+    let _ = write!(
+        text,
+        " fail behaviour {}",
+        fail_behaviour(&info.fail_behaviour)
+    );
+    if let Some(startup) = info.startup {
+        let _ = write!(text, " startup at {}", startup.get());
+    }
+    let _ = write!(
+        text,
+        " CPUids {} {} MB memory{}{}",
+        numbers(info.cpuids.items(), ","),
+        info.memory.get(),
+        block_devices(info),
+        bridges(info)
+    );
+    match info.typ {
+        Typ::Solo5(()) => {
+            let digest: Vec<_> = info
+                .digest
+                .0
+                .iter()
+                .map(|octet| format!("{octet:02x}"))
+                .collect();
+            let _ = write!(text, " digest {}", digest.concat());
+        }
+        Typ::Bhyve(()) => {
+            let _ = write!(text, " VM name {}", escaped(&info.digest.0));
+        }
+    }
+    let _ = write!(text, " #cpus {}", info.cpus.map_or(1, Int::get));
+    if let Some(partition) = &info.linux_boot_partition {
+        let _ = write!(text, " linux_boot_partition {}", escaped(&partition.0));
+    }
+    if with_arguments && let Some(arguments) = &info.arguments {
+        let arguments: Vec<_> = arguments
+            .iter()
+            .map(|argument| escaped(&argument.0))
+            .collect();
+        let _ = write!(text, " argv {}", arguments.join(" "));
+    }
+    text
+}
+
+fn block_devices(info: &Info) -> String {
+    let Some(blocks) = &info.blocks else {
+        return String::new();
+    };
+    let blocks = blocks.items().iter().map(|block| {
+        format!(
+            "{} -> {} (sector-size: {} bytes, size {} MB)",
+            escaped(&block.unikernel_device.0),
+            escaped(&block.host_device.0),
+            block.sector_size.get(),
+            block.block_size.get()
+        )
+    });
+    format!(" block devices {}", list(blocks))
+}
+
+fn bridges(info: &Info) -> String {
+    let Some(bridges) = &info.bridges else {
+        return String::new();
+    };
+    let bridges = bridges.items().iter().map(|bridge| {
+        format!(
+            "{} -> {} (mac {})",
+            escaped(&bridge.unikernel_device.0),
+            escaped(&bridge.host_device.0),
+            Mac(bridge.mac.0)
+        )
+    });
+    format!(" bridge {}", list(bridges))
+}
+
+fn fail_behaviour(behaviour: &FailBehaviour) -> String {
+    match behaviour {
+        FailBehaviour::Quit(()) => "quit".to_owned(),
+        FailBehaviour::RestartExitCodes(codes) if codes.items().is_empty() => {
+            "restart all except 1".to_owned()
+        }
+        FailBehaviour::RestartExitCodes(codes) => {
+            format!("restart {}", numbers(codes.items(), ", "))
+        }
+    }
+}
+
+fn numbers(numbers: &[Int], separator: &str) -> String {
+    let numbers: Vec<_> = numbers
+        .iter()
+        .map(|number| number.get().to_string())
+        .collect();
+    numbers.join(separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_lines_cannot_steer_a_terminal() {
+        assert_eq!(
+            escaped(b"a\x1b[2J\"\\\t\r\n\x08\xff\x7f "),
+            r#"a\027[2J\"\\\t\r\n\b\255\127 "#
+        );
+        assert_eq!(
+            printable("no\u{9b}31m\u{7}\nsuch"),
+            "no\\u{9b}31m\\u{7}\nsuch"
+        );
+    }
+
+    #[test]
+    fn times_are_of_an_unknown_offset() {
+        assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20-00:00");
+    }
+}

@@ -1,0 +1,240 @@
+//! Receiving an image: it arrives inside one message, which may be larger than memory should hold.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::ZlibDecoder;
+
+use super::conversation::{MAX_ANSWER, receive_error};
+use super::display::Output;
+use super::error::ClientError;
+use crate::name::Name;
+use crate::wire::frame::{FrameError, length, read_prefix};
+use crate::wire::{Header, Message, VERSION, domain};
+
+/// Most octets before the image: the header, with any sensible name, and the beginnings of the records around.
+const MAX_HEAD: usize = 1 << 12;
+
+/// Octets copied at once.
+const PIECE: usize = 1 << 16;
+
+/// What a `get` was answered with.
+pub(super) enum Answer {
+    /// The image is in this file.
+    Stored,
+    /// Some other message.
+    Message(Box<Message>),
+}
+
+/// Reads the answer to `get`, and stores the image in the download folder.
+pub(super) fn receive(reader: &mut impl Read, output: &mut Output) -> Result<Answer, ClientError> {
+    let prefix = read_prefix(reader).map_err(receive_error)?;
+    let Some(total) = prefix.and_then(length) else {
+        return Err(ClientError::NoAnswer);
+    };
+    let mut frame = reader.take(total as u64);
+    let mut octets = Vec::new();
+    read_up_to(&mut frame, MAX_HEAD, &mut octets)?;
+    let Some(head) = Head::read(&octets, total) else {
+        if total > MAX_ANSWER {
+            return Err(ClientError::Receive(FrameError::TooLong(total, MAX_ANSWER)));
+        }
+        read_up_to(&mut frame, total, &mut octets)?;
+        if octets.len() < total {
+            return Err(ClientError::Receive(FrameError::Truncated));
+        }
+        let message = Message::decode(&octets).map_err(ClientError::Answer)?;
+        return Ok(Answer::Message(Box::new(message)));
+    };
+    let name = domain::name(&head.header.name)
+        .map_err(|_| ClientError::Unexpected("the name in it is none"))?;
+    let path = download_path(&name, output);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(&path)
+        .map_err(ClientError::file("create", &path))?;
+    let image = octets[head.image_start..].chain(frame);
+    let stored = if head.compressed {
+        store_compressed(image, &mut file, &path)
+    } else {
+        store(image, &mut file, &path)
+    };
+    let expected = (total - head.image_start) as u64;
+    let complete = stored.and_then(|stored| {
+        if head.compressed || stored == expected {
+            output.image(&head.header, head.compressed, expected, &path)
+        } else {
+            Err(ClientError::Receive(FrameError::Truncated))
+        }
+    });
+    match complete {
+        Ok(()) => Ok(Answer::Stored),
+        Err(error) => {
+            let _ = fs::remove_file(&path);
+            Err(error)
+        }
+    }
+}
+
+/// `<TMPDIR or /tmp>/<name>.<start of the program>` (BEHAVIOUR 3.5).
+fn download_path(name: &Name, output: &Output) -> PathBuf {
+    let folder = std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
+    let folder = folder.unwrap_or_else(|| "/tmp".into());
+    Path::new(&folder).join(format!("{name}.{}", output.start_time()))
+}
+
+fn read_up_to(
+    reader: &mut impl Read,
+    total: usize,
+    octets: &mut Vec<u8>,
+) -> Result<(), ClientError> {
+    let missing = total.saturating_sub(octets.len()) as u64;
+    reader
+        .take(missing)
+        .read_to_end(octets)
+        .map(|_| ())
+        .map_err(|error| receive_error(error.into()))
+}
+
+fn store_compressed(image: impl Read, file: &mut File, path: &Path) -> Result<u64, ClientError> {
+    let mut decoder = ZlibDecoder::new(BufReader::new(image));
+    let stored = store(&mut decoder, file, path)?;
+    let rest = decoder.get_mut().fill_buf();
+    if rest
+        .map_err(|error| receive_error(error.into()))?
+        .is_empty()
+    {
+        Ok(stored)
+    } else {
+        Err(ClientError::Unexpected(
+            "octets after the end of the compressed image",
+        ))
+    }
+}
+
+/// Copies to the end; the number of octets.
+fn store(mut image: impl Read, file: &mut File, path: &Path) -> Result<u64, ClientError> {
+    let mut piece = vec![0; PIECE];
+    let mut stored = 0;
+    loop {
+        match image.read(&mut piece) {
+            Ok(0) => return Ok(stored),
+            Ok(count) => {
+                file.write_all(&piece[..count])
+                    .map_err(ClientError::file("write", path))?;
+                stored += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(receive_error(error.into())),
+        }
+    }
+}
+
+/// The beginning of a message with an image, as far as the image itself.
+struct Head {
+    header: Header,
+    compressed: bool,
+    /// Where the image begins; it goes to the end of the message.
+    image_start: usize,
+}
+
+impl Head {
+    /// Reads the records around an image, each of which must end where the message ends.
+    fn read(octets: &[u8], total: usize) -> Option<Self> {
+        const SEQUENCE: u8 = 0x30;
+        const REPLY: u8 = 0xa1;
+        const UNIKERNEL_IMAGE: u8 = 0xa6;
+        const OCTET_STRING: u8 = 0x04;
+
+        let to_the_end = |position, tag| {
+            let (start, length) = element(octets, position, tag)?;
+            (start.checked_add(length)? == total).then_some(start)
+        };
+        let header_start = to_the_end(0, SEQUENCE)?;
+        let (start, length) = element(octets, header_start, SEQUENCE)?;
+        let header_end = start.checked_add(length)?;
+        let header: Header = rasn::der::decode(octets.get(header_start..header_end)?).ok()?;
+        let reply = to_the_end(header_end, REPLY)?;
+        let image = to_the_end(reply, UNIKERNEL_IMAGE)?;
+        let flag = to_the_end(image, SEQUENCE)?;
+        let compressed = match octets.get(flag..flag + 3)? {
+            [1, 1, 0] => false,
+            [1, 1, 0xff] => true,
+            _ => return None,
+        };
+        (header.version.get() == VERSION).then_some(())?;
+        Some(Self {
+            header,
+            compressed,
+            image_start: to_the_end(flag + 3, OCTET_STRING)?,
+        })
+    }
+}
+
+/// Where the content of the element at `position` begins, and its length.
+fn element(octets: &[u8], position: usize, tag: u8) -> Option<(usize, usize)> {
+    let rest = octets.get(position..)?;
+    let (first, rest) = rest.split_first()?;
+    let (short, rest) = rest.split_first()?;
+    (*first == tag).then_some(())?;
+    if *short < 0x80 {
+        return Some((position + 2, usize::from(*short)));
+    }
+    let count = usize::from(short & 0x7f);
+    let digits = rest.get(..count).filter(|_| (1..=4).contains(&count))?;
+    let length = digits
+        .iter()
+        .fold(0_u64, |length, digit| length << 8 | u64::from(*digit));
+    Some((position + 2 + count, usize::try_from(length).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Image, Octets, Payload, Success};
+
+    fn message(image: &[u8], compressed: bool) -> Vec<u8> {
+        let name = "foo:bar".parse().unwrap();
+        let command = crate::wire::Command::Unikernel(crate::wire::UnikernelCommand::Info(()));
+        let header = Message::command(0, &name, command).header;
+        let image = Image {
+            compressed,
+            image: Octets(image.to_vec()),
+        };
+        Message::answer(header, Payload::Reply(Success::UnikernelImage(image)))
+            .encode()
+            .unwrap()
+    }
+
+    #[test]
+    fn an_image_is_found_at_the_end_of_its_message() {
+        for size in [0, 1, 100, 127, 128, 255, 256, 65_536, 1 << 20] {
+            let image = vec![7; size];
+            let octets = message(&image, true);
+            let head = Head::read(&octets[..octets.len().min(MAX_HEAD)], octets.len()).unwrap();
+            assert!(head.compressed);
+            assert_eq!(&octets[head.image_start..], &image[..]);
+            assert_eq!(head.header.name.to_lossy(), "foo:bar");
+        }
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_each_other_are_refused() {
+        let octets = message(&[7; 300], false);
+        for position in 0..octets.len() - 300 {
+            let mut changed = octets.clone();
+            changed[position] = changed[position].wrapping_add(1);
+            let same = Head::read(&changed, changed.len())
+                .is_none_or(|head| head.image_start == octets.len() - 300);
+            assert!(same, "octet {position}");
+        }
+        assert!(Head::read(&octets, octets.len() + 1).is_none());
+        for end in 0..octets.len() - 300 {
+            assert!(Head::read(&octets[..end], octets.len()).is_none());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Why the client failed, and the exit code that says so (BEHAVIOUR 4).
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::authority::AuthorityError;
+use crate::command_line::USAGE;
+use crate::wire::WireError;
+use crate::wire::frame::FrameError;
+
+use super::tls::ConnectError;
+use crate::chain::verify::PathError;
+
+/// Why the client failed.
+#[derive(Debug)]
+pub(super) enum ClientError {
+    /// A wrong combination of options or values.
+    Usage(String),
+    /// A file operation failed (what, file, why).
+    File(&'static str, PathBuf, io::Error),
+    /// Keys, certificates or requests.
+    Authority(AuthorityError),
+    /// The image does not fit what was asked for (image, why).
+    Image(PathBuf, String),
+    /// The message cannot be encoded.
+    Encode(WireError),
+    /// Our own chain does not verify against the server's authority.
+    OwnChain(PathError),
+    /// There is no certificate to show.
+    NoCertificate,
+    /// Nothing listens there (where, why).
+    Unreachable(String, io::Error),
+    /// The TLS connection failed (where, why).
+    Tls(String, ConnectError),
+    /// Sending failed, and there was no answer.
+    Send(io::Error),
+    /// Receiving failed.
+    Receive(FrameError),
+    /// The answer is none.
+    Answer(WireError),
+    /// A message that makes no sense here.
+    Unexpected(&'static str),
+    /// The peer sent a command instead of an answer.
+    UnexpectedCommand,
+    /// The connection ended without an answer.
+    NoAnswer,
+    /// The peer said no (about which name, why).
+    Failure(String, String),
+    /// The destination was `-`: all was printed, nothing was sent.
+    Printed,
+    /// Standard output is gone.
+    Output(io::Error),
+}
+
+impl ClientError {
+    /// The process's exit code.
+    pub(super) fn exit_code(&self) -> i32 {
+        match self {
+            Self::OwnChain(_) => 116,
+            Self::Failure(..) => 117,
+            Self::Tls(_, error) => error.exit_code(),
+            Self::Send(_)
+            | Self::Receive(_)
+            | Self::Answer(_)
+            | Self::Unexpected(_)
+            | Self::NoAnswer
+            | Self::Printed => 121,
+            Self::Unreachable(..) => 122,
+            Self::Usage(_)
+            | Self::File(..)
+            | Self::Authority(_)
+            | Self::Image(..)
+            | Self::Encode(_)
+            | Self::NoCertificate
+            | Self::Output(_) => USAGE,
+            Self::UnexpectedCommand => 125,
+        }
+    }
+
+    /// What to say about it, if anything.
+    pub(super) fn message(&self) -> Option<String> {
+        (!matches!(self, Self::Printed)).then(|| self.to_string())
+    }
+
+    pub(super) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::File(what, path.to_owned(), error)
+    }
+}
+
+impl From<AuthorityError> for ClientError {
+    fn from(error: AuthorityError) -> Self {
+        Self::Authority(error)
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(why) => f.write_str(why),
+            Self::NoCertificate => f.write_str("there is no certificate to show"),
+            Self::File(what, path, error) => {
+                write!(f, "cannot {what} '{}': {error}", path.display())
+            }
+            Self::Authority(error) => error.fmt(f),
+            Self::Image(path, why) => write!(f, "image '{}': {why}", path.display()),
+            Self::Encode(error) => write!(f, "cannot encode the request: {error}"),
+            Self::OwnChain(why) => write!(
+                f,
+                "our own certificates do not verify against the server's authority (--server-ca): {why}"
+            ),
+            Self::Unreachable(place, error) => write!(f, "cannot connect to {place}: {error}"),
+            Self::Tls(place, error) => write!(f, "{place}: {error}"),
+            Self::Send(error) => write!(f, "cannot send the request: {error}"),
+            Self::Receive(error) => write!(f, "cannot receive the answer: {error}"),
+            Self::Answer(error) => write!(f, "cannot read the answer: {error}"),
+            Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
+            Self::UnexpectedCommand => f.write_str("unexpected answer: a command"),
+            Self::NoAnswer => f.write_str(
+                "the connection ended without an answer: whether the command was carried out is unknown",
+            ),
+            Self::Failure(name, text) => {
+                write!(f, "host {name}: command failed {text}")
+            }
+            Self::Printed => Ok(()),
+            Self::Output(error) => write!(f, "cannot write to standard output: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}

@@ -1,0 +1,87 @@
+//! The connection to a daemon, local or over TLS.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::tls::TlsStream;
+
+/// A connection whose two directions fail apart from each other: what the peer said is readable even if it takes nothing more.
+#[derive(Debug)]
+pub(super) enum Transport {
+    Local(UnixStream),
+    Remote(Box<TlsStream>),
+}
+
+impl Transport {
+    /// Waits until something can be sent, or the peer has said something or closed. `true`: the latter.
+    pub(super) fn answer_comes_first(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Local(socket) => Ok(ready(socket)?.intersects(SPEAKS)),
+            Self::Remote(stream) => loop {
+                if stream.take_in()? {
+                    return Ok(true);
+                }
+                // A record of TLS need not be one of ours: look into it.
+                if !ready(&**stream)?.intersects(SPEAKS) {
+                    return Ok(false);
+                }
+            },
+        }
+    }
+
+    /// Says good-bye; whether the peer still hears it is of no consequence.
+    pub(super) fn close(mut self) {
+        if let Self::Remote(stream) = &mut self {
+            let _ = stream.close();
+        }
+    }
+}
+
+/// The peer has sent something, or is gone.
+const SPEAKS: PollFlags = PollFlags::POLLIN
+    .union(PollFlags::POLLHUP)
+    .union(PollFlags::POLLERR);
+
+/// What a socket is ready for, after waiting until it is ready for anything.
+fn ready(socket: &impl AsFd) -> io::Result<PollFlags> {
+    let mut sockets = [PollFd::new(
+        socket.as_fd(),
+        PollFlags::POLLIN | PollFlags::POLLOUT,
+    )];
+    loop {
+        match poll(&mut sockets, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(sockets[0].revents().unwrap_or(PollFlags::POLLERR)),
+        }
+    }
+}
+
+impl Read for Transport {
+    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Local(socket) => socket.read(octets),
+            Self::Remote(stream) => stream.read(octets),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Local(socket) => socket.write(octets),
+            Self::Remote(stream) => stream.write(octets),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Local(socket) => socket.flush(),
+            Self::Remote(stream) => stream.flush(),
+        }
+    }
+}

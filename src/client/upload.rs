@@ -1,0 +1,147 @@
+//! Sending an image as a stream of raw frames (WIRE 7.3) while it is read, and noticing when the peer has heard enough.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+
+use super::error::ClientError;
+use super::request::Body;
+use super::transport::Transport;
+use crate::wire::frame::{END, MAX_CHUNK, PREFIX, prefix};
+
+/// How far an upload came.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// To its end.
+    All,
+    /// The peer spoke or closed before.
+    Interrupted,
+    /// Sending failed; the peer may have said why.
+    Failed(io::Error),
+}
+
+/// Sends what follows a command. An error is one of our side alone: the stream is left without its end then.
+pub(super) fn send(transport: &mut Transport, body: &Body) -> Result<Sent, ClientError> {
+    let (file, level) = match body {
+        Body::None => return Ok(Sent::All),
+        Body::Empty => return Ok(Frames::new(transport).finish()),
+        Body::Image(file, level) => (file, *level),
+    };
+    let image = File::open(file).map_err(ClientError::file("open", file))?;
+    let mut frames = Frames::new(transport);
+    if level == 0 {
+        return Ok(match copy(image, file, &mut frames)? {
+            Ok(()) => frames.finish(),
+            Err(error) => frames.failed(error),
+        });
+    }
+    let mut encoder = ZlibEncoder::new(frames, Compression::new(level));
+    let copied = copy(image, file, &mut encoder)?;
+    let finished = copied.and_then(|()| encoder.try_finish());
+    // The encoder's own end would try to send once more.
+    let frames = encoder.get_mut();
+    Ok(match finished {
+        Ok(()) => frames.finish(),
+        Err(error) => frames.failed(error),
+    })
+}
+
+/// Copies the file; the inner result is that of the receiving side.
+fn copy(
+    mut image: File,
+    path: &Path,
+    target: &mut impl Write,
+) -> Result<io::Result<()>, ClientError> {
+    let mut piece = vec![0; MAX_CHUNK];
+    loop {
+        let count = match image.read(&mut piece) {
+            Ok(0) => return Ok(Ok(())),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(ClientError::File("read", path.to_owned(), error)),
+        };
+        if let Err(error) = target.write_all(&piece[..count]) {
+            return Ok(Err(error));
+        }
+    }
+}
+
+/// Cuts what is written into frames of at most [`MAX_CHUNK`] octets.
+struct Frames<'a> {
+    transport: &'a mut Transport,
+    /// The prefix, still empty, and what is to follow it.
+    frame: Vec<u8>,
+    interrupted: bool,
+}
+
+impl<'a> Frames<'a> {
+    fn new(transport: &'a mut Transport) -> Self {
+        Self {
+            transport,
+            frame: vec![0; PREFIX],
+            interrupted: false,
+        }
+    }
+
+    /// Sends the frame that has been gathered.
+    fn send(&mut self) -> io::Result<()> {
+        let length = self.frame.len() - PREFIX;
+        if length == 0 {
+            return Ok(());
+        }
+        let prefix = prefix(length).ok_or(io::ErrorKind::InvalidInput)?;
+        self.frame[..PREFIX].copy_from_slice(&prefix);
+        self.transmit()?;
+        self.frame.truncate(PREFIX);
+        Ok(())
+    }
+
+    fn transmit(&mut self) -> io::Result<()> {
+        // Once stopped for good: an encoder tries again when it is dropped.
+        if self.interrupted || self.transport.answer_comes_first()? {
+            self.interrupted = true;
+            return Err(io::Error::other("the peer has answered before the end"));
+        }
+        self.transport.write_all(&self.frame)
+    }
+
+    fn finish(&mut self) -> Sent {
+        let sent = self.send().and_then(|()| {
+            self.frame = END.to_vec();
+            self.transmit()?;
+            self.transport.flush()
+        });
+        match sent {
+            Ok(()) => Sent::All,
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Also ends all sending: an encoder writes what it still has when it is dropped.
+    fn failed(&mut self, error: io::Error) -> Sent {
+        if self.interrupted {
+            return Sent::Interrupted;
+        }
+        self.interrupted = true;
+        Sent::Failed(error)
+    }
+}
+
+impl Write for Frames<'_> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        let room = PREFIX + MAX_CHUNK - self.frame.len();
+        let count = octets.len().min(room);
+        self.frame.extend_from_slice(&octets[..count]);
+        if self.frame.len() == PREFIX + MAX_CHUNK {
+            self.send()?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
