@@ -390,6 +390,8 @@ fn devices_are_those_of_the_manifest() {
             ),
             (&["--net:service=@77"], "net", "not an open descriptor"),
             (&["--net:service=@1"], "net", "not attached to a tap"),
+            // The image itself, most likely.
+            (&["--net:service=@3"], "net", "not attached to a tap"),
         ] {
             tender.refuses(&tender.run(options, name, &[]), reason);
         }
