@@ -224,7 +224,7 @@ mod tests {
                 tap,
                 framed,
             };
-            assert_eq!(super::unusable(&attachment).is_none(), usable);
+            assert_eq!(unusable(&attachment).is_none(), usable);
         }
     }
 
