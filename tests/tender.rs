@@ -256,9 +256,9 @@ fn help_and_version_are_those_of_a_solo5_tender() {
             "{help:?}"
         );
 
-        tender.refuses(&call(&[]), "Missing KERNEL");
-        tender.refuses(&call(&["--mem=2"]), "Missing KERNEL");
-        tender.refuses(&call(&["--"]), "Missing KERNEL");
+        tender.refuses(&call(&[]), "no KERNEL is given");
+        tender.refuses(&call(&["--mem=2"]), "no KERNEL is given");
+        tender.refuses(&call(&["--"]), "no KERNEL is given");
     }
 }
 
