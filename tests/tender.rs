@@ -256,9 +256,9 @@ fn help_and_version_are_those_of_a_solo5_tender() {
             "{help:?}"
         );
 
-        tender.refuses(&call(&[]), "Missing KERNEL");
-        tender.refuses(&call(&["--mem=2"]), "Missing KERNEL");
-        tender.refuses(&call(&["--"]), "Missing KERNEL");
+        tender.refuses(&call(&[]), "no KERNEL is given");
+        tender.refuses(&call(&["--mem=2"]), "no KERNEL is given");
+        tender.refuses(&call(&["--"]), "no KERNEL is given");
     }
 }
 
@@ -390,6 +390,8 @@ fn devices_are_those_of_the_manifest() {
             ),
             (&["--net:service=@77"], "net", "not an open descriptor"),
             (&["--net:service=@1"], "net", "not attached to a tap"),
+            // The image itself, most likely.
+            (&["--net:service=@3"], "net", "not attached to a tap"),
         ] {
             tender.refuses(&tender.run(options, name, &[]), reason);
         }

@@ -119,9 +119,26 @@ pub fn attach(tun: impl AsFd, name: &[u8]) -> nix::Result<Vec<u8>> {
     Ok(interface_name(&request))
 }
 
-/// How `tun` is attached; an error when it is not a descriptor of `/dev/net/tun`, or is not
-/// attached to any interface.
-pub fn attachment(tun: impl AsFd) -> nix::Result<Attachment> {
+/// A duplicate of an inherited descriptor of `/dev/net/tun`, made non-blocking, and how it is
+/// attached. `EBADF` when there is no such descriptor; some other error when it is not of
+/// `/dev/net/tun`, or is not attached to any interface.
+pub fn inherit(descriptor: RawFd) -> nix::Result<(OwnedFd, Attachment)> {
+    if descriptor < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: not -1, and only lent to the duplication, which finds out whether it is open.
+    let inherited = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    // A duplicate, as the number may be one that this process owns for something else.
+    let duplicate = fcntl(inherited, FcntlArg::F_DUPFD_CLOEXEC(0))?;
+    // SAFETY: just made, and owned by nobody else.
+    let tun = unsafe { OwnedFd::from_raw_fd(duplicate) };
+    let attachment = attachment(&tun)?;
+    let flags = OFlag::from_bits_retain(fcntl(&tun, FcntlArg::F_GETFL)?);
+    fcntl(&tun, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok((tun, attachment))
+}
+
+fn attachment(tun: impl AsFd) -> nix::Result<Attachment> {
     let mut request = request(b"")?;
     // SAFETY: the kernel writes this `ifreq` only, which outlives the call.
     unsafe { tun_get_interface(tun.as_fd().as_raw_fd(), &raw mut request)? };
@@ -131,20 +148,6 @@ pub fn attachment(tun: impl AsFd) -> nix::Result<Attachment> {
         tap: flags & IFF_TAP != 0,
         framed: flags & IFF_NO_PI == 0 || flags & IFF_VNET_HDR != 0,
     })
-}
-
-/// Takes over an inherited descriptor and makes it non-blocking. `EBADF` when it is not open.
-pub fn inherit(descriptor: RawFd) -> nix::Result<OwnedFd> {
-    if descriptor < 0 {
-        return Err(Errno::EBADF);
-    }
-    // SAFETY: not -1; `F_GETFL` below finds out whether it is open before anything relies on it.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(descriptor) };
-    let flags = OFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFL)?);
-    fcntl(borrowed, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    // SAFETY: it is open, and was handed to this process for this device; a device that is
-    // named twice is refused by the epoll set, and nothing is closed before the process ends.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn request(name: &[u8]) -> nix::Result<ifreq> {

@@ -13,7 +13,7 @@ use nix::libc::O_NONBLOCK;
 use super::boot::{Attached, Details};
 use super::devices::{Assignment, Backing};
 use super::options::NetSource;
-use crate::sys::tap::{self, Interfaces};
+use crate::sys::tap::{self, Attachment, Interfaces};
 
 const TUN: &str = "/dev/net/tun";
 const RANDOM: &str = "/dev/urandom";
@@ -148,18 +148,12 @@ fn open_interface(name: &str) -> Result<(OwnedFd, u16), Why> {
 }
 
 fn inherit_interface(number: i32) -> Result<(OwnedFd, u16), Why> {
-    let descriptor =
-        tap::inherit(number).map_err(|_| Why::Descriptor(number, "is not an open descriptor"))?;
-    let attachment = tap::attachment(&descriptor)
-        .map_err(|_| Why::Descriptor(number, "is not attached to a tap interface"))?;
-    if !attachment.tap {
-        return Err(Why::Descriptor(number, "is a tun, not a tap, interface"));
-    }
-    if attachment.framed {
-        return Err(Why::Descriptor(
-            number,
-            "has a header before each frame (it needs IFF_NO_PI and no IFF_VNET_HDR)",
-        ));
+    let (descriptor, attachment) = tap::inherit(number).map_err(|error| match error {
+        Errno::EBADF => Why::Descriptor(number, "is not an open descriptor"),
+        _ => Why::Descriptor(number, "is not attached to a tap interface"),
+    })?;
+    if let Some(why) = unusable(&attachment) {
+        return Err(Why::Descriptor(number, why));
     }
     let failed = |error| {
         let name = String::from_utf8_lossy(&attachment.interface).into_owned();
@@ -168,6 +162,18 @@ fn inherit_interface(number: i32) -> Result<(OwnedFd, u16), Why> {
     let interfaces = Interfaces::open().map_err(failed)?;
     let mtu = interfaces.mtu(&attachment.interface).map_err(failed)?;
     Ok((descriptor, mtu))
+}
+
+/// Why a tap that somebody else set up cannot be given to a guest, which reads and writes bare
+/// Ethernet frames.
+fn unusable(attachment: &Attachment) -> Option<&'static str> {
+    if !attachment.tap {
+        Some("is a tun, not a tap, interface")
+    } else if attachment.framed {
+        Some("has a header before each frame (it needs IFF_NO_PI and no IFF_VNET_HDR)")
+    } else {
+        None
+    }
 }
 
 /// A random unicast address, marked as locally administered.
@@ -196,4 +202,36 @@ fn open_block(path: &OsString, block_size: u16) -> Result<(OwnedFd, Details), Wh
         block_size,
     };
     Ok((file.into(), details))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn only_a_tap_of_bare_frames_is_usable() {
+        for (tap, framed, usable) in [
+            (true, false, true),
+            (true, true, false),
+            (false, false, false),
+            (false, true, false),
+        ] {
+            let interface = b"tap0".to_vec();
+            let attachment = Attachment {
+                interface,
+                tap,
+                framed,
+            };
+            assert_eq!(unusable(&attachment).is_none(), usable);
+        }
+    }
+
+    #[test]
+    fn a_random_address_is_unicast_and_local() {
+        for _ in 0..32 {
+            assert_eq!(random_mac().unwrap()[0] & 3, 2);
+        }
+    }
 }

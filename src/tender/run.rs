@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         CommandLine::NoKernel => {
-            eprint!("petrel-spt: Missing KERNEL operand\n{USAGE}");
+            eprint!("petrel-spt: no KERNEL is given\n{USAGE}");
             ExitCode::FAILURE
         }
         CommandLine::Run {
