@@ -451,6 +451,18 @@ fn a_signal_ends_the_daemon_cleanly() {
 }
 
 #[test]
+fn a_socket_of_systemd_is_served_and_left_in_place() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let mut daemon = Daemon::activated();
+    assert_eq!(daemon.inactive(":"), [""; 0]);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(daemon.socket().exists());
+}
+
+#[test]
 fn missing_folders_are_made_and_the_socket_is_for_the_group() {
     let daemon = Daemon::start();
     let mode = |path: &str| {

@@ -174,3 +174,51 @@ impl std::fmt::Display for Lost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn connection() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Connection::new(Peer::new(ours).unwrap()), theirs)
+    }
+
+    #[test]
+    fn patience_is_for_the_rest_of_a_request_only() {
+        let (mut connection, mut peer) = connection();
+        let now = Instant::now();
+        assert_eq!(connection.deadline(), None);
+        peer.write_all(b"\0\0\0\x02a").unwrap();
+        connection.receive().unwrap();
+        assert!(matches!(connection.next(now), Ok(Received::Nothing)));
+        assert_eq!(connection.deadline(), Some(now + PATIENCE));
+        let later = now + PATIENCE / 2;
+        assert!(matches!(connection.next(later), Ok(Received::Nothing)));
+        assert_eq!(connection.deadline(), Some(now + PATIENCE));
+        peer.write_all(b"b").unwrap();
+        connection.receive().unwrap();
+        assert!(matches!(connection.next(later), Ok(Received::Request(_))));
+        assert_eq!(connection.deadline(), None);
+    }
+
+    #[test]
+    fn patience_is_limited_for_the_last_answer() {
+        let (mut connection, _peer) = connection();
+        let now = Instant::now();
+        connection.send(&vec![0; MAX_QUEUE]).unwrap();
+        connection.close(now);
+        assert!(!connection.is_done());
+        assert_eq!(connection.deadline(), Some(now + PATIENCE));
+    }
+
+    #[test]
+    fn whoever_does_not_read_is_given_up() {
+        let (mut connection, _peer) = connection();
+        let lost = connection.send(&vec![0; 2 * MAX_QUEUE]);
+        assert!(matches!(lost, Err(Lost::Slow)));
+    }
+}

@@ -607,3 +607,22 @@ impl fmt::Display for DaemonError {
 }
 
 impl std::error::Error for DaemonError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::lines::{MAX_LINE, TRUNCATED};
+    use crate::console::ring::LINES;
+
+    #[test]
+    fn the_longest_history_fits_twice_into_a_queue() {
+        // The name of a fifo has at most 255 octets.
+        let name: Name = format!("{}{}", "x:".repeat(126), "abc").parse().unwrap();
+        let line = Line {
+            arrived: now(),
+            octets: vec![0; MAX_LINE + TRUNCATED.len()].into(),
+        };
+        assert_eq!(name.to_string().len(), 255);
+        assert!(line_frame(&name, &line).len() * LINES * 2 <= MAX_QUEUE);
+    }
+}

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -66,6 +67,28 @@ impl Daemon {
 
     pub fn start_in(folder: Folder, options: &[&str]) -> Self {
         let child = command(&folder.0).args(options).spawn().unwrap();
+        Self::started(child, folder)
+    }
+
+    /// The daemon as systemd starts it: it is given a socket that listens already.
+    pub fn activated() -> Self {
+        let folder = Folder::new();
+        fs::create_dir(folder.0.join("util")).unwrap();
+        let listener = UnixListener::bind(folder.0.join("util/console.sock")).unwrap();
+        // The shell's process id becomes that of the daemon.
+        let hand_over = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 </dev/null";
+        let child = Process::new("sh")
+            .args(["-c", hand_over, "sh", env!("CARGO_BIN_EXE_petrel-console")])
+            .arg("--tmpdir")
+            .arg(&folder.0)
+            .arg("--systemd-socket-activation")
+            .stdin(OwnedFd::from(listener))
+            .spawn()
+            .unwrap();
+        Self::started(child, folder)
+    }
+
+    fn started(child: Child, folder: Folder) -> Self {
         let daemon = Self { child, folder };
         eventually("the daemon listens", || daemon.try_connect().is_ok());
         daemon
