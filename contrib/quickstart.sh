@@ -60,7 +60,7 @@ petrel generate --server host ca issued >/dev/null
 
 say "making a CA for a tenant, who may run 2 unikernels in 64 MB on CPU 0"
 cd "$work/tenant"
-petrel add-policy tenant 2 --mem 64 --cpu 0 --csr 2>/dev/null
+petrel add-policy tenant 2 --mem 64 --cpu 0 --csr >/dev/null 2>&1
 cd "$work/host"
 petrel sign cacert.pem issued ca.key "$work/tenant/tenant.req" >/dev/null
 mv tenant.pem "$work/tenant"
@@ -78,31 +78,30 @@ started="$! $started"
 wait_for "$work/port" listening
 address=$(sed 's/listening on //' "$work/port")
 
-# What the tenant says to this host, with its own CA.
-tenant() {
-    command=$1
-    shift
-    petrel "$command" --destination "$address" --ca "$work/tenant/tenant.pem" \
-        --ca-key "$work/tenant/tenant.key" --server-ca "$work/host/cacert.pem" "$@"
-}
+# Where the tenant's commands go, and with whose authority.
+tenant="--destination $address --ca $work/tenant/tenant.pem --ca-key $work/tenant/tenant.key
+    --server-ca $work/host/cacert.pem"
 
 say "following the console of 'hello', which does not exist yet"
-tenant console hello >"$work/console" &
-follower=$!
-started="$follower $started"
+# shellcheck disable=SC2086  # several words, none with spaces inside
+petrel console $tenant hello >"$work/console" &
+started="$! $started"
 wait_for "$work/console" waiting
 
 say "deploying 'hello' over TLS"
-tenant create hello "$guest" --arg=--interval-ms=200
+# shellcheck disable=SC2086
+petrel create $tenant hello "$guest" --arg=--interval-ms=200
 
 say "its console, as it comes:"
 wait_for "$work/console" 'tick 3'
 sed 's/^/    /' "$work/console"
 
 say "what runs:"
-tenant info | sed 's/^/    /'
+# shellcheck disable=SC2086
+petrel info $tenant | sed 's/^/    /'
 
 say "destroying it"
-tenant destroy hello
+# shellcheck disable=SC2086
+petrel destroy $tenant hello
 
 say "stopping the daemons"

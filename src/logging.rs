@@ -9,6 +9,8 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::sys::stat::fstat;
 use syslog::{Facility, Formatter3164, LoggerBackend};
 
+use crate::command_line::NO_LOG;
+
 /// The target of audit lines: `info!(target: AUDIT, …)` is written at every level but [`Verbosity::quiet`].
 pub const AUDIT: &str = "audit";
 
@@ -39,6 +41,19 @@ pub enum LoggingError {
     Syslog(syslog::Error),
     /// Logging was set up before.
     Twice,
+}
+
+/// Starts the log of a daemon as its options say. A failure is explained on standard error and has this exit code.
+pub fn start_daemon(program: &'static str, verbosity: Verbosity, syslog: bool) -> Result<(), i32> {
+    let destination = if syslog {
+        Destination::Syslog
+    } else {
+        Destination::StandardError
+    };
+    start(program, verbosity, destination).map_err(|error| {
+        eprintln!("{program}: {error}");
+        NO_LOG
+    })
 }
 
 impl Verbosity {

@@ -21,6 +21,7 @@ use super::fifo::Fifo;
 use super::registry::{History, Registry, SUBSCRIBERS};
 use super::ring::{Line, Moment};
 use crate::command_line::{self, USAGE};
+use crate::logging::{self, Verbosity};
 use crate::name::Name;
 use crate::socket;
 use crate::wire::{
@@ -99,12 +100,17 @@ pub enum DaemonError {
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-console";
     let options: Options = command_line::parse(PROGRAM);
-    init_logging(&options);
+    let verbosity = Verbosity {
+        quiet: options.quiet,
+        verbose: options.verbose,
+    };
+    if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
+        return code;
+    }
     match run(&options) {
         Ok(()) => 0,
         Err(error) => {
             error!("{error}");
-            eprintln!("{PROGRAM}: {error}");
             USAGE
         }
     }
@@ -115,16 +121,6 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(number) if number > 0 => Ok(number),
         _ => Err(format!("'{text}' is no number of at least 1")),
     }
-}
-
-fn init_logging(options: &Options) {
-    log::set_max_level(match (options.quiet, options.verbose) {
-        (true, _) => log::LevelFilter::Off,
-        (false, 0) => log::LevelFilter::Warn,
-        (false, 1) => log::LevelFilter::Info,
-        (false, _) => log::LevelFilter::Debug,
-    });
-    let _ = options.syslog;
 }
 
 fn run(options: &Options) -> Result<(), DaemonError> {
@@ -139,6 +135,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     } else {
         socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?
     };
+    info!("listening on {}", path.display());
     info!("ready, fifos in {}", fifo_folder.display());
     let mut daemon = Daemon {
         fifo_folder,

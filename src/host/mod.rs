@@ -33,7 +33,7 @@ use self::signals::Signals;
 use self::store::{Store, StoreError};
 use self::tender::{FIFOS, Fifo, Tenders};
 use crate::command_line;
-use crate::logging::{self, Destination, Verbosity};
+use crate::logging::{self, Verbosity};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::socket;
@@ -108,14 +108,8 @@ pub fn main() -> i32 {
         quiet: options.quiet,
         verbose: options.verbose,
     };
-    let destination = if options.syslog {
-        Destination::Syslog
-    } else {
-        Destination::StandardError
-    };
-    if let Err(error) = logging::start(PROGRAM, verbosity, destination) {
-        eprintln!("{PROGRAM}: {error}");
-        return command_line::NO_LOG;
+    if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
+        return code;
     }
     match run(options) {
         Ok(()) => 0,
