@@ -82,9 +82,11 @@ address=$(sed 's/listening on //' "$work/port")
 tenant="--destination $address --ca $work/tenant/tenant.pem --ca-key $work/tenant/tenant.key
     --server-ca $work/host/cacert.pem"
 
-say "following the console of 'hello', which does not exist yet"
+say "following the console of 'hello', which does not exist yet; its lines are shown as they come"
+mkfifo "$work/lines"
+tee "$work/console" <"$work/lines" | sed 's/^/    /' &
 # shellcheck disable=SC2086  # several words, none with spaces inside
-petrel console $tenant hello >"$work/console" &
+petrel console $tenant hello >"$work/lines" &
 started="$! $started"
 wait_for "$work/console" waiting
 
@@ -92,9 +94,7 @@ say "deploying 'hello' over TLS"
 # shellcheck disable=SC2086
 petrel create $tenant hello "$guest" --arg=--interval-ms=200
 
-say "its console, as it comes:"
 wait_for "$work/console" 'tick 3'
-sed 's/^/    /' "$work/console"
 
 say "what runs:"
 # shellcheck disable=SC2086
