@@ -122,6 +122,11 @@ impl TlsStream {
         Ok(poll(&mut descriptors, PollTimeout::ZERO)? > 0)
     }
 
+    /// How long a read may block; for ever with `None`.
+    pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(limit)
+    }
+
     /// Tells the server that nothing more follows. What it still says can be read.
     pub fn close(&mut self) -> io::Result<()> {
         self.connection.send_close_notify();

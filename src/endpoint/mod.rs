@@ -59,6 +59,10 @@ const NO_LOGGING: i32 = 2;
 
 /// Take commands in certificates over TLS, and pass them on to the daemons of this host.
 #[derive(FromArgs, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub struct Options {
     /// listen on this address (:: for all, the default)
     #[argh(option)]
@@ -280,7 +284,6 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
         .check()
         .map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
-    listener::announce(listener).map_err(failed)?;
     listener::serve(listener, &arguments(options), options.max_connections).map_err(failed)
 }
 

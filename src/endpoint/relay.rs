@@ -185,10 +185,10 @@ impl<S: SecureStream> Relay<'_, S> {
 
     /// Moves what can be moved, else waits; whether something moved.
     fn step(&mut self) -> Result<bool, End> {
-        let mut moved = self.to_daemon();
-        moved |= self.from_daemon()?;
-        moved |= self.to_client()?;
-        moved |= self.from_client()?;
+        let mut moved = self.write_daemon();
+        moved |= self.read_daemon()?;
+        moved |= self.write_client()?;
+        moved |= self.read_client()?;
         if let Some(end) = self.end() {
             return Err(end);
         }
@@ -198,7 +198,7 @@ impl<S: SecureStream> Relay<'_, S> {
         Ok(moved)
     }
 
-    fn from_client(&mut self) -> Result<bool, End> {
+    fn read_client(&mut self) -> Result<bool, End> {
         if self.client_ended || (self.upload.is_some() && !self.to_daemon.is_empty()) {
             return Ok(false);
         }
@@ -241,7 +241,7 @@ impl<S: SecureStream> Relay<'_, S> {
         }
     }
 
-    fn to_daemon(&mut self) -> bool {
+    fn write_daemon(&mut self) -> bool {
         let mut moved = false;
         while !self.to_daemon.is_empty() {
             match self.daemon.write(self.to_daemon.rest()) {
@@ -259,7 +259,7 @@ impl<S: SecureStream> Relay<'_, S> {
         moved
     }
 
-    fn from_daemon(&mut self) -> Result<bool, End> {
+    fn read_daemon(&mut self) -> Result<bool, End> {
         if !self.wants_answer() {
             return Ok(false);
         }
@@ -278,7 +278,7 @@ impl<S: SecureStream> Relay<'_, S> {
         Ok(true)
     }
 
-    fn to_client(&mut self) -> Result<bool, End> {
+    fn write_client(&mut self) -> Result<bool, End> {
         let gone = |error: io::Error| End::ClientGone(error.to_string());
         let mut moved = false;
         while !self.to_client.is_empty() {
