@@ -14,12 +14,14 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command as Process, Stdio};
+use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use petrel::chain::verify::Anchor;
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
 use petrel::unikernel::{Config, FailBehaviour, Kind};
@@ -68,7 +70,7 @@ fn a_request_reaches_the_daemon_and_its_answer_the_client() {
     let audit = endpoint.log("verdict=");
     for part in [
         "127.0.0.1:",
-        "certificates=hello,bar,Foo",
+        "certificates=\"hello,bar,Foo\"",
         "serial=",
         "command=unikernel-info",
         "name=foo:bar:hello",
@@ -90,7 +92,49 @@ fn standard_input_can_be_the_connection() {
         assert_eq!(read_message(&mut client).unwrap().payload, success());
         daemon.wait();
         drop(client);
-        assert!(endpoint.wait_for_exit());
+        assert!(wait_for_exit(endpoint.take_spawned()).success());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn systemd_may_hand_over_a_connection_or_a_listener() {
+    // What systemd does: the socket as descriptor 3, and the number of the process in its environment.
+    const ACTIVATE: &str =
+        r#"LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$@" 3<&0 </dev/null"#;
+    let host = Host::new();
+    let identity = host.root.leaf("hello", info());
+    let anchor = Anchor::new(&host.root.certificate()).unwrap();
+    for listens in [false, true] {
+        let daemon = host.answering("vmmd", success());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let program = host.program(&["--systemd-socket-activation"]);
+        let mut shell = Process::new("sh");
+        shell
+            .args(["-c", ACTIVATE, "sh"])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .stdout(Stdio::null());
+        let (give, started) = channel();
+        thread::spawn(move || {
+            let socket: OwnedFd = if listens {
+                listener.into()
+            } else {
+                listener.accept().unwrap().0.into()
+            };
+            give.send(shell.stdin(Stdio::from(socket)).spawn().unwrap())
+        });
+        let mut client = connect(address, &identity, anchor.clone()).unwrap();
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+        daemon.wait();
+        drop(client);
+        let child = started.recv_timeout(PATIENCE).unwrap();
+        if listens {
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+            kill(pid, Signal::SIGTERM).unwrap();
+        }
+        assert!(wait_for_exit(child).success());
     }
 }
 
@@ -102,7 +146,7 @@ fn log_lines_never_get_into_the_connection() {
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     let (socket, _) = listener.accept().unwrap();
     let stdio = || Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
-    let mut child = host
+    let child = host
         .program(&["-v", "-v"])
         .stdin(stdio())
         .stdout(stdio())
@@ -115,7 +159,7 @@ fn log_lines_never_get_into_the_connection() {
     let mut octets = Vec::new();
     client.read_to_end(&mut octets).unwrap();
     assert_eq!(octets, PROTOCOL_VERSION_ALERT);
-    assert!(wait_for_exit(&mut child));
+    assert!(wait_for_exit(child).success());
 }
 
 #[test]
@@ -396,7 +440,7 @@ fn memory_does_not_depend_on_the_size_of_an_image() {
         octets
     });
     let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
-    let mut child = endpoint.take_spawned();
+    let child = endpoint.take_spawned();
     let chunk = vec![7; 65_536];
     for _ in 0..CHUNKS {
         write_frame(&mut client, &chunk).unwrap();
@@ -412,7 +456,7 @@ fn memory_does_not_depend_on_the_size_of_an_image() {
     assert_eq!(daemon.wait(), OCTETS);
     let downloading = peak_memory(child.id()).max(uploading);
     drop(client);
-    assert!(wait_for_exit(&mut child));
+    assert!(wait_for_exit(child).success());
     println!("peak of petrel-tls: {uploading} KiB after the upload, {downloading} KiB at the end");
     assert!(downloading < 8 * 1024, "{downloading} KiB");
 }
@@ -494,11 +538,13 @@ fn connections_beyond_the_limit_are_served_when_others_end() {
 fn the_listener_ends_when_asked_to() {
     let host = Host::new();
     let mut endpoint = host.listen(&[]);
-    let child = endpoint.child.as_mut().unwrap();
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert!(wait_for_exit(child));
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let child = endpoint.child.take().unwrap();
+    kill(
+        Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    assert!(wait_for_exit(child).success());
 }
 
 #[test]
@@ -740,10 +786,6 @@ impl Endpoint {
         let spawned = self.spawned.as_ref().unwrap();
         spawned.recv_timeout(PATIENCE).unwrap()
     }
-
-    fn wait_for_exit(&self) -> bool {
-        wait_for_exit(&mut self.take_spawned())
-    }
 }
 
 impl Drop for Endpoint {
@@ -926,15 +968,13 @@ fn forward(reader: impl Read, lines: &Sender<String>) {
     }
 }
 
-/// Whether the process ends by itself.
-fn wait_for_exit(child: &mut Child) -> bool {
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        if child.try_wait().unwrap().is_some() {
-            return true;
-        }
-        thread::yield_now();
-    }
-    let _ = child.kill();
-    false
+/// How the process ends; it must do so by itself.
+fn wait_for_exit(mut child: Child) -> ExitStatus {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (done, ended) = channel();
+    thread::spawn(move || done.send(child.wait().unwrap()));
+    ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let _ = kill(pid, Signal::SIGKILL);
+        panic!("process {pid} does not end");
+    })
 }

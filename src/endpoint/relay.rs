@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use log::warn;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use std::os::fd::AsRawFd;
 
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
@@ -23,8 +22,11 @@ use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, 
 /// Most octets that wait in one direction, above those in the TLS library and the kernel.
 const PIECE: usize = 1 << 15;
 
-/// How long a daemon may take to accept a connection, and to answer a request or take a piece of an upload: long
-/// enough for a unikernel that is asked to stop and does not.
+/// How long a daemon may take to accept a connection.
+const DAEMON_CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a daemon may take to answer a request, or to take a piece of an upload: long enough for a unikernel that is
+/// asked to stop and does not.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How a request ended.
@@ -145,7 +147,7 @@ fn connect_to(path: &Path) -> io::Result<UnixStream> {
     )?;
     let daemon = UnixStream::from(socket);
     // A daemon that does not accept blocks connect(2) once its backlog is full.
-    daemon.set_write_timeout(Some(DAEMON_PATIENCE))?;
+    daemon.set_write_timeout(Some(DAEMON_CONNECT))?;
     connect(daemon.as_raw_fd(), &address)?;
     daemon.set_nonblocking(true)?;
     Ok(daemon)
