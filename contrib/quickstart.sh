@@ -84,7 +84,10 @@ tenant="--destination $address --ca $work/tenant/tenant.pem --ca-key $work/tenan
 
 say "following the console of 'hello', which does not exist yet; its lines are shown as they come"
 mkfifo "$work/lines"
-tee "$work/console" <"$work/lines" | sed 's/^/    /' &
+while IFS= read -r line; do
+    printf '    %s\n' "$line"
+    printf '%s\n' "$line" >>"$work/console"
+done <"$work/lines" &
 # shellcheck disable=SC2086  # several words, none with spaces inside
 petrel console $tenant hello >"$work/lines" &
 started="$! $started"

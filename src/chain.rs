@@ -3,7 +3,7 @@
 
 pub mod verify;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::oid_registry::{Oid, asn1_rs::oid};
@@ -283,16 +283,17 @@ impl<'a> Certificate<'a> {
     /// The last common name of the subject; octets that are not UTF-8 are replaced.
     pub fn common_name(&self) -> Option<String> {
         let name = self.0.subject().iter_common_name().last()?;
-        Some(String::from_utf8_lossy(name.attr_value().data.as_ref()).into_owned())
+        Some(String::from_utf8_lossy(name.attr_value().data).into_owned())
     }
 
     /// The serial number in lower case hexadecimal.
     pub fn serial(&self) -> String {
-        self.0
-            .raw_serial()
-            .iter()
-            .map(|octet| format!("{octet:02x}"))
-            .collect()
+        let mut text = String::new();
+        for octet in self.0.raw_serial() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{octet:02x}");
+        }
+        text
     }
 
     /// Everything else.

@@ -6,6 +6,7 @@
 #![allow(
     clippy::module_name_repetitions,
     clippy::missing_errors_doc,
+    clippy::struct_excessive_bools,
     clippy::must_use_candidate
 )]
 

@@ -113,15 +113,6 @@ pub fn connect_to(
 }
 
 impl TlsStream {
-    /// Whether something of the server waits to be read: during an upload this is a failure, or the end.
-    pub fn has_input(&mut self) -> io::Result<bool> {
-        if !self.connection.wants_read() {
-            return Ok(true);
-        }
-        let mut descriptors = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        Ok(poll(&mut descriptors, PollTimeout::ZERO)? > 0)
-    }
-
     /// Takes in what has arrived, without waiting. `true`: there is something to read, or the server has closed.
     pub fn take_in(&mut self) -> io::Result<bool> {
         loop {
@@ -140,6 +131,11 @@ impl TlsStream {
                 return Ok(true);
             }
         }
+    }
+
+    /// How long a read may block; for ever with `None`.
+    pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(limit)
     }
 
     /// Tells the server that nothing more follows. What it still says can be read.

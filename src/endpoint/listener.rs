@@ -57,7 +57,7 @@ pub fn listen_everywhere(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Accepts connections until SIGTERM or SIGINT, and runs this program with `arguments` for each, at most `most` at a
+/// Accepts connections until SIGTERM or SIGINT (from when the address is announced on), and runs this program with `arguments` for each, at most `most` at a
 /// time. Connections that are under way at the end go on.
 ///
 /// Beyond `most`, connections wait in the kernel's queue: they are served in turn, where closing them would leave the
@@ -66,6 +66,7 @@ pub fn serve(listener: &TcpListener, arguments: &[String], most: usize) -> io::R
     let program = std::env::current_exe()?;
     listener.set_nonblocking(true)?;
     let mut signals = Signals::new()?;
+    announce(listener)?;
     let mut running: usize = 0;
     let mut pause: Option<Instant> = None;
     while !signals.asked_to_end() {
@@ -111,7 +112,7 @@ pub fn serve(listener: &TcpListener, arguments: &[String], most: usize) -> io::R
 }
 
 /// Says on standard output where connections are taken, for whoever asked for port 0.
-pub fn announce(listener: &TcpListener) -> io::Result<()> {
+fn announce(listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
     info!("listening on {address}");
     // Nobody needs to listen.

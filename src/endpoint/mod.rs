@@ -13,6 +13,7 @@ mod stream;
 mod tls;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,6 +57,10 @@ const KEEP_ALIVE: (u32, u32) = (60, 15);
 
 /// Take commands in certificates over TLS, and pass them on to the daemons of this host.
 #[derive(FromArgs, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub struct Options {
     /// listen on this address (:: for all, the default)
     #[argh(option)]
@@ -144,13 +149,14 @@ pub fn run(options: &Options) -> i32 {
     let started = Instant::now();
     let source = source(options);
     // Where inetd made the connection standard error, too, log lines must not get into it.
-    let logged = match (&source, options.syslog) {
-        (_, true) => start_logging(options, Destination::Syslog),
-        (Ok(Source::Connection(_)), false) if leave_connection_alone() => {
-            start_logging(options, Destination::Syslog)
-                .or_else(|_| start_logging(options, Destination::Nowhere))
-        }
-        _ => start_logging(options, Destination::StandardError),
+    let usable = !matches!(source, Ok(Source::Connection(_))) || leave_connection_alone();
+    let logged = if options.syslog {
+        start_logging(options, Destination::Syslog)
+    } else if usable {
+        start_logging(options, Destination::StandardError)
+    } else {
+        start_logging(options, Destination::Syslog)
+            .or_else(|_| start_logging(options, Destination::Nowhere))
     };
     if let Err(error) = logged {
         eprintln!("petrel-tls: {error}");
@@ -248,19 +254,19 @@ fn passed(socket: OwnedFd) -> io::Result<Source> {
 }
 
 /// Makes standard output and standard error harmless where they are the same socket as standard input; whether
-/// standard error was.
+/// standard error is something else, and of use.
 fn leave_connection_alone() -> bool {
     let file = |status: Result<FileStat, _>| status.ok().map(|s| (s.st_dev, s.st_ino));
     let connection = file(fstat(io::stdin()));
     if connection.is_none() {
-        return false;
+        return true;
     }
     let output = file(fstat(io::stdout())) == connection;
     let errors = file(fstat(io::stderr())) == connection;
-    if output || errors {
-        let Ok(null) = std::fs::File::options().write(true).open("/dev/null") else {
-            return errors;
-        };
+    if (output || errors)
+        && let Ok(null) = File::options().write(true).open("/dev/null")
+    {
+        // Nothing is written to them knowingly, so a failure changes nothing.
         if output {
             let _ = nix::unistd::dup2_stdout(&null);
         }
@@ -268,7 +274,7 @@ fn leave_connection_alone() -> bool {
             let _ = nix::unistd::dup2_stderr(&null);
         }
     }
-    errors
+    !errors
 }
 
 fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError> {
@@ -277,7 +283,6 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
         .check()
         .map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
-    listener::announce(listener).map_err(failed)?;
     listener::serve(listener, &arguments(options), options.max_connections).map_err(failed)
 }
 
@@ -421,7 +426,7 @@ impl Audit {
             .collect();
         let serial = certificates.first().map(Certificate::serial);
         self.certificates = format!(
-            " certificates={} serial={}",
+            " certificates=\"{}\" serial={}",
             names.join(","),
             serial.unwrap_or_default()
         );

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use log::warn;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use std::os::fd::AsRawFd;
 
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
@@ -23,8 +22,11 @@ use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, 
 /// Most octets that wait in one direction, above those in the TLS library and the kernel.
 const PIECE: usize = 1 << 15;
 
-/// How long a daemon may take to accept a connection, and to answer a request or take a piece of an upload: long
-/// enough for a unikernel that is asked to stop and does not.
+/// How long a daemon may take to accept a connection.
+const DAEMON_CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a daemon may take to answer a request, or to take a piece of an upload: long enough for a unikernel that is
+/// asked to stop and does not.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How a request ended.
@@ -145,7 +147,7 @@ fn connect_to(path: &Path) -> io::Result<UnixStream> {
     )?;
     let daemon = UnixStream::from(socket);
     // A daemon that does not accept blocks connect(2) once its backlog is full.
-    daemon.set_write_timeout(Some(DAEMON_PATIENCE))?;
+    daemon.set_write_timeout(Some(DAEMON_CONNECT))?;
     connect(daemon.as_raw_fd(), &address)?;
     daemon.set_nonblocking(true)?;
     Ok(daemon)
@@ -185,10 +187,10 @@ impl<S: SecureStream> Relay<'_, S> {
 
     /// Moves what can be moved, else waits; whether something moved.
     fn step(&mut self) -> Result<bool, End> {
-        let mut moved = self.to_daemon();
-        moved |= self.from_daemon()?;
-        moved |= self.to_client()?;
-        moved |= self.from_client()?;
+        let mut moved = self.write_daemon();
+        moved |= self.read_daemon()?;
+        moved |= self.write_client()?;
+        moved |= self.read_client()?;
         if let Some(end) = self.end() {
             return Err(end);
         }
@@ -198,7 +200,7 @@ impl<S: SecureStream> Relay<'_, S> {
         Ok(moved)
     }
 
-    fn from_client(&mut self) -> Result<bool, End> {
+    fn read_client(&mut self) -> Result<bool, End> {
         if self.client_ended || (self.upload.is_some() && !self.to_daemon.is_empty()) {
             return Ok(false);
         }
@@ -241,7 +243,7 @@ impl<S: SecureStream> Relay<'_, S> {
         }
     }
 
-    fn to_daemon(&mut self) -> bool {
+    fn write_daemon(&mut self) -> bool {
         let mut moved = false;
         while !self.to_daemon.is_empty() {
             match self.daemon.write(self.to_daemon.rest()) {
@@ -259,7 +261,7 @@ impl<S: SecureStream> Relay<'_, S> {
         moved
     }
 
-    fn from_daemon(&mut self) -> Result<bool, End> {
+    fn read_daemon(&mut self) -> Result<bool, End> {
         if !self.wants_answer() {
             return Ok(false);
         }
@@ -278,7 +280,7 @@ impl<S: SecureStream> Relay<'_, S> {
         Ok(true)
     }
 
-    fn to_client(&mut self) -> Result<bool, End> {
+    fn write_client(&mut self) -> Result<bool, End> {
         let gone = |error: io::Error| End::ClientGone(error.to_string());
         let mut moved = false;
         while !self.to_client.is_empty() {

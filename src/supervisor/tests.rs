@@ -81,7 +81,7 @@ impl World {
     fn carry_out(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
         match effect {
             Effect::Answer { to, message, close } => {
-                self.answers.push((to, message.payload, close))
+                self.answers.push((to, message.payload, close));
             }
             Effect::SendImage { .. } | Effect::DiscardImage(_) | Effect::Release(_) => {}
             Effect::ReceiveImage { from, name, .. } => {

@@ -1,0 +1,980 @@
+//! The real `petrel-tls` between a TLS client and a daemon that says what each test needs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only the tests themselves as tests, not what helps them"
+)]
+
+#[path = "support/pki.rs"]
+mod pki;
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command as Process, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use petrel::chain::verify::Anchor;
+use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
+use petrel::unikernel::{Config, FailBehaviour, Kind};
+use petrel::wire::frame::{END, MAX_MESSAGE, read_frame, write_frame};
+use petrel::wire::{
+    BlockCommand, Command, ConsoleCommand, Header, Int, Int64, Message, Payload, PolicyCommand,
+    SinceCount, Success, UnikernelCommand, VERSION,
+};
+use pki::{Authority, Folder, Identity, policy};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+
+/// Most time that anything here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_request_reaches_the_daemon_and_its_answer_the_client() {
+    let host = Host::new();
+    let tenant = host.root.delegate("Foo", policy(7));
+    let sub_tenant = tenant.delegate("bar", policy(3));
+    let identity = sub_tenant.leaf("hello", info());
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        let requests: Vec<_> = (0..3).map(|_| receive(&mut connection)).collect();
+        for request in &requests {
+            reply(&mut connection, request, success());
+        }
+        requests
+    });
+    let mut client = endpoint.connect(&identity).unwrap();
+    let answer = read_message(&mut client).unwrap();
+    assert_eq!(answer.payload, success());
+    assert_eq!(answer.header.name, "foo:bar:hello".into());
+    assert_eq!(answer.header.sequence, Int64(0));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "closed properly");
+    let requests = daemon.wait();
+    let names: Vec<_> = requests.iter().map(|r| r.header.name.to_lossy()).collect();
+    assert_eq!(names, ["foo:bar:", "foo:", "foo:bar:hello"]);
+    let added = |request: &Message| match &request.payload {
+        Payload::Command(Command::Policy(PolicyCommand::Add(policy))) => policy.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(added(&requests[0]), policy(3));
+    assert_eq!(added(&requests[1]), policy(7));
+    let audit = endpoint.log("verdict=");
+    for part in [
+        "127.0.0.1:",
+        "certificates=\"hello,bar,Foo\"",
+        "serial=",
+        "command=unikernel-info",
+        "name=foo:bar:hello",
+        "verdict=\"success\"",
+        "ms=",
+    ] {
+        assert!(audit.contains(part), "{part} in {audit}");
+    }
+}
+
+#[test]
+fn standard_input_can_be_the_connection() {
+    let host = Host::new();
+    let identity = host.root.leaf("hello", info());
+    for arguments in [&["--inetd"][..], &[]] {
+        let daemon = host.answering("vmmd", success());
+        let endpoint = host.inetd(arguments);
+        let mut client = endpoint.connect(&identity).unwrap();
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+        daemon.wait();
+        drop(client);
+        assert!(wait_for_exit(endpoint.take_spawned()).success());
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn systemd_may_hand_over_a_connection_or_a_listener() {
+    // What systemd does: the socket as descriptor 3, and the number of the process in its environment.
+    const ACTIVATE: &str =
+        r#"LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$@" 3<&0 </dev/null"#;
+    let host = Host::new();
+    let identity = host.root.leaf("hello", info());
+    let anchor = Anchor::new(&host.root.certificate()).unwrap();
+    for listens in [false, true] {
+        let daemon = host.answering("vmmd", success());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let program = host.program(&["--systemd-socket-activation"]);
+        let mut shell = Process::new("sh");
+        shell
+            .args(["-c", ACTIVATE, "sh"])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .stdout(Stdio::null());
+        let (give, started) = channel();
+        thread::spawn(move || {
+            let socket: OwnedFd = if listens {
+                listener.into()
+            } else {
+                listener.accept().unwrap().0.into()
+            };
+            give.send(shell.stdin(Stdio::from(socket)).spawn().unwrap())
+        });
+        let mut client = connect(address, &identity, anchor.clone()).unwrap();
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+        daemon.wait();
+        drop(client);
+        let child = started.recv_timeout(PATIENCE).unwrap();
+        if listens {
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+            kill(pid, Signal::SIGTERM).unwrap();
+        }
+        assert!(wait_for_exit(child).success());
+    }
+}
+
+#[test]
+fn log_lines_never_get_into_the_connection() {
+    let host = Host::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (socket, _) = listener.accept().unwrap();
+    let stdio = || Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+    let child = host
+        .program(&["-v", "-v"])
+        .stdin(stdio())
+        .stdout(stdio())
+        .stderr(stdio())
+        .spawn()
+        .unwrap();
+    drop(socket);
+    client.write_all(&tls12_hello()).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut octets = Vec::new();
+    client.read_to_end(&mut octets).unwrap();
+    assert_eq!(octets, PROTOCOL_VERSION_ALERT);
+    assert!(wait_for_exit(child).success());
+}
+
+#[test]
+fn certificates_outside_the_verified_path_have_no_influence() {
+    let host = Host::new();
+    let tenant = host.root.delegate("foo", policy(1));
+    let stranger = Authority::root("root").delegate("evil", policy(1000));
+    let other_tenant = host.root.delegate("other", policy(1000));
+    let mut identity = tenant.leaf("hello", info());
+    identity.chain.insert(1, stranger.certificate());
+    identity.chain.insert(1, other_tenant.certificate());
+    identity.chain.push(host.root.certificate());
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        let requests: Vec<_> = (0..2).map(|_| receive(&mut connection)).collect();
+        for request in &requests {
+            reply(&mut connection, request, success());
+        }
+        requests
+    });
+    let mut client = endpoint.connect(&identity).unwrap();
+    assert_eq!(read_message(&mut client).unwrap().payload, success());
+    let names: Vec<_> = daemon
+        .wait()
+        .iter()
+        .map(|request| request.header.name.to_lossy())
+        .collect();
+    assert_eq!(names, ["foo:", "foo:hello"]);
+}
+
+#[test]
+fn a_refused_policy_stops_the_command_and_is_quoted() {
+    let host = Host::new();
+    let identity = host.root.delegate("foo", policy(1)).leaf("hello", info());
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        let request = receive(&mut connection);
+        reply(&mut connection, &request, failure("larger than above"));
+    });
+    let mut client = endpoint.connect(&identity).unwrap();
+    let answer = read_message(&mut client).unwrap();
+    assert!(failure_text(&answer).contains("larger than above"));
+    assert_eq!(answer.header.name, "foo:hello".into());
+    daemon.wait();
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_named_without_its_path() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let mut client = endpoint.connect(&host.root.leaf("x", info())).unwrap();
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert!(text.contains("supervisor") && !text.contains('/'), "{text}");
+}
+
+#[test]
+fn a_daemon_that_closes_without_an_answer_is_reported() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", drop);
+    let mut client = endpoint.connect(&host.root.leaf("x", info())).unwrap();
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert!(text.contains("without an answer"), "{text}");
+    daemon.wait();
+}
+
+#[test]
+fn a_command_that_no_leaf_may_carry_is_answered_with_a_failure() {
+    let host = Host::new();
+    let remove = Command::Policy(PolicyCommand::Remove(()));
+    let identity = host.root.delegate("foo", policy(1)).leaf(".", remove);
+    let endpoint = host.listen(&[]);
+    let answer = read_message(&mut endpoint.connect(&identity).unwrap()).unwrap();
+    assert!(failure_text(&answer).contains("policy remove"));
+    assert_eq!(answer.header.name, "foo:".into());
+    assert_eq!(answer.header.version, Int::new(VERSION));
+}
+
+#[test]
+fn an_expired_leaf_is_rejected_by_an_alert() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let error = endpoint.rejection(&host.root.expired_leaf("x", info()));
+    assert_eq!(error.exit_code(), 119, "{error}");
+    assert!(error.to_string().contains("CertificateExpired"), "{error}");
+    assert!(endpoint.log("verdict=").contains("expired"));
+}
+
+#[test]
+fn a_leaf_of_another_root_or_for_servers_is_rejected() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    for identity in [
+        Authority::root("root").leaf("x", info()),
+        host.root.server(),
+    ] {
+        let error = endpoint.rejection(&identity);
+        assert_eq!(error.exit_code(), 119, "{error}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_have_the_key_is_rejected() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let identity = host.root.leaf("x", info());
+    let other = host.root.leaf("x", info());
+    let key = rustls::crypto::ring::sign::any_supported_type(&other.key_der()).unwrap();
+    let resolver = rustls::sign::SingleCertAndKey::from(rustls::sign::CertifiedKey::new(
+        identity.chain.clone(),
+        key,
+    ));
+    let error = endpoint.raw_error(|config| config.with_client_cert_resolver(Arc::new(resolver)));
+    assert!(error.to_string().contains("alert"), "{error}");
+    endpoint.log("verdict=\"handshake failed");
+}
+
+#[test]
+fn a_client_without_a_certificate_is_rejected() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let error = endpoint.raw_error(Unidentified::with_no_client_auth);
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+}
+
+#[test]
+fn tls_1_2_is_refused_by_an_alert() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let mut client = endpoint.tcp();
+    client.write_all(&tls12_hello()).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut octets = Vec::new();
+    client.read_to_end(&mut octets).unwrap();
+    assert_eq!(octets, PROTOCOL_VERSION_ALERT);
+}
+
+#[test]
+fn a_handshake_that_takes_too_long_is_ended() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--handshake-timeout=1"]);
+    let mut client = endpoint.tcp();
+    // One octet resets no clock: the limit is for the whole handshake.
+    client.write_all(&tls12_hello()[..1]).unwrap();
+    let audit = endpoint.log("verdict=");
+    assert!(audit.contains("not completed in time"), "{audit}");
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn an_upload_arrives_as_it_was_sent_and_the_answer_comes_after_it() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        let request = receive(&mut connection);
+        let chunks = receive_upload(&mut connection);
+        reply(&mut connection, &request, success());
+        chunks
+    });
+    let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+    let chunks = [vec![1; 1], vec![2; 65_536], vec![3; 4096]];
+    for chunk in &chunks {
+        write_frame(&mut client, chunk).unwrap();
+    }
+    client.write_all(&END).unwrap();
+    assert_eq!(read_message(&mut client).unwrap().payload, success());
+    assert_eq!(daemon.wait(), Some(chunks.to_vec()));
+}
+
+#[test]
+fn the_content_of_a_block_device_is_passed_on_in_the_same_way() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        let request = receive(&mut connection);
+        let chunks = receive_upload(&mut connection);
+        reply(&mut connection, &request, success());
+        chunks
+    });
+    let set = Command::Block(BlockCommand::Set(true));
+    let mut client = endpoint.connect(&host.root.leaf("disk", set)).unwrap();
+    write_frame(&mut client, b"content").unwrap();
+    client.write_all(&END).unwrap();
+    assert_eq!(read_message(&mut client).unwrap().payload, success());
+    assert_eq!(daemon.wait(), Some(vec![b"content".to_vec()]));
+}
+
+#[test]
+fn a_chunk_that_is_too_long_fails_and_never_ends_the_upload() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        receive(&mut connection);
+        receive_upload(&mut connection)
+    });
+    let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+    client.write_all(&[0, 1, 0, 1]).unwrap();
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert!(text.contains("65537"), "{text}");
+    assert_eq!(daemon.wait(), None);
+}
+
+#[test]
+fn a_client_that_vanishes_never_ends_the_upload() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    for closes_properly in [false, true] {
+        let daemon = host.daemon("vmmd", |mut connection| {
+            receive(&mut connection);
+            receive_upload(&mut connection)
+        });
+        let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+        write_frame(&mut client, b"half an image").unwrap();
+        if closes_properly {
+            client.close().unwrap();
+        }
+        drop(client);
+        assert_eq!(daemon.wait(), None, "the daemon sees the end, but no END");
+        let audit = endpoint.log("verdict=");
+        assert!(audit.contains("client left"), "{audit}");
+    }
+}
+
+#[test]
+fn a_failure_in_the_middle_of_an_upload_reaches_the_client() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        let request = receive(&mut connection);
+        reply(&mut connection, &request, failure("no such bridge"));
+    });
+    let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+    // A client that only looks for an answer when it has sent everything.
+    let chunk = vec![7; 65_536];
+    for _ in 0..500 {
+        write_frame(&mut client, &chunk).unwrap();
+    }
+    client.write_all(&END).unwrap();
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert_eq!(text, "no such bridge");
+    daemon.wait();
+}
+
+#[test]
+fn an_upload_that_pauses_too_long_fails() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--idle-timeout=1"]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        receive(&mut connection);
+        receive_upload(&mut connection)
+    });
+    let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+    write_frame(&mut client, b"and then").unwrap();
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert!(text.contains("nothing was uploaded"), "{text}");
+    assert_eq!(daemon.wait(), None);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_does_not_depend_on_the_size_of_an_image() {
+    const CHUNKS: usize = 3200;
+    const OCTETS: usize = CHUNKS * 65_536;
+    let host = Host::new();
+    let endpoint = host.inetd(&[]);
+    let (measured, go_on) = channel();
+    let daemon = host.daemon("vmmd", move |mut connection| {
+        receive(&mut connection);
+        let mut octets = 0;
+        while let Some(chunk) = read_frame(&mut connection, MAX_MESSAGE).unwrap() {
+            octets += chunk.len();
+        }
+        // The endpoint is looked at while it waits for this answer, which is as large.
+        go_on.recv_timeout(PATIENCE).unwrap();
+        let prefix = u32::try_from(OCTETS).unwrap().to_be_bytes();
+        connection.write_all(&prefix).unwrap();
+        io::copy(&mut io::repeat(7).take(OCTETS as u64), &mut connection).unwrap();
+        octets
+    });
+    let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+    let child = endpoint.take_spawned();
+    let chunk = vec![7; 65_536];
+    for _ in 0..CHUNKS {
+        write_frame(&mut client, &chunk).unwrap();
+    }
+    client.write_all(&END).unwrap();
+    let uploading = peak_memory(child.id());
+    measured.send(()).unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+    // The last octet stays behind, so that the process is still there.
+    let expected = OCTETS as u64 - 1;
+    let mut octets = Read::by_ref(&mut client).take(expected);
+    assert_eq!(io::copy(&mut octets, &mut io::sink()).unwrap(), expected);
+    assert_eq!(daemon.wait(), OCTETS);
+    let downloading = peak_memory(child.id()).max(uploading);
+    drop(client);
+    assert!(wait_for_exit(child).success());
+    println!("peak of petrel-tls: {uploading} KiB after the upload, {downloading} KiB at the end");
+    assert!(downloading < 8 * 1024, "{downloading} KiB");
+}
+
+#[test]
+fn a_subscription_goes_on_until_the_client_leaves() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let subscribe = Command::Console(ConsoleCommand::Subscribe(SinceCount::Count(Int::new(20))));
+    let identity = host.root.delegate("foo", policy(1)).leaf("x", subscribe);
+    let daemon = host.daemon("console", |mut connection| {
+        let request = receive(&mut connection);
+        reply(&mut connection, &request, success());
+        reply(&mut connection, &request, success());
+        connection.read(&mut [0]).unwrap()
+    });
+    let mut client = endpoint.connect(&identity).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+    }
+    drop(client);
+    assert_eq!(daemon.wait(), 0, "the daemon is told at once");
+}
+
+#[test]
+fn the_end_of_a_subscription_is_told_as_a_failure_and_that_of_a_dump_is_not() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let answers = |connection: &mut UnixStream| {
+        let request = receive(connection);
+        reply(connection, &request, success());
+        reply(connection, &request, success());
+    };
+    let subscribe = Command::Console(ConsoleCommand::Subscribe(SinceCount::Count(Int::new(1))));
+    let daemon = host.daemon("console", move |mut connection| answers(&mut connection));
+    let mut client = endpoint.connect(&host.root.leaf("x", subscribe)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+    }
+    failure_text(&read_message(&mut client).unwrap());
+    assert!(read_message(&mut client).is_none());
+    daemon.wait();
+
+    let dump = Command::Block(BlockCommand::Dump(Int::new(0)));
+    let daemon = host.daemon("vmmd", move |mut connection| answers(&mut connection));
+    let mut client = endpoint.connect(&host.root.leaf("x", dump)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+    }
+    assert!(read_message(&mut client).is_none());
+    daemon.wait();
+}
+
+#[test]
+fn connections_beyond_the_limit_are_served_when_others_end() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--max-connections=1"]);
+    let first = endpoint.tcp();
+    endpoint.log("1 connections");
+    let daemon = host.answering("vmmd", success());
+    let (identity, address) = (host.root.leaf("x", info()), endpoint.address);
+    let anchor = Anchor::new(&host.root.certificate()).unwrap();
+    let (done, second) = channel();
+    thread::spawn(move || {
+        let mut client = connect(address, &identity, anchor).unwrap();
+        done.send(read_message(&mut client).unwrap()).unwrap();
+    });
+    assert!(
+        second.recv_timeout(Duration::from_millis(300)).is_err(),
+        "it has to wait"
+    );
+    drop(first);
+    let answer = second.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(answer.payload, success());
+    daemon.wait();
+}
+
+#[test]
+fn the_listener_ends_when_asked_to() {
+    let host = Host::new();
+    let mut endpoint = host.listen(&[]);
+    let child = endpoint.child.take().unwrap();
+    kill(
+        Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    assert!(wait_for_exit(child).success());
+}
+
+#[test]
+fn wrong_files_are_named_before_anything_listens() {
+    let host = Host::new();
+    let two = format!("{0}{0}", host.root.pem());
+    host.folder.write("two.pem", &two);
+    let other = host.root.server();
+    host.folder.write("other.key", &other.key.serialize_pem());
+    for (files, reason) in [
+        (["missing.pem", "server.pem", "server.key"], "missing.pem"),
+        (["two.pem", "server.pem", "server.key"], "2 certificates"),
+        (["ca.pem", "server.key", "server.key"], "no certificate"),
+        (["ca.pem", "server.pem", "server.pem"], "server.pem"),
+        (["ca.pem", "server.pem", "other.key"], "cannot be used"),
+    ] {
+        let output = Process::new(PROGRAM)
+            .args(["--ip", "127.0.0.1", "--port", "0"])
+            .args(files)
+            .current_dir(host.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(124), "{text}");
+        assert!(text.contains(reason), "{text}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_server_below_a_tenant_is_not_trusted() {
+    let host = Host::new();
+    let tenant = host.root.delegate("foo", policy(1));
+    let fake = tenant.server();
+    host.folder
+        .write("server.pem", &format!("{}{}", fake.pem, tenant.pem()));
+    host.folder.write("server.key", &fake.key.serialize_pem());
+    let endpoint = host.listen(&[]);
+    let error = endpoint
+        .connect(&host.root.leaf("x", info()))
+        .expect_err("trusted");
+    assert_eq!(error.exit_code(), 120, "{error}");
+    assert!(error.to_string().contains("'foo'"), "{error}");
+}
+
+#[test]
+fn a_server_of_another_root_is_not_trusted() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let anchor = Anchor::new(&Authority::root("root").certificate()).unwrap();
+    let identity = host.root.leaf("x", info());
+    let error = connect(endpoint.address, &identity, anchor).expect_err("trusted");
+    assert_eq!(error.exit_code(), 120, "{error}");
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_petrel-tls");
+
+/// Record of a fatal alert, `protocol_version` (RFC 8446 6.2).
+const PROTOCOL_VERSION_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
+
+/// A root, a server certificate below it, and the folder of a host's daemons.
+struct Host {
+    folder: Folder,
+    root: Authority,
+}
+
+struct Endpoint {
+    child: Option<Child>,
+    address: SocketAddr,
+    anchor: Anchor,
+    log: Receiver<String>,
+    /// The process of `inetd`, once there is a connection.
+    spawned: Option<Receiver<Child>>,
+}
+
+struct Daemon<T>(Receiver<T>);
+
+type Unidentified = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
+
+impl Host {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let root = Authority::root("root");
+        let server = root.server();
+        folder.write("ca.pem", &root.pem());
+        folder.write("server.pem", &server.pem);
+        folder.write("server.key", &server.key.serialize_pem());
+        Self { folder, root }
+    }
+
+    fn program(&self, arguments: &[&str]) -> Process {
+        let mut program = Process::new(PROGRAM);
+        program
+            .arg("--tmpdir")
+            .arg(self.folder.path())
+            .args(arguments)
+            .args(["ca.pem", "server.pem", "server.key"].map(|file| self.folder.path().join(file)))
+            .env_remove("JOURNAL_STREAM");
+        program
+    }
+
+    /// `petrel-tls` that listens.
+    fn listen(&self, arguments: &[&str]) -> Endpoint {
+        let mut child = self
+            .program(&[&["--ip", "127.0.0.1", "--port", "0"], arguments].concat())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = lines(child.stderr.take().unwrap());
+        let announced = lines(child.stdout.take().unwrap())
+            .recv_timeout(PATIENCE)
+            .unwrap();
+        let address = announced
+            .strip_prefix("listening on ")
+            .unwrap()
+            .parse()
+            .unwrap();
+        Endpoint {
+            child: Some(child),
+            address,
+            anchor: Anchor::new(&self.root.certificate()).unwrap(),
+            log,
+            spawned: None,
+        }
+    }
+
+    /// A stand-in for inetd, which runs `petrel-tls` with the first connection as its standard input.
+    fn inetd(&self, arguments: &[&str]) -> Endpoint {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut program = self.program(arguments);
+        let (give, spawned) = channel();
+        let (log_give, log) = channel();
+        thread::spawn(move || {
+            let (socket, _) = listener.accept().unwrap();
+            let mut child = program
+                .stdin(Stdio::from(OwnedFd::from(socket)))
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let stderr = child.stderr.take().unwrap();
+            give.send(child).unwrap();
+            forward(stderr, &log_give);
+        });
+        Endpoint {
+            child: None,
+            address,
+            anchor: Anchor::new(&self.root.certificate()).unwrap(),
+            log,
+            spawned: Some(spawned),
+        }
+    }
+
+    /// A daemon that serves one connection with `conversation`.
+    fn daemon<T: Send + 'static>(
+        &self,
+        name: &str,
+        conversation: impl FnOnce(UnixStream) -> T + Send + 'static,
+    ) -> Daemon<T> {
+        let path = self.folder.path().join(format!("util/{name}.sock"));
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(path).unwrap();
+        let (done, result) = channel();
+        thread::spawn(move || {
+            let (connection, _) = listener.accept().unwrap();
+            connection.set_read_timeout(Some(PATIENCE)).unwrap();
+            let _ = done.send(conversation(connection));
+        });
+        Daemon(result)
+    }
+
+    /// A daemon that answers one request.
+    fn answering(&self, name: &str, payload: Payload) -> Daemon<()> {
+        self.daemon(name, |mut connection| {
+            let request = receive(&mut connection);
+            reply(&mut connection, &request, payload);
+        })
+    }
+}
+
+impl<T> Daemon<T> {
+    fn wait(self) -> T {
+        self.0.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+impl Endpoint {
+    fn connect(&self, identity: &Identity) -> Result<TlsStream, ConnectError> {
+        connect(self.address, identity, self.anchor.clone())
+    }
+
+    fn tcp(&self) -> TcpStream {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    /// Why the endpoint does not answer this client.
+    fn rejection(&self, identity: &Identity) -> ConnectError {
+        match self.connect(identity) {
+            Err(error) => error,
+            Ok(mut client) => client.read(&mut [0]).expect_err("accepted").into(),
+        }
+    }
+
+    /// The error of a client that is set up by hand.
+    fn raw_error(&self, identify: impl FnOnce(Unidentified) -> ClientConfig) -> io::Error {
+        let builder = ClientConfig::builder_with_provider(petrel::tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(TrustsAll));
+        let config = identify(builder);
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut socket = self.tcp();
+        rustls::Stream::new(&mut connection, &mut socket)
+            .read(&mut [0])
+            .expect_err("accepted")
+    }
+
+    /// The next log line with this text.
+    fn log(&self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.log.recv_timeout(left).expect("no such log line");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    fn take_spawned(&self) -> Child {
+        let spawned = self.spawned.as_ref().unwrap();
+        spawned.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A client that does not look at the server's certificate.
+#[derive(Debug)]
+struct TrustsAll;
+
+impl ServerCertVerifier for TrustsAll {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(petrel::tls::not_tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        petrel::tls::algorithms().supported_schemes()
+    }
+}
+
+fn connect(
+    address: SocketAddr,
+    identity: &Identity,
+    anchor: Anchor,
+) -> Result<TlsStream, ConnectError> {
+    let destination = Destination {
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
+    let client = connect_to(
+        &destination,
+        identity.chain.clone(),
+        identity.key_der(),
+        vec![anchor],
+    )?;
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    Ok(client)
+}
+
+fn info() -> Command {
+    Command::Unikernel(UnikernelCommand::Info(()))
+}
+
+/// Create with an image that follows.
+fn create() -> Command {
+    let config = Config {
+        kind: Kind::Solo5,
+        startup: None,
+        add_name: true,
+        fail_behaviour: FailBehaviour::Quit,
+        cpus: [0].into(),
+        memory: 32,
+        blocks: Vec::new(),
+        nets: Vec::new(),
+        arguments: Vec::new(),
+        vcpus: 1,
+        linux_boot_partition: None,
+    };
+    Command::Unikernel(UnikernelCommand::Create(config.to_wire(false, Vec::new())))
+}
+
+fn success() -> Payload {
+    Payload::Reply(Success::String("done".into()))
+}
+
+fn failure(text: &str) -> Payload {
+    Payload::Failure(text.into())
+}
+
+fn failure_text(message: &Message) -> String {
+    match &message.payload {
+        Payload::Failure(text) => text.to_lossy(),
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+fn read_message(reader: &mut impl Read) -> Option<Message> {
+    let content = read_frame(reader, MAX_MESSAGE).unwrap()?;
+    Some(Message::decode(&content).unwrap())
+}
+
+/// A request, read by the daemon.
+fn receive(connection: &mut UnixStream) -> Message {
+    read_message(connection).expect("the connection ended")
+}
+
+fn reply(connection: &mut UnixStream, request: &Message, payload: Payload) {
+    let header = Header {
+        version: Int::new(VERSION),
+        ..request.header.clone()
+    };
+    let answer = Message::answer(header, payload).encode().unwrap();
+    write_frame(connection, &answer).unwrap();
+}
+
+/// The chunks of an upload; `None` if the connection ends before the marker.
+fn receive_upload(connection: &mut UnixStream) -> Option<Vec<Vec<u8>>> {
+    let mut chunks = Vec::new();
+    loop {
+        let mut prefix = [0; 4];
+        connection.read_exact(&mut prefix).ok()?;
+        if prefix == END {
+            return Some(chunks);
+        }
+        let mut chunk = vec![0; u32::from_be_bytes(prefix) as usize];
+        connection.read_exact(&mut chunk).ok()?;
+        chunks.push(chunk);
+    }
+}
+
+/// A `ClientHello` that knows nothing newer than TLS 1.2 (RFC 5246 7.4.1.2).
+fn tls12_hello() -> Vec<u8> {
+    let extensions: &[u8] = &[
+        0, 10, 0, 4, 0, 2, 0, 29, // supported_groups: x25519
+        0, 13, 0, 4, 0, 2, 4, 3, // signature_algorithms: ecdsa_secp256r1_sha256
+    ];
+    let mut hello = vec![3, 3];
+    hello.extend([0x5a; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
+    hello.extend([0, u8::try_from(extensions.len()).unwrap()]);
+    hello.extend(extensions);
+    let length = u8::try_from(hello.len()).unwrap();
+    let mut record = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(hello);
+    record
+}
+
+/// The greatest resident memory of a process so far, in KiB.
+#[cfg(target_os = "linux")]
+fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("the process is gone");
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn lines(reader: impl Read + Send + 'static) -> Receiver<String> {
+    let (give, lines) = channel();
+    thread::spawn(move || forward(reader, &give));
+    lines
+}
+
+fn forward(reader: impl Read, lines: &Sender<String>) {
+    for line in BufReader::new(reader).lines().map_while(Result::ok) {
+        if lines.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+/// How the process ends; it must do so by itself.
+fn wait_for_exit(mut child: Child) -> ExitStatus {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let (done, ended) = channel();
+    thread::spawn(move || done.send(child.wait().unwrap()));
+    ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let _ = kill(pid, Signal::SIGKILL);
+        panic!("process {pid} does not end");
+    })
+}

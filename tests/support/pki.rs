@@ -1,0 +1,190 @@
+//! Certificates of the profile of WIRE 10, made for one test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use petrel::wire::{CertExtension, Command, EXTENSION_OID, Int, Policy, PolicyCommand};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use time::{Duration, OffsetDateTime};
+
+/// A CA: the root, or that of a tenant.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: rcgen::Certificate,
+    /// The certificates from here up to the root, which is not among them.
+    path: Vec<CertificateDer<'static>>,
+}
+
+/// A certificate chain (leaf first, without the root) and the leaf's key.
+pub struct Identity {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: KeyPair,
+    pub pem: String,
+}
+
+impl Authority {
+    pub fn root(name: &str) -> Self {
+        let (params, key) = (authority(name), key());
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+            path: Vec::new(),
+        }
+    }
+
+    /// The CA of a tenant, who gets this policy.
+    pub fn delegate(&self, label: &str, policy: Policy) -> Self {
+        let mut params = authority(label);
+        params
+            .custom_extensions
+            .push(extension(Command::Policy(PolicyCommand::Add(policy))));
+        let key = key();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let mut path = vec![certificate.der().clone()];
+        path.extend(self.path.iter().cloned());
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+            path,
+        }
+    }
+
+    /// A client certificate with this command.
+    pub fn leaf(&self, name: &str, command: Command) -> Identity {
+        self.issue(client(name, command))
+    }
+
+    /// The same, that expired a minute ago.
+    pub fn expired_leaf(&self, name: &str, command: Command) -> Identity {
+        let mut params = client(name, command);
+        params.not_before = OffsetDateTime::now_utc() - Duration::hours(1);
+        params.not_after = OffsetDateTime::now_utc() - Duration::minutes(1);
+        self.issue(params)
+    }
+
+    /// A server certificate.
+    pub fn server(&self) -> Identity {
+        let mut params = end_entity("server");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue(params)
+    }
+
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.certificate.der().clone()
+    }
+
+    pub fn pem(&self) -> String {
+        self.certificate.pem()
+    }
+
+    fn issue(&self, params: CertificateParams) -> Identity {
+        let key = key();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let mut chain = vec![certificate.der().clone()];
+        chain.extend(self.path.iter().cloned());
+        Identity {
+            chain,
+            key,
+            pem: certificate.pem(),
+        }
+    }
+}
+
+impl Identity {
+    pub fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::try_from(self.key.serialize_der()).unwrap()
+    }
+}
+
+pub fn policy(unikernels: u64) -> Policy {
+    Policy {
+        cpuids: vec![Int::new(0)],
+        unikernels: unikernels.into(),
+        memory: Int::new(512),
+        block: None,
+        bridges: vec!["service".into()],
+    }
+}
+
+/// A folder that goes away with the value.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("petrel-test-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(path.join("util")).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn write(&self, file: &str, text: &str) -> PathBuf {
+        let path = self.0.join(file);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate_for(&PKCS_ED25519).unwrap()
+}
+
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = OffsetDateTime::now_utc() - Duration::minutes(5);
+    params.not_after = OffsetDateTime::now_utc() + Duration::hours(1);
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = params(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+    ];
+    params
+}
+
+fn end_entity(name: &str) -> CertificateParams {
+    let mut params = params(name);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
+    params
+}
+
+fn client(name: &str, command: Command) -> CertificateParams {
+    let mut params = end_entity(name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.custom_extensions.push(extension(command));
+    params
+}
+
+fn extension(command: Command) -> CustomExtension {
+    let value = CertExtension::new(command).encode().unwrap();
+    CustomExtension::from_oid_content(EXTENSION_OID, value)
+}
