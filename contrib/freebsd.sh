@@ -55,7 +55,7 @@ build_library() {
     rm -f "$cache/packages"
     sh "$here/debian.sh" "$cache" rustc-web rust-web-clippy rust-web-src
     cat >"$RUSTC" <<WRAPPER
-#!/bin/sh
+#!/bin/bash
 LD_LIBRARY_PATH=$libraries exec "$usr/bin/rustc" --sysroot "$usr" "\$@"
 WRAPPER
     chmod +x "$RUSTC"
