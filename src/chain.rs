@@ -19,7 +19,7 @@ use crate::wire::{
 pub const MAX_PATH: usize = 9;
 
 /// The object identifier of the extension that carries a command (WIRE 10.1).
-const EXTENSION: Oid<'static> = oid!(1.3.6.1.4.1.49836.42);
+pub const EXTENSION: Oid<'static> = oid!(1.3.6.1.4.1.49836.42);
 
 /// What a verified path asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,17 +3,14 @@
 use std::path::Path;
 
 use rcgen::{DistinguishedName, DnType, DnValue};
-use x509_parser::asn1_rs::{FromDer, Oid, Tag, oid};
-use x509_parser::certificate::X509Certificate;
+use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::x509::X509Name;
 
 use super::{AuthorityError, file};
+use crate::chain::{self, ExtensionError};
 use crate::policy::Policy;
-use crate::wire::{CertExtension, Command, PolicyCommand};
-
-/// The extension of WIRE 10.1.
-pub(super) const EXTENSION: Oid<'static> = oid!(1.3.6.1.4.1.49836.42);
+use crate::wire::{Command, PolicyCommand};
 
 const LABEL: &str = "CERTIFICATE";
 
@@ -22,14 +19,12 @@ const LABEL: &str = "CERTIFICATE";
 pub struct Certificate {
     /// The whole certificate.
     pub der: Vec<u8>,
-    /// Content octets of the serial number.
-    pub serial: Vec<u8>,
+    /// Content octets of the serial number in lower case hexadecimal.
+    pub serial: String,
     /// DER of the subject.
     pub subject: Vec<u8>,
     /// DER of the issuer.
     pub issuer: Vec<u8>,
-    /// The last common name of the subject.
-    pub common_name: Option<String>,
     /// Start of the validity, seconds since 1970.
     pub not_before: i64,
     /// End of the validity, seconds since 1970.
@@ -40,30 +35,23 @@ pub struct Certificate {
     pub key_identifier: Option<Vec<u8>>,
     /// Whether it may issue certificates.
     pub is_authority: bool,
-    /// Content of the extension that carries a command.
-    pub extension: Option<Vec<u8>>,
 }
 
 impl Certificate {
-    /// Parses DER; nothing may follow it. The text says why not.
+    /// Takes DER apart; nothing may follow it. The text says why not.
     pub fn parse(der: &[u8]) -> Result<Self, String> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        if !rest.is_empty() {
-            return Err("octets follow the certificate".to_owned());
-        }
+        let read = chain::Certificate::read(der)?;
+        let certificate = read.x509();
         let mut parsed = Self {
             der: der.to_vec(),
-            serial: certificate.raw_serial().to_vec(),
+            serial: read.serial(),
             subject: certificate.subject().as_raw().to_vec(),
             issuer: certificate.issuer().as_raw().to_vec(),
-            common_name: last_common_name(certificate.subject()),
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
             public_bits: certificate.public_key().subject_public_key.data.to_vec(),
             key_identifier: None,
             is_authority: false,
-            extension: None,
         };
         for extension in certificate.extensions() {
             match extension.parsed_extension() {
@@ -72,9 +60,6 @@ impl Certificate {
                 }
                 ParsedExtension::BasicConstraints(constraints) => {
                     parsed.is_authority = constraints.ca;
-                }
-                _ if extension.oid == EXTENSION => {
-                    parsed.extension = Some(extension.value.to_vec());
                 }
                 _ => {}
             }
@@ -89,11 +74,13 @@ impl Certificate {
 
     /// The command it carries, if any.
     pub fn command(&self) -> Result<Option<Command>, AuthorityError> {
-        self.extension
-            .as_deref()
-            .map(|octets| CertExtension::decode(octets).map(|extension| extension.command))
-            .transpose()
-            .map_err(AuthorityError::Command)
+        let read = chain::Certificate::read(&self.der)
+            .map_err(AuthorityError::crypto("read the certificate again"))?;
+        match read.extension() {
+            Ok(extension) => Ok(extension.map(|extension| extension.command)),
+            Err(ExtensionError::Value(error)) => Err(AuthorityError::Command(error)),
+            Err(ExtensionError::Duplicate) => Err(AuthorityError::SeveralCommands),
+        }
     }
 
     /// The policy it carries, if any.

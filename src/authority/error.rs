@@ -33,6 +33,10 @@ pub enum AuthorityError {
     Command(WireError),
     /// The command of a request or certificate makes no sense.
     Meaning(DomainError),
+    /// The extension for a command is there more than once.
+    SeveralCommands,
+    /// A command that is not carried out from a certificate (in words).
+    NotAllowed(&'static str),
     /// The policy asked for is of no use.
     Unusable(Unusable),
     /// The request is beyond the policy of the issuing certificate.
@@ -98,6 +102,11 @@ impl fmt::Display for AuthorityError {
             Self::Request(why) => write!(f, "the signing request: {why}"),
             Self::Command(error) => write!(f, "the command of the certificate: {error}"),
             Self::Meaning(error) => write!(f, "the command of the certificate: {error}"),
+            Self::SeveralCommands => f.write_str("the certificate carries several commands"),
+            Self::NotAllowed(kind) => write!(
+                f,
+                "no certificate can carry the command of this request ({kind}): endpoints refuse it"
+            ),
             Self::Unusable(error) => error.fmt(f),
             Self::Beyond(excess) => {
                 write!(f, "beyond the policy of the issuing certificate: {excess}")

@@ -104,9 +104,7 @@ fn new_file(path: &Path, mode: u32) -> std::io::Result<File> {
 }
 
 /// Adds a line `SERIAL NAME` to the list of issued certificates (WIRE 6.4).
-pub(super) fn record(database: &Path, serial: &[u8], name: &str) -> Result<(), AuthorityError> {
-    let serial: Vec<_> = serial.iter().map(|octet| format!("{octet:02x}")).collect();
-    let serial = serial.concat();
+pub(super) fn record(database: &Path, serial: &str, name: &str) -> Result<(), AuthorityError> {
     OpenOptions::new()
         .append(true)
         .create(true)

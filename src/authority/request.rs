@@ -7,9 +7,10 @@ use x509_parser::asn1_rs::{FromDer, Oid, oid};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 
-use super::certificate::{EXTENSION, distinguished_name, last_common_name};
+use super::certificate::{distinguished_name, last_common_name};
 use super::issue::command_extension;
 use super::{AuthorityError, Certificate, Key, KeyType, common_name, file};
+use crate::chain::EXTENSION;
 use crate::wire::{CertExtension, Command};
 
 const LABEL: &str = "CERTIFICATE REQUEST";

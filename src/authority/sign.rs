@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::{AuthorityError, Certificate, Issuer, Profile, Request, Validity, file, to_pem};
+use crate::chain::{Leaf, route};
 use crate::name::Label;
 use crate::policy::{Excess, Policy};
 use crate::unikernel::{Config, Net};
@@ -62,7 +63,13 @@ pub fn sign(order: &SignOrder<'_>, now: OffsetDateTime) -> Result<Signed, Author
         Some(command @ Command::Policy(PolicyCommand::Add(_))) => {
             (Profile::Intermediate(command), AUTHORITY_DAYS)
         }
-        Some(command) => (Profile::Client(command), COMMAND_DAYS),
+        Some(command) => {
+            let route = route(&command);
+            if route.leaf == Leaf::Never {
+                return Err(AuthorityError::NotAllowed(route.kind));
+            }
+            (Profile::Client(command), COMMAND_DAYS)
+        }
     };
     if let Profile::Intermediate(command) | Profile::Client(command) = &profile {
         check_policy(command, upper.as_ref())?;

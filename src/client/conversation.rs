@@ -3,16 +3,15 @@
 use std::io::Write;
 
 use super::display::{self, Output};
-use super::download::{self, Answer};
+use super::download::{self, Download};
 use super::error::ClientError;
 use super::request::Body;
 use super::tls::ConnectError;
 use super::transport::Transport;
 use super::upload::{self, Sent};
+use crate::chain::{Answer, route};
 use crate::wire::frame::{FrameError, read_frame};
-use crate::wire::{
-    Command, ConsoleCommand, Data, Message, Payload, StatsCommand, Success, UnikernelCommand,
-};
+use crate::wire::{Command, Data, Message, Payload, Success, UnikernelCommand};
 
 /// Most octets of an answer that is held in memory: lists of very many unikernels.
 pub(super) const MAX_ANSWER: usize = 1 << 24;
@@ -41,7 +40,7 @@ pub(super) fn converse(
         Err(error) => Sent::Failed(error),
     };
     let complete = matches!(sent, Sent::All);
-    let received = receive(&mut transport, command.into(), complete, output);
+    let received = receive(&mut transport, Answers::to(command), complete, output);
     match (received, sent) {
         // What was read says more than that nobody listened any more; without it, that is all there is to say.
         (Err(ClientError::NoAnswer | ClientError::Receive(_)), Sent::Failed(error)) => {
@@ -64,8 +63,8 @@ fn receive(
     loop {
         let message = if answers == Answers::Image {
             match download::receive(transport, output)? {
-                Answer::Stored => return Ok(()),
-                Answer::Message(message) => *message,
+                Download::Stored => return Ok(()),
+                Download::Message(message) => *message,
             }
         } else {
             match read_frame(transport, MAX_ANSWER).map_err(receive_error)? {
@@ -113,13 +112,12 @@ pub(super) fn receive_error(error: FrameError) -> ClientError {
     }
 }
 
-impl From<&Command> for Answers {
-    fn from(command: &Command) -> Self {
-        match command {
-            Command::Unikernel(UnikernelCommand::Get(_)) => Self::Image,
-            Command::Console(ConsoleCommand::Subscribe(_))
-            | Command::Statistics(StatsCommand::Subscribe(())) => Self::Follow,
-            _ => Self::One,
+impl Answers {
+    fn to(command: &Command) -> Self {
+        match (command, route(command).answer) {
+            (Command::Unikernel(UnikernelCommand::Get(_)), _) => Self::Image,
+            (_, Answer::Subscription) => Self::Follow,
+            (_, Answer::Single | Answer::Dump) => Self::One,
         }
     }
 }

@@ -19,9 +19,10 @@ use crate::authority::{
     write_request,
 };
 use crate::chain::verify::{Anchor, Usage, verify};
+use crate::chain::{is_followed_by_stream, route};
 use crate::name::Name;
 use crate::wire::frame::frame;
-use crate::wire::{Command, Message, PolicyCommand, Typ, UnikernelCommand};
+use crate::wire::{Command, Message, PolicyCommand, UnikernelCommand};
 
 /// How long the certificate of a single command is valid.
 const LEAF_LIFETIME: Duration = Duration::from_secs(300);
@@ -109,18 +110,21 @@ fn body_of(command: &Command, arguments: &arguments::Certificate) -> Result<Body
     let config = match command {
         Command::Unikernel(
             UnikernelCommand::Create(config) | UnikernelCommand::ForceCreate(config),
-        ) if config.image.0.is_empty() => config,
+        ) if is_followed_by_stream(command) => config,
         _ if arguments.image.is_some() => {
             return Err(ClientError::Usage(
                 "--image is of use only with a certificate that creates a unikernel without having its image inside"
                     .to_owned(),
             ));
         }
+        _ if is_followed_by_stream(command) => {
+            return Err(ClientError::Usage(format!(
+                "the certificate's command ({}) needs data that cannot be sent here",
+                route(command).kind
+            )));
+        }
         _ => return Ok(Body::None),
     };
-    if config.typ == Typ::Bhyve(()) {
-        return Ok(Body::Empty);
-    }
     let image = arguments.image.clone().ok_or_else(|| {
         ClientError::Usage(
             "the certificate creates a unikernel: give its image with --image".to_owned(),

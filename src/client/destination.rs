@@ -6,6 +6,7 @@ use super::arguments::DestinationOptions;
 use super::error::ClientError;
 use super::tls;
 use crate::authority::KeyType;
+use crate::chain::{Daemon, route};
 use crate::socket;
 use crate::wire::Command;
 
@@ -79,11 +80,10 @@ pub(super) fn parse(text: &str) -> Result<tls::Destination, ClientError> {
     text.parse().map_err(ClientError::Usage)
 }
 
-/// The daemon that carries out a command (WIRE 8.1).
 fn socket_of(command: &Command) -> &'static str {
-    match command {
-        Command::Console(_) => socket::CONSOLE,
-        Command::Statistics(_) => socket::STATISTICS,
-        Command::Unikernel(_) | Command::Policy(_) | Command::Block(_) => socket::SUPERVISOR,
+    match route(command).daemon {
+        Daemon::Supervisor => socket::SUPERVISOR,
+        Daemon::Console => socket::CONSOLE,
+        Daemon::Statistics => socket::STATISTICS,
     }
 }

@@ -21,7 +21,7 @@ const MAX_HEAD: usize = 1 << 12;
 const PIECE: usize = 1 << 16;
 
 /// What a `get` was answered with.
-pub(super) enum Answer {
+pub(super) enum Download {
     /// The image is in this file.
     Stored,
     /// Some other message.
@@ -29,7 +29,10 @@ pub(super) enum Answer {
 }
 
 /// Reads the answer to `get`, and stores the image in the download folder.
-pub(super) fn receive(reader: &mut impl Read, output: &mut Output) -> Result<Answer, ClientError> {
+pub(super) fn receive(
+    reader: &mut impl Read,
+    output: &mut Output,
+) -> Result<Download, ClientError> {
     let prefix = read_prefix(reader).map_err(receive_error)?;
     let Some(total) = prefix.and_then(length) else {
         return Err(ClientError::NoAnswer);
@@ -46,7 +49,7 @@ pub(super) fn receive(reader: &mut impl Read, output: &mut Output) -> Result<Ans
             return Err(ClientError::Receive(FrameError::Truncated));
         }
         let message = Message::decode(&octets).map_err(ClientError::Answer)?;
-        return Ok(Answer::Message(Box::new(message)));
+        return Ok(Download::Message(Box::new(message)));
     };
     let name = domain::name(&head.header.name)
         .map_err(|_| ClientError::Unexpected("the name in it is none"))?;
@@ -72,7 +75,7 @@ pub(super) fn receive(reader: &mut impl Read, output: &mut Output) -> Result<Ans
         }
     });
     match complete {
-        Ok(()) => Ok(Answer::Stored),
+        Ok(()) => Ok(Download::Stored),
         Err(error) => {
             let _ = fs::remove_file(&path);
             Err(error)

@@ -30,10 +30,8 @@ pub(super) struct Request {
 /// What follows a command as a stream of raw frames (WIRE 7.3).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// Not even the marker of an end.
+    /// Nothing.
     None,
-    /// Only the marker: a virtual machine without an image.
-    Empty,
     /// An image, compressed at this zlib level unless it is 0.
     Image(PathBuf, u32),
 }
@@ -180,7 +178,7 @@ fn create(sub: Create, default_level: u32) -> Result<Request, ClientError> {
     let level = sub.compression_level.unwrap_or(default_level);
     let (compressed, body) = match sub.typ {
         Kind::Solo5 => (level > 0, Body::Image(sub.image, level)),
-        Kind::Bhyve => (false, Body::Empty),
+        Kind::Bhyve => (false, Body::None),
     };
     // The image is never in the command: it follows as a stream.
     let record = config.to_wire(compressed, Vec::new());

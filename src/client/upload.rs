@@ -27,7 +27,6 @@ pub(super) enum Sent {
 pub(super) fn send(transport: &mut Transport, body: &Body) -> Result<Sent, ClientError> {
     let (file, level) = match body {
         Body::None => return Ok(Sent::All),
-        Body::Empty => return Ok(Frames::new(transport).finish()),
         Body::Image(file, level) => (file, *level),
     };
     let image = File::open(file).map_err(ClientError::file("open", file))?;

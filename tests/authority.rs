@@ -1,0 +1,621 @@
+//! The certificate authority from outside: the real program in folders of its own.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/client.rs"]
+mod client;
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use client::expect;
+use petrel::authority::{self, Certificate, Key, KeyType, create_request, read_chain};
+use petrel::chain;
+use petrel::name::Label;
+use petrel::wire::{self, PolicyCommand, UnikernelCommand};
+use support::{Folder, guest, on_path, run, skipped};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+const INFO: wire::Command = wire::Command::Unikernel(UnikernelCommand::Info(()));
+
+fn folder(test: &str) -> Folder {
+    Folder::new(&format!("authority-{test}"))
+}
+
+/// A folder with a root authority `root` and the certificate of a server.
+fn generated(test: &str) -> Folder {
+    let folder = folder(test);
+    expect(&folder.path(""), 0, &["generate", "root", "db"]);
+    folder
+}
+
+/// Delegates `tenant` with room for 4 unikernels and 256 MB.
+fn delegate(folder: &Path) {
+    let policy = [
+        "add-policy",
+        "tenant",
+        "4",
+        "--mem=256",
+        "--cpu=0",
+        "--cpu=1",
+        "--bridge=service",
+        "--csr",
+    ];
+    expect(folder, 0, &policy);
+    expect(
+        folder,
+        0,
+        &["sign", "cacert.pem", "db", "root.key", "tenant.req"],
+    );
+}
+
+/// A request with any common name, as a hostile client might send it.
+fn write_request(folder: &Folder, file: &str, name: &str, command: &wire::Command) {
+    let key = Key::generate(KeyType::Ed25519).unwrap();
+    let der = create_request(name, command, &key).unwrap();
+    let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
+    folder.file(file, text);
+}
+
+fn first(path: &Path) -> Certificate {
+    read_chain(path).unwrap().remove(0)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// Names of all files, sorted.
+fn files(folder: &Folder) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Object identifiers and criticality of all extensions, in their order.
+fn extensions(certificate: &Certificate) -> Vec<(String, bool)> {
+    let (_, parsed) = X509Certificate::from_der(&certificate.der).unwrap();
+    parsed
+        .extensions()
+        .iter()
+        .map(|extension| (extension.oid.to_id_string(), extension.critical))
+        .collect()
+}
+
+fn value(certificate: &Certificate, oid: &str) -> Vec<u8> {
+    let (_, parsed) = X509Certificate::from_der(&certificate.der).unwrap();
+    let found = parsed
+        .extensions()
+        .iter()
+        .find(|extension| extension.oid.to_id_string() == oid);
+    found.unwrap().value.to_vec()
+}
+
+const COMMAND: (&str, bool) = ("1.3.6.1.4.1.49836.42", false);
+const SUBJECT_KEY: (&str, bool) = ("2.5.29.14", false);
+const KEY_USAGE: (&str, bool) = ("2.5.29.15", true);
+const CONSTRAINTS: (&str, bool) = ("2.5.29.19", true);
+const ISSUER_KEY: (&str, bool) = ("2.5.29.35", false);
+const PURPOSE: (&str, bool) = ("2.5.29.37", true);
+
+#[test]
+fn generate_makes_an_authority_and_a_server() {
+    let folder = generated("generate");
+    let expected = ["cacert.pem", "db", "root.key", "server.key", "server.pem"];
+    assert_eq!(files(&folder), expected);
+    for key in ["root.key", "server.key"] {
+        assert_eq!(mode(&folder.path(key)), 0o400);
+    }
+    let root = first(&folder.path("cacert.pem"));
+    assert!(root.is_self_issued() && root.is_authority);
+    assert_eq!(root.not_after - root.not_before, 3650 * 86_400 + 10);
+    let server = first(&folder.path("server.pem"));
+    assert_eq!(server.issuer, root.subject);
+    assert_eq!(server.not_after - server.not_before, 365 * 86_400 + 10);
+    // The server is in the list, the root is not.
+    let listed = fs::read_to_string(folder.path("db")).unwrap();
+    assert_eq!(listed, format!("{} server\n", server.serial));
+}
+
+#[test]
+fn every_profile_has_exactly_the_extensions_of_the_table() {
+    let folder = generated("profiles");
+    delegate(&folder.path(""));
+    expect(&folder.path(""), 0, &["info", "--name=web", "--csr"]);
+    let sign = ["sign", "tenant.pem", "db", "tenant.key", "web.req"];
+    expect(&folder.path(""), 0, &sign);
+
+    let named = |list: &[(&str, bool)]| -> Vec<(String, bool)> {
+        list.iter()
+            .map(|(oid, critical)| ((*oid).to_owned(), *critical))
+            .collect()
+    };
+    let root = first(&folder.path("cacert.pem"));
+    let tenant = first(&folder.path("tenant.pem"));
+    let leaf = first(&folder.path("web.pem"));
+    let server = first(&folder.path("server.pem"));
+    let authority = [COMMAND, SUBJECT_KEY, KEY_USAGE, CONSTRAINTS, ISSUER_KEY];
+    let client = [
+        COMMAND,
+        SUBJECT_KEY,
+        KEY_USAGE,
+        CONSTRAINTS,
+        ISSUER_KEY,
+        PURPOSE,
+    ];
+    assert_eq!(extensions(&root), named(&[KEY_USAGE, CONSTRAINTS]));
+    assert_eq!(extensions(&tenant), named(&authority));
+    assert_eq!(extensions(&leaf), named(&client));
+    assert_eq!(extensions(&server), named(&client[1..]));
+    for (certificate, usage, constraints) in [
+        (&root, 0xc6, &[0x30, 3, 1, 1, 0xff][..]),
+        (&tenant, 0xc6, &[0x30, 3, 1, 1, 0xff]),
+        (&leaf, 0xa0, &[0x30, 0]),
+        (&server, 0xa0, &[0x30, 0]),
+    ] {
+        assert_eq!(value(certificate, KEY_USAGE.0), [3, 3, 7, usage, 0]);
+        assert_eq!(value(certificate, CONSTRAINTS.0), constraints);
+        let octets = certificate.serial.len() / 2;
+        assert!((10..=11).contains(&octets), "{}", certificate.serial);
+    }
+    // The issuer's key identifier is the one its own certificate states.
+    assert_eq!(
+        value(&leaf, ISSUER_KEY.0)[4..],
+        value(&tenant, SUBJECT_KEY.0)[2..]
+    );
+    // RFC 5280 4.2.1.12: id-kp-serverAuth ends in 1, id-kp-clientAuth in 2.
+    assert_eq!(value(&server, PURPOSE.0).last(), Some(&1));
+    assert_eq!(value(&leaf, PURPOSE.0).last(), Some(&2));
+}
+
+#[test]
+fn a_profile_is_octet_by_octet_that_of_albatross() {
+    let vectors =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/chains/cli-sub1-create");
+    let folder = generated("same");
+    delegate(&folder.path(""));
+    let theirs = first(&vectors.join("inter1.pem"));
+    let ours = first(&folder.path("tenant.pem"));
+    assert_eq!(extensions(&ours), extensions(&theirs));
+    for oid in [KEY_USAGE.0, CONSTRAINTS.0] {
+        assert_eq!(value(&ours, oid), value(&theirs, oid));
+    }
+    // Their key identifiers are computed from their keys as ours are: an authority of theirs issues for us.
+    for (file, text) in [("a.pem", "root.pem"), ("a.key", "root.key")] {
+        folder.file(file, fs::read(vectors.join(text)).unwrap());
+    }
+    expect(&folder.path(""), 0, &["info", "--csr", "--name=x"]);
+    expect(
+        &folder.path(""),
+        0,
+        &["sign", "a.pem", "db", "a.key", "x.req"],
+    );
+    let issued = first(&folder.path("x.pem"));
+    assert_eq!(value(&issued, ISSUER_KEY.0), value(&theirs, ISSUER_KEY.0));
+}
+
+#[test]
+fn a_signed_chain_says_what_was_asked_for() {
+    let folder = generated("chain");
+    delegate(&folder.path(""));
+    expect(&folder.path(""), 0, &["destroy", "Web", "--csr"]);
+    let sign = ["sign", "tenant.pem", "db", "tenant.key", "web.req"];
+    expect(&folder.path(""), 0, &sign);
+    let path = read_chain(&folder.path("web.pem")).unwrap();
+    assert_eq!(path.len(), 2, "the leaf and its issuer, without the root");
+    assert_eq!(read_chain(&folder.path("tenant.pem")).unwrap().len(), 1);
+    let path: Vec<_> = path
+        .into_iter()
+        .map(|certificate| certificate.der)
+        .collect();
+    let request = chain::request(&path).unwrap();
+    assert_eq!(request.name.to_string(), "tenant:web");
+    assert_eq!(
+        request.command,
+        wire::Command::Unikernel(UnikernelCommand::Destroy(()))
+    );
+    assert_eq!(request.policies.len(), 1);
+    let leaf = first(&folder.path("web.pem"));
+    assert_eq!(leaf.not_after - leaf.not_before, 86_400 + 10);
+    let listed = fs::read_to_string(folder.path("db")).unwrap();
+    let last = listed.lines().last().unwrap();
+    assert_eq!(last, format!("{} web", leaf.serial));
+}
+
+#[test]
+fn an_authority_two_levels_down_signs_with_its_file_as_it_is() {
+    let folder = generated("levels");
+    delegate(&folder.path(""));
+    expect(
+        &folder.path(""),
+        0,
+        &["add-policy", "team", "2", "--mem=128", "--csr"],
+    );
+    expect(
+        &folder.path(""),
+        0,
+        &["sign", "tenant.pem", "db", "tenant.key", "team.req"],
+    );
+    expect(&folder.path(""), 0, &["info", "--csr"]);
+    expect(
+        &folder.path(""),
+        0,
+        &["sign", "team.pem", "db", "team.key", "..req"],
+    );
+    let path = read_chain(&folder.path("..pem")).unwrap();
+    let path: Vec<_> = path
+        .into_iter()
+        .map(|certificate| certificate.der)
+        .collect();
+    let request = chain::request(&path).unwrap();
+    assert_eq!(request.name.to_string(), "tenant:team:");
+    assert_eq!(request.policies.len(), 2);
+}
+
+#[test]
+fn openssl_verifies_what_was_issued_with_every_type_of_key() {
+    if on_path("openssl").is_none() {
+        skipped("certificates against openssl verify", "there is no openssl");
+        return;
+    }
+    for key_type in ["ed25519", "p256", "p384"] {
+        let folder = folder(&format!("openssl-{key_type}"));
+        let key_type = format!("--key-type={key_type}");
+        expect(&folder.path(""), 0, &["generate", "root", "db", &key_type]);
+        let policy = ["add-policy", "tenant", "4", "--csr", &key_type];
+        expect(&folder.path(""), 0, &policy);
+        expect(
+            &folder.path(""),
+            0,
+            &["sign", "cacert.pem", "db", "root.key", "tenant.req"],
+        );
+        expect(
+            &folder.path(""),
+            0,
+            &["info", "-n", "web", "--csr", &key_type],
+        );
+        expect(
+            &folder.path(""),
+            0,
+            &["sign", "tenant.pem", "db", "tenant.key", "web.req"],
+        );
+        let openssl = |arguments: &[&str]| {
+            let ended = run(Command::new("openssl")
+                .args(arguments)
+                .current_dir(folder.path("")));
+            assert_eq!(ended.code(), 0, "{arguments:?}: {ended:?}");
+        };
+        openssl(&[
+            "verify",
+            "-CAfile",
+            "cacert.pem",
+            "-purpose",
+            "sslserver",
+            "server.pem",
+        ]);
+        let verify = [
+            "verify",
+            "-CAfile",
+            "cacert.pem",
+            "-untrusted",
+            "web.pem",
+            "-purpose",
+            "sslclient",
+            "web.pem",
+        ];
+        openssl(&verify);
+        openssl(&["req", "-verify", "-noout", "-in", "web.req"]);
+        openssl(&["pkey", "-noout", "-in", "web.key"]);
+    }
+}
+
+#[test]
+fn keys_are_kept_and_certificates_replaced_only_when_asked() {
+    let folder = generated("keep");
+    let before = |file: &str| fs::read(folder.path(file)).unwrap();
+    let all = ["root.key", "server.key", "cacert.pem", "server.pem", "db"];
+    let contents = all.map(before);
+    let ended = expect(&folder.path(""), 124, &["generate", "root", "db"]);
+    assert!(ended.stderr.contains("--force"), "{ended:?}");
+    assert_eq!(all.map(before), contents);
+
+    expect(&folder.path(""), 0, &["generate", "root", "db", "--force"]);
+    let after = all.map(before);
+    assert_eq!(after[..2], contents[..2], "the keys");
+    assert_ne!(after[2..], contents[2..], "the certificates");
+
+    delegate(&folder.path(""));
+    let sign = ["sign", "cacert.pem", "db", "root.key", "tenant.req"];
+    let listed = before("db");
+    expect(&folder.path(""), 124, &sign);
+    assert_eq!(before("db"), listed, "nothing was issued");
+    expect(&folder.path(""), 0, &[&sign[..], &["--force"]].concat());
+}
+
+#[test]
+fn a_key_that_is_no_key_is_never_overwritten() {
+    let folder = folder("broken");
+    folder.file("root.key", "no key");
+    expect(&folder.path(""), 124, &["generate", "root", "db"]);
+    assert_eq!(files(&folder), ["root.key"]);
+    assert_eq!(fs::read(folder.path("root.key")).unwrap(), b"no key");
+}
+
+#[test]
+fn a_foreign_key_signs_nothing() {
+    let folder = generated("foreign");
+    expect(&folder.path(""), 0, &["info", "--csr", "-n", "web"]);
+    let ended = expect(
+        &folder.path(""),
+        124,
+        &["sign", "cacert.pem", "db", "server.key", "web.req"],
+    );
+    assert!(ended.stderr.contains("does not belong"), "{ended:?}");
+    // A server is no authority, even with its own key.
+    let ended = expect(
+        &folder.path(""),
+        124,
+        &["sign", "server.pem", "db", "server.key", "web.req"],
+    );
+    assert!(ended.stderr.contains("authority"), "{ended:?}");
+    assert!(!folder.path("web.pem").exists());
+}
+
+#[test]
+fn a_name_that_is_no_label_signs_nothing() {
+    let folder = generated("names");
+    let before = files(&folder);
+    for name in [
+        "../../x",
+        "/etc/x",
+        "a/b",
+        "",
+        "-x",
+        "a:b",
+        "x y",
+        "x\n0 y",
+        &"x".repeat(64),
+    ] {
+        write_request(&folder, "bad.req", name, &INFO);
+        let sign = ["sign", "cacert.pem", "db", "root.key", "bad.req"];
+        expect(&folder.path(""), 124, &sign);
+        fs::remove_file(folder.path("bad.req")).unwrap();
+        assert_eq!(files(&folder), before, "{name:?}");
+    }
+    // Names of files that are there already do not help either.
+    write_request(&folder, "bad.req", "cacert", &INFO);
+    let root = fs::read(folder.path("cacert.pem")).unwrap();
+    expect(
+        &folder.path(""),
+        124,
+        &["sign", "cacert.pem", "db", "root.key", "bad.req"],
+    );
+    assert_eq!(fs::read(folder.path("cacert.pem")).unwrap(), root);
+}
+
+#[test]
+fn nothing_beyond_the_policy_of_the_authority_is_signed() {
+    let folder = generated("beyond");
+    delegate(&folder.path(""));
+    let image = guest("net.spt");
+    let image = image.to_str().unwrap();
+    let refused: [(&str, &[&str], &str); 7] = [
+        (
+            "team",
+            &["add-policy", "team", "5", "--mem=128"],
+            "unikernels",
+        ),
+        ("team", &["add-policy", "team", "1", "--mem=257"], "memory"),
+        (
+            "team",
+            &["add-policy", "team", "1", "--mem=64", "--cpu=2"],
+            "CPU",
+        ),
+        (
+            "team",
+            &["add-policy", "team", "1", "--mem=64", "--network=other"],
+            "bridges",
+        ),
+        (
+            "team",
+            &["add-policy", "team", "1", "--mem=64", "--block=1"],
+            "block",
+        ),
+        (
+            "web",
+            &["create", "web", image, "--net=service", "--mem=300"],
+            "memory",
+        ),
+        (
+            "web",
+            &["create", "web", image, "--net=service:other"],
+            "bridges",
+        ),
+    ];
+    for (name, arguments, reason) in refused {
+        expect(&folder.path(""), 0, &[arguments, &["--csr"]].concat());
+        let request = format!("{name}.req");
+        let sign = ["sign", "tenant.pem", "db", "tenant.key", &request];
+        let ended = expect(&folder.path(""), 124, &sign);
+        assert!(ended.stderr.contains(reason), "{arguments:?}: {ended:?}");
+        assert!(!folder.path(&format!("{name}.pem")).exists());
+    }
+    expect(
+        &folder.path(""),
+        0,
+        &["create", "web", image, "--net=service", "--cpu=1", "--csr"],
+    );
+    expect(
+        &folder.path(""),
+        0,
+        &["sign", "tenant.pem", "db", "tenant.key", "web.req"],
+    );
+}
+
+#[test]
+fn useless_and_forbidden_commands_are_not_signed() {
+    let folder = generated("useless");
+    for useless in [["0", "--mem=64"], ["1", "--mem=16"]] {
+        let add = [&["add-policy", "team", "--csr"], &useless[..]].concat();
+        expect(&folder.path(""), 124, &add);
+    }
+    let useless = wire::Policy {
+        cpuids: Vec::new(),
+        unikernels: 1_u64.into(),
+        memory: 64_u64.into(),
+        block: None,
+        bridges: Vec::new(),
+    };
+    for command in [
+        wire::Command::Policy(PolicyCommand::Add(useless)),
+        wire::Command::Policy(PolicyCommand::Remove(())),
+        wire::Command::Statistics(wire::StatsCommand::Initial(())),
+    ] {
+        write_request(&folder, "bad.req", "bad", &command);
+        expect(
+            &folder.path(""),
+            124,
+            &["sign", "cacert.pem", "db", "root.key", "bad.req"],
+        );
+        assert!(!folder.path("bad.pem").exists());
+    }
+}
+
+#[test]
+fn a_certificate_ends_with_its_issuer() {
+    let folder = folder("clipped");
+    expect(
+        &folder.path(""),
+        0,
+        &["generate", "root", "db", "--days=2", "--server-days=1"],
+    );
+    expect(&folder.path(""), 0, &["add-policy", "tenant", "4", "--csr"]);
+    expect(
+        &folder.path(""),
+        0,
+        &[
+            "sign",
+            "cacert.pem",
+            "db",
+            "root.key",
+            "tenant.req",
+            "--days",
+            "500",
+        ],
+    );
+    let root = first(&folder.path("cacert.pem"));
+    let tenant = first(&folder.path("tenant.pem"));
+    assert_eq!(tenant.not_after, root.not_after);
+    assert!(tenant.not_before >= root.not_before);
+    for days in ["--days=0", "--days=36526", "--days=x", "--days=-1"] {
+        let sign = [
+            "sign",
+            "cacert.pem",
+            "db",
+            "root.key",
+            "tenant.req",
+            "--force",
+            days,
+        ];
+        expect(&folder.path(""), 124, &sign);
+    }
+}
+
+#[test]
+fn a_request_without_a_command_is_for_a_server() {
+    let folder = generated("server");
+    let key = Key::generate(KeyType::P256).unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.distinguished_name = authority::common_name("other");
+    let pair = rcgen::KeyPair::try_from(key.pkcs8()).unwrap();
+    let request = parameters.serialize_request(&pair).unwrap();
+    folder.file("other.req", request.pem().unwrap());
+    let ended = expect(
+        &folder.path(""),
+        0,
+        &["sign", "cacert.pem", "db", "root.key", "other.req"],
+    );
+    assert!(ended.stderr.contains("server"), "{ended:?}");
+    let server = first(&folder.path("other.pem"));
+    assert_eq!(
+        extensions(&server),
+        extensions(&first(&folder.path("server.pem")))
+    );
+}
+
+#[test]
+fn requests_that_are_none_are_refused() {
+    let folder = generated("requests");
+    write_request(&folder, "good.req", "good", &INFO);
+    let good = fs::read_to_string(folder.path("good.req")).unwrap();
+    let certificate = fs::read_to_string(folder.path("cacert.pem")).unwrap();
+    let cases = [
+        "",
+        "garbage",
+        &good.repeat(2),
+        &certificate,
+        &good.replace("REQUEST", "REQUESTS"),
+    ];
+    for text in cases {
+        folder.file("bad.req", text);
+        let ended = expect(
+            &folder.path(""),
+            124,
+            &["sign", "cacert.pem", "db", "root.key", "bad.req"],
+        );
+        assert!(ended.stderr.contains("bad.req"), "{ended:?}");
+    }
+    let ended = expect(
+        &folder.path(""),
+        124,
+        &["sign", "cacert.pem", "db", "root.key", "missing.req"],
+    );
+    assert!(ended.stderr.contains("missing.req"), "{ended:?}");
+}
+
+#[test]
+fn the_files_of_a_request_are_named_after_its_label() {
+    let folder = folder("csr");
+    let ended = expect(&folder.path(""), 0, &["destroy", "web", "--csr"]);
+    assert!(ended.stdout.contains("web.req"), "{ended:?}");
+    assert_eq!(files(&folder), ["web.key", "web.req"]);
+    let key = fs::read(folder.path("web.key")).unwrap();
+    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
+    assert_eq!(fs::read(folder.path("web.key")).unwrap(), key);
+    for refused in [
+        &["destroy", "foo:web", "--csr"][..],
+        &["add-policy", "foo:bar", "1", "--csr"],
+        &["add-policy", ":", "1", "--csr"],
+        &["remove-policy", "--csr"],
+        &["policy", "--path=foo", "--csr"],
+        &["info", "-n", "x", "--csr", "--key-type=p521"],
+        &["info", "-n", "x", "--csr", "--key-type=rsa2048"],
+    ] {
+        let ended = expect(&folder.path(""), 124, refused);
+        assert!(ended.stderr.starts_with("petrel: "), "{ended:?}");
+    }
+    assert_eq!(files(&folder), ["web.key", "web.req"]);
+    assert!("..".parse::<Label>().is_ok());
+}
+
+#[test]
+fn names_of_authorities_stay_in_the_folder() {
+    let folder = folder("root-names");
+    for name in ["../x", "a/b", "", ".x", "a\nb", &"x".repeat(65)] {
+        expect(&folder.path(""), 124, &["generate", name, "db"]);
+    }
+    for server in ["--server=root", "--server=cacert", "--server=a/b"] {
+        expect(&folder.path(""), 124, &["generate", "root", "db", server]);
+    }
+    assert!(files(&folder).is_empty());
+    expect(
+        &folder.path(""),
+        0,
+        &["generate", "my root", "db", "--server=host.example"],
+    );
+}
