@@ -6,26 +6,34 @@
 #![allow(
     clippy::module_name_repetitions,
     clippy::missing_errors_doc,
-    clippy::struct_excessive_bools,
-    clippy::must_use_candidate
+    clippy::must_use_candidate,
+    clippy::struct_excessive_bools
 )]
 
-pub mod authority;
-pub mod chain;
-pub mod client;
-pub mod command_line;
-pub mod console;
-pub mod elf;
-pub mod endpoint;
-pub mod host;
-pub mod logging;
-pub mod manifest;
-pub mod name;
-pub mod policy;
-pub mod socket;
-pub mod supervisor;
-pub mod sys;
-pub mod tender;
-pub mod tls;
-pub mod unikernel;
-pub mod wire;
+// The vocabulary, pure.
+pub mod name; //          labels, paths, names
+pub mod policy; //        what may be used at and below a path
+pub mod unikernel; //     a unikernel's configuration
+pub mod wire; //          messages, their DER, frames, the state file
+
+// What is read from outside, pure.
+pub mod chain; //         a verified certificate path -> name, policies, command
+pub mod elf; //           ELF headers, as far as Solo5 looks at them
+pub mod manifest; //      a Solo5 image's target and devices
+
+// The programs.
+pub mod authority; //     petrel: keys, certificates, signing
+pub mod client; //        petrel: commands, local and over TLS
+pub mod console; //       petrel-console: rings of lines, subscribers
+pub mod endpoint; //      petrel-tls: one TLS connection a process
+pub mod host; //          petreld: carries out what the supervisor decides
+pub mod supervisor; //    petreld: its decisions, events -> effects, pure
+pub mod tender; //        petrel-spt: runs an spt unikernel
+
+// What they share.
+pub mod command_line; //  options, help, version
+pub mod daemon; //        signals, folders, time
+pub mod logging; //       standard error, the journal, syslog
+pub mod socket; //        local sockets that never block a daemon
+pub mod sys; //           the only unsafe code
+pub mod tls; //           what both ends of TLS share

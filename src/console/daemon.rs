@@ -2,25 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, ErrorKind};
+use std::fs;
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use argh::FromArgs;
 use log::{debug, error, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::connection::{Connection, Lost, Received};
 use super::fifo::Fifo;
 use super::registry::{History, Registry, SUBSCRIBERS};
 use super::ring::{Line, Moment};
 use crate::command_line::{self, USAGE};
+use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
 use crate::socket;
@@ -34,12 +32,6 @@ pub use super::connection::{MAX_QUEUE, MAX_REQUEST, PATIENCE};
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
 /// accepted.
 pub const MAX_CONNECTIONS: usize = 256;
-
-/// How long no connection is accepted after accept(2) failed, as it does while descriptors are short.
-pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-
-/// Folder of the console fifos below the runtime folder (WIRE 2).
-pub const FIFO_FOLDER: &str = "fifo";
 
 /// Connections accepted in one round, so that a storm of them does not keep the guests waiting.
 const ACCEPT_BURST: usize = 16;
@@ -124,9 +116,9 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn run(options: &Options) -> Result<(), DaemonError> {
-    let signals = signals().map_err(DaemonError::Signals)?;
-    raise_descriptor_limit();
-    let fifo_folder = options.tmpdir.join(FIFO_FOLDER);
+    let signals = Signals::listen().map_err(DaemonError::Signals)?;
+    daemon::raise_descriptor_limit();
+    let fifo_folder = options.tmpdir.join(socket::FIFOS);
     folder(&options.tmpdir.join(socket::FOLDER), 0o770)?;
     folder(&fifo_folder, 0o2770)?;
     let path = socket::path(&options.tmpdir, socket::CONSOLE);
@@ -155,37 +147,9 @@ fn run(options: &Options) -> Result<(), DaemonError> {
 }
 
 /// A socket that becomes readable when the daemon shall end.
-fn signals() -> io::Result<UnixStream> {
-    let (signals, writer) = UnixStream::pair()?;
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
-    }
-    Ok(signals)
-}
-
-/// Takes as many descriptors as this process may: there is one for each running unikernel.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        warn!("cannot raise the limit of open files: {error}");
-    }
-}
-
-/// Makes the folder, with the mode whatever the umask is, unless it is there.
+/// Makes the folder unless it is there.
 fn folder(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    let failed = |error| DaemonError::Folder(path.to_owned(), error);
-    match DirBuilder::new().mode(mode & 0o777).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            if fs::metadata(path).map_err(failed)?.is_dir() {
-                Ok(())
-            } else {
-                Err(failed(ErrorKind::NotADirectory.into()))
-            }
-        }
-        Err(error) => Err(failed(error)),
-    }
+    daemon::folder(path, mode).map_err(|error| DaemonError::Folder(path.to_owned(), error))
 }
 
 /// Numbers connections, and with that subscribers, in the order of arrival.
@@ -213,7 +177,7 @@ enum Source {
 
 impl Daemon {
     /// Serves until a signal asks for the end.
-    fn serve(&mut self, listener: &UnixListener, signals: &UnixStream) -> Result<(), DaemonError> {
+    fn serve(&mut self, listener: &UnixListener, signals: &Signals) -> Result<(), DaemonError> {
         loop {
             // In this order: an event of a fifo is never applied to one that a request has opened since.
             for (source, events) in self.wait(listener, signals)? {
@@ -235,7 +199,7 @@ impl Daemon {
     fn wait(
         &self,
         listener: &UnixListener,
-        signals: &UnixStream,
+        signals: &Signals,
     ) -> Result<Vec<(Source, PollFlags)>, DaemonError> {
         let mut sources = vec![Source::Signals];
         let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -267,12 +231,7 @@ impl Daemon {
 
     fn timeout(&self) -> PollTimeout {
         let deadlines = self.connections.values().filter_map(Connection::deadline);
-        let Some(next) = deadlines.chain(self.no_accept_before).min() else {
-            return PollTimeout::NONE;
-        };
-        // Rounded up, or the last millisecond would be spent in a busy loop.
-        let left = next.saturating_duration_since(Instant::now()).as_millis() + 1;
-        PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX))
+        daemon::timeout(deadlines.chain(self.no_accept_before).min())
     }
 
     fn end_patience(&mut self) {
@@ -578,9 +537,7 @@ fn moment(time: &Timestamp) -> Moment {
 
 /// The time of the host's clock; a clock before 1970 counts as 1970.
 fn now() -> Moment {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = daemon::wall_clock();
     Moment {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         nanoseconds: since.subsec_nanos(),

@@ -9,16 +9,13 @@ mod images;
 mod store;
 mod tender;
 
-pub mod signals;
-
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::path::PathBuf;
+use std::time::Instant;
 
 use argh::FromArgs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,10 +26,10 @@ use nix::unistd::Pid;
 use self::connection::{Arrival, Connection};
 use self::console::ConsoleLink;
 use self::images::{ImageError, ImageStore, Staged, Staging};
-use self::signals::Signals;
 use self::store::{Store, StoreError};
-use self::tender::{FIFOS, Fifo, Tenders};
+use self::tender::{Fifo, Tenders};
 use crate::command_line;
+use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::logging::{self, Verbosity};
 use crate::manifest::Manifest;
 use crate::name::Name;
@@ -136,6 +133,8 @@ struct Daemon {
     start: Instant,
     signals: Signals,
     listener: UnixListener,
+    /// After accepting has failed.
+    accept_after: Option<Instant>,
     connections: BTreeMap<ConnectionId, Connection>,
     counter: u64,
     console: ConsoleLink,
@@ -162,14 +161,16 @@ impl Daemon {
         // Before the first child, so that no death is missed.
         let signals =
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
+        daemon::raise_descriptor_limit();
         let store = Store::open(&options.dbdir).map_err(HostError::Store)?;
         let state = store.load().map_err(HostError::Store)?;
         let images = ImageStore::open(&options.dbdir).map_err(HostError::Images)?;
         images
             .keep_only(state.unikernels.iter().map(|(_, _, image)| *image))
             .map_err(HostError::Images)?;
-        for folder in [socket::FOLDER, FIFOS] {
-            create_folder(&options.tmpdir.join(folder))?;
+        for (folder, mode) in [(socket::FOLDER, 0o770), (socket::FIFOS, 0o2770)] {
+            let path = options.tmpdir.join(folder);
+            daemon::folder(&path, mode).map_err(|error| HostError::File("create", path, error))?;
         }
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
         let listener = if options.systemd_socket_activation {
@@ -191,6 +192,7 @@ impl Daemon {
             start: Instant::now(),
             signals,
             listener,
+            accept_after: None,
             connections: BTreeMap::new(),
             counter: 0,
             console: ConsoleLink::new(socket::path(&options.tmpdir, socket::CONSOLE)),
@@ -286,7 +288,7 @@ impl Daemon {
     /// Waits until something happens, and turns it into events.
     fn wait(&mut self) -> Result<(), HostError> {
         let ids: Vec<_> = self.connections.keys().copied().collect();
-        let accepting = ids.len() < MAX_CLIENTS;
+        let accepting = ids.len() < MAX_CLIENTS && self.accept_after.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut busy = false;
         for connection in self.connections.values() {
@@ -382,7 +384,10 @@ impl Daemon {
                     .insert(ConnectionId(self.counter), Connection::new(peer, now));
             }
             Ok(None) => {}
-            Err(error) => log::warn!("accept: {error}"),
+            Err(error) => {
+                log::warn!("cannot accept connections: {error}");
+                self.accept_after = Some(now + ACCEPT_PAUSE);
+            }
         }
     }
 
@@ -584,6 +589,7 @@ impl Daemon {
     }
 
     fn expire(&mut self, now: Instant) {
+        self.accept_after.take_if(|until| *until <= now);
         let (due, later) = self.timers.drain(..).partition(|(at, _)| *at <= now);
         self.timers = later;
         self.events
@@ -593,13 +599,14 @@ impl Daemon {
     fn timeout(&self) -> PollTimeout {
         let timers = self.timers.iter().map(|(at, _)| *at);
         let idle = self.connections.values().filter_map(Connection::deadline);
-        let next = timers.chain(idle).chain(self.console.deadline()).min();
-        let Some(next) = next else {
-            return PollTimeout::NONE;
-        };
-        // Rounded up: a wake-up just before the time would only wait again.
-        let wait = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        PollTimeout::try_from(wait.as_millis()).unwrap_or(PollTimeout::MAX)
+        let pause = self.accept_after;
+        daemon::timeout(
+            timers
+                .chain(idle)
+                .chain(self.console.deadline())
+                .chain(pause)
+                .min(),
+        )
     }
 }
 
@@ -614,28 +621,15 @@ impl Drop for Daemon {
     }
 }
 
-fn create_folder(path: &Path) -> Result<(), HostError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o770)
-        .create(path)
-        .map_err(|error| HostError::File("create", path.to_path_buf(), error))
-}
-
 fn wall_clock() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = daemon::wall_clock();
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     Timestamp::from_unix(seconds, u64::from(since.subsec_nanos()) * 1000)
 }
 
 /// Anything that differs from one start to the next.
 fn seed() -> u32 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    since.subsec_nanos() ^ std::process::id()
+    daemon::wall_clock().subsec_nanos() ^ std::process::id()
 }
 
 impl fmt::Display for HostError {

@@ -18,12 +18,10 @@ use nix::unistd::{AccessFlags, access, mkfifo};
 
 use crate::manifest::{Manifest, Target};
 use crate::name::Name;
+use crate::socket;
 use crate::supervisor::launch;
 use crate::sys::spawn;
 use crate::unikernel::Config;
-
-/// Folder of the consoles' fifos below the runtime folder.
-pub const FIFOS: &str = "fifo";
 
 /// How long a tender may take to tell its version.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -117,7 +115,7 @@ pub struct Fifo {
 impl Fifo {
     /// Makes the fifo of `name`, or takes over the one that is there.
     pub fn create(runtime_folder: &Path, name: &Name) -> Result<Self, TenderError> {
-        let path = runtime_folder.join(FIFOS).join(name.to_string());
+        let path = runtime_folder.join(socket::FIFOS).join(name.to_string());
         match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
             Ok(()) | Err(nix::Error::EEXIST) => {}
             Err(error) => return Err(TenderError::File("make the fifo", path, error.into())),

@@ -22,6 +22,9 @@ use crate::wire::frame::{FrameBuffer, FrameError, Next};
 /// Folder of the daemons' sockets below the runtime folder (WIRE 6.3).
 pub const FOLDER: &str = "util";
 
+/// Folder of the consoles' fifos below the runtime folder (WIRE 6.3).
+pub const FIFOS: &str = "fifo";
+
 /// File name of the supervisor's socket.
 pub const SUPERVISOR: &str = "vmmd.sock";
 

@@ -1,0 +1,97 @@
+//! What every daemon needs: signals that poll(2) sees, folders, descriptors, the time.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::poll::PollTimeout;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+
+/// How long a daemon does not accept after accepting has failed, as it does when descriptors have run out: the
+/// reason will not have gone away at once.
+pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes as many descriptors as this process may: there is one for each running unikernel.
+pub fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::warn!("cannot raise the limit of open files: {error}");
+    }
+}
+
+/// Makes the folder, with this mode whatever the umask is, unless it is there.
+pub fn folder(path: &Path, mode: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(mode & 0o777).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && fs::metadata(path)?.is_dir() => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// How long poll(2) may wait until `next`; for ever without it.
+pub fn timeout(next: Option<Instant>) -> PollTimeout {
+    let Some(next) = next else {
+        return PollTimeout::NONE;
+    };
+    // Rounded up, or the last millisecond would be spent in a busy loop.
+    let left = next.saturating_duration_since(Instant::now()).as_millis() + 1;
+    PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX))
+}
+
+/// The time since 1970.
+pub fn wall_clock() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// The signals a daemon listens to, and the pipe that wakes it.
+#[derive(Debug)]
+pub struct Signals {
+    wake: UnixStream,
+    terminate: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// From now on SIGTERM, SIGINT and SIGCHLD wake the daemon instead of their default.
+    pub fn listen() -> io::Result<Self> {
+        let (wake, write) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let terminate = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&terminate))?;
+        }
+        for signal in [SIGTERM, SIGINT, SIGCHLD] {
+            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+        }
+        Ok(Self { wake, terminate })
+    }
+
+    /// Whether the daemon was asked to end since the last call.
+    pub fn terminate(&self) -> bool {
+        self.terminate.swap(false, Ordering::Relaxed)
+    }
+
+    /// Makes the pipe silent until the next signal. To be called before looking at what the signals tell.
+    pub fn drain(&mut self) {
+        let mut octets = [0; 64];
+        while matches!(self.wake.read(&mut octets), Ok(count) if count == octets.len()) {}
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
