@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::name::Name;
-use crate::socket::Peer;
+use crate::socket::{self, Peer};
 use crate::wire::frame::{MAX_MESSAGE, Next, frame};
 use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload};
 
@@ -53,7 +52,8 @@ impl ConsoleLink {
             return false;
         }
         self.next_attempt = now + RETRY;
-        match UnixStream::connect(&self.path).and_then(Peer::new) {
+        let connected = socket::connect(&self.path).map_err(io::Error::from);
+        match connected.and_then(Peer::new) {
             Ok(peer) => {
                 self.peer = Some(peer);
                 self.reported = false;

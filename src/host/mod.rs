@@ -207,6 +207,7 @@ impl Daemon {
             done: false,
             options,
         };
+        daemon.tenders.look_around();
         daemon.connect_console(false);
         Ok(daemon)
     }
@@ -475,7 +476,7 @@ impl Daemon {
             .map_err(|error| error.to_string())
             .and_then(|staged| {
                 self.tenders
-                    .find(&staged.manifest)
+                    .find(staged.manifest.target, staged.manifest.abi_version)
                     .map_err(|error| error.to_string())?;
                 let image = StagedImage {
                     digest: staged.digest,
@@ -505,7 +506,7 @@ impl Daemon {
         };
         let tender = self
             .tenders
-            .find(&manifest)
+            .find(manifest.target, manifest.abi_version)
             .map_err(|error| error.to_string())?;
         let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
         self.prepared

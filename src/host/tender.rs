@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, access, mkfifo};
 
-use crate::manifest::{Manifest, Target};
+use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::launch;
@@ -25,6 +25,9 @@ use crate::unikernel::Config;
 
 /// How long a tender may take to tell its version.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The ABI version of spt and hvt since Solo5 0.8 (SOLO5 2).
+const CURRENT_ABI: u32 = 2;
 
 /// Most octets of a tender's answer that are looked at.
 const PROBE_ANSWER: u64 = 4096;
@@ -66,14 +69,24 @@ impl Tenders {
         }
     }
 
-    /// The first tender that is made for this image: of its target and its very ABI version.
-    pub fn find(&mut self, manifest: &Manifest) -> Result<PathBuf, TenderError> {
-        let target = match manifest.target {
+    /// Looks for the tenders of today's images, so that the first create need not, and logs what there is.
+    pub fn look_around(&mut self) {
+        for target in [Target::Spt, Target::Hvt] {
+            match self.find(target, CURRENT_ABI) {
+                Ok(tender) => log::info!("{target} images run under {}", tender.display()),
+                Err(error) => log::info!("{target} images cannot be run: {error}"),
+            }
+        }
+    }
+
+    /// The first tender that is made for images of this target and this very ABI version.
+    pub fn find(&mut self, target: Target, abi_version: u32) -> Result<PathBuf, TenderError> {
+        let name = match target {
             Target::Hvt => "hvt",
             Target::Spt => "spt",
             other => return Err(TenderError::Target(other)),
         };
-        let names = launch::tender_names(target, manifest.abi_version);
+        let names = launch::tender_names(name, abi_version);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut candidates: Vec<PathBuf> =
             names.iter().map(|name| self.database.join(name)).collect();
@@ -82,13 +95,13 @@ impl Tenders {
                 .iter()
                 .flat_map(|name| launch::folders(&path).map(move |folder| folder.join(name))),
         );
-        if manifest.target == Target::Spt {
+        if target == Target::Spt {
             candidates.extend(beside_us(launch::EMBEDDED));
         }
         candidates
             .into_iter()
-            .find(|candidate| self.speaks(candidate, manifest.abi_version))
-            .ok_or_else(|| TenderError::Missing(names.to_vec(), manifest.abi_version))
+            .find(|candidate| self.speaks(candidate, abi_version))
+            .ok_or_else(|| TenderError::Missing(names.to_vec(), abi_version))
     }
 
     fn speaks(&mut self, tender: &Path, abi_version: u32) -> bool {

@@ -7,12 +7,14 @@ mod os;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 
 pub use os::activated;
@@ -50,7 +52,8 @@ pub fn path(runtime_folder: &Path, file: &str) -> PathBuf {
 /// # Errors
 /// `AddrInUse` if a daemon answers there.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    if UnixStream::connect(path).is_ok() {
+    // A daemon whose queue of connections is full is there, too.
+    if matches!(connect(path), Ok(_) | Err(Errno::EAGAIN)) {
         return Err(io::Error::new(
             ErrorKind::AddrInUse,
             "another daemon answers on this socket",
@@ -68,6 +71,17 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Connects to the daemon at `path`, without waiting for a place in its queue.
+///
+/// # Errors
+/// `EAGAIN` if the queue is full.
+pub fn connect(path: &Path) -> Result<UnixStream, Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// The next waiting connection, if there is one.
