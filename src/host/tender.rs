@@ -26,7 +26,7 @@ use crate::unikernel::Config;
 pub const FIFOS: &str = "fifo";
 
 /// How long a tender may take to tell its version.
-const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Most octets of a tender's answer that are looked at.
 const PROBE_ANSWER: u64 = 4096;
