@@ -10,7 +10,7 @@ use pem::{EncodeConfig, LineEnding, Pem};
 use super::AuthorityError;
 
 /// Most octets of a PEM file that is read: a certificate with an image inside has at most 16 MB (WIRE 11.4).
-const MAX_FILE: u64 = 48 << 20;
+pub const MAX_FILE: u64 = 48 << 20;
 
 /// The blocks of a PEM file with this label; at least one. Other blocks and text around them are skipped.
 pub(super) fn read_blocks(

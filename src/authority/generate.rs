@@ -11,6 +11,9 @@ use super::{
 /// File of the root authority's certificate.
 const AUTHORITY: &str = "cacert";
 
+/// Most octets of the names that become file names.
+pub const MAX_FILE_NAME: usize = 64;
+
 /// What `generate` is asked for.
 #[derive(Debug)]
 pub struct GenerateOrder<'a> {
@@ -93,7 +96,7 @@ pub fn generate(
 }
 
 fn check_file_name(name: &str) -> Result<(), AuthorityError> {
-    let fits = (1..=64).contains(&name.len())
+    let fits = (1..=MAX_FILE_NAME).contains(&name.len())
         && !name.contains(|c: char| c == '/' || c.is_control())
         && !name.starts_with('.');
     if fits {

@@ -18,7 +18,7 @@ use super::{AuthorityError, Certificate, Key, read_chain};
 use crate::wire::{CertExtension, Command, EXTENSION_OID};
 
 /// Validity starts this long before now, for clocks that are late.
-const LATENESS: Duration = Duration::from_secs(10);
+pub const LATENESS: Duration = Duration::from_secs(10);
 
 /// Octets of a serial number.
 const SERIAL: usize = 10;

@@ -13,8 +13,9 @@ mod sign;
 
 pub use certificate::{Certificate, read_chain, to_pem};
 pub use error::AuthorityError;
-pub use generate::{GenerateOrder, Generated, generate};
-pub use issue::{Issuer, Profile, Validity, common_name, self_signed};
+pub use file::MAX_FILE;
+pub use generate::{GenerateOrder, Generated, MAX_FILE_NAME, generate};
+pub use issue::{Issuer, LATENESS, Profile, Validity, common_name, self_signed};
 pub use key::{Key, KeyType};
 pub use request::{Request, create_request, write_request};
-pub use sign::{SignOrder, Signed, check_policy, sign};
+pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, SignOrder, Signed, check_policy, sign};

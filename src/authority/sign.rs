@@ -12,10 +12,10 @@ use crate::unikernel::{Config, Net};
 use crate::wire::{Command, PolicyCommand, UnikernelCommand};
 
 /// Days a delegated authority or a server is valid.
-const AUTHORITY_DAYS: u32 = 365;
+pub const AUTHORITY_DAYS: u32 = 365;
 
 /// Days a command is valid.
-const COMMAND_DAYS: u32 = 1;
+pub const COMMAND_DAYS: u32 = 1;
 
 /// What `sign` is asked for.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::wire::frame::{FrameError, read_frame};
 use crate::wire::{Command, Data, Message, Payload, Success, UnikernelCommand};
 
 /// Most octets of an answer that is held in memory: lists of very many unikernels.
-pub(super) const MAX_ANSWER: usize = 1 << 24;
+pub const MAX_ANSWER: usize = 1 << 24;
 
 /// How the answers to a command look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use crate::wire::frame::frame;
 use crate::wire::{Command, Message, PolicyCommand, UnikernelCommand};
 
 /// How long the certificate of a single command is valid.
-const LEAF_LIFETIME: Duration = Duration::from_secs(300);
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(300);
 
 /// The common name that stands for the issuing path itself (WIRE 10.3).
 const PATH_ITSELF: &str = ".";

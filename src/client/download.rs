@@ -15,7 +15,7 @@ use crate::wire::frame::{FrameError, length, read_prefix};
 use crate::wire::{Header, Message, VERSION, domain};
 
 /// Most octets before the image: the header, with any sensible name, and the beginnings of the records around.
-const MAX_HEAD: usize = 1 << 12;
+pub const MAX_HEAD: usize = 1 << 12;
 
 /// Octets copied at once.
 const PIECE: usize = 1 << 16;

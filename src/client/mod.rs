@@ -24,6 +24,10 @@ use arguments::{Arguments, Command};
 use display::Output;
 use error::ClientError;
 
+pub use conversation::MAX_ANSWER;
+pub use delivery::LEAF_LIFETIME;
+pub use download::MAX_HEAD;
+
 const PROGRAM: &str = "petrel";
 
 /// The whole program; returns its exit code.

@@ -27,7 +27,7 @@ use crate::tls;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// After how long the next address is tried, while the ones before still may answer (RFC 8305 5).
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+pub const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// How long the server may be silent during the handshake: it may have to wait for one of its connections to end.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);

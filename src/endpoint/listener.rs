@@ -22,10 +22,10 @@ use signal_hook::consts::signal::{SIGCHLD, SIGINT, SIGTERM};
 use super::stream::wait;
 
 /// Connections that the kernel completes while all processes are taken.
-const BACKLOG: i32 = 128;
+pub const BACKLOG: i32 = 128;
 
 /// How long to wait before trying again when the system is short of descriptors or memory.
-const SHORTAGE: Duration = Duration::from_millis(200);
+pub const SHORTAGE: Duration = Duration::from_millis(200);
 
 /// Listens on `address`; the unspecified IPv6 address takes IPv4 connections, too.
 pub fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {

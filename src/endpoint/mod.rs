@@ -31,7 +31,8 @@ use crate::command_line::{NO_LOG, USAGE};
 use crate::logging::{self, AUDIT, Destination, Verbosity};
 use crate::socket::RUNTIME_FOLDER;
 
-pub use relay::{End, Verdict, relay};
+pub use listener::{BACKLOG, SHORTAGE};
+pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, Verdict, relay};
 pub use stream::SecureStream;
 
 /// Port of the endpoint (BEHAVIOUR 9).
@@ -47,13 +48,13 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the last message to a peer may take.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long, and for how many octets, a peer that is still sending is listened to after its answer.
-const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
+pub const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
 
 /// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
-const KEEP_ALIVE: (u32, u32) = (60, 15);
+pub const KEEP_ALIVE: (u32, u32) = (60, 15);
 
 /// Take commands in certificates over TLS, and pass them on to the daemons of this host.
 #[derive(FromArgs, Debug)]

@@ -23,11 +23,11 @@ use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, 
 const PIECE: usize = 1 << 15;
 
 /// How long a daemon may take to accept a connection.
-const DAEMON_CONNECT: Duration = Duration::from_secs(10);
+pub const DAEMON_CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take to answer a request, or to take a piece of an upload: long enough for a unikernel that is
 /// asked to stop and does not.
-const DAEMON_PATIENCE: Duration = Duration::from_secs(300);
+pub const DAEMON_PATIENCE: Duration = Duration::from_secs(300);
 
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

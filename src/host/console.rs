@@ -11,10 +11,10 @@ use crate::wire::frame::{MAX_MESSAGE, Next, frame};
 use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload};
 
 /// How long the console daemon may take for an answer.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long to wait between two attempts to reach it.
-const RETRY: Duration = Duration::from_secs(1);
+pub const RETRY: Duration = Duration::from_secs(1);
 
 /// The connection, and what is still to be answered on it.
 #[derive(Debug)]

@@ -43,6 +43,8 @@ use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload, Timestamp};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
+pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
+pub use self::tender::PROBE_DEADLINE;
 
 const PROGRAM: &str = "petreld";
 

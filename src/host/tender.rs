@@ -24,7 +24,7 @@ use crate::sys::spawn;
 use crate::unikernel::Config;
 
 /// How long a tender may take to tell its version.
-const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The ABI version of spt and hvt since Solo5 0.8 (SOLO5 2).
 const CURRENT_ABI: u32 = 2;

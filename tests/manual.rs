@@ -1,0 +1,484 @@
+//! The manual pages say what the programs do: their options, defaults and limits are compared. The promises of
+//! SPECIFICATION.md have their tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, MAX_FILE, Validity};
+use petrel::chain::MAX_PATH;
+use petrel::chain::verify::PathError;
+use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, tls as client};
+use petrel::console::{daemon as console, lines, registry, ring};
+use petrel::elf::MAX_PROGRAM_HEADERS;
+use petrel::manifest::MAX_ENTRIES;
+use petrel::name::Label;
+use petrel::policy::Policy;
+use petrel::supervisor::{STOP_DEADLINE, restart};
+use petrel::tender::{options as tender, plan};
+use petrel::unikernel::Config;
+use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
+use petrel::{endpoint, host, socket};
+
+use support::{on_path, run, skipped};
+
+/// The pages, and the programs that they describe.
+const PAGES: [(&str, &str); 5] = [
+    ("petrel.1", env!("CARGO_BIN_EXE_petrel")),
+    ("petreld.8", env!("CARGO_BIN_EXE_petreld")),
+    ("petrel-tls.8", env!("CARGO_BIN_EXE_petrel-tls")),
+    ("petrel-console.8", env!("CARGO_BIN_EXE_petrel-console")),
+    ("petrel-spt.8", env!("CARGO_BIN_EXE_petrel-spt")),
+];
+
+/// What every program has, whether its help lists it or not.
+const EVERYWHERE: [&str; 2] = ["--help", "--version"];
+
+/// Most intermediate certificates that webpki accepts, and most octets of a handshake message that rustls does: both
+/// keep these numbers to themselves.
+const WEBPKI_INTERMEDIATES: usize = 6;
+const RUSTLS_HANDSHAKE: usize = 0xffff;
+
+#[test]
+fn the_page_of_a_program_documents_its_options_and_no_others() {
+    for (page, program) in PAGES {
+        if page == "petrel.1" || !has_tender(page) {
+            continue;
+        }
+        let mut has = help(program, &[]);
+        has.extend(EVERYWHERE.map(str::to_owned));
+        let text = read(page);
+        assert_eq!(items(&text), has, "{page}: options with an entry");
+        assert_eq!(mentioned(&text), has, "{page}: options mentioned");
+    }
+}
+
+#[test]
+fn the_page_of_the_client_documents_the_options_of_each_command_and_no_others() {
+    let (page, program) = PAGES[0];
+    let text = read(page);
+    let commands = part(&text, "\n.Sh COMMANDS", "\n.Sh ");
+    let destination = items(part(&text, "\n.Sh DESTINATION\n", "\n.Sh "));
+    let common = items(part(&text, "\n.Sh COMMON OPTIONS\n", "\n.Sh "));
+    let mut all: BTreeSet<String> = EVERYWHERE.map(str::to_owned).into();
+    let mut documented: BTreeMap<&str, BTreeSet<String>> = commands
+        .split("\n.Ss ")
+        .skip(1)
+        .map(|section| {
+            let (command, text) = section.split_once('\n').unwrap();
+            (command, items(text))
+        })
+        .collect();
+    let same = documented["add-policy"].clone();
+    documented.get_mut("replace-policy").unwrap().extend(same);
+
+    let listed: Vec<String> = help_text(program, &[])
+        .split_once("\nCommands:\n")
+        .unwrap()
+        .1
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .collect();
+    assert_eq!(
+        documented.keys().copied().collect::<BTreeSet<_>>(),
+        listed.iter().map(String::as_str).collect::<BTreeSet<_>>()
+    );
+    for command in &listed {
+        let has = help(program, &[command]);
+        let mut expected = &documented[command.as_str()] | &common;
+        if has.contains("--socket") {
+            expected = &expected | &destination;
+        }
+        assert_eq!(expected, has, "petrel {command}");
+        all.extend(has);
+    }
+    assert_eq!(mentioned(&text), all);
+}
+
+#[test]
+fn defaults_in_the_pages_are_those_of_the_programs() {
+    let runtime = format!("{}, ", socket::RUNTIME_FOLDER);
+    let database = format!("{}, ", host::DATABASE_FOLDER);
+    let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
+    let startup = Config::DEFAULT_STARTUP.to_string();
+    let port = endpoint::PORT.to_string();
+    let cases: [(&str, &str, &str); 13] = [
+        ("petrel.1", "Fl -startup ", &startup),
+        ("petrel.1", "Fl -days ", &sign),
+        (
+            "petrel.1",
+            "Fl d , -destination Ar host Ns Op : Ns Ar port\nConnect",
+            &format!("port {port}"),
+        ),
+        ("petrel-tls.8", "Fl -port ", &port),
+        (
+            "petrel-tls.8",
+            "Fl -max-connections ",
+            &endpoint::MAX_CONNECTIONS.to_string(),
+        ),
+        (
+            "petrel-tls.8",
+            "Fl -handshake-timeout ",
+            &endpoint::HANDSHAKE_TIMEOUT.as_secs().to_string(),
+        ),
+        (
+            "petrel-tls.8",
+            "Fl -idle-timeout ",
+            &endpoint::IDLE_TIMEOUT.as_secs().to_string(),
+        ),
+        (
+            "petrel-console.8",
+            "Fl -max-subscribers ",
+            &registry::SUBSCRIBERS.to_string(),
+        ),
+        (
+            "petrel-spt.8",
+            "Fl -mem=",
+            &tender::DEFAULT_MEMORY.to_string(),
+        ),
+        (
+            "petrel-spt.8",
+            "Fl -block-sector-size:",
+            &tender::DEFAULT_SECTOR_SIZE.to_string(),
+        ),
+        ("petreld.8", "Fl -tmpdir ", &runtime),
+        ("petrel-tls.8", "Fl -tmpdir ", &runtime),
+        ("petreld.8", "Fl -dbdir ", &database),
+    ];
+    for (page, option, default) in cases {
+        let text = read(page);
+        // The folders of Linux come first in the pages.
+        if cfg!(not(target_os = "linux")) && default.starts_with('/') {
+            continue;
+        }
+        let item = part(&text, &format!("\n.It {option}"), "\n.It ").replace("Pa ", "");
+        let expected = format!(".Pq default {default}");
+        let expected = expected.trim_end_matches(", ");
+        assert!(item.contains(expected), "{page}: {option}: {item}");
+    }
+}
+
+#[test]
+fn limits_in_the_pages_are_those_of_the_code() {
+    let deep = PathError::Webpki(webpki::Error::MaximumPathDepthExceeded).to_string();
+    assert!(deep.contains("more than six"), "{deep}");
+    // A console's line also shows how it was cut.
+    let cut = String::from_utf8_lossy(lines::TRUNCATED).into_owned();
+    assert!(read("petrel-console.8").contains(&format!(".Dq {}\n", cut.trim())));
+
+    for (page, limits) in limits() {
+        let text = read(page);
+        let quoted: BTreeSet<&str> = part(&text, "\n.Sh LIMITS\n", "\n.Sh ")
+            .lines()
+            .filter_map(|line| line.strip_prefix(".It "))
+            .collect();
+        let limits: BTreeSet<&str> = limits.iter().map(String::as_str).collect();
+        assert_eq!(quoted, limits, "{page}");
+    }
+}
+
+#[test]
+fn every_limit_of_the_code_is_compared_with_a_page() {
+    let here = include_str!("manual.rs");
+    let mut found = 0;
+    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for line in text.lines().take_while(|line| *line != "#[cfg(test)]") {
+            let Some((_, rest)) = line.split_once("const ") else {
+                continue;
+            };
+            let Some((name, kind)) = rest.split_once(": ") else {
+                continue;
+            };
+            let is_limit = name.starts_with("MAX_") || kind.starts_with("Duration ");
+            if is_limit {
+                assert!(here.contains(name), "{}: {name}", file.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 30, "only {found} limits found");
+}
+
+#[test]
+fn every_promise_names_a_test_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("SPECIFICATION.md")).unwrap();
+    let mut rows = 0;
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let (_, enforced) = row.trim_end_matches(" |").rsplit_once(" | ").unwrap();
+        if enforced == "enforced by" {
+            continue;
+        }
+        for reference in enforced.split(", ").map(|one| one.trim_matches('`')) {
+            match reference.split_once("::") {
+                Some((file, test)) => {
+                    let source = fs::read_to_string(root.join(file)).unwrap();
+                    assert!(source.contains(&format!("fn {test}()")), "{reference}");
+                }
+                None => assert!(root.join(reference).is_file(), "{reference}"),
+            }
+        }
+        rows += 1;
+    }
+    assert!(rows > 20, "only {rows} promises found");
+}
+
+#[test]
+fn the_pages_are_well_formed() {
+    let Some(mandoc) = on_path("mandoc") else {
+        return skipped("manual pages checked by mandoc", "it is not on PATH");
+    };
+    for (page, _) in PAGES {
+        let mut command = Command::new(&mandoc);
+        command
+            .args(["-T", "lint", "-W", "warning"])
+            .arg(path(page));
+        let ended = run(&mut command);
+        assert_eq!((ended.code(), &ended.stdout[..]), (0, ""), "{page}");
+    }
+}
+
+/// The entries of each page's LIMITS.
+fn limits() -> Vec<(&'static str, Vec<String>)> {
+    let label = format!("{} octets in a label", Label::MAX_OCTETS);
+    let headers = format!("{MAX_PROGRAM_HEADERS} program headers");
+    let memory = format!("{} MB of memory", Config::MAX_MEMORY);
+    let devices = format!("{} devices", Config::MAX_DEVICES);
+    let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
+    let chunk = format!("{} in a chunk", size(MAX_CHUNK));
+    let intermediates = format!("{WEBPKI_INTERMEDIATES} intermediate certificates");
+    let handshake = format!("{RUSTLS_HANDSHAKE} octets in a handshake message");
+    let client = vec![
+        label.clone(),
+        memory.clone(),
+        devices.clone(),
+        arguments.clone(),
+        headers.clone(),
+        format!("{} MB of memory", Policy::TOO_LITTLE_MEMORY + 1),
+        chunk.clone(),
+        format!("{} in an answer", size(MAX_ANSWER)),
+        format!("{} before an image", size(petrel::client::MAX_HEAD)),
+        format!("{} to connect", time(client::CONNECT_TIMEOUT)),
+        format!("{} head start", time(client::NEXT_ADDRESS)),
+        format!(
+            "{} of silence in the handshake",
+            time(client::HANDSHAKE_TIMEOUT)
+        ),
+        format!("{} of validity", time(LEAF_LIFETIME)),
+        format!("{} before now", time(LATENESS)),
+        format!("{} days of validity", Validity::MAX_DAYS),
+        format!("{} in a PEM file", size(MAX_FILE)),
+        format!(
+            "{} octets in a name of generate",
+            petrel::authority::MAX_FILE_NAME
+        ),
+        intermediates.clone(),
+        handshake.clone(),
+    ];
+    let supervisor = vec![
+        format!("{} clients", host::MAX_CLIENTS),
+        format!("{} in a request", size(host::MAX_REQUEST)),
+        chunk.clone(),
+        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} of silence", time(host::IDLE)),
+        format!("{} to stop", time(STOP_DEADLINE)),
+        format!("{} before a restart", time(restart::SHORTEST_WAIT)),
+        format!("{} before a restart", time(restart::LONGEST_WAIT)),
+        format!("{} of a stable run", time(restart::STABLE)),
+        format!(
+            "{} for the console daemon to answer",
+            time(host::CONSOLE_DEADLINE) // ANSWER_DEADLINE
+        ),
+        format!(
+            "{} between attempts to reach the console daemon",
+            time(host::CONSOLE_RETRY) // RETRY
+        ),
+        format!("{} in an answer of the console daemon", size(MAX_MESSAGE)),
+        format!(
+            "{} for a tender to tell its version",
+            time(host::PROBE_DEADLINE)
+        ),
+        memory,
+        devices.clone(),
+        arguments,
+        headers.clone(),
+        format!("{MAX_ENTRIES} entries in a manifest"),
+        label.clone(),
+    ];
+    let endpoint = vec![
+        format!("{} connections", endpoint::MAX_CONNECTIONS),
+        format!("{} waiting connections", endpoint::BACKLOG),
+        format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
+        format!("{} of silence", time(endpoint::IDLE_TIMEOUT)),
+        format!("{} pause", time(endpoint::SHORTAGE)),
+        format!("{} for a daemon to accept", time(endpoint::DAEMON_CONNECT)),
+        format!("{} for a daemon to answer", time(endpoint::DAEMON_PATIENCE)),
+        format!("{} for the last message", time(endpoint::FAREWELL)),
+        format!(
+            "{} of listening to a client that still sends",
+            time(endpoint::LINGER.0)
+        ),
+        format!(
+            "{} from a client that still sends",
+            size(endpoint::LINGER.1)
+        ),
+        format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
+        format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),
+        chunk,
+        format!("{} in the answer to a policy", size(MAX_MESSAGE)),
+        intermediates,
+        format!("{MAX_PATH} certificates"),
+        handshake,
+        label,
+    ];
+    let console = vec![
+        format!("{} lines of a console", ring::LINES),
+        format!("{} octets in a line", lines::MAX_LINE),
+        format!("{} consoles", registry::MAX_CONSOLES),
+        format!("{} subscribers of a console", registry::SUBSCRIBERS),
+        format!("{} waiting subscriptions", registry::MAX_WAITING),
+        format!("{} subscriptions", registry::MAX_SUBSCRIPTIONS),
+        format!("{} connections", console::MAX_CONNECTIONS),
+        format!("{} in a request", size(console::MAX_REQUEST)),
+        format!("{} waiting for a peer", size(console::MAX_QUEUE)),
+        format!("{} for the rest of a request", time(console::PATIENCE)),
+        format!("{} pause", time(console::ACCEPT_PAUSE)),
+    ];
+    let tender = vec![
+        devices,
+        format!("{} octets in the name of a device", tender::MAX_DEVICE_NAME),
+        format!(
+            "{} octets in the name of an interface",
+            tender::MAX_INTERFACE_NAME
+        ),
+        format!("{} octets of arguments", tender::MAX_GUEST_ARGUMENTS),
+        headers,
+        format!("{} of memory below the image", size(plan::LOWEST_ADDRESS)),
+        format!("{} pages", size(plan::PAGE_SIZE)),
+    ];
+    vec![
+        ("petrel.1", client),
+        ("petreld.8", supervisor),
+        ("petrel-tls.8", endpoint),
+        ("petrel-console.8", console),
+        ("petrel-spt.8", tender),
+    ]
+}
+
+/// A size in the largest unit that fits evenly.
+fn size(octets: impl TryInto<u64>) -> String {
+    let octets = octets.try_into().ok().unwrap();
+    let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+        .into_iter()
+        .find(|(unit, _)| octets % unit == 0)
+        .unwrap_or((1, "octets"));
+    format!("{} {name}", octets / unit)
+}
+
+fn time(duration: Duration) -> String {
+    if duration.subsec_millis() == 0 {
+        format!("{} s", duration.as_secs())
+    } else {
+        format!("{} ms", duration.as_millis())
+    }
+}
+
+fn path(page: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page)
+}
+
+fn read(page: &str) -> String {
+    fs::read_to_string(path(page)).unwrap_or_else(|error| panic!("man/{page}: {error}"))
+}
+
+/// What lies between `start` and the next `end`, or the end of the text.
+fn part<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let (_, rest) = text
+        .split_once(start)
+        .unwrap_or_else(|| panic!("there is no {start:?}"));
+    rest.split_once(end).map_or(rest, |(part, _)| part)
+}
+
+/// The long options that have an entry.
+fn items(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with(".It Fl "))
+        .flat_map(long_options)
+        .collect()
+}
+
+/// The long options that turn up anywhere in a page: they are marked as arguments of `Fl`.
+fn mentioned(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with('.'))
+        .flat_map(long_options)
+        .collect()
+}
+
+/// The words of a line of mdoc(7) that `Fl` makes long options.
+fn long_options(line: &str) -> impl Iterator<Item = String> {
+    let mut flags = false;
+    line.trim_start_matches('.')
+        .split_whitespace()
+        .filter_map(move |word| {
+            if word == "Fl" {
+                flags = true;
+            } else if word.starts_with(char::is_uppercase) && word.len() == 2 {
+                flags = false;
+            }
+            let name = word.strip_prefix('-')?.trim_end_matches(['=', ':']);
+            (flags && name.len() > 1).then(|| format!("--{name}"))
+        })
+}
+
+/// The long options in a program's help.
+fn help(program: &str, command: &[&str]) -> BTreeSet<String> {
+    help_text(program, command)
+        .lines()
+        .filter(|line| line.starts_with("  -"))
+        .map(|line| {
+            let option = line
+                .split_whitespace()
+                .take(2)
+                .find(|word| word.starts_with("--"));
+            let end = |c: char| [':', '=', ','].contains(&c);
+            let option = option.unwrap_or_else(|| panic!("{program}: {line}"));
+            option.split(end).next().unwrap().to_owned()
+        })
+        .collect()
+}
+
+/// What a program says to `--help`, on either output.
+fn help_text(program: &str, command: &[&str]) -> String {
+    let ended = run(Command::new(program).args(command).arg("--help"));
+    assert!(
+        ended.stdout.is_empty() != ended.stderr.is_empty(),
+        "{program}: {ended:?}"
+    );
+    ended.stdout + &ended.stderr
+}
+
+/// The tender is a program only where it works.
+fn has_tender(page: &str) -> bool {
+    page != "petrel-spt.8" || cfg!(all(target_os = "linux", target_arch = "x86_64"))
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
