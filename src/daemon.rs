@@ -6,14 +6,16 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::PollTimeout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+
+use crate::socket;
 
 /// How long a daemon does not accept after accepting has failed, as it does when descriptors have run out: the
 /// reason will not have gone away at once.
@@ -28,8 +30,17 @@ pub fn raise_descriptor_limit() {
     }
 }
 
+/// Makes the folders of sockets and fifos below the runtime folder, which must exist. An error has the path.
+pub fn runtime_folders(runtime_folder: &Path) -> Result<(), (PathBuf, io::Error)> {
+    for (name, mode) in [(socket::FOLDER, 0o770), (socket::FIFOS, 0o2770)] {
+        let path = runtime_folder.join(name);
+        folder(&path, mode).map_err(|error| (path, error))?;
+    }
+    Ok(())
+}
+
 /// Makes the folder, with this mode whatever the umask is, unless it is there.
-pub fn folder(path: &Path, mode: u32) -> io::Result<()> {
+fn folder(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode & 0o777).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && fs::metadata(path)?.is_dir() => {
@@ -64,7 +75,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on SIGTERM, SIGINT and SIGCHLD wake the daemon instead of their default.
+    /// From now on SIGTERM, SIGINT, SIGHUP and SIGCHLD wake the daemon instead of their default.
     pub fn listen() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -72,7 +83,8 @@ impl Signals {
         for signal in [SIGTERM, SIGINT] {
             signal_hook::flag::register(signal, Arc::clone(&terminate))?;
         }
-        for signal in [SIGTERM, SIGINT, SIGCHLD] {
+        // SIGHUP only wakes: there is nothing to read again, and its default would end the daemon.
+        for signal in [SIGTERM, SIGINT, SIGCHLD, SIGHUP] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
         Ok(Self { wake, terminate })

@@ -739,6 +739,9 @@ fn endpoint<T: Send + 'static>(
         let served = serve(&mut stream);
         stream.conn.send_close_notify();
         let _ = stream.conn.complete_io(&mut stream.sock);
+        // As the endpoint does: closed with something unread, the socket would take the answer back.
+        let _ = stream.sock.shutdown(Shutdown::Write);
+        let _ = std::io::copy(&mut stream.sock, &mut std::io::sink());
         let _ = send.send(served);
     });
     (place, result)

@@ -349,7 +349,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a request", size(console::MAX_REQUEST)),
         format!("{} waiting for a peer", size(console::MAX_QUEUE)),
         format!("{} for the rest of a request", time(console::PATIENCE)),
-        format!("{} pause", time(console::ACCEPT_PAUSE)),
+        format!("{} pause", time(petrel::daemon::ACCEPT_PAUSE)),
     ];
     let tender = vec![
         devices,

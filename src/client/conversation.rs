@@ -106,7 +106,7 @@ pub(super) fn receive_error(error: FrameError) -> ClientError {
     match error {
         FrameError::Io(error) => match ConnectError::from(error) {
             ConnectError::Communication(error) => ClientError::Receive(FrameError::Io(error)),
-            rejected => ClientError::Tls("server".to_owned(), rejected),
+            rejected => ClientError::Rejected(rejected),
         },
         error => ClientError::Receive(error),
     }

@@ -33,6 +33,8 @@ pub(super) enum ClientError {
     Unreachable(String, io::Error),
     /// The TLS connection failed (where, why).
     Tls(String, ConnectError),
+    /// The server does not accept this side's certificates.
+    Rejected(ConnectError),
     /// Sending failed, and there was no answer.
     Send(io::Error),
     /// Receiving failed.
@@ -59,7 +61,7 @@ impl ClientError {
         match self {
             Self::OwnChain(_) => 116,
             Self::Failure(..) => 117,
-            Self::Tls(_, error) => error.exit_code(),
+            Self::Tls(_, error) | Self::Rejected(error) => error.exit_code(),
             Self::Send(_)
             | Self::Receive(_)
             | Self::Answer(_)
@@ -110,6 +112,9 @@ impl fmt::Display for ClientError {
                 "our own certificates do not verify against the server's authority (--server-ca): {why}"
             ),
             Self::Unreachable(place, error) => write!(f, "cannot connect to {place}: {error}"),
+            // These name the place themselves.
+            Self::Tls(_, error @ (ConnectError::Resolve(..) | ConnectError::Connect(..)))
+            | Self::Rejected(error) => error.fmt(f),
             Self::Tls(place, error) => write!(f, "{place}: {error}"),
             Self::Send(error) => write!(f, "cannot send the request: {error}"),
             Self::Receive(error) => write!(f, "cannot receive the answer: {error}"),

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use argh::FromArgs;
@@ -119,8 +119,8 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let signals = Signals::listen().map_err(DaemonError::Signals)?;
     daemon::raise_descriptor_limit();
     let fifo_folder = options.tmpdir.join(socket::FIFOS);
-    folder(&options.tmpdir.join(socket::FOLDER), 0o770)?;
-    folder(&fifo_folder, 0o2770)?;
+    daemon::runtime_folders(&options.tmpdir)
+        .map_err(|(path, error)| DaemonError::Folder(path, error))?;
     let path = socket::path(&options.tmpdir, socket::CONSOLE);
     let listener = if options.systemd_socket_activation {
         socket::activated().map_err(DaemonError::Activation)?
@@ -147,11 +147,6 @@ fn run(options: &Options) -> Result<(), DaemonError> {
 }
 
 /// A socket that becomes readable when the daemon shall end.
-/// Makes the folder unless it is there.
-fn folder(path: &Path, mode: u32) -> Result<(), DaemonError> {
-    daemon::folder(path, mode).map_err(|error| DaemonError::Folder(path.to_owned(), error))
-}
-
 /// Numbers connections, and with that subscribers, in the order of arrival.
 type ConnectionId = u64;
 

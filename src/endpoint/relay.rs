@@ -42,6 +42,16 @@ pub enum End {
     Broken,
 }
 
+impl End {
+    fn gone(error: &io::Error) -> Self {
+        // The TLS library explains this one at length, and with an address on the web.
+        Self::ClientGone(match error.kind() {
+            ErrorKind::UnexpectedEof => "without a word".to_owned(),
+            _ => error.to_string(),
+        })
+    }
+}
+
 /// What the daemon answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -218,7 +228,7 @@ impl<S: SecureStream> Relay<'_, S> {
                     Ok(false)
                 }
                 (Ok(0), _) => Err(End::ClientGone("closed".to_owned())),
-                (Err(error), _) => Err(End::ClientGone(error.to_string())),
+                (Err(error), _) => Err(End::gone(&error)),
             };
         };
         match count {
@@ -236,6 +246,9 @@ impl<S: SecureStream> Relay<'_, S> {
                     self.upload = None;
                 }
                 Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                Err(End::ClientGone("in the middle of the upload".to_owned()))
             }
             Err(error) => Err(End::ClientGone(format!(
                 "in the middle of the upload: {error}"
@@ -281,7 +294,7 @@ impl<S: SecureStream> Relay<'_, S> {
     }
 
     fn write_client(&mut self) -> Result<bool, End> {
-        let gone = |error: io::Error| End::ClientGone(error.to_string());
+        let gone = |error: io::Error| End::gone(&error);
         let mut moved = false;
         while !self.to_client.is_empty() {
             match self.client.write(self.to_client.rest()) {

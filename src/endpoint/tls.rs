@@ -316,7 +316,7 @@ impl fmt::Display for HandshakeError {
             Self::Refused(error) => write!(f, "certificates refused: {error}"),
             Self::TooLarge => f.write_str(
                 "the client sent a handshake message over 64 KiB, perhaps a certificate with a unikernel image inside; \
-                 such clients need petrel-tls-legacy, or to be replaced by one that uploads the image",
+                 it has to upload the image after the handshake instead",
             ),
             Self::Protocol(error) => write!(f, "handshake failed: {error}"),
             Self::Setup(error) => {

@@ -64,10 +64,10 @@ pub const MAX_IMAGE: u64 = 1 << 30;
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]
 struct Options {
-    /// folder of sockets and fifos
+    /// folder of sockets and fifos, which must exist (/run/petrel, on FreeBSD /var/run/petrel)
     #[argh(option, default = "PathBuf::from(socket::RUNTIME_FOLDER)")]
     tmpdir: PathBuf,
-    /// folder of state and images
+    /// folder of state and images (/var/lib/petrel, on FreeBSD /var/db/petrel)
     #[argh(option, default = "PathBuf::from(DATABASE_FOLDER)")]
     dbdir: PathBuf,
     /// take the socket from systemd
@@ -170,10 +170,8 @@ impl Daemon {
         images
             .keep_only(state.unikernels.iter().map(|(_, _, image)| *image))
             .map_err(HostError::Images)?;
-        for (folder, mode) in [(socket::FOLDER, 0o770), (socket::FIFOS, 0o2770)] {
-            let path = options.tmpdir.join(folder);
-            daemon::folder(&path, mode).map_err(|error| HostError::File("create", path, error))?;
-        }
+        daemon::runtime_folders(&options.tmpdir)
+            .map_err(|(path, error)| HostError::File("create", path, error))?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
         let listener = if options.systemd_socket_activation {
             socket::activated()

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
-use nix::unistd::{AccessFlags, access, mkfifo};
+use nix::unistd::{AccessFlags, SysconfVar, access, mkfifo, sysconf};
 
 use crate::manifest::Target;
 use crate::name::Name;
+use crate::policy::CpuId;
 use crate::socket;
 use crate::supervisor::launch;
 use crate::sys::spawn;
@@ -56,6 +57,8 @@ pub enum TenderError {
     File(&'static str, PathBuf, io::Error),
     /// Something that is no fifo has the name of the console's fifo.
     NotAFifo(PathBuf),
+    /// The host has no such processor (asked for, processors of the host).
+    NoCpu(CpuId, i64),
     /// The tender cannot be started.
     Start(PathBuf, io::Error),
 }
@@ -176,6 +179,7 @@ pub fn start(
     whole_name: bool,
     fifo: &Fifo,
 ) -> Result<u32, TenderError> {
+    check_cpus(config)?;
     let output = fifo.writer()?;
     let errors = output
         .try_clone()
@@ -192,6 +196,17 @@ pub fn start(
     let child = spawn::detached(&mut command, &cpus)
         .map_err(|error| TenderError::Start(tender.to_path_buf(), error))?;
     Ok(child.id())
+}
+
+/// Whether the host has the processors that the unikernel is to run on.
+fn check_cpus(config: &Config) -> Result<(), TenderError> {
+    let Ok(Some(processors)) = sysconf(SysconfVar::_NPROCESSORS_CONF) else {
+        return Ok(());
+    };
+    match config.cpus.last() {
+        Some(cpu) if i64::from(*cpu) >= processors => Err(TenderError::NoCpu(*cpu, processors)),
+        _ => Ok(()),
+    }
 }
 
 fn beside_us(name: &str) -> Option<PathBuf> {
@@ -271,6 +286,12 @@ impl fmt::Display for TenderError {
                 names.join(", ")
             ),
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::NoCpu(cpu, processors) => {
+                write!(
+                    f,
+                    "CPU id {cpu} does not exist, the host has {processors} processors"
+                )
+            }
             Self::NotAFifo(path) => write!(f, "{} exists and is no fifo", path.display()),
             Self::Start(tender, error) => write!(f, "cannot start {}: {error}", tender.display()),
         }

@@ -15,11 +15,14 @@ pub(super) const RUNTIME_FOLDER: &str = "/run/petrel";
 pub fn activated() -> io::Result<UnixListener> {
     let refused = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
     let mut sockets = receive_descriptors(true).map_err(|error| refused(error.to_string()))?;
-    let (Some(socket), true) = (sockets.pop(), sockets.is_empty()) else {
+    let Some(socket) = sockets.pop() else {
+        return Err(refused("systemd handed over no socket".to_owned()));
+    };
+    if !sockets.is_empty() {
         return Err(refused(
             "systemd handed over more than one socket".to_owned(),
         ));
-    };
+    }
     if !socket.is_unix() {
         return Err(refused(
             "systemd handed over something else than a Unix socket".to_owned(),

@@ -24,6 +24,18 @@ pub fn arguments(name: &Name, config: &Config, image: &Path, whole_name: bool) -
     arguments
 }
 
+/// How many octets the guest's command line has at most: its arguments with a space between.
+pub fn command_line(name: &Name, config: &Config) -> usize {
+    let added = config.add_name.then(|| format!("--name={name}").len());
+    let given = config.arguments.iter().map(Vec::len);
+    added
+        .into_iter()
+        .chain(given)
+        .map(|octets| octets + 1)
+        .sum::<usize>()
+        .saturating_sub(1)
+}
+
 /// The file names under which a tender for `target` (`spt`, `hvt`) and this ABI version is looked for, in this order.
 pub fn tender_names(target: &str, abi_version: u32) -> [String; 2] {
     [
@@ -74,6 +86,21 @@ mod tests {
             arguments(&name, &config, image, false),
             ["--mem=32", "--", "/i", "--x"]
         );
+    }
+
+    #[test]
+    fn the_command_line_counts_the_name_and_the_spaces() {
+        let name = "a:b".parse().unwrap();
+        let config = Config {
+            arguments: vec![b"--x".to_vec(), Vec::new()],
+            ..config()
+        };
+        assert_eq!(command_line(&name, &config), "--name=a:b --x ".len());
+        let config = Config {
+            add_name: false,
+            ..config
+        };
+        assert_eq!(command_line(&name, &config), "--x ".len());
     }
 
     #[test]

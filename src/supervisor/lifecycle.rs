@@ -37,7 +37,7 @@ impl Supervisor {
         match create_of(&command) {
             None => self.destroy(asker, &name),
             Some((wire, force)) => {
-                let admitted = runnable(wire).and_then(|config| {
+                let admitted = runnable(&name, wire).and_then(|config| {
                     self.admit(&name, &config, force)?;
                     Ok(config)
                 });

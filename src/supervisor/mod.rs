@@ -597,13 +597,20 @@ fn create_of(command: &UnikernelCommand) -> Option<(&crate::wire::Config, bool)>
 }
 
 /// Reads a configuration and refuses what this supervisor cannot run.
-fn runnable(config: &crate::wire::Config) -> Result<Config, String> {
+fn runnable(name: &Name, config: &crate::wire::Config) -> Result<Config, String> {
     let config = Config::try_from(config).map_err(|error: DomainError| error.to_string())?;
     if config.kind == crate::unikernel::Kind::Bhyve {
         return Err("BHyve machines are not supported".to_owned());
     }
     if !config.nets.is_empty() || !config.blocks.is_empty() {
         return Err("network and block devices are not supported".to_owned());
+    }
+    let octets = launch::command_line(name, &config);
+    if octets > Config::MAX_COMMAND_LINE {
+        return Err(format!(
+            "the guest's arguments have {octets} octets, at most {} are possible",
+            Config::MAX_COMMAND_LINE
+        ));
     }
     Ok(config)
 }

@@ -23,8 +23,6 @@ pub enum DomainError {
     NoCpus,
     /// More devices than a manifest can declare.
     TooManyDevices(usize),
-    /// The guest's command line is too long (octets).
-    CommandLine(usize),
     /// A name that is none.
     Name(NameError),
 }
@@ -133,14 +131,6 @@ impl Config {
         let devices = self.blocks.len() + self.nets.len();
         if devices > Self::MAX_DEVICES {
             return Err(DomainError::TooManyDevices(devices));
-        }
-        let command_line: usize = self
-            .arguments
-            .iter()
-            .map(|argument| argument.len() + 1)
-            .sum();
-        if command_line > Self::MAX_COMMAND_LINE {
-            return Err(DomainError::CommandLine(command_line));
         }
         Ok(self)
     }
@@ -341,11 +331,6 @@ impl fmt::Display for DomainError {
                     Config::MAX_DEVICES
                 )
             }
-            Self::CommandLine(octets) => write!(
-                f,
-                "the guest's arguments have {octets} octets, at most {} are possible",
-                Config::MAX_COMMAND_LINE
-            ),
             Self::Name(error) => error.fmt(f),
         }
     }
