@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGXFSZ};
 
 /// The signals a daemon listens to, and the pipe that wakes it.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ impl Signals {
         for signal in [SIGTERM, SIGINT] {
             signal_hook::flag::register(signal, Arc::clone(&terminate))?;
         }
+        // A write over the limit of file sizes (setrlimit(2)) fails then, as on a full disk, and ends nothing.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         for signal in [SIGTERM, SIGINT, SIGCHLD] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
