@@ -48,7 +48,12 @@ fn a_tenant_deploys_a_unikernel_under_every_tender() {
             path: Some(path.clone().into()),
             ..Setup::default()
         });
-        deploys(&host, &guest(&format!("forever.{target}")));
+        let tender = deploys(&host, &guest(&format!("forever.{target}")));
+        println!("the main job has run under {}", tender.display());
+        assert_eq!(
+            tender.parent() == Some(&path),
+            tender.ends_with(format!("solo5-{target}"))
+        );
     }
 }
 
@@ -64,10 +69,15 @@ fn no_daemon_needs_to_be_root() {
     });
     let image = host.file("image", fs::read(guest("forever.spt")).unwrap());
     deploys(&host, &image);
+    let daemons = [&host.supervisor, &host.console, &host.endpoint];
+    for daemon in daemons {
+        let user = daemon.as_ref().unwrap().status("Uid:");
+        assert_eq!(user, u64::from(NOBODY));
+    }
 }
 
-/// The main job, whatever the tender.
-fn deploys(host: &Host, image: &Path) {
+/// The main job. Returns the tender's program.
+fn deploys(host: &Host, image: &Path) -> PathBuf {
     let mut console = Running::start(&mut host.client_of("tenant", &["console", "hello"]));
     assert!(console.line().ends_with("success: waiting for VM"));
     let path = image.to_str().unwrap();
@@ -77,7 +87,10 @@ fn deploys(host: &Host, image: &Path) {
     for text in ["ready", "tick 1", "tick 2"] {
         while !console.line().ends_with(&format!(": {text}")) {}
     }
-    assert_eq!(host.tenders().len(), 1);
+    let tenders = host.tenders();
+    assert_eq!(tenders.len(), 1);
+    let process = tenders.first().unwrap();
+    let tender = fs::read_link(format!("/proc/{process}/exe")).unwrap();
 
     let info = host.tenant(&["info"]);
     host.expect(
@@ -97,9 +110,17 @@ fn deploys(host: &Host, image: &Path) {
     let destroyed = host.tenant(&["destroy", "hello"]);
     host.expect(&destroyed, 0, &["success: destroyed unikernel"]);
     assert!(host.tenders().is_empty());
-    assert!(host.names("db/image").is_empty());
     assert!(host.names("run/fifo").is_empty());
+    no_image_stays(host);
     host.expect(&host.tenant(&["info"]), 0, &["no unikernels"]);
+    tender
+}
+
+/// Images are removed only after the state without them is on disk, and its answer on the way.
+fn no_image_stays(host: &Host) {
+    eventually("the images are removed", || {
+        host.names("db/image").is_empty()
+    });
 }
 
 #[test]
@@ -165,9 +186,7 @@ fn unikernels_are_managed_on_the_host_itself() {
     let replace = ["create", "-f", "a:one", hello_path, "--arg=--lines=3"];
     host.expect(&host.petrel(&replace), 0, &["created unikernel"]);
     eventually("the guest ends by itself", || host.tenders().is_empty());
-    eventually("nothing refers to an image", || {
-        host.names("db/image").is_empty()
-    });
+    no_image_stays(&host);
     host.expect(&host.petrel(&["info"]), 0, &["no unikernels"]);
     // The console is still there, with the lines of both.
     let mut console = host.follow("a:one", &["--count=2"]);
@@ -305,7 +324,7 @@ fn ten_clients_at_once_are_all_answered() {
         host.expect(&client.end(), 0, &["success: destroyed unikernel"]);
     }
     assert!(host.tenders().is_empty());
-    assert!(host.names("db/image").is_empty());
+    no_image_stays(&host);
 }
 
 #[test]
@@ -549,10 +568,23 @@ fn certificates_that_are_not_good_are_refused() {
     assert!(audit.contains("verdict="), "{audit}");
 
     // One of another authority.
-    let foreign = host.tool(&[
-        "generate", "--server", "other", "alien", "issued2", "--force",
+    let alien = host.path("alien");
+    fs::create_dir(&alien).unwrap();
+    let mut tool = host.command("petrel");
+    tool.args(["generate", "ca", "issued"]).current_dir(&alien);
+    host.expect(&run(&mut tool), 0, &[]);
+    let mut client = host.command("petrel");
+    client.args(["info", "--destination", &host.address]).args([
+        "--ca",
+        "alien/cacert.pem",
+        "--ca-key",
+        "alien/ca.key",
     ]);
-    host.expect(&foreign, 0, &["other.pem"]);
+    host.expect(
+        &run(&mut client),
+        116,
+        &["our own certificates do not verify"],
+    );
     host.assert_unchanged(&steady);
 }
 
@@ -649,7 +681,10 @@ fn a_frame_of_two_gigabytes_is_not_waited_for() {
         assert!(failure.contains(&length), "{failure}");
     }
     host.assert_unchanged(&steady);
-    let peak = host.supervisor().memory("VmHWM");
+    let mut console = host.follow("tenant:steady", &[]);
+    assert!(console.line().ends_with("success: subscribed"));
+    assert!(console.line().ends_with(": ready"));
+    let peak = host.supervisor().status("VmHWM");
     assert!(peak < MEMORY, "{peak} KiB");
 }
 
@@ -754,7 +789,7 @@ fn memory_does_not_depend_on_the_images() {
     }
     assert_eq!(host.names("db/image").len(), 10);
     let supervisor = host.supervisor();
-    let (peak, resident) = (supervisor.memory("VmHWM"), supervisor.memory("VmRSS"));
+    let (peak, resident) = (supervisor.status("VmHWM"), supervisor.status("VmRSS"));
     println!("petreld after ten images of 20 MB: {resident} KiB resident, {peak} KiB at most");
     assert!(peak < MEMORY, "{peak} KiB");
 }
@@ -780,6 +815,8 @@ impl Host {
         host.expect(&host.tenant(&create), 0, &["created unikernel"]);
         let steady = host.snapshot();
         assert_eq!(steady.tenders.len(), 1);
+        let stored = format!("image/{}", digest(&image));
+        assert!(steady.files.iter().any(|file| file.ends_with(&stored)));
         assert_eq!(host.names("run/fifo"), ["tenant:steady".to_owned()].into());
         (host, steady)
     }

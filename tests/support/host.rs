@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -109,7 +110,7 @@ pub struct Host {
 /// What there is on a host, to be compared with what there is later.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Everything in the daemons' folders.
+    /// Everything in the daemons' folders, and in that of downloads.
     pub files: BTreeSet<PathBuf>,
     /// The running tenders.
     pub tenders: BTreeSet<i32>,
@@ -334,6 +335,7 @@ impl Host {
         let database = self.path("db");
         walk(&root.join(database.strip_prefix("/").unwrap()), &mut files);
         walk(&self.path("run"), &mut files);
+        walk(&self.path("down"), &mut files);
         let info = self.petrel(&["info"]);
         let policies = self.petrel(&["policy"]);
         assert_eq!((info.code(), policies.code()), (0, 0), "{info:?}");
@@ -355,6 +357,11 @@ impl Host {
             now = self.snapshot();
         }
         assert_eq!(now, *before);
+        if let Some(endpoint) = &self.endpoint {
+            eventually("every connection's process has ended", || {
+                children(endpoint.pid()).is_empty()
+            });
+        }
     }
 
     /// A client's answer: its exit code, and what its message contains.
@@ -377,12 +384,18 @@ impl Drop for Host {
         let Some(supervisor) = self.supervisor.take() else {
             return;
         };
-        let tenders = children(supervisor.pid());
         supervisor.signal(Signal::SIGTERM);
-        if supervisor.end().is_none() {
-            for tender in tenders {
-                let _ = kill(Pid::from_raw(tender), Signal::SIGKILL);
-            }
+        supervisor.end();
+        // What a supervisor that died in a test has left behind: nothing else has these images.
+        let images = self.path("db/image/").into_os_string();
+        for tender in processes(|process| {
+            let words = fs::read(format!("/proc/{process}/cmdline")).ok()?;
+            let mut words = words.split(|octet| *octet == 0);
+            words
+                .any(|word| word.starts_with(images.as_bytes()))
+                .then_some(())
+        }) {
+            let _ = kill(Pid::from_raw(tender), Signal::SIGKILL);
         }
     }
 }
@@ -473,8 +486,8 @@ impl Daemon {
         self.end().expect("it does not end").code()
     }
 
-    /// A line of `/proc/PID/status` in KiB, such as `VmHWM`.
-    pub fn memory(&self, what: &str) -> u64 {
+    /// The first number in a line of `/proc/PID/status`, such as `VmHWM` (in KiB).
+    pub fn status(&self, what: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with(what)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -500,17 +513,23 @@ fn follow(reader: impl Read + Send + 'static, log: &Arc<Log>) {
 
 /// The living children of a process.
 fn children(parent: i32) -> BTreeSet<i32> {
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        let process = name.to_str()?.parse().ok()?;
+    processes(|process| {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
         // The name before may have anything in it.
         let (_, fields) = stat.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
         let (state, above) = (fields.next()?, fields.next()?);
-        (state != "Z" && above == parent.to_string()).then_some(process)
+        (state != "Z" && above == parent.to_string()).then_some(())
+    })
+}
+
+/// The processes for which there is an answer.
+fn processes(wanted: impl Fn(i32) -> Option<()>) -> BTreeSet<i32> {
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let process = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        wanted(process).map(|()| process)
     });
-    processes.collect()
+    all.collect()
 }
 
 /// All paths below `folder`.
