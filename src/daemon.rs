@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::PollTimeout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::socket;
 
@@ -83,8 +83,9 @@ impl Signals {
         for signal in [SIGTERM, SIGINT] {
             signal_hook::flag::register(signal, Arc::clone(&terminate))?;
         }
-        // SIGHUP only wakes: there is nothing to read again, and its default would end the daemon.
-        for signal in [SIGTERM, SIGINT, SIGCHLD, SIGHUP] {
+        // The last two only wake, as their default would end the daemon. On SIGHUP there is nothing to read again; a
+        // write beyond the limit of file sizes (setrlimit(2)) fails like one to a full disk.
+        for signal in [SIGTERM, SIGINT, SIGCHLD, SIGHUP, SIGXFSZ] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
         Ok(Self { wake, terminate })

@@ -1,0 +1,1009 @@
+//! The main job from end to end: certificates, daemons, clients and tenders are the real programs, the guests
+//! real unikernels, and what fails leaves everything else as it was.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+#[path = "support/host.rs"]
+mod host;
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+use petrel::chain::verify::Anchor;
+use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
+use petrel::unikernel::{Config, FailBehaviour, Kind};
+use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
+use petrel::wire::{
+    CertExtension, Command, EXTENSION_OID, Int, Message, Payload, Policy, PolicyCommand,
+    UnikernelCommand,
+};
+use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use host::{Daemon, Host, Setup, Snapshot, eventually};
+use support::{DEADLINE, Ended, Running, guest, on_path, run, skipped};
+
+/// A user without any rights.
+const NOBODY: u32 = 65_534;
+
+/// Most memory that petreld may ever take, in KiB.
+const MEMORY: u64 = 8 << 10;
+
+/// A guest that runs until it is stopped, and says little.
+const QUIET: &str = "--arg=--interval-ms=600000";
+
+#[test]
+fn a_tenant_deploys_a_unikernel_under_every_tender() {
+    for (path, target) in tenders() {
+        let host = Host::with(Setup {
+            path: Some(path.clone().into()),
+            ..Setup::default()
+        });
+        let tender = deploys(&host, &guest(&format!("forever.{target}")));
+        println!("the main job has run under {}", tender.display());
+        assert_eq!(
+            tender.parent() == Some(&path),
+            tender.ends_with(format!("solo5-{target}"))
+        );
+    }
+}
+
+#[test]
+fn no_daemon_needs_to_be_root() {
+    if !geteuid().is_root() {
+        println!("every test here runs as an ordinary user");
+        return;
+    }
+    let host = Host::with(Setup {
+        user: Some(NOBODY),
+        ..Setup::default()
+    });
+    let image = host.file("image", fs::read(guest("forever.spt")).unwrap());
+    deploys(&host, &image);
+    let daemons = [&host.supervisor, &host.console, &host.endpoint];
+    for daemon in daemons {
+        let user = daemon.as_ref().unwrap().status("Uid:");
+        assert_eq!(user, u64::from(NOBODY));
+    }
+}
+
+/// The main job. Returns the tender's program.
+fn deploys(host: &Host, image: &Path) -> PathBuf {
+    let mut console = Running::start(&mut host.client_of("tenant", &["console", "hello"]));
+    assert!(console.line().ends_with("success: waiting for VM"));
+    let path = image.to_str().unwrap();
+    let created = host.tenant(&["create", "hello", path, "--arg=--interval-ms=20"]);
+    let answer = "host [unikernel: tenant:hello]: success: created unikernel";
+    host.expect(&created, 0, &[answer]);
+    for text in ["ready", "tick 1", "tick 2"] {
+        while !console.line().ends_with(&format!(": {text}")) {}
+    }
+    let tenders = host.tenders();
+    assert_eq!(tenders.len(), 1);
+    let process = tenders.first().unwrap();
+    let tender = fs::read_link(format!("/proc/{process}/exe")).unwrap();
+
+    let info = host.tenant(&["info"]);
+    host.expect(
+        &info,
+        0,
+        &["[unikernel: :hello]: typ solo5", "32 MB memory"],
+    );
+    let info = host.petrel(&["info", "--name", "tenant:hello"]);
+    host.expect(&info, 0, &["[unikernel: tenant:hello]", &digest(image)]);
+    let policies = host.petrel(&["policy"]);
+    let policy = "[unikernel: tenant:]: policy: 2 unikernels 0 CPUids 64 MB memory";
+    host.expect(&policies, 0, &[policy]);
+    host.expect(&host.crowd(&["info"]), 0, &["no unikernels"]);
+
+    let got = host.tenant(&["get", "hello"]);
+    assert_same(&stored(&got), image);
+    let destroyed = host.tenant(&["destroy", "hello"]);
+    host.expect(&destroyed, 0, &["success: destroyed unikernel"]);
+    assert!(host.tenders().is_empty());
+    assert!(host.names("run/fifo").is_empty());
+    no_image_stays(host);
+    host.expect(&host.tenant(&["info"]), 0, &["no unikernels"]);
+    tender
+}
+
+/// Images are removed only after the state without them is on disk, and its answer on the way.
+fn no_image_stays(host: &Host) {
+    eventually("the images are removed", || {
+        host.names("db/image").is_empty()
+    });
+}
+
+#[test]
+fn a_command_can_be_signed_by_someone_else() {
+    let host = Host::start();
+    let image = guest("forever.spt");
+    let path = image.to_str().unwrap();
+    let request = host.tool(&["create", "hello", path, QUIET, "--csr"]);
+    host.expect(&request, 0, &["hello.req", "hello.key"]);
+    let sign = ["sign", "tenant.pem", "issued", "tenant.key", "hello.req"];
+    host.expect(&host.tool(&sign), 0, &["hello.pem"]);
+    let send = |files: [&str; 2], more: &[&str]| {
+        let server = ["-d", &host.address, "--server-ca", "cacert.pem"];
+        host.tool(&[&["certificate"], &files[..], &server, more].concat())
+    };
+    let before = host.snapshot();
+    let refused = send(["hello.pem", "tenant.key"], &["--image", path]);
+    host.expect(&refused, 124, &["does not belong", "'tenant.key'"]);
+    host.assert_unchanged(&before);
+    let sent = send(["hello.pem", "hello.key"], &["--image", path]);
+    host.expect(&sent, 0, &["[unikernel: tenant:hello]: success: created"]);
+    let info = host.petrel(&["info"]);
+    host.expect(&info, 0, &["[unikernel: tenant:hello]", &digest(&image)]);
+}
+
+#[test]
+fn an_image_is_the_same_however_it_travels() {
+    let host = Host::start();
+    let image = guest("forever.spt");
+    let path = image.to_str().unwrap();
+    let create = |name, level| ["create", name, path, QUIET, "--compression-level", level];
+    host.expect(&host.tenant(&create("far0", "0")), 0, &["created"]);
+    host.expect(&host.tenant(&create("far9", "9")), 0, &["created"]);
+    host.expect(&host.petrel(&create("near0", "0")), 0, &["created"]);
+    host.expect(&host.petrel(&create("near9", "9")), 0, &["created"]);
+    let info = host.petrel(&["info"]).stdout;
+    let digest = digest(&image);
+    assert_eq!(info.matches(&digest).count(), 4, "{info}");
+    assert_eq!(host.names("db/image"), [digest].into(), "it is kept once");
+    for level in ["0", "9"] {
+        let get = |name| ["get", name, "--compression-level", level];
+        assert_same(&stored(&host.tenant(&get("far9"))), &image);
+        assert_same(&stored(&host.petrel(&get("near0"))), &image);
+    }
+    assert!(host.names("db/image").len() == 1);
+}
+
+#[test]
+fn unikernels_are_managed_on_the_host_itself() {
+    let host = Host::start();
+    let (forever, hello) = (guest("forever.spt"), guest("hello.spt"));
+    let (forever_path, hello_path) = (forever.to_str().unwrap(), hello.to_str().unwrap());
+    let create = ["create", "a:one", forever_path, QUIET];
+    host.expect(&host.petrel(&create), 0, &["[unikernel: a:one]: success"]);
+    let before = host.snapshot();
+    host.expect(
+        &host.petrel(&create),
+        117,
+        &["is a unikernel a:one already"],
+    );
+    host.assert_unchanged(&before);
+
+    let replace = ["create", "-f", "a:one", hello_path, "--arg=--lines=3"];
+    host.expect(&host.petrel(&replace), 0, &["created unikernel"]);
+    eventually("the guest ends by itself", || host.tenders().is_empty());
+    no_image_stays(&host);
+    host.expect(&host.petrel(&["info"]), 0, &["no unikernels"]);
+    // The console is still there, with the lines of both.
+    let mut console = host.follow("a:one", &["--count=2"]);
+    assert!(console.line().ends_with("success: subscribed"));
+    assert!(console.line().ends_with(": line 3"));
+    assert!(console.line().ends_with(": bye: exit 0"));
+    let mut console = host.follow("a:one", &["--since=2020-01-01"]);
+    console.line();
+    assert!(console.line().ends_with(": ready"));
+    assert!(console.line().ends_with(": hello from an spt guest"));
+
+    host.expect(&host.petrel(&["destroy", "a:one"]), 117, &["no unikernel"]);
+    let policy = ["add-policy", "a", "1", "--mem=32"];
+    host.expect(&host.petrel(&policy), 0, &["success: added policy"]);
+    host.expect(&host.petrel(&policy), 0, &["no modification"]);
+    let shown = host.petrel(&["policy", "--path", "a"]);
+    host.expect(&shown, 0, &["policy: 1 unikernels 0 CPUids 32 MB memory"]);
+    let remove = ["remove-policy", "--path", "a"];
+    host.expect(&host.petrel(&remove), 0, &["success: removed policy"]);
+    host.expect(&host.petrel(&remove), 117, &["there is no policy of a"]);
+    host.expect(&host.petrel(&["policy"]), 0, &["no policies"]);
+}
+
+#[test]
+fn a_force_create_that_cannot_be_leaves_the_running_one_alone() {
+    let (host, steady) = Host::with_steady();
+    let net = guest("net.spt");
+    let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+    let create = UnikernelCommand::ForceCreate(record(false, 32));
+    daemon.send("tenant:steady", Command::Unikernel(create));
+    daemon.upload(&fs::read(net).unwrap());
+    assert!(daemon.failure().contains(r#"net "service""#));
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn a_unikernel_comes_back_after_a_restart_of_the_supervisor() {
+    let (mut host, _) = Host::with_steady();
+    let image = guest("forever.spt");
+    let create = ["create", "near", image.to_str().unwrap(), QUIET];
+    host.expect(&host.petrel(&create), 0, &["created"]);
+    let before = host.snapshot();
+    let tenders = host.tenders();
+    assert_eq!(tenders.len(), 2);
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+    for tender in &tenders {
+        let process = PathBuf::from(format!("/proc/{tender}"));
+        assert!(!process.exists(), "a tender has outlived a stop");
+    }
+    assert!(host.names("run/fifo").is_empty());
+    assert_eq!(host.names("run/util"), ["console.sock".to_owned()].into());
+    let gone = host.petrel(&["info"]);
+    assert_eq!(gone.code(), 122, "{gone:?}");
+
+    host.start_supervisor();
+    eventually("both are back", || host.tenders().len() == 2);
+    let after = host.snapshot();
+    let digests = |info: &str| -> Vec<String> { info.lines().filter_map(digest_in).collect() };
+    assert_eq!(digests(&after.info), digests(&before.info));
+    assert_eq!(after.policies, before.policies);
+    assert!(after.tenders.is_disjoint(&tenders));
+    assert_same(&stored(&host.tenant(&["get", "steady"])), &image);
+    let mut console = host.follow(":near", &["--count=2"]);
+    console.line();
+    for _ in 0..2 {
+        assert!(console.line().ends_with(": ready"));
+    }
+}
+
+#[test]
+fn a_unikernel_does_not_notice_a_restart_of_the_console_daemon() {
+    let mut host = Host::start();
+    let image = guest("forever.spt");
+    let create = [
+        "create",
+        "chatty",
+        image.to_str().unwrap(),
+        "--arg=--interval-ms=10",
+    ];
+    host.expect(&host.petrel(&create), 0, &["created"]);
+    let before = host.snapshot();
+    let tick = |line: String| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    let mut console = host.follow("chatty", &["--count=0"]);
+    console.line();
+    let last = tick(console.line_with("console"));
+    host.console.take().unwrap().signal(Signal::SIGKILL);
+    let unavailable = host.petrel(&["console", "chatty"]);
+    assert_eq!(unavailable.code(), 122, "{unavailable:?}");
+    host.start_console();
+    let mut console = host.follow("chatty", &[]);
+    console.line();
+    let first = tick(console.line_with("console"));
+    assert!(first > last);
+    // What it said meanwhile has waited in the fifo.
+    assert_eq!(tick(console.line()), first + 1);
+    host.assert_unchanged(&before);
+}
+
+#[test]
+fn ten_clients_at_once_are_all_answered() {
+    let host = Host::start();
+    let image = guest("forever.spt");
+    let names: Vec<_> = (0..10).map(|number| format!("u{number}")).collect();
+    let clients: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| {
+            let create = ["create", name, image.to_str().unwrap(), QUIET];
+            Running::start(&mut if number % 2 == 0 {
+                host.client_of("crowd", &create)
+            } else {
+                host.client(&create)
+            })
+        })
+        .collect();
+    for client in clients {
+        host.expect(&client.end(), 0, &["success: created unikernel"]);
+    }
+    assert_eq!(host.tenders().len(), 10);
+    let info = host.petrel(&["info"]).stdout;
+    for name in &names {
+        assert!(info.contains(&format!(":{name}]")), "{name} in {info}");
+    }
+    let clients: Vec<_> = (0..10)
+        .map(|number| {
+            let name = &names[number];
+            Running::start(&mut if number % 2 == 0 {
+                host.client_of("crowd", &["destroy", name])
+            } else {
+                host.client(&["destroy", name])
+            })
+        })
+        .collect();
+    for client in clients {
+        host.expect(&client.end(), 0, &["success: destroyed unikernel"]);
+    }
+    assert!(host.tenders().is_empty());
+    no_image_stays(&host);
+}
+
+#[test]
+fn inetd_can_be_the_listener() {
+    let Some(program) = on_path("inetd") else {
+        return skipped("petrel-tls under a real inetd", "no inetd on PATH");
+    };
+    let mut host = Host::prepared(Setup::default());
+    host.start_console();
+    host.start_supervisor();
+    let command = host.endpoint_command("host");
+    let words: Vec<_> = command
+        .get_args()
+        .map(|word| word.to_str().unwrap())
+        .collect();
+    let path = command.get_program().to_str().unwrap();
+    let user = nix::unistd::User::from_uid(geteuid())
+        .unwrap()
+        .unwrap()
+        .name;
+    // inetd has no way to say which free port it took.
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let configuration = format!(
+        "{address} stream tcp nowait {user} {path} petrel-tls --inetd -q {}\n",
+        words.join(" ")
+    );
+    let file = host.file("inetd.conf", configuration);
+    let inetd = Running::start(Process::new(program).arg("-i").arg(&file));
+    host.address = address.to_string();
+    eventually("inetd listens", || TcpStream::connect(address).is_ok());
+    deploys(&host, &guest("forever.spt"));
+    inetd.signal(Signal::SIGTERM);
+    drop(inetd);
+}
+
+#[test]
+fn socat_can_be_the_listener() {
+    let Some(program) = on_path("socat") else {
+        return skipped("petrel-tls under socat", "no socat on PATH");
+    };
+    // With the connection itself as standard input, and with a Unix socket in between.
+    for options in [",nofork", ""] {
+        let mut host = Host::prepared(Setup::default());
+        host.start_console();
+        host.start_supervisor();
+        let command = host.endpoint_command("host");
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_str().unwrap())
+            .collect();
+        let path = command.get_program().to_str().unwrap();
+        let mut socat = Process::new(&program);
+        socat
+            .args(["-d", "-d", "TCP-LISTEN:0,bind=127.0.0.1,fork"])
+            .arg(format!("EXEC:{path} --inetd {}{options}", words.join(" ")));
+        let socat = Daemon::start(&mut socat, "listening on ");
+        host.address = socat.address();
+        deploys(&host, &guest("forever.spt"));
+    }
+}
+
+#[test]
+fn systemd_may_hand_over_the_supervisors_socket() {
+    let mut host = Host::prepared(Setup {
+        // What systemd does: the socket as descriptor 3, and the number of the process in its environment.
+        before: Some("export LISTEN_PID=$$ LISTEN_FDS=1 && exec 3<&0 </dev/null"),
+        ..Setup::default()
+    });
+    host.start_console();
+    let listener = UnixListener::bind(host.path("run/util/vmmd.sock")).unwrap();
+    let mut command = host.supervisor_command();
+    command.arg("--systemd-socket-activation");
+    host.supervisor = Some(Daemon::start_with(
+        &mut command,
+        Stdio::from(OwnedFd::from(listener)),
+        "listening",
+    ));
+    host.start_endpoint();
+    deploys(&host, &guest("forever.spt"));
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+    assert!(host.path("run/util/vmmd.sock").exists(), "it is systemd's");
+}
+
+#[test]
+fn what_is_no_unikernel_is_refused_by_both_sides() {
+    let (host, steady) = Host::with_steady();
+    let text = host.file("text", "#!/bin/sh\necho this is no unikernel\n");
+    let empty = host.file("empty", "");
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_petrel-spt"));
+    // A program that could be a unikernel, but does not say so.
+    let mut contents = fs::read(guest("hello.spt")).unwrap();
+    while let Some(place) = contents.windows(6).position(|owner| owner == b"Solo5\0") {
+        contents[place..place + 5].copy_from_slice(b"Other");
+    }
+    let silent = host.file("silent", contents);
+    for (file, reason) in [
+        (&text, "not an ELF file"),
+        (&empty, "not an ELF file"),
+        (&program, "not an ELF file that Solo5 can load"),
+        (&silent, "not a Solo5 image: it has no ABI note"),
+    ] {
+        let path = file.to_str().unwrap();
+        for refused in [
+            host.petrel(&["create", "x", path]),
+            host.tenant(&["create", "x", path]),
+        ] {
+            host.expect(&refused, 124, &[path, reason]);
+        }
+        let contents = &fs::read(file).unwrap();
+        let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+        daemon.send("tenant:x", create(false, 32));
+        daemon.upload(contents);
+        let failure = daemon.failure();
+        assert!(failure.contains(reason), "{failure}");
+    }
+    let missing = host.petrel(&["create", "x", "missing"]);
+    host.expect(&missing, 124, &["'missing'", "No such file"]);
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn devices_that_do_not_fit_the_manifest_are_named_by_both_sides() {
+    let (host, steady) = Host::with_steady();
+    let (net, hello) = (guest("net.spt"), guest("hello.spt"));
+    let refused = host.tenant(&["create", "x", net.to_str().unwrap(), "--net=other"]);
+    host.expect(&refused, 124, &[r#"net "service""#, r#"net "other""#]);
+    let refused = host.petrel(&["create", "x", hello.to_str().unwrap(), "--block=disk"]);
+    host.expect(&refused, 124, &["declares no devices", r#"block "disk""#]);
+    let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+    daemon.send("tenant:x", create(false, 32));
+    daemon.upload(&fs::read(&net).unwrap());
+    let failure = daemon.failure();
+    for part in [r#"declares net "service""#, "asked for no devices"] {
+        assert!(failure.contains(part), "{part} in {failure}");
+    }
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn a_host_without_a_tender_says_what_it_looked_for() {
+    let host = Host::with(Setup {
+        path: Some("/nowhere".into()),
+        alone: true,
+        ..Setup::default()
+    });
+    host.expect(&host.tenant(&["info"]), 0, &["no unikernels"]);
+    let before = host.snapshot();
+    for target in ["spt", "hvt"] {
+        let image = guest(&format!("forever.{target}"));
+        let path = image.to_str().unwrap();
+        let name = format!("solo5-{target}");
+        for refused in [
+            host.petrel(&["create", "x", path]),
+            host.tenant(&["create", "x", path]),
+        ] {
+            host.expect(&refused, 117, &["no tender", &name, "ABI version 2"]);
+        }
+    }
+    assert!(host.names("db/image").is_empty());
+    host.assert_unchanged(&before);
+}
+
+#[test]
+fn a_policy_refuses_before_the_image_is_sent() {
+    let (host, steady) = Host::with_steady();
+    let image = guest("forever.spt");
+    let path = image.to_str().unwrap();
+    // The tenant's client knows its policy.
+    let refused = host.tenant(&["create", "x", path, "--mem=65"]);
+    host.expect(&refused, 124, &["65", "64"]);
+    host.assert_unchanged(&steady);
+    // What runs already is known to the supervisor alone.
+    let refused = host.tenant(&["create", "x", path, "--mem=33"]);
+    let reason = "policy of tenant: allows 64 MB of memory, 32 MB are used, 33 MB are asked for";
+    host.expect(&refused, 117, &["[unikernel: tenant:x]", reason]);
+    let limit = host.petrel(&["add-policy", "tenant", "1", "--mem=64"]);
+    host.expect(&limit, 0, &["added policy"]);
+    let steady = host.snapshot();
+    let refuse = |name: &str, command| {
+        let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+        // Nothing is uploaded, and the answer comes all the same.
+        daemon.send(name, command);
+        daemon.failure()
+    };
+    let reason = "policy of tenant: allows 1 unikernels, 1 exist";
+    assert!(refuse("tenant:x", create(true, 16)).contains(reason));
+    let reason = "there is a unikernel tenant:steady already";
+    assert!(refuse("tenant:steady", create(true, 16)).contains(reason));
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn a_unikernel_that_is_not_there_cannot_be_destroyed_or_got() {
+    let (host, steady) = Host::with_steady();
+    for refused in [
+        host.tenant(&["destroy", "x"]),
+        host.tenant(&["get", "x"]),
+        host.petrel(&["destroy", "tenant:x"]),
+        host.petrel(&["get", "tenant:x"]),
+    ] {
+        host.expect(&refused, 117, &["there is no unikernel tenant:x"]);
+    }
+    // Another tenant's is not there, either.
+    host.expect(&host.crowd(&["destroy", "steady"]), 117, &["crowd:steady"]);
+    host.petrel(&["remove-policy", "--path", "crowd"]);
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn certificates_that_are_not_good_are_refused() {
+    let (host, steady) = Host::with_steady();
+    // The key of another one.
+    let refused = host.tenant(&["info", "--ca-key", "ca.key"]);
+    assert_eq!(refused.code(), 124, "given twice: {refused:?}");
+    fs::copy(host.path("crowd.key"), host.path("wrong.key")).unwrap();
+    fs::copy(host.path("tenant.pem"), host.path("wrong.pem")).unwrap();
+    let refused = run(&mut host.client_of("wrong", &["info"]));
+    host.expect(
+        &refused,
+        124,
+        &["'wrong.key' does not belong", "'wrong.pem'"],
+    );
+
+    // One that was valid a minute ago.
+    let now = time::OffsetDateTime::now_utc();
+    let mut params = params("late", Some(info()));
+    params.not_before = now - time::Duration::hours(1);
+    params.not_after = now - time::Duration::minutes(1);
+    issue(&host, "late", params);
+    let server = ["-d", &host.address, "--server-ca", "cacert.pem"];
+    let refused = host.tool(&[&["certificate", "late.pem", "late.key"], &server[..]].concat());
+    host.expect(&refused, 116, &["expired"]);
+    // A client that does not look, as the server does.
+    let error = rejection(&host, "late");
+    assert_eq!(error.exit_code(), 119, "{error}");
+    assert!(error.to_string().contains("Expired"), "{error}");
+    let audit = host.endpoint.as_ref().unwrap().says("expired");
+    assert!(audit.contains("verdict="), "{audit}");
+
+    // One of another authority.
+    let alien = host.path("alien");
+    fs::create_dir(&alien).unwrap();
+    let mut tool = host.command("petrel");
+    tool.args(["generate", "ca", "issued"]).current_dir(&alien);
+    host.expect(&run(&mut tool), 0, &[]);
+    let mut client = host.command("petrel");
+    client.args(["info", "--destination", &host.address]).args([
+        "--ca",
+        "alien/cacert.pem",
+        "--ca-key",
+        "alien/ca.key",
+    ]);
+    host.expect(
+        &run(&mut client),
+        116,
+        &["our own certificates do not verify"],
+    );
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn clients_that_speak_less_than_tls_1_3_or_do_not_show_who_they_are_are_refused() {
+    let Some(openssl) = on_path("openssl") else {
+        return skipped("clients of TLS 1.2, of OpenSSL", "no openssl on PATH");
+    };
+    let (host, steady) = Host::with_steady();
+    let client = |options: &[&str]| {
+        run(Process::new(&openssl)
+            .args(["s_client", "-ign_eof", "-connect", &host.address])
+            .args(["-CAfile", "cacert.pem"])
+            .args(options)
+            .current_dir(host.path(".")))
+    };
+    let refused = client(&["-tls1_2", "-cert", "tenant.pem", "-key", "tenant.key"]);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(refused.stderr.contains("protocol version"), "{refused:?}");
+    let refused = client(&["-tls1_3"]);
+    assert!(
+        refused.stderr.contains("certificate required"),
+        "{refused:?}"
+    );
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn a_tenant_cannot_play_the_server() {
+    let (host, steady) = Host::with_steady();
+    let key = KeyPair::generate().unwrap();
+    let request = params("fake", None).serialize_request(&key).unwrap();
+    host.file("fake.req", request.pem().unwrap());
+    host.file("fake.key", key.serialize_pem());
+    // It can issue what looks like a server's certificate.
+    let signed = host.tool(&["sign", "tenant.pem", "issued", "tenant.key", "fake.req"]);
+    host.expect(&signed, 0, &["fake.pem", "that of a server"]);
+    let endpoint = host.endpoint_with("fake");
+    let mut client = host.command("petrel");
+    client
+        .args(["info", "--destination", &endpoint.address()])
+        .args(["--ca", "crowd.pem", "--ca-key", "crowd.key"]);
+    host.expect(&run(&mut client), 120, &["'tenant'"]);
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn a_certificate_cannot_allow_more_than_those_above_it() {
+    let (host, steady) = Host::with_steady();
+    let request = host.tool(&["add-policy", "greedy", "3", "--mem=32", "--csr"]);
+    host.expect(&request, 0, &["greedy.req"]);
+    let sign = ["sign", "tenant.pem", "issued", "tenant.key", "greedy.req"];
+    host.expect(&host.tool(&sign), 124, &["3", "2"]);
+    // Signed all the same.
+    let policy = Policy {
+        cpuids: vec![Int::new(0)],
+        unikernels: Int::new(3),
+        memory: Int::new(32),
+        block: None,
+        bridges: Vec::new(),
+    };
+    let add = Command::Policy(PolicyCommand::Add(policy));
+    let mut params = params("sub", Some(add));
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    issue(&host, "sub", params);
+    let image = guest("forever.spt");
+    let create = ["create", "x", image.to_str().unwrap()];
+    let refused = run(&mut host.client_of("sub", &create));
+    host.expect(&refused, 117, &["policy", "unikernels"]);
+    host.assert_unchanged(&steady);
+}
+
+#[test]
+fn a_frame_of_two_gigabytes_is_not_waited_for() {
+    let (host, steady) = Host::with_steady();
+    for socket in ["vmmd", "console"] {
+        for prefix in [[0x7f, 0xff, 0xff, 0xff], [0x80, 0, 0, 0], [0x80, 0, 0, 1]] {
+            let mut daemon = Wire::to(&host.path(format!("run/util/{socket}.sock")));
+            daemon.stream.write_all(&prefix).unwrap();
+            let mut rest = Vec::new();
+            // Some of what was sent may be unread: that is told as a reset.
+            let _ = daemon.stream.read_to_end(&mut rest);
+            assert!(rest.is_empty());
+        }
+    }
+    let image = guest("forever.spt");
+    sign_create(&host, "big", &image);
+    for prefix in [[0x7f, 0xff, 0xff, 0xff], [0x80, 0, 0, 0]] {
+        let mut stream = connect(&host, "big").unwrap();
+        stream.write_all(&prefix).unwrap();
+        let failure = failure_of(&mut stream);
+        let length = u32::from_be_bytes(prefix).to_string();
+        assert!(failure.contains(&length), "{failure}");
+    }
+    host.assert_unchanged(&steady);
+    let mut console = host.follow("tenant:steady", &[]);
+    assert!(console.line().ends_with("success: subscribed"));
+    assert!(console.line().ends_with(": ready"));
+    let peak = host.supervisor().status("VmHWM");
+    assert!(peak < MEMORY, "{peak} KiB");
+}
+
+#[test]
+fn an_upload_that_is_not_finished_leaves_nothing() {
+    let (host, steady) = Host::with_steady();
+    let image = guest("forever.spt");
+    let contents = fs::read(&image).unwrap();
+    let half = &contents[..contents.len() / 2];
+    // At the end of a chunk, and inside one.
+    let pieces = [
+        frame(half).unwrap(),
+        [&frame(half).unwrap()[..], &[0, 0, 1, 0, 7]].concat(),
+    ];
+    sign_create(&host, "half", &image);
+    for piece in &pieces {
+        let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+        daemon.send("tenant:half", create(false, 32));
+        daemon.stream.write_all(piece).unwrap();
+        uploading(&host, half.len());
+        drop(daemon);
+        host.assert_unchanged(&steady);
+
+        let mut stream = connect(&host, "half").unwrap();
+        stream.write_all(piece).unwrap();
+        uploading(&host, half.len());
+        drop(stream);
+        host.assert_unchanged(&steady);
+    }
+    // The name is free again.
+    let create = ["create", "half", image.to_str().unwrap(), QUIET];
+    host.expect(&host.tenant(&create), 0, &["created unikernel"]);
+}
+
+/// Waits until `petreld` has written so much of an image.
+fn uploading(host: &Host, octets: usize) {
+    eventually("the image arrives", || {
+        let mut files = fs::read_dir(host.path("db/image")).unwrap().flatten();
+        files.any(|file| {
+            let unfinished = file.file_name().to_string_lossy().starts_with('.');
+            unfinished
+                && file
+                    .metadata()
+                    .is_ok_and(|data| data.len() == octets as u64)
+        })
+    });
+}
+
+#[test]
+fn a_file_size_limit_fails_an_upload_and_nothing_else() {
+    let before = "ulimit -f 2048";
+    a_full_disk_fails_an_upload(before, "File too large");
+}
+
+#[test]
+fn a_full_disk_fails_an_upload_and_nothing_else() {
+    let mounts = Process::new("unshare").args(["-m", "true"]).output();
+    if !geteuid().is_root() || !mounts.is_ok_and(|output| output.status.success()) {
+        return skipped("a full disk", "only root can mount a small one");
+    }
+    let inside =
+        "exec unshare -m sh -c 'mount -t tmpfs -o size=1m none db && exec \"$@\"' sh \"$@\"";
+    a_full_disk_fails_an_upload(inside, "No space left");
+}
+
+fn a_full_disk_fails_an_upload(before: &'static str, reason: &str) {
+    let (host, steady) = Host::with_steady_on(Setup {
+        before: Some(before),
+        ..Setup::default()
+    });
+    let large = large_image(&host, 4 << 20);
+    for level in ["0", "9"] {
+        let create = ["create", "large", &large, "--compression-level", level];
+        for refused in [host.petrel(&create), host.tenant(&create)] {
+            host.expect(&refused, 117, &["cannot write", reason]);
+        }
+    }
+    host.assert_unchanged(&steady);
+    let image = guest("forever.spt");
+    let create = ["create", "small", image.to_str().unwrap(), QUIET];
+    host.expect(&host.tenant(&create), 0, &["created unikernel"]);
+}
+
+#[test]
+fn memory_does_not_depend_on_the_images() {
+    const IMAGE: u64 = 20 << 20;
+    let host = Host::start();
+    let large = large_image(&host, IMAGE);
+    for number in 0..10_u8 {
+        let mut file = File::options().write(true).open(&large).unwrap();
+        file.seek(SeekFrom::Start(IMAGE - 1)).unwrap();
+        file.write_all(&[number]).unwrap();
+        let name = format!("u{number}");
+        let options = ["--mem=8", QUIET, "--compression-level=0"];
+        let create = [&["create", &name, &large], &options[..]].concat();
+        let created = if number % 2 == 0 {
+            host.crowd(&create)
+        } else {
+            host.petrel(&create)
+        };
+        host.expect(&created, 0, &["created unikernel"]);
+    }
+    assert_eq!(host.names("db/image").len(), 10);
+    let supervisor = host.supervisor();
+    let (peak, resident) = (supervisor.status("VmHWM"), supervisor.status("VmRSS"));
+    println!("petreld after ten images of 20 MB: {resident} KiB resident, {peak} KiB at most");
+    assert!(peak < MEMORY, "{peak} KiB");
+}
+
+/// A guest with so many octets, mostly zeros behind what the tender loads.
+fn large_image(host: &Host, octets: u64) -> String {
+    let path = host.file("large", fs::read(guest("forever.spt")).unwrap());
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(octets).unwrap();
+    path.into_os_string().into_string().unwrap()
+}
+
+impl Host {
+    /// A host on which a tenant runs a unikernel.
+    fn with_steady() -> (Self, Snapshot) {
+        Self::with_steady_on(Setup::default())
+    }
+
+    fn with_steady_on(setup: Setup) -> (Self, Snapshot) {
+        let host = Self::with(setup);
+        let image = guest("forever.spt");
+        let create = ["create", "steady", image.to_str().unwrap(), QUIET];
+        host.expect(&host.tenant(&create), 0, &["created unikernel"]);
+        let steady = host.snapshot();
+        assert_eq!(steady.tenders.len(), 1);
+        let stored = format!("image/{}", digest(&image));
+        assert!(steady.files.iter().any(|file| file.ends_with(&stored)));
+        assert_eq!(host.names("run/fifo"), ["tenant:steady".to_owned()].into());
+        (host, steady)
+    }
+}
+
+/// A connection to a daemon's socket.
+struct Wire {
+    stream: UnixStream,
+}
+
+impl Wire {
+    fn to(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        Self { stream }
+    }
+
+    fn send(&mut self, name: &str, command: Command) {
+        let message = Message::command(1, &name.parse().unwrap(), command);
+        write_frame(&mut self.stream, &message.encode().unwrap()).unwrap();
+    }
+
+    /// Sends an image as it is.
+    fn upload(&mut self, image: &[u8]) {
+        for chunk in image.chunks(MAX_CHUNK) {
+            // It need not be listened to up to its end.
+            if write_frame(&mut self.stream, chunk).is_err() {
+                return;
+            }
+        }
+        let _ = self.stream.write_all(&END);
+    }
+
+    fn failure(&mut self) -> String {
+        failure_of(&mut self.stream)
+    }
+}
+
+/// Why a request failed.
+fn failure_of(stream: &mut impl Read) -> String {
+    let octets = read_frame(stream, MAX_MESSAGE).unwrap().expect("no answer");
+    match Message::decode(&octets).unwrap().payload {
+        Payload::Failure(text) => text.to_lossy(),
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+/// A small unikernel whose image follows.
+fn create(compressed: bool, memory: u32) -> Command {
+    Command::Unikernel(UnikernelCommand::Create(record(compressed, memory)))
+}
+
+fn record(compressed: bool, memory: u32) -> petrel::wire::Config {
+    let config = Config {
+        kind: Kind::Solo5,
+        startup: None,
+        add_name: true,
+        fail_behaviour: FailBehaviour::Quit,
+        cpus: [0].into(),
+        memory,
+        blocks: Vec::new(),
+        nets: Vec::new(),
+        arguments: Vec::new(),
+        vcpus: 1,
+        linux_boot_partition: None,
+    };
+    config.to_wire(compressed, Vec::new())
+}
+
+fn info() -> Command {
+    Command::Unikernel(UnikernelCommand::Info(()))
+}
+
+/// `NAME.pem` and `NAME.key` of the tenant, with which an uncompressed image is to be sent.
+fn sign_create(host: &Host, name: &str, image: &Path) {
+    let image = image.to_str().unwrap();
+    let request = host.tool(&["create", name, image, "--compression-level=0", "--csr"]);
+    host.expect(&request, 0, &[]);
+    let request = format!("{name}.req");
+    let signed = host.tool(&["sign", "tenant.pem", "issued", "tenant.key", &request]);
+    host.expect(&signed, 0, &[]);
+}
+
+/// What a certificate says, when `petrel sign` would not issue it.
+fn params(name: &str, command: Option<Command>) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    if let Some(command) = command {
+        let value = CertExtension::new(command).encode().unwrap();
+        let extension = CustomExtension::from_oid_content(EXTENSION_OID, value);
+        params.custom_extensions.push(extension);
+    }
+    params
+}
+
+/// Writes `NAME.pem` and `NAME.key`, issued by the tenant.
+fn issue(host: &Host, name: &str, mut params: CertificateParams) {
+    let read = |file: &str| fs::read_to_string(host.path(file)).unwrap();
+    let (above, above_key) = (read("tenant.pem"), read("tenant.key"));
+    let above_key = KeyPair::from_pem(&above_key).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&above, above_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    host.file(&format!("{name}.pem"), certificate.pem() + &above);
+    host.file(&format!("{name}.key"), key.serialize_pem());
+}
+
+/// Connects with `NAME.pem` and `NAME.key`, without looking at them before.
+fn connect(host: &Host, name: &str) -> Result<TlsStream, ConnectError> {
+    let read = |file: String| fs::read(host.path(file)).unwrap();
+    let certificates = |octets: Vec<u8>| -> Vec<CertificateDer<'static>> {
+        let pems = pem::parse_many(octets).unwrap();
+        pems.into_iter()
+            .map(|pem| pem.into_contents().into())
+            .collect()
+    };
+    let chain = certificates(read(format!("{name}.pem")));
+    let key = pem::parse(read(format!("{name}.key"))).unwrap();
+    let key = PrivateKeyDer::Pkcs8(key.into_contents().into());
+    let anchors = certificates(read("cacert.pem".to_owned()));
+    let anchors = anchors.iter().map(|anchor| Anchor::new(anchor).unwrap());
+    let destination: Destination = host.address.parse().unwrap();
+    let stream = connect_to(&destination, chain, key, anchors.collect())?;
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    Ok(stream)
+}
+
+/// Why the endpoint does not serve these certificates.
+fn rejection(host: &Host, name: &str) -> ConnectError {
+    match connect(host, name) {
+        Err(error) => error,
+        Ok(mut stream) => stream.read(&mut [0]).expect_err("accepted").into(),
+    }
+}
+
+/// A PATH for each tender that works here, and for which target it is.
+fn tenders() -> Vec<(PathBuf, &'static str)> {
+    let beside = PathBuf::from("/nowhere");
+    let mut tenders = vec![(beside, "spt")];
+    for target in ["spt", "hvt"] {
+        let program = format!("solo5-{target}");
+        let Some(path) = on_path(&program) else {
+            skipped(
+                "the main job under the original",
+                &format!("no {program} on PATH"),
+            );
+            continue;
+        };
+        let image = guest(&format!("hello.{target}"));
+        let tried = run(Process::new(&path).arg("--mem=32").arg(image));
+        if tried.code() == 0 {
+            tenders.push((path.parent().unwrap().to_owned(), target));
+        } else {
+            skipped(&program, &tried.stderr);
+        }
+    }
+    tenders
+}
+
+/// The file that `get` has stored the image in.
+fn stored(got: &Ended) -> PathBuf {
+    assert_eq!(got.code(), 0, "{got:?}");
+    let line = got
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("stored in "));
+    line.unwrap_or_else(|| panic!("{got:?}")).into()
+}
+
+/// Compares two files, and removes the first.
+fn assert_same(file: &Path, other: &Path) {
+    assert!(fs::read(file).unwrap() == fs::read(other).unwrap());
+    fs::remove_file(file).unwrap();
+}
+
+/// SHA-256 of a file as text.
+fn digest(file: &Path) -> String {
+    let contents = fs::read(file).unwrap();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &contents);
+    let octets = digest.as_ref().iter();
+    octets.map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// The digest in a line of `petrel info`.
+fn digest_in(line: &str) -> Option<String> {
+    let (_, after) = line.split_once("digest ")?;
+    after.split_whitespace().next().map(str::to_owned)
+}
