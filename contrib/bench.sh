@@ -1,64 +1,127 @@
 #!/bin/sh
-# Figures, each as a ratio to something bare that is measured in turns with it.
+# What Petrel's main paths cost, as ratios to the bare parts that they are made of, next to what is aimed at.
 #
-#   sh contrib/bench.sh [COUNT]      how many runs of each (500)
+#   sh contrib/bench.sh [COUNT]      how many runs of each (500); deployments are a fifth of that
 #
-# Needs cargo and openssl. They are figures to look at, not tests: only ratios
-# of one run can be compared, and a busy machine widens the p95.
+# It needs cargo and a C compiler on Linux x86_64; neither root nor Solo5. The daemons and all files are in a temporary
+# folder, in TMPDIR or /tmp, that takes 200 MB. These are figures to look at, not tests: what is compared is measured in
+# turns, and only ratios of one run mean something. A busy machine widens the p95 first, then all the rest.
 set -eu
 cd "$(dirname "$0")/.."
 
 count=${1:-500}
-release=$(pwd)/${CARGO_TARGET_DIR:-target}/release
-case ${CARGO_TARGET_DIR:-} in /*) release=$CARGO_TARGET_DIR/release ;; esac
-echo_program=$release/examples/tls-echo
-spawn_program=$release/examples/spawn-time
-
-scratch=$(mktemp -d)
-processes=
-finish() {
-    for process in $processes; do kill "$process" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap finish EXIT
-trap 'exit 1' HUP INT TERM
-
-# An authority, a server and a client certificate (ed25519) in $scratch.
-make_certificates() {
-    (
-        cd "$scratch"
-        openssl req -x509 -newkey ed25519 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem \
-            -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign
-        for name in server client; do
-            printf 'basicConstraints=critical,CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=%sAuth\n' \
-                $name >extensions
-            openssl req -newkey ed25519 -nodes -subj /CN=$name -keyout $name.key -out $name.csr
-            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-                -extfile extensions -out $name.pem
-        done
-    ) 2>"$scratch/openssl" || { cat "$scratch/openssl" >&2; exit 1; }
-}
-
-# serve NAME [OPTION]: starts the bare server; its address is then in $scratch/NAME.
-serve() {
-    name=$1; shift
-    mkfifo "$scratch/$name.fifo"
-    "$echo_program" serve "$@" --ca "$scratch/ca.pem" --cert "$scratch/server.pem" --key "$scratch/server.key" \
-        >"$scratch/$name.fifo" &
-    processes="$processes $!"
-    IFS= read -r address <"$scratch/$name.fifo"
-    echo "$address" >"$scratch/$name"
-}
+deployments=$(((count + 4) / 5))
+size_limit=2621440          # bytes, each release binary
 
 echo "building"
 cargo build --quiet --release --locked --bins --examples
-make_certificates
+release=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
+PATH=$release:$release/examples:$PATH
 
-printf '\nA program that only says its version, and /bin/true:\n'
-"$spawn_program" "$count" /bin/true "$release/petrel --version"
+work=$(mktemp -d "${TMPDIR:-/tmp}/petrel.XXXXXX")
+started=
+leave() {
+    code=$?
+    trap - EXIT
+    for process in $started; do
+        kill "$process" 2>/dev/null || true
+        wait "$process" 2>/dev/null || true
+    done
+    if [ $code != 0 ]; then
+        for log in "$work"/*.log; do
+            sed "s|^|$(basename "$log" .log): |" "$log" | tail -n 20 >&2
+        done
+    fi
+    rm -rf "$work"
+    exit $code
+}
+trap leave EXIT
+trap 'exit 1' HUP INT TERM
 
-printf '\nA bare TLS echo, one process a connection, against itself (the ratio should be near 1):\n'
-serve echo
-serve frame --frame
-"$echo_program" compare --count "$count" --echo "$(cat "$scratch/echo")" --frame "$(cat "$scratch/frame")" \
-    --ca "$scratch/ca.pem" --cert "$scratch/client.pem" --key "$scratch/client.key"
+# Starts a daemon, and waits until it says where it listens.
+start() {
+    log=$work/$1.log
+    : >"$log"
+    "$@" >"$log" 2>&1 &
+    started="$! $started"
+    tries=0
+    until grep -q 'listening on' "$log"; do
+        tries=$((tries + 1))
+        if [ $tries = 200 ]; then
+            echo "bench: $1 does not start" >&2
+            exit 1
+        fi
+        sleep 0.05
+    done
+}
+address() { sed -n 's/.*listening on //p' "$work/$1.log" | head -n 1; }
+
+# request STEM COMMAND...: a certificate of the tenant's with that command, and the tenant's: STEM.pem, STEM.key.
+request() {
+    (
+        stem=$1 name=$2
+        shift 2
+        mkdir "$work/$stem"
+        cd "$work/$stem"
+        petrel "$@" --csr
+        petrel sign "$work/tenant/tenant.pem" issued "$work/tenant/tenant.key" "$name.req"
+        cat "$name.pem" "$work/tenant/tenant.pem" >"$work/$stem.pem"
+        mv "$name.key" "$work/$stem.key"
+    ) >"$work/petrel.log" 2>&1
+}
+
+# padded IMAGE SIZE FILE: the image with zeros after its end, which no tender looks at.
+padded() {
+    cp "$1" "$3"
+    echo "$3" >>"$3"
+    truncate -s "$2" "$3"
+}
+
+sh tests/guests/build.sh "$work/guests"
+hello=$work/guests/hello.spt
+mkdir "$work/host" "$work/tenant" "$work/run" "$work/db"
+cd "$work/tenant"
+petrel add-policy tenant 2 --mem 64 --cpu 0 --csr >"$work/petrel.log" 2>&1
+cd "$work/host"
+petrel generate --server host ca issued >"$work/petrel.log"
+petrel sign cacert.pem issued ca.key "$work/tenant/tenant.req" >"$work/petrel.log"
+mv tenant.pem "$work/tenant"
+padded "$hello" 200M "$work/large.spt"
+request info . info
+request console hello console hello --count 0
+request create hello create hello "$hello" --compression-level 0
+request large large create large "$work/large.spt" --compression-level 0
+
+start petrel-console --tmpdir "$work/run" -v
+start petreld --tmpdir "$work/run" --dbdir "$work/db" -v
+petreld=$!
+start petrel-tls --tmpdir "$work/run" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key
+listener=$!
+start tls-echo cacert.pem host.pem host.key
+
+client() {
+    bench-client --address "$(address petrel-tls)" --ca cacert.pem --info "$work/info" "$@"
+}
+
+printf '\ninfo over TLS, a process a connection:\n'
+client --count "$count" info --echo "$(address tls-echo)"
+
+printf '\ndeployment of a small unikernel over TLS, to its first line at the client:\n'
+client --count "$deployments" first-line --create "$work/create" --console "$work/console" \
+    --image "$hello" --tender petrel-spt
+
+printf '\nthe shortest command (p50 below 1500 us), and the shortest program:\n'
+spawn-time "$count" /bin/true "$release/petrel --version"
+
+printf '\nmemory:\n'
+client upload --create "$work/large" --image "$work/large.spt" --listener "$listener"
+for number in 1 2 3 4 5 6 7 8 9 10; do
+    padded "$work/guests/forever.spt" 20M "$work/image$number.spt"
+    petrel create --tmpdir "$work/run" "image$number" "$work/image$number.spt" --mem 16 >"$work/petrel.log" 2>&1
+done
+awk '/^VmRSS:/ { printf "petreld, after ten images of 20 MB  %.1f MB  (below 8 MB)\n", $2 / 1024 }' \
+    "/proc/$petreld/status"
+
+printf '\nsize of the programs (at most %s bytes):\n' $size_limit
+cd "$release"
+wc -c petrel petrel-console petreld petrel-spt petrel-tls | sed '$d'
