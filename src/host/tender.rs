@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::sched_getaffinity;
 use nix::sys::stat::Mode;
-use nix::unistd::{AccessFlags, SysconfVar, access, mkfifo, sysconf};
+use nix::unistd::{AccessFlags, Pid, access, mkfifo};
 
 use crate::manifest::Target;
 use crate::name::Name;
@@ -57,8 +58,8 @@ pub enum TenderError {
     File(&'static str, PathBuf, io::Error),
     /// Something that is no fifo has the name of the console's fifo.
     NotAFifo(PathBuf),
-    /// The host has no such processor (asked for, processors of the host).
-    NoCpu(CpuId, i64),
+    /// This host has no such processor, or none that may be used.
+    NoCpu(CpuId),
     /// The tender cannot be started.
     Start(PathBuf, io::Error),
 }
@@ -198,14 +199,16 @@ pub fn start(
     Ok(child.id())
 }
 
-/// Whether the host has the processors that the unikernel is to run on.
+/// Whether all processors that the unikernel is to run on are ours to use: the system itself would silently leave out
+/// those that are not.
 fn check_cpus(config: &Config) -> Result<(), TenderError> {
-    let Ok(Some(processors)) = sysconf(SysconfVar::_NPROCESSORS_CONF) else {
+    let Ok(ours) = sched_getaffinity(Pid::from_raw(0)) else {
         return Ok(());
     };
-    match config.cpus.last() {
-        Some(cpu) if i64::from(*cpu) >= processors => Err(TenderError::NoCpu(*cpu, processors)),
-        _ => Ok(()),
+    let missing = |cpu: &&CpuId| !ours.is_set((**cpu).into()).unwrap_or(false);
+    match config.cpus.iter().find(missing) {
+        Some(cpu) => Err(TenderError::NoCpu(*cpu)),
+        None => Ok(()),
     }
 }
 
@@ -286,12 +289,7 @@ impl fmt::Display for TenderError {
                 names.join(", ")
             ),
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
-            Self::NoCpu(cpu, processors) => {
-                write!(
-                    f,
-                    "CPU id {cpu} does not exist, the host has {processors} processors"
-                )
-            }
+            Self::NoCpu(cpu) => write!(f, "CPU id {cpu} is not one that can be used on this host"),
             Self::NotAFifo(path) => write!(f, "{} exists and is no fifo", path.display()),
             Self::Start(tender, error) => write!(f, "cannot start {}: {error}", tender.display()),
         }
