@@ -738,7 +738,10 @@ fn endpoint<T: Send + 'static>(
         }
         let served = serve(&mut stream);
         stream.conn.send_close_notify();
-        let _ = stream.conn.complete_io(&mut stream.sock);
+        while stream.conn.wants_write() && stream.conn.write_tls(&mut stream.sock).is_ok() {}
+        // As petrel-tls does: closed with something unread, the answer would be lost in a reset.
+        let _ = stream.sock.shutdown(Shutdown::Write);
+        let _ = std::io::copy(&mut stream.sock, &mut std::io::sink());
         let _ = send.send(served);
     });
     (place, result)
