@@ -202,13 +202,15 @@ impl Supervisor {
 
     /// The last write of an operation is done.
     pub(super) fn saved(&mut self, name: &Name, result: Result<(), String>) {
-        let Some(operation) = self.operations.get(name) else {
+        let Some(operation) = self.operations.get_mut(name) else {
             return;
         };
-        let previous = operation.previous.as_ref().map(|previous| previous.image);
         let creates = matches!(operation.goal, Goal::Create { .. });
         match result {
             Ok(()) => {
+                // First, so that nothing of it is left when the answer arrives.
+                let previous = operation.previous.take().map(|previous| previous.image);
+                self.forget_image(previous);
                 self.report(
                     name,
                     if creates {
@@ -218,7 +220,6 @@ impl Supervisor {
                     },
                 );
                 self.finish(name);
-                self.forget_image(previous);
             }
             Err(why) if creates => self.abandon(name, format!("could not be recorded: {why}")),
             Err(why) => self.fail(
