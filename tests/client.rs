@@ -738,13 +738,8 @@ fn endpoint<T: Send + 'static>(
         }
         let served = serve(&mut stream);
         stream.conn.send_close_notify();
-<<<<<<< HEAD
         let _ = stream.conn.complete_io(&mut stream.sock);
         // As the endpoint does: closed with something unread, the socket would take the answer back.
-=======
-        while stream.conn.wants_write() && stream.conn.write_tls(&mut stream.sock).is_ok() {}
-        // As petrel-tls does: closed with something unread, the answer would be lost in a reset.
->>>>>>> 110177d0bd610da5f93b42ead4e10adba032cc87
         let _ = stream.sock.shutdown(Shutdown::Write);
         let _ = std::io::copy(&mut stream.sock, &mut std::io::sink());
         let _ = send.send(served);
