@@ -4,8 +4,11 @@
 #   sh contrib/bench.sh [COUNT]      how many runs of each (500); deployments are a fifth of that
 #
 # It needs cargo and a C compiler on Linux x86_64; neither root nor Solo5. The daemons and all files are in a temporary
-# folder, in TMPDIR or /tmp, that takes 200 MB. These are figures to look at, not tests: what is compared is measured in
-# turns, and only ratios of one run mean something. A busy machine widens the p95 first, then all the rest.
+# folder that takes 400 MB at most.
+#
+# These are figures to look at, not tests: what is compared is measured in turns, and only ratios of one run mean
+# something. Each hand-over between processes waits for its turn on a busy machine, so that the longer chains look
+# worse than they are: once everything is built, root can keep others away with `chrt -r 5 sh contrib/bench.sh`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,7 +21,8 @@ cargo build --quiet --release --locked --bins --examples
 release=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
 PATH=$release:$release/examples:$PATH
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/petrel.XXXXXX")
+# Sockets have short names at most; the default temporary folder may not.
+work=$(mktemp -d /tmp/petrel.XXXXXX)
 started=
 leave() {
     code=$?

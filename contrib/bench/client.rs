@@ -162,7 +162,7 @@ fn first_line(
         upload.extend(chunk);
     }
     upload.extend(END);
-    let nothing_runs = info.reply(&mut info.connect()?)?;
+    let nothing_runs = reply(&mut info.connect()?)?;
     let mut console = Console::follow(console)?;
     let (mut infos, mut tenders, mut creates) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..WARM_UP + count {
@@ -174,12 +174,12 @@ fn first_line(
         stream.write_all(&upload)?;
         let mut line = console.line()?;
         keep(&mut creates, round, start.elapsed());
-        create.reply(&mut stream)?;
+        reply(&mut stream)?;
         finish(stream)?;
         while !line.starts_with(BYE) {
             line = console.line()?;
         }
-        while info.reply(&mut info.connect()?)? != nothing_runs {
+        while reply(&mut info.connect()?)? != nothing_runs {
             if start.elapsed() > PATIENCE {
                 return Err("the unikernel does not go away".into());
             }
@@ -232,7 +232,7 @@ fn upload(create: &Client, mode: &Upload) -> Result<()> {
         .max_by(f64::total_cmp)
         .ok_or("petrel-tls has no process for this connection")?;
     stream.write_all(&END)?;
-    create.reply(&mut stream)?;
+    reply(&mut stream)?;
     println!(
         "petrel-tls, upload of {} MB  {:.1} MB  (below 8 MB)",
         sent >> 20,
@@ -311,13 +311,13 @@ impl Client {
         finish(stream)?;
         Ok(time)
     }
+}
 
-    /// The reply, which must be one of success.
-    fn reply(&self, stream: &mut Stream) -> Result<Vec<u8>> {
-        let reply = read_frame(stream, MAX_MESSAGE)?.ok_or("no answer")?;
-        check(&reply)?;
-        Ok(reply)
-    }
+/// The reply, which must be one of success.
+fn reply(stream: &mut Stream) -> Result<Vec<u8>> {
+    let reply = read_frame(stream, MAX_MESSAGE)?.ok_or("no answer")?;
+    check(&reply)?;
+    Ok(reply)
 }
 
 fn check(reply: &[u8]) -> Result<()> {
@@ -334,7 +334,7 @@ impl Console {
     /// The confirmation is waited for.
     fn follow(client: &Client) -> Result<Self> {
         let mut stream = client.connect()?;
-        client.reply(&mut stream)?;
+        reply(&mut stream)?;
         Ok(Self(stream))
     }
 
