@@ -16,10 +16,10 @@ use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
 };
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use signal_hook::consts::signal::{SIGCHLD, SIGINT, SIGTERM};
 
 use super::stream::wait;
+use crate::sys::child::{self, Ended};
 
 /// Connections that the kernel completes while all processes are taken.
 pub const BACKLOG: i32 = 128;
@@ -136,15 +136,18 @@ fn spawn(program: &std::path::Path, arguments: &[String], socket: TcpStream) -> 
 fn reap() -> usize {
     let mut ended = 0;
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => return ended,
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                warn!("process {pid} of a connection was ended by {signal}");
+        match child::reap() {
+            Ok(None) => return ended,
+            Ok(Some((pid, how))) => {
+                if matches!(how, Ended::Signal(_)) {
+                    warn!("process {pid} of a connection was ended by {how}");
+                }
                 ended += 1;
             }
-            Ok(WaitStatus::Exited(..)) => ended += 1,
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return ended,
+            Err(error) => {
+                error!("cannot tell which connections have ended: {error}");
+                return ended;
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The only room with `unsafe`: what neither the standard library nor nix wraps. One file a matter.
 
+pub mod child;
 pub mod descriptor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
