@@ -32,7 +32,7 @@ pub fn raise_descriptor_limit() {
 
 /// Makes the folders of sockets and fifos below the runtime folder, which must exist. An error has the path.
 pub fn runtime_folders(runtime_folder: &Path) -> Result<(), (PathBuf, io::Error)> {
-    for (name, mode) in [(socket::FOLDER, 0o770), (socket::FIFOS, 0o2770)] {
+    for (name, mode) in [(socket::FOLDER, 0o770), (socket::FIFOS, 0o2750)] {
         let path = runtime_folder.join(name);
         folder(&path, mode).map_err(|error| (path, error))?;
     }

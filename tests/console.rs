@@ -470,7 +470,7 @@ fn missing_folders_are_made_and_the_socket_is_for_the_group() {
         data.permissions().mode() & 0o7777
     };
     assert_eq!(mode("util"), 0o770);
-    assert_eq!(mode("fifo"), 0o2770);
+    assert_eq!(mode("fifo"), 0o2750);
     assert_eq!(mode("util/console.sock"), 0o660);
     let socket = fs::metadata(daemon.socket()).unwrap();
     assert!(socket.file_type().is_socket());

@@ -104,7 +104,7 @@ fn the_page_of_the_client_documents_the_options_of_each_command_and_no_others() 
 #[test]
 fn defaults_in_the_pages_are_those_of_the_programs() {
     let runtime = format!("{}, ", socket::RUNTIME_FOLDER);
-    let database = format!("{}, ", host::DATABASE_FOLDER);
+    let database = format!("{}, ", socket::DATABASE_FOLDER);
     let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
     let startup = Config::DEFAULT_STARTUP.to_string();
     let port = endpoint::PORT.to_string();

@@ -10,8 +10,8 @@ use flate2::write::ZlibEncoder;
 use nix::poll::PollFlags;
 
 use super::images::Staging;
-use crate::name::Name;
 use crate::socket::Peer;
+use crate::supervisor::UploadId;
 use crate::wire::frame::{MAX_CHUNK, Next};
 use crate::wire::{Header, Message, image};
 
@@ -39,7 +39,9 @@ enum Doing {
     /// The supervisor works on its request.
     Waiting,
     /// Its image arrives.
-    Uploading(Name, Box<Staging>),
+    Uploading(UploadId, Box<Staging>),
+    /// Its image arrived with the request, and is unpacked from this offset on.
+    Unpacking(UploadId, Box<Staging>, Vec<u8>, usize),
     /// An image is compressed for it.
     Compressing(Box<Compressing>),
     /// It is sent an image, of which this is left.
@@ -59,11 +61,11 @@ struct Compressing {
 #[derive(Debug)]
 pub(super) enum Arrival {
     /// A request.
-    Message(Message),
-    /// The image for this unikernel is complete.
-    Image(Name, Box<Staging>),
-    /// The image for this unikernel will not come.
-    NoImage(Name, String),
+    Message(Box<Message>),
+    /// An image is complete.
+    Image(UploadId, Box<Staging>),
+    /// An image will not come.
+    NoImage(UploadId, String),
     /// The connection is over.
     Gone,
 }
@@ -80,7 +82,7 @@ impl Connection {
     /// What to poll for; `None`: nothing is needed but a turn.
     pub(super) fn interest(&self) -> Option<PollFlags> {
         match self.doing {
-            Doing::Compressing(_) => None,
+            Doing::Compressing(_) | Doing::Unpacking(..) => None,
             Doing::Asking | Doing::Uploading(..) => Some(self.peer.interest(true)),
             Doing::Downloading(..) => Some(PollFlags::POLLOUT),
             Doing::Waiting | Doing::Leaving => Some(self.peer.interest(false)),
@@ -89,7 +91,11 @@ impl Connection {
 
     /// When it will have been idle for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (!matches!(self.doing, Doing::Waiting | Doing::Compressing(_))).then(|| self.active + IDLE)
+        (!matches!(
+            self.doing,
+            Doing::Waiting | Doing::Compressing(_) | Doing::Unpacking(..)
+        ))
+        .then(|| self.active + IDLE)
     }
 
     /// Does what goes without waiting. `ready`: what poll(2) said.
@@ -119,6 +125,7 @@ impl Connection {
         match &mut self.doing {
             Doing::Asking => self.request(),
             Doing::Uploading(..) => Ok(self.upload()),
+            Doing::Unpacking(..) => Ok(self.unpack()),
             Doing::Waiting => Ok(None),
             Doing::Compressing(_) => self.compress().map(|()| None),
             Doing::Downloading(..) => self.download(),
@@ -136,7 +143,7 @@ impl Connection {
             Some(Next::Frame(octets)) => {
                 let message = Message::decode(&octets).map_err(|error| error.to_string())?;
                 self.doing = Doing::Waiting;
-                Ok(Some(Arrival::Message(message)))
+                Ok(Some(Arrival::Message(Box::new(message))))
             }
             Some(Next::End) => Ok(Some(Arrival::Gone)),
             None => Ok(self.peer.has_ended().then_some(Arrival::Gone)),
@@ -160,20 +167,57 @@ impl Connection {
                 Err(error) => break Err(error.to_string()),
             }
         };
-        let Doing::Uploading(name, staging) = std::mem::replace(&mut self.doing, Doing::Waiting)
+        let Doing::Uploading(upload, staging) = std::mem::replace(&mut self.doing, Doing::Waiting)
         else {
             return None;
         };
         Some(match result {
-            Ok(()) => Arrival::Image(name, staging),
-            Err(why) => Arrival::NoImage(name, why),
+            Ok(()) => Arrival::Image(upload, staging),
+            Err(why) => Arrival::NoImage(upload, why),
         })
     }
 
-    /// Expects the image for `name` as raw frames; some of it may have arrived already.
-    pub(super) fn receive_image(&mut self, name: Name, staging: Staging) -> Option<Arrival> {
-        self.doing = Doing::Uploading(name, Box::new(staging));
+    /// Takes the image in: `embedded`, or as raw frames, of which some may have arrived already.
+    pub(super) fn receive_image(
+        &mut self,
+        upload: UploadId,
+        staging: Staging,
+        embedded: Option<Vec<u8>>,
+    ) -> Option<Arrival> {
+        let staging = Box::new(staging);
+        self.become_active(match embedded {
+            Some(image) => Doing::Unpacking(upload, staging, image, 0),
+            None => Doing::Uploading(upload, staging),
+        });
         self.progress(PollFlags::empty(), self.active)
+    }
+
+    /// One piece of an image that came with its request.
+    fn unpack(&mut self) -> Option<Arrival> {
+        let Doing::Unpacking(_, staging, image, taken) = &mut self.doing else {
+            return None;
+        };
+        let rest = image.get(*taken..).unwrap_or_default();
+        let piece = rest.get(..MAX_CHUNK).unwrap_or(rest);
+        *taken += piece.len();
+        let result = staging.write(piece);
+        if result.is_ok() && *taken < image.len() {
+            return None;
+        }
+        let doing = std::mem::replace(&mut self.doing, Doing::Waiting);
+        let Doing::Unpacking(upload, staging, ..) = doing else {
+            return None;
+        };
+        Some(match result {
+            Ok(()) => Arrival::Image(upload, staging),
+            Err(error) => Arrival::NoImage(upload, error.to_string()),
+        })
+    }
+
+    /// Does something new: its time to be idle begins now.
+    fn become_active(&mut self, doing: Doing) {
+        self.doing = doing;
+        self.active = Instant::now();
     }
 
     /// Sends an answer, the last one if `close`. Afterwards a further request may have arrived already.
@@ -199,7 +243,7 @@ impl Connection {
         let head =
             image::answer_head(header, compressed, length).map_err(|error| error.to_string())?;
         self.peer.send(&head).map_err(text)?;
-        self.doing = Doing::Downloading(image, length);
+        self.become_active(Doing::Downloading(image, length));
         Ok(())
     }
 

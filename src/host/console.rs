@@ -23,14 +23,42 @@ pub struct ConsoleLink {
     peer: Option<Peer>,
     sequence: i64,
     /// Oldest first, as the answers come.
-    asked: VecDeque<(i64, Name, Instant)>,
+    asked: VecDeque<Asked>,
     next_attempt: Instant,
     /// Whether it is known to the log that it cannot be reached.
     reported: bool,
 }
 
-/// What became of the consoles asked for.
-pub type Outcome = (Name, Result<(), String>);
+/// A console asked for.
+#[derive(Debug)]
+struct Asked {
+    sequence: i64,
+    name: Name,
+    /// The supervisor's number of this request.
+    call: u64,
+    deadline: Instant,
+}
+
+/// What became of a console asked for.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The unikernel.
+    pub name: Name,
+    /// The supervisor's number of this request.
+    pub call: u64,
+    /// Why its console is not read.
+    pub result: Result<(), String>,
+}
+
+impl Asked {
+    fn ends(self, result: Result<(), String>) -> Outcome {
+        Outcome {
+            name: self.name,
+            call: self.call,
+            result,
+        }
+    }
+}
 
 impl ConsoleLink {
     /// A link to the daemon at `path`, not connected yet.
@@ -70,7 +98,8 @@ impl ConsoleLink {
     }
 
     /// Asks for the console of `name` to be read. A failure here is the answer.
-    pub fn add(&mut self, name: &Name, limit: Int, now: Instant) -> Result<(), String> {
+    pub fn add(&mut self, name: &Name, call: u64, limit: Int) -> Result<(), String> {
+        let now = Instant::now();
         let Some(peer) = &mut self.peer else {
             return Err(format!("it cannot be reached at {}", self.path.display()));
         };
@@ -80,8 +109,12 @@ impl ConsoleLink {
         let octets = message.encode().map_err(|error| error.to_string())?;
         let octets = frame(&octets).map_err(|error| error.to_string())?;
         // Recorded first: if sending fails, the answer comes with the loss of the connection.
-        self.asked
-            .push_back((self.sequence, name.clone(), now + ANSWER_DEADLINE));
+        self.asked.push_back(Asked {
+            sequence: self.sequence,
+            name: name.clone(),
+            call,
+            deadline: now + ANSWER_DEADLINE,
+        });
         if peer.send(&octets).is_err() {
             self.next_attempt = now;
         }
@@ -96,22 +129,25 @@ impl ConsoleLink {
     /// Reads and writes what goes; answers that are due by now.
     pub fn progress(&mut self, now: Instant) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        let late = self
-            .asked
-            .front()
-            .is_some_and(|(_, _, deadline)| *deadline <= now);
-        let result = if late {
-            Err("it does not answer".to_owned())
-        } else {
-            self.exchange(&mut outcomes)
-        };
+        // First what has arrived: it may have been this process that was late.
+        let result = self.exchange(&mut outcomes).and_then(|()| {
+            let late = self
+                .asked
+                .front()
+                .is_some_and(|asked| asked.deadline <= now);
+            if late {
+                Err("it does not answer".to_owned())
+            } else {
+                Ok(())
+            }
+        });
         if let Err(why) = result {
             log::warn!("console daemon: {why}");
             self.peer = None;
             let lost = self
                 .asked
                 .drain(..)
-                .map(|(_, name, _)| (name, Err(why.clone())));
+                .map(|asked| asked.ends(Err(why.clone())));
             outcomes.extend(lost);
         }
         outcomes
@@ -121,7 +157,7 @@ impl ConsoleLink {
     pub fn deadline(&self) -> Option<Instant> {
         match (&self.peer, self.asked.front()) {
             (None, _) => Some(self.next_attempt),
-            (Some(_), Some((_, _, deadline))) => Some(*deadline),
+            (Some(_), Some(asked)) => Some(asked.deadline),
             (Some(_), None) => None,
         }
     }
@@ -138,21 +174,18 @@ impl ConsoleLink {
                 return Err("it ended the conversation".to_owned());
             };
             let message = Message::decode(&octets).map_err(|error| error.to_string())?;
-            let Some((sequence, name, _)) = self.asked.pop_front() else {
+            let Some(asked) = self.asked.pop_front() else {
                 return Err("it answers what was not asked".to_owned());
             };
-            if message.header.sequence != Int64(sequence) {
-                outcomes.push((name, Err("it answers something else".to_owned())));
+            if message.header.sequence != Int64(asked.sequence) {
+                self.asked.push_front(asked);
                 return Err("it answers something else".to_owned());
             }
-            outcomes.push((
-                name,
-                match message.payload {
-                    Payload::Reply(_) => Ok(()),
-                    Payload::Failure(text) => Err(text.to_lossy()),
-                    _ => Err("it answers with something else than an answer".to_owned()),
-                },
-            ));
+            outcomes.push(asked.ends(match message.payload {
+                Payload::Reply(_) => Ok(()),
+                Payload::Failure(text) => Err(text.to_lossy()),
+                _ => Err("it answers with something else than an answer".to_owned()),
+            }));
         }
         if open {
             Ok(())

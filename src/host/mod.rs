@@ -9,7 +9,7 @@ mod images;
 mod store;
 mod tender;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -20,11 +20,10 @@ use std::time::Instant;
 use argh::FromArgs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use self::connection::{Arrival, Connection};
-use self::console::ConsoleLink;
+use self::console::{ConsoleLink, Outcome};
 use self::images::{ImageError, ImageStore, Staged, Staging};
 use self::store::{Store, StoreError};
 use self::tender::{Fifo, Tenders};
@@ -35,8 +34,10 @@ use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    ConnectionId, Death, Effect, Event, Moment, RunId, StagedImage, Supervisor, Timer,
+    ConnectionId, Death, Effect, Event, Moment, RunId, StagedImage, Supervisor, Timer, UploadId,
 };
+use crate::sys::child::{self, Ended};
+use crate::sys::spawn;
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
@@ -47,13 +48,6 @@ pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RE
 pub use self::tender::PROBE_DEADLINE;
 
 const PROGRAM: &str = "petreld";
-
-/// Default of `--dbdir`, the database folder.
-#[cfg(target_os = "linux")]
-pub const DATABASE_FOLDER: &str = "/var/lib/petrel";
-/// Default of `--dbdir`, the database folder.
-#[cfg(not(target_os = "linux"))]
-pub const DATABASE_FOLDER: &str = "/var/db/petrel";
 
 /// Most clients at the same time; further ones wait until one is gone.
 pub const MAX_CLIENTS: usize = 256;
@@ -68,7 +62,7 @@ struct Options {
     #[argh(option, default = "PathBuf::from(socket::RUNTIME_FOLDER)")]
     tmpdir: PathBuf,
     /// folder of state and images (/var/lib/petrel, on FreeBSD /var/db/petrel)
-    #[argh(option, default = "PathBuf::from(DATABASE_FOLDER)")]
+    #[argh(option, default = "PathBuf::from(socket::DATABASE_FOLDER)")]
     dbdir: PathBuf,
     /// take the socket from systemd
     #[argh(switch)]
@@ -132,6 +126,8 @@ struct Daemon {
     options: Options,
     supervisor: Supervisor,
     events: VecDeque<Event>,
+    /// What came of the effects of the event that is being handled.
+    results: Vec<Event>,
     start: Instant,
     signals: Signals,
     listener: UnixListener,
@@ -143,8 +139,10 @@ struct Daemon {
     store: Store,
     images: ImageStore,
     /// Images installed, but not yet sure to survive a crash of the host.
-    unsynced: Vec<File>,
-    staged: HashMap<Name, Staged>,
+    unsynced: Vec<(ImageDigest, File)>,
+    /// Images that could not be made to survive one.
+    unsafe_images: BTreeSet<ImageDigest>,
+    staged: HashMap<UploadId, Staged>,
     tenders: Tenders,
     prepared: HashMap<Name, Prepared>,
     processes: HashMap<RunId, Pid>,
@@ -163,6 +161,7 @@ impl Daemon {
         // Before the first child, so that no death is missed.
         let signals =
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
+        spawn::keep_descriptors_from_children();
         daemon::raise_descriptor_limit();
         let store = Store::open(&options.dbdir).map_err(HostError::Store)?;
         let state = store.load().map_err(HostError::Store)?;
@@ -189,6 +188,7 @@ impl Daemon {
         let mut daemon = Self {
             supervisor: Supervisor::new(state, seed()),
             events: VecDeque::new(),
+            results: Vec::new(),
             start: Instant::now(),
             signals,
             listener,
@@ -199,6 +199,7 @@ impl Daemon {
             store,
             images,
             unsynced: Vec::new(),
+            unsafe_images: BTreeSet::new(),
             staged: HashMap::new(),
             tenders: Tenders::new(&options.dbdir),
             prepared: HashMap::new(),
@@ -222,6 +223,10 @@ impl Daemon {
             for effect in self.supervisor.handle(&now, event) {
                 self.carry_out(effect);
             }
+            // What came of it goes before what happens outside.
+            while let Some(result) = self.results.pop() {
+                self.events.push_front(result);
+            }
         }
         !self.done
     }
@@ -236,25 +241,27 @@ impl Daemon {
                 level,
             } => self.send_image(to, header, image, level),
             Effect::ReceiveImage {
+                upload,
                 from,
-                name,
                 embedded,
                 compressed,
             } => {
-                self.receive_image(from, name, embedded.as_deref(), compressed);
+                self.receive_image(upload, from, embedded, compressed);
             }
-            Effect::DiscardImage(name) => drop(self.staged.remove(&name)),
-            Effect::Prepare { name, image } => {
-                let result = self.prepare(&name, image);
-                self.events.push_back(Event::Prepared { name, result });
+            Effect::DiscardImage(upload) => drop(self.staged.remove(&upload)),
+            Effect::Prepare {
+                name,
+                image,
+                staged,
+            } => {
+                let result = self.prepare(&name, image, staged);
+                self.results.push(Event::Prepared { name, result });
             }
-            Effect::Announce { name, limit } => {
+            Effect::Announce { name, call, limit } => {
                 self.connect_console(true);
-                if let Err(why) = self.console.add(&name, limit, Instant::now()) {
-                    self.events.push_back(Event::Announced {
-                        name,
-                        result: Err(why),
-                    });
+                if let Err(why) = self.console.add(&name, call, limit) {
+                    let result = Err(why);
+                    self.results.push(Event::Announced { name, call, result });
                 }
             }
             Effect::Spawn {
@@ -264,7 +271,7 @@ impl Daemon {
                 image,
             } => {
                 let result = self.spawn(run, &name, &config, image);
-                self.events.push_back(Event::Spawned { run, result });
+                self.results.push(Event::Spawned { run, result });
             }
             Effect::Release(name) => {
                 if let Some(prepared) = self.prepared.remove(&name) {
@@ -275,9 +282,10 @@ impl Daemon {
             Effect::Wake { after, timer } => self.timers.push((Instant::now() + after, timer)),
             Effect::Persist { ticket, state } => {
                 let result = self.persist(&state);
-                self.events.push_back(Event::Persisted { ticket, result });
+                self.results.push(Event::Persisted { ticket, result });
             }
             Effect::RemoveImage(digest) => {
+                self.unsafe_images.remove(&digest);
                 if let Err(error) = self.images.remove(&digest) {
                     log::warn!("{error}");
                 }
@@ -337,8 +345,9 @@ impl Daemon {
         if !ready[ids.len() + 1].is_empty() {
             self.accept(now);
         }
-        for (name, result) in self.console.progress(now) {
-            self.events.push_back(Event::Announced { name, result });
+        for Outcome { name, call, result } in self.console.progress(now) {
+            self.events
+                .push_back(Event::Announced { name, call, result });
         }
         self.connect_console(false);
         self.expire(now);
@@ -349,14 +358,12 @@ impl Daemon {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        let idle = connection
-            .deadline()
-            .is_some_and(|deadline| deadline <= now);
-        let arrival = if idle {
-            Some(Arrival::Gone)
-        } else {
-            connection.progress(ready, now)
-        };
+        let arrival = connection.progress(ready, now).or_else(|| {
+            let idle = connection
+                .deadline()
+                .is_some_and(|deadline| deadline <= now);
+            idle.then_some(Arrival::Gone)
+        });
         if let Some(arrival) = arrival {
             self.arrived(id, arrival);
         }
@@ -364,12 +371,15 @@ impl Daemon {
 
     fn arrived(&mut self, from: ConnectionId, arrival: Arrival) {
         match arrival {
-            Arrival::Message(message) => self.events.push_back(Event::Message { from, message }),
-            Arrival::Image(name, staging) => self.stage(name, *staging),
-            Arrival::NoImage(name, why) => self.events.push_back(Event::Staged {
-                name,
-                result: Err(why),
-            }),
+            Arrival::Message(message) => {
+                let message = *message;
+                self.events.push_back(Event::Message { from, message });
+            }
+            Arrival::Image(upload, staging) => self.stage(upload, *staging),
+            Arrival::NoImage(upload, why) => {
+                let result = Err(why);
+                self.events.push_back(Event::Staged { upload, result });
+            }
             Arrival::Gone => {
                 self.connections.remove(&from);
                 self.events.push_back(Event::Closed(from));
@@ -442,60 +452,65 @@ impl Daemon {
 
     fn receive_image(
         &mut self,
+        upload: UploadId,
         from: ConnectionId,
-        name: Name,
-        embedded: Option<&[u8]>,
+        embedded: Option<Vec<u8>>,
         compressed: bool,
     ) {
-        let failed = |name, why: String| Event::Staged {
-            name,
-            result: Err(why),
+        let Some(connection) = self.connections.get_mut(&from) else {
+            // That it is gone is an event of its own.
+            return;
         };
-        let mut staging = match self.images.stage(compressed, MAX_IMAGE) {
-            Ok(staging) => staging,
-            Err(error) => return self.events.push_back(failed(name, error.to_string())),
-        };
-        if let Some(image) = embedded {
-            match staging.write(image) {
-                Ok(()) => self.stage(name, staging),
-                Err(error) => self.events.push_back(failed(name, error.to_string())),
+        match self.images.stage(compressed, MAX_IMAGE) {
+            Ok(staging) => {
+                if let Some(arrival) = connection.receive_image(upload, staging, embedded) {
+                    self.arrived(from, arrival);
+                }
             }
-        } else if let Some(connection) = self.connections.get_mut(&from) {
-            if let Some(arrival) = connection.receive_image(name, staging) {
-                self.arrived(from, arrival);
+            Err(error) => {
+                let result = Err(error.to_string());
+                self.events.push_back(Event::Staged { upload, result });
             }
-        } else {
-            self.events
-                .push_back(failed(name, "its client is gone".to_owned()));
         }
     }
 
-    fn stage(&mut self, name: Name, staging: Staging) {
+    fn stage(&mut self, upload: UploadId, staging: Staging) {
         let result = staging
             .finish()
             .map_err(|error| error.to_string())
             .and_then(|staged| {
+                let Manifest {
+                    target,
+                    abi_version,
+                    ..
+                } = staged.manifest;
                 self.tenders
-                    .find(staged.manifest.target, staged.manifest.abi_version)
+                    .find(target, abi_version)
                     .map_err(|error| error.to_string())?;
                 let image = StagedImage {
                     digest: staged.digest,
                     manifest: staged.manifest.clone(),
                 };
-                self.staged.insert(name.clone(), staged);
+                self.staged.insert(upload, staged);
                 Ok(image)
             });
-        self.events.push_back(Event::Staged { name, result });
+        self.events.push_back(Event::Staged { upload, result });
     }
 
-    fn prepare(&mut self, name: &Name, image: ImageDigest) -> Result<(), String> {
-        let manifest = if let Some(staged) = self.staged.remove(name) {
+    fn prepare(
+        &mut self,
+        name: &Name,
+        image: ImageDigest,
+        staged: Option<UploadId>,
+    ) -> Result<(), String> {
+        let staged = staged.and_then(|upload| self.staged.remove(&upload));
+        let manifest = if let Some(staged) = staged {
             let manifest = staged.manifest.clone();
             let file = self
                 .images
                 .install(staged)
                 .map_err(|error| error.to_string())?;
-            self.unsynced.push(file);
+            self.unsynced.push((image, file));
             manifest
         } else {
             let mut file = self
@@ -549,10 +564,21 @@ impl Daemon {
     }
 
     fn persist(&mut self, state: &State) -> Result<(), String> {
-        for image in self.unsynced.drain(..) {
-            self.images
-                .sync(&image)
-                .map_err(|error| error.to_string())?;
+        for (digest, image) in self.unsynced.drain(..) {
+            match self.images.sync(&image) {
+                Ok(()) => {
+                    self.unsafe_images.remove(&digest);
+                }
+                Err(error) => {
+                    log::error!("image {digest}: {error}");
+                    self.unsafe_images.insert(digest);
+                }
+            }
+        }
+        for (name, _, image) in &state.unikernels {
+            if self.unsafe_images.contains(image) {
+                return Err(format!("the image of {name} could not be written to disk"));
+            }
         }
         self.store.save(state).map_err(|error| error.to_string())
     }
@@ -560,26 +586,21 @@ impl Daemon {
     /// Collects the tenders that have ended.
     fn reap(&mut self) {
         loop {
-            let (process, death) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(process, code)) => {
-                    (process, Death::Exit(code.to_le_bytes()[0]))
-                }
-                Ok(WaitStatus::Signaled(process, signal, _)) => {
-                    (process, Death::Signal(signal as i32))
-                }
-                Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return,
-                Ok(_) | Err(nix::Error::EINTR) => continue,
-                Err(error) => return log::warn!("waitpid: {error}"),
+            let (process, ended) = match child::reap() {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return,
+                Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            let run = self
-                .processes
-                .iter()
-                .find(|(_, other)| **other == process)
-                .map(|(run, _)| *run);
-            if let Some(run) = run {
-                self.processes.remove(&run);
-                self.events.push_back(Event::Exited { run, death });
-            }
+            let of = |(_, other): &(&RunId, &Pid)| **other == process;
+            let Some(run) = self.processes.iter().find(of).map(|(run, _)| *run) else {
+                continue;
+            };
+            self.processes.remove(&run);
+            let death = match ended {
+                Ended::Exit(code) => Death::Exit(code),
+                Ended::Signal(signal) => Death::Signal(signal),
+            };
+            self.events.push_back(Event::Exited { run, death });
         }
     }
 

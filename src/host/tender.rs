@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::sched_getaffinity;
 use nix::sys::stat::Mode;
@@ -112,13 +112,21 @@ impl Tenders {
         let Some(identity) = identity(tender) else {
             return false;
         };
-        let answer = self.answers.entry(identity).or_insert_with(|| {
-            probe(tender).unwrap_or_else(|error| {
+        if let Some(answer) = self.answers.get(&identity) {
+            return launch::speaks(answer, abi_version);
+        }
+        match probe(tender) {
+            Ok(answer) => {
+                let speaks = launch::speaks(&answer, abi_version);
+                self.answers.insert(identity, answer);
+                speaks
+            }
+            // It may have been the host's fault, and not the tender's: asked again next time.
+            Err(error) => {
                 log::warn!("{} --version: {error}", tender.display());
-                Vec::new()
-            })
-        });
-        launch::speaks(answer, abi_version)
+                false
+            }
+        }
     }
 }
 
@@ -127,6 +135,7 @@ impl Tenders {
 pub struct Fifo {
     path: PathBuf,
     _reader: File,
+    writer: File,
 }
 
 impl Fifo {
@@ -137,22 +146,33 @@ impl Fifo {
             Ok(()) | Err(nix::Error::EEXIST) => {}
             Err(error) => return Err(TenderError::File("make the fifo", path, error.into())),
         }
-        let reader = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
-            .open(&path)
-            .map_err(TenderError::file("open the fifo", &path))?;
-        let kind = reader
-            .metadata()
-            .map_err(TenderError::file("look at the fifo", &path))?
-            .file_type();
-        if !kind.is_fifo() {
+        let flags = (OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits();
+        let open = |read: bool| {
+            OpenOptions::new()
+                .read(read)
+                .write(true)
+                .custom_flags(flags)
+                .open(&path)
+                .map_err(TenderError::file("open the fifo", &path))
+        };
+        let look = |file: &File| {
+            file.metadata()
+                .map_err(TenderError::file("look at the fifo", &path))
+        };
+        let (reader, writer) = (open(true)?, open(false)?);
+        let (first, second) = (look(&reader)?, look(&writer)?);
+        // Others may write to the folder, but not make a tender write elsewhere.
+        let same = (first.dev(), first.ino()) == (second.dev(), second.ino());
+        if !first.file_type().is_fifo() || !same {
             return Err(TenderError::NotAFifo(path));
         }
+        // A guest's output waits where the fifo is full; a tender would take an error for the end of it.
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty()))
+            .map_err(|error| TenderError::File("set up the fifo", path.clone(), error.into()))?;
         Ok(Self {
             path,
             _reader: reader,
+            writer,
         })
     }
 
@@ -163,11 +183,10 @@ impl Fifo {
         }
     }
 
-    fn writer(&self) -> Result<File, TenderError> {
-        OpenOptions::new()
-            .write(true)
-            .open(&self.path)
-            .map_err(TenderError::file("open the fifo", &self.path))
+    fn output(&self) -> Result<File, TenderError> {
+        self.writer
+            .try_clone()
+            .map_err(TenderError::file("duplicate", &self.path))
     }
 }
 
@@ -181,10 +200,7 @@ pub fn start(
     fifo: &Fifo,
 ) -> Result<u32, TenderError> {
     check_cpus(config)?;
-    let output = fifo.writer()?;
-    let errors = output
-        .try_clone()
-        .map_err(TenderError::file("duplicate", &fifo.path))?;
+    let (output, errors) = (fifo.output()?, fifo.output()?);
     let mut command = Command::new(tender);
     command
         .args(launch::arguments(name, config, image, whole_name))

@@ -11,6 +11,9 @@ use crate::sys::descriptor;
 /// Default of `--tmpdir`.
 pub(super) const RUNTIME_FOLDER: &str = "/run/petrel";
 
+/// Default of `--dbdir`.
+pub(super) const DATABASE_FOLDER: &str = "/var/lib/petrel";
+
 /// The listening Unix socket that systemd hands over; it must be the only descriptor.
 pub fn activated() -> io::Result<UnixListener> {
     let refused = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);

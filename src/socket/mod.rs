@@ -39,6 +39,9 @@ pub const STATISTICS: &str = "stat.sock";
 /// Default of `--tmpdir`, the runtime folder.
 pub const RUNTIME_FOLDER: &str = os::RUNTIME_FOLDER;
 
+/// Default of `--dbdir`, the database folder.
+pub const DATABASE_FOLDER: &str = os::DATABASE_FOLDER;
+
 /// Most octets read from a peer at once.
 const READ: usize = 1 << 14;
 

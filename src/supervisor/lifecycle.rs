@@ -6,14 +6,15 @@ use log::{info, warn};
 
 use super::restart::{self, Decision};
 use super::{
-    Asker, Claim, ConnectionId, Death, Effect, Goal, Moment, Operation, Phase, Run, RunId,
-    STOP_DEADLINE, StagedImage, Supervisor, Timer, Unikernel, Written, claims, create_of, runnable,
+    Asker, Claim, ConnectionId, Creation, Death, Effect, Goal, MAX_UPLOADS, MAX_WAITING, Moment,
+    Operation, Phase, Request, Run, RunId, SAVE_RETRY, STOP_DEADLINE, StagedImage, Successor,
+    Supervisor, Timer, Unikernel, Upload, UploadId, Written, claims, runnable,
 };
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::policy::UNLIMITED;
 use crate::unikernel::{Config, ImageDigest};
-use crate::wire::{Command, Int, Message, Payload, UnikernelCommand};
+use crate::wire::{self, Int};
 
 impl Supervisor {
     /// Starts everything that the state knows, lowest start order first.
@@ -29,99 +30,151 @@ impl Supervisor {
         }
     }
 
-    /// Begins a request that nothing on this name is in the way of.
-    pub(super) fn begin(&mut self, asker: Asker, name: Name, message: Message) {
-        let Payload::Command(Command::Unikernel(command)) = message.payload else {
-            return;
-        };
-        match create_of(&command) {
-            None => self.destroy(asker, &name),
-            Some((wire, force)) => {
-                let admitted = runnable(&name, wire).and_then(|config| {
-                    self.admit(&name, &config, force)?;
-                    Ok(config)
-                });
-                let config = match admitted {
-                    Ok(config) => config,
-                    Err(why) => return self.refuse(&asker, &why),
-                };
-                let (compressed, from) = (wire.compressed, asker.connection);
-                let embedded = match command {
-                    UnikernelCommand::Create(wire) | UnikernelCommand::ForceCreate(wire) => {
-                        wire.image.0
-                    }
-                    _ => Vec::new(),
-                };
-                self.operate(
-                    &name,
-                    Some(asker),
-                    Goal::Create { config, force },
-                    Phase::Staging,
-                );
-                self.effects.push(Effect::ReceiveImage {
-                    from,
-                    name,
-                    embedded: (!embedded.is_empty()).then_some(embedded),
-                    compressed,
-                });
+    /// A create or force-create: its image has to arrive first, which keeps nobody from the name.
+    pub(super) fn upload(&mut self, asker: Asker, name: Name, config: wire::Config, force: bool) {
+        let admitted = runnable(&name, &config).and_then(|config| {
+            if self.uploads.len() >= MAX_UPLOADS {
+                return Err(format!(
+                    "{MAX_UPLOADS} images are arriving already, try again later"
+                ));
             }
+            // What is under way may make room; then this is decided when it is this request's turn.
+            if !self.operations.contains_key(&name) {
+                self.admit(&name, &config, force)?;
+            }
+            Ok(config)
+        });
+        let admitted = match admitted {
+            Ok(config) => config,
+            Err(why) => return self.refuse(&asker, &why),
+        };
+        let (upload, from) = (UploadId(self.count()), asker.connection);
+        let arriving = Upload {
+            asker,
+            name,
+            config: admitted,
+            force,
+        };
+        self.uploads.insert(upload, arriving);
+        self.effects.push(Effect::ReceiveImage {
+            upload,
+            from,
+            embedded: Some(config.image.0).filter(|image| !image.is_empty()),
+            compressed: config.compressed,
+        });
+    }
+
+    /// Begins a request, now or when those before it on the same name are done.
+    pub(super) fn request(&mut self, asker: Asker, name: &Name, request: Request) {
+        let waiting = self
+            .waiting
+            .get(name)
+            .map_or(0, std::collections::VecDeque::len);
+        if self.stopping {
+            self.drop_request(&asker, &request, "the supervisor is stopping");
+        } else if !self.operations.contains_key(name) {
+            match request {
+                Request::Destroy => self.destroy(asker, name),
+                Request::Create(creation) => self.create(asker, name, *creation),
+            }
+        } else if waiting >= MAX_WAITING {
+            self.drop_request(&asker, &request, "too many requests wait for this name");
+        } else {
+            self.waiting
+                .entry(name.clone())
+                .or_default()
+                .push_back((asker, request));
         }
     }
 
     pub(super) fn closed(&mut self, connection: ConnectionId) {
-        let aborted = self.operations.iter().find(|(_, operation)| {
-            operation.phase == Phase::Staging
-                && operation
-                    .asked_by
-                    .as_ref()
-                    .is_some_and(|asker| asker.connection == connection)
-        });
-        if let Some(name) = aborted.map(|(name, _)| name.clone()) {
-            info!("{name}: its client left before the image was complete");
-            self.effects.push(Effect::DiscardImage(name.clone()));
-            self.finish(&name);
+        let of_it = |(_, upload): &(&UploadId, &Upload)| upload.asker.connection == connection;
+        let aborted: Vec<_> = self
+            .uploads
+            .iter()
+            .filter(of_it)
+            .map(|(id, _)| *id)
+            .collect();
+        for upload in aborted {
+            self.uploads.remove(&upload);
+            self.effects.push(Effect::DiscardImage(upload));
+        }
+        for queue in self.waiting.values_mut() {
+            let gone = |(asker, _): &(Asker, Request)| asker.connection == connection;
+            let effects = queue
+                .iter()
+                .filter(|waiting| gone(waiting))
+                .filter_map(|(_, request)| request.discard());
+            self.effects.extend(effects);
+            queue.retain(|waiting| !gone(waiting));
         }
     }
 
-    pub(super) fn staged(&mut self, name: &Name, result: Result<StagedImage, String>) {
-        let Some(Operation {
-            goal: Goal::Create { config, force },
-            phase: Phase::Staging,
-            ..
-        }) = self.operations.get(name)
+    pub(super) fn staged(&mut self, upload: UploadId, result: Result<StagedImage, String>) {
+        // Of a client that is gone nothing is left to be answered.
+        let Some(Upload {
+            asker,
+            name,
+            config,
+            force,
+        }) = self.uploads.remove(&upload)
         else {
-            // Its client is gone; the operation went with it.
-            return self.effects.push(Effect::DiscardImage(name.clone()));
+            return self.effects.push(Effect::DiscardImage(upload));
         };
-        let (config, force) = (config.clone(), *force);
-        let fits = result.and_then(|image| {
-            if self.stopping {
-                return Err("the supervisor is stopping".to_owned());
+        match result {
+            Ok(image) => {
+                let creation = Creation {
+                    upload,
+                    config,
+                    force,
+                    image,
+                };
+                self.request(asker, &name, Request::Create(Box::new(creation)));
             }
-            check_devices(&image.manifest, &config)?;
-            self.admit(name, &config, force)?;
-            Ok(image.digest)
-        });
-        let image = match fits {
-            Ok(image) => image,
-            Err(why) => {
-                self.effects.push(Effect::DiscardImage(name.clone()));
-                return self.fail(name, &why);
-            }
+            Err(why) => self.refuse(&asker, &why),
+        }
+    }
+
+    fn create(&mut self, asker: Asker, name: &Name, creation: Creation) {
+        let Creation {
+            upload,
+            config,
+            force,
+            image,
+        } = creation;
+        let fits =
+            check_devices(&image.manifest, &config).and_then(|()| self.admit(name, &config, force));
+        if let Err(why) = fits {
+            self.effects.push(Effect::DiscardImage(upload));
+            return self.refuse(&asker, &why);
+        }
+        let claim = Claim::of(&config);
+        let unikernel = Unikernel {
+            config,
+            image: image.digest,
+            run: Run::Starting,
+            successor: None,
+            failures: 0,
         };
+        self.operate(name, Some(asker), Goal::Create, Phase::Stopping);
+        if let Some(operation) = self.operations.get_mut(name) {
+            operation.successor = Some(Successor { unikernel, upload });
+        }
         match self.unikernels.get_mut(name) {
             Some(old) if matches!(old.run, Run::Up { .. }) => {
-                old.successor = Some(Claim::of(&config));
-                self.set_phase(name, Phase::Stopping);
-                self.replacements(name, config, image);
+                old.successor = Some(claim);
                 self.stop(name);
             }
             _ => {
                 let previous = self.unikernels.remove(name);
-                self.replacements(name, config, image);
                 self.replace(name, previous);
             }
         }
+    }
+
+    fn drop_request(&mut self, asker: &Asker, request: &Request, why: &str) {
+        self.effects.extend(request.discard());
+        self.refuse(asker, why);
     }
 
     pub(super) fn prepared(&mut self, name: &Name, result: Result<(), String>) {
@@ -130,45 +183,47 @@ impl Supervisor {
         }
         match result {
             Ok(()) => {
-                self.set_phase(name, Phase::Announcing);
-                self.announce(name);
+                let call = self.announce(name);
+                self.set_phase(name, Phase::Announcing(call));
             }
             Err(why) => self.cannot_start(name, &why),
         }
     }
 
-    pub(super) fn announced(&mut self, name: &Name, result: Result<(), String>) {
-        if self.phase(name) != Some(Phase::Announcing) {
-            if let Err(why) = result {
-                warn!("{name}: the console daemon does not read its console: {why}");
-            }
-            return;
+    pub(super) fn announced(&mut self, name: &Name, call: u64, result: Result<(), String>) {
+        let awaited = self
+            .operations
+            .get(name)
+            .is_some_and(|operation| operation.phase == Phase::Announcing(call));
+        match (awaited, result) {
+            (true, Ok(())) => self.spawn(name),
+            (true, Err(why)) => self.cannot_start(name, &format!("{UNREAD}: {why}")),
+            (false, Ok(())) => {}
+            (false, Err(why)) => warn!("{name}: {UNREAD}: {why}"),
         }
+    }
+
+    fn spawn(&mut self, name: &Name) {
         let run = RunId(self.count());
-        match (result, self.unikernels.get(name)) {
-            (Ok(()), Some(unikernel)) => {
-                let (config, image) = (Box::new(unikernel.config.clone()), unikernel.image);
-                self.runs.insert(run, name.clone());
-                self.set_phase(name, Phase::Spawning);
-                self.effects.push(Effect::Spawn {
-                    run,
-                    name: name.clone(),
-                    config,
-                    image,
-                });
-            }
-            (Err(why), _) => self.cannot_start(
-                name,
-                &format!("the console daemon does not read its console: {why}"),
-            ),
-            (Ok(()), None) => {}
-        }
+        let Some(unikernel) = self.unikernels.get(name) else {
+            return;
+        };
+        let (config, image) = (Box::new(unikernel.config.clone()), unikernel.image);
+        self.runs.insert(run, name.clone());
+        self.set_phase(name, Phase::Spawning);
+        self.effects.push(Effect::Spawn {
+            run,
+            name: name.clone(),
+            config,
+            image,
+        });
     }
 
     pub(super) fn spawned(&mut self, now: &Moment, run: RunId, result: Result<(), String>) {
         let Some(name) = self.runs.get(&run).cloned() else {
             return;
         };
+        let early = self.early_deaths.remove(&run);
         if let Err(why) = result {
             self.runs.remove(&run);
             return self.cannot_start(&name, &why);
@@ -198,6 +253,9 @@ impl Supervisor {
             self.set_phase(&name, Phase::Saving);
             self.persist(Written::Operation(name));
         }
+        if let Some(death) = early {
+            self.exited(now, run, death);
+        }
     }
 
     /// The last write of an operation is done.
@@ -205,7 +263,7 @@ impl Supervisor {
         let Some(operation) = self.operations.get_mut(name) else {
             return;
         };
-        let creates = matches!(operation.goal, Goal::Create { .. });
+        let creates = matches!(operation.goal, Goal::Create);
         match result {
             Ok(()) => {
                 // First, so that nothing of it is left when the answer arrives.
@@ -222,14 +280,24 @@ impl Supervisor {
                 self.finish(name);
             }
             Err(why) if creates => self.abandon(name, format!("could not be recorded: {why}")),
-            Err(why) => self.fail(
-                name,
-                &format!("destroyed, but that could not be recorded: {why}"),
-            ),
+            Err(why) => {
+                let previous = operation.previous.take().map(|previous| previous.image);
+                self.save_later(previous);
+                self.fail(
+                    name,
+                    &format!("destroyed, but that could not be recorded: {why}"),
+                );
+            }
         }
     }
 
     pub(super) fn exited(&mut self, now: &Moment, run: RunId, death: Death) {
+        let spawning =
+            self.runs.get(&run).and_then(|name| self.phase(name)) == Some(Phase::Spawning);
+        if spawning {
+            self.early_deaths.insert(run, death);
+            return;
+        }
         let Some(name) = self.runs.remove(&run) else {
             return;
         };
@@ -282,20 +350,23 @@ impl Supervisor {
                 self.effects.push(Effect::Signal { run, kill: true });
             }
             Timer::Restart(name, wait) if !self.stopping => {
-                let due = self.unikernels.get(&name).is_some_and(
-                    |unikernel| matches!(unikernel.run, Run::Waiting(latest) if latest == wait),
-                );
-                if due && self.operations.contains_key(&name) {
-                    // The operation may replace it, or fail and leave it to us.
-                    let timer = Timer::Restart(name, wait);
-                    self.effects.push(Effect::Wake {
-                        after: restart::SHORTEST_WAIT,
-                        timer,
-                    });
-                } else if due {
-                    self.start(name);
+                let free = !self.operations.contains_key(&name);
+                match self.unikernels.get_mut(&name) {
+                    Some(Unikernel {
+                        run: Run::Waiting(latest),
+                        ..
+                    }) if *latest == wait && free => {
+                        self.start(name);
+                    }
+                    // The operation may replace it, or fail and leave it to us: see `finish`.
+                    Some(unikernel) if matches!(unikernel.run, Run::Waiting(latest) if latest == wait) =>
+                    {
+                        unikernel.run = Run::Due;
+                    }
+                    _ => {}
                 }
             }
+            Timer::Save(image) if !self.stopping => self.persist(Written::Change(image)),
             _ => {}
         }
     }
@@ -326,15 +397,12 @@ impl Supervisor {
         for (_, name) in running {
             self.stop(&name);
         }
-        let staging: Vec<_> = self
-            .operations
-            .iter()
-            .filter(|(_, operation)| operation.phase == Phase::Staging)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in staging {
-            self.effects.push(Effect::DiscardImage(name.clone()));
-            self.fail(&name, "the supervisor is stopping");
+        for (upload, Upload { asker, .. }) in std::mem::take(&mut self.uploads) {
+            self.effects.push(Effect::DiscardImage(upload));
+            self.refuse(&asker, "the supervisor is stopping");
+        }
+        for (asker, request) in std::mem::take(&mut self.waiting).into_values().flatten() {
+            self.drop_request(&asker, &request, "the supervisor is stopping");
         }
     }
 
@@ -362,60 +430,59 @@ impl Supervisor {
 
     /// The instance that an operation had to stop is gone.
     fn stopped(&mut self, name: &Name) {
-        let Some(mut old) = self.unikernels.remove(name) else {
-            return;
-        };
-        old.successor = None;
+        let mut old = self.unikernels.remove(name);
+        if let Some(old) = &mut old {
+            old.successor = None;
+            old.run = Run::Waiting(0);
+        }
         match self.operations.get(name).map(|operation| &operation.goal) {
-            Some(Goal::Create { .. }) if self.stopping => {
-                old.run = Run::Waiting(0);
-                self.unikernels.insert(name.clone(), old);
-                self.effects.push(Effect::DiscardImage(name.clone()));
+            Some(Goal::Create) if self.stopping => {
+                if let Some(old) = old {
+                    self.unikernels.insert(name.clone(), old);
+                }
+                self.discard_successor(name);
                 self.fail(name, "the supervisor is stopping");
             }
-            Some(Goal::Create { .. }) => self.replace(name, Some(old)),
+            Some(Goal::Create) => self.replace(name, old),
             Some(Goal::Abandon(why)) => {
                 let why = why.clone();
-                self.come_back(name, &why);
-                self.forget_image(Some(old.image));
+                // A write that failed may have reached the disk all the same.
+                self.come_back(name, &why, old.map(|old| old.image));
             }
             _ => {
                 if let Some(operation) = self.operations.get_mut(name) {
                     operation.phase = Phase::Saving;
-                    operation.previous = Some(old);
+                    operation.previous = old;
                 }
                 self.persist(Written::Operation(name.clone()));
             }
         }
     }
 
-    /// Remembers what the running create on `name` will start once nothing is in its way.
-    fn replacements(&mut self, name: &Name, config: Config, image: ImageDigest) {
-        let unikernel = Unikernel {
-            config,
-            image,
-            run: Run::Starting,
-            successor: None,
-            failures: 0,
-        };
-        self.successors.insert(name.clone(), unikernel);
-    }
-
     /// Puts the successor in the place of `previous`, and prepares it.
     fn replace(&mut self, name: &Name, previous: Option<Unikernel>) {
-        let Some(successor) = self.successors.remove(name) else {
+        let Some(operation) = self.operations.get_mut(name) else {
             return;
         };
-        let image = successor.image;
-        self.unikernels.insert(name.clone(), successor);
-        if let Some(operation) = self.operations.get_mut(name) {
-            operation.previous = previous;
-            operation.phase = Phase::Preparing;
-        }
+        let Some(Successor { unikernel, upload }) = operation.successor.take() else {
+            return;
+        };
+        operation.previous = previous;
+        operation.phase = Phase::Preparing;
+        let image = unikernel.image;
+        self.unikernels.insert(name.clone(), unikernel);
         self.effects.push(Effect::Prepare {
             name: name.clone(),
             image,
+            staged: Some(upload),
         });
+    }
+
+    fn discard_successor(&mut self, name: &Name) {
+        let operation = self.operations.get_mut(name);
+        if let Some(successor) = operation.and_then(|operation| operation.successor.take()) {
+            self.effects.push(Effect::DiscardImage(successor.upload));
+        }
     }
 
     /// A start by the supervisor itself.
@@ -426,7 +493,11 @@ impl Supervisor {
         unikernel.run = Run::Starting;
         let image = unikernel.image;
         self.operate(&name, None, Goal::Start, Phase::Preparing);
-        self.effects.push(Effect::Prepare { name, image });
+        self.effects.push(Effect::Prepare {
+            name,
+            image,
+            staged: None,
+        });
     }
 
     fn start_later(&mut self, name: &Name) {
@@ -447,7 +518,6 @@ impl Supervisor {
     /// The unikernel that an operation was about to start cannot be started.
     fn cannot_start(&mut self, name: &Name, why: &str) {
         self.effects.push(Effect::Release(name.clone()));
-        self.effects.push(Effect::DiscardImage(name.clone()));
         if matches!(
             self.operations.get(name),
             Some(Operation {
@@ -463,41 +533,46 @@ impl Supervisor {
             .unikernels
             .remove(name)
             .map(|unikernel| unikernel.image);
-        self.come_back(name, why);
-        self.forget_image(image);
+        self.come_back(name, why, image);
     }
 
-    /// Ends a failed create; the instance it replaced, if any, comes back.
-    fn come_back(&mut self, name: &Name, why: &str) {
-        let previous = self
-            .operations
-            .get_mut(name)
-            .and_then(|operation| operation.previous.take());
-        let Some(mut previous) = previous else {
-            return self.fail(name, why);
-        };
-        previous.run = Run::Waiting(0);
-        self.unikernels.insert(name.clone(), previous);
-        self.fail(
-            name,
-            &format!("{why} (the previous instance is started again)"),
-        );
-        // What was asked for meanwhile goes first, and finds the previous instance.
-        if self.operations.contains_key(name) || self.stopping {
-            return;
+    /// Ends a failed create, whose image was `image`; the instance it replaced, if any, comes back.
+    fn come_back(&mut self, name: &Name, why: &str, image: Option<ImageDigest>) {
+        let operation = self.operations.get_mut(name);
+        let previous = operation.and_then(|operation| operation.previous.take());
+        let mut why = why.to_owned();
+        if let Some(mut previous) = previous {
+            previous.run = Run::Due;
+            self.unikernels.insert(name.clone(), previous);
+            why += " (the previous instance is started again)";
         }
-        self.start(name.clone());
+        self.fail(name, &why);
+        self.persist(Written::Change(image));
     }
 
     /// Takes down what a create has just started.
     fn abandon(&mut self, name: &Name, why: String) {
         if let Some(operation) = self.operations.get_mut(name) {
             operation.phase = Phase::Stopping;
-            if matches!(operation.goal, Goal::Create { .. }) {
-                operation.goal = Goal::Abandon(why);
-            }
+            operation.goal = Goal::Abandon(why);
         }
-        self.stop(name);
+        match self.unikernels.get(name) {
+            Some(Unikernel {
+                run: Run::Up { .. },
+                ..
+            }) => self.stop(name),
+            // It has ended meanwhile.
+            _ => self.stopped(name),
+        }
+    }
+
+    /// Tries again after a while to record what is, and then to forget an image.
+    pub(super) fn save_later(&mut self, image: Option<ImageDigest>) {
+        let timer = Timer::Save(image);
+        self.effects.push(Effect::Wake {
+            after: SAVE_RETRY,
+            timer,
+        });
     }
 
     fn stop(&mut self, name: &Name) {
@@ -518,7 +593,9 @@ impl Supervisor {
         }
     }
 
-    fn announce(&mut self, name: &Name) {
+    /// Has the console daemon read the console; returns the number of this call.
+    fn announce(&mut self, name: &Name) -> u64 {
+        let call = self.count();
         let limit = match self.ledger.at(name.path()) {
             _ if name.path().is_root() => UNLIMITED.into(),
             Some(policy) => policy.unikernels.into(),
@@ -526,8 +603,10 @@ impl Supervisor {
         };
         self.effects.push(Effect::Announce {
             name: name.clone(),
+            call,
             limit,
         });
+        call
     }
 
     /// Whether a new unikernel of this configuration may be.
@@ -535,7 +614,7 @@ impl Supervisor {
         if !force && self.unikernels.contains_key(name) {
             return Err(format!("there is a unikernel {name} already"));
         }
-        let mut others = claims(&self.unikernels);
+        let mut others = claims(&self.unikernels, &self.operations);
         others.retain(|(other, _)| *other != name);
         self.ledger
             .admit(name.path(), &Claim::of(config), &others)
@@ -548,6 +627,7 @@ impl Supervisor {
             goal,
             phase,
             previous: None,
+            successor: None,
         };
         self.operations.insert(name.clone(), operation);
     }
@@ -585,40 +665,57 @@ impl Supervisor {
         self.finish(name);
     }
 
-    /// Ends an operation, and begins the next request for the same name.
+    /// Ends an operation, and begins the next request for the same name, or a start that had to wait for this.
     fn finish(&mut self, name: &Name) {
         self.operations.remove(name);
-        self.successors.remove(name);
         while !self.operations.contains_key(name) {
             let next = self
                 .waiting
                 .get_mut(name)
                 .and_then(std::collections::VecDeque::pop_front);
-            let Some((from, message)) = next else {
-                self.waiting.remove(name);
-                return;
+            let Some((asker, request)) = next else {
+                break;
             };
-            self.message(from, message);
+            self.request(asker, name, request);
+        }
+        if self
+            .waiting
+            .get(name)
+            .is_some_and(std::collections::VecDeque::is_empty)
+        {
+            self.waiting.remove(name);
+        }
+        let due = self
+            .unikernels
+            .get(name)
+            .is_some_and(|unikernel| matches!(unikernel.run, Run::Due));
+        if due && !self.stopping && !self.operations.contains_key(name) {
+            self.start(name.clone());
         }
     }
 
     /// Removes an image that nothing refers to any more.
     pub(super) fn forget_image(&mut self, image: Option<ImageDigest>) {
-        let Some(image) = image else { return };
-        let previous = self
+        let Some(image) = image else {
+            return;
+        };
+        let kept = self
             .operations
             .values()
             .filter_map(|operation| operation.previous.as_ref());
         let in_use = self
             .unikernels
             .values()
-            .chain(previous)
+            .chain(kept)
             .any(|unikernel| unikernel.image == image);
         if !in_use {
             self.effects.push(Effect::RemoveImage(image));
         }
     }
 }
+
+/// What a console that nobody reads is called.
+const UNREAD: &str = "the console daemon does not read its console";
 
 fn startup(config: &Config) -> i64 {
     config.startup.unwrap_or(Config::DEFAULT_STARTUP)

@@ -37,6 +37,10 @@ pub struct ConnectionId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u64);
 
+/// An image that arrives for a create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadId(pub u64);
+
 /// A write of the state file, in the order of the writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -66,8 +70,8 @@ pub enum Event {
     Closed(ConnectionId),
     /// An image asked for by [`Effect::ReceiveImage`] is complete, checked and staged, or not to be had.
     Staged {
-        /// The unikernel it is for.
-        name: Name,
+        /// Which.
+        upload: UploadId,
         /// The image, or why there is none.
         result: Result<StagedImage, String>,
     },
@@ -82,6 +86,8 @@ pub enum Event {
     Announced {
         /// The unikernel.
         name: Name,
+        /// Which call.
+        call: u64,
         /// Why its console is not read.
         result: Result<(), String>,
     },
@@ -148,28 +154,32 @@ pub enum Effect {
     },
     /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`].
     ReceiveImage {
+        /// What it is staged as.
+        upload: UploadId,
         /// From this connection.
         from: ConnectionId,
-        /// For this unikernel.
-        name: Name,
         /// The image, where the message had it; otherwise it follows as raw frames.
         embedded: Option<Vec<u8>>,
         /// Whether it is a zlib stream.
         compressed: bool,
     },
-    /// Forget the image staged for this unikernel.
-    DiscardImage(Name),
+    /// Forget an image that arrives, or is staged.
+    DiscardImage(UploadId),
     /// Make everything but the process: leads to [`Event::Prepared`].
     Prepare {
         /// The unikernel.
         name: Name,
-        /// Its image: staged for this name, or in the store.
+        /// Its image.
         image: ImageDigest,
+        /// The image is staged under this number and goes to the store; otherwise it is there.
+        staged: Option<UploadId>,
     },
     /// Have the console read: leads to [`Event::Announced`].
     Announce {
         /// The unikernel.
         name: Name,
+        /// Which call.
+        call: u64,
         /// How many consoles its path may have.
         limit: Int,
     },
@@ -220,6 +230,8 @@ pub enum Timer {
     Kill(RunId),
     /// A unikernel is to be started again, unless this is no longer its latest wait.
     Restart(Name, u64),
+    /// The state is to be written again; then this image may be superfluous.
+    Save(Option<ImageDigest>),
 }
 
 /// The state machine.
@@ -227,13 +239,18 @@ pub enum Timer {
 pub struct Supervisor {
     ledger: Ledger,
     unikernels: BTreeMap<Name, Unikernel>,
-    /// What a create under way will put in the place of what it waits for.
-    successors: BTreeMap<Name, Unikernel>,
+    uploads: BTreeMap<UploadId, Upload>,
     operations: BTreeMap<Name, Operation>,
+    /// Requests for names with an operation, oldest first.
+    waiting: BTreeMap<Name, VecDeque<(Asker, Request)>>,
     /// The tenders that may be alive.
     runs: BTreeMap<RunId, Name>,
-    waiting: BTreeMap<Name, VecDeque<(ConnectionId, Message)>>,
-    writes: BTreeMap<Ticket, Written>,
+    /// Deaths that were told before the birth.
+    early_deaths: BTreeMap<RunId, Death>,
+    /// Writes under way, with the policies that each records.
+    writes: BTreeMap<Ticket, (Written, Ledger)>,
+    /// The policies on disk.
+    recorded: Ledger,
     counter: u64,
     random: u32,
     stopping: bool,
@@ -265,6 +282,8 @@ enum Run {
     },
     /// It waits for its next start.
     Waiting(u64),
+    /// It is to be started as soon as no operation is in the way.
+    Due,
 }
 
 /// A request, or a task of the supervisor's own, that takes more than one event. One per name at a time.
@@ -275,6 +294,48 @@ struct Operation {
     phase: Phase,
     /// The instance that this has stopped; after a force-create it comes back if the new one cannot start.
     previous: Option<Unikernel>,
+    /// What a create will put in the place of the instance that is being stopped.
+    successor: Option<Successor>,
+}
+
+#[derive(Debug)]
+struct Successor {
+    unikernel: Unikernel,
+    upload: UploadId,
+}
+
+/// A create whose image arrives.
+#[derive(Debug)]
+struct Upload {
+    asker: Asker,
+    name: Name,
+    config: Config,
+    force: bool,
+}
+
+/// A request that is complete.
+#[derive(Debug)]
+enum Request {
+    Create(Box<Creation>),
+    Destroy,
+}
+
+#[derive(Debug)]
+struct Creation {
+    upload: UploadId,
+    config: Config,
+    force: bool,
+    image: StagedImage,
+}
+
+impl Request {
+    /// What is to be thrown away with the request.
+    fn discard(&self) -> Option<Effect> {
+        match self {
+            Self::Create(creation) => Some(Effect::DiscardImage(creation.upload)),
+            Self::Destroy => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -285,10 +346,7 @@ struct Asker {
 
 #[derive(Debug)]
 enum Goal {
-    Create {
-        config: Config,
-        force: bool,
-    },
+    Create,
     Destroy,
     /// A start by the supervisor itself.
     Start,
@@ -298,10 +356,10 @@ enum Goal {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Staging,
     Stopping,
     Preparing,
-    Announcing,
+    /// The answer to this call is awaited.
+    Announcing(u64),
     Spawning,
     Saving,
 }
@@ -311,16 +369,24 @@ enum Phase {
 enum Written {
     /// The last step of the operation on this name.
     Operation(Name),
-    /// A policy; what it was before.
+    /// A policy of this path.
     Policy {
         asker: Asker,
         path: Path,
-        before: Option<Policy>,
         answer: &'static str,
     },
     /// Something that nobody asked for; the image that may have become superfluous.
     Change(Option<ImageDigest>),
 }
+
+/// Most images that arrive at the same time.
+pub const MAX_UPLOADS: usize = 32;
+
+/// Most requests that wait for one name.
+pub const MAX_WAITING: usize = 64;
+
+/// After how long a state that could not be written is written again.
+pub const SAVE_RETRY: Duration = Duration::from_secs(5);
 
 /// How long a tender has between SIGTERM and SIGKILL.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -338,13 +404,16 @@ impl Supervisor {
             };
             (name, unikernel)
         });
+        let ledger: Ledger = state.policies.into_iter().collect();
         Self {
-            ledger: state.policies.into_iter().collect(),
+            recorded: ledger.clone(),
+            ledger,
             unikernels: unikernels.collect(),
-            successors: BTreeMap::new(),
+            uploads: BTreeMap::new(),
             operations: BTreeMap::new(),
-            runs: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
             counter: 0,
             random: seed | 1,
@@ -359,9 +428,9 @@ impl Supervisor {
             Event::Boot => self.boot(),
             Event::Message { from, message } => self.message(from, message),
             Event::Closed(connection) => self.closed(connection),
-            Event::Staged { name, result } => self.staged(&name, result),
+            Event::Staged { upload, result } => self.staged(upload, result),
             Event::Prepared { name, result } => self.prepared(&name, result),
-            Event::Announced { name, result } => self.announced(&name, result),
+            Event::Announced { name, call, result } => self.announced(&name, call, result),
             Event::Spawned { run, result } => self.spawned(now, run, result),
             Event::Exited { run, death } => self.exited(now, run, death),
             Event::Persisted { ticket, result } => self.persisted(ticket, result),
@@ -375,14 +444,28 @@ impl Supervisor {
         std::mem::take(&mut self.effects)
     }
 
-    /// What the state file has to say now.
+    /// What the state file has to say now: what is acknowledged, or is acknowledged once this is written.
     pub fn state(&self) -> State {
+        let unikernels = self.unikernels.iter().filter_map(|(name, unikernel)| {
+            let recorded = match self.operations.get(name) {
+                // Not before it runs; until then the one that it replaces is the one to come back.
+                Some(Operation {
+                    goal: Goal::Create,
+                    phase,
+                    previous,
+                    ..
+                }) if !matches!(phase, Phase::Stopping | Phase::Saving) => previous.as_ref()?,
+                Some(Operation {
+                    goal: Goal::Abandon(_),
+                    previous,
+                    ..
+                }) => previous.as_ref()?,
+                _ => unikernel,
+            };
+            Some((name.clone(), recorded.config.clone(), recorded.image))
+        });
         State {
-            unikernels: self
-                .unikernels
-                .iter()
-                .map(|(name, unikernel)| (name.clone(), unikernel.config.clone(), unikernel.image))
-                .collect(),
+            unikernels: unikernels.collect(),
             policies: self
                 .ledger
                 .all()
@@ -400,40 +483,36 @@ impl Supervisor {
             Ok(name) => name,
             Err(error) => return self.refuse(&asker, &error),
         };
-        let Payload::Command(command) = &message.payload else {
+        let Payload::Command(command) = message.payload else {
             return self.refuse(&asker, "unknown command");
         };
         if self.stopping {
             return self.refuse(&asker, "the supervisor is stopping");
         }
+        let pathless = "is a path, a unikernel's name is needed";
         match command {
             Command::Unikernel(UnikernelCommand::Info(())) => self.info(&asker, &name),
-            Command::Unikernel(UnikernelCommand::Get(level)) => self.get(&asker, &name, *level),
+            Command::Unikernel(UnikernelCommand::Get(level)) => self.get(&asker, &name, level),
             Command::Unikernel(
                 UnikernelCommand::Create(_)
                 | UnikernelCommand::ForceCreate(_)
                 | UnikernelCommand::Destroy(()),
-            ) => {
-                if name.label().is_none() {
-                    self.refuse(
-                        &asker,
-                        &format!("'{name}' is a path, a unikernel's name is needed"),
-                    );
-                } else if self.operations.contains_key(&name) {
-                    self.waiting
-                        .entry(name)
-                        .or_default()
-                        .push_back((from, message));
-                } else {
-                    self.begin(asker, name, message);
-                }
+            ) if name.label().is_none() => self.refuse(&asker, &format!("'{name}' {pathless}")),
+            Command::Unikernel(UnikernelCommand::Create(config)) => {
+                self.upload(asker, name, config, false);
+            }
+            Command::Unikernel(UnikernelCommand::ForceCreate(config)) => {
+                self.upload(asker, name, config, true);
+            }
+            Command::Unikernel(UnikernelCommand::Destroy(())) => {
+                self.request(asker, &name, Request::Destroy);
             }
             Command::Policy(PolicyCommand::Info(())) => {
                 let answer = reply::policies(name.path(), self.ledger.below(name.path()));
                 self.succeed(&asker, answer);
             }
             Command::Policy(PolicyCommand::Add(policy)) => {
-                self.add_policy(asker, name.path(), policy);
+                self.add_policy(asker, name.path(), &policy);
             }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
             _ => self.refuse(&asker, "unknown command"),
@@ -480,15 +559,15 @@ impl Supervisor {
             Ok(policy) => policy,
             Err(error) => return self.refuse(&asker, &error),
         };
-        let before = self.ledger.at(path).cloned();
-        let claims = claims(&self.unikernels);
+        // One that is equal, but not on disk yet, is acknowledged when it is.
+        let unrecorded = self.recorded.at(path) != self.ledger.at(path);
+        let claims = claims(&self.unikernels, &self.operations);
         match self.ledger.set(path, policy, &claims) {
             Err(refusal) => self.refuse(&asker, &refusal),
-            Ok(false) => self.tell(&asker, "no modification of policy", false),
-            Ok(true) => self.persist(Written::Policy {
+            Ok(false) if !unrecorded => self.tell(&asker, "no modification of policy", false),
+            Ok(_) => self.persist(Written::Policy {
                 asker,
                 path: path.clone(),
-                before,
                 answer: "added policy",
             }),
         }
@@ -497,43 +576,49 @@ impl Supervisor {
     fn remove_policy(&mut self, asker: Asker, path: &Path) {
         match self.ledger.remove(path) {
             Err(refusal) => self.refuse(&asker, &refusal),
-            Ok(before) => self.persist(Written::Policy {
+            Ok(_) => self.persist(Written::Policy {
                 asker,
                 path: path.clone(),
-                before: Some(before),
                 answer: "removed policy",
             }),
         }
     }
 
     fn persisted(&mut self, ticket: Ticket, result: Result<(), String>) {
-        match (self.writes.remove(&ticket), result) {
-            (Some(Written::Operation(name)), result) => self.saved(&name, result),
-            (Some(Written::Policy { asker, answer, .. }), Ok(())) => {
+        let Some((why, policies)) = self.writes.remove(&ticket) else {
+            return;
+        };
+        if result.is_ok() {
+            self.recorded = policies;
+        }
+        match (why, result) {
+            (Written::Operation(name), result) => self.saved(&name, result),
+            (Written::Policy { asker, answer, .. }, Ok(())) => {
                 // More policies, or a command, may follow an addition on the same connection (WIRE 7.2).
                 self.tell(&asker, answer, answer != "added policy");
             }
-            (
-                Some(Written::Policy {
-                    asker,
-                    path,
-                    before,
-                    ..
-                }),
-                Err(error),
-            ) => {
-                self.ledger.reset(path, before);
+            (Written::Policy { asker, path, .. }, Err(error)) => {
+                // A later write of the same path decides by itself what becomes of it.
+                let decided_later = self.writes.values().any(
+                    |(why, _)| matches!(why, Written::Policy { path: later, .. } if *later == path),
+                );
+                if !decided_later {
+                    let recorded = self.recorded.at(&path).cloned();
+                    self.ledger.reset(path, recorded);
+                }
                 self.refuse(&asker, &format!("the policy was not changed: {error}"));
             }
-            (Some(Written::Change(image)), Ok(())) => self.forget_image(image),
-            (Some(Written::Change(_)), Err(error)) => warn!("the state was not recorded: {error}"),
-            (None, _) => {}
+            (Written::Change(image), Ok(())) => self.forget_image(image),
+            (Written::Change(image), Err(error)) => {
+                warn!("the state was not recorded, which is tried again: {error}");
+                self.save_later(image);
+            }
         }
     }
 
     fn persist(&mut self, why: Written) {
         let ticket = Ticket(self.count());
-        self.writes.insert(ticket, why);
+        self.writes.insert(ticket, (why, self.ledger.clone()));
         let state = self.state();
         self.effects.push(Effect::Persist { ticket, state });
     }
@@ -572,28 +657,20 @@ impl Supervisor {
     }
 }
 
-/// What every unikernel takes.
-fn claims(unikernels: &BTreeMap<Name, Unikernel>) -> Vec<(&Name, Claim)> {
-    unikernels
-        .iter()
-        .map(|(name, unikernel)| {
-            let claim = Claim::of(&unikernel.config);
-            let claim = unikernel
-                .successor
-                .clone()
-                .map_or(claim.clone(), |next| claim.or(next));
-            (name, claim)
-        })
-        .collect()
-}
-
-/// The configuration in a create or force-create, if it is one of this version's.
-fn create_of(command: &UnikernelCommand) -> Option<(&crate::wire::Config, bool)> {
-    match command {
-        UnikernelCommand::Create(config) => Some((config, false)),
-        UnikernelCommand::ForceCreate(config) => Some((config, true)),
-        _ => None,
-    }
+/// What every unikernel takes, or took and may take again.
+fn claims<'a>(
+    unikernels: &'a BTreeMap<Name, Unikernel>,
+    operations: &BTreeMap<Name, Operation>,
+) -> Vec<(&'a Name, Claim)> {
+    let claims = unikernels.iter().map(|(name, unikernel)| {
+        let previous = operations
+            .get(name)
+            .and_then(|operation| operation.previous.as_ref());
+        let others = unikernel.successor.iter().cloned();
+        let others = others.chain(previous.map(|previous| Claim::of(&previous.config)));
+        (name, others.fold(Claim::of(&unikernel.config), Claim::or))
+    });
+    claims.collect()
 }
 
 /// Reads a configuration and refuses what this supervisor cannot run.

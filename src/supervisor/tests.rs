@@ -27,7 +27,11 @@ struct World {
     obedient: bool,
     /// Images arrive only when a test says so.
     slow_upload: bool,
-    uploads: Vec<(ConnectionId, Name)>,
+    uploads: Vec<UploadId>,
+    /// Results of these effects come only when a test says so.
+    hold: Vec<&'static str>,
+    held: VecDeque<Event>,
+    staged: usize,
 }
 
 impl World {
@@ -55,6 +59,9 @@ impl World {
             obedient: true,
             slow_upload: false,
             uploads: Vec::new(),
+            hold: Vec::new(),
+            held: VecDeque::new(),
+            staged: 0,
         }
     }
 
@@ -83,27 +90,29 @@ impl World {
             Effect::Answer { to, message, close } => {
                 self.answers.push((to, message.payload, close));
             }
-            Effect::SendImage { .. } | Effect::DiscardImage(_) | Effect::Release(_) => {}
-            Effect::ReceiveImage { from, name, .. } => {
+            Effect::SendImage { .. } | Effect::Release(_) => {}
+            Effect::DiscardImage(_) => self.staged = self.staged.saturating_sub(1),
+            Effect::ReceiveImage { upload, .. } => {
                 if self.slow_upload {
-                    self.uploads.push((from, name));
+                    self.uploads.push(upload);
                 } else {
-                    events.push_back(self.upload(name));
+                    events.push_back(self.upload(upload));
                 }
             }
-            Effect::Prepare { name, image } => {
+            Effect::Prepare {
+                name,
+                image,
+                staged,
+            } => {
                 self.images.push(image);
-                events.push_back(Event::Prepared {
-                    name,
-                    result: self.fails("prepare"),
-                });
+                self.staged -= usize::from(staged.is_some());
+                let result = self.fails("prepare");
+                self.result("prepare", Event::Prepared { name, result }, events);
             }
-            Effect::Announce { name, .. } => {
+            Effect::Announce { name, call, .. } => {
                 self.announced.push(name.clone());
-                events.push_back(Event::Announced {
-                    name,
-                    result: self.fails("announce"),
-                });
+                let result = self.fails("announce");
+                self.result("announce", Event::Announced { name, call, result }, events);
             }
             Effect::Spawn {
                 run, name, config, ..
@@ -112,7 +121,7 @@ impl World {
                 if result.is_ok() {
                     self.alive.push((run, name, *config));
                 }
-                events.push_back(Event::Spawned { run, result });
+                self.result("spawn", Event::Spawned { run, result }, events);
             }
             Effect::Signal { run, kill } => {
                 let before = self.alive.len();
@@ -132,19 +141,34 @@ impl World {
                 if result.is_ok() {
                     self.saved = state;
                 }
-                events.push_back(Event::Persisted { ticket, result });
+                self.result("persist", Event::Persisted { ticket, result }, events);
             }
             Effect::RemoveImage(image) => self.images.retain(|kept| *kept != image),
             Effect::Exit => self.done = true,
         }
     }
 
-    fn upload(&mut self, name: Name) -> Event {
+    fn result(&mut self, effect: &str, event: Event, events: &mut VecDeque<Event>) {
+        if self.hold.contains(&effect) {
+            self.held.push_back(event);
+        } else {
+            events.push_back(event);
+        }
+    }
+
+    /// The oldest result that was held back arrives.
+    fn release(&mut self) {
+        let event = self.held.pop_front().unwrap();
+        self.happen(event);
+    }
+
+    fn upload(&mut self, upload: UploadId) -> Event {
         let result = self.fails("upload").map(|()| StagedImage {
             digest: ImageDigest([self.connections.to_le_bytes()[0]; 32]),
             manifest: manifest(),
         });
-        Event::Staged { name, result }
+        self.staged += usize::from(result.is_ok());
+        Event::Staged { upload, result }
     }
 
     fn ask(&mut self, name: &str, command: Command) -> ConnectionId {
@@ -359,8 +383,11 @@ fn a_client_that_leaves_during_its_upload_takes_the_request_with_it() {
     world.slow_upload = true;
     let from = world.ask(":a", create(&config(), false));
     world.happen(Event::Closed(from));
-    let late = world.upload(":a".parse().unwrap());
+    assert_eq!(world.staged, 0);
+    let upload = world.uploads.remove(0);
+    let late = world.upload(upload);
     world.happen(late);
+    assert_eq!(world.staged, 0);
     assert!(world.alive.is_empty() && world.answers.is_empty());
     world.slow_upload = false;
     assert!(world.create(":a").is_ok());
@@ -373,10 +400,11 @@ fn two_uploads_cannot_share_the_last_place() {
     world.slow_upload = true;
     world.ask(":a", create(&config(), false));
     world.ask(":b", create(&config(), false));
-    for name in [":a", ":b"] {
-        let image = world.upload(name.parse().unwrap());
+    for upload in std::mem::take(&mut world.uploads) {
+        let image = world.upload(upload);
         world.happen(image);
     }
+    assert_eq!(world.staged, 0);
     assert_eq!(world.names_alive(), [":a"]);
     assert!(
         world
@@ -559,5 +587,210 @@ fn numbers_that_make_no_sense_are_refused() {
             .answer(":a", create)
             .unwrap_err()
             .contains("memory -5")
+    );
+}
+
+/// A world in which `:a` with 30 MB runs, and a replacement with 20 MB waits for the result of `held`.
+fn replacement_at(held: &'static str) -> (World, ConnectionId) {
+    let mut world = World::new();
+    let first = Config {
+        memory: 30,
+        ..config()
+    };
+    world.answer(":a", create(&first, false)).unwrap();
+    world.hold = vec![held];
+    let second = Config {
+        memory: 20,
+        ..config()
+    };
+    let asked = world.ask(":a", create(&second, true));
+    assert_eq!(world.held.len(), 1, "{held}");
+    (world, asked)
+}
+
+fn fail_held(world: &mut World) {
+    let mut event = world.held.pop_front().unwrap();
+    match &mut event {
+        Event::Prepared { result, .. }
+        | Event::Announced { result, .. }
+        | Event::Spawned { result, .. }
+        | Event::Persisted { result, .. } => *result = Err("no".into()),
+        other => panic!("{other:?}"),
+    }
+    world.hold.clear();
+    world.happen(event);
+}
+
+#[test]
+fn what_is_not_acknowledged_yet_is_not_recorded_by_others() {
+    for step in ["prepare", "announce", "spawn"] {
+        let (mut world, _) = replacement_at(step);
+        world.ask("b:", policy(1, 50));
+        assert_eq!(world.saved.policies.len(), 1);
+        assert_eq!(world.saved.unikernels[0].1.memory, 30, "{step}");
+        world.alive.clear();
+        fail_held(&mut world);
+        assert_eq!(world.alive[0].2.memory, 30, "{step}");
+        let image = world.saved.unikernels[0].2;
+        assert!(world.images.contains(&image), "{step}");
+    }
+}
+
+#[test]
+fn what_comes_back_is_not_forgotten_when_others_wait_for_its_name() {
+    let (mut world, _) = replacement_at("prepare");
+    world.slow_upload = true;
+    world.ask(":a", create(&config(), true));
+    fail_held(&mut world);
+    assert_eq!(world.alive[0].2.memory, 30);
+    world.fail = vec!["upload"];
+    let upload = world.uploads.remove(0);
+    let failed = world.upload(upload);
+    world.happen(failed);
+    assert_eq!(world.names_alive(), [":a"]);
+}
+
+#[test]
+fn room_is_kept_for_what_may_come_back() {
+    let mut world = World::new();
+    world.answer(":", policy(9, 100)).unwrap();
+    let all = Config {
+        memory: 100,
+        ..config()
+    };
+    world.answer(":a", create(&all, false)).unwrap();
+    world.hold = vec!["prepare"];
+    world.ask(":a", create(&config(), true));
+    assert!(world.create(":b").unwrap_err().contains("MB"));
+    fail_held(&mut world);
+    assert_eq!(world.names_alive(), [":a"]);
+}
+
+#[test]
+fn a_policy_whose_write_fails_takes_no_later_one_with_it() {
+    let mut world = World::new();
+    world.hold = vec!["persist"];
+    let first = world.ask("a:", policy(1, 50));
+    let second = world.ask("a:", policy(1, 60));
+    let third = world.ask("a:", policy(1, 60));
+    assert!(world.answers.is_empty());
+    fail_held(&mut world);
+    world.release();
+    world.release();
+    let texts: Vec<_> = [first, second, third]
+        .map(|asked| world.answers.iter().find(|(to, _, _)| *to == asked))
+        .into_iter()
+        .map(|answer| matches!(answer, Some((_, Payload::Reply(_), _))))
+        .collect();
+    assert_eq!(texts, [false, true, true]);
+    assert_eq!(
+        world.answer("a:", policy(1, 60)),
+        Ok("no modification of policy".into())
+    );
+}
+
+#[test]
+fn a_death_before_the_birth_is_told_or_recorded_is_not_lost() {
+    for step in ["spawn", "persist"] {
+        let mut world = World::new();
+        world.hold = vec![step];
+        let asked = world.ask(":a", create(&config(), false));
+        world.hold.clear();
+        world.die(Death::Exit(0));
+        world.release();
+        assert!(
+            world.answers.iter().any(|(to, _, _)| *to == asked),
+            "{step}"
+        );
+        assert!(world.saved.unikernels.is_empty(), "{step}");
+        assert!(world.create(":a").is_ok(), "{step}");
+    }
+}
+
+#[test]
+fn a_death_before_a_write_that_fails_leaves_nothing() {
+    let mut world = World::new();
+    world.hold = vec!["persist"];
+    let asked = world.ask(":a", create(&config(), false));
+    world.die(Death::Exit(0));
+    fail_held(&mut world);
+    while !world.held.is_empty() {
+        world.release();
+    }
+    assert!(world.answers.iter().any(|(to, _, _)| *to == asked));
+    assert!(world.images.is_empty() && world.saved.unikernels.is_empty());
+    assert!(world.create(":a").is_ok());
+}
+
+#[test]
+fn requests_that_wait_go_with_their_clients() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    world.obedient = false;
+    world.ask(":a", DESTROY);
+    let waiting = world.ask(":a", create(&config(), false));
+    assert_eq!(world.staged, 1);
+    world.happen(Event::Closed(waiting));
+    assert_eq!(world.staged, 0);
+    world.pass(STOP_DEADLINE);
+    assert!(world.alive.is_empty());
+}
+
+#[test]
+fn images_and_requests_that_wait_are_bounded() {
+    let mut world = World::new();
+    world.slow_upload = true;
+    for number in 0..MAX_UPLOADS {
+        world.ask(&format!(":u{number}"), create(&config(), false));
+    }
+    assert!(world.create(":more").unwrap_err().contains("try again"));
+    world.create(":more").unwrap_err();
+
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    world.obedient = false;
+    for _ in 0..=MAX_WAITING {
+        world.ask(":a", DESTROY);
+    }
+    assert!(
+        world
+            .answer(":a", DESTROY)
+            .unwrap_err()
+            .contains("too many")
+    );
+}
+
+#[test]
+fn what_could_not_be_recorded_is_recorded_later() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    world.fail = vec!["persist"];
+    assert!(
+        world
+            .answer(":a", DESTROY)
+            .unwrap_err()
+            .contains("recorded")
+    );
+    assert_eq!(world.names_saved(), [":a"]);
+    world.pass(SAVE_RETRY);
+    assert!(world.saved.unikernels.is_empty() && world.images.is_empty());
+}
+
+#[test]
+fn an_upload_keeps_nobody_from_its_name() {
+    let mut world = World::new();
+    let again = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..config()
+    };
+    world.answer(":a", create(&again, false)).unwrap();
+    world.slow_upload = true;
+    world.ask(":a", create(&config(), true));
+    world.die(Death::Exit(2));
+    world.pass(restart::LONGEST_WAIT);
+    assert_eq!(world.names_alive(), [":a"]);
+    assert_eq!(
+        world.answer(":a", DESTROY),
+        Ok("destroyed unikernel".into())
     );
 }
