@@ -19,7 +19,9 @@ use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
-use petrel::supervisor::{STOP_DEADLINE, restart};
+use petrel::supervisor::{
+    MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+};
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::Config;
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
@@ -287,7 +289,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
         format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{MAX_UPLOADS} images"),
+        format!("{MAX_WAITING} requests"),
+        format!("{MAX_POLICIES} policies"),
         format!("{} of silence", time(host::IDLE)),
+        format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
         format!("{} before a restart", time(restart::SHORTEST_WAIT)),
         format!("{} before a restart", time(restart::LONGEST_WAIT)),

@@ -9,6 +9,9 @@ use crate::name::{Name, Path};
 use crate::policy::{CpuId, Excess, Policy, list};
 use crate::unikernel::Config;
 
+/// Most policies directly below one path: each costs memory, and a delegated authority can make any number of names.
+pub const MAX_POLICIES: usize = 1024;
+
 /// The policies in force.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
@@ -32,6 +35,8 @@ pub enum Refusal {
     InUse(Path, Excess),
     /// There is no policy at this path.
     NoPolicy(Path),
+    /// There are [`MAX_POLICIES`] directly below this path.
+    TooMany(Path),
 }
 
 /// What a unikernel takes.
@@ -133,6 +138,14 @@ impl Ledger {
                 .within(&policy)
                 .map_err(|excess| Refusal::Below(below.clone(), excess))?;
         }
+        if let (Some(above), false) = (path.parent(), self.policies.contains_key(path)) {
+            let siblings = self
+                .below(&above)
+                .filter(|(at, _)| at.parent().as_ref() == Some(&above));
+            if siblings.count() >= MAX_POLICIES {
+                return Err(Refusal::TooMany(above));
+            }
+        }
         let used = in_use(path, running);
         used.within(&policy)
             .map_err(|excess| Refusal::InUse(path.clone(), excess))?;
@@ -222,6 +235,12 @@ impl fmt::Display for Refusal {
             }
             Self::InUse(path, excess) => write!(f, "in use below {path}: {excess}"),
             Self::NoPolicy(path) => write!(f, "there is no policy of {path}"),
+            Self::TooMany(path) => {
+                write!(
+                    f,
+                    "there are {MAX_POLICIES} policies directly below {path} already"
+                )
+            }
         }
     }
 }
@@ -306,6 +325,20 @@ mod tests {
             ledger.set(&path("z"), policy(1, 50), &[(&running, claim(51))]),
             Err(Refusal::InUse(path("z"), Excess::Memory(51, 50)))
         );
+    }
+
+    #[test]
+    fn the_policies_below_a_path_are_bounded() {
+        let mut ledger = Ledger::default();
+        for number in 0..MAX_POLICIES {
+            ledger
+                .set(&path(&format!("a:t{number}")), policy(1, 20), &[])
+                .unwrap();
+        }
+        let more = ledger.set(&path("a:more"), policy(1, 20), &[]);
+        assert_eq!(more, Err(Refusal::TooMany(path("a"))));
+        assert_eq!(ledger.set(&path("a:t7"), policy(1, 30), &[]), Ok(true));
+        assert_eq!(ledger.set(&path("b:more"), policy(1, 20), &[]), Ok(true));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::wire::{
     Command, Header, Int, Message, Payload, PolicyCommand, Success, Timestamp, UnikernelCommand,
 };
 
-pub use ledger::{Claim, Ledger, Refusal};
+pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal};
 pub use restart::Death;
 
 /// A connection of a client.
