@@ -290,6 +290,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         chunk.clone(),
         format!("{} in an image", size(host::MAX_IMAGE)),
         format!("{MAX_UPLOADS} images"),
+        format!("{} images", host::MAX_COMPRESSING),
         format!("{MAX_WAITING} requests"),
         format!("{MAX_POLICIES} policies"),
         format!("{} of silence", time(host::IDLE)),

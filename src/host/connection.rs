@@ -45,9 +45,17 @@ enum Doing {
     /// An image is compressed for it.
     Compressing(Box<Compressing>),
     /// It is sent an image, of which this is left.
-    Downloading(File, u64),
+    Downloading(Download),
     /// It is sent the rest of its answer.
     Leaving,
+}
+
+#[derive(Debug)]
+struct Download {
+    image: File,
+    left: u64,
+    /// Whether the file is a scratch file of this client's own.
+    scratch: bool,
 }
 
 #[derive(Debug)]
@@ -243,7 +251,11 @@ impl Connection {
         let head =
             image::answer_head(header, compressed, length).map_err(|error| error.to_string())?;
         self.peer.send(&head).map_err(text)?;
-        self.become_active(Doing::Downloading(image, length));
+        self.become_active(Doing::Downloading(Download {
+            image,
+            left: length,
+            scratch: compressed,
+        }));
         Ok(())
     }
 
@@ -251,6 +263,15 @@ impl Connection {
     pub(super) fn send_compressed(&mut self, header: Header, level: u8, from: File, scratch: File) {
         let to = ZlibEncoder::new(scratch, Compression::new(level.into()));
         self.doing = Doing::Compressing(Box::new(Compressing { header, from, to }));
+    }
+
+    /// Whether it takes room on the disk for an image that is compressed for it.
+    pub(super) fn is_compressing(&self) -> bool {
+        match &self.doing {
+            Doing::Compressing(_) => true,
+            Doing::Downloading(download) => download.scratch,
+            _ => false,
+        }
     }
 
     fn compress(&mut self) -> Result<(), String> {
@@ -275,7 +296,7 @@ impl Connection {
     }
 
     fn download(&mut self) -> Result<Option<Arrival>, String> {
-        let Doing::Downloading(image, left) = &mut self.doing else {
+        let Doing::Downloading(Download { image, left, .. }) = &mut self.doing else {
             return Ok(None);
         };
         while *left > 0 && self.peer.queued() == 0 {

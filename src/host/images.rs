@@ -147,9 +147,11 @@ impl ImageStore {
     /// Removes every image but these.
     pub fn keep_only(&self, digests: impl Iterator<Item = ImageDigest>) -> Result<(), ImageError> {
         let keep: BTreeSet<String> = digests.map(|digest| digest.to_string()).collect();
+        let is_image =
+            |name: &str| name.len() == 64 && name.bytes().all(|octet| octet.is_ascii_hexdigit());
         self.names()?
             .iter()
-            .filter(|name| !keep.contains(*name))
+            .filter(|name| is_image(name) && !keep.contains(*name))
             .try_for_each(|name| self.delete(name))
     }
 

@@ -52,6 +52,9 @@ const PROGRAM: &str = "petreld";
 /// Most clients at the same time; further ones wait until one is gone.
 pub const MAX_CLIENTS: usize = 256;
 
+/// Most clients for whom an image is compressed, or that take such a one, at the same time.
+pub const MAX_COMPRESSING: usize = 16;
+
 /// Most octets of an image, uncompressed.
 pub const MAX_IMAGE: u64 = 1 << 30;
 
@@ -164,11 +167,14 @@ impl Daemon {
         spawn::keep_descriptors_from_children();
         daemon::raise_descriptor_limit();
         let store = Store::open(&options.dbdir).map_err(HostError::Store)?;
-        let state = store.load().map_err(HostError::Store)?;
         let images = ImageStore::open(&options.dbdir).map_err(HostError::Images)?;
-        images
-            .keep_only(state.unikernels.iter().map(|(_, _, image)| *image))
-            .map_err(HostError::Images)?;
+        let state = store.load().map_err(HostError::Store)?;
+        // Without a state nobody knows which images are still wanted.
+        if let Some(state) = &state {
+            let wanted = state.unikernels.iter().map(|(_, _, image)| *image);
+            images.keep_only(wanted).map_err(HostError::Images)?;
+        }
+        let state = state.unwrap_or_default();
         daemon::runtime_folders(&options.tmpdir)
             .map_err(|(path, error)| HostError::File("create", path, error))?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
@@ -426,6 +432,11 @@ impl Daemon {
     }
 
     fn send_image(&mut self, to: ConnectionId, header: Header, image: ImageDigest, level: u8) {
+        let busy = self
+            .connections
+            .values()
+            .filter(|other| other.is_compressing())
+            .count();
         let Some(connection) = self.connections.get_mut(&to) else {
             return;
         };
@@ -436,6 +447,11 @@ impl Daemon {
             .and_then(|file| {
                 if level == 0 {
                     return connection.send_image(&header, false, file);
+                }
+                if busy >= MAX_COMPRESSING {
+                    return Err(format!(
+                        "{MAX_COMPRESSING} images are being compressed already, try again later"
+                    ));
                 }
                 let scratch = self.images.scratch().map_err(|error| error.to_string())?;
                 connection.send_compressed(header.clone(), level, file, scratch);

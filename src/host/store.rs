@@ -54,12 +54,14 @@ impl Store {
         })
     }
 
-    /// The state on disk; the empty one if there is no file.
-    pub fn load(&self) -> Result<State, StoreError> {
+    /// The state on disk, if there is a file.
+    pub fn load(&self) -> Result<Option<State>, StoreError> {
         let path = self.folder.join(FILE);
         match fs::read(&path) {
-            Ok(octets) => State::decode(&octets).map_err(|error| StoreError::State(path, error)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(State::default()),
+            Ok(octets) => State::decode(&octets)
+                .map(Some)
+                .map_err(|error| StoreError::State(path, error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::File("read", path, error)),
         }
     }
