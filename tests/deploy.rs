@@ -8,6 +8,7 @@ mod support;
 #[path = "support/host.rs"]
 mod host;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
@@ -766,6 +767,58 @@ fn a_full_disk_fails_an_upload(before: &'static str, reason: &str) {
     let image = guest("forever.spt");
     let create = ["create", "small", image.to_str().unwrap(), QUIET];
     host.expect(&host.tenant(&create), 0, &["created unikernel"]);
+}
+
+#[test]
+fn a_tender_that_a_real_time_signal_kills_has_ended() {
+    let host = Host::start();
+    let image = guest("forever.spt");
+    let create = ["create", "hello", image.to_str().unwrap(), QUIET];
+    host.expect(&host.petrel(&create), 0, &["created unikernel"]);
+    let tender = *host.tenders().first().unwrap();
+    let killed = run(Process::new("kill").args(["-34", &tender.to_string()]));
+    assert_eq!(killed.code(), 0);
+    eventually("the tender is noticed to have ended", || {
+        host.petrel(&["info"]).stdout.contains("no unikernels")
+    });
+    host.expect(
+        &host.petrel(&["destroy", "hello"]),
+        117,
+        &["there is no unikernel"],
+    );
+}
+
+#[test]
+fn a_tender_has_no_descriptor_that_it_does_not_need() {
+    let host = Host::with(Setup {
+        before: Some("exec 7</dev/null; exec 8</dev/null"),
+        ..Setup::default()
+    });
+    let image = guest("forever.spt");
+    let create = ["create", "hello", image.to_str().unwrap(), QUIET];
+    host.expect(&host.petrel(&create), 0, &["created unikernel"]);
+    let tender = *host.tenders().first().unwrap();
+    eventually("the tender has started its guest", || {
+        let open: BTreeSet<PathBuf> = fs::read_dir(format!("/proc/{tender}/fd"))
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .collect();
+        // Standard input, the console (twice), and what the tender made itself.
+        let own = [
+            "/dev/null",
+            "anon_inode:[eventpoll]",
+            "anon_inode:[timerfd]",
+        ];
+        let foreign: Vec<_> = open
+            .iter()
+            .filter(|path| !own.contains(&path.to_str().unwrap()) && !path.ends_with(":hello"))
+            .collect();
+        foreign.is_empty() && open.len() == own.len() + 1 && descriptors(tender) == 5
+    });
+}
+
+fn descriptors(process: i32) -> usize {
+    fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
 }
 
 #[test]

@@ -313,3 +313,42 @@ impl fmt::Display for TenderError {
 }
 
 impl std::error::Error for TenderError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_fifo_is_a_console_and_never_through_a_link() {
+        let folder = std::env::temp_dir().join(format!("petrel-fifo-{}", std::process::id()));
+        let fifos = folder.join(socket::FIFOS);
+        fs::create_dir_all(&fifos).unwrap();
+        let victim = folder.join("victim");
+        fs::write(&victim, "kept").unwrap();
+        std::os::unix::fs::symlink(&victim, fifos.join(":link")).unwrap();
+        fs::write(fifos.join(":file"), "kept").unwrap();
+        for name in [":link", ":file"] {
+            assert!(
+                Fifo::create(&folder, &name.parse().unwrap()).is_err(),
+                "{name}"
+            );
+        }
+        let fifo = Fifo::create(&folder, &":ok".parse().unwrap()).unwrap();
+        // What is put in its place later is not written to.
+        fs::remove_file(fifos.join(":ok")).unwrap();
+        std::os::unix::fs::symlink(&victim, fifos.join(":ok")).unwrap();
+        io::Write::write_all(&mut fifo.output().unwrap(), b"lost").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_processor_that_does_not_exist_is_named() {
+        let config = Config {
+            cpus: [0, 900].into(),
+            ..crate::supervisor::fixtures::config()
+        };
+        let error = check_cpus(&config).unwrap_err().to_string();
+        assert!(error.contains("900"), "{error}");
+    }
+}
