@@ -289,6 +289,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
         format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images"),
         format!("{} images", host::MAX_COMPRESSING),
         format!("{MAX_WAITING} requests"),

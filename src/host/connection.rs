@@ -12,7 +12,7 @@ use nix::poll::PollFlags;
 use super::images::Staging;
 use crate::socket::Peer;
 use crate::supervisor::UploadId;
-use crate::wire::frame::{MAX_CHUNK, Next};
+use crate::wire::frame::{MAX_CHUNK, MAX_MESSAGE, Next};
 use crate::wire::{Header, Message, image};
 
 /// Most octets of a request. Images can be part of it: older clients send them so.
@@ -95,6 +95,16 @@ impl Connection {
             Doing::Downloading(..) => Some(PollFlags::POLLOUT),
             Doing::Waiting | Doing::Leaving => Some(self.peer.interest(false)),
         }
+    }
+
+    /// Whether more of its request is held than an ordinary one has.
+    pub(super) fn is_large(&self) -> bool {
+        self.peer.held() > MAX_MESSAGE
+    }
+
+    /// Whether an image that came with its request is in memory.
+    pub(super) fn is_unpacking(&self) -> bool {
+        matches!(self.doing, Doing::Unpacking(..))
     }
 
     /// When it will have been idle for too long.

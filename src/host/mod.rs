@@ -52,6 +52,9 @@ const PROGRAM: &str = "petreld";
 /// Most clients at the same time; further ones wait until one is gone.
 pub const MAX_CLIENTS: usize = 256;
 
+/// Most clients whose requests are held at the same time beyond the size of an ordinary one: the others wait.
+pub const MAX_LARGE: usize = 4;
+
 /// Most clients for whom an image is compressed, or that take such a one, at the same time.
 pub const MAX_COMPRESSING: usize = 16;
 
@@ -306,13 +309,23 @@ impl Daemon {
         let accepting = ids.len() < MAX_CLIENTS && self.accept_after.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut busy = false;
+        let mut large = self
+            .connections
+            .values()
+            .filter(|client| client.is_unpacking())
+            .count();
         for connection in self.connections.values() {
             let interest = connection.interest();
             busy |= interest.is_none();
-            waits.push(PollFd::new(
-                connection.as_fd(),
-                interest.unwrap_or(PollFlags::empty()),
-            ));
+            let mut interest = interest.unwrap_or(PollFlags::empty());
+            if connection.is_large() {
+                large += 1;
+                interest.set(
+                    PollFlags::POLLIN,
+                    large <= MAX_LARGE && interest.contains(PollFlags::POLLIN),
+                );
+            }
+            waits.push(PollFd::new(connection.as_fd(), interest));
         }
         let listening = if accepting {
             PollFlags::POLLIN

@@ -177,6 +177,11 @@ impl Peer {
         Ok(())
     }
 
+    /// Octets received and not yet handed out.
+    pub fn held(&self) -> usize {
+        self.incoming.len()
+    }
+
     /// Octets queued and not yet written.
     pub fn queued(&self) -> usize {
         self.outgoing.len() - self.written

@@ -132,6 +132,11 @@ impl FrameBuffer {
         Ok(Some(Next::Frame(content)))
     }
 
+    /// Octets held.
+    pub fn len(&self) -> usize {
+        self.octets.len() - self.taken
+    }
+
     /// Whether nothing is held: not even a part of a frame.
     pub fn is_empty(&self) -> bool {
         self.taken == self.octets.len()
