@@ -314,6 +314,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     ];
     let endpoint = vec![
         format!("{} connections", endpoint::MAX_CONNECTIONS),
+        format!(
+            "{} connections of one address",
+            endpoint::MAX_CONNECTIONS / endpoint::SOURCES
+        ),
         format!("{} waiting connections", endpoint::BACKLOG),
         format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
         format!("{} of silence", time(endpoint::IDLE_TIMEOUT)),

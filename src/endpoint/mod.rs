@@ -31,6 +31,7 @@ use crate::command_line::{NO_LOG, USAGE};
 use crate::logging::{self, AUDIT, Destination, Verbosity};
 use crate::socket::RUNTIME_FOLDER;
 
+use listener::Most;
 pub use listener::{BACKLOG, SHORTAGE};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, Verdict, relay};
 pub use stream::SecureStream;
@@ -40,6 +41,9 @@ pub const PORT: u16 = 1025;
 
 /// Default of `--max-connections`.
 pub const MAX_CONNECTIONS: usize = 64;
+
+/// How many sources can take all connections together, by the default of `--max-connections-per-source`.
+pub const SOURCES: usize = 4;
 
 /// Default of `--handshake-timeout`, for the whole handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,6 +102,10 @@ pub struct Options {
     /// most connections at a time when listening (64)
     #[argh(option, default = "MAX_CONNECTIONS", from_str_fn(connections))]
     pub max_connections: usize,
+
+    /// most connections of one address, or IPv6 network of 64 bits, at a time (a quarter of all)
+    #[argh(option, arg_name = "number", from_str_fn(connections))]
+    pub max_connections_per_source: Option<usize>,
 
     /// seconds for the TLS handshake (10)
     #[argh(option, default = "HANDSHAKE_TIMEOUT", from_str_fn(seconds))]
@@ -284,7 +292,13 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
         .check()
         .map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
-    listener::serve(listener, &arguments(options), options.max_connections).map_err(failed)
+    let all = options.max_connections;
+    let per_source = options.max_connections_per_source;
+    let most = Most {
+        all,
+        per_source: per_source.unwrap_or(all / SOURCES).max(1),
+    };
+    listener::serve(listener, &arguments(options), most).map_err(failed)
 }
 
 /// The command line of the process for one connection.
