@@ -24,6 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use petrel::chain::verify::Anchor;
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
+use petrel::endpoint::LINGER;
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::frame::{END, MAX_MESSAGE, read_frame, write_frame};
 use petrel::wire::{
@@ -401,6 +402,27 @@ fn a_failure_in_the_middle_of_an_upload_reaches_the_client() {
     let text = failure_text(&read_message(&mut client).unwrap());
     assert_eq!(text, "no such bridge");
     daemon.wait();
+}
+
+#[test]
+fn a_stranger_whose_handshake_failed_is_not_listened_to_for_long() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--max-connections=1"]);
+    let mut silent = endpoint.tcp();
+    assert!(greets(&mut silent));
+    let refused = Instant::now();
+    let mut talkative = endpoint.tcp();
+    assert!(greets(&mut talkative));
+    assert!(refused.elapsed() < LINGER.0);
+
+    let mut taken = 0;
+    let piece = vec![0; 1 << 20];
+    talkative.set_write_timeout(Some(PATIENCE)).unwrap();
+    while talkative.write_all(&piece).is_ok() {
+        taken += piece.len() as u64;
+        // The kernel's buffers take some more.
+        assert!(taken < LINGER.1 / 8);
+    }
 }
 
 #[test]

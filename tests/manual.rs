@@ -333,6 +333,14 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} from a client that still sends",
             size(endpoint::LINGER.1)
         ),
+        format!(
+            "{} of listening after a failed handshake",
+            time(endpoint::STRANGER_LINGER.0)
+        ),
+        format!(
+            "{} after a failed handshake",
+            size(endpoint::STRANGER_LINGER.1)
+        ),
         format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
         format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),
         chunk,

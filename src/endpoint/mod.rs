@@ -57,6 +57,9 @@ pub const FAREWELL: Duration = Duration::from_secs(5);
 /// How long, and for how many octets, a peer that is still sending is listened to after its answer.
 pub const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
 
+/// The same after a handshake that failed, where nobody knows who the peer is.
+pub const STRANGER_LINGER: (Duration, u64) = (Duration::from_secs(1), 1 << 16);
+
 /// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
 pub const KEEP_ALIVE: (u32, u32) = (60, 15);
 
@@ -348,7 +351,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
             let _ = socket.shutdown(Shutdown::Write);
             audit.write(&error.to_string());
             if !matches!(error, tls::HandshakeError::Gone(_)) {
-                linger(socket);
+                linger(socket, STRANGER_LINGER);
             }
             return Ok(());
         }
@@ -377,7 +380,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
         _ => audit.write(&end.to_string()),
     }
     if matches!(end, End::Answered(_) | End::Failure(_)) {
-        linger(socket);
+        linger(socket, LINGER);
     }
     Ok(())
 }
@@ -401,8 +404,8 @@ fn farewell(stream: &mut impl SecureStream, octets: &[u8]) -> io::Result<()> {
     stream::write_all(stream, &[], deadline)
 }
 
-fn linger(socket: &TcpStream) {
-    stream::drain(socket, Instant::now() + LINGER.0, LINGER.1);
+fn linger(socket: &TcpStream, (time, octets): (Duration, u64)) {
+    stream::drain(socket, Instant::now() + time, octets);
 }
 
 /// What is logged of a connection, in one line at its end.
