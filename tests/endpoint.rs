@@ -436,8 +436,30 @@ fn an_upload_that_pauses_too_long_fails() {
     let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
     write_frame(&mut client, b"and then").unwrap();
     let text = failure_text(&read_message(&mut client).unwrap());
-    assert!(text.contains("nothing was uploaded"), "{text}");
+    assert!(text.contains("slower than 64 KiB in 1 s"), "{text}");
     assert_eq!(daemon.wait(), None);
+}
+
+#[test]
+fn an_upload_that_trickles_fails() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--idle-timeout=1"]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        receive(&mut connection);
+        receive_upload(&mut connection)
+    });
+    let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+    let end = Instant::now() + PATIENCE;
+    let uploaded = loop {
+        assert!(Instant::now() < end, "it may go on for ever");
+        write_frame(&mut client, b"x").unwrap();
+        if let Ok(uploaded) = daemon.0.recv_timeout(Duration::from_millis(20)) {
+            break uploaded;
+        }
+    };
+    assert_eq!(uploaded, None);
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert!(text.contains("slower than 64 KiB in 1 s"), "{text}");
 }
 
 #[test]

@@ -320,7 +320,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!("{} waiting connections", endpoint::BACKLOG),
         format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
-        format!("{} of silence", time(endpoint::IDLE_TIMEOUT)),
+        format!(
+            "{} for {} of an upload",
+            time(endpoint::IDLE_TIMEOUT),
+            size(endpoint::UPLOAD_STEP)
+        ),
+        format!("{} for an answer", time(endpoint::IDLE_TIMEOUT)),
         format!("{} pause", time(endpoint::SHORTAGE)),
         format!("{} for a daemon to accept", time(endpoint::DAEMON_CONNECT)),
         format!("{} for a daemon to answer", time(endpoint::DAEMON_PATIENCE)),

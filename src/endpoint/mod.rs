@@ -33,7 +33,7 @@ use crate::socket::RUNTIME_FOLDER;
 
 use listener::Most;
 pub use listener::{BACKLOG, SHORTAGE};
-pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, Verdict, relay};
+pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, UPLOAD_STEP, Verdict, relay};
 pub use stream::SecureStream;
 
 /// Port of the endpoint (BEHAVIOUR 9).
@@ -48,7 +48,7 @@ pub const SOURCES: usize = 4;
 /// Default of `--handshake-timeout`, for the whole handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Default of `--idle-timeout`: how long an upload may pause, and an answer may wait to be taken.
+/// Default of `--idle-timeout`: how long [`UPLOAD_STEP`] may take, and an answer may wait to be taken.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the last message to a peer may take.
@@ -114,7 +114,7 @@ pub struct Options {
     #[argh(option, default = "HANDSHAKE_TIMEOUT", from_str_fn(seconds))]
     pub handshake_timeout: Duration,
 
-    /// seconds that an upload may pause (60)
+    /// seconds that 64 KiB of an upload may take (60)
     #[argh(option, default = "IDLE_TIMEOUT", from_str_fn(seconds))]
     pub idle_timeout: Duration,
 
