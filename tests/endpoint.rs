@@ -21,6 +21,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
 use petrel::chain::verify::Anchor;
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
@@ -951,7 +954,8 @@ fn connect(
         identity.key_der(),
         vec![anchor],
     )?;
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let limit = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
+    setsockopt(&client, ReceiveTimeout, &limit).unwrap();
     Ok(client)
 }
 

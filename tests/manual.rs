@@ -267,10 +267,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),
-        format!(
-            "{} of silence in the handshake",
-            time(client::HANDSHAKE_TIMEOUT)
-        ),
+        format!("{} for the handshake", time(client::HANDSHAKE_TIMEOUT)),
         format!("{} of validity", time(LEAF_LIFETIME)),
         format!("{} before now", time(LATENESS)),
         format!("{} days of validity", Validity::MAX_DAYS),
