@@ -451,6 +451,19 @@ fn a_signal_ends_the_daemon_cleanly() {
 }
 
 #[test]
+fn other_signals_do_not_end_the_daemon() {
+    let mut daemon = Daemon::start();
+    for signal in [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGXFSZ] {
+        daemon.signal(signal);
+        // Signals are looked at before connections.
+        assert_eq!(daemon.inactive(":"), [""; 0], "{signal}");
+    }
+    daemon.assert_idle();
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
 fn a_socket_of_systemd_is_served_and_left_in_place() {
     if !cfg!(target_os = "linux") {
         return;

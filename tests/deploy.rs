@@ -18,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::geteuid;
 use petrel::chain::verify::Anchor;
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
@@ -995,7 +998,8 @@ fn connect(host: &Host, name: &str) -> Result<TlsStream, ConnectError> {
     let anchors = anchors.iter().map(|anchor| Anchor::new(anchor).unwrap());
     let destination: Destination = host.address.parse().unwrap();
     let stream = connect_to(&destination, chain, key, anchors.collect())?;
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let limit = TimeVal::seconds(DEADLINE.as_secs().cast_signed());
+    setsockopt(&stream, ReceiveTimeout, &limit).unwrap();
     Ok(stream)
 }
 

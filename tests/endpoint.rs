@@ -21,9 +21,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
 use petrel::chain::verify::Anchor;
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
+use petrel::endpoint::LINGER;
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::frame::{END, MAX_MESSAGE, read_frame, write_frame};
 use petrel::wire::{
@@ -404,6 +408,27 @@ fn a_failure_in_the_middle_of_an_upload_reaches_the_client() {
 }
 
 #[test]
+fn a_stranger_whose_handshake_failed_is_not_listened_to_for_long() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--max-connections=1"]);
+    let mut silent = endpoint.tcp();
+    assert!(greets(&mut silent));
+    let refused = Instant::now();
+    let mut talkative = endpoint.tcp();
+    assert!(greets(&mut talkative));
+    assert!(refused.elapsed() < LINGER.0);
+
+    let mut taken = 0;
+    let piece = vec![0; 1 << 20];
+    talkative.set_write_timeout(Some(PATIENCE)).unwrap();
+    while talkative.write_all(&piece).is_ok() {
+        taken += piece.len() as u64;
+        // The kernel's buffers take some more.
+        assert!(taken < LINGER.1 / 8);
+    }
+}
+
+#[test]
 fn an_upload_that_pauses_too_long_fails() {
     let host = Host::new();
     let endpoint = host.listen(&["--idle-timeout=1"]);
@@ -414,8 +439,30 @@ fn an_upload_that_pauses_too_long_fails() {
     let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
     write_frame(&mut client, b"and then").unwrap();
     let text = failure_text(&read_message(&mut client).unwrap());
-    assert!(text.contains("nothing was uploaded"), "{text}");
+    assert!(text.contains("slower than 64 KiB in 1 s"), "{text}");
     assert_eq!(daemon.wait(), None);
+}
+
+#[test]
+fn an_upload_that_trickles_fails() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--idle-timeout=1"]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        receive(&mut connection);
+        receive_upload(&mut connection)
+    });
+    let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
+    let end = Instant::now() + PATIENCE;
+    let uploaded = loop {
+        assert!(Instant::now() < end, "it may go on for ever");
+        write_frame(&mut client, b"x").unwrap();
+        if let Ok(uploaded) = daemon.0.recv_timeout(Duration::from_millis(20)) {
+            break uploaded;
+        }
+    };
+    assert_eq!(uploaded, None);
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert!(text.contains("slower than 64 KiB in 1 s"), "{text}");
 }
 
 #[test]
@@ -535,16 +582,50 @@ fn connections_beyond_the_limit_are_served_when_others_end() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn one_address_cannot_take_all_connections() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--max-connections-per-source=2"]);
+    let first = endpoint.tcp();
+    let _second = endpoint.tcp();
+    assert!(!greets(&mut endpoint.tcp()), "the third is closed");
+    endpoint.log("2 connections from its address");
+    // Any address of 127.0.0.0/8 is this host's.
+    assert!(greets(&mut endpoint.tcp_from([127, 0, 0, 2])));
+    drop(first);
+    endpoint.log("peer left");
+    let end = Instant::now() + PATIENCE;
+    while !greets(&mut endpoint.tcp()) {
+        assert!(Instant::now() < end, "its place is never free again");
+    }
+}
+
+#[test]
+fn a_process_that_a_real_time_signal_kills_gives_its_place_back() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--max-connections=1", "-v", "-v"]);
+    let _first = endpoint.tcp();
+    let line = endpoint.log(": process ");
+    let (_, rest) = line.split_once(": process ").unwrap();
+    let (pid, _) = rest.split_once(',').unwrap();
+    let kill = format!("kill -34 {pid}");
+    let killed = Process::new("sh").args(["-c", &kill]).status().unwrap();
+    assert!(killed.success());
+    endpoint.log("ended by signal 34");
+    assert!(greets(&mut endpoint.tcp()));
+}
+
+#[test]
 fn the_listener_ends_when_asked_to() {
     let host = Host::new();
     let mut endpoint = host.listen(&[]);
-    let child = endpoint.child.take().unwrap();
-    kill(
-        Pid::from_raw(i32::try_from(child.id()).unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
-    assert!(wait_for_exit(child).success());
+    endpoint.signal(Signal::SIGHUP);
+    assert!(
+        greets(&mut endpoint.tcp()),
+        "another signal changes nothing"
+    );
+    endpoint.signal(Signal::SIGTERM);
+    assert!(wait_for_exit(endpoint.child.take().unwrap()).success());
 }
 
 #[test]
@@ -746,6 +827,28 @@ impl Endpoint {
         client
     }
 
+    /// A connection from another address of this host.
+    #[cfg(target_os = "linux")]
+    fn tcp_from(&self, address: [u8; 4]) -> TcpStream {
+        use nix::sys::socket::{
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
+        };
+        use std::os::fd::AsRawFd;
+        let own = SocketAddr::from((address, 0));
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let client = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        bind(client.as_raw_fd(), &SockaddrStorage::from(own)).unwrap();
+        connect(client.as_raw_fd(), &SockaddrStorage::from(self.address)).unwrap();
+        let client = TcpStream::from(client);
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().unwrap();
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    }
+
     /// Why the endpoint does not answer this client.
     fn rejection(&self, identity: &Identity) -> ConnectError {
         match self.connect(identity) {
@@ -851,7 +954,8 @@ fn connect(
         identity.key_der(),
         vec![anchor],
     )?;
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let limit = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
+    setsockopt(&client, ReceiveTimeout, &limit).unwrap();
     Ok(client)
 }
 
@@ -941,6 +1045,12 @@ fn tls12_hello() -> Vec<u8> {
     let mut record = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
     record.extend(hello);
     record
+}
+
+/// Whether somebody who speaks TLS is at the other end, and did not close at once.
+fn greets(client: &mut TcpStream) -> bool {
+    let asked = client.write_all(&tls12_hello());
+    asked.is_ok() && matches!(client.read(&mut [0; 7]), Ok(1..))
 }
 
 /// The greatest resident memory of a process so far, in KiB.

@@ -269,10 +269,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),
-        format!(
-            "{} of silence in the handshake",
-            time(client::HANDSHAKE_TIMEOUT)
-        ),
+        format!("{} for the handshake", time(client::HANDSHAKE_TIMEOUT)),
         format!("{} of validity", time(LEAF_LIFETIME)),
         format!("{} before now", time(LATENESS)),
         format!("{} days of validity", Validity::MAX_DAYS),
@@ -322,9 +319,18 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     ];
     let endpoint = vec![
         format!("{} connections", endpoint::MAX_CONNECTIONS),
+        format!(
+            "{} connections of one address",
+            endpoint::MAX_CONNECTIONS / endpoint::SOURCES
+        ),
         format!("{} waiting connections", endpoint::BACKLOG),
         format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
-        format!("{} of silence", time(endpoint::IDLE_TIMEOUT)),
+        format!(
+            "{} for {} of an upload",
+            time(endpoint::IDLE_TIMEOUT),
+            size(endpoint::UPLOAD_STEP)
+        ),
+        format!("{} for an answer", time(endpoint::IDLE_TIMEOUT)),
         format!("{} pause", time(endpoint::SHORTAGE)),
         format!("{} for a daemon to accept", time(endpoint::DAEMON_CONNECT)),
         format!("{} for a daemon to answer", time(endpoint::DAEMON_PATIENCE)),
@@ -336,6 +342,14 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!(
             "{} from a client that still sends",
             size(endpoint::LINGER.1)
+        ),
+        format!(
+            "{} of listening after a failed handshake",
+            time(endpoint::STRANGER_LINGER.0)
+        ),
+        format!(
+            "{} after a failed handshake",
+            size(endpoint::STRANGER_LINGER.1)
         ),
         format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
         format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),

@@ -29,7 +29,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After how long the next address is tried, while the ones before still may answer (RFC 8305 5).
 pub const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
-/// How long the server may be silent during the handshake: it may have to wait for one of its connections to end.
+/// How long the handshake may take: the server may have to wait for one of its connections to end.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An endpoint's address.
@@ -103,7 +103,7 @@ pub fn connect_to(
         ClientConnection::new(Arc::new(config), ServerName::IpAddress(address.ip().into()))
             .map_err(ConnectError::Identity)?;
     let mut stream = TlsStream { connection, socket };
-    match stream.handshake() {
+    match stream.handshake(Instant::now() + HANDSHAKE_TIMEOUT) {
         Ok(()) => Ok(stream),
         Err(error) => Err(match verifier.refusal.get() {
             Some(reason) => ConnectError::NotTrusted(reason.clone()),
@@ -133,11 +133,6 @@ impl TlsStream {
         }
     }
 
-    /// How long a read may block; for ever with `None`.
-    pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        self.socket.set_read_timeout(limit)
-    }
-
     /// Tells the server that nothing more follows. What it still says can be read.
     pub fn close(&mut self) -> io::Result<()> {
         self.connection.send_close_notify();
@@ -147,19 +142,43 @@ impl TlsStream {
         self.socket.shutdown(Shutdown::Write)
     }
 
-    fn handshake(&mut self) -> io::Result<()> {
+    fn handshake(&mut self, deadline: Instant) -> io::Result<()> {
         self.socket.set_nodelay(true)?;
-        self.socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
-        self.socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
-        while self.connection.is_handshaking() {
-            self.connection.complete_io(&mut self.socket)?;
-        }
-        // The last flight, with this side's certificates.
-        while self.connection.wants_write() {
-            self.connection.write_tls(&mut self.socket)?;
+        // The last flight, with this side's certificates, is written when the handshake is over for this side.
+        while self.connection.wants_write() || self.connection.is_handshaking() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            self.socket.set_write_timeout(Some(left))?;
+            match self.advance() {
+                // What a socket says whose time is over.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                outcome => outcome?,
+            }
         }
         self.socket.set_read_timeout(None)?;
         self.socket.set_write_timeout(None)
+    }
+
+    /// One write or one read of the handshake.
+    fn advance(&mut self) -> io::Result<()> {
+        if self.connection.wants_write() {
+            return self.connection.write_tls(&mut self.socket).map(drop);
+        }
+        if self.connection.read_tls(&mut self.socket)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        self.connection
+            .process_new_packets()
+            .map(drop)
+            .map_err(|error| {
+                // The alert; it is of no use to a server that does not take it.
+                let _ = self.connection.write_tls(&mut self.socket);
+                io::Error::new(ErrorKind::InvalidData, error)
+            })
     }
 }
 
@@ -531,6 +550,41 @@ mod tests {
             mixed,
             ["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"]
         );
+    }
+
+    #[test]
+    fn a_server_that_trickles_does_not_lengthen_the_handshake() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let trickle = std::thread::spawn(move || {
+            // A record that is never complete.
+            server.write_all(&[22, 3, 3, 0x40, 0]).unwrap();
+            let octets = (0..1000).take_while(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                server.write_all(&[2]).is_ok()
+            });
+            octets.count()
+        });
+        let verifier = ServerVerifier {
+            anchors: Vec::new(),
+            algorithms: tls::algorithms(),
+            refusal: OnceLock::new(),
+        };
+        let config = ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        let name = ServerName::try_from("server").unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut stream = TlsStream { connection, socket };
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let error = stream.handshake(deadline).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        drop(stream);
+        assert!(trickle.join().unwrap() < 1000);
     }
 
     #[test]

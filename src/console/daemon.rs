@@ -116,7 +116,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn run(options: &Options) -> Result<(), DaemonError> {
-    let signals = Signals::listen().map_err(DaemonError::Signals)?;
+    let mut signals = Signals::listen().map_err(DaemonError::Signals)?;
     daemon::raise_descriptor_limit();
     let fifo_folder = options.tmpdir.join(socket::FIFOS);
     daemon::runtime_folders(&options.tmpdir)
@@ -137,7 +137,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         next_connection: 0,
         no_accept_before: None,
     };
-    let ended = daemon.serve(&listener, &signals);
+    let ended = daemon.serve(&listener, &mut signals);
     if !options.systemd_socket_activation
         && let Err(error) = fs::remove_file(&path)
     {
@@ -146,7 +146,6 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     ended
 }
 
-/// A socket that becomes readable when the daemon shall end.
 /// Numbers connections, and with that subscribers, in the order of arrival.
 type ConnectionId = u64;
 
@@ -172,14 +171,17 @@ enum Source {
 
 impl Daemon {
     /// Serves until a signal asks for the end.
-    fn serve(&mut self, listener: &UnixListener, signals: &Signals) -> Result<(), DaemonError> {
+    fn serve(&mut self, listener: &UnixListener, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
             // In this order: an event of a fifo is never applied to one that a request has opened since.
             for (source, events) in self.wait(listener, signals)? {
                 match source {
                     Source::Signals => {
-                        info!("asked to end");
-                        return Ok(());
+                        signals.drain();
+                        if signals.terminate() {
+                            info!("asked to end");
+                            return Ok(());
+                        }
                     }
                     Source::Fifo(name) => self.read_fifo(&name),
                     Source::Connection(id) => self.attend(id, events),

@@ -1,12 +1,11 @@
 //! A listening socket and one process for each connection, which gets the socket as its standard input.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
@@ -16,9 +15,10 @@ use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
 };
-use signal_hook::consts::signal::{SIGCHLD, SIGINT, SIGTERM};
+use nix::unistd::Pid;
 
 use super::stream::wait;
+use crate::daemon::Signals;
 use crate::sys::child::{self, Ended};
 
 /// Connections that the kernel completes while all processes are taken.
@@ -57,49 +57,71 @@ pub fn listen_everywhere(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Accepts connections until SIGTERM or SIGINT (from when the address is announced on), and runs this program with `arguments` for each, at most `most` at a
-/// time. Connections that are under way at the end go on.
+/// How many connections there may be at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// Altogether.
+    pub all: usize,
+    /// Of one source, which is an IPv4 address or a /64 network of IPv6.
+    pub per_source: usize,
+}
+
+/// The processes of connections, and the source of each.
+type Processes = BTreeMap<Pid, IpAddr>;
+
+/// Accepts connections until SIGTERM or SIGINT, from when the address is announced on, and runs this program with
+/// `arguments` for each. Connections that are under way at the end go on.
 ///
-/// Beyond `most`, connections wait in the kernel's queue: they are served in turn, where closing them would leave the
-/// service to whoever asks most often.
-pub fn serve(listener: &TcpListener, arguments: &[String], most: usize) -> io::Result<()> {
+/// Beyond all that there may be, connections wait in the kernel's queue: they are served in turn, where closing them
+/// would leave the service to whoever asks most often. One source's further connections are closed, so that it cannot
+/// take all places.
+pub fn serve(listener: &TcpListener, arguments: &[String], most: Most) -> io::Result<()> {
     let program = std::env::current_exe()?;
     listener.set_nonblocking(true)?;
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::listen()?;
     announce(listener)?;
-    let mut running: usize = 0;
+    let mut processes = Processes::new();
     let mut pause: Option<Instant> = None;
-    while !signals.asked_to_end() {
-        running -= reap().min(running);
+    while !signals.terminate() {
+        reap(&mut processes);
         if pause.is_some_and(|until| Instant::now() >= until) {
             pause = None;
         }
-        let mut descriptors = vec![PollFd::new(signals.pipe.as_fd(), PollFlags::POLLIN)];
-        if running < most && pause.is_none() {
+        let mut descriptors = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if processes.len() < most.all && pause.is_none() {
             descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         wait(&mut descriptors, pause)?;
         let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or(false);
         let connection = descriptors.get(1).is_some_and(ready);
         if descriptors.first().is_some_and(ready) {
-            signals.clear();
+            signals.drain();
         }
         if !connection {
             continue;
         }
         match listener.accept() {
-            Ok((socket, peer)) => match spawn(&program, arguments, socket) {
-                Ok(pid) => {
-                    running += 1;
-                    debug!("{peer}: process {pid}, {running} of {most}");
-                    if running == most {
-                        warn!("{most} connections, no more are taken until one ends");
+            Ok((socket, peer)) => {
+                let source = source(peer.ip());
+                let same = processes.values().filter(|other| **other == source).count();
+                if same >= most.per_source {
+                    warn!("{peer}: closed, there are {same} connections from its address already");
+                    continue;
+                }
+                match spawn(&program, arguments, socket) {
+                    Ok(pid) => {
+                        processes.insert(pid, source);
+                        let (running, most) = (processes.len(), most.all);
+                        debug!("{peer}: process {pid}, {running} of {most}");
+                        if running == most {
+                            warn!("{most} connections, no more are taken until one ends");
+                        }
+                    }
+                    Err(error) => {
+                        error!("cannot run {} for {peer}: {error}", program.display());
                     }
                 }
-                Err(error) => {
-                    error!("cannot run {} for {peer}: {error}", program.display());
-                }
-            },
+            }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 error!("cannot accept connections: {error}");
@@ -107,8 +129,16 @@ pub fn serve(listener: &TcpListener, arguments: &[String], most: usize) -> io::R
             }
         }
     }
-    info!("asked to end, {running} connections go on");
+    info!("asked to end, {} connections go on", processes.len());
     Ok(())
+}
+
+/// What counts as one source: of IPv6 a whole /64, as a single host has all of its addresses.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
+    }
 }
 
 /// Says on standard output where connections are taken, for whoever asked for port 0.
@@ -120,7 +150,7 @@ fn announce(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-fn spawn(program: &std::path::Path, arguments: &[String], socket: TcpStream) -> io::Result<u32> {
+fn spawn(program: &Path, arguments: &[String], socket: TcpStream) -> io::Result<Pid> {
     // The child is not waited for by this handle, but by `reap`.
     Command::new(program)
         .args(arguments)
@@ -129,24 +159,22 @@ fn spawn(program: &std::path::Path, arguments: &[String], socket: TcpStream) -> 
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .stdout(Stdio::null())
         .spawn()
-        .map(|child| child.id())
+        .map(|child| Pid::from_raw(child.id().cast_signed()))
 }
 
-/// Takes note of the children that have ended; how many.
-fn reap() -> usize {
-    let mut ended = 0;
+/// Takes note of the children that have ended; one that this process was started with is none of the connections.
+fn reap(processes: &mut Processes) {
     loop {
         match child::reap() {
-            Ok(None) => return ended,
+            Ok(None) => return,
             Ok(Some((pid, how))) => {
-                if matches!(how, Ended::Signal(_)) {
+                if processes.remove(&pid).is_some() && matches!(how, Ended::Signal(_)) {
                     warn!("process {pid} of a connection was ended by {how}");
                 }
-                ended += 1;
             }
             Err(error) => {
                 error!("cannot tell which connections have ended: {error}");
-                return ended;
+                return;
             }
         }
     }
@@ -164,32 +192,23 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-struct Signals {
-    pipe: UnixStream,
-    end: Arc<AtomicBool>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let (pipe, writer) = UnixStream::pair()?;
-        pipe.set_nonblocking(true)?;
-        let end = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT] {
-            signal_hook::flag::register(signal, Arc::clone(&end))?;
+    #[test]
+    fn a_source_is_an_address_of_ipv4_or_a_network_of_ipv6() {
+        for (address, expected) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2::", "2001:db8:1:2::"),
+            ("2001:db8:1:3::", "2001:db8:1:3::"),
+            ("::1", "::"),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            let expected: IpAddr = expected.parse().unwrap();
+            assert_eq!(source(address), expected, "{address}");
         }
-        // Registered after the flag, so that the flag is up when the pipe wakes the loop.
-        for signal in [SIGTERM, SIGINT, SIGCHLD] {
-            signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
-        }
-        Ok(Self { pipe, end })
-    }
-
-    fn asked_to_end(&self) -> bool {
-        self.end.load(Ordering::SeqCst)
-    }
-
-    fn clear(&mut self) {
-        let mut scratch = [0; 64];
-        while self.pipe.read(&mut scratch).is_ok_and(|count| count > 0) {}
     }
 }

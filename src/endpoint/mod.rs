@@ -31,8 +31,9 @@ use crate::command_line::{NO_LOG, USAGE};
 use crate::logging::{self, AUDIT, Destination, Verbosity};
 use crate::socket::RUNTIME_FOLDER;
 
+use listener::Most;
 pub use listener::{BACKLOG, SHORTAGE};
-pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, Verdict, relay};
+pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, UPLOAD_STEP, Verdict, relay};
 pub use stream::SecureStream;
 
 /// Port of the endpoint (BEHAVIOUR 9).
@@ -41,10 +42,13 @@ pub const PORT: u16 = 1025;
 /// Default of `--max-connections`.
 pub const MAX_CONNECTIONS: usize = 64;
 
+/// How many sources can take all connections together, by the default of `--max-connections-per-source`.
+pub const SOURCES: usize = 4;
+
 /// Default of `--handshake-timeout`, for the whole handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Default of `--idle-timeout`: how long an upload may pause, and an answer may wait to be taken.
+/// Default of `--idle-timeout`: how long [`UPLOAD_STEP`] may take, and an answer may wait to be taken.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the last message to a peer may take.
@@ -52,6 +56,9 @@ pub const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long, and for how many octets, a peer that is still sending is listened to after its answer.
 pub const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
+
+/// The same after a handshake that failed, where nobody knows who the peer is.
+pub const STRANGER_LINGER: (Duration, u64) = (Duration::from_secs(1), 1 << 16);
 
 /// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
 pub const KEEP_ALIVE: (u32, u32) = (60, 15);
@@ -99,11 +106,15 @@ pub struct Options {
     #[argh(option, default = "MAX_CONNECTIONS", from_str_fn(connections))]
     pub max_connections: usize,
 
+    /// most connections of one address, or IPv6 network of 64 bits, at a time (a quarter of all)
+    #[argh(option, arg_name = "number", from_str_fn(connections))]
+    pub max_connections_per_source: Option<usize>,
+
     /// seconds for the TLS handshake (10)
     #[argh(option, default = "HANDSHAKE_TIMEOUT", from_str_fn(seconds))]
     pub handshake_timeout: Duration,
 
-    /// seconds that an upload may pause (60)
+    /// seconds that 64 KiB of an upload may take (60)
     #[argh(option, default = "IDLE_TIMEOUT", from_str_fn(seconds))]
     pub idle_timeout: Duration,
 
@@ -284,7 +295,13 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
         .check()
         .map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
-    listener::serve(listener, &arguments(options), options.max_connections).map_err(failed)
+    let all = options.max_connections;
+    let per_source = options.max_connections_per_source;
+    let most = Most {
+        all,
+        per_source: per_source.unwrap_or(all / SOURCES).max(1),
+    };
+    listener::serve(listener, &arguments(options), most).map_err(failed)
 }
 
 /// The command line of the process for one connection.
@@ -334,7 +351,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
             let _ = socket.shutdown(Shutdown::Write);
             audit.write(&error.to_string());
             if !matches!(error, tls::HandshakeError::Gone(_)) {
-                linger(socket);
+                linger(socket, STRANGER_LINGER);
             }
             return Ok(());
         }
@@ -363,7 +380,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
         _ => audit.write(&end.to_string()),
     }
     if matches!(end, End::Answered(_) | End::Failure(_)) {
-        linger(socket);
+        linger(socket, LINGER);
     }
     Ok(())
 }
@@ -387,8 +404,8 @@ fn farewell(stream: &mut impl SecureStream, octets: &[u8]) -> io::Result<()> {
     stream::write_all(stream, &[], deadline)
 }
 
-fn linger(socket: &TcpStream) {
-    stream::drain(socket, Instant::now() + LINGER.0, LINGER.1);
+fn linger(socket: &TcpStream, (time, octets): (Duration, u64)) {
+    stream::drain(socket, Instant::now() + time, octets);
 }
 
 /// What is logged of a connection, in one line at its end.

@@ -29,6 +29,9 @@ pub const DAEMON_CONNECT: Duration = Duration::from_secs(10);
 /// asked to stop and does not.
 pub const DAEMON_PATIENCE: Duration = Duration::from_secs(300);
 
+/// What a client has to upload to be waited for afresh.
+pub const UPLOAD_STEP: usize = 1 << 16;
+
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -77,8 +80,8 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Carries `request` out over the daemons' sockets below `runtime_folder`. The client may be silent for `idle`
-/// during an upload, and may not take answers for as long.
+/// Carries `request` out over the daemons' sockets below `runtime_folder`. The client is waited for `idle` in all for
+/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long.
 ///
 /// With [`End::Failure`] the client has not been told yet.
 pub fn relay(
@@ -119,6 +122,7 @@ pub fn relay(
         to_client: Piece::default(),
         scratch: vec![0; PIECE],
         upload: is_followed_by_stream(&request.command).then(RawStream::default),
+        pace: Pace::default(),
         answers: Answers::new(policies.len()),
         client_ended: false,
         daemon_ended: false,
@@ -174,6 +178,7 @@ struct Relay<'a, S> {
     scratch: Vec<u8>,
     /// What the client still uploads.
     upload: Option<RawStream>,
+    pace: Pace,
     answers: Answers,
     client_ended: bool,
     daemon_ended: bool,
@@ -236,6 +241,7 @@ impl<S: SecureStream> Relay<'_, S> {
                 "closed before the end of the upload".to_owned(),
             )),
             Ok(count) => {
+                self.pace.arrived(count);
                 let arrived = self.scratch.get(..count).unwrap_or_default();
                 let taken = upload
                     .scan(arrived)
@@ -337,7 +343,7 @@ impl<S: SecureStream> Relay<'_, S> {
         !self.daemon_ended && !self.answers.complete && self.to_client.is_empty()
     }
 
-    fn wait(&self) -> Result<(), End> {
+    fn wait(&mut self) -> Result<(), End> {
         let mut from_client = PollFlags::empty();
         let uploading = self.upload.is_some();
         let listening = !self.client_ended && (!uploading || self.to_daemon.is_empty());
@@ -356,9 +362,9 @@ impl<S: SecureStream> Relay<'_, S> {
             descriptors.push(PollFd::new(self.daemon.as_fd(), from_daemon));
         }
         let patience = self.patience();
-        let until = patience
-            .as_ref()
-            .map(|(patience, _)| self.last_progress + *patience);
+        let until = patience.as_ref().map(|(until, _)| *until);
+        let awaits_upload = self.awaits_upload();
+        let began = Instant::now();
         wait(&mut descriptors, until)
             .map_err(|error| End::Failure(format!("waiting failed: {error}")))?;
 
@@ -366,29 +372,60 @@ impl<S: SecureStream> Relay<'_, S> {
             .first()
             .and_then(PollFd::revents)
             .unwrap_or(PollFlags::empty());
+        if awaits_upload {
+            self.pace.waited += began.elapsed();
+        }
         if !listening && happened.intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
             return Err(End::ClientGone("connection lost".to_owned()));
         }
         match patience {
-            Some((patience, end)) if self.last_progress.elapsed() >= patience => Err(end),
+            Some((until, end)) if Instant::now() >= until => Err(end),
             _ => Ok(()),
         }
     }
 
-    /// How long nothing may happen, and what it means; streams may be silent for ever.
-    fn patience(&self) -> Option<(Duration, End)> {
+    /// Whether it is the client's turn.
+    fn awaits_upload(&self) -> bool {
+        self.upload.is_some() && self.to_daemon.is_empty()
+    }
+
+    /// Until when nothing may happen, and what it means; streams may be silent for ever.
+    fn patience(&self) -> Option<(Instant, End)> {
         let seconds = self.idle.as_secs();
         if !self.to_client.is_empty() || !self.flushed {
             let reason = format!("took nothing for {seconds} s");
-            Some((self.idle, End::ClientGone(reason)))
-        } else if self.upload.is_some() && self.to_daemon.is_empty() {
-            let reason = format!("nothing was uploaded for {seconds} s");
-            Some((self.idle, End::Failure(reason)))
+            Some((self.last_progress + self.idle, End::ClientGone(reason)))
+        } else if self.awaits_upload() {
+            let reason = format!(
+                "the upload is slower than {} KiB in {seconds} s",
+                UPLOAD_STEP >> 10
+            );
+            let left = self.idle.saturating_sub(self.pace.waited);
+            Some((Instant::now() + left, End::Failure(reason)))
         } else if self.answer == Answer::Single || self.answers.passed_on == 0 {
             let reason = format!("{} does not answer", self.who);
-            Some((DAEMON_PATIENCE, End::Failure(reason)))
+            Some((self.last_progress + DAEMON_PATIENCE, End::Failure(reason)))
         } else {
             None
+        }
+    }
+}
+
+/// Whether an upload goes on fast enough: counted is only the time in which it is the client's turn, so that a slow
+/// daemon is not held against it.
+#[derive(Debug, Default)]
+struct Pace {
+    /// What has arrived since the last whole [`UPLOAD_STEP`].
+    octets: usize,
+    /// How long the client was waited for since.
+    waited: Duration,
+}
+
+impl Pace {
+    fn arrived(&mut self, count: usize) {
+        self.octets += count;
+        if self.octets >= UPLOAD_STEP {
+            *self = Self::default();
         }
     }
 }
@@ -678,6 +715,18 @@ mod tests {
             assert!(upload.ended);
             assert_eq!(taken, stream.len() - 4, "cut every {size}");
         }
+    }
+
+    #[test]
+    fn only_whole_steps_of_an_upload_renew_the_patience() {
+        let waited = Duration::from_secs(59);
+        let mut pace = Pace { octets: 0, waited };
+        for _ in 1..UPLOAD_STEP {
+            pace.arrived(1);
+            assert_eq!(pace.waited, waited);
+        }
+        pace.arrived(1);
+        assert_eq!((pace.octets, pace.waited), (0, Duration::ZERO));
     }
 
     #[test]
