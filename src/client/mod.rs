@@ -104,7 +104,11 @@ fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientEr
     };
     let signed = authority::sign(&order, output.started())?;
     if signed.profile == Profile::Server {
-        output.warn("the request carries no command: its certificate is that of a server");
+        output.warn(&format!(
+            "THIS IS THE CERTIFICATE OF A SERVER, as the request carries no command: who has the key of '{}' can play \
+             the server to every client",
+            signed.file.display()
+        ));
     }
     output.line(&format!("certificate {}", signed.file.display()))
 }
