@@ -544,6 +544,37 @@ fn a_request_without_a_command_is_for_a_server() {
 }
 
 #[test]
+fn warnings_can_be_silenced() {
+    let folder = generated("silent");
+    write_server_request(&folder);
+    let sign = [
+        "sign",
+        "cacert.pem",
+        "db",
+        "root.key",
+        "other.req",
+        "--force",
+    ];
+    let policy = ["add-policy", "team", "1", "--csr"];
+    for (option, silent) in [
+        ("-q", true),
+        ("--verbosity=quiet", true),
+        ("--verbosity=error", true),
+        ("--verbosity=info", false),
+        ("--color=always", false),
+    ] {
+        for command in [&sign[..], &policy] {
+            let ended = expect(&folder.path(""), 0, &[command, &[option]].concat());
+            assert_eq!(ended.stderr.is_empty(), silent, "{option}: {ended:?}");
+        }
+    }
+    for option in ["--verbosity=nonsense", "--verbosity=", "--color=nonsense"] {
+        let ended = expect(&folder.path(""), 124, &[&policy[..], &[option]].concat());
+        assert!(ended.stderr.contains("there are"), "{ended:?}");
+    }
+}
+
+#[test]
 fn a_tenant_cannot_issue_a_server() {
     let folder = generated("tenants-server");
     delegate(&folder.path(""));

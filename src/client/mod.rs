@@ -53,7 +53,10 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
         Some(Command::Certificate(arguments)) => delivery::certificate(&arguments, output),
         Some(command) => {
             let (request, destination, options) = request::read(command)?;
-            output.set_verbosity(&options);
+            output.set_verbosity(options);
+            if let Some(oddity) = request.oddity() {
+                output.warn(oddity);
+            }
             delivery::deliver(&request, destination, output)
         }
     }
@@ -93,6 +96,7 @@ fn generate(arguments: &arguments::Generate, output: &mut Output) -> Result<(), 
 }
 
 fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientError> {
+    output.set_verbosity(arguments.common());
     let order = SignOrder {
         authority: &arguments.cacert,
         database: &arguments.db,
