@@ -21,6 +21,11 @@ pub const MAX_PATH: usize = 9;
 /// The object identifier of the extension that carries a command (WIRE 10.1).
 pub const EXTENSION: Oid<'static> = oid!(1.3.6.1.4.1.49836.42);
 
+/// The numbers of [`EXTENSION`].
+pub fn extension_numbers() -> Vec<u64> {
+    EXTENSION.iter().into_iter().flatten().collect()
+}
+
 /// What a verified path asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -300,11 +305,6 @@ impl<'a> Certificate<'a> {
     pub fn x509(&self) -> &X509Certificate<'a> {
         &self.0
     }
-}
-
-/// Whether this certificate delegates a policy: certificates below it belong to a tenant.
-pub fn has_policy_extension(der: &[u8]) -> bool {
-    Certificate::read(der).is_ok_and(|certificate| certificate.policy().is_some())
 }
 
 fn certificate(position: usize, der: &[u8]) -> Result<Certificate<'_>, ChainError> {

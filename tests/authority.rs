@@ -529,23 +529,70 @@ fn a_certificate_ends_with_its_issuer() {
 #[test]
 fn a_request_without_a_command_is_for_a_server() {
     let folder = generated("server");
+    write_server_request(&folder);
+    let ended = expect(
+        &folder.path(""),
+        0,
+        &["sign", "cacert.pem", "db", "root.key", "other.req"],
+    );
+    assert!(ended.stderr.contains("OF A SERVER"), "{ended:?}");
+    let server = first(&folder.path("other.pem"));
+    assert_eq!(
+        extensions(&server),
+        extensions(&first(&folder.path("server.pem")))
+    );
+}
+
+#[test]
+fn warnings_can_be_silenced() {
+    let folder = generated("silent");
+    write_server_request(&folder);
+    let sign = [
+        "sign",
+        "cacert.pem",
+        "db",
+        "root.key",
+        "other.req",
+        "--force",
+    ];
+    let policy = ["add-policy", "team", "1", "--csr"];
+    for (option, silent) in [
+        ("-q", true),
+        ("--verbosity=quiet", true),
+        ("--verbosity=error", true),
+        ("--verbosity=info", false),
+        ("--color=always", false),
+    ] {
+        for command in [&sign[..], &policy] {
+            let ended = expect(&folder.path(""), 0, &[command, &[option]].concat());
+            assert_eq!(ended.stderr.is_empty(), silent, "{option}: {ended:?}");
+        }
+    }
+    for option in ["--verbosity=nonsense", "--verbosity=", "--color=nonsense"] {
+        let ended = expect(&folder.path(""), 124, &[&policy[..], &[option]].concat());
+        assert!(ended.stderr.contains("there are"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_tenant_cannot_issue_a_server() {
+    let folder = generated("tenants-server");
+    delegate(&folder.path(""));
+    write_server_request(&folder);
+    let sign = ["sign", "tenant.pem", "db", "tenant.key", "other.req"];
+    let ended = expect(&folder.path(""), 124, &sign);
+    assert!(ended.stderr.contains("carries a policy"), "{ended:?}");
+    assert!(!folder.path("other.pem").exists());
+}
+
+/// A request that carries no command.
+fn write_server_request(folder: &Folder) {
     let key = Key::generate(KeyType::P256).unwrap();
     let mut parameters = rcgen::CertificateParams::default();
     parameters.distinguished_name = authority::common_name("other");
     let pair = rcgen::KeyPair::try_from(key.pkcs8()).unwrap();
     let request = parameters.serialize_request(&pair).unwrap();
     folder.file("other.req", request.pem().unwrap());
-    let ended = expect(
-        &folder.path(""),
-        0,
-        &["sign", "cacert.pem", "db", "root.key", "other.req"],
-    );
-    assert!(ended.stderr.contains("server"), "{ended:?}");
-    let server = first(&folder.path("other.pem"));
-    assert_eq!(
-        extensions(&server),
-        extensions(&first(&folder.path("server.pem")))
-    );
 }
 
 #[test]

@@ -22,13 +22,13 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::geteuid;
+use petrel::chain::extension_numbers;
 use petrel::chain::verify::Anchor;
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
 use petrel::wire::{
-    CertExtension, Command, EXTENSION_OID, Int, Message, Payload, Policy, PolicyCommand,
-    UnikernelCommand,
+    CertExtension, Command, Int, Message, Payload, Policy, PolicyCommand, UnikernelCommand,
 };
 use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -963,7 +963,7 @@ fn params(name: &str, command: Option<Command>) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, name);
     if let Some(command) = command {
         let value = CertExtension::new(command).encode().unwrap();
-        let extension = CustomExtension::from_oid_content(EXTENSION_OID, value);
+        let extension = CustomExtension::from_oid_content(&extension_numbers(), value);
         params.custom_extensions.push(extension);
     }
     params

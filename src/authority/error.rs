@@ -37,6 +37,8 @@ pub enum AuthorityError {
     SeveralCommands,
     /// A command that is not carried out from a certificate (in words).
     NotAllowed(&'static str),
+    /// A server's certificate is asked for below one that carries a policy.
+    TenantsServer,
     /// The policy asked for is of no use.
     Unusable(Unusable),
     /// The request is beyond the policy of the issuing certificate.
@@ -106,6 +108,10 @@ impl fmt::Display for AuthorityError {
             Self::NotAllowed(kind) => write!(
                 f,
                 "no certificate can carry the command of this request ({kind}): endpoints refuse it"
+            ),
+            Self::TenantsServer => f.write_str(
+                "the request carries no command, so that its certificate would be that of a server: none is issued \
+                 below a certificate that carries a policy, as no client trusts it",
             ),
             Self::Unusable(error) => error.fmt(f),
             Self::Beyond(excess) => {

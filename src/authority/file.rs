@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pem::{EncodeConfig, LineEnding, Pem};
 
@@ -69,14 +69,22 @@ pub(super) fn write(
     if !force {
         return create(path, mode, content);
     }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = Path::new(&beside);
+    let beside = beside(path);
+    let beside = beside.as_path();
+    // Left behind by a process that had this number and crashed.
+    let _ = fs::remove_file(beside);
     create(beside, mode, content)?;
     fs::rename(beside, path).map_err(|error| {
         let _ = fs::remove_file(beside);
         AuthorityError::File("replace", path.to_owned(), error)
     })
+}
+
+/// Where the new content of a file lies until it is complete. No two processes have the same place.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".new.{}", std::process::id()));
+    beside.into()
 }
 
 fn create(path: &Path, mode: u32, content: &str) -> Result<(), AuthorityError> {
@@ -116,4 +124,25 @@ pub(super) fn record(database: &Path, serial: &str, name: &str) -> Result<(), Au
             file.sync_all()
         })
         .map_err(AuthorityError::file("add a line to", database))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crash_left_behind_does_not_hinder_a_replacement() {
+        let folder = std::env::temp_dir().join(format!("petrel-file-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("web.pem");
+        for file in [&path, &beside(&path), &folder.join("web.pem.new")] {
+            fs::write(file, "before").unwrap();
+        }
+        let refused = write(&path, 0o644, "after", false);
+        assert!(matches!(refused, Err(AuthorityError::Exists(_))));
+        write(&path, 0o644, "after", true).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "after");
+        assert!(!beside(&path).exists());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -15,7 +15,8 @@ use x509_parser::x509::X509Name;
 
 use super::certificate::distinguished_name;
 use super::{AuthorityError, Certificate, Key, read_chain};
-use crate::wire::{CertExtension, Command, EXTENSION_OID};
+use crate::chain::extension_numbers;
+use crate::wire::{CertExtension, Command};
 
 /// Validity starts this long before now, for clocks that are late.
 pub const LATENESS: Duration = Duration::from_secs(10);
@@ -191,7 +192,10 @@ pub(super) fn command_extension(command: &Command) -> Result<CustomExtension, Au
     let content = CertExtension::new(command.clone())
         .encode()
         .map_err(AuthorityError::Command)?;
-    Ok(CustomExtension::from_oid_content(EXTENSION_OID, content))
+    Ok(CustomExtension::from_oid_content(
+        &extension_numbers(),
+        content,
+    ))
 }
 
 fn unusual_issuer() -> AuthorityError {

@@ -59,7 +59,10 @@ pub fn sign(order: &SignOrder<'_>, now: OffsetDateTime) -> Result<Signed, Author
         .map_err(AuthorityError::CommonName)?;
     let upper = issuer.certificate().policy()?;
     let (profile, days) = match request.command.clone() {
-        None => (Profile::Server, AUTHORITY_DAYS),
+        None => {
+            refuse_tenant(issuer.chain())?;
+            (Profile::Server, AUTHORITY_DAYS)
+        }
         Some(command @ Command::Policy(PolicyCommand::Add(_))) => {
             (Profile::Intermediate(command), AUTHORITY_DAYS)
         }
@@ -95,6 +98,16 @@ pub fn sign(order: &SignOrder<'_>, now: OffsetDateTime) -> Result<Signed, Author
         certificate,
         profile,
     })
+}
+
+/// A server is never a tenant's: no client would trust it, and the tenant may have meant something else.
+fn refuse_tenant(chain: &[Certificate]) -> Result<(), AuthorityError> {
+    for certificate in chain {
+        if certificate.command()?.is_some() {
+            return Err(AuthorityError::TenantsServer);
+        }
+    }
+    Ok(())
 }
 
 /// Whether the policy of the issuing certificate, if it has one, allows `command`; a policy to be added must also be of use.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 
-use super::values::{block, host_name, kind, level, net, number, path, since};
+use super::values::{
+    Verbosity, block, color, host_name, kind, level, net, number, path, since, verbosity,
+};
 use crate::authority::KeyType;
 use crate::name::{Name, Path};
 use crate::policy::CpuId;
@@ -37,10 +39,12 @@ pub(super) enum Command {
 }
 
 /// What every command takes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Common {
-    pub(super) verbose: u8,
-    pub(super) verbosity: Option<String>,
+    /// Whether warnings are said.
+    pub(super) warnings: bool,
+    /// Whether everything is shown.
+    pub(super) debug: bool,
 }
 
 /// Where a command goes, as written on the command line.
@@ -67,23 +71,25 @@ macro_rules! command {
             /// say more; twice for everything
             #[argh(switch, short = 'v')]
             pub(super) verbose: u8,
-            /// say less
+            /// say no warnings
             #[argh(switch, short = 'q')]
-            #[allow(dead_code, reason = "only errors and results are said anyway")]
             pub(super) quiet: bool,
             /// quiet, error, warning, info or debug
-            #[argh(option)]
-            pub(super) verbosity: Option<String>,
+            #[argh(option, from_str_fn(verbosity))]
+            pub(super) verbosity: Option<Verbosity>,
             /// auto, always or never: accepted, output has no colours
-            #[argh(option)]
+            #[argh(option, from_str_fn(color))]
             #[allow(dead_code, reason = "there are no colours")]
-            pub(super) color: Option<String>,
+            pub(super) color: Option<()>,
         }
 
-        #[allow(dead_code, reason = "the certificate tools have nothing more to say")]
+        #[allow(dead_code, reason = "generate has nothing more to say")]
         impl $type {
             pub(super) fn common(&self) -> Common {
-                Common { verbose: self.verbose, verbosity: self.verbosity.clone() }
+                Common {
+                    warnings: !self.quiet && self.verbosity != Some(Verbosity::ErrorsOnly),
+                    debug: self.verbose >= 2 || self.verbosity == Some(Verbosity::Debug),
+                }
             }
         }
     };

@@ -82,7 +82,7 @@ pub(super) fn certificate(
     arguments: &arguments::Certificate,
     output: &mut Output,
 ) -> Result<(), ClientError> {
-    output.set_verbosity(&arguments.common());
+    output.set_verbosity(arguments.common());
     let chain = read_chain(&arguments.cert)?;
     let Some(leaf) = chain.first() else {
         return Err(ClientError::Usage("there is no certificate".to_owned()));

@@ -20,7 +20,7 @@ use crate::wire::{
 pub(super) struct Output {
     stdout: io::Stdout,
     started: OffsetDateTime,
-    debug: bool,
+    common: Common,
 }
 
 impl Output {
@@ -29,7 +29,10 @@ impl Output {
         Self {
             stdout: io::stdout(),
             started,
-            debug: false,
+            common: Common {
+                warnings: true,
+                debug: false,
+            },
         }
     }
 
@@ -44,8 +47,8 @@ impl Output {
     }
 
     /// How much is shown: with debug verbosity also guest arguments, which often hold secrets.
-    pub(super) fn set_verbosity(&mut self, common: &Common) {
-        self.debug = common.verbose >= 2 || common.verbosity.as_deref() == Some("debug");
+    pub(super) fn set_verbosity(&mut self, common: Common) {
+        self.common = common;
     }
 
     /// A text that has its newlines already.
@@ -85,9 +88,10 @@ impl Output {
     }
 
     /// Something is odd, but goes on.
-    #[expect(clippy::unused_self, reason = "all output goes through here")]
     pub(super) fn warn(&self, text: &str) {
-        warn(text);
+        if self.common.warnings {
+            eprintln!("{}: warning: {text}", super::PROGRAM);
+        }
     }
 
     /// A request was carried out.
@@ -102,9 +106,11 @@ impl Output {
             Success::Policies(policies) => lines(policies, policy, "no policies"),
             Success::BlockDevices(blocks) => lines(blocks, block, "no block devices"),
             Success::Consoles(consoles) => lines(consoles, name, "no consoles"),
-            Success::UnikernelInfo(unikernels) => {
-                lines(unikernels, |entry| info(entry, self.debug), "no unikernels")
-            }
+            Success::UnikernelInfo(unikernels) => lines(
+                unikernels,
+                |entry| info(entry, self.common.debug),
+                "no unikernels",
+            ),
             Success::BlockDeviceImage(compressed) => {
                 format!("block device image, compressed {compressed}")
             }
@@ -138,11 +144,6 @@ impl Output {
         let time = time(line.timestamp.seconds());
         self.line(&format!("console {time}: {}", escaped(&line.data.0)))
     }
-}
-
-/// Something is odd, but goes on.
-pub(super) fn warn(text: &str) {
-    eprintln!("{}: warning: {text}", super::PROGRAM);
 }
 
 /// A name as it is printed.

@@ -53,7 +53,10 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
         Some(Command::Certificate(arguments)) => delivery::certificate(&arguments, output),
         Some(command) => {
             let (request, destination, options) = request::read(command)?;
-            output.set_verbosity(&options);
+            output.set_verbosity(options);
+            if let Some(oddity) = request.oddity() {
+                output.warn(oddity);
+            }
             delivery::deliver(&request, destination, output)
         }
     }
@@ -93,6 +96,7 @@ fn generate(arguments: &arguments::Generate, output: &mut Output) -> Result<(), 
 }
 
 fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientError> {
+    output.set_verbosity(arguments.common());
     let order = SignOrder {
         authority: &arguments.cacert,
         database: &arguments.db,
@@ -104,7 +108,11 @@ fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientEr
     };
     let signed = authority::sign(&order, output.started())?;
     if signed.profile == Profile::Server {
-        output.warn("the request carries no command: its certificate is that of a server");
+        output.warn(&format!(
+            "THIS IS THE CERTIFICATE OF A SERVER, as the request carries no command: who has the key of '{}' can play \
+             the server to every client",
+            signed.file.display()
+        ));
     }
     output.line(&format!("certificate {}", signed.file.display()))
 }

@@ -36,6 +36,18 @@ pub(super) enum Body {
     Image(PathBuf, u32),
 }
 
+impl Request {
+    /// What the user may not have meant.
+    pub(super) fn oddity(&self) -> Option<&'static str> {
+        match &self.command {
+            Command::Policy(PolicyCommand::Add(policy)) if policy.bridges.is_empty() => {
+                Some("the policy allows no bridges: its unikernels have no network")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Reads a sub-command that goes to a daemon.
 pub(super) fn read(
     command: arguments::Command,
@@ -210,9 +222,6 @@ fn add_policy(sub: AddPolicy) -> Result<(crate::name::Path, PolicyCommand), Clie
     policy
         .usable()
         .map_err(|error| ClientError::Usage(error.to_string()))?;
-    if policy.bridges.is_empty() {
-        super::display::warn("the policy allows no bridges: its unikernels have no network");
-    }
     Ok((sub.path, PolicyCommand::Add((&policy).into())))
 }
 

@@ -31,6 +31,35 @@ pub(super) fn level(text: &str) -> Result<u32, String> {
     }
 }
 
+/// What `--verbosity` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verbosity {
+    /// No warnings.
+    ErrorsOnly,
+    /// What is said anyway.
+    Usual,
+    /// Everything.
+    Debug,
+}
+
+/// A level of the log; most make no difference here.
+pub(super) fn verbosity(text: &str) -> Result<Verbosity, String> {
+    match text {
+        "quiet" | "error" => Ok(Verbosity::ErrorsOnly),
+        "warning" | "info" => Ok(Verbosity::Usual),
+        "debug" => Ok(Verbosity::Debug),
+        _ => Err("there are quiet, error, warning, info and debug".to_owned()),
+    }
+}
+
+/// When output is coloured, which it never is.
+pub(super) fn color(text: &str) -> Result<(), String> {
+    match text {
+        "auto" | "always" | "never" => Ok(()),
+        _ => Err("there are auto, always and never".to_owned()),
+    }
+}
+
 /// A path, with or without the colon that ends it as a name.
 pub(super) fn path(text: &str) -> Result<Path, String> {
     text.strip_suffix(':')

@@ -1,21 +1,60 @@
 //! Descriptors that this process was started with.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc::{self, STDERR_FILENO};
+
+/// What [`inherited`] has given away. A number stays here when it is closed: whoever gets it next opened it.
+static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// Takes an inherited descriptor into ownership and keeps it from the children of this process.
 ///
-/// Meant for descriptors that somebody outside announced by number, each once.
+/// Meant for descriptors that somebody outside announced by number, before this process opens others.
 ///
 /// # Errors
-/// `EBADF` if the descriptor is not open.
+/// `EBADF` if the descriptor is not open, is a standard one, or was taken before.
 pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the borrow ends with this call, which fails if the descriptor is not open.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: the descriptor is open, and nobody in this process opened it or was given it before.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if number <= STDERR_FILENO || !is_open(number) || !taken.insert(number) {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: the descriptor is open, none of those that the standard library uses unasked, and given away only once.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(descriptor)
+}
+
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: this only asks, and about any number.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags != -1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_descriptor_is_given_away_once_if_it_is_open_and_no_standard_one() {
+        for number in [-1, 0, 1, 2, RawFd::MIN, RawFd::MAX] {
+            assert!(inherited(number).is_err(), "{number}");
+        }
+        // Far above those that other tests open meanwhile.
+        let file = File::open("/dev/null").unwrap();
+        let number = fcntl(&file, FcntlArg::F_DUPFD(500)).unwrap();
+        let owned = inherited(number).unwrap();
+        assert_eq!(owned.as_raw_fd(), number);
+        assert_eq!(fcntl(&owned, FcntlArg::F_GETFD), Ok(1), "close-on-exec");
+        assert!(inherited(number).is_err(), "it has an owner");
+        drop(owned);
+        assert!(inherited(number).is_err(), "it is closed");
+    }
 }

@@ -14,21 +14,17 @@ pub mod options;
 /// Where the segments of an image go. Pure.
 pub mod plan;
 
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-mod attach;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-mod filter;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-mod run;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub use run::main;
+#[cfg_attr(
+    all(target_os = "linux", target_arch = "x86_64"),
+    path = "linux/mod.rs"
+)]
+#[cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64")),
+    path = "elsewhere.rs"
+)]
+mod os;
+
+pub use os::main;
 
 /// The version of the spt interface that this tender speaks.
 pub const ABI_VERSION: u32 = 2;
-
-/// Where the tender cannot work, it says so.
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-pub fn main() -> std::process::ExitCode {
-    eprintln!("petrel-spt: this tender only works on Linux x86_64; use solo5-hvt here");
-    std::process::ExitCode::FAILURE
-}

@@ -31,9 +31,6 @@ use crate::name::Name;
 /// The only version ever written or accepted.
 pub const VERSION: i64 = 5;
 
-/// The object identifier of the certificate extension that carries a command (WIRE 10.1).
-pub const EXTENSION_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 49836, 42];
-
 /// Why octets are no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WireError {

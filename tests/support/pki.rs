@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use petrel::wire::{CertExtension, Command, EXTENSION_OID, Int, Policy, PolicyCommand};
+use petrel::chain::extension_numbers;
+use petrel::wire::{CertExtension, Command, Int, Policy, PolicyCommand};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519,
@@ -186,5 +187,5 @@ fn client(name: &str, command: Command) -> CertificateParams {
 
 fn extension(command: Command) -> CustomExtension {
     let value = CertExtension::new(command).encode().unwrap();
-    CustomExtension::from_oid_content(EXTENSION_OID, value)
+    CustomExtension::from_oid_content(&extension_numbers(), value)
 }

@@ -1,5 +1,8 @@
 //! Runs a guest: the order of everything that touches the host.
 
+mod attach;
+mod filter;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -13,16 +16,15 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::personality::{self, Persona};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
-use super::ABI_VERSION;
-use super::attach::{AttachError, Device};
-use super::boot::{BOOT_INFO, BootInfo, low_memory};
-use super::devices::{DeviceError, assign};
-use super::filter;
-use super::options::{ArgumentsTooLong, CommandLine, OptionError, Options, join_arguments};
-use super::plan::{LoadPlan, PlanError, Segment};
 use crate::elf::{EM_X86_64, Elf, ElfError};
 use crate::manifest::{Manifest, ManifestError, Target};
 use crate::sys::guest::{Memory, Protection, Sealed, restore_default_signals};
+use crate::tender::ABI_VERSION;
+use crate::tender::boot::{BOOT_INFO, BootInfo, low_memory};
+use crate::tender::devices::{DeviceError, assign};
+use crate::tender::options::{ArgumentsTooLong, CommandLine, OptionError, Options, join_arguments};
+use crate::tender::plan::{LoadPlan, PlanError, Segment};
+use attach::{AttachError, Device};
 
 /// What the guest sees as data of the timer's events.
 const TIMER_EVENT: u64 = 0xffff_fffe;

@@ -10,10 +10,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
 
-use super::boot::{Attached, Details};
-use super::devices::{Assignment, Backing};
-use super::options::NetSource;
 use crate::sys::tap::{self, Attachment, Interfaces};
+use crate::tender::boot::{Attached, Details};
+use crate::tender::devices::{Assignment, Backing};
+use crate::tender::options::NetSource;
 
 const TUN: &str = "/dev/net/tun";
 const RANDOM: &str = "/dev/urandom";

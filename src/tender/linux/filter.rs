@@ -13,7 +13,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::boot::{Attached, BootInfo, Details};
+use crate::tender::boot::{Attached, BootInfo, Details};
 
 const STANDARD_OUTPUT: i32 = 1;
 const ARCH_SET_FS: u64 = 0x1002;
