@@ -16,22 +16,26 @@ for program in cargo cc; do
     command -v "$program" >/dev/null || fail "$program is not on PATH: install cargo and a C compiler first"
 done
 
-say "building Petrel and a unikernel"
+say "building Petrel (the first time this takes minutes) and a unikernel"
 cargo build --quiet --release --locked --bins
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 PATH=$target/release:$PATH
 # Sockets and fifos have short names at most; the default temporary folder may not.
 work=$(mktemp -d /tmp/petrel.XXXXXX)
 started=
+interrupted=
 leave() {
     code=$?
+    trap '' HUP INT PIPE TERM
     trap - EXIT
     for process in $started; do
         kill "$process" 2>/dev/null || true
         wait "$process" 2>/dev/null || true
     done
     if [ $code != 0 ]; then
+        [ -z "$interrupted" ] || rm -f "$work"/*.log
         for log in "$work"/*.log; do
+            [ -f "$log" ] || continue
             sed "s|^|$(basename "$log" .log): |" "$log" >&2
         done
     fi
@@ -39,7 +43,7 @@ leave() {
     exit $code
 }
 trap leave EXIT
-trap 'exit 1' HUP INT TERM
+trap 'interrupted=yes; say interrupted >&2; exit 1' HUP INT PIPE TERM
 sh tests/guests/build.sh "$work/guests"
 guest=$work/guests/forever.spt
 
@@ -107,4 +111,4 @@ say "destroying it"
 # shellcheck disable=SC2086
 petrel destroy $tenant hello
 
-say "stopping the daemons"
+say "stopping the daemons; to go on: README.md, \"Using it\", and the manual pages in man/"

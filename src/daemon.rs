@@ -1,6 +1,7 @@
 //! What every daemon needs: signals that poll(2) sees, folders, descriptors, the time.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,6 +38,25 @@ pub fn runtime_folders(runtime_folder: &Path) -> Result<(), (PathBuf, io::Error)
         folder(&path, mode).map_err(|error| (path, error))?;
     }
     Ok(())
+}
+
+/// Says that a folder below the runtime folder could not be made, and what to do about it.
+pub fn explain_runtime_folder(
+    f: &mut fmt::Formatter<'_>,
+    path: &Path,
+    error: &io::Error,
+) -> fmt::Result {
+    write!(f, "cannot make the folder {}: {error}", path.display())?;
+    match path.parent() {
+        Some(parent) if error.kind() == ErrorKind::NotFound => {
+            write!(
+                f,
+                "; make {} first, or name another with --tmpdir",
+                parent.display()
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes the folder, with this mode whatever the umask is, unless it is there.

@@ -544,9 +544,7 @@ fn now() -> Moment {
 impl fmt::Display for DaemonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(path, error) => {
-                write!(f, "cannot use the folder {}: {error}", path.display())
-            }
+            Self::Folder(path, error) => daemon::explain_runtime_folder(f, path, error),
             Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
             Self::Activation(error) => {
                 write!(f, "no socket to listen on was handed over: {error}")

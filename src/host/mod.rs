@@ -92,6 +92,8 @@ struct Options {
 pub enum HostError {
     /// A file or socket operation failed (what, on which path, why).
     File(&'static str, PathBuf, std::io::Error),
+    /// A folder below the runtime folder cannot be made.
+    Runtime(PathBuf, std::io::Error),
     /// The state.
     Store(StoreError),
     /// The image store.
@@ -119,7 +121,12 @@ pub fn main() -> i32 {
     }
 }
 
-fn run(options: Options) -> Result<(), HostError> {
+fn run(mut options: Options) -> Result<(), HostError> {
+    // Tenders run in another folder than this process.
+    for folder in [&mut options.tmpdir, &mut options.dbdir] {
+        *folder = std::path::absolute(&*folder)
+            .map_err(|error| HostError::File("find", folder.clone(), error))?;
+    }
     let mut daemon = Daemon::start(options)?;
     daemon.events.push_back(Event::Boot);
     while daemon.settle() {
@@ -179,7 +186,7 @@ impl Daemon {
         }
         let state = state.unwrap_or_default();
         daemon::runtime_folders(&options.tmpdir)
-            .map_err(|(path, error)| HostError::File("create", path, error))?;
+            .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
         let listener = if options.systemd_socket_activation {
             socket::activated()
@@ -687,6 +694,7 @@ impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::Runtime(path, error) => daemon::explain_runtime_folder(f, path, error),
             Self::Store(error) => error.fmt(f),
             Self::Images(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),

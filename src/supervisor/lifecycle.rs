@@ -315,10 +315,11 @@ impl Supervisor {
             _ => (now.monotonic, false),
         };
         unikernel.run = Run::Waiting(0);
-        info!(
-            "{name}: ended with {death}{}",
-            if asked { ", as asked" } else { "" }
-        );
+        if asked || death == Death::Exit(0) {
+            info!("{name}: ended with {death}");
+        } else {
+            warn!("{name}: ended with {death}, which nobody asked for");
+        }
         if phase == Some(Phase::Stopping) {
             return self.stopped(&name);
         }
@@ -612,7 +613,14 @@ impl Supervisor {
     /// Whether a new unikernel of this configuration may be.
     fn admit(&self, name: &Name, config: &Config, force: bool) -> Result<(), String> {
         if !force && self.unikernels.contains_key(name) {
-            return Err(format!("there is a unikernel {name} already"));
+            return Err(
+                match self.unikernels.get(name).map(|unikernel| &unikernel.run) {
+                    Some(Run::Waiting(_) | Run::Due) => {
+                        format!("there is a unikernel {name} already, which waits for its restart")
+                    }
+                    _ => format!("there is a unikernel {name} already"),
+                },
+            );
         }
         let mut others = claims(&self.unikernels, &self.operations);
         others.retain(|(other, _)| *other != name);
