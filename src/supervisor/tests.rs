@@ -536,6 +536,7 @@ fn policies_are_recorded_before_they_are_acknowledged() {
     );
     world.fail = vec!["persist"];
     assert!(world.answer("a:", policy(2, 64)).is_err());
+    world.pass(SAVE_RETRY);
     assert_eq!(
         world.answer("a:", policy(1, 32)),
         Ok("no modification of policy".into())
