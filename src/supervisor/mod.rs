@@ -741,4 +741,6 @@ pub(crate) mod fixtures {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
