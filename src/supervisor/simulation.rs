@@ -69,6 +69,7 @@ struct Schedule {
     /// Effects but uploads and announcements are done before anything else happens, as in `petreld`.
     prompt: bool,
     counter: i64,
+    now: Moment,
     /// Events so far.
     length: usize,
     log: Option<String>,
@@ -83,6 +84,10 @@ impl Schedule {
             host: Host::new(dice, failing),
             prompt,
             counter: 0,
+            now: Moment {
+                monotonic: Duration::ZERO,
+                wall: Timestamp::from_unix(0, 0),
+            },
             length: 0,
             log: None,
         }
@@ -172,7 +177,7 @@ impl Schedule {
         self.counter += 1;
         let (request, dice) = (self.counter, &mut self.host.dice);
         let reused = dice.chance(50);
-        let (command, name, about, value) = match dice.below(10) {
+        let (command, name, about) = match dice.below(10) {
             0..5 => {
                 let name = dice.pick(&*NAMES);
                 let config = Self::random_config(dice, request);
@@ -184,19 +189,14 @@ impl Schedule {
                 };
                 self.host.unikernel(&name).ask(request, Some(request));
                 let about = About::Unikernel(name.clone());
-                (
-                    Command::Unikernel(command),
-                    name,
-                    about,
-                    format!("{config:?}"),
-                )
+                (Command::Unikernel(command), name, about)
             }
             5..7 => {
                 let name = dice.pick(&*NAMES);
                 self.host.unikernel(&name).ask(request, None);
                 let about = About::Unikernel(name.clone());
                 let command = UnikernelCommand::Destroy(());
-                (Command::Unikernel(command), name, about, String::new())
+                (Command::Unikernel(command), name, about)
             }
             kind => {
                 let path = dice.pick(&*PATHS);
@@ -205,9 +205,8 @@ impl Schedule {
                 let command = policy.as_ref().map_or(PolicyCommand::Remove(()), |policy| {
                     PolicyCommand::Add(policy.into())
                 });
-                let shown = format!("{policy:?}");
                 self.host.policy(&path).ask(request, policy);
-                (Command::Policy(command), name, About::Policy(path), shown)
+                (Command::Policy(command), name, About::Policy(path))
             }
         };
         let free = self.host.connections.iter().find(|(_, free)| **free);
@@ -217,7 +216,7 @@ impl Schedule {
         };
         self.host.connections.insert(client, false);
         self.host.open.insert(request, Open { client, about });
-        self.note(|| format!("request {request} for {name}: {value}"));
+        self.note(|| format!("request {request} for {name}"));
         let message = Message::command(request, &name, command);
         self.happen(Event::Message {
             from: client,
@@ -292,11 +291,8 @@ impl Schedule {
         self.length += 1;
         self.note(|| format!("{event:?}"));
         self.host.tell(&event);
-        let now = Moment {
-            monotonic: self.host.clock,
-            wall: Timestamp::from_unix(0, 0),
-        };
-        for effect in self.supervisor.handle(&now, event) {
+        self.now.monotonic = self.host.clock;
+        for effect in self.supervisor.handle(&self.now, event) {
             self.note(|| format!("    {effect:?}"));
             self.host.carry_out(effect);
         }
