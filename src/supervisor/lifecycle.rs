@@ -1,6 +1,7 @@
 //! From a request to a running unikernel, and from a death to what follows.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use log::{info, warn};
 
@@ -268,7 +269,8 @@ impl Supervisor {
             Ok(()) => {
                 // First, so that nothing of it is left when the answer arrives.
                 let previous = operation.previous.take().map(|previous| previous.image);
-                self.forget_image(previous);
+                self.superfluous.extend(previous);
+                self.forget_images();
                 self.report(
                     name,
                     if creates {
@@ -282,7 +284,8 @@ impl Supervisor {
             Err(why) if creates => self.abandon(name, format!("could not be recorded: {why}")),
             Err(why) => {
                 let previous = operation.previous.take().map(|previous| previous.image);
-                self.save_later(previous);
+                self.superfluous.extend(previous);
+                self.save_later();
                 self.fail(
                     name,
                     &format!("destroyed, but that could not be recorded: {why}"),
@@ -331,14 +334,14 @@ impl Supervisor {
         }
         match restart::decide(&unikernel.config, death) {
             Decision::Stay => {
-                let image = unikernel.image;
+                self.superfluous.insert(unikernel.image);
                 self.unikernels.remove(&name);
-                self.persist(Written::Change(Some(image)));
+                self.persist(Written::Change);
             }
             Decision::Again => self.start_later(&name),
             Decision::AgainWithoutName => {
                 unikernel.config.add_name = false;
-                self.persist(Written::Change(None));
+                self.persist(Written::Change);
                 self.start_later(&name);
             }
         }
@@ -367,7 +370,7 @@ impl Supervisor {
                     _ => {}
                 }
             }
-            Timer::Save(image) if !self.stopping => self.persist(Written::Change(image)),
+            Timer::Save if !self.stopping => self.persist(Written::Change),
             _ => {}
         }
     }
@@ -547,8 +550,9 @@ impl Supervisor {
             self.unikernels.insert(name.clone(), previous);
             why += " (the previous instance is started again)";
         }
+        self.superfluous.extend(image);
         self.fail(name, &why);
-        self.persist(Written::Change(image));
+        self.persist(Written::Change);
     }
 
     /// Takes down what a create has just started.
@@ -567,12 +571,11 @@ impl Supervisor {
         }
     }
 
-    /// Tries again after a while to record what is, and then to forget an image.
-    pub(super) fn save_later(&mut self, image: Option<ImageDigest>) {
-        let timer = Timer::Save(image);
+    /// Tries again after a while to record what is.
+    pub(super) fn save_later(&mut self) {
         self.effects.push(Effect::Wake {
             after: SAVE_RETRY,
-            timer,
+            timer: Timer::Save,
         });
     }
 
@@ -624,8 +627,9 @@ impl Supervisor {
         }
         let mut others = claims(&self.unikernels, &self.operations);
         others.retain(|(other, _)| *other != name);
-        self.ledger
-            .admit(name.path(), &Claim::of(config), &others)
+        let claim = Claim::of(config);
+        self.ledgers()
+            .try_for_each(|ledger| ledger.admit(name.path(), &claim, &others))
             .map_err(|refusal| refusal.to_string())
     }
 
@@ -702,23 +706,24 @@ impl Supervisor {
         }
     }
 
-    /// Removes an image that nothing refers to any more.
-    pub(super) fn forget_image(&mut self, image: Option<ImageDigest>) {
-        let Some(image) = image else {
+    /// Removes the images that nothing refers to any more: nothing here, and nothing that is still being written.
+    pub(super) fn forget_images(&mut self) {
+        if !self.writes.is_empty() {
             return;
-        };
+        }
         let kept = self
             .operations
             .values()
             .filter_map(|operation| operation.previous.as_ref());
-        let in_use = self
+        let in_use: BTreeSet<_> = self
             .unikernels
             .values()
             .chain(kept)
-            .any(|unikernel| unikernel.image == image);
-        if !in_use {
-            self.effects.push(Effect::RemoveImage(image));
-        }
+            .map(|unikernel| unikernel.image)
+            .collect();
+        let unused = std::mem::take(&mut self.superfluous);
+        let unused = unused.difference(&in_use).copied();
+        self.effects.extend(unused.map(Effect::RemoveImage));
     }
 }
 

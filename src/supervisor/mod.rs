@@ -11,7 +11,7 @@ mod reply;
 pub mod launch;
 pub mod restart;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use log::warn;
@@ -230,8 +230,8 @@ pub enum Timer {
     Kill(RunId),
     /// A unikernel is to be started again, unless this is no longer its latest wait.
     Restart(Name, u64),
-    /// The state is to be written again; then this image may be superfluous.
-    Save(Option<ImageDigest>),
+    /// The state is to be written again.
+    Save,
 }
 
 /// The state machine.
@@ -249,8 +249,12 @@ pub struct Supervisor {
     early_deaths: BTreeMap<RunId, Death>,
     /// Writes under way, with the policies that each records.
     writes: BTreeMap<Ticket, (Written, Ledger)>,
-    /// The policies on disk.
-    recorded: Ledger,
+    /// The policies on disk; after a write that failed, which may have reached it all the same, nobody knows.
+    recorded: Option<Ledger>,
+    /// The policies that hold if the writes under way fail.
+    acknowledged: Ledger,
+    /// Images to be removed once nothing refers to them.
+    superfluous: BTreeSet<ImageDigest>,
     counter: u64,
     random: u32,
     stopping: bool,
@@ -375,8 +379,8 @@ enum Written {
         path: Path,
         answer: &'static str,
     },
-    /// Something that nobody asked for; the image that may have become superfluous.
-    Change(Option<ImageDigest>),
+    /// Something that nobody asked for.
+    Change,
 }
 
 /// Most images that arrive at the same time.
@@ -406,7 +410,8 @@ impl Supervisor {
         });
         let ledger: Ledger = state.policies.into_iter().collect();
         Self {
-            recorded: ledger.clone(),
+            recorded: Some(ledger.clone()),
+            acknowledged: ledger.clone(),
             ledger,
             unikernels: unikernels.collect(),
             uploads: BTreeMap::new(),
@@ -415,6 +420,7 @@ impl Supervisor {
             runs: BTreeMap::new(),
             early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
+            superfluous: BTreeSet::new(),
             counter: 0,
             random: seed | 1,
             stopping: false,
@@ -559,12 +565,18 @@ impl Supervisor {
             Ok(policy) => policy,
             Err(error) => return self.refuse(&asker, &error),
         };
-        // One that is equal, but not on disk yet, is acknowledged when it is.
-        let unrecorded = self.recorded.at(path) != self.ledger.at(path);
+        // One that is equal, but not surely on disk, is acknowledged when it is.
+        let recorded = self
+            .recorded
+            .as_ref()
+            .is_some_and(|recorded| recorded.at(path) == self.ledger.at(path));
         let claims = claims(&self.unikernels, &self.operations);
-        match self.ledger.set(path, policy, &claims) {
+        let allowed = self
+            .ledgers()
+            .try_for_each(|ledger| ledger.clone().set(path, policy.clone(), &claims).map(drop));
+        match allowed.and_then(|()| self.ledger.set(path, policy, &claims)) {
             Err(refusal) => self.refuse(&asker, &refusal),
-            Ok(false) if !unrecorded => self.tell(&asker, "no modification of policy", false),
+            Ok(false) if recorded => self.tell(&asker, "no modification of policy", false),
             Ok(_) => self.persist(Written::Policy {
                 asker,
                 path: path.clone(),
@@ -588,9 +600,11 @@ impl Supervisor {
         let Some((why, policies)) = self.writes.remove(&ticket) else {
             return;
         };
-        if result.is_ok() {
-            self.recorded = policies;
+        if let (Written::Policy { path, .. }, Ok(())) = (&why, &result) {
+            let policy = policies.at(path).cloned();
+            self.acknowledged.reset(path.clone(), policy);
         }
+        self.recorded = result.is_ok().then_some(policies);
         match (why, result) {
             (Written::Operation(name), result) => self.saved(&name, result),
             (Written::Policy { asker, answer, .. }, Ok(())) => {
@@ -603,17 +617,29 @@ impl Supervisor {
                     |(why, _)| matches!(why, Written::Policy { path: later, .. } if *later == path),
                 );
                 if !decided_later {
-                    let recorded = self.recorded.at(&path).cloned();
-                    self.ledger.reset(path, recorded);
+                    let before = self.acknowledged.at(&path).cloned();
+                    self.ledger.reset(path, before);
                 }
+                self.save_later();
                 self.refuse(&asker, &format!("the policy was not changed: {error}"));
             }
-            (Written::Change(image), Ok(())) => self.forget_image(image),
-            (Written::Change(image), Err(error)) => {
+            (Written::Change, Ok(())) => {}
+            (Written::Change, Err(error)) => {
                 warn!("the state was not recorded, which is tried again: {error}");
-                self.save_later(image);
+                self.save_later();
             }
         }
+        if self.recorded.is_some() {
+            self.forget_images();
+        }
+    }
+
+    /// The policies in force, and those that may come back into force if a write fails.
+    fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
+        let written = self.writes.values().map(|(_, ledger)| ledger);
+        [&self.ledger, &self.acknowledged]
+            .into_iter()
+            .chain(written)
     }
 
     fn persist(&mut self, why: Written) {
@@ -714,5 +740,7 @@ pub(crate) mod fixtures {
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

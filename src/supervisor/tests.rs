@@ -536,6 +536,7 @@ fn policies_are_recorded_before_they_are_acknowledged() {
     );
     world.fail = vec!["persist"];
     assert!(world.answer("a:", policy(2, 64)).is_err());
+    world.pass(SAVE_RETRY);
     assert_eq!(
         world.answer("a:", policy(1, 32)),
         Ok("no modification of policy".into())
@@ -687,6 +688,77 @@ fn a_policy_whose_write_fails_takes_no_later_one_with_it() {
         world.answer("a:", policy(1, 60)),
         Ok("no modification of policy".into())
     );
+}
+
+#[test]
+fn a_policy_whose_write_fails_leaves_room_for_nothing() {
+    let mut world = World::new();
+    world.answer("a:", policy(1, 50)).unwrap();
+    world.hold = vec!["persist"];
+    world.ask("a:", policy(1, 100));
+    let bigger = Config {
+        memory: 80,
+        ..config()
+    };
+    let created = world.answer("a:b", create(&bigger, false));
+    assert!(created.unwrap_err().contains("50 MB"));
+    let below = world.answer("a:c:", policy(1, 80));
+    assert!(below.unwrap_err().contains("50"));
+    fail_held(&mut world);
+    assert!(world.alive.is_empty());
+}
+
+#[test]
+fn a_policy_whose_write_fails_is_not_on_disk_in_the_end() {
+    let mut world = World::new();
+    world.answer("a:", policy(1, 50)).unwrap();
+    world.hold = vec!["persist"];
+    world.ask("a:", policy(1, 60));
+    fail_held(&mut world);
+    // It did reach the disk, and so the old one is acknowledged only by a write.
+    assert_eq!(world.saved.policies[0].1.memory, 60);
+    world.hold = vec!["persist"];
+    let again = world.ask("a:", policy(1, 50));
+    assert!(world.answers.iter().all(|(to, _, _)| *to != again));
+    fail_held(&mut world);
+    world.pass(SAVE_RETRY);
+    assert_eq!(world.saved.policies[0].1.memory, 50);
+}
+
+#[test]
+fn a_refused_policy_does_not_come_with_the_write_of_another() {
+    let mut world = World::new();
+    world.hold = vec!["persist"];
+    world.ask("a:", policy(1, 60));
+    world.ask("b:", policy(1, 60));
+    fail_held(&mut world);
+    world.release();
+    assert_eq!(world.saved.policies.len(), 2);
+    world.hold = vec!["persist"];
+    world.ask("a:", policy(1, 70));
+    fail_held(&mut world);
+    world.pass(SAVE_RETRY);
+    let paths: Vec<_> = world
+        .saved
+        .policies
+        .iter()
+        .map(|(path, _)| path.to_string())
+        .collect();
+    assert_eq!(paths, ["b:"]);
+}
+
+#[test]
+fn an_image_stays_while_a_write_that_names_it_is_under_way() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    let image = world.saved.unikernels[0].2;
+    world.hold = vec!["persist"];
+    world.die(Death::Exit(0));
+    world.ask(":", policy(9, 90));
+    world.release();
+    assert!(world.images.contains(&image));
+    world.release();
+    assert!(world.images.is_empty());
 }
 
 #[test]

@@ -1,0 +1,448 @@
+//! A host that carries effects out late, in any order, or not at all, and complains of those that must not be.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::dice::Dice;
+use super::promise::Promise;
+use super::{creation, manifest};
+use crate::name::{Name, Path};
+use crate::policy::Policy;
+use crate::supervisor::restart::{self, Decision};
+use crate::supervisor::{
+    ConnectionId, Death, Effect, Event, Message, Payload, RunId, StagedImage, State, Ticket, Timer,
+    UploadId,
+};
+use crate::unikernel::{Config, ImageDigest};
+
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) dice: Dice,
+    pub(super) clock: Duration,
+    /// How many of a hundred effects fail.
+    pub(super) failing: usize,
+    /// Connections, and whether each is free for a next request.
+    pub(super) connections: BTreeMap<ConnectionId, bool>,
+    /// Requests without a final answer.
+    pub(super) open: BTreeMap<i64, Open>,
+    /// Events that the supervisor is not told of yet.
+    pub(super) untold: Vec<Event>,
+    /// Writes of the state that it is not told of yet, oldest first.
+    pub(super) writes: VecDeque<Write>,
+    pub(super) arriving: BTreeMap<UploadId, ConnectionId>,
+    pub(super) staged: BTreeMap<UploadId, ImageDigest>,
+    pub(super) store: BTreeSet<ImageDigest>,
+    pub(super) consoles: BTreeMap<Name, Console>,
+    pub(super) tenders: BTreeMap<RunId, Tender>,
+    /// Tenders that have ended, until the supervisor lets go of their consoles.
+    dead: BTreeMap<RunId, (Tender, Death)>,
+    signalled: BTreeSet<RunId>,
+    pub(super) timers: Vec<(Duration, Timer)>,
+    pub(super) disk: State,
+    pub(super) unikernels: BTreeMap<Name, Promise<i64>>,
+    pub(super) policies: BTreeMap<Path, Promise<Policy>>,
+    /// Creations whose unikernel has ended for good.
+    ended: BTreeSet<i64>,
+    pub(super) exited: bool,
+    pub(super) violation: Option<String>,
+}
+
+/// A request without a final answer.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) client: ConnectionId,
+    pub(super) about: About,
+}
+
+/// What a request may change.
+#[derive(Clone, Debug)]
+pub(super) enum About {
+    Unikernel(Name),
+    Policy(Path),
+}
+
+#[derive(Debug)]
+pub(super) struct Write {
+    ticket: Ticket,
+    state: State,
+    result: Result<(), String>,
+    /// Whether the disk has it in the end; one that is said to have failed may, too.
+    lands: bool,
+    landed: bool,
+}
+
+/// A console that was prepared.
+#[derive(Debug, Default)]
+pub(super) struct Console {
+    /// The supervisor knows that it is there.
+    told: bool,
+    calls: BTreeSet<u64>,
+    /// The supervisor knows that it is read.
+    read: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Tender {
+    pub(super) name: Name,
+    pub(super) config: Config,
+    pub(super) image: ImageDigest,
+}
+
+impl Host {
+    pub(super) fn new(dice: Dice, failing: usize) -> Self {
+        Self {
+            dice,
+            clock: Duration::ZERO,
+            failing,
+            connections: BTreeMap::new(),
+            open: BTreeMap::new(),
+            untold: Vec::new(),
+            writes: VecDeque::new(),
+            arriving: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            store: BTreeSet::new(),
+            consoles: BTreeMap::new(),
+            tenders: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            signalled: BTreeSet::new(),
+            timers: Vec::new(),
+            disk: State::default(),
+            unikernels: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            exited: false,
+            violation: None,
+        }
+    }
+
+    /// Remembers the first rule that was broken.
+    pub(super) fn must(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.violation.get_or_insert_with(otherwise);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer { to, message, close } => self.answer(to, &message, close),
+            Effect::SendImage { .. } => {}
+            Effect::ReceiveImage { upload, from, .. } => {
+                if self.connections.contains_key(&from) {
+                    self.arriving.insert(upload, from);
+                }
+            }
+            Effect::DiscardImage(upload) => {
+                self.staged.remove(&upload);
+            }
+            Effect::Prepare {
+                name,
+                image,
+                staged,
+            } => self.prepare(name, image, staged),
+            Effect::Announce { name, call, .. } => {
+                if let Some(console) = self.consoles.get_mut(&name) {
+                    console.calls.insert(call);
+                }
+                let result = self.outcome();
+                self.untold.push(Event::Announced { name, call, result });
+            }
+            Effect::Spawn {
+                run,
+                name,
+                config,
+                image,
+            } => self.spawn(run, name, *config, image),
+            Effect::Release(name) => self.release(&name),
+            Effect::Signal { run, kill } => {
+                self.signalled.insert(run);
+                if kill || self.dice.chance(70) {
+                    self.die(run, Death::Signal(if kill { 9 } else { 15 }));
+                }
+            }
+            Effect::Wake { after, timer } => self.timers.push((self.clock + after, timer)),
+            Effect::Persist { ticket, state } => {
+                let result = self.outcome();
+                let lands = result.is_ok() || self.dice.chance(30);
+                self.writes.push_back(Write {
+                    ticket,
+                    state,
+                    result,
+                    lands,
+                    landed: false,
+                });
+            }
+            Effect::RemoveImage(image) => {
+                let named = self
+                    .disk
+                    .unikernels
+                    .iter()
+                    .any(|(_, _, named)| *named == image);
+                self.must(!named, || {
+                    format!("image {image} is removed, which the disk names")
+                });
+                let runs = self.tenders.values().any(|tender| tender.image == image);
+                self.must(!runs, || format!("image {image} is removed, which runs"));
+                self.store.remove(&image);
+            }
+            Effect::Exit => self.exit(),
+        }
+    }
+
+    /// The oldest write makes its next step: onto the disk, or into an event.
+    pub(super) fn write(&mut self) -> Option<Event> {
+        let write = self.writes.front_mut()?;
+        if !write.landed {
+            write.landed = true;
+            if write.lands {
+                self.disk = write.state.clone();
+            }
+            return None;
+        }
+        let Write { ticket, result, .. } = self.writes.pop_front()?;
+        Some(Event::Persisted { ticket, result })
+    }
+
+    /// Notes what the supervisor is told.
+    pub(super) fn tell(&mut self, event: &Event) {
+        match event {
+            Event::Prepared {
+                name,
+                result: Ok(()),
+            } => {
+                if let Some(console) = self.consoles.get_mut(name) {
+                    console.told = true;
+                }
+            }
+            Event::Announced {
+                name,
+                call,
+                result: Ok(()),
+            } => {
+                if let Some(console) = self.consoles.get_mut(name) {
+                    console.read |= console.calls.contains(call);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An image is complete, or will never be.
+    pub(super) fn finish_upload(&mut self, upload: UploadId) {
+        self.arriving.remove(&upload);
+        let digest = ImageDigest([self.dice.pick(&[1, 2, 3]); 32]);
+        let result = self.outcome().map(|()| {
+            self.staged.insert(upload, digest);
+            StagedImage {
+                digest,
+                manifest: manifest(),
+            }
+        });
+        self.untold.push(Event::Staged { upload, result });
+    }
+
+    /// A client leaves, and with it what it was sending.
+    pub(super) fn leave(&mut self, client: ConnectionId) {
+        self.connections.remove(&client);
+        self.arriving.retain(|_, from| *from != client);
+        self.untold.push(Event::Closed(client));
+    }
+
+    pub(super) fn die(&mut self, run: RunId, death: Death) {
+        if let Some(tender) = self.tenders.remove(&run) {
+            self.dead.insert(run, (tender, death));
+            self.untold.push(Event::Exited { run, death });
+        }
+    }
+
+    /// The supervisor is killed; of the writes under way some may still reach the disk.
+    pub(super) fn crash(&mut self) {
+        let reached = self.dice.below(self.writes.len() + 1);
+        for write in self.writes.drain(..).take(reached) {
+            if write.lands && !write.landed {
+                self.disk = write.state;
+            }
+        }
+    }
+
+    /// What a supervisor finds that starts now.
+    pub(super) fn restart(&mut self) {
+        let dice = Dice(self.dice.0);
+        let disk = std::mem::take(&mut self.disk);
+        let named: BTreeSet<_> = disk.unikernels.iter().map(|(_, _, image)| *image).collect();
+        *self = Self {
+            clock: self.clock,
+            store: self.store.intersection(&named).copied().collect(),
+            unikernels: disk
+                .unikernels
+                .iter()
+                .map(|(name, config, _)| (name.clone(), Promise::of(Some(creation(config)))))
+                .collect(),
+            policies: disk
+                .policies
+                .iter()
+                .map(|(path, policy)| (path.clone(), Promise::of(Some(policy.clone()))))
+                .collect(),
+            disk,
+            violation: self.violation.take(),
+            ..Self::new(dice, self.failing)
+        };
+    }
+
+    pub(super) fn unikernel(&mut self, name: &Name) -> &mut Promise<i64> {
+        self.unikernels
+            .entry(name.clone())
+            .or_insert_with(|| Promise::of(None))
+    }
+
+    pub(super) fn policy(&mut self, path: &Path) -> &mut Promise<Policy> {
+        self.policies
+            .entry(path.clone())
+            .or_insert_with(|| Promise::of(None))
+    }
+
+    /// Whether the client of a request is still there.
+    pub(super) fn waits(&self, request: &Open) -> bool {
+        self.connections.contains_key(&request.client)
+    }
+
+    fn outcome(&mut self) -> Result<(), String> {
+        if self.dice.chance(self.failing) {
+            Err("it failed".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn answer(&mut self, to: ConnectionId, message: &Message, close: bool) {
+        let request = message.header.sequence.0;
+        let Some(Open { client, about }) = self.open.remove(&request) else {
+            return self.must(false, || format!("request {request} is answered again"));
+        };
+        self.must(client == to, || format!("request {request}: wrong client"));
+        if close && self.connections.contains_key(&to) {
+            self.leave(to);
+        } else if let Some(free) = self.connections.get_mut(&to) {
+            *free = true;
+        }
+        let (kept, text) = match &message.payload {
+            Payload::Failure(text) => (false, text.to_lossy()),
+            _ => (true, String::new()),
+        };
+        match about {
+            About::Unikernel(name) if kept => {
+                self.unikernel(&name).keep(request);
+                self.bury(&name);
+            }
+            About::Unikernel(name) if text.starts_with("destroyed, but") => {
+                let promise = self.unikernel(&name);
+                promise.end();
+                promise.refuse(request, true);
+            }
+            About::Unikernel(name) => {
+                self.unikernel(&name)
+                    .refuse(request, text.contains("could not be recorded"));
+            }
+            About::Policy(path) if kept => self.policy(&path).keep(request),
+            About::Policy(path) => {
+                self.policy(&path)
+                    .refuse(request, text.contains("was not changed"));
+            }
+        }
+    }
+
+    fn prepare(&mut self, name: Name, image: ImageDigest, staged: Option<UploadId>) {
+        let alone = !self.runs(&name) && !self.consoles.contains_key(&name);
+        self.must(alone, || {
+            format!("{name} is prepared while another instance is there")
+        });
+        let result = self.outcome();
+        if let Some(upload) = staged {
+            let found = self.staged.remove(&upload);
+            self.must(found == Some(image), || {
+                format!("{name}: its image is not staged")
+            });
+            if result.is_ok() || self.dice.chance(50) {
+                self.store.insert(image);
+            }
+        }
+        if result.is_ok() {
+            let stored = self.store.contains(&image);
+            self.must(stored, || {
+                format!("{name} is prepared without its image {image}")
+            });
+            self.consoles.insert(name.clone(), Console::default());
+        }
+        self.untold.push(Event::Prepared { name, result });
+    }
+
+    fn spawn(&mut self, run: RunId, name: Name, config: Config, image: ImageDigest) {
+        let ready = self
+            .consoles
+            .get(&name)
+            .is_some_and(|console| console.told && console.read);
+        self.must(ready, || {
+            format!("{name} is spawned before its console is read")
+        });
+        let stored = self.store.contains(&image);
+        self.must(stored, || format!("{name} is spawned without its image"));
+        let alone = !self.runs(&name);
+        self.must(alone, || format!("{name} is spawned twice"));
+        let result = self.outcome();
+        if result.is_ok() {
+            let tender = Tender {
+                name,
+                config,
+                image,
+            };
+            self.tenders.insert(run, tender);
+        }
+        self.untold.push(Event::Spawned { run, result });
+    }
+
+    fn release(&mut self, name: &Name) {
+        let alive = self.runs(name);
+        self.must(!alive, || format!("{name} runs and loses its console"));
+        self.consoles.remove(name);
+        // Only now the supervisor has decided what follows the death.
+        let dead: Vec<_> = self
+            .dead
+            .extract_if(.., |_, (tender, _)| tender.name == *name)
+            .collect();
+        for (run, (tender, death)) in dead {
+            let stays = restart::decide(&tender.config, death) == Decision::Stay;
+            if stays && !self.signalled.contains(&run) {
+                self.ended.insert(creation(&tender.config));
+                self.bury(name);
+            }
+        }
+    }
+
+    /// A unikernel that has ended for good is not promised any more.
+    fn bury(&mut self, name: &Name) {
+        let Some(promise) = self.unikernels.get_mut(name) else {
+            return;
+        };
+        if promise
+            .settled()
+            .is_some_and(|settled| self.ended.contains(settled))
+        {
+            promise.end();
+        }
+    }
+
+    fn exit(&mut self) {
+        self.exited = true;
+        let alive = self.tenders.len();
+        self.must(alive == 0, || format!("exit leaves {alive} tenders"));
+        let open = self.open.values().filter(|open| self.waits(open)).count();
+        self.must(open == 0, || {
+            format!("exit leaves {open} requests without an answer")
+        });
+        let writes = self.writes.len();
+        self.must(writes == 0, || format!("exit leaves {writes} writes"));
+    }
+
+    fn runs(&self, name: &Name) -> bool {
+        self.tenders.values().any(|tender| tender.name == *name)
+    }
+}
