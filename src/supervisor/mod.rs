@@ -686,17 +686,32 @@ impl Supervisor {
 /// What every unikernel takes, or took and may take again.
 fn claims<'a>(
     unikernels: &'a BTreeMap<Name, Unikernel>,
-    operations: &BTreeMap<Name, Operation>,
+    operations: &'a BTreeMap<Name, Operation>,
 ) -> Vec<(&'a Name, Claim)> {
-    let claims = unikernels.iter().map(|(name, unikernel)| {
-        let previous = operations
-            .get(name)
-            .and_then(|operation| operation.previous.as_ref());
-        let others = unikernel.successor.iter().cloned();
-        let others = others.chain(previous.map(|previous| Claim::of(&previous.config)));
-        (name, others.fold(Claim::of(&unikernel.config), Claim::or))
+    let present = unikernels.iter().map(|(name, unikernel)| {
+        let successor = unikernel.successor.iter().cloned();
+        (
+            name,
+            successor.fold(Claim::of(&unikernel.config), Claim::or),
+        )
     });
-    claims.collect()
+    // It may come back even if the one in its place has ended meanwhile; after a destroy nothing comes back.
+    let previous = operations
+        .iter()
+        .filter(|(_, operation)| !matches!(operation.goal, Goal::Destroy))
+        .filter_map(|(name, operation)| {
+            let previous = operation.previous.as_ref()?;
+            Some((name, Claim::of(&previous.config)))
+        });
+    let mut claims: BTreeMap<&Name, Claim> = BTreeMap::new();
+    for (name, claim) in present.chain(previous) {
+        let most = match claims.remove(name) {
+            Some(other) => claim.or(other),
+            None => claim,
+        };
+        claims.insert(name, most);
+    }
+    claims.into_iter().collect()
 }
 
 /// Reads a configuration and refuses what this supervisor cannot run.

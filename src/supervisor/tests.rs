@@ -668,6 +668,17 @@ fn room_is_kept_for_what_may_come_back() {
 }
 
 #[test]
+fn room_is_kept_for_what_may_come_back_after_its_replacement_has_ended() {
+    let (mut world, _) = replacement_at("persist");
+    world.hold.clear();
+    world.answer(":", policy(1, 30)).unwrap();
+    world.die(Death::Exit(0));
+    assert!(world.create(":b").unwrap_err().contains("1 unikernels"));
+    fail_held(&mut world);
+    assert_eq!(world.names_alive(), [":a"]);
+}
+
+#[test]
 fn a_policy_whose_write_fails_takes_no_later_one_with_it() {
     let mut world = World::new();
     world.hold = vec!["persist"];
