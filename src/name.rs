@@ -163,12 +163,6 @@ impl Name {
             label: self.label.clone(),
         })
     }
-
-    /// The same path with another final label.
-    #[must_use]
-    pub fn sibling(&self, label: Label) -> Self {
-        Self::new(self.path.clone(), label)
-    }
 }
 
 impl From<Path> for Name {
