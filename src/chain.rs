@@ -10,6 +10,7 @@ use x509_parser::oid_registry::{Oid, asn1_rs::oid};
 use x509_parser::prelude::FromDer;
 
 use crate::name::{Label, Name, NameError, Path};
+use crate::unikernel::ImageDigest;
 use crate::wire::{
     BlockCommand, CertExtension, Command, ConsoleCommand, Policy, PolicyCommand, StatsCommand,
     UnikernelCommand, WireError,
@@ -21,9 +22,44 @@ pub const MAX_PATH: usize = 9;
 /// The object identifier of the extension that carries a command (WIRE 10.1).
 pub const EXTENSION: Oid<'static> = oid!(1.3.6.1.4.1.49836.42);
 
-/// The numbers of [`EXTENSION`].
-pub fn extension_numbers() -> Vec<u64> {
-    EXTENSION.iter().into_iter().flatten().collect()
+/// The object identifier of the extension that fixes the image of a command: a non-critical one, whose value is an
+/// OCTET STRING with the SHA-256 of the uncompressed image. Albatross ignores it. The numbers below the registered
+/// arc are those of the UUID 5907282c-f7a8-40f6-a9c0-5f2666b0315f.
+pub const IMAGE_EXTENSION: Oid<'static> = oid!(
+    1.2.840
+        .113556
+        .1
+        .8000
+        .2554
+        .22791
+        .10284
+        .63400
+        .16630
+        .43456
+        .6235750
+        .11546975
+);
+
+/// DER of the identifier and length octets of an OCTET STRING of 32 octets.
+const DIGEST_HEAD: [u8; 2] = [0x04, 32];
+
+/// The numbers of [`EXTENSION`] or [`IMAGE_EXTENSION`].
+pub fn numbers(extension: &Oid<'_>) -> Vec<u64> {
+    extension.iter().into_iter().flatten().collect()
+}
+
+/// The value of the extension [`IMAGE_EXTENSION`].
+pub fn image_extension_value(digest: &ImageDigest) -> Vec<u8> {
+    [&DIGEST_HEAD[..], &digest.0].concat()
+}
+
+/// Reads the value of the extension [`IMAGE_EXTENSION`].
+pub fn read_image_extension(value: &[u8]) -> Result<ImageDigest, ExtensionError> {
+    value
+        .strip_prefix(&DIGEST_HEAD)
+        .and_then(|digest| digest.try_into().ok())
+        .map(ImageDigest)
+        .ok_or(ExtensionError::Digest)
 }
 
 /// What a verified path asks for.
@@ -35,6 +71,8 @@ pub struct Request {
     pub policies: Vec<(Path, Policy)>,
     /// What to do; one of those that a leaf may carry.
     pub command: Command,
+    /// The only image that may be created, if the leaf fixes it.
+    pub image: Option<ImageDigest>,
 }
 
 /// Why a verified path is no request. Positions count from the leaf, which is 0.
@@ -67,6 +105,8 @@ pub enum ExtensionError {
     Duplicate,
     /// Its value is none.
     Value(WireError),
+    /// The digest of the image is no SHA-256.
+    Digest,
 }
 
 /// The daemon that carries a command out.
@@ -150,6 +190,9 @@ pub fn request(path: &[impl AsRef<[u8]>]) -> Result<Request, ChainError> {
     let command = extension(0, &leaf)?
         .ok_or(ChainError::NoExtensionInLeaf)?
         .command;
+    let image = leaf
+        .image_digest()
+        .map_err(|error| ChainError::BadExtension(0, error))?;
     let Route {
         kind, leaf: rule, ..
     } = route(&command);
@@ -166,6 +209,7 @@ pub fn request(path: &[impl AsRef<[u8]>]) -> Result<Request, ChainError> {
         name,
         policies,
         command,
+        image,
     })
 }
 
@@ -192,7 +236,9 @@ pub fn route(command: &Command) -> Route {
         }
         Command::Policy(policy) => match policy {
             PolicyCommand::Info(()) => ("policy info", Supervisor, Single, Any),
-            PolicyCommand::Add(_) => ("policy add", Supervisor, Single, Never),
+            PolicyCommand::Add(_) | PolicyCommand::AddDated(_) => {
+                ("policy add", Supervisor, Single, Never)
+            }
             PolicyCommand::Remove(()) => ("policy remove", Supervisor, Single, Never),
         },
         Command::Block(block) => match block {
@@ -266,6 +312,17 @@ impl<'a> Certificate<'a> {
             .map_err(|_| ExtensionError::Duplicate)?;
         extension
             .map(|extension| CertExtension::decode(extension.value).map_err(ExtensionError::Value))
+            .transpose()
+    }
+
+    /// The digest of the only image that the certificate allows to be created, if it names one.
+    pub fn image_digest(&self) -> Result<Option<ImageDigest>, ExtensionError> {
+        let extension = self
+            .0
+            .get_extension_unique(&IMAGE_EXTENSION)
+            .map_err(|_| ExtensionError::Duplicate)?;
+        extension
+            .map(|extension| read_image_extension(extension.value))
             .transpose()
     }
 
@@ -380,8 +437,9 @@ impl fmt::Display for ChainError {
 impl fmt::Display for ExtensionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Duplicate => f.write_str("its command extension is there more than once"),
+            Self::Duplicate => f.write_str("an extension is there more than once"),
             Self::Value(error) => write!(f, "its command extension cannot be read: {error}"),
+            Self::Digest => f.write_str("its image digest is no SHA-256"),
         }
     }
 }

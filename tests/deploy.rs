@@ -22,8 +22,8 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::geteuid;
-use petrel::chain::extension_numbers;
 use petrel::chain::verify::Anchor;
+use petrel::chain::{EXTENSION, numbers};
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
@@ -965,7 +965,7 @@ fn params(name: &str, command: Option<Command>) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, name);
     if let Some(command) = command {
         let value = CertExtension::new(command).encode().unwrap();
-        let extension = CustomExtension::from_oid_content(&extension_numbers(), value);
+        let extension = CustomExtension::from_oid_content(&numbers(&EXTENSION), value);
         params.custom_extensions.push(extension);
     }
     params

@@ -79,7 +79,9 @@ impl Certificate {
         match read.extension() {
             Ok(extension) => Ok(extension.map(|extension| extension.command)),
             Err(ExtensionError::Value(error)) => Err(AuthorityError::Command(error)),
-            Err(ExtensionError::Duplicate) => Err(AuthorityError::SeveralCommands),
+            Err(ExtensionError::Duplicate | ExtensionError::Digest) => {
+                Err(AuthorityError::SeveralCommands)
+            }
         }
     }
 

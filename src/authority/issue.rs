@@ -15,7 +15,7 @@ use x509_parser::x509::X509Name;
 
 use super::certificate::distinguished_name;
 use super::{AuthorityError, Certificate, Key, read_chain};
-use crate::chain::extension_numbers;
+use crate::chain::{EXTENSION, numbers};
 use crate::wire::{CertExtension, Command};
 
 /// Validity starts this long before now, for clocks that are late.
@@ -193,7 +193,7 @@ pub(super) fn command_extension(command: &Command) -> Result<CustomExtension, Au
         .encode()
         .map_err(AuthorityError::Command)?;
     Ok(CustomExtension::from_oid_content(
-        &extension_numbers(),
+        &numbers(&EXTENSION),
         content,
     ))
 }

@@ -788,6 +788,7 @@ mod tests {
             name: "foo:bar".parse().unwrap(),
             policies: vec![("foo".parse().unwrap(), policy)],
             command: Command::Unikernel(crate::wire::UnikernelCommand::Info(())),
+            image: None,
         };
         let octets = encode(&request, 1).unwrap();
         let mut reader = &octets[..];

@@ -184,6 +184,10 @@ pub enum PolicyCommand {
     /// Remove the policy of a path.
     #[rasn(tag(explicit(2)))]
     Remove(()),
+    /// Set the policy of a path, unless that of a newer certificate was set before. Petrel's own: only its endpoint
+    /// sends it.
+    #[rasn(tag(explicit(64)))]
+    AddDated(DatedPolicy),
 }
 
 /// Requests about block devices.
@@ -229,6 +233,17 @@ pub struct Policy {
     pub block: Option<Int>,
     /// Bridges, ascending.
     pub bridges: Vec<Text>,
+}
+
+/// A policy and the age of the certificate that carries it.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct DatedPolicy {
+    /// The policy.
+    pub policy: Policy,
+    /// Start of the certificate's validity, seconds since 1970.
+    pub not_before: Int,
+    /// Content octets of its serial number.
+    pub serial: Octets,
 }
 
 /// The answer to a request that was carried out.

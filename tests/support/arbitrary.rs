@@ -5,11 +5,11 @@ use petrel::wire::legacy::{
 };
 use petrel::wire::{
     Arguments, Block3, BlockCommand, BlockData, BlockDevice, BlockInfo, BridgeTap, CertExtension,
-    Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour, Header, IfData, Image, Info,
-    Int, Int32, Int64, KInfoMem, MacAddress, Message, NamedInfo, NamedInfo4, NamedInfo5,
-    NamedPolicy, Net3, NetInfo, Octets, Payload, Policy, PolicyCommand, RUsage, Restart, Set,
-    SinceCount, Statistics, StatsAdd, StatsCommand, Success, Text, TimeVal, Timestamp, Typ,
-    UnikernelCommand, VERSION, VmmStat,
+    Command, Config, ConsoleCommand, ConsoleData, Data, DatedPolicy, FailBehaviour, Header, IfData,
+    Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message, NamedInfo, NamedInfo4,
+    NamedInfo5, NamedPolicy, Net3, NetInfo, Octets, Payload, Policy, PolicyCommand, RUsage,
+    Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand, Success, Text, TimeVal,
+    Timestamp, Typ, UnikernelCommand, VERSION, VmmStat,
 };
 
 use super::random::Random;
@@ -168,7 +168,7 @@ choice! {
         Info Create ForceCreate
     }
     Restart { NoArguments NewArgumentsOld2 NewArgumentsOld NewArguments }
-    PolicyCommand { Info Add Remove }
+    PolicyCommand { Info Add Remove AddDated }
     BlockCommand { Info Add Remove AddOld SetOld DumpOld Dump Set }
     Success {
         Empty String Policies BlockDevices UnikernelImage OldBlockDeviceImage OldUnikernelInfo4
@@ -186,6 +186,7 @@ record! {
     BridgeTap { bridge tap }
     Policy { cpuids unikernels memory block bridges }
     NamedPolicy { name policy }
+    DatedPolicy { policy not_before serial }
     NamedInfo { name info }
     NamedInfo5 { name info }
     NamedInfo4 { name info }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use petrel::chain::extension_numbers;
+use petrel::chain::{EXTENSION, numbers};
 use petrel::wire::{CertExtension, Command, Int, Policy, PolicyCommand};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
@@ -187,5 +187,5 @@ fn client(name: &str, command: Command) -> CertificateParams {
 
 fn extension(command: Command) -> CustomExtension {
     let value = CertExtension::new(command).encode().unwrap();
-    CustomExtension::from_oid_content(&extension_numbers(), value)
+    CustomExtension::from_oid_content(&numbers(&EXTENSION), value)
 }

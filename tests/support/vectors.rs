@@ -900,6 +900,7 @@ pub fn show_command(command: &Command) -> Value {
             typed_with("policy_add", "policy", show_policy(policy))
         }
         Command::Policy(PolicyCommand::Remove(())) => typed("policy_remove"),
+        Command::Policy(PolicyCommand::AddDated(_)) => typed("ours"),
         Command::Block(command) => show_block_command(command),
     }
 }
