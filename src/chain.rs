@@ -231,6 +231,10 @@ pub fn route(command: &Command) -> Route {
                 }
                 U::Restart(_) => "unikernel restart",
                 U::Destroy(()) => "unikernel destroy",
+                U::Stop(()) => "unikernel stop",
+                U::Start(()) => "unikernel start",
+                U::Rollback(()) => "unikernel rollback",
+                U::Details(()) => "unikernel details",
             };
             (kind, Supervisor, Single, Any)
         }

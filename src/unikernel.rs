@@ -84,6 +84,28 @@ pub struct Config {
     pub linux_boot_partition: Option<String>,
 }
 
+/// What is run: a configuration and an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// How.
+    pub config: Config,
+    /// Which image.
+    pub image: ImageDigest,
+}
+
+/// How a tender ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// With this exit code.
+    Exit(u8),
+    /// By this signal.
+    Signal(i32),
+    /// Killed by the system, which had no memory left for it.
+    OutOfMemory,
+    /// Nobody knows: it was not a child of the supervisor, and this system does not tell.
+    Unknown,
+}
+
 impl Config {
     /// Start order of a unikernel that does not state one.
     pub const DEFAULT_STARTUP: i64 = 50;
@@ -130,6 +152,17 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let octets: Vec<_> = self.0.iter().map(|octet| format!("{octet:02x}")).collect();
         f.write_str(&octets.join(":"))
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(code) => write!(f, "exit {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::Unknown => f.write_str("an exit that was not seen"),
+        }
     }
 }
 

@@ -1,36 +1,18 @@
-//! From a request to a running unikernel, and from a death to what follows.
+//! From a request to what it asks for.
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use log::warn;
 
-use log::{info, warn};
-
-use super::restart::{self, Decision};
+use super::operation::{Creation, Goal, Operation, Phase, Request, Revival, Successor, Upload, Written};
 use super::{
-    Asker, Claim, ConnectionId, Creation, Death, Effect, Goal, MAX_UPLOADS, MAX_WAITING, Moment,
-    Operation, Phase, Request, Run, RunId, SAVE_RETRY, STOP_DEADLINE, StagedImage, Successor,
-    Supervisor, Timer, Unikernel, Upload, UploadId, Written, claims, runnable,
+    Asker, Claim, ConnectionId, Effect, MAX_UPLOADS, MAX_WAITING, Run, StagedImage, Supervisor,
+    Unikernel, UploadId, claims, runnable,
 };
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::policy::UNLIMITED;
-use crate::unikernel::{Config, ImageDigest};
-use crate::wire::{self, Int};
+use crate::unikernel::{Config, Version};
+use crate::wire;
 
 impl Supervisor {
-    /// Starts everything that the state knows, lowest start order first.
-    pub(super) fn boot(&mut self) {
-        let mut names: Vec<_> = self
-            .unikernels
-            .iter()
-            .map(|(name, unikernel)| (startup(&unikernel.config), name.clone()))
-            .collect();
-        names.sort();
-        for (_, name) in names {
-            self.start(name);
-        }
-    }
-
     /// A create or force-create: its image has to arrive first, which keeps nobody from the name.
     pub(super) fn upload(&mut self, asker: Asker, name: Name, config: wire::Config, force: bool) {
         let admitted = runnable(&name, &config).and_then(|config| {
@@ -41,7 +23,8 @@ impl Supervisor {
             }
             // What is under way may make room; then this is decided when it is this request's turn.
             if !self.operations.contains_key(&name) {
-                self.admit(&name, &config, force)?;
+                self.check_free(&name, force)?;
+                self.admit(&name, &config)?;
             }
             Ok(config)
         });
@@ -75,8 +58,10 @@ impl Supervisor {
             self.drop_request(&asker, &request, "the supervisor is stopping");
         } else if !self.operations.contains_key(name) {
             match request {
-                Request::Destroy => self.destroy(asker, name),
                 Request::Create(creation) => self.create(asker, name, *creation),
+                Request::Revive(revival) => self.revive(asker, name, &revival),
+                Request::Stop => self.stop_request(asker, name),
+                Request::Destroy => self.destroy(asker, name),
             }
         } else if waiting >= MAX_WAITING {
             self.drop_request(&asker, &request, "too many requests wait for this name");
@@ -143,119 +128,235 @@ impl Supervisor {
             force,
             image,
         } = creation;
-        let fits =
-            check_devices(&image.manifest, &config).and_then(|()| self.admit(name, &config, force));
+        let fits = check_devices(&image.manifest, &config)
+            .and_then(|()| self.check_free(name, force))
+            .and_then(|()| self.admit(name, &config));
         if let Err(why) = fits {
             self.effects.push(Effect::DiscardImage(upload));
             return self.refuse(&asker, &why);
         }
-        let claim = Claim::of(&config);
-        let unikernel = Unikernel {
+        let goal = Goal::Replace("created unikernel");
+        let operation = Operation::new(Some(asker), goal, Phase::Stopping);
+        let version = Version {
             config,
             image: image.digest,
-            run: Run::Starting,
-            successor: None,
-            failures: 0,
         };
-        self.operate(name, Some(asker), Goal::Create, Phase::Stopping);
-        if let Some(operation) = self.operations.get_mut(name) {
-            operation.successor = Some(Successor { unikernel, upload });
-        }
-        match self.unikernels.get_mut(name) {
-            Some(old) if matches!(old.run, Run::Up { .. }) => {
-                old.successor = Some(claim);
-                self.stop(name);
-            }
-            _ => {
-                let previous = self.unikernels.remove(name);
-                self.replace(name, previous);
-            }
-        }
+        self.operate(
+            name,
+            operation,
+            Some(Successor {
+                version,
+                upload: Some(upload),
+            }),
+        );
+        self.take_over(name);
     }
 
-    fn drop_request(&mut self, asker: &Asker, request: &Request, why: &str) {
-        self.effects.extend(request.discard());
-        self.refuse(asker, why);
-    }
-
-    pub(super) fn prepared(&mut self, name: &Name, result: Result<(), String>) {
-        if self.phase(name) != Some(Phase::Preparing) {
-            return;
-        }
-        match result {
-            Ok(()) => {
-                let call = self.announce(name);
-                self.set_phase(name, Phase::Announcing(call));
-            }
-            Err(why) => self.cannot_start(name, &why),
-        }
-    }
-
-    pub(super) fn announced(&mut self, name: &Name, call: u64, result: Result<(), String>) {
-        let awaited = self
-            .operations
-            .get(name)
-            .is_some_and(|operation| operation.phase == Phase::Announcing(call));
-        match (awaited, result) {
-            (true, Ok(())) => self.spawn(name),
-            (true, Err(why)) => self.cannot_start(name, &format!("{UNREAD}: {why}")),
-            (false, Ok(())) => {}
-            (false, Err(why)) => warn!("{name}: {UNREAD}: {why}"),
-        }
-    }
-
-    fn spawn(&mut self, name: &Name) {
-        let run = RunId(self.count());
-        let Some(unikernel) = self.unikernels.get(name) else {
-            return;
+    /// A start from an image in the store.
+    fn revive(&mut self, asker: Asker, name: &Name, revival: &Revival) {
+        let version = self
+            .revived(name, revival)
+            .and_then(|version| self.admit(name, &version.config).map(|()| version));
+        let version = match version {
+            Ok(version) => version,
+            Err(why) => return self.refuse(&asker, &why),
         };
-        let (config, image) = (Box::new(unikernel.config.clone()), unikernel.image);
-        self.runs.insert(run, name.clone());
-        self.set_phase(name, Phase::Spawning);
-        self.effects.push(Effect::Spawn {
-            run,
+        let image = version.image;
+        let goal = Goal::Replace(revival.answer());
+        let operation = Operation::new(Some(asker), goal, Phase::Inspecting);
+        let successor = Successor {
+            version,
+            upload: None,
+        };
+        self.operate(name, operation, Some(successor));
+        self.effects.push(Effect::Inspect {
             name: name.clone(),
-            config,
             image,
         });
     }
 
-    pub(super) fn spawned(&mut self, now: &Moment, run: RunId, result: Result<(), String>) {
-        let Some(name) = self.runs.get(&run).cloned() else {
+    /// What a revival starts.
+    fn revived(&self, name: &Name, revival: &Revival) -> Result<Version, String> {
+        let present = self.unikernels.get(name);
+        let ended = self.ended.get(name);
+        let (version, previous) = match (present, ended) {
+            (Some(unikernel), _) => (&unikernel.version, &unikernel.previous),
+            (None, Some(ended)) => (&ended.version, &ended.previous),
+            (None, None) => return Err(format!("there is no unikernel {name}")),
+        };
+        match revival {
+            Revival::Start if present.is_some_and(Unikernel::is_up) => {
+                Err(format!("{name} runs already"))
+            }
+            Revival::Start => Ok(version.clone()),
+            Revival::Restart(_) if present.is_none() => Err(format!(
+                "there is no unikernel {name}: it has ended, start it instead"
+            )),
+            Revival::Restart(None) => Ok(version.clone()),
+            Revival::Restart(Some(arguments)) => Ok(Version {
+                config: runnable(name, &version.config.with_arguments(arguments))?,
+                image: version.image,
+            }),
+            Revival::Rollback => previous.clone().ok_or_else(|| {
+                format!("{name} has no previous image or configuration to return to")
+            }),
+        }
+    }
+
+    pub(super) fn inspected(&mut self, name: &Name, result: Result<Manifest, String>) {
+        let Some(operation) = self.operations.get(name) else {
             return;
         };
-        let early = self.early_deaths.remove(&run);
-        if let Err(why) = result {
-            self.runs.remove(&run);
-            return self.cannot_start(&name, &why);
-        }
-        if let Some(unikernel) = self.unikernels.get_mut(&name) {
-            unikernel.run = Run::Up {
-                run,
-                since: now.clone(),
-                asked_to_stop: false,
-            };
-        }
-        let own_start = matches!(
-            self.operations.get(&name),
-            Some(Operation {
-                goal: Goal::Start,
-                ..
-            })
-        );
-        if own_start {
-            self.finish(&name);
-            if self.stopping {
-                self.stop(&name);
+        let (Phase::Inspecting, Some(successor)) = (operation.phase, &operation.successor) else {
+            return;
+        };
+        let fits = result.and_then(|manifest| check_devices(&manifest, &successor.version.config));
+        match fits {
+            Ok(()) if self.stopping => self.fail(name, "the supervisor is stopping"),
+            Ok(()) => {
+                self.set_phase(name, Phase::Stopping);
+                self.take_over(name);
             }
-        } else if self.stopping {
-            self.abandon(&name, "the supervisor is stopping".to_owned());
-        } else {
-            self.set_phase(&name, Phase::Saving);
-            self.persist(Written::Operation(name));
+            Err(why) => self.fail(name, &why),
         }
-        if let Some(death) = early {
-            self.exited(now, run, death);
+    }
+
+    /// Everything that can be checked was: now the present instance has to go.
+    fn take_over(&mut self, name: &Name) {
+        match self.unikernels.get(name) {
+            Some(old) if old.is_up() => self.stop(name),
+            _ => self.replace(name),
+        }
+    }
+
+    fn stop_request(&mut self, asker: Asker, name: &Name) {
+        match self.unikernels.get(name).map(|unikernel| &unikernel.run) {
+            None if self.ended.contains_key(name) => self.tell(&asker, STOPPED_ALREADY, true),
+            None => self.refuse(&asker, &format!("there is no unikernel {name}")),
+            // What is being stopped by another request has an operation: this is recorded.
+            Some(Run::Stopped) => self.tell(&asker, STOPPED_ALREADY, true),
+            Some(run) => {
+                let runs = matches!(run, Run::Up { .. });
+                let operation = Operation::new(Some(asker), Goal::Stop, Phase::Stopping);
+                self.operate(name, operation, None);
+                if runs {
+                    self.stop(name);
+                } else {
+                    self.stopped(name);
+                }
+            }
+        }
+    }
+
+    fn destroy(&mut self, asker: Asker, name: &Name) {
+        let run = self.unikernels.get(name).map(|unikernel| &unikernel.run);
+        let answer = match run {
+            None if !self.ended.contains_key(name) => {
+                return self.refuse(&asker, &format!("there is no unikernel {name}"));
+            }
+            Some(Run::Waiting(..) | Run::Due) => "destroyed: removed from restarting",
+            _ => "destroyed unikernel",
+        };
+        let runs = matches!(run, Some(Run::Up { .. }));
+        let operation = Operation::new(Some(asker), Goal::Destroy(answer), Phase::Stopping);
+        self.operate(name, operation, None);
+        if runs {
+            self.stop(name);
+        } else {
+            self.stopped(name);
+        }
+    }
+
+    pub(super) fn drop_request(&mut self, asker: &Asker, request: &Request, why: &str) {
+        self.effects.extend(request.discard());
+        self.refuse(asker, why);
+    }
+
+    /// The instance that an operation had to stop is gone.
+    pub(super) fn stopped(&mut self, name: &Name) {
+        if let Some(unikernel) = self.unikernels.get_mut(name)
+            && !matches!(unikernel.run, Run::Stopped)
+        {
+            unikernel.run = Run::Due;
+        }
+        match self.operations.get(name).map(|operation| &operation.goal) {
+            Some(Goal::Replace(_)) if self.stopping => {
+                self.discard_successor(name);
+                self.fail(name, "the supervisor is stopping");
+            }
+            Some(Goal::Replace(_)) => self.replace(name),
+            Some(Goal::Abandon(why)) => {
+                let why = why.clone();
+                let abandoned = self.unikernels.remove(name);
+                // A write that failed may have reached the disk all the same.
+                self.come_back(name, &why, abandoned);
+            }
+            Some(Goal::Stop) => {
+                if let Some(unikernel) = self.unikernels.get_mut(name) {
+                    unikernel.run = Run::Stopped;
+                }
+                self.save(name);
+            }
+            Some(Goal::Destroy(_)) => {
+                let (previous, ended) = (self.unikernels.remove(name), self.ended.remove(name));
+                if let Some(operation) = self.operations.get_mut(name) {
+                    operation.previous = previous;
+                    operation.ended = ended;
+                }
+                self.save(name);
+            }
+            Some(Goal::Start | Goal::Evict(_)) | None => self.finish(name),
+        }
+    }
+
+    /// The last step of an operation: its answer is given when this is on disk.
+    pub(super) fn save(&mut self, name: &Name) {
+        self.set_phase(name, Phase::Saving);
+        self.persist(Written::Operation(name.clone()));
+    }
+
+    /// Puts the successor in the place of what is there, and prepares it.
+    fn replace(&mut self, name: &Name) {
+        let (previous, ended) = (self.unikernels.remove(name), self.ended.remove(name));
+        let Some(operation) = self.operations.get_mut(name) else {
+            return;
+        };
+        let Some(Successor { version, upload }) = operation.successor.take() else {
+            return;
+        };
+        let before = match (&previous, &ended) {
+            (Some(old), _) => Some((&old.version, &old.previous)),
+            (None, Some(old)) => Some((&old.version, &old.previous)),
+            (None, None) => None,
+        };
+        let image = version.image;
+        let mut unikernel = Unikernel::new(version, Run::Starting);
+        unikernel.previous = match before {
+            // The same once more is nothing to return to.
+            Some((old, older)) if *old == unikernel.version => older.clone(),
+            Some((old, _)) => Some(old.clone()),
+            None => None,
+        };
+        unikernel.last_exit = match (&previous, &ended) {
+            (Some(old), _) => old.last_exit.clone(),
+            (None, old) => old.as_ref().map(|old| old.exit.clone()),
+        };
+        operation.previous = previous;
+        operation.ended = ended;
+        operation.phase = Phase::Preparing;
+        self.unikernels.insert(name.clone(), unikernel);
+        self.effects.push(Effect::Prepare {
+            name: name.clone(),
+            image,
+            staged: upload,
+        });
+    }
+
+    fn discard_successor(&mut self, name: &Name) {
+        let operation = self.operations.get_mut(name);
+        let successor = operation.and_then(|operation| operation.successor.take());
+        if let Some(upload) = successor.and_then(|successor| successor.upload) {
+            self.effects.push(Effect::DiscardImage(upload));
         }
     }
 
@@ -264,367 +365,104 @@ impl Supervisor {
         let Some(operation) = self.operations.get_mut(name) else {
             return;
         };
-        let creates = matches!(operation.goal, Goal::Create);
-        match result {
-            Ok(()) => {
-                // First, so that nothing of it is left when the answer arrives.
-                let previous = operation.previous.take().map(|previous| previous.image);
-                self.superfluous.extend(previous);
-                self.forget_images();
-                self.report(
-                    name,
-                    if creates {
-                        "created unikernel"
-                    } else {
-                        "destroyed unikernel"
-                    },
-                );
-                self.finish(name);
-            }
-            Err(why) if creates => self.abandon(name, format!("could not be recorded: {why}")),
-            Err(why) => {
-                let previous = operation.previous.take().map(|previous| previous.image);
-                self.superfluous.extend(previous);
-                self.save_later();
-                self.fail(
-                    name,
-                    &format!("destroyed, but that could not be recorded: {why}"),
-                );
-            }
-        }
-    }
-
-    pub(super) fn exited(&mut self, now: &Moment, run: RunId, death: Death) {
-        let spawning =
-            self.runs.get(&run).and_then(|name| self.phase(name)) == Some(Phase::Spawning);
-        if spawning {
-            self.early_deaths.insert(run, death);
-            return;
-        }
-        let Some(name) = self.runs.remove(&run) else {
-            return;
+        let (answer, undone) = match operation.goal {
+            Goal::Replace(answer) => (answer, None),
+            Goal::Stop => ("stopped unikernel", Some("stopped")),
+            Goal::Destroy(answer) => (answer, Some("destroyed")),
+            Goal::Start | Goal::Abandon(_) | Goal::Evict(_) => return,
         };
-        self.effects.push(Effect::Release(name.clone()));
-        let phase = self.phase(&name);
-        let Some(unikernel) = self.unikernels.get_mut(&name) else {
-            return;
-        };
-        let (since, asked) = match &unikernel.run {
-            Run::Up {
-                since,
-                asked_to_stop,
-                ..
-            } => (since.monotonic, *asked_to_stop),
-            _ => (now.monotonic, false),
-        };
-        unikernel.run = Run::Waiting(0);
-        if asked || death == Death::Exit(0) {
-            info!("{name}: ended with {death}");
-        } else {
-            warn!("{name}: ended with {death}, which nobody asked for");
-        }
-        if phase == Some(Phase::Stopping) {
-            return self.stopped(&name);
-        }
-        if self.stopping {
-            return;
-        }
-        if now.monotonic.saturating_sub(since) >= restart::STABLE {
-            unikernel.failures = 0;
-        }
-        match restart::decide(&unikernel.config, death) {
-            Decision::Stay => {
-                self.superfluous.insert(unikernel.image);
-                self.unikernels.remove(&name);
-                self.persist(Written::Change);
-            }
-            Decision::Again => self.start_later(&name),
-            Decision::AgainWithoutName => {
-                unikernel.config.add_name = false;
-                self.persist(Written::Change);
-                self.start_later(&name);
-            }
-        }
-    }
-
-    pub(super) fn timer(&mut self, timer: Timer) {
-        match timer {
-            Timer::Kill(run) if self.runs.contains_key(&run) => {
-                warn!("{}: did not stop in time and is killed", self.runs[&run]);
-                self.effects.push(Effect::Signal { run, kill: true });
-            }
-            Timer::Restart(name, wait) if !self.stopping => {
-                let free = !self.operations.contains_key(&name);
-                match self.unikernels.get_mut(&name) {
-                    Some(Unikernel {
-                        run: Run::Waiting(latest),
-                        ..
-                    }) if *latest == wait && free => {
-                        self.start(name);
+        match (result, undone) {
+            (Err(why), None) => self.abandon(name, format!("could not be recorded: {why}")),
+            (result, _) => {
+                let (previous, ended) = (operation.previous.take(), operation.ended.take());
+                let images = previous
+                    .iter()
+                    .flat_map(Unikernel::versions)
+                    .chain(ended.iter().flat_map(super::Ended::versions))
+                    .map(|version| version.image);
+                self.superfluous.extend(images);
+                match (result, undone) {
+                    (Err(why), Some(done)) => {
+                        self.save_later();
+                        let why = format!("{done}, but that could not be recorded: {why}");
+                        self.fail(name, &why);
                     }
-                    // The operation may replace it, or fail and leave it to us: see `finish`.
-                    Some(unikernel) if matches!(unikernel.run, Run::Waiting(latest) if latest == wait) =>
-                    {
-                        unikernel.run = Run::Due;
+                    _ => {
+                        // First, so that nothing of it is left when the answer arrives.
+                        self.forget_images();
+                        self.report(name, answer);
+                        self.finish(name);
                     }
-                    _ => {}
                 }
             }
-            Timer::Save if !self.stopping => self.persist(Written::Change),
-            _ => {}
         }
-    }
-
-    /// Tells the console daemon of all that runs: it has just come (back).
-    pub(super) fn announce_all(&mut self) {
-        let running: Vec<_> = self
-            .unikernels
-            .iter()
-            .filter(|(_, unikernel)| matches!(unikernel.run, Run::Up { .. }))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in running {
-            self.announce(&name);
-        }
-    }
-
-    /// Stops everything, last started first.
-    pub(super) fn terminate(&mut self) {
-        self.stopping = true;
-        let mut running: Vec<_> = self
-            .unikernels
-            .iter()
-            .filter(|(_, unikernel)| matches!(unikernel.run, Run::Up { .. }))
-            .map(|(name, unikernel)| (Reverse(startup(&unikernel.config)), name.clone()))
-            .collect();
-        running.sort();
-        for (_, name) in running {
-            self.stop(&name);
-        }
-        for (upload, Upload { asker, .. }) in std::mem::take(&mut self.uploads) {
-            self.effects.push(Effect::DiscardImage(upload));
-            self.refuse(&asker, "the supervisor is stopping");
-        }
-        for (asker, request) in std::mem::take(&mut self.waiting).into_values().flatten() {
-            self.drop_request(&asker, &request, "the supervisor is stopping");
-        }
-    }
-
-    /// Whether a stopping supervisor has nothing left to wait for.
-    pub(super) fn is_done(&self) -> bool {
-        self.stopping
-            && self.runs.is_empty()
-            && self.operations.is_empty()
-            && self.writes.is_empty()
-    }
-
-    fn destroy(&mut self, asker: Asker, name: &Name) {
-        match self.unikernels.get(name).map(|unikernel| &unikernel.run) {
-            None => self.refuse(&asker, &format!("there is no unikernel {name}")),
-            Some(Run::Up { .. }) => {
-                self.operate(name, Some(asker), Goal::Destroy, Phase::Stopping);
-                self.stop(name);
-            }
-            Some(_) => {
-                self.operate(name, Some(asker), Goal::Destroy, Phase::Stopping);
-                self.stopped(name);
-            }
-        }
-    }
-
-    /// The instance that an operation had to stop is gone.
-    fn stopped(&mut self, name: &Name) {
-        let mut old = self.unikernels.remove(name);
-        if let Some(old) = &mut old {
-            old.successor = None;
-            old.run = Run::Waiting(0);
-        }
-        match self.operations.get(name).map(|operation| &operation.goal) {
-            Some(Goal::Create) if self.stopping => {
-                if let Some(old) = old {
-                    self.unikernels.insert(name.clone(), old);
-                }
-                self.discard_successor(name);
-                self.fail(name, "the supervisor is stopping");
-            }
-            Some(Goal::Create) => self.replace(name, old),
-            Some(Goal::Abandon(why)) => {
-                let why = why.clone();
-                // A write that failed may have reached the disk all the same.
-                self.come_back(name, &why, old.map(|old| old.image));
-            }
-            _ => {
-                if let Some(operation) = self.operations.get_mut(name) {
-                    operation.phase = Phase::Saving;
-                    operation.previous = old;
-                }
-                self.persist(Written::Operation(name.clone()));
-            }
-        }
-    }
-
-    /// Puts the successor in the place of `previous`, and prepares it.
-    fn replace(&mut self, name: &Name, previous: Option<Unikernel>) {
-        let Some(operation) = self.operations.get_mut(name) else {
-            return;
-        };
-        let Some(Successor { unikernel, upload }) = operation.successor.take() else {
-            return;
-        };
-        operation.previous = previous;
-        operation.phase = Phase::Preparing;
-        let image = unikernel.image;
-        self.unikernels.insert(name.clone(), unikernel);
-        self.effects.push(Effect::Prepare {
-            name: name.clone(),
-            image,
-            staged: Some(upload),
-        });
-    }
-
-    fn discard_successor(&mut self, name: &Name) {
-        let operation = self.operations.get_mut(name);
-        if let Some(successor) = operation.and_then(|operation| operation.successor.take()) {
-            self.effects.push(Effect::DiscardImage(successor.upload));
-        }
-    }
-
-    /// A start by the supervisor itself.
-    fn start(&mut self, name: Name) {
-        let Some(unikernel) = self.unikernels.get_mut(&name) else {
-            return;
-        };
-        unikernel.run = Run::Starting;
-        let image = unikernel.image;
-        self.operate(&name, None, Goal::Start, Phase::Preparing);
-        self.effects.push(Effect::Prepare {
-            name,
-            image,
-            staged: None,
-        });
-    }
-
-    fn start_later(&mut self, name: &Name) {
-        let (wait, jitter) = (self.count(), self.random());
-        let Some(unikernel) = self.unikernels.get_mut(name) else {
-            return;
-        };
-        unikernel.failures = unikernel.failures.saturating_add(1);
-        unikernel.run = Run::Waiting(wait);
-        let after = restart::wait(unikernel.failures, jitter);
-        info!("{name}: starts again in {} ms", after.as_millis());
-        self.effects.push(Effect::Wake {
-            after,
-            timer: Timer::Restart(name.clone(), wait),
-        });
     }
 
     /// The unikernel that an operation was about to start cannot be started.
-    fn cannot_start(&mut self, name: &Name, why: &str) {
+    pub(super) fn cannot_start(&mut self, now: &super::Moment, name: &Name, why: &str) {
         self.effects.push(Effect::Release(name.clone()));
-        if matches!(
-            self.operations.get(name),
-            Some(Operation {
-                goal: Goal::Start,
-                ..
-            })
-        ) {
+        let operation = self.operations.get(name);
+        if operation.is_some_and(|operation| matches!(operation.goal, Goal::Start)) {
             warn!("{name}: cannot be started: {why}");
-            self.start_later(name);
+            if let Some(unikernel) = self.unikernels.get_mut(name) {
+                unikernel.trouble = Some(why.to_owned());
+            }
+            self.start_later(now, name);
             return self.finish(name);
         }
-        let image = self
-            .unikernels
-            .remove(name)
-            .map(|unikernel| unikernel.image);
-        self.come_back(name, why, image);
+        let failed = self.unikernels.remove(name);
+        self.come_back(name, why, failed);
     }
 
-    /// Ends a failed create, whose image was `image`; the instance it replaced, if any, comes back.
-    fn come_back(&mut self, name: &Name, why: &str, image: Option<ImageDigest>) {
-        let operation = self.operations.get_mut(name);
-        let previous = operation.and_then(|operation| operation.previous.take());
+    /// Ends an operation of which `failed` came; the instance it replaced, if any, comes back.
+    fn come_back(&mut self, name: &Name, why: &str, failed: Option<Unikernel>) {
+        let Some(operation) = self.operations.get_mut(name) else {
+            return;
+        };
         let mut why = why.to_owned();
-        if let Some(mut previous) = previous {
-            previous.run = Run::Due;
+        if let Some(mut previous) = operation.previous.take() {
+            if !matches!(previous.run, Run::Stopped) {
+                previous.run = Run::Due;
+                why += " (the previous instance is started again)";
+            }
             self.unikernels.insert(name.clone(), previous);
-            why += " (the previous instance is started again)";
         }
-        self.superfluous.extend(image);
+        if let Some(ended) = operation.ended.take() {
+            self.ended.insert(name.clone(), ended);
+        }
+        let images = failed.iter().flat_map(Unikernel::versions);
+        self.superfluous.extend(images.map(|version| version.image));
         self.fail(name, &why);
         self.persist(Written::Change);
     }
 
     /// Takes down what a create has just started.
-    fn abandon(&mut self, name: &Name, why: String) {
+    pub(super) fn abandon(&mut self, name: &Name, why: String) {
         if let Some(operation) = self.operations.get_mut(name) {
             operation.phase = Phase::Stopping;
             operation.goal = Goal::Abandon(why);
         }
-        match self.unikernels.get(name) {
-            Some(Unikernel {
-                run: Run::Up { .. },
-                ..
-            }) => self.stop(name),
+        if self.unikernels.get(name).is_some_and(Unikernel::is_up) {
+            self.stop(name);
+        } else {
             // It has ended meanwhile.
-            _ => self.stopped(name),
+            self.stopped(name);
         }
     }
 
-    /// Tries again after a while to record what is.
-    pub(super) fn save_later(&mut self) {
-        self.effects.push(Effect::Wake {
-            after: SAVE_RETRY,
-            timer: Timer::Save,
-        });
-    }
-
-    fn stop(&mut self, name: &Name) {
-        if let Some(Unikernel {
-            run: Run::Up {
-                run, asked_to_stop, ..
-            },
-            ..
-        }) = self.unikernels.get_mut(name)
-        {
-            *asked_to_stop = true;
-            let run = *run;
-            self.effects.push(Effect::Signal { run, kill: false });
-            self.effects.push(Effect::Wake {
-                after: STOP_DEADLINE,
-                timer: Timer::Kill(run),
-            });
-        }
-    }
-
-    /// Has the console daemon read the console; returns the number of this call.
-    fn announce(&mut self, name: &Name) -> u64 {
-        let call = self.count();
-        let limit = match self.ledger.at(name.path()) {
-            _ if name.path().is_root() => UNLIMITED.into(),
-            Some(policy) => policy.unikernels.into(),
-            None => Int::new(0),
+    fn check_free(&self, name: &Name, force: bool) -> Result<(), String> {
+        let what = match self.unikernels.get(name).map(|unikernel| &unikernel.run) {
+            None => return Ok(()),
+            Some(_) if force => return Ok(()),
+            Some(Run::Waiting(..) | Run::Due) => ", which waits for its restart",
+            Some(Run::Stopped) => ", which is stopped",
+            Some(Run::Starting | Run::Up { .. }) => "",
         };
-        self.effects.push(Effect::Announce {
-            name: name.clone(),
-            call,
-            limit,
-        });
-        call
+        Err(format!("there is a unikernel {name} already{what}"))
     }
 
-    /// Whether a new unikernel of this configuration may be.
-    fn admit(&self, name: &Name, config: &Config, force: bool) -> Result<(), String> {
-        if !force && self.unikernels.contains_key(name) {
-            return Err(
-                match self.unikernels.get(name).map(|unikernel| &unikernel.run) {
-                    Some(Run::Waiting(_) | Run::Due) => {
-                        format!("there is a unikernel {name} already, which waits for its restart")
-                    }
-                    _ => format!("there is a unikernel {name} already"),
-                },
-            );
-        }
+    /// Whether a unikernel of this configuration may be, in the place of one of this name.
+    fn admit(&self, name: &Name, config: &Config) -> Result<(), String> {
         let mut others = claims(&self.unikernels, &self.operations);
         others.retain(|(other, _)| *other != name);
         let claim = Claim::of(config);
@@ -633,22 +471,24 @@ impl Supervisor {
             .map_err(|refusal| refusal.to_string())
     }
 
-    fn operate(&mut self, name: &Name, asked_by: Option<Asker>, goal: Goal, phase: Phase) {
+    pub(super) fn operate(
+        &mut self,
+        name: &Name,
+        operation: Operation,
+        successor: Option<Successor>,
+    ) {
         let operation = Operation {
-            asked_by,
-            goal,
-            phase,
-            previous: None,
-            successor: None,
+            successor,
+            ..operation
         };
         self.operations.insert(name.clone(), operation);
     }
 
-    fn phase(&self, name: &Name) -> Option<Phase> {
+    pub(super) fn phase(&self, name: &Name) -> Option<Phase> {
         self.operations.get(name).map(|operation| operation.phase)
     }
 
-    fn set_phase(&mut self, name: &Name, phase: Phase) {
+    pub(super) fn set_phase(&mut self, name: &Name, phase: Phase) {
         if let Some(operation) = self.operations.get_mut(name) {
             operation.phase = phase;
         }
@@ -666,7 +506,7 @@ impl Supervisor {
     }
 
     /// Ends an operation with a failure.
-    fn fail(&mut self, name: &Name, why: &str) {
+    pub(super) fn fail(&mut self, name: &Name, why: &str) {
         if let Some(asker) = self
             .operations
             .get(name)
@@ -678,7 +518,7 @@ impl Supervisor {
     }
 
     /// Ends an operation, and begins the next request for the same name, or a start that had to wait for this.
-    fn finish(&mut self, name: &Name) {
+    pub(super) fn finish(&mut self, name: &Name) {
         self.operations.remove(name);
         while !self.operations.contains_key(name) {
             let next = self
@@ -697,42 +537,11 @@ impl Supervisor {
         {
             self.waiting.remove(name);
         }
-        let due = self
-            .unikernels
-            .get(name)
-            .is_some_and(|unikernel| matches!(unikernel.run, Run::Due));
-        if due && !self.stopping && !self.operations.contains_key(name) {
-            self.start(name.clone());
-        }
-    }
-
-    /// Removes the images that nothing refers to any more: nothing here, and nothing that is still being written.
-    pub(super) fn forget_images(&mut self) {
-        if !self.writes.is_empty() {
-            return;
-        }
-        let kept = self
-            .operations
-            .values()
-            .filter_map(|operation| operation.previous.as_ref());
-        let in_use: BTreeSet<_> = self
-            .unikernels
-            .values()
-            .chain(kept)
-            .map(|unikernel| unikernel.image)
-            .collect();
-        let unused = std::mem::take(&mut self.superfluous);
-        let unused = unused.difference(&in_use).copied();
-        self.effects.extend(unused.map(Effect::RemoveImage));
+        self.enqueue(name);
     }
 }
 
-/// What a console that nobody reads is called.
-const UNREAD: &str = "the console daemon does not read its console";
-
-fn startup(config: &Config) -> i64 {
-    config.startup.unwrap_or(Config::DEFAULT_STARTUP)
-}
+const STOPPED_ALREADY: &str = "unikernel is stopped already";
 
 fn check_devices(manifest: &Manifest, config: &Config) -> Result<(), String> {
     let nets: Vec<_> = config.nets.iter().map(|net| net.device.as_str()).collect();

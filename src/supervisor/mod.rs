@@ -4,9 +4,14 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod ending;
+mod event;
 mod ledger;
 mod lifecycle;
+mod operation;
+mod policies;
 mod reply;
+mod starting;
 
 pub mod launch;
 pub mod restart;
@@ -14,239 +19,73 @@ pub mod restart;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use log::warn;
-
-use crate::manifest::Manifest;
-use crate::name::{Name, Path};
+use crate::name::Name;
 use crate::policy::Policy;
-use crate::unikernel::{Config, ImageDigest};
+use crate::unikernel::{Config, ImageDigest, Version};
 use crate::wire::domain::{self, DomainError};
-use crate::wire::state::State;
+use crate::wire::state::{LastExit, Recorded, Standing, State};
 use crate::wire::{
-    Command, Header, Int, Message, Payload, PolicyCommand, Success, Timestamp, UnikernelCommand,
+    Command, Config as WireConfig, Int, Message, Payload, PolicyCommand, Success, Timestamp,
+    UnikernelCommand,
 };
 
+use self::operation::{Goal, Operation, Phase, Request, Revival, Upload, Written};
+
+pub use event::{
+    ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor, Ticket, Timer, UploadId,
+};
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal};
-pub use restart::Death;
 
-/// A connection of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
+/// Most images that arrive at the same time.
+pub const MAX_UPLOADS: usize = 32;
 
-/// One run of a tender: never used again, unlike process ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RunId(pub u64);
+/// Most requests that wait for one name.
+pub const MAX_WAITING: usize = 64;
 
-/// An image that arrives for a create.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UploadId(pub u64);
+/// Most unikernels that the supervisor starts at the same time by itself: after it was started, or after failures.
+pub const MAX_STARTING: usize = 8;
 
-/// A write of the state file, in the order of the writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+/// Most unikernels that have ended and are still remembered, for each path; the oldest is forgotten first.
+pub const MAX_ENDED_IN_PATH: usize = 8;
 
-/// When an event happened.
+/// Most unikernels that have ended and are still remembered in all.
+pub const MAX_ENDED: usize = 256;
+
+/// After how long a state that could not be written is written again.
+pub const SAVE_RETRY: Duration = Duration::from_secs(5);
+
+/// How long a tender has between SIGTERM and SIGKILL.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the supervisor is told once and for all.
 #[derive(Clone, Debug)]
-pub struct Moment {
-    /// Since any fixed point, never running backwards.
-    pub monotonic: Duration,
-    /// Wall clock.
-    pub wall: Timestamp,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// The stored unikernels are to be started.
-    Boot,
-    /// A complete message arrived.
-    Message {
-        /// From this connection.
-        from: ConnectionId,
-        /// The message.
-        message: Message,
-    },
-    /// A connection is gone; answers to it are lost.
-    Closed(ConnectionId),
-    /// An image asked for by [`Effect::ReceiveImage`] is complete, checked and staged, or not to be had.
-    Staged {
-        /// Which.
-        upload: UploadId,
-        /// The image, or why there is none.
-        result: Result<StagedImage, String>,
-    },
-    /// The result of [`Effect::Prepare`].
-    Prepared {
-        /// The unikernel.
-        name: Name,
-        /// Why it cannot run.
-        result: Result<(), String>,
-    },
-    /// The result of [`Effect::Announce`].
-    Announced {
-        /// The unikernel.
-        name: Name,
-        /// Which call.
-        call: u64,
-        /// Why its console is not read.
-        result: Result<(), String>,
-    },
-    /// The result of [`Effect::Spawn`].
-    Spawned {
-        /// The run.
-        run: RunId,
-        /// Why there is no process.
-        result: Result<(), String>,
-    },
-    /// A tender ended.
-    Exited {
-        /// The run.
-        run: RunId,
-        /// How.
-        death: Death,
-    },
-    /// The result of [`Effect::Persist`].
-    Persisted {
-        /// Which write.
-        ticket: Ticket,
-        /// Why the state is not on disk.
-        result: Result<(), String>,
-    },
-    /// A time asked for by [`Effect::Wake`] has come.
-    Timer(Timer),
-    /// The console daemon is there (again): it knows no unikernel.
-    ConsoleUp,
-    /// Stop all unikernels, and then the supervisor.
-    Terminate,
-}
-
-/// An image on disk that no unikernel uses yet.
-#[derive(Clone, Debug)]
-pub struct StagedImage {
-    /// Its SHA-256.
-    pub digest: ImageDigest,
-    /// What it declares; a tender for it was found.
-    pub manifest: Manifest,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug)]
-pub enum Effect {
-    /// Send a message.
-    Answer {
-        /// To this connection, if it is still there.
-        to: ConnectionId,
-        /// The message.
-        message: Message,
-        /// Whether the conversation ends with it.
-        close: bool,
-    },
-    /// Answer with an image, and end the conversation.
-    SendImage {
-        /// To this connection, if it is still there.
-        to: ConnectionId,
-        /// The header of the answer.
-        header: Header,
-        /// The image.
-        image: ImageDigest,
-        /// zlib level, 0 for not compressed.
-        level: u8,
-    },
-    /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`].
-    ReceiveImage {
-        /// What it is staged as.
-        upload: UploadId,
-        /// From this connection.
-        from: ConnectionId,
-        /// The image, where the message had it; otherwise it follows as raw frames.
-        embedded: Option<Vec<u8>>,
-        /// Whether it is a zlib stream.
-        compressed: bool,
-    },
-    /// Forget an image that arrives, or is staged.
-    DiscardImage(UploadId),
-    /// Make everything but the process: leads to [`Event::Prepared`].
-    Prepare {
-        /// The unikernel.
-        name: Name,
-        /// Its image.
-        image: ImageDigest,
-        /// The image is staged under this number and goes to the store; otherwise it is there.
-        staged: Option<UploadId>,
-    },
-    /// Have the console read: leads to [`Event::Announced`].
-    Announce {
-        /// The unikernel.
-        name: Name,
-        /// Which call.
-        call: u64,
-        /// How many consoles its path may have.
-        limit: Int,
-    },
-    /// Start the tender: leads to [`Event::Spawned`], later [`Event::Exited`].
-    Spawn {
-        /// The run.
-        run: RunId,
-        /// The unikernel.
-        name: Name,
-        /// Its configuration.
-        config: Box<Config>,
-        /// Its image, in the store.
-        image: ImageDigest,
-    },
-    /// Undo what [`Effect::Prepare`] did, all of it.
-    Release(Name),
-    /// Send a signal to a tender.
-    Signal {
-        /// The run.
-        run: RunId,
-        /// Whether it can only be obeyed (SIGKILL instead of SIGTERM).
-        kill: bool,
-    },
-    /// Let some time pass: leads to [`Event::Timer`].
-    Wake {
-        /// How long.
-        after: Duration,
-        /// What for.
-        timer: Timer,
-    },
-    /// Write the state to disk: leads to [`Event::Persisted`].
-    Persist {
-        /// Which write.
-        ticket: Ticket,
-        /// The state.
-        state: State,
-    },
-    /// Remove an image from the store: nothing refers to it.
-    RemoveImage(ImageDigest),
-    /// All is done.
-    Exit,
-}
-
-/// What a time is waited for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Timer {
-    /// A tender has had its time to stop.
-    Kill(RunId),
-    /// A unikernel is to be started again, unless this is no longer its latest wait.
-    Restart(Name, u64),
-    /// The state is to be written again.
-    Save,
+pub struct Settings {
+    /// What the host has: the policy of the root.
+    pub resources: Policy,
+    /// How long a tender has between SIGTERM and SIGKILL.
+    pub stop_deadline: Duration,
+    /// Any number, for jitter.
+    pub seed: u32,
 }
 
 /// The state machine.
 #[derive(Debug)]
 pub struct Supervisor {
+    stop_deadline: Duration,
     ledger: Ledger,
     unikernels: BTreeMap<Name, Unikernel>,
+    /// What ended by itself; out of the accounting.
+    ended: BTreeMap<Name, Ended>,
     uploads: BTreeMap<UploadId, Upload>,
     operations: BTreeMap<Name, Operation>,
     /// Requests for names with an operation, oldest first.
     waiting: BTreeMap<Name, VecDeque<(Asker, Request)>>,
+    /// What is due, in the order in which it is started.
+    queue: VecDeque<Name>,
     /// The tenders that may be alive.
     runs: BTreeMap<RunId, Name>,
     /// Deaths that were told before the birth.
-    early_deaths: BTreeMap<RunId, Death>,
+    early_deaths: BTreeMap<RunId, crate::unikernel::Death>,
     /// Writes under way, with the policies that each records.
     writes: BTreeMap<Ticket, (Written, Ledger)>,
     /// The policies on disk; after a write that failed, which may have reached it all the same, nobody knows.
@@ -264,13 +103,17 @@ pub struct Supervisor {
 /// A unikernel that is in the accounting.
 #[derive(Clone, Debug)]
 struct Unikernel {
-    config: Config,
-    image: ImageDigest,
+    version: Version,
+    /// What a rollback returns to.
+    previous: Option<Version>,
     run: Run,
-    /// What a replacement that waits for this one's end will take.
-    successor: Option<Claim>,
     /// Failures in a row, for the back-off.
     failures: u32,
+    /// Restarts after failures, in all.
+    restarts: u64,
+    last_exit: Option<LastExit>,
+    /// Why it could not be started last time.
+    trouble: Option<String>,
 }
 
 /// Where a unikernel is in its life.
@@ -284,148 +127,83 @@ enum Run {
         since: Moment,
         asked_to_stop: bool,
     },
-    /// It waits for its next start.
-    Waiting(u64),
-    /// It is to be started as soon as no operation is in the way.
+    /// It waits for its next start (the number of the wait, and when it is over).
+    Waiting(u64, Timestamp),
+    /// It is started when its turn comes, and no operation is in the way.
     Due,
+    /// It stays down until somebody asks for it.
+    Stopped,
 }
 
-/// A request, or a task of the supervisor's own, that takes more than one event. One per name at a time.
-#[derive(Debug)]
-struct Operation {
-    asked_by: Option<Asker>,
-    goal: Goal,
-    phase: Phase,
-    /// The instance that this has stopped; after a force-create it comes back if the new one cannot start.
-    previous: Option<Unikernel>,
-    /// What a create will put in the place of the instance that is being stopped.
-    successor: Option<Successor>,
-}
-
-#[derive(Debug)]
-struct Successor {
-    unikernel: Unikernel,
-    upload: UploadId,
-}
-
-/// A create whose image arrives.
-#[derive(Debug)]
-struct Upload {
-    asker: Asker,
-    name: Name,
-    config: Config,
-    force: bool,
-}
-
-/// A request that is complete.
-#[derive(Debug)]
-enum Request {
-    Create(Box<Creation>),
-    Destroy,
-}
-
-#[derive(Debug)]
-struct Creation {
-    upload: UploadId,
-    config: Config,
-    force: bool,
-    image: StagedImage,
-}
-
-impl Request {
-    /// What is to be thrown away with the request.
-    fn discard(&self) -> Option<Effect> {
-        match self {
-            Self::Create(creation) => Some(Effect::DiscardImage(creation.upload)),
-            Self::Destroy => None,
-        }
-    }
+/// A unikernel that ended by itself.
+#[derive(Clone, Debug)]
+struct Ended {
+    version: Version,
+    previous: Option<Version>,
+    exit: LastExit,
 }
 
 #[derive(Clone, Debug)]
 struct Asker {
     connection: ConnectionId,
-    header: Header,
+    header: crate::wire::Header,
 }
-
-#[derive(Debug)]
-enum Goal {
-    Create,
-    Destroy,
-    /// A start by the supervisor itself.
-    Start,
-    /// A new unikernel is up, but could not be recorded: it is taken down again, with this answer.
-    Abandon(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Stopping,
-    Preparing,
-    /// The answer to this call is awaited.
-    Announcing(u64),
-    Spawning,
-    Saving,
-}
-
-/// What a write of the state file was for.
-#[derive(Debug)]
-enum Written {
-    /// The last step of the operation on this name.
-    Operation(Name),
-    /// A policy of this path.
-    Policy {
-        asker: Asker,
-        path: Path,
-        answer: &'static str,
-    },
-    /// Something that nobody asked for.
-    Change,
-}
-
-/// Most images that arrive at the same time.
-pub const MAX_UPLOADS: usize = 32;
-
-/// Most requests that wait for one name.
-pub const MAX_WAITING: usize = 64;
-
-/// After how long a state that could not be written is written again.
-pub const SAVE_RETRY: Duration = Duration::from_secs(5);
-
-/// How long a tender has between SIGTERM and SIGKILL.
-pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Supervisor {
-    /// A supervisor of what `state` says; nothing runs before [`Event::Boot`]. `seed` is any number, for jitter.
-    pub fn new(state: State, seed: u32) -> Self {
-        let unikernels = state.unikernels.into_iter().map(|(name, config, image)| {
-            let unikernel = Unikernel {
-                config,
-                image,
-                run: Run::Waiting(0),
-                successor: None,
-                failures: 0,
-            };
-            (name, unikernel)
-        });
-        let ledger: Ledger = state.policies.into_iter().collect();
-        Self {
+    /// A supervisor of what `state` says and of the tenders that still run. Nothing happens before [`Event::Boot`].
+    pub fn new(state: State, survivors: Vec<Survivor>, settings: Settings) -> Self {
+        let mut ledger: Ledger = state.policies.into_iter().collect();
+        ledger.reset(crate::name::Path::ROOT, Some(settings.resources));
+        let mut supervisor = Self {
+            stop_deadline: settings.stop_deadline,
             recorded: Some(ledger.clone()),
             acknowledged: ledger.clone(),
             ledger,
-            unikernels: unikernels.collect(),
+            unikernels: BTreeMap::new(),
+            ended: BTreeMap::new(),
             uploads: BTreeMap::new(),
             operations: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            queue: VecDeque::new(),
             runs: BTreeMap::new(),
             early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
             superfluous: BTreeSet::new(),
-            counter: 0,
-            random: seed | 1,
+            counter: survivors.iter().map(|survivor| survivor.run.0).max().unwrap_or(0),
+            random: settings.seed | 1,
             stopping: false,
             effects: Vec::new(),
+        };
+        for Recorded {
+            name,
+            version,
+            previous,
+            standing,
+        } in state.unikernels
+        {
+            let run = match standing {
+                Standing::Up => Run::Due,
+                Standing::Stopped => Run::Stopped,
+                Standing::Ended(exit) => {
+                    let ended = Ended {
+                        version,
+                        previous,
+                        exit,
+                    };
+                    supervisor.ended.insert(name, ended);
+                    continue;
+                }
+            };
+            let unikernel = Unikernel {
+                previous,
+                ..Unikernel::new(version, run)
+            };
+            supervisor.unikernels.insert(name, unikernel);
         }
+        for survivor in survivors {
+            supervisor.adopt(survivor);
+        }
+        supervisor
     }
 
     /// What to do now that `event` has happened at `now`.
@@ -435,8 +213,9 @@ impl Supervisor {
             Event::Message { from, message } => self.message(from, message),
             Event::Closed(connection) => self.closed(connection),
             Event::Staged { upload, result } => self.staged(upload, result),
-            Event::Prepared { name, result } => self.prepared(&name, result),
-            Event::Announced { name, call, result } => self.announced(&name, call, result),
+            Event::Inspected { name, result } => self.inspected(&name, result),
+            Event::Prepared { name, result } => self.prepared(now, &name, result),
+            Event::Announced { name, call, result } => self.announced(now, &name, call, result),
             Event::Spawned { run, result } => self.spawned(now, run, result),
             Event::Exited { run, death } => self.exited(now, run, death),
             Event::Persisted { ticket, result } => self.persisted(ticket, result),
@@ -444,6 +223,7 @@ impl Supervisor {
             Event::ConsoleUp => self.announce_all(),
             Event::Terminate => self.terminate(),
         }
+        self.start_due();
         if self.is_done() {
             self.effects.push(Effect::Exit);
         }
@@ -452,32 +232,61 @@ impl Supervisor {
 
     /// What the state file has to say now: what is acknowledged, or is acknowledged once this is written.
     pub fn state(&self) -> State {
-        let unikernels = self.unikernels.iter().filter_map(|(name, unikernel)| {
-            let recorded = match self.operations.get(name) {
-                // Not before it runs; until then the one that it replaces is the one to come back.
-                Some(Operation {
-                    goal: Goal::Create,
-                    phase,
-                    previous,
-                    ..
-                }) if !matches!(phase, Phase::Stopping | Phase::Saving) => previous.as_ref()?,
-                Some(Operation {
-                    goal: Goal::Abandon(_),
-                    previous,
-                    ..
-                }) => previous.as_ref()?,
-                _ => unikernel,
-            };
-            Some((name.clone(), recorded.config.clone(), recorded.image))
-        });
+        let names: BTreeSet<_> = self
+            .unikernels
+            .keys()
+            .chain(self.ended.keys())
+            .chain(self.operations.keys())
+            .collect();
         State {
-            unikernels: unikernels.collect(),
+            unikernels: names
+                .into_iter()
+                .filter_map(|name| self.recorded(name))
+                .collect(),
             policies: self
                 .ledger
                 .all()
                 .map(|(path, policy)| (path.clone(), policy.clone()))
                 .collect(),
         }
+    }
+
+    fn recorded(&self, name: &Name) -> Option<Recorded> {
+        let (present, ended) = match self.operations.get(name) {
+            // Until the new one runs, what it replaces is what is to come back.
+            Some(operation) if operation.is_unacknowledged() => {
+                (operation.previous.as_ref(), operation.ended.as_ref())
+            }
+            _ => (self.unikernels.get(name), self.ended.get(name)),
+        };
+        let (version, previous, standing) = match (present, ended) {
+            (Some(unikernel), _) => {
+                let standing = match unikernel.run {
+                    Run::Stopped => Standing::Stopped,
+                    _ => Standing::Up,
+                };
+                (&unikernel.version, &unikernel.previous, standing)
+            }
+            (None, Some(ended)) => {
+                let standing = Standing::Ended(ended.exit.clone());
+                (&ended.version, &ended.previous, standing)
+            }
+            (None, None) => return None,
+        };
+        Some(Recorded {
+            name: name.clone(),
+            version: version.clone(),
+            previous: previous.clone(),
+            standing,
+        })
+    }
+
+    /// Whether nothing is under way: another supervisor could take over.
+    pub fn is_quiet(&self) -> bool {
+        self.operations.is_empty()
+            && self.uploads.is_empty()
+            && self.writes.is_empty()
+            && self.early_deaths.is_empty()
     }
 
     fn message(&mut self, from: ConnectionId, message: Message) {
@@ -495,24 +304,8 @@ impl Supervisor {
         if self.stopping {
             return self.refuse(&asker, "the supervisor is stopping");
         }
-        let pathless = "is a path, a unikernel's name is needed";
         match command {
-            Command::Unikernel(UnikernelCommand::Info(())) => self.info(&asker, &name),
-            Command::Unikernel(UnikernelCommand::Get(level)) => self.get(&asker, &name, level),
-            Command::Unikernel(
-                UnikernelCommand::Create(_)
-                | UnikernelCommand::ForceCreate(_)
-                | UnikernelCommand::Destroy(()),
-            ) if name.label().is_none() => self.refuse(&asker, &format!("'{name}' {pathless}")),
-            Command::Unikernel(UnikernelCommand::Create(config)) => {
-                self.upload(asker, name, config, false);
-            }
-            Command::Unikernel(UnikernelCommand::ForceCreate(config)) => {
-                self.upload(asker, name, config, true);
-            }
-            Command::Unikernel(UnikernelCommand::Destroy(())) => {
-                self.request(asker, &name, Request::Destroy);
-            }
+            Command::Unikernel(command) => self.unikernel_command(asker, name, command),
             Command::Policy(PolicyCommand::Info(())) => {
                 let answer = reply::policies(name.path(), self.ledger.below(name.path()));
                 self.succeed(&asker, answer);
@@ -525,20 +318,42 @@ impl Supervisor {
         }
     }
 
+    fn unikernel_command(&mut self, asker: Asker, name: Name, command: UnikernelCommand) {
+        use UnikernelCommand as U;
+
+        match command {
+            U::Info(()) => self.info(&asker, &name),
+            U::Details(()) => self.details(&asker, &name),
+            U::Get(level) => self.get(&asker, &name, level),
+            _ if name.label().is_none() => self.refuse(
+                &asker,
+                &format!("'{name}' is a path, a unikernel's name is needed"),
+            ),
+            U::Create(config) => self.upload(asker, name, config, false),
+            U::ForceCreate(config) => self.upload(asker, name, config, true),
+            U::Destroy(()) => self.request(asker, &name, Request::Destroy),
+            U::Stop(()) => self.request(asker, &name, Request::Stop),
+            U::Start(()) => self.request(asker, &name, Request::Revive(Revival::Start)),
+            U::Rollback(()) => self.request(asker, &name, Request::Revive(Revival::Rollback)),
+            U::Restart(restart) => match Revival::restart(restart) {
+                Some(revival) => self.request(asker, &name, Request::Revive(revival)),
+                None => self.refuse(&asker, "unknown command"),
+            },
+            _ => self.refuse(&asker, "unknown command"),
+        }
+    }
+
     fn info(&mut self, asker: &Asker, name: &Name) {
-        let running = self
-            .unikernels
-            .iter()
-            .filter_map(|(name, unikernel)| match &unikernel.run {
-                Run::Up { since, .. } => Some(reply::Running {
-                    name,
-                    config: &unikernel.config,
-                    image: unikernel.image,
-                    started: since.wall.clone(),
-                }),
-                _ => None,
-            });
+        let running = self.unikernels.iter().filter_map(|(name, unikernel)| {
+            let started = unikernel.started()?;
+            Some((name, &unikernel.version, started))
+        });
         let answer = reply::unikernels(name, running);
+        self.succeed(asker, answer);
+    }
+
+    fn details(&mut self, asker: &Asker, name: &Name) {
+        let answer = reply::details(name, &self.unikernels, &self.ended);
         self.succeed(asker, answer);
     }
 
@@ -555,45 +370,9 @@ impl Supervisor {
         self.effects.push(Effect::SendImage {
             to: asker.connection,
             header: asker.header.clone(),
-            image: unikernel.image,
+            image: unikernel.version.image,
             level,
         });
-    }
-
-    fn add_policy(&mut self, asker: Asker, path: &Path, policy: &crate::wire::Policy) {
-        let policy = match Policy::try_from(policy) {
-            Ok(policy) => policy,
-            Err(error) => return self.refuse(&asker, &error),
-        };
-        // One that is equal, but not surely on disk, is acknowledged when it is.
-        let recorded = self
-            .recorded
-            .as_ref()
-            .is_some_and(|recorded| recorded.at(path) == self.ledger.at(path));
-        let claims = claims(&self.unikernels, &self.operations);
-        let allowed = self
-            .ledgers()
-            .try_for_each(|ledger| ledger.clone().set(path, policy.clone(), &claims).map(drop));
-        match allowed.and_then(|()| self.ledger.set(path, policy, &claims)) {
-            Err(refusal) => self.refuse(&asker, &refusal),
-            Ok(false) if recorded => self.tell(&asker, "no modification of policy", false),
-            Ok(_) => self.persist(Written::Policy {
-                asker,
-                path: path.clone(),
-                answer: "added policy",
-            }),
-        }
-    }
-
-    fn remove_policy(&mut self, asker: Asker, path: &Path) {
-        match self.ledger.remove(path) {
-            Err(refusal) => self.refuse(&asker, &refusal),
-            Ok(_) => self.persist(Written::Policy {
-                asker,
-                path: path.clone(),
-                answer: "removed policy",
-            }),
-        }
     }
 
     fn persisted(&mut self, ticket: Ticket, result: Result<(), String>) {
@@ -607,25 +386,12 @@ impl Supervisor {
         self.recorded = result.is_ok().then_some(policies);
         match (why, result) {
             (Written::Operation(name), result) => self.saved(&name, result),
-            (Written::Policy { asker, answer, .. }, Ok(())) => {
-                // More policies, or a command, may follow an addition on the same connection (WIRE 7.2).
-                self.tell(&asker, answer, answer != "added policy");
-            }
-            (Written::Policy { asker, path, .. }, Err(error)) => {
-                // A later write of the same path decides by itself what becomes of it.
-                let decided_later = self.writes.values().any(
-                    |(why, _)| matches!(why, Written::Policy { path: later, .. } if *later == path),
-                );
-                if !decided_later {
-                    let before = self.acknowledged.at(&path).cloned();
-                    self.ledger.reset(path, before);
-                }
-                self.save_later();
-                self.refuse(&asker, &format!("the policy was not changed: {error}"));
+            (Written::Policy { asker, path, answer }, result) => {
+                self.policy_persisted(&asker, &path, answer, result);
             }
             (Written::Change, Ok(())) => {}
             (Written::Change, Err(error)) => {
-                warn!("the state was not recorded, which is tried again: {error}");
+                log::warn!("the state was not recorded, which is tried again: {error}");
                 self.save_later();
             }
         }
@@ -634,19 +400,37 @@ impl Supervisor {
         }
     }
 
-    /// The policies in force, and those that may come back into force if a write fails.
-    fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
-        let written = self.writes.values().map(|(_, ledger)| ledger);
-        [&self.ledger, &self.acknowledged]
-            .into_iter()
-            .chain(written)
-    }
-
     fn persist(&mut self, why: Written) {
         let ticket = Ticket(self.count());
         self.writes.insert(ticket, (why, self.ledger.clone()));
         let state = self.state();
         self.effects.push(Effect::Persist { ticket, state });
+    }
+
+    /// Tries again after a while to record what is.
+    fn save_later(&mut self) {
+        self.effects.push(Effect::Wake {
+            after: SAVE_RETRY,
+            timer: Timer::Save,
+        });
+    }
+
+    /// Removes the images that nothing refers to any more: nothing here, and nothing that is still being written.
+    fn forget_images(&mut self) {
+        if !self.writes.is_empty() || self.superfluous.is_empty() {
+            return;
+        }
+        let operations = self.operations.values();
+        let versions = self
+            .unikernels
+            .values()
+            .flat_map(Unikernel::versions)
+            .chain(self.ended.values().flat_map(Ended::versions))
+            .chain(operations.flat_map(Operation::versions));
+        let in_use: BTreeSet<_> = versions.map(|version| version.image).collect();
+        let unused = std::mem::take(&mut self.superfluous);
+        let unused = unused.difference(&in_use).copied();
+        self.effects.extend(unused.map(Effect::RemoveImage));
     }
 
     fn succeed(&mut self, asker: &Asker, success: Success) {
@@ -683,39 +467,73 @@ impl Supervisor {
     }
 }
 
-/// What every unikernel takes, or took and may take again.
+impl Unikernel {
+    fn new(version: Version, run: Run) -> Self {
+        Self {
+            version,
+            previous: None,
+            run,
+            failures: 0,
+            restarts: 0,
+            last_exit: None,
+            trouble: None,
+        }
+    }
+
+    /// When it was started, if it runs.
+    fn started(&self) -> Option<&Timestamp> {
+        match &self.run {
+            Run::Up { since, .. } => Some(&since.wall),
+            _ => None,
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.run, Run::Up { .. })
+    }
+
+    /// What it takes: one that was stopped takes nothing but its place.
+    fn claim(&self) -> Claim {
+        match self.run {
+            Run::Stopped => Claim::default(),
+            _ => Claim::of(&self.version.config),
+        }
+    }
+
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        std::iter::once(&self.version).chain(&self.previous)
+    }
+}
+
+impl Ended {
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        std::iter::once(&self.version).chain(&self.previous)
+    }
+}
+
+/// What every unikernel takes, or took and may take again, or will take in the place of another.
 fn claims<'a>(
     unikernels: &'a BTreeMap<Name, Unikernel>,
     operations: &'a BTreeMap<Name, Operation>,
 ) -> Vec<(&'a Name, Claim)> {
-    let present = unikernels.iter().map(|(name, unikernel)| {
-        let successor = unikernel.successor.iter().cloned();
-        (
-            name,
-            successor.fold(Claim::of(&unikernel.config), Claim::or),
-        )
-    });
-    // It may come back even if the one in its place has ended meanwhile; after a destroy nothing comes back.
-    let previous = operations
+    let mut claims: BTreeMap<&Name, Claim> = unikernels
         .iter()
-        .filter(|(_, operation)| !matches!(operation.goal, Goal::Destroy))
-        .filter_map(|(name, operation)| {
-            let previous = operation.previous.as_ref()?;
-            Some((name, Claim::of(&previous.config)))
-        });
-    let mut claims: BTreeMap<&Name, Claim> = BTreeMap::new();
-    for (name, claim) in present.chain(previous) {
-        let most = match claims.remove(name) {
-            Some(other) => claim.or(other),
-            None => claim,
-        };
-        claims.insert(name, most);
+        .map(|(name, unikernel)| (name, unikernel.claim()))
+        .collect();
+    for (name, operation) in operations {
+        for claim in operation.claims() {
+            let most = match claims.remove(name) {
+                Some(other) => claim.or(other),
+                None => claim,
+            };
+            claims.insert(name, most);
+        }
     }
     claims.into_iter().collect()
 }
 
 /// Reads a configuration and refuses what this supervisor cannot run.
-fn runnable(name: &Name, config: &crate::wire::Config) -> Result<Config, String> {
+fn runnable(name: &Name, config: &WireConfig) -> Result<Config, String> {
     let config = Config::try_from(config).map_err(|error: DomainError| error.to_string())?;
     if config.kind == crate::unikernel::Kind::Bhyve {
         return Err("BHyve machines are not supported".to_owned());

@@ -1,18 +1,8 @@
 //! What happens after a death nobody asked for (BEHAVIOUR 5.9), and how long it waits.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::unikernel::{Config, FailBehaviour};
-
-/// How a tender ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Death {
-    /// With this exit code.
-    Exit(u8),
-    /// By this signal.
-    Signal(i32),
-}
+use crate::unikernel::{Config, Death, FailBehaviour};
 
 /// What follows a death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +29,8 @@ pub const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 /// See [`SHORTEST_WAIT`].
 pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// What follows this death of a unikernel with this configuration.
+/// What follows this death of a unikernel with this configuration, which nobody asked for. Only an exit code can say
+/// that all is well: every other end is a failure.
 pub fn decide(config: &Config, death: Death) -> Decision {
     match death {
         Death::Exit(code) if config.add_name && UNKNOWN_ARGUMENT.contains(&code) => {
@@ -68,15 +59,6 @@ pub fn wait(failures: u32, jitter: u32) -> Duration {
     );
     let wait = doubled.min(LONGEST_WAIT);
     wait + wait.mul_f64(f64::from(jitter) / f64::from(u32::MAX) / 4.0)
-}
-
-impl fmt::Display for Death {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exit(code) => write!(f, "exit {code}"),
-            Self::Signal(signal) => write!(f, "signal {signal}"),
-        }
-    }
 }
 
 #[cfg(test)]

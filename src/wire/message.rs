@@ -3,6 +3,7 @@
 use rasn::{AsnType, Decode, Decoder, Encode};
 
 use super::legacy;
+use super::own::{DatedPolicy, NamedDetails};
 use super::primitive::{Int, Int64, Octets, Text, Timestamp};
 use super::statistics::{Statistics, StatsAdd};
 use super::unikernel::{Arguments, Config, Info};
@@ -151,6 +152,18 @@ pub enum UnikernelCommand {
     /// The same, in place of a running one of that name.
     #[rasn(tag(explicit(21)))]
     ForceCreate(Config),
+    /// Stop, and stay down until asked to start. This and what follows is Petrel's own.
+    #[rasn(tag(explicit(64)))]
+    Stop(()),
+    /// Start what was stopped, or has ended.
+    #[rasn(tag(explicit(65)))]
+    Start(()),
+    /// Return to the previous image and configuration.
+    #[rasn(tag(explicit(66)))]
+    Rollback(()),
+    /// What runs, is to run, or ran, answered with [`Success::UnikernelDetails`].
+    #[rasn(tag(explicit(67)))]
+    Details(()),
 }
 
 /// With which arguments a unikernel is restarted.
@@ -235,17 +248,6 @@ pub struct Policy {
     pub bridges: Vec<Text>,
 }
 
-/// A policy and the age of the certificate that carries it.
-#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
-pub struct DatedPolicy {
-    /// The policy.
-    pub policy: Policy,
-    /// Start of the certificate's validity, seconds since 1970.
-    pub not_before: Int,
-    /// Content octets of its serial number.
-    pub serial: Octets,
-}
-
 /// The answer to a request that was carried out.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
 #[rasn(choice)]
@@ -283,6 +285,9 @@ pub enum Success {
     /// Running unikernels, their names relative to the path asked for.
     #[rasn(tag(explicit(13)))]
     UnikernelInfo(Vec<NamedInfo>),
+    /// Unikernels in any standing, in answer to [`UnikernelCommand::Details`] only.
+    #[rasn(tag(explicit(64)))]
+    UnikernelDetails(Vec<NamedDetails>),
 }
 
 /// A policy and its path.

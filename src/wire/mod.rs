@@ -15,9 +15,11 @@ pub mod domain;
 pub mod frame;
 pub mod image;
 pub mod legacy;
+pub mod own;
 pub mod state;
 
 pub use message::*;
+pub use own::DatedPolicy;
 pub use primitive::*;
 pub use statistics::*;
 pub use unikernel::*;

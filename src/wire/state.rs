@@ -5,19 +5,55 @@
 
 use rasn::{AsnType, Decode, Decoder, Encode};
 
+use sha2::{Digest as _, Sha256};
+
 use super::domain::{self, DomainError};
-use super::{Config as WireConfig, NamedPolicy, Octets, Text, WireError};
+use super::own;
+use super::{Config as WireConfig, NamedPolicy, Octets, Text, Timestamp, WireError};
 use crate::name::{Name, Path};
 use crate::policy::Policy;
-use crate::unikernel::{Config, ImageDigest};
+use crate::unikernel::{Config, Death, ImageDigest, Version};
 
 /// What the supervisor remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Unikernels that run, or are to run, in any order.
-    pub unikernels: Vec<(Name, Config, ImageDigest)>,
+    /// Unikernels, each name at most once, in any order.
+    pub unikernels: Vec<Recorded>,
     /// Policies, in any order.
     pub policies: Vec<(Path, Policy)>,
+}
+
+/// What the supervisor remembers of a unikernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its name.
+    pub name: Name,
+    /// What runs, or is to run.
+    pub version: Version,
+    /// What a rollback returns to.
+    pub previous: Option<Version>,
+    /// Whether it is to run.
+    pub standing: Standing,
+}
+
+/// Whether a unikernel is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is.
+    Up,
+    /// Not before somebody asks for it.
+    Stopped,
+    /// It ended by itself.
+    Ended(LastExit),
+}
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastExit {
+    /// How.
+    pub death: Death,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// Why a state file cannot be used.
@@ -49,16 +85,31 @@ struct Entry {
     name: Text,
     config: WireConfig,
     digest: Octets,
+    #[rasn(tag(explicit(0)))]
+    previous: Option<Previous>,
+    #[rasn(tag(explicit(1)))]
+    down: Option<Down>,
+}
+
+#[derive(AsnType, Encode, Decode, Debug)]
+struct Previous {
+    config: WireConfig,
+    digest: Octets,
+}
+
+#[derive(AsnType, Encode, Decode, Debug)]
+#[rasn(choice)]
+enum Down {
+    #[rasn(tag(explicit(0)))]
+    Stopped(()),
+    #[rasn(tag(explicit(1)))]
+    Ended(own::Exit),
 }
 
 impl State {
     /// The content of the state file.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        let unikernels = self.unikernels.iter().map(|(name, config, digest)| Entry {
-            name: name.to_string().into(),
-            config: config.to_wire(false, Vec::new()),
-            digest: Octets(digest.0.to_vec()),
-        });
+        let unikernels = self.unikernels.iter().map(Entry::from);
         let policies = self.policies.iter().map(|(path, policy)| NamedPolicy {
             name: path.to_string().into(),
             policy: policy.into(),
@@ -74,15 +125,7 @@ impl State {
     pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
         let StateFile::Petrel(file) = rasn::der::decode(octets)
             .map_err(|error| StateError::Wire(WireError::Grammar(error.kind.to_string())))?;
-        let unikernels = file.unikernels.iter().map(|entry| {
-            let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
-            let digest = entry.digest.0.as_slice().try_into().map(ImageDigest);
-            Ok((
-                domain::name(&entry.name).map_err(bad)?,
-                Config::try_from(&entry.config).map_err(bad)?,
-                digest.map_err(|_| StateError::Digest(entry.name.to_lossy()))?,
-            ))
-        });
+        let unikernels = file.unikernels.iter().map(Recorded::try_from);
         let policies = file.policies.iter().map(|entry| {
             let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
             let name = domain::name(&entry.name).map_err(bad)?;
@@ -95,6 +138,77 @@ impl State {
             unikernels: unikernels.collect::<Result<_, _>>()?,
             policies: policies.collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl From<&Recorded> for Entry {
+    fn from(recorded: &Recorded) -> Self {
+        let Recorded {
+            name,
+            version,
+            previous,
+            standing,
+        } = recorded;
+        Self {
+            name: name.to_string().into(),
+            config: version.config.to_wire(false, Vec::new()),
+            digest: Octets(version.image.0.to_vec()),
+            previous: previous.as_ref().map(|previous| Previous {
+                config: previous.config.to_wire(false, Vec::new()),
+                digest: Octets(previous.image.0.to_vec()),
+            }),
+            down: match standing {
+                Standing::Up => None,
+                Standing::Stopped => Some(Down::Stopped(())),
+                Standing::Ended(exit) => Some(Down::Ended(own::Exit {
+                    death: exit.death.into(),
+                    at: exit.at.clone(),
+                })),
+            },
+        }
+    }
+}
+
+impl TryFrom<&Entry> for Recorded {
+    type Error = StateError;
+
+    fn try_from(entry: &Entry) -> Result<Self, StateError> {
+        let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
+        let version = |config, digest: &Octets| {
+            let digest = digest.0.as_slice().try_into().map(ImageDigest);
+            Ok(Version {
+                config: Config::try_from(config).map_err(bad)?,
+                image: digest.map_err(|_| StateError::Digest(entry.name.to_lossy()))?,
+            })
+        };
+        let previous = entry.previous.as_ref();
+        Ok(Self {
+            name: domain::name(&entry.name).map_err(bad)?,
+            version: version(&entry.config, &entry.digest)?,
+            previous: previous
+                .map(|previous| version(&previous.config, &previous.digest))
+                .transpose()?,
+            standing: match &entry.down {
+                None => Standing::Up,
+                Some(Down::Stopped(())) => Standing::Stopped,
+                Some(Down::Ended(exit)) => Standing::Ended(LastExit {
+                    death: (&exit.death).into(),
+                    at: exit.at.clone(),
+                }),
+            },
+        })
+    }
+}
+
+impl Version {
+    /// What tells this version from every other: the SHA-256 of its encoding.
+    pub fn key(&self) -> [u8; 32] {
+        let config = rasn::der::encode(&self.config.to_wire(false, Vec::new())).unwrap_or_default();
+        Sha256::new()
+            .chain_update(self.image.0)
+            .chain_update(config)
+            .finalize()
+            .into()
     }
 }
 
@@ -141,8 +255,26 @@ mod tests {
             block: None,
             bridges: ["service".to_owned()].into(),
         };
+        let version = Version {
+            config,
+            image: ImageDigest([7; 32]),
+        };
+        let recorded = |name: &str, previous, standing| Recorded {
+            name: name.parse().unwrap(),
+            version: version.clone(),
+            previous,
+            standing,
+        };
+        let ended = LastExit {
+            death: Death::Signal(9),
+            at: Timestamp::from_unix(1, 0),
+        };
         let state = State {
-            unikernels: vec![("a:b".parse().unwrap(), config, ImageDigest([7; 32]))],
+            unikernels: vec![
+                recorded("a:b", None, Standing::Up),
+                recorded("a:c", Some(version.clone()), Standing::Stopped),
+                recorded("a:d", None, Standing::Ended(ended)),
+            ],
             policies: vec![("a".parse().unwrap(), policy)],
         };
         assert_eq!(State::decode(&state.encode().unwrap()), Ok(state));

@@ -1,0 +1,241 @@
+//! What happens, and what is to be done: the two sides of the supervisor.
+
+use std::time::Duration;
+
+use crate::manifest::Manifest;
+use crate::name::Name;
+use crate::unikernel::{Config, Death, ImageDigest};
+use crate::wire::state::State;
+use crate::wire::{Header, Int, Message, Timestamp};
+
+/// A connection of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// One run of a tender: never used again, unlike process ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub u64);
+
+/// An image that arrives for a create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadId(pub u64);
+
+/// A write of the state file, in the order of the writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// When an event happened.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// Since any fixed point, never running backwards.
+    pub monotonic: Duration,
+    /// Wall clock.
+    pub wall: Timestamp,
+}
+
+/// A tender that an earlier supervisor started, and that still runs.
+#[derive(Clone, Debug)]
+pub struct Survivor {
+    /// What it is called from now on.
+    pub run: RunId,
+    /// The unikernel.
+    pub name: Name,
+    /// The [key](crate::unikernel::Version::key) of what it runs.
+    pub key: [u8; 32],
+    /// When it was started.
+    pub since: Timestamp,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The stored unikernels are to be started.
+    Boot,
+    /// A complete message arrived.
+    Message {
+        /// From this connection.
+        from: ConnectionId,
+        /// The message.
+        message: Message,
+    },
+    /// A connection is gone; answers to it are lost.
+    Closed(ConnectionId),
+    /// An image asked for by [`Effect::ReceiveImage`] is complete, checked and staged, or not to be had.
+    Staged {
+        /// Which.
+        upload: UploadId,
+        /// The image, or why there is none.
+        result: Result<StagedImage, String>,
+    },
+    /// The result of [`Effect::Inspect`].
+    Inspected {
+        /// The unikernel.
+        name: Name,
+        /// What the image declares, or why it cannot run.
+        result: Result<Manifest, String>,
+    },
+    /// The result of [`Effect::Prepare`].
+    Prepared {
+        /// The unikernel.
+        name: Name,
+        /// Why it cannot run.
+        result: Result<(), String>,
+    },
+    /// The result of [`Effect::Announce`].
+    Announced {
+        /// The unikernel.
+        name: Name,
+        /// Which call.
+        call: u64,
+        /// Why its console is not read.
+        result: Result<(), String>,
+    },
+    /// The result of [`Effect::Spawn`].
+    Spawned {
+        /// The run.
+        run: RunId,
+        /// Why there is no process.
+        result: Result<(), String>,
+    },
+    /// A tender ended.
+    Exited {
+        /// The run.
+        run: RunId,
+        /// How.
+        death: Death,
+    },
+    /// The result of [`Effect::Persist`].
+    Persisted {
+        /// Which write.
+        ticket: Ticket,
+        /// Why the state is not on disk.
+        result: Result<(), String>,
+    },
+    /// A time asked for by [`Effect::Wake`] has come.
+    Timer(Timer),
+    /// The console daemon is there (again): it knows no unikernel.
+    ConsoleUp,
+    /// Stop all unikernels, and then the supervisor.
+    Terminate,
+}
+
+/// An image on disk that no unikernel uses yet.
+#[derive(Clone, Debug)]
+pub struct StagedImage {
+    /// Its SHA-256.
+    pub digest: ImageDigest,
+    /// What it declares; a tender for it was found.
+    pub manifest: Manifest,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a message.
+    Answer {
+        /// To this connection, if it is still there.
+        to: ConnectionId,
+        /// The message.
+        message: Message,
+        /// Whether the conversation ends with it.
+        close: bool,
+    },
+    /// Answer with an image, and end the conversation.
+    SendImage {
+        /// To this connection, if it is still there.
+        to: ConnectionId,
+        /// The header of the answer.
+        header: Header,
+        /// The image.
+        image: ImageDigest,
+        /// zlib level, 0 for not compressed.
+        level: u8,
+    },
+    /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`].
+    ReceiveImage {
+        /// What it is staged as.
+        upload: UploadId,
+        /// From this connection.
+        from: ConnectionId,
+        /// The image, where the message had it; otherwise it follows as raw frames.
+        embedded: Option<Vec<u8>>,
+        /// Whether it is a zlib stream.
+        compressed: bool,
+    },
+    /// Forget an image that arrives, or is staged.
+    DiscardImage(UploadId),
+    /// Look at an image of the store, and for a tender that runs it: leads to [`Event::Inspected`].
+    Inspect {
+        /// The unikernel.
+        name: Name,
+        /// The image.
+        image: ImageDigest,
+    },
+    /// Make everything but the process: leads to [`Event::Prepared`].
+    Prepare {
+        /// The unikernel.
+        name: Name,
+        /// Its image.
+        image: ImageDigest,
+        /// The image is staged under this number and goes to the store; otherwise it is there.
+        staged: Option<UploadId>,
+    },
+    /// Have the console read: leads to [`Event::Announced`].
+    Announce {
+        /// The unikernel.
+        name: Name,
+        /// Which call.
+        call: u64,
+        /// How many consoles its path may have.
+        limit: Int,
+    },
+    /// Start the tender: leads to [`Event::Spawned`], later [`Event::Exited`].
+    Spawn {
+        /// The run.
+        run: RunId,
+        /// The unikernel.
+        name: Name,
+        /// Its configuration.
+        config: Box<Config>,
+        /// Its image, in the store.
+        image: ImageDigest,
+    },
+    /// Undo what [`Effect::Prepare`] did, all of it.
+    Release(Name),
+    /// Send a signal to a tender.
+    Signal {
+        /// The run.
+        run: RunId,
+        /// Whether it can only be obeyed (SIGKILL instead of SIGTERM).
+        kill: bool,
+    },
+    /// Let some time pass: leads to [`Event::Timer`].
+    Wake {
+        /// How long.
+        after: Duration,
+        /// What for.
+        timer: Timer,
+    },
+    /// Write the state to disk: leads to [`Event::Persisted`].
+    Persist {
+        /// Which write.
+        ticket: Ticket,
+        /// The state.
+        state: State,
+    },
+    /// Remove an image from the store: nothing refers to it.
+    RemoveImage(ImageDigest),
+    /// All is done.
+    Exit,
+}
+
+/// What a time is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// A tender has had its time to stop.
+    Kill(RunId),
+    /// A unikernel is to be started again, unless this is no longer its latest wait.
+    Restart(Name, u64),
+    /// The state is to be written again.
+    Save,
+}

@@ -1,0 +1,127 @@
+//! Records of Petrel's own: context tags from 64 on carry them, which no release of albatross uses.
+
+use rasn::{AsnType, Decode, Decoder, Encode};
+
+use super::message::Policy;
+use super::primitive::{Int, Octets, Text, Timestamp};
+use super::unikernel::Info;
+use crate::unikernel::Death as Cause;
+
+/// A policy and the age of the certificate that carries it.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct DatedPolicy {
+    /// The policy.
+    pub policy: Policy,
+    /// Start of the certificate's validity, seconds since 1970.
+    pub not_before: Int,
+    /// Content octets of its serial number.
+    pub serial: Octets,
+}
+
+/// A unikernel that runs, is to run, or ran, and its name.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct NamedDetails {
+    /// Name.
+    pub name: Text,
+    /// What is told of it.
+    pub details: Details,
+}
+
+/// What is told of a unikernel beyond [`Info`].
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct Details {
+    /// What albatross tells, too; started at the epoch if it does not run.
+    pub info: Info,
+    /// Where it is in its life.
+    pub standing: Standing,
+    /// How often it was started again after a failure, since the supervisor was started.
+    pub restarts: Int,
+    /// How it ended last.
+    #[rasn(tag(explicit(0)))]
+    pub last_exit: Option<Exit>,
+    /// SHA-256 of the image that a rollback returns to.
+    #[rasn(tag(explicit(1)))]
+    pub previous: Option<Octets>,
+}
+
+/// Where a unikernel is in its life.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+#[rasn(choice)]
+pub enum Standing {
+    /// It runs.
+    #[rasn(tag(explicit(0)))]
+    Running(()),
+    /// It is being started.
+    #[rasn(tag(explicit(1)))]
+    Starting(()),
+    /// It waits for its next start.
+    #[rasn(tag(explicit(2)))]
+    Waiting(Waiting),
+    /// It was stopped, and stays so until it is asked to start.
+    #[rasn(tag(explicit(3)))]
+    Stopped(()),
+    /// It ended, and nothing started it again.
+    #[rasn(tag(explicit(4)))]
+    Ended(()),
+}
+
+/// What a unikernel waits for.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// When it is started again; absent: as soon as others have been started.
+    #[rasn(tag(explicit(0)))]
+    pub until: Option<Timestamp>,
+    /// Why its last start failed.
+    #[rasn(tag(explicit(1)))]
+    pub trouble: Option<Text>,
+}
+
+/// The end of a run.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// How.
+    pub death: Death,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How a run ended.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+#[rasn(choice)]
+pub enum Death {
+    /// With this exit code.
+    #[rasn(tag(explicit(0)))]
+    Exit(Int),
+    /// By this signal.
+    #[rasn(tag(explicit(1)))]
+    Signal(Int),
+    /// The system had no memory left for it.
+    #[rasn(tag(explicit(2)))]
+    OutOfMemory(()),
+    /// Nobody knows.
+    #[rasn(tag(explicit(3)))]
+    Unknown(()),
+}
+
+impl From<Cause> for Death {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Exit(code) => Self::Exit(u64::from(code).into()),
+            Cause::Signal(signal) => Self::Signal(Int::new(signal.into())),
+            Cause::OutOfMemory => Self::OutOfMemory(()),
+            Cause::Unknown => Self::Unknown(()),
+        }
+    }
+}
+
+impl From<&Death> for Cause {
+    /// A code or signal that cannot be one is an end that nobody knows.
+    fn from(death: &Death) -> Self {
+        match death {
+            Death::Exit(code) => u8::try_from(code.get()).map_or(Self::Unknown, Self::Exit),
+            Death::Signal(signal) => i32::try_from(signal.get()).map_or(Self::Unknown, Self::Signal),
+            Death::OutOfMemory(()) => Self::OutOfMemory,
+            Death::Unknown(()) => Self::Unknown,
+        }
+    }
+}
