@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use super::arguments::Common;
 use super::error::ClientError;
 use crate::policy::{Policy, list};
-use crate::unikernel::Mac;
+use crate::unikernel::{Death, Mac};
+use crate::wire::own::{Details, NamedDetails, Standing};
 use crate::wire::{
     BlockDevice, ConsoleData, FailBehaviour, Header, Info, Int, NamedInfo, NamedPolicy, Success,
     Text, Typ,
@@ -109,6 +110,11 @@ impl Output {
             Success::UnikernelInfo(unikernels) => lines(
                 unikernels,
                 |entry| info(entry, self.common.debug),
+                "no unikernels",
+            ),
+            Success::UnikernelDetails(unikernels) => lines(
+                unikernels,
+                |entry| details(entry, self.common.debug),
                 "no unikernels",
             ),
             Success::BlockDeviceImage(compressed) => {
@@ -218,6 +224,52 @@ fn block(entry: &BlockDevice) -> String {
         entry.size.get(),
         entry.active
     )
+}
+
+/// The same, and what only Petrel tells: appended, so that what reads the first words goes on working.
+fn details(NamedDetails { name, details }: &NamedDetails, with_arguments: bool) -> String {
+    let Details {
+        info: told,
+        standing,
+        restarts,
+        last_exit,
+        previous,
+    } = details;
+    let mut told = told.clone();
+    if !matches!(standing, Standing::Running(())) {
+        told.started = None;
+    }
+    let told = NamedInfo {
+        name: name.clone(),
+        info: told,
+    };
+    let mut text = info(&told, with_arguments);
+    text += match standing {
+        Standing::Running(()) => " running",
+        Standing::Starting(()) => " starting",
+        Standing::Waiting(_) => " waiting",
+        Standing::Stopped(()) => " stopped",
+        Standing::Ended(()) => " ended",
+    };
+    if let Standing::Waiting(waiting) = standing {
+        if let Some(until) = &waiting.until {
+            let _ = write!(text, " next start {}", time(until.seconds()));
+        }
+        if let Some(trouble) = &waiting.trouble {
+            let _ = write!(text, " as it could not be started: {}", escaped(&trouble.0));
+        }
+    }
+    if restarts.get() > 0 {
+        let _ = write!(text, " restarts {}", restarts.get());
+    }
+    if let Some(exit) = last_exit {
+        let death = Death::from(&exit.death);
+        let _ = write!(text, " last exit {} ({death})", time(exit.at.seconds()));
+    }
+    if previous.is_some() {
+        text += " can be rolled back";
+    }
+    text
 }
 
 fn info(NamedInfo { name: of, info }: &NamedInfo, with_arguments: bool) -> String {

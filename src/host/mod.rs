@@ -34,11 +34,11 @@ use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    ConnectionId, Death, Effect, Event, Moment, RunId, StagedImage, Supervisor, Timer, UploadId,
+    ConnectionId, Effect, Event, Moment, RunId, Settings, StagedImage, Supervisor, Timer, UploadId,
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::spawn;
-use crate::unikernel::{Config, ImageDigest};
+use crate::unikernel::{Config, Death, ImageDigest};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload, Timestamp};
@@ -181,8 +181,9 @@ impl Daemon {
         let state = store.load().map_err(HostError::Store)?;
         // Without a state nobody knows which images are still wanted.
         if let Some(state) = &state {
-            let wanted = state.unikernels.iter().map(|(_, _, image)| *image);
-            images.keep_only(wanted).map_err(HostError::Images)?;
+            images
+                .keep_only(state.images())
+                .map_err(HostError::Images)?;
         }
         let state = state.unwrap_or_default();
         daemon::runtime_folders(&options.tmpdir)
@@ -201,8 +202,19 @@ impl Daemon {
             state.policies.len(),
             options.dbdir.display()
         );
+        let settings = Settings {
+            resources: crate::policy::Policy {
+                unikernels: crate::policy::UNLIMITED,
+                cpus: (0..1024).collect(),
+                memory: 1 << 40,
+                block: None,
+                bridges: BTreeSet::new(),
+            },
+            stop_deadline: crate::supervisor::STOP_DEADLINE,
+            seed: seed(),
+        };
         let mut daemon = Self {
-            supervisor: Supervisor::new(state, seed()),
+            supervisor: Supervisor::new(state, Vec::new(), settings),
             events: VecDeque::new(),
             results: Vec::new(),
             start: Instant::now(),
@@ -265,6 +277,10 @@ impl Daemon {
                 self.receive_image(upload, from, embedded, compressed);
             }
             Effect::DiscardImage(upload) => drop(self.staged.remove(&upload)),
+            Effect::Inspect { name, image } => {
+                let result = self.inspect(&image).map(|(manifest, _)| manifest);
+                self.results.push(Event::Inspected { name, result });
+            }
             Effect::Prepare {
                 name,
                 image,
@@ -533,32 +549,31 @@ impl Daemon {
         self.events.push_back(Event::Staged { upload, result });
     }
 
+    /// What an image of the store declares, and the tender that runs it.
+    fn inspect(&mut self, image: &ImageDigest) -> Result<(Manifest, PathBuf), String> {
+        let mut file = self.images.read(image).map_err(|error| error.to_string())?;
+        let manifest = Manifest::read(&mut file).map_err(|error| error.to_string())?;
+        let tender = self
+            .tenders
+            .find(manifest.target, manifest.abi_version)
+            .map_err(|error| error.to_string())?;
+        Ok((manifest, tender))
+    }
+
     fn prepare(
         &mut self,
         name: &Name,
         image: ImageDigest,
         staged: Option<UploadId>,
     ) -> Result<(), String> {
-        let staged = staged.and_then(|upload| self.staged.remove(&upload));
-        let manifest = if let Some(staged) = staged {
-            let manifest = staged.manifest.clone();
+        if let Some(staged) = staged.and_then(|upload| self.staged.remove(&upload)) {
             let file = self
                 .images
                 .install(staged)
                 .map_err(|error| error.to_string())?;
             self.unsynced.push((image, file));
-            manifest
-        } else {
-            let mut file = self
-                .images
-                .read(&image)
-                .map_err(|error| error.to_string())?;
-            Manifest::read(&mut file).map_err(|error| error.to_string())?
-        };
-        let tender = self
-            .tenders
-            .find(manifest.target, manifest.abi_version)
-            .map_err(|error| error.to_string())?;
+        }
+        let (_, tender) = self.inspect(&image)?;
         let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
         self.prepared
             .insert(name.clone(), Prepared { tender, fifo });
@@ -611,10 +626,11 @@ impl Daemon {
                 }
             }
         }
-        for (name, _, image) in &state.unikernels {
-            if self.unsafe_images.contains(image) {
-                return Err(format!("the image of {name} could not be written to disk"));
-            }
+        if let Some(image) = state
+            .images()
+            .find(|image| self.unsafe_images.contains(image))
+        {
+            return Err(format!("image {image} could not be written to disk"));
         }
         self.store.save(state).map_err(|error| error.to_string())
     }

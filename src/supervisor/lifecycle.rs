@@ -2,7 +2,9 @@
 
 use log::warn;
 
-use super::operation::{Creation, Goal, Operation, Phase, Request, Revival, Successor, Upload, Written};
+use super::operation::{
+    Creation, Goal, Operation, Phase, Request, Revival, Successor, Upload, Written,
+};
 use super::{
     Asker, Claim, ConnectionId, Effect, MAX_UPLOADS, MAX_WAITING, Run, StagedImage, Supervisor,
     Unikernel, UploadId, claims, runnable,
@@ -194,7 +196,7 @@ impl Supervisor {
             )),
             Revival::Restart(None) => Ok(version.clone()),
             Revival::Restart(Some(arguments)) => Ok(Version {
-                config: runnable(name, &version.config.with_arguments(arguments))?,
+                config: runnable(name, &version.config.with_arguments((**arguments).clone()))?,
                 image: version.image,
             }),
             Revival::Rollback => previous.clone().ok_or_else(|| {
@@ -229,22 +231,19 @@ impl Supervisor {
         }
     }
 
+    /// Also of what is down: that may not be on disk yet.
     fn stop_request(&mut self, asker: Asker, name: &Name) {
-        match self.unikernels.get(name).map(|unikernel| &unikernel.run) {
-            None if self.ended.contains_key(name) => self.tell(&asker, STOPPED_ALREADY, true),
-            None => self.refuse(&asker, &format!("there is no unikernel {name}")),
-            // What is being stopped by another request has an operation: this is recorded.
-            Some(Run::Stopped) => self.tell(&asker, STOPPED_ALREADY, true),
-            Some(run) => {
-                let runs = matches!(run, Run::Up { .. });
-                let operation = Operation::new(Some(asker), Goal::Stop, Phase::Stopping);
-                self.operate(name, operation, None);
-                if runs {
-                    self.stop(name);
-                } else {
-                    self.stopped(name);
-                }
-            }
+        let present = self.unikernels.get(name);
+        if present.is_none() && !self.ended.contains_key(name) {
+            return self.refuse(&asker, &format!("there is no unikernel {name}"));
+        }
+        let runs = present.is_some_and(Unikernel::is_up);
+        let operation = Operation::new(Some(asker), Goal::Stop, Phase::Stopping);
+        self.operate(name, operation, None);
+        if runs {
+            self.stop(name);
+        } else {
+            self.stopped(name);
         }
     }
 
@@ -288,6 +287,10 @@ impl Supervisor {
             Some(Goal::Abandon(why)) => {
                 let why = why.clone();
                 let abandoned = self.unikernels.remove(name);
+                // Where it has ended meanwhile.
+                let ended = self.ended.remove(name);
+                let images = ended.iter().flat_map(super::Ended::versions);
+                self.superfluous.extend(images.map(|version| version.image));
                 // A write that failed may have reached the disk all the same.
                 self.come_back(name, &why, abandoned);
             }
@@ -540,8 +543,6 @@ impl Supervisor {
         self.enqueue(name);
     }
 }
-
-const STOPPED_ALREADY: &str = "unikernel is stopped already";
 
 fn check_devices(manifest: &Manifest, config: &Config) -> Result<(), String> {
     let nets: Vec<_> = config.nets.iter().map(|net| net.device.as_str()).collect();

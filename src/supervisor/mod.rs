@@ -25,11 +25,11 @@ use crate::unikernel::{Config, ImageDigest, Version};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::{LastExit, Recorded, Standing, State};
 use crate::wire::{
-    Command, Config as WireConfig, Int, Message, Payload, PolicyCommand, Success, Timestamp,
-    UnikernelCommand,
+    Command, Config as WireConfig, Int, Message, NamedInfo, Payload, PolicyCommand, Success,
+    Timestamp, UnikernelCommand,
 };
 
-use self::operation::{Goal, Operation, Phase, Request, Revival, Upload, Written};
+use self::operation::{Operation, Request, Revival, Upload, Written};
 
 pub use event::{
     ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor, Ticket, Timer, UploadId,
@@ -169,7 +169,11 @@ impl Supervisor {
             early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
             superfluous: BTreeSet::new(),
-            counter: survivors.iter().map(|survivor| survivor.run.0).max().unwrap_or(0),
+            counter: survivors
+                .iter()
+                .map(|survivor| survivor.run.0)
+                .max()
+                .unwrap_or(0),
             random: settings.seed | 1,
             stopping: false,
             effects: Vec::new(),
@@ -322,8 +326,22 @@ impl Supervisor {
         use UnikernelCommand as U;
 
         match command {
-            U::Info(()) => self.info(&asker, &name),
-            U::Details(()) => self.details(&asker, &name),
+            U::Info(()) => {
+                let answer = Success::UnikernelInfo(self.running(&name));
+                self.succeed(&asker, answer);
+            }
+            U::InfoOld5(()) => {
+                let answer = Success::OldUnikernelInfo5(reply::old5(self.running(&name)));
+                self.succeed(&asker, answer);
+            }
+            U::InfoOld4(()) => {
+                let answer = Success::OldUnikernelInfo4(reply::old4(self.running(&name)));
+                self.succeed(&asker, answer);
+            }
+            U::Details(()) => {
+                let answer = reply::details(&name, &self.unikernels, &self.ended);
+                self.succeed(&asker, Success::UnikernelDetails(answer));
+            }
             U::Get(level) => self.get(&asker, &name, level),
             _ if name.label().is_none() => self.refuse(
                 &asker,
@@ -335,26 +353,23 @@ impl Supervisor {
             U::Stop(()) => self.request(asker, &name, Request::Stop),
             U::Start(()) => self.request(asker, &name, Request::Revive(Revival::Start)),
             U::Rollback(()) => self.request(asker, &name, Request::Revive(Revival::Rollback)),
-            U::Restart(restart) => match Revival::restart(restart) {
-                Some(revival) => self.request(asker, &name, Request::Revive(revival)),
-                None => self.refuse(&asker, "unknown command"),
-            },
-            _ => self.refuse(&asker, "unknown command"),
+            U::Restart(restart) => {
+                self.request(asker, &name, Request::Revive(restart.into()));
+            }
         }
     }
 
-    fn info(&mut self, asker: &Asker, name: &Name) {
+    /// What is told of the running unikernels that `name` covers.
+    fn running(&self, name: &Name) -> Vec<NamedInfo> {
         let running = self.unikernels.iter().filter_map(|(name, unikernel)| {
             let started = unikernel.started()?;
-            Some((name, &unikernel.version, started))
+            Some(reply::Subject {
+                name,
+                version: &unikernel.version,
+                started: started.clone(),
+            })
         });
-        let answer = reply::unikernels(name, running);
-        self.succeed(asker, answer);
-    }
-
-    fn details(&mut self, asker: &Asker, name: &Name) {
-        let answer = reply::details(name, &self.unikernels, &self.ended);
-        self.succeed(asker, answer);
+        reply::unikernels(name, running)
     }
 
     fn get(&mut self, asker: &Asker, name: &Name, level: Int) {
@@ -386,7 +401,14 @@ impl Supervisor {
         self.recorded = result.is_ok().then_some(policies);
         match (why, result) {
             (Written::Operation(name), result) => self.saved(&name, result),
-            (Written::Policy { asker, path, answer }, result) => {
+            (
+                Written::Policy {
+                    asker,
+                    path,
+                    answer,
+                },
+                result,
+            ) => {
                 self.policy_persisted(&asker, &path, answer, result);
             }
             (Written::Change, Ok(())) => {}
@@ -553,7 +575,24 @@ fn runnable(name: &Name, config: &WireConfig) -> Result<Config, String> {
 
 #[cfg(test)]
 pub(crate) mod fixtures {
+    use super::{STOP_DEADLINE, Settings};
+    use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
+
+    /// Of a host that never is the limit.
+    pub(crate) fn settings() -> Settings {
+        Settings {
+            resources: Policy {
+                unikernels: UNLIMITED,
+                cpus: (0..8).collect(),
+                memory: UNLIMITED,
+                block: Some(UNLIMITED),
+                bridges: [].into(),
+            },
+            stop_deadline: STOP_DEADLINE,
+            seed: 1,
+        }
+    }
 
     /// A small unikernel.
     pub(crate) fn config() -> Config {

@@ -121,9 +121,10 @@ impl Operation {
     /// Whether an instance is under way that the state file must not name yet, but what was there before.
     pub(super) fn is_unacknowledged(&self) -> bool {
         match self.goal {
-            Goal::Replace(_) => {
-                !matches!(self.phase, Phase::Inspecting | Phase::Stopping | Phase::Saving)
-            }
+            Goal::Replace(_) => !matches!(
+                self.phase,
+                Phase::Inspecting | Phase::Stopping | Phase::Saving
+            ),
             Goal::Abandon(_) => true,
             Goal::Stop | Goal::Destroy(_) | Goal::Start | Goal::Evict(_) => false,
         }
@@ -165,16 +166,16 @@ impl Request {
     }
 }
 
-impl Revival {
-    /// Reads a restart in its current form.
-    pub(super) fn restart(restart: Restart) -> Option<Self> {
+impl From<Restart> for Revival {
+    fn from(restart: Restart) -> Self {
         match restart {
-            Restart::NoArguments(()) => Some(Self::Restart(None)),
-            Restart::NewArguments(arguments) => Some(Self::Restart(Some(Box::new(arguments)))),
-            _ => None,
+            Restart::NoArguments(()) => Self::Restart(None),
+            Restart::NewArguments(arguments) => Self::Restart(Some(Box::new(arguments))),
         }
     }
+}
 
+impl Revival {
     /// The answer to success.
     pub(super) fn answer(&self) -> &'static str {
         match self {

@@ -1,47 +1,103 @@
 //! What `info` and `policy` answer: lists below a path, their names relative to it (WIRE 8.2, 8.3).
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use crate::name::{Label, Name, Path};
 use crate::policy::Policy;
-use crate::unikernel::{Config, ImageDigest};
+use crate::unikernel::Version;
 use crate::wire::domain::set_unless_empty;
+use crate::wire::legacy::InfoV5;
+use crate::wire::own::{Details, NamedDetails, Standing, Waiting};
 use crate::wire::{
-    BlockInfo, Info, MacAddress, NamedInfo, NamedPolicy, NetInfo, Octets, Success, Timestamp,
+    BlockInfo, Info, Int, MacAddress, NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, NetInfo,
+    Octets, Success, Text, Timestamp,
 };
+
+use super::{Ended, Run, Unikernel};
 
 /// Octets of a sector where none was specified.
 const DEFAULT_SECTOR: u16 = 512;
 
-/// A running unikernel, as `info` sees it.
-pub(super) struct Running<'a> {
+/// A unikernel that is told of.
+pub(super) struct Subject<'a> {
     pub name: &'a Name,
-    pub config: &'a Config,
-    pub image: ImageDigest,
+    pub version: &'a Version,
     pub started: Timestamp,
 }
 
-/// The answer about the unikernels that `asked` covers: one by its name, or all below a path.
-pub(super) fn unikernels<'a>(asked: &Name, running: impl Iterator<Item = Running<'a>>) -> Success {
-    let mut found: Vec<_> = running
-        .filter_map(|unikernel| {
+/// What is told of the unikernels that `asked` covers: one by its name, or all below a path.
+pub(super) fn unikernels<'a>(
+    asked: &Name,
+    running: impl Iterator<Item = Subject<'a>>,
+) -> Vec<NamedInfo> {
+    covered(asked, running.map(|subject| (subject.name, subject)))
+        .map(|(name, subject)| NamedInfo {
+            name,
+            info: info(subject),
+        })
+        .collect()
+}
+
+/// The same of all that run, are to run, or ran, with everything that is known of them.
+pub(super) fn details(
+    asked: &Name,
+    unikernels: &BTreeMap<Name, Unikernel>,
+    ended: &BTreeMap<Name, Ended>,
+) -> Vec<NamedDetails> {
+    let present = unikernels
+        .iter()
+        .map(|(name, unikernel)| (name, details_of(name, unikernel)));
+    // What has a successor already is not told of twice.
+    let ended = ended
+        .iter()
+        .filter(|(name, _)| !unikernels.contains_key(name))
+        .map(|(name, ended)| (name, details_of_ended(name, ended)));
+    covered(asked, present.chain(ended))
+        .map(|(name, details)| NamedDetails { name, details })
+        .collect()
+}
+
+/// Those that `asked` covers, in order, and under which name they are told of.
+fn covered<'a, Item>(
+    asked: &Name,
+    all: impl Iterator<Item = (&'a Name, Item)>,
+) -> impl Iterator<Item = (Text, Item)> {
+    let mut found: Vec<_> = all
+        .filter_map(|(name, item)| {
             let shown = match asked.label() {
-                Some(_) => (unikernel.name == asked).then(|| asked.clone()),
-                None => unikernel.name.relative_to(asked.path()),
+                Some(_) => (name == asked).then(|| asked.clone()),
+                None => name.relative_to(asked.path()),
             }?;
-            Some((shown, unikernel))
+            Some((name, shown, item))
         })
         .collect();
-    found.sort_by(|(_, one), (_, other)| preorder(one.name, other.name));
-    Success::UnikernelInfo(
-        found
-            .into_iter()
-            .map(|(shown, unikernel)| NamedInfo {
-                name: shown.to_string().into(),
-                info: info(unikernel),
-            })
-            .collect(),
-    )
+    found.sort_by(|(one, ..), (other, ..)| preorder(one, other));
+    found
+        .into_iter()
+        .map(|(_, shown, item)| (shown.to_string().into(), item))
+}
+
+/// The same in the form that older clients ask for. Every unikernel has a processor, so none is left out.
+pub(super) fn old5(unikernels: Vec<NamedInfo>) -> Vec<NamedInfo5> {
+    unikernels
+        .into_iter()
+        .filter_map(|NamedInfo { name, info }| {
+            let info = InfoV5::of(info)?;
+            Some(NamedInfo5 { name, info })
+        })
+        .collect()
+}
+
+/// The same in the form that still older clients ask for.
+pub(super) fn old4(unikernels: Vec<NamedInfo>) -> Vec<NamedInfo4> {
+    old5(unikernels)
+        .into_iter()
+        .map(|NamedInfo5 { name, info }| NamedInfo4 {
+            name,
+            info: info.into(),
+        })
+        .collect()
 }
 
 /// The answer about the policies at and below a path.
@@ -82,16 +138,64 @@ fn preorder(one: &Name, other: &Name) -> Ordering {
         .unwrap_or_else(|| one.len().cmp(&other.len()))
 }
 
-fn info(unikernel: Running<'_>) -> Info {
-    let Running {
+fn details_of(name: &Name, unikernel: &Unikernel) -> Details {
+    let started = unikernel.started().cloned();
+    Details {
+        info: info(Subject {
+            name,
+            version: &unikernel.version,
+            started: started.unwrap_or_else(epoch),
+        }),
+        standing: match &unikernel.run {
+            Run::Up { .. } => Standing::Running(()),
+            Run::Starting => Standing::Starting(()),
+            Run::Waiting(_, until) => Standing::Waiting(Waiting {
+                until: Some(until.clone()),
+                trouble: unikernel.trouble.as_deref().map(Into::into),
+            }),
+            Run::Due => Standing::Waiting(Waiting {
+                until: None,
+                trouble: unikernel.trouble.as_deref().map(Into::into),
+            }),
+            Run::Stopped => Standing::Stopped(()),
+        },
+        restarts: unikernel.restarts.into(),
+        last_exit: unikernel.last_exit.as_ref().map(Into::into),
+        previous: unikernel.previous.as_ref().map(digest),
+    }
+}
+
+fn details_of_ended(name: &Name, ended: &Ended) -> Details {
+    Details {
+        info: info(Subject {
+            name,
+            version: &ended.version,
+            started: epoch(),
+        }),
+        standing: Standing::Ended(()),
+        restarts: Int::new(0),
+        last_exit: Some((&ended.exit).into()),
+        previous: ended.previous.as_ref().map(digest),
+    }
+}
+
+fn epoch() -> Timestamp {
+    Timestamp::from_unix(0, 0)
+}
+
+fn digest(version: &Version) -> Octets {
+    Octets(version.image.0.to_vec())
+}
+
+fn info(subject: Subject<'_>) -> Info {
+    let Subject {
         name,
-        config,
-        image,
+        version: Version { config, image },
         started,
-    } = unikernel;
+    } = subject;
     Info {
         typ: config.wire_kind(),
-        startup: config.startup.map(crate::wire::Int::new),
+        startup: config.startup.map(Int::new),
         fail_behaviour: config.wire_fail_behaviour(),
         cpuids: config.wire_cpus(),
         memory: u64::from(config.memory).into(),
@@ -118,23 +222,23 @@ fn info(unikernel: Running<'_>) -> Info {
 mod tests {
     use super::*;
     use crate::supervisor::fixtures::config;
+    use crate::unikernel::ImageDigest;
 
     fn names(asked: &str, running: &[&str]) -> Vec<String> {
-        let config = config();
+        let version = Version {
+            config: config(),
+            image: ImageDigest([0; 32]),
+        };
         let running: Vec<Name> = running.iter().map(|name| name.parse().unwrap()).collect();
         let answer = unikernels(
             &asked.parse().unwrap(),
-            running.iter().map(|name| Running {
+            running.iter().map(|name| Subject {
                 name,
-                config: &config,
-                image: ImageDigest([0; 32]),
+                version: &version,
                 started: Timestamp::from_unix(0, 0),
             }),
         );
-        let Success::UnikernelInfo(infos) = answer else {
-            panic!("another answer")
-        };
-        infos.iter().map(|info| info.name.to_lossy()).collect()
+        answer.iter().map(|info| info.name.to_lossy()).collect()
     }
 
     #[test]

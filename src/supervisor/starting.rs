@@ -6,9 +6,7 @@ use log::{info, warn};
 
 use super::operation::{Goal, Operation, Phase};
 use super::restart;
-use super::{
-    Effect, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor, Timer, Unikernel,
-};
+use super::{Effect, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor, Timer, Unikernel};
 use crate::name::Name;
 use crate::policy::UNLIMITED;
 use crate::unikernel::Config;

@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::fixtures::config;
+use super::fixtures::{config, settings};
 use super::*;
 use crate::elf::test_image::Image;
-use crate::unikernel::FailBehaviour;
-use crate::wire::{BlockCommand, ConsoleCommand, Policy as WirePolicy};
+use crate::manifest::Manifest;
+use crate::unikernel::{Death, FailBehaviour};
+use crate::wire::own;
+use crate::wire::{BlockCommand, ConsoleCommand, Policy as WirePolicy, Restart};
 
 /// A host that carries out what it can at once, and can be told to fail.
 struct World {
@@ -41,16 +43,12 @@ impl World {
 
     fn with(state: State) -> Self {
         Self {
-            supervisor: Supervisor::new(state.clone(), 1),
+            supervisor: Supervisor::new(state.clone(), Vec::new(), settings()),
             clock: Duration::ZERO,
             answers: Vec::new(),
             alive: Vec::new(),
             announced: Vec::new(),
-            images: state
-                .unikernels
-                .iter()
-                .map(|(_, _, image)| *image)
-                .collect(),
+            images: state.images().collect(),
             saved: state,
             timers: Vec::new(),
             connections: 0,
@@ -77,7 +75,7 @@ impl World {
         while let Some(event) = events.pop_front() {
             let now = Moment {
                 monotonic: self.clock,
-                wall: Timestamp::from_unix(0, 0),
+                wall: Timestamp::from_unix(i64::try_from(self.clock.as_secs()).unwrap(), 0),
             };
             for effect in self.supervisor.handle(&now, event) {
                 self.carry_out(effect, &mut events);
@@ -98,6 +96,10 @@ impl World {
                 } else {
                     events.push_back(self.upload(upload));
                 }
+            }
+            Effect::Inspect { name, .. } => {
+                let result = self.fails("inspect").map(|()| manifest());
+                self.result("inspect", Event::Inspected { name, result }, events);
             }
             Effect::Prepare {
                 name,
@@ -193,6 +195,49 @@ impl World {
         }
     }
 
+    /// What is told of one unikernel.
+    fn details(&mut self, name: &str) -> own::Details {
+        let from = self.ask(name, Command::Unikernel(UnikernelCommand::Details(())));
+        let answer = self.answers.extract_if(.., |(to, _, _)| *to == from).next();
+        match answer {
+            Some((_, Payload::Reply(Success::UnikernelDetails(mut told)), true)) => {
+                assert_eq!(told.len(), 1);
+                told.remove(0).details
+            }
+            other => panic!("another answer: {other:?}"),
+        }
+    }
+
+    /// The memory of those that run.
+    fn memories(&self) -> Vec<u32> {
+        let alive = self.alive.iter();
+        alive.map(|(_, _, config)| config.memory).collect()
+    }
+
+    /// The supervisor is killed, and another one starts, while the tenders live on.
+    fn crash(&mut self) {
+        let survivors = self.alive.iter().map(|(run, name, config)| {
+            let recorded = self.saved.unikernels.iter();
+            let image = recorded
+                .filter(|recorded| recorded.name == *name)
+                .map(|recorded| recorded.version.image);
+            let version = Version {
+                config: config.clone(),
+                image: image.last().unwrap_or(ImageDigest([1; 32])),
+            };
+            Survivor {
+                run: *run,
+                name: name.clone(),
+                key: version.key(),
+                since: Timestamp::from_unix(7, 0),
+            }
+        });
+        let survivors = survivors.collect();
+        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings());
+        self.timers.clear();
+        self.happen(Event::Boot);
+    }
+
     fn create(&mut self, name: &str) -> Result<String, String> {
         self.answer(name, create(&config(), false))
     }
@@ -212,11 +257,21 @@ impl World {
         self.happen(Event::Exited { run, death });
     }
 
+    /// What is to run, or was stopped, on disk.
     fn names_saved(&self) -> Vec<String> {
-        self.saved
-            .unikernels
-            .iter()
-            .map(|(name, _, _)| name.to_string())
+        let saved = self.saved.unikernels.iter();
+        saved
+            .filter(|recorded| !matches!(recorded.standing, Standing::Ended(_)))
+            .map(|recorded| recorded.name.to_string())
+            .collect()
+    }
+
+    /// The paths with a policy on disk, but for the root.
+    fn paths_saved(&self) -> Vec<String> {
+        let paths = self.saved.policies.iter().map(|(path, _)| path);
+        paths
+            .filter(|path| !path.is_root())
+            .map(ToString::to_string)
             .collect()
     }
 
@@ -232,6 +287,18 @@ fn manifest() -> Manifest {
     Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, &[]).build())).unwrap()
 }
 
+fn recorded(name: &str, config: Config) -> Recorded {
+    Recorded {
+        name: name.parse().unwrap(),
+        version: Version {
+            config,
+            image: ImageDigest([1; 32]),
+        },
+        previous: None,
+        standing: Standing::Up,
+    }
+}
+
 fn create(config: &Config, force: bool) -> Command {
     let wire = config.to_wire(false, Vec::new());
     Command::Unikernel(if force {
@@ -241,6 +308,19 @@ fn create(config: &Config, force: bool) -> Command {
     })
 }
 
+fn restart(config: &Config) -> Command {
+    let arguments = Restart::NewArguments(config.to_wire_arguments());
+    Command::Unikernel(UnikernelCommand::Restart(arguments))
+}
+
+fn with_memory(memory: u32) -> Config {
+    Config { memory, ..config() }
+}
+
+const STOP: Command = Command::Unikernel(UnikernelCommand::Stop(()));
+const START: Command = Command::Unikernel(UnikernelCommand::Start(()));
+const ROLLBACK: Command = Command::Unikernel(UnikernelCommand::Rollback(()));
+const RESTART: Command = Command::Unikernel(UnikernelCommand::Restart(Restart::NoArguments(())));
 const DESTROY: Command = Command::Unikernel(UnikernelCommand::Destroy(()));
 
 fn policy(unikernels: u64, memory: u64) -> Command {
@@ -311,7 +391,7 @@ fn a_failed_replacement_brings_the_previous_instance_back() {
             .map(|(_, _, config)| config.memory)
             .collect();
         assert_eq!(memories, [config().memory], "{step}");
-        assert_eq!(world.saved.unikernels[0].1, config(), "{step}");
+        assert_eq!(world.saved.unikernels[0].version.config, config(), "{step}");
         assert_eq!(world.images.len(), 2, "{step}: prepared twice, once each");
     }
 }
@@ -432,7 +512,7 @@ fn deaths_follow_the_restart_policy_and_the_back_off() {
         assert_eq!(world.names_alive(), [":a"], "round {round}");
     }
     world.die(Death::Exit(1));
-    assert!(world.saved.unikernels.is_empty());
+    assert!(world.names_saved().is_empty());
 }
 
 #[test]
@@ -444,7 +524,7 @@ fn an_unknown_name_argument_is_left_out_once() {
     assert!(!world.alive[0].2.add_name);
     world.die(Death::Exit(64));
     world.pass(restart::LONGEST_WAIT);
-    assert!(world.alive.is_empty() && world.saved.unikernels.is_empty());
+    assert!(world.alive.is_empty() && world.names_saved().is_empty());
 }
 
 #[test]
@@ -458,7 +538,7 @@ fn one_that_waits_for_its_restart_can_be_destroyed() {
     world.die(Death::Exit(2));
     assert_eq!(
         world.answer(":a", DESTROY),
-        Ok("destroyed unikernel".into())
+        Ok("destroyed: removed from restarting".into())
     );
     world.pass(restart::LONGEST_WAIT * 2);
     assert!(world.alive.is_empty() && world.saved.unikernels.is_empty());
@@ -472,9 +552,9 @@ fn what_is_stored_starts_again_in_its_order_and_stops_in_reverse() {
     };
     let state = State {
         unikernels: vec![
-            (":late".parse().unwrap(), at(60), ImageDigest([1; 32])),
-            (":middle".parse().unwrap(), config(), ImageDigest([2; 32])),
-            (":early".parse().unwrap(), at(1), ImageDigest([3; 32])),
+            recorded(":late", at(60)),
+            recorded(":middle", config()),
+            recorded(":early", at(1)),
         ],
         policies: Vec::new(),
     };
@@ -489,7 +569,7 @@ fn what_is_stored_starts_again_in_its_order_and_stops_in_reverse() {
 #[test]
 fn one_that_cannot_start_at_boot_stays_in_the_state_and_is_tried_again() {
     let state = State {
-        unikernels: vec![(":a".parse().unwrap(), config(), ImageDigest([1; 32]))],
+        unikernels: vec![recorded(":a", config())],
         policies: Vec::new(),
     };
     let mut world = World::with(state);
@@ -544,7 +624,7 @@ fn policies_are_recorded_before_they_are_acknowledged() {
     let remove = || Command::Policy(PolicyCommand::Remove(()));
     assert_eq!(world.answer("a:", remove()), Ok("removed policy".into()));
     assert!(world.answer("a:", remove()).is_err());
-    assert!(world.saved.policies.is_empty());
+    assert!(world.paths_saved().is_empty());
 }
 
 #[test]
@@ -627,12 +707,15 @@ fn what_is_not_acknowledged_yet_is_not_recorded_by_others() {
     for step in ["prepare", "announce", "spawn"] {
         let (mut world, _) = replacement_at(step);
         world.ask("b:", policy(1, 50));
-        assert_eq!(world.saved.policies.len(), 1);
-        assert_eq!(world.saved.unikernels[0].1.memory, 30, "{step}");
+        assert_eq!(world.paths_saved(), ["b:"]);
+        assert_eq!(
+            world.saved.unikernels[0].version.config.memory, 30,
+            "{step}"
+        );
         world.alive.clear();
         fail_held(&mut world);
         assert_eq!(world.alive[0].2.memory, 30, "{step}");
-        let image = world.saved.unikernels[0].2;
+        let image = world.saved.unikernels[0].version.image;
         assert!(world.images.contains(&image), "{step}");
     }
 }
@@ -727,13 +810,13 @@ fn a_policy_whose_write_fails_is_not_on_disk_in_the_end() {
     world.ask("a:", policy(1, 60));
     fail_held(&mut world);
     // It did reach the disk, and so the old one is acknowledged only by a write.
-    assert_eq!(world.saved.policies[0].1.memory, 60);
+    assert_eq!(world.saved.policies[1].1.memory, 60);
     world.hold = vec!["persist"];
     let again = world.ask("a:", policy(1, 50));
     assert!(world.answers.iter().all(|(to, _, _)| *to != again));
     fail_held(&mut world);
     world.pass(SAVE_RETRY);
-    assert_eq!(world.saved.policies[0].1.memory, 50);
+    assert_eq!(world.saved.policies[1].1.memory, 50);
 }
 
 #[test]
@@ -744,28 +827,22 @@ fn a_refused_policy_does_not_come_with_the_write_of_another() {
     world.ask("b:", policy(1, 60));
     fail_held(&mut world);
     world.release();
-    assert_eq!(world.saved.policies.len(), 2);
+    assert_eq!(world.paths_saved(), ["a:", "b:"]);
     world.hold = vec!["persist"];
     world.ask("a:", policy(1, 70));
     fail_held(&mut world);
     world.pass(SAVE_RETRY);
-    let paths: Vec<_> = world
-        .saved
-        .policies
-        .iter()
-        .map(|(path, _)| path.to_string())
-        .collect();
-    assert_eq!(paths, ["b:"]);
+    assert_eq!(world.paths_saved(), ["b:"]);
 }
 
 #[test]
 fn an_image_stays_while_a_write_that_names_it_is_under_way() {
     let mut world = World::new();
     world.create(":a").unwrap();
-    let image = world.saved.unikernels[0].2;
+    let image = world.saved.unikernels[0].version.image;
     world.hold = vec!["persist"];
-    world.die(Death::Exit(0));
-    world.ask(":", policy(9, 90));
+    world.ask(":a", DESTROY);
+    world.ask("b:", policy(9, 90));
     world.release();
     assert!(world.images.contains(&image));
     world.release();
@@ -785,7 +862,7 @@ fn a_death_before_the_birth_is_told_or_recorded_is_not_lost() {
             world.answers.iter().any(|(to, _, _)| *to == asked),
             "{step}"
         );
-        assert!(world.saved.unikernels.is_empty(), "{step}");
+        assert!(world.names_saved().is_empty(), "{step}");
         assert!(world.create(":a").is_ok(), "{step}");
     }
 }
@@ -876,4 +953,237 @@ fn an_upload_keeps_nobody_from_its_name() {
         world.answer(":a", DESTROY),
         Ok("destroyed unikernel".into())
     );
+}
+
+#[test]
+fn a_stopped_unikernel_stays_down_until_it_is_started() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    assert_eq!(world.answer(":a", STOP), Ok("stopped unikernel".into()));
+    assert!(world.alive.is_empty());
+    assert_eq!(world.answer(":a", STOP), Ok("stopped unikernel".into()));
+    assert!(world.create(":a").unwrap_err().contains("stopped"));
+    world.crash();
+    assert!(world.alive.is_empty());
+    assert_eq!(world.details(":a").standing, own::Standing::Stopped(()));
+    assert_eq!(world.answer(":a", START), Ok("started unikernel".into()));
+    assert_eq!(world.names_alive(), [":a"]);
+    assert!(world.answer(":a", START).unwrap_err().contains("already"));
+    assert!(world.answer(":b", STOP).is_err());
+}
+
+#[test]
+fn a_stopped_unikernel_takes_its_place_but_no_memory() {
+    let mut world = World::new();
+    world.answer(":", policy(2, 40)).unwrap();
+    world.create(":a").unwrap();
+    world.answer(":a", STOP).unwrap();
+    world.create(":b").unwrap();
+    assert!(world.create(":c").unwrap_err().contains("2 unikernels"));
+    let why = world.answer(":a", START).unwrap_err();
+    assert!(why.contains("40 MB"), "{why}");
+    world.answer(":b", DESTROY).unwrap();
+    world.answer(":a", START).unwrap();
+}
+
+#[test]
+fn a_restart_is_checked_before_the_running_instance_is_touched() {
+    let mut world = World::new();
+    world.answer(":", policy(1, 64)).unwrap();
+    world.create(":a").unwrap();
+    let before = world.alive[0].0;
+    let too_large = world.answer(":a", restart(&with_memory(65)));
+    assert!(too_large.unwrap_err().contains("64 MB"));
+    world.fail = vec!["inspect"];
+    assert!(world.answer(":a", RESTART).unwrap_err().contains("inspect"));
+    assert_eq!(world.alive[0].0, before);
+    assert_eq!(world.answer(":a", RESTART), Ok("created unikernel".into()));
+    assert_ne!(world.alive[0].0, before);
+    world.answer(":a", restart(&with_memory(64))).unwrap();
+    assert_eq!(world.memories(), [64]);
+    assert_eq!(world.saved.unikernels[0].version.config, with_memory(64));
+    assert!(world.answer(":b", RESTART).is_err());
+}
+
+#[test]
+fn a_restart_of_one_that_waits_starts_it_at_once() {
+    let mut world = World::new();
+    let again = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..config()
+    };
+    world.answer(":a", create(&again, false)).unwrap();
+    world.die(Death::Exit(2));
+    world.answer(":a", RESTART).unwrap();
+    assert_eq!(world.names_alive(), [":a"]);
+    world.pass(restart::LONGEST_WAIT * 2);
+    assert_eq!(world.names_alive(), [":a"]);
+}
+
+#[test]
+fn a_rollback_returns_to_what_was_there_before_and_back_again() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    assert!(world.answer(":a", ROLLBACK).is_err());
+    let first = world.saved.unikernels[0].version.clone();
+    world.answer(":a", create(&with_memory(64), true)).unwrap();
+    let second = world.saved.unikernels[0].version.clone();
+    for (expected, other) in [(&first, &second), (&second, &first)] {
+        assert_eq!(
+            world.answer(":a", ROLLBACK),
+            Ok("rolled back unikernel".into())
+        );
+        let saved = &world.saved.unikernels[0];
+        assert_eq!(&saved.version, expected);
+        assert_eq!(saved.previous.as_ref(), Some(other));
+        assert_eq!(world.memories(), [expected.config.memory]);
+    }
+    world.answer(":a", DESTROY).unwrap();
+    assert!(world.images.is_empty() && world.saved.unikernels.is_empty());
+}
+
+#[test]
+fn one_that_ended_leaves_the_accounting_and_can_be_started_again() {
+    let mut world = World::new();
+    world.answer(":", policy(1, 32)).unwrap();
+    world.create(":a").unwrap();
+    world.die(Death::Exit(3));
+    assert_eq!(world.details(":a").standing, own::Standing::Ended(()));
+    world.create(":b").unwrap();
+    assert!(world.answer(":a", START).is_err());
+    world.answer(":b", DESTROY).unwrap();
+    world.crash();
+    let told = world.details(":a");
+    assert_eq!(told.standing, own::Standing::Ended(()));
+    let exit = told.last_exit.unwrap();
+    assert_eq!(Death::from(&exit.death), Death::Exit(3));
+    assert!(world.answer(":a", RESTART).unwrap_err().contains("ended"));
+    world.answer(":a", START).unwrap();
+    assert_eq!(world.names_alive(), [":a"]);
+    world.answer(":a", DESTROY).unwrap();
+    assert!(world.images.is_empty() && world.saved.unikernels.is_empty());
+}
+
+#[test]
+fn those_that_ended_are_remembered_in_a_bounded_number() {
+    let mut world = World::new();
+    for number in 0..=MAX_ENDED_IN_PATH {
+        world.clock += Duration::from_secs(1);
+        world.create(&format!("a:u{number}")).unwrap();
+        world.die(Death::Exit(0));
+    }
+    assert_eq!(world.saved.unikernels.len(), MAX_ENDED_IN_PATH);
+    assert!(world.answer("a:u0", START).is_err());
+    assert!(world.answer("a:u1", START).is_ok());
+    for number in 0..=MAX_ENDED {
+        world.create(&format!("p{number}:u")).unwrap();
+        world.die(Death::Exit(0));
+    }
+    let ended = world.saved.unikernels.iter();
+    let ended = ended.filter(|recorded| recorded.standing != Standing::Up);
+    assert_eq!(ended.count(), MAX_ENDED);
+}
+
+#[test]
+fn tenders_that_outlived_a_supervisor_are_taken_over() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    world.create("b:c").unwrap();
+    let before: Vec<_> = world.alive.iter().map(|(run, ..)| *run).collect();
+    world.crash();
+    let after: Vec<_> = world.alive.iter().map(|(run, ..)| *run).collect();
+    assert_eq!(before, after);
+    assert_eq!(
+        world.details(":a").info.started,
+        Some(Timestamp::from_unix(7, 0))
+    );
+    assert_eq!(
+        world.answer(":a", DESTROY),
+        Ok("destroyed unikernel".into())
+    );
+    assert_eq!(world.names_alive(), ["b:c"]);
+    world.happen(Event::Terminate);
+    assert!(world.done && world.alive.is_empty());
+}
+
+#[test]
+fn a_tender_that_nobody_recorded_is_ended_before_its_name_is_used() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    world.alive[0].2.memory = 64;
+    let stray = world.alive[0].0;
+    world
+        .alive
+        .push((RunId(1000), "b:x".parse().unwrap(), config()));
+    world.obedient = false;
+    world.crash();
+    assert_eq!(world.alive.len(), 2);
+    let waiting = world.ask("b:x", create(&config(), false));
+    assert!(world.answers.iter().all(|(to, ..)| *to != waiting));
+    world.pass(STOP_DEADLINE);
+    assert!(world.alive.iter().all(|(run, ..)| *run != stray));
+    let mut names = world.names_alive();
+    names.sort();
+    assert_eq!(names, [":a", "b:x"]);
+    assert_eq!(world.memories(), [32, 32]);
+}
+
+#[test]
+fn a_few_are_started_at_a_time() {
+    let state = State {
+        unikernels: (0..3 * MAX_STARTING)
+            .map(|number| recorded(&format!(":u{number}"), config()))
+            .collect(),
+        policies: Vec::new(),
+    };
+    let mut world = World::with(state);
+    world.hold = vec!["announce"];
+    world.happen(Event::Boot);
+    assert_eq!(world.held.len(), MAX_STARTING);
+    world.release();
+    assert_eq!(world.held.len(), MAX_STARTING);
+    assert_eq!(world.alive.len(), 1);
+    while !world.held.is_empty() {
+        world.release();
+    }
+    assert_eq!(world.alive.len(), 3 * MAX_STARTING);
+}
+
+#[test]
+fn those_started_last_are_down_before_those_before_them_are_stopped() {
+    let at = |startup| Config {
+        startup: Some(startup),
+        ..config()
+    };
+    let state = State {
+        unikernels: vec![recorded(":first", at(1)), recorded(":last", at(2))],
+        policies: Vec::new(),
+    };
+    let mut world = World::with(state);
+    world.happen(Event::Boot);
+    world.obedient = false;
+    world.happen(Event::Terminate);
+    world.obedient = true;
+    world.pass(STOP_DEADLINE);
+    assert!(world.done && world.alive.is_empty());
+}
+
+#[test]
+fn what_is_told_of_one_that_waits_says_why_and_until_when() {
+    let state = State {
+        unikernels: vec![recorded(":a", config())],
+        policies: Vec::new(),
+    };
+    let mut world = World::with(state);
+    world.fail = vec!["spawn"];
+    world.happen(Event::Boot);
+    let own::Standing::Waiting(waiting) = world.details(":a").standing else {
+        panic!("another standing");
+    };
+    assert_eq!(waiting.trouble.unwrap().to_lossy(), "spawn failed");
+    assert!(waiting.until.unwrap().milliseconds() >= 100);
+    world.pass(restart::LONGEST_WAIT);
+    let told = world.details(":a");
+    assert_eq!(told.standing, own::Standing::Running(()));
+    assert_eq!(told.restarts.get(), 1);
 }

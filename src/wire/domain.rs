@@ -137,6 +137,15 @@ impl Config {
 
     /// The record of this configuration with `image`.
     pub fn to_wire(&self, compressed: bool, image: Vec<u8>) -> WireConfig {
+        WireConfig {
+            compressed,
+            image: Octets(image),
+            ..self.with_arguments(self.to_wire_arguments())
+        }
+    }
+
+    /// The record of this configuration as new arguments change it, without an image.
+    pub fn with_arguments(&self, arguments: Arguments) -> WireConfig {
         let Arguments {
             fail_behaviour,
             startup,
@@ -148,11 +157,11 @@ impl Config {
             arguments,
             cpus,
             linux_boot_partition,
-        } = self.to_wire_arguments();
+        } = arguments;
         WireConfig {
             typ: self.wire_kind(),
-            compressed,
-            image: Octets(image),
+            compressed: false,
+            image: Octets::default(),
             startup,
             add_name,
             fail_behaviour,

@@ -1,9 +1,10 @@
 //! Records of Petrel's own: context tags from 64 on carry them, which no release of albatross uses.
 
-use rasn::{AsnType, Decode, Decoder, Encode};
+use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
 use super::message::Policy;
 use super::primitive::{Int, Octets, Text, Timestamp};
+use super::state::LastExit;
 use super::unikernel::Info;
 use crate::unikernel::Death as Cause;
 
@@ -119,9 +120,29 @@ impl From<&Death> for Cause {
     fn from(death: &Death) -> Self {
         match death {
             Death::Exit(code) => u8::try_from(code.get()).map_or(Self::Unknown, Self::Exit),
-            Death::Signal(signal) => i32::try_from(signal.get()).map_or(Self::Unknown, Self::Signal),
+            Death::Signal(signal) => {
+                i32::try_from(signal.get()).map_or(Self::Unknown, Self::Signal)
+            }
             Death::OutOfMemory(()) => Self::OutOfMemory,
             Death::Unknown(()) => Self::Unknown,
+        }
+    }
+}
+
+impl From<&LastExit> for Exit {
+    fn from(exit: &LastExit) -> Self {
+        Self {
+            death: exit.death.into(),
+            at: exit.at.clone(),
+        }
+    }
+}
+
+impl From<&Exit> for LastExit {
+    fn from(exit: &Exit) -> Self {
+        Self {
+            death: (&exit.death).into(),
+            at: exit.at.clone(),
         }
     }
 }

@@ -1,15 +1,19 @@
 //! The state file: what survives a restart of the supervisor.
 //!
 //! Images are not in it, they are in the image store under their digest. albatross's own state files (WIRE 6.1)
-//! use the context tags 0 to 7; ours is [64].
+//! use the context tags 0 to 7, see [`albatross`]; ours is [64].
 
-use rasn::{AsnType, Decode, Decoder, Encode};
+pub mod albatross;
+
+use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
 use sha2::{Digest as _, Sha256};
 
 use super::domain::{self, DomainError};
 use super::own;
-use super::{Config as WireConfig, NamedPolicy, Octets, Text, Timestamp, WireError};
+use super::{
+    Config as WireConfig, NamedPolicy, Octets, Text, Timestamp, WireError, decode_canonical, encode,
+};
 use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::unikernel::{Config, Death, ImageDigest, Version};
@@ -65,6 +69,8 @@ pub enum StateError {
     Entry(String, DomainError),
     /// A digest that is not a SHA-256 (of this unikernel).
     Digest(String),
+    /// A name that is there twice.
+    Duplicate(String),
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
@@ -107,6 +113,14 @@ enum Down {
 }
 
 impl State {
+    /// The images that are wanted, each perhaps more than once.
+    pub fn images(&self) -> impl Iterator<Item = ImageDigest> {
+        self.unikernels
+            .iter()
+            .flat_map(|recorded| std::iter::once(&recorded.version).chain(&recorded.previous))
+            .map(|version| version.image)
+    }
+
     /// The content of the state file.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
         let unikernels = self.unikernels.iter().map(Entry::from);
@@ -114,17 +128,15 @@ impl State {
             name: path.to_string().into(),
             policy: policy.into(),
         });
-        rasn::der::encode(&StateFile::Petrel(Petrel1 {
+        encode(&StateFile::Petrel(Petrel1 {
             unikernels: unikernels.collect(),
             policies: policies.collect(),
         }))
-        .map_err(|error| WireError::Grammar(error.to_string()))
     }
 
     /// Reads the content of a state file.
     pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
-        let StateFile::Petrel(file) = rasn::der::decode(octets)
-            .map_err(|error| StateError::Wire(WireError::Grammar(error.kind.to_string())))?;
+        let StateFile::Petrel(file) = decode_canonical(octets).map_err(StateError::Wire)?;
         let unikernels = file.unikernels.iter().map(Recorded::try_from);
         let policies = file.policies.iter().map(|entry| {
             let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
@@ -160,10 +172,7 @@ impl From<&Recorded> for Entry {
             down: match standing {
                 Standing::Up => None,
                 Standing::Stopped => Some(Down::Stopped(())),
-                Standing::Ended(exit) => Some(Down::Ended(own::Exit {
-                    death: exit.death.into(),
-                    at: exit.at.clone(),
-                })),
+                Standing::Ended(exit) => Some(Down::Ended(exit.into())),
             },
         }
     }
@@ -191,10 +200,7 @@ impl TryFrom<&Entry> for Recorded {
             standing: match &entry.down {
                 None => Standing::Up,
                 Some(Down::Stopped(())) => Standing::Stopped,
-                Some(Down::Ended(exit)) => Standing::Ended(LastExit {
-                    death: (&exit.death).into(),
-                    at: exit.at.clone(),
-                }),
+                Some(Down::Ended(exit)) => Standing::Ended(exit.into()),
             },
         })
     }
@@ -222,6 +228,7 @@ impl std::fmt::Display for StateError {
                 "entry '{}': the digest is no SHA-256",
                 name.escape_default()
             ),
+            Self::Duplicate(name) => write!(f, "entry '{name}': it is there twice"),
         }
     }
 }

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::dice::Dice;
+use super::kept::{Kept, Status, creation};
+use super::manifest;
 use super::promise::Promise;
-use super::{creation, manifest};
 use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    ConnectionId, Death, Effect, Event, Message, Payload, RunId, StagedImage, State, Ticket, Timer,
-    UploadId,
+    ConnectionId, Effect, Event, Message, Payload, RunId, StagedImage, State, Survivor, Ticket,
+    Timer, UploadId,
 };
-use crate::unikernel::{Config, ImageDigest};
+use crate::unikernel::{Config, Death, ImageDigest, Version};
+use crate::wire::Timestamp;
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -39,9 +41,9 @@ pub(super) struct Host {
     signalled: BTreeSet<RunId>,
     pub(super) timers: Vec<(Duration, Timer)>,
     pub(super) disk: State,
-    pub(super) unikernels: BTreeMap<Name, Promise<i64>>,
+    pub(super) unikernels: BTreeMap<Name, Promise<Kept>>,
     pub(super) policies: BTreeMap<Path, Promise<Policy>>,
-    /// Creations whose unikernel has ended for good.
+    /// Creations whose unikernel has ended for good, unless it was started once more.
     ended: BTreeSet<i64>,
     pub(super) exited: bool,
     pub(super) violation: Option<String>,
@@ -134,6 +136,12 @@ impl Host {
             Effect::DiscardImage(upload) => {
                 self.staged.remove(&upload);
             }
+            Effect::Inspect { name, image } => {
+                let stored = self.store.contains(&image);
+                self.must(stored, || format!("{name}: its image {image} is gone"));
+                let result = self.outcome().map(|()| manifest());
+                self.untold.push(Event::Inspected { name, result });
+            }
             Effect::Prepare {
                 name,
                 image,
@@ -172,15 +180,14 @@ impl Host {
                 });
             }
             Effect::RemoveImage(image) => {
-                let named = self
-                    .disk
-                    .unikernels
-                    .iter()
-                    .any(|(_, _, named)| *named == image);
+                let named = self.disk.images().any(|named| named == image);
                 self.must(!named, || {
                     format!("image {image} is removed, which the disk names")
                 });
-                let runs = self.tenders.values().any(|tender| tender.image == image);
+                // One that is being ended has it open.
+                let mut tenders = self.tenders.iter();
+                let runs = tenders
+                    .any(|(run, tender)| tender.image == image && !self.signalled.contains(run));
                 self.must(!runs, || format!("image {image} is removed, which runs"));
                 self.store.remove(&image);
             }
@@ -264,31 +271,60 @@ impl Host {
         }
     }
 
-    /// What a supervisor finds that starts now.
-    pub(super) fn restart(&mut self) {
+    /// What a supervisor finds that starts now; the tenders live on.
+    pub(super) fn restart(&mut self) -> Vec<Survivor> {
         let dice = Dice(self.dice.0);
         let disk = std::mem::take(&mut self.disk);
-        let named: BTreeSet<_> = disk.unikernels.iter().map(|(_, _, image)| *image).collect();
+        let tenders = std::mem::take(&mut self.tenders);
+        let named: BTreeSet<_> = disk.images().collect();
+        let read = |tender: &Tender| {
+            let console = Console {
+                told: true,
+                read: true,
+                ..Console::default()
+            };
+            (tender.name.clone(), console)
+        };
+        let survivors = tenders
+            .iter()
+            .map(|(run, tender)| Survivor {
+                run: *run,
+                name: tender.name.clone(),
+                key: Version {
+                    config: tender.config.clone(),
+                    image: tender.image,
+                }
+                .key(),
+                since: Timestamp::from_unix(0, 0),
+            })
+            .collect();
         *self = Self {
             clock: self.clock,
             store: self.store.intersection(&named).copied().collect(),
             unikernels: disk
                 .unikernels
                 .iter()
-                .map(|(name, config, _)| (name.clone(), Promise::of(Some(creation(config)))))
+                .map(|recorded| {
+                    let kept = Promise::of(Some(Kept::of(recorded)));
+                    (recorded.name.clone(), kept)
+                })
                 .collect(),
             policies: disk
                 .policies
                 .iter()
+                .filter(|(path, _)| !path.is_root())
                 .map(|(path, policy)| (path.clone(), Promise::of(Some(policy.clone()))))
                 .collect(),
+            consoles: tenders.values().map(read).collect(),
+            tenders,
             disk,
             violation: self.violation.take(),
             ..Self::new(dice, self.failing)
         };
+        survivors
     }
 
-    pub(super) fn unikernel(&mut self, name: &Name) -> &mut Promise<i64> {
+    pub(super) fn unikernel(&mut self, name: &Name) -> &mut Promise<Kept> {
         self.unikernels
             .entry(name.clone())
             .or_insert_with(|| Promise::of(None))
@@ -333,10 +369,8 @@ impl Host {
                 self.unikernel(&name).keep(request);
                 self.bury(&name);
             }
-            About::Unikernel(name) if text.starts_with("destroyed, but") => {
-                let promise = self.unikernel(&name);
-                promise.end();
-                promise.refuse(request, true);
+            About::Unikernel(name) if text.contains(", but that could not be recorded") => {
+                self.unikernel(&name).keep_unwritten(request);
             }
             About::Unikernel(name) => {
                 self.unikernel(&name)
@@ -389,6 +423,7 @@ impl Host {
         self.must(alone, || format!("{name} is spawned twice"));
         let result = self.outcome();
         if result.is_ok() {
+            self.ended.remove(&creation(&config));
             let tender = Tender {
                 name,
                 config,
@@ -417,17 +452,20 @@ impl Host {
         }
     }
 
-    /// A unikernel that has ended for good is not promised any more.
+    /// A unikernel that has ended for good is not promised to run any more.
     fn bury(&mut self, name: &Name) {
         let Some(promise) = self.unikernels.get_mut(name) else {
             return;
         };
-        if promise
-            .settled()
-            .is_some_and(|settled| self.ended.contains(settled))
-        {
-            promise.end();
+        let settled = promise.settled().cloned();
+        if let Some(settled) = settled.filter(|settled| self.ended.contains(&settled.creation)) {
+            promise.turn(Some(settled.ended()));
         }
+    }
+
+    /// Whether this is of a unikernel that ended, and was not started once more.
+    pub(super) fn has_ended(&self, kept: &Kept) -> bool {
+        kept.status == Status::Ended && self.ended.contains(&kept.creation)
     }
 
     fn exit(&mut self) {
