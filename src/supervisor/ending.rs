@@ -79,7 +79,14 @@ impl Supervisor {
             }
             Decision::Again => self.start_later(now, name),
             Decision::AgainWithoutName => {
+                let before = unikernel.version.clone();
                 unikernel.version.config.add_name = false;
+                // A restart that is being looked at is of the same.
+                let successor = self.operations.get_mut(name);
+                let successor = successor.and_then(|operation| operation.successor.as_mut());
+                if let Some(same) = successor.filter(|successor| successor.version == before) {
+                    same.version = unikernel.version.clone();
+                }
                 self.persist(Written::Change);
                 self.start_later(now, name);
             }
