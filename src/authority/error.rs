@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::KeyType;
 use crate::name::NameError;
 use crate::policy::{Excess, Unusable};
 use crate::wire::WireError;
@@ -19,8 +18,6 @@ pub enum AuthorityError {
     Exists(PathBuf),
     /// A file does not contain what it should (file, what, why).
     Malformed(PathBuf, &'static str, String),
-    /// Keys of this type cannot be made here.
-    KeyType(KeyType),
     /// The private key is not that of the certificate (key file, certificate file).
     ForeignKey(PathBuf, PathBuf),
     /// The subject's name cannot become a name of the tree or of a file.
@@ -79,15 +76,6 @@ impl fmt::Display for AuthorityError {
             Self::Malformed(path, what, why) => {
                 write!(f, "'{}' is no {what}: {why}", path.display())
             }
-            Self::KeyType(key_type) => write!(
-                f,
-                "a key of type {key_type} cannot be generated: take ed25519, p256 or p384{}",
-                if matches!(key_type, KeyType::P521) {
-                    ""
-                } else {
-                    ", or make the key file with 'openssl genpkey'"
-                }
-            ),
             Self::ForeignKey(key, certificate) => write!(
                 f,
                 "the key in '{}' does not belong to the certificate in '{}'",

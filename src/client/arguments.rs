@@ -123,7 +123,7 @@ macro_rules! command_to_daemon {
                 /// authority of the server (cacert.pem)
                 #[argh(option, default = "PathBuf::from(\"cacert.pem\")")]
                 pub(super) server_ca: PathBuf,
-                /// type of our key: ed25519 (default), p256, p384, p521, rsa2048 or rsa4096
+                /// type of our key: ed25519 (default), p256, p384, rsa2048 or rsa4096
                 #[argh(option, default = "KeyType::default()")]
                 pub(super) key_type: KeyType,
             }
@@ -393,7 +393,7 @@ command! {
         /// days of validity of the server's certificate (365)
         #[argh(option, default = "365", from_str_fn(number))]
         pub(super) server_days: u32,
-        /// type of new keys: ed25519 (default), p256, p384, p521, rsa2048 or rsa4096
+        /// type of new keys: ed25519 (default), p256, p384, rsa2048 or rsa4096
         #[argh(option, default = "KeyType::default()")]
         pub(super) key_type: KeyType,
         /// replace certificate files that exist; keys are always kept
