@@ -112,7 +112,7 @@ fn generate_makes_an_authority_and_a_server() {
         assert_eq!(mode(&folder.path(key)), 0o400);
     }
     let root = first(&folder.path("cacert.pem"));
-    assert!(root.is_self_issued() && root.is_authority);
+    assert!(root.is_self_signed() && root.is_authority);
     assert_eq!(root.not_after - root.not_before, 3650 * 86_400 + 10);
     let server = first(&folder.path("server.pem"));
     assert_eq!(server.issuer, root.subject);

@@ -145,7 +145,8 @@ impl Key {
         &self.0
     }
 
-    fn from_pkcs8(der: &[u8]) -> Option<Self> {
+    /// The key in DER (PKCS#8); `None` if it cannot be used here.
+    pub fn from_pkcs8(der: &[u8]) -> Option<Self> {
         KeyPair::try_from(&PrivatePkcs8KeyDer::from(der))
             .ok()
             .map(Self)
@@ -286,7 +287,10 @@ mod tests {
 
     #[test]
     fn a_type_that_is_not_supported_is_named_and_others_offered() {
-        for (name, word) in [("p521", "P-521 is not supported"), ("dsa", "no such key type")] {
+        for (name, word) in [
+            ("p521", "P-521 is not supported"),
+            ("dsa", "no such key type"),
+        ] {
             let error = name.parse::<KeyType>().unwrap_err();
             assert!(error.contains(word) && error.contains("rsa4096"), "{error}");
         }

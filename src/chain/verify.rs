@@ -14,6 +14,9 @@ use x509_parser::extensions::ParsedExtension;
 
 use super::Certificate;
 
+/// Most intermediate certificates between a leaf and the anchor: webpki's limit, which it keeps to itself.
+pub const MAX_INTERMEDIATES: usize = 6;
+
 /// What the leaf's key is to be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
