@@ -199,14 +199,6 @@ pub fn check_policy(command: &Command, upper: &[Policy]) -> Result<(), Authority
                 .try_for_each(|upper| config_within(&config, upper))
                 .map_err(AuthorityError::Beyond)
         }
-        Command::Unikernel(
-            UnikernelCommand::CreateOld(_)
-            | UnikernelCommand::CreateOld2(_)
-            | UnikernelCommand::ForceCreateOld(_)
-            | UnikernelCommand::ForceCreateOld2(_),
-        ) => Err(AuthorityError::Request(
-            "it creates a unikernel in the form of an old release, which is not signed".to_owned(),
-        )),
         _ => Ok(()),
     }
 }

@@ -1,12 +1,14 @@
 //! The state file: what survives a restart of the supervisor.
 //!
 //! Images are not in it, they are in the image store under their digest. albatross's own state files (WIRE 6.1)
-//! use the context tags 0 to 7; ours is [64].
+//! use the context tags 0 to 7, see [`albatross`]; ours is [64].
+
+pub mod albatross;
 
 use rasn::{AsnType, Decode, Decoder, Encode};
 
 use super::domain::{self, DomainError};
-use super::{Config as WireConfig, NamedPolicy, Octets, Text, WireError};
+use super::{Config as WireConfig, NamedPolicy, Octets, Text, WireError, decode_canonical, encode};
 use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::unikernel::{Config, ImageDigest};
@@ -29,6 +31,8 @@ pub enum StateError {
     Entry(String, DomainError),
     /// A digest that is not a SHA-256 (of this unikernel).
     Digest(String),
+    /// A name that is there twice.
+    Duplicate(String),
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
@@ -63,17 +67,15 @@ impl State {
             name: path.to_string().into(),
             policy: policy.into(),
         });
-        rasn::der::encode(&StateFile::Petrel(Petrel1 {
+        encode(&StateFile::Petrel(Petrel1 {
             unikernels: unikernels.collect(),
             policies: policies.collect(),
         }))
-        .map_err(|error| WireError::Grammar(error.to_string()))
     }
 
     /// Reads the content of a state file.
     pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
-        let StateFile::Petrel(file) = rasn::der::decode(octets)
-            .map_err(|error| StateError::Wire(WireError::Grammar(error.kind.to_string())))?;
+        let StateFile::Petrel(file) = decode_canonical(octets).map_err(StateError::Wire)?;
         let unikernels = file.unikernels.iter().map(|entry| {
             let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
             let digest = entry.digest.0.as_slice().try_into().map(ImageDigest);
@@ -108,6 +110,7 @@ impl std::fmt::Display for StateError {
                 "entry '{}': the digest is no SHA-256",
                 name.escape_default()
             ),
+            Self::Duplicate(name) => write!(f, "entry '{name}': it is there twice"),
         }
     }
 }
