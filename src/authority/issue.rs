@@ -15,7 +15,8 @@ use x509_parser::x509::X509Name;
 
 use super::certificate::distinguished_name;
 use super::{AuthorityError, Certificate, Key, read_chain};
-use crate::chain::{EXTENSION, numbers};
+use crate::chain::{EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
+use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
 /// Validity starts this long before now, for clocks that are late.
@@ -31,8 +32,8 @@ pub enum Profile {
     Root,
     /// An authority below another one, whose command is the policy of its path.
     Intermediate(Command),
-    /// A client, which may have this command carried out.
-    Client(Command),
+    /// A client, which may have this command carried out; if it creates a unikernel, perhaps with this image only.
+    Client(Command, Option<ImageDigest>),
     /// The endpoint.
     Server,
 }
@@ -198,6 +199,11 @@ pub(super) fn command_extension(command: &Command) -> Result<CustomExtension, Au
     ))
 }
 
+/// The extension that fixes the image, as rcgen takes it.
+pub(super) fn image_extension(digest: &ImageDigest) -> CustomExtension {
+    CustomExtension::from_oid_content(&numbers(&IMAGE_EXTENSION), image_extension_value(digest))
+}
+
 fn unusual_issuer() -> AuthorityError {
     AuthorityError::Issuer(
         "has a subject that cannot be reproduced: it should be one common name".to_owned(),
@@ -255,11 +261,13 @@ fn extensions(
     const SERVER_PURPOSE: u8 = 1;
     const CLIENT_PURPOSE: u8 = 2;
 
-    let (command, is_authority, purpose) = match profile {
-        Profile::Root => (None, true, None),
-        Profile::Intermediate(command) => (Some(command), true, None),
-        Profile::Client(command) => (Some(command), false, Some(CLIENT_PURPOSE)),
-        Profile::Server => (None, false, Some(SERVER_PURPOSE)),
+    let (command, image, is_authority, purpose) = match profile {
+        Profile::Root => (None, None, true, None),
+        Profile::Intermediate(command) => (Some(command), None, true, None),
+        Profile::Client(command, image) => {
+            (Some(command), image.as_ref(), false, Some(CLIENT_PURPOSE))
+        }
+        Profile::Server => (None, None, false, Some(SERVER_PURPOSE)),
     };
     let is_root = *profile == Profile::Root;
     let subject_identifier = || [&[0x04, 0x14], &key_identifier(public_bits)[..]].concat();
@@ -283,7 +291,9 @@ fn extensions(
         extension
     };
 
-    let mut table = Vec::with_capacity(6);
+    let mut table = Vec::with_capacity(7);
+    // Sorted by their identifiers: that of the image begins with the smallest number.
+    table.extend(image.map(image_extension));
     table.extend(command.map(command_extension).transpose()?);
     if !is_root {
         table.push(extension(14, false, subject_identifier()));

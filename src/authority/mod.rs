@@ -17,5 +17,5 @@ pub use file::MAX_FILE;
 pub use generate::{GenerateOrder, Generated, MAX_FILE_NAME, generate};
 pub use issue::{Issuer, LATENESS, Profile, Validity, common_name, self_signed};
 pub use key::{Key, KeyType};
-pub use request::{Request, create_request, write_request};
+pub use request::{Request, create_request, file_stem, write_request};
 pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, SignOrder, Signed, check_policy, sign};

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
-use super::{AuthorityError, Certificate, Issuer, Profile, Request, Validity, file, to_pem};
+use super::{
+    AuthorityError, Certificate, Issuer, Profile, Request, Validity, file, file_stem, to_pem,
+};
 use crate::chain::{Leaf, route};
 use crate::name::Label;
 use crate::policy::{Excess, Policy};
@@ -71,17 +73,19 @@ pub fn sign(order: &SignOrder<'_>, now: OffsetDateTime) -> Result<Signed, Author
             if route.leaf == Leaf::Never {
                 return Err(AuthorityError::NotAllowed(route.kind));
             }
-            (Profile::Client(command), COMMAND_DAYS)
+            (Profile::Client(command, None), COMMAND_DAYS)
         }
     };
-    if let Profile::Intermediate(command) | Profile::Client(command) = &profile {
+    if let Profile::Intermediate(command) | Profile::Client(command, _) = &profile {
         check_policy(command, upper.as_ref())?;
     }
     let validity = Validity::days(now, order.days.unwrap_or(days))?;
     let certificate = issuer.issue(request.name(), &request.public_key_info, &profile, validity)?;
     request.check_subject(&certificate)?;
 
-    let target = order.folder.join(format!("{label}.pem"));
+    let target = order
+        .folder
+        .join(format!("{}.pem", file_stem(label.as_str())));
     if target.exists() && !order.force {
         return Err(AuthorityError::Exists(target));
     }

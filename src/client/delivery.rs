@@ -56,7 +56,7 @@ pub(super) fn deliver(
         }
         Destination::Request(key_type) => {
             let name = subject(&request.name, &request.command, true)?;
-            let (file, key) = write_request("".as_ref(), &name, &request.command, key_type)?;
+            let (file, key) = write_request("".as_ref(), &name, &request.command, None, key_type)?;
             output.line(&format!(
                 "signing request {} key {}",
                 file.display(),
@@ -164,7 +164,7 @@ fn own_chain(
     let leaf = issuer.issue(
         common_name(&name),
         &key.public_key_info(),
-        &Profile::Client(request.command.clone()),
+        &Profile::Client(request.command.clone(), None),
         validity,
     )?;
     let chain = [&[leaf], issuer.chain()].concat();
