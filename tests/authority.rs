@@ -54,7 +54,7 @@ fn delegate(folder: &Path) {
 /// A request with any common name, as a hostile client might send it.
 fn write_request(folder: &Folder, file: &str, name: &str, command: &wire::Command) {
     let key = Key::generate(KeyType::Ed25519).unwrap();
-    let der = create_request(name, command, &key).unwrap();
+    let der = create_request(name, command, None, &key).unwrap();
     let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
     folder.file(file, text);
 }

@@ -34,7 +34,7 @@ pub enum Profile {
     Root,
     /// An authority below another one, whose command is the policy of its path.
     Intermediate(Command),
-    /// A client, which may have this command carried out, with this image only, if one is given.
+    /// A client, which may have this command carried out; if it creates a unikernel, perhaps with this image only.
     Client(Command, Option<ImageDigest>),
     /// The endpoint.
     Server,
@@ -356,6 +356,7 @@ fn extensions(
     };
 
     let mut table = Vec::with_capacity(7);
+    // Sorted by their identifiers: that of the image begins with the smallest number.
     table.extend(image.map(image_extension));
     table.extend(command.map(command_extension).transpose()?);
     if !is_root {

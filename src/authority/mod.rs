@@ -22,7 +22,7 @@ pub use issue::{
 };
 pub use key::{Key, KeyType};
 pub(crate) use request::requested_extensions;
-pub use request::{Request, create_request, write_request};
+pub use request::{Request, create_request, file_stem, write_request};
 pub use revocation::MAX_SERIAL;
 pub use revoke::{LIST_DAYS, RevokeOrder, Revoked, RevokedEntry, revoke};
 pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, Caution, Draft, SignOrder, check_policy, sign};

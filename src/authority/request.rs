@@ -9,7 +9,7 @@ use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::X509Extension;
 
 use super::certificate::{distinguished_name, last_common_name};
-use super::issue::command_extension;
+use super::issue::{command_extension, image_extension};
 use super::{AuthorityError, Certificate, Key, KeyType, common_name, file};
 use crate::chain::{EXTENSION, IMAGE_EXTENSION, read_image_extension};
 use crate::unikernel::ImageDigest;
@@ -135,29 +135,48 @@ fn single<'a>(
     }
 }
 
-/// The DER of a request for `command`, signed with `key`.
-pub fn create_request(name: &str, command: &Command, key: &Key) -> Result<Vec<u8>, AuthorityError> {
+/// The DER of a request for `command`, with no other image than `image` if it is given, signed with `key`.
+pub fn create_request(
+    name: &str,
+    command: &Command,
+    image: Option<&ImageDigest>,
+    key: &Key,
+) -> Result<Vec<u8>, AuthorityError> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = common_name(name);
     parameters.custom_extensions = vec![command_extension(command)?];
+    parameters
+        .custom_extensions
+        .extend(image.map(image_extension));
     parameters
         .serialize_request(key.pair())
         .map(|request| request.der().to_vec())
         .map_err(AuthorityError::crypto("sign the request"))
 }
 
-/// Writes `<name>.req` into `folder`, signed with the key in `<name>.key` there, which is made unless it exists.
-/// A request that exists is replaced. Gives the names of both files.
+/// What the files of a certificate with this common name begin with. Those of a path itself have a name that no label
+/// can have, and that is not hidden.
+pub fn file_stem(name: &str) -> &str {
+    match name {
+        "." | ":" => "_path",
+        label => label,
+    }
+}
+
+/// Writes `<stem>.req` into `folder`, signed with the key in `<stem>.key` there, which is made unless it exists; see
+/// [`file_stem`]. A request that exists is replaced. Gives the names of both files.
 pub fn write_request(
     folder: &Path,
     name: &str,
     command: &Command,
+    image: Option<&ImageDigest>,
     key_type: KeyType,
 ) -> Result<(PathBuf, PathBuf), AuthorityError> {
-    let request_file = folder.join(format!("{name}.req"));
-    let key_file = folder.join(format!("{name}.key"));
+    let stem = file_stem(name);
+    let request_file = folder.join(format!("{stem}.req"));
+    let key_file = folder.join(format!("{stem}.key"));
     let (key, _) = Key::reuse_or_generate(&key_file, key_type)?;
-    let request = create_request(name, command, &key)?;
+    let request = create_request(name, command, image, &key)?;
     file::write(&request_file, 0o644, &file::encode(LABEL, &request), true)?;
     Ok((request_file, key_file))
 }
@@ -173,7 +192,8 @@ mod tests {
     fn a_request_is_read_back() {
         for key_type in [KeyType::Ed25519, KeyType::P256, KeyType::P384] {
             let key = Key::generate(key_type).unwrap();
-            let request = Request::parse(&create_request("foo", &COMMAND, &key).unwrap()).unwrap();
+            let request =
+                Request::parse(&create_request("foo", &COMMAND, None, &key).unwrap()).unwrap();
             assert_eq!(request.common_name, "foo");
             assert_eq!(request.command, Some(COMMAND));
             assert_eq!(request.public_key_info, key.public_key_info());
@@ -183,7 +203,7 @@ mod tests {
     #[test]
     fn a_request_whose_content_was_changed_is_refused() {
         let key = Key::generate(KeyType::Ed25519).unwrap();
-        let der = create_request("foo", &COMMAND, &key).unwrap();
+        let der = create_request("foo", &COMMAND, None, &key).unwrap();
         // SEQUENCE { content, algorithm, signature }: of 128 to 255 octets, the content of less.
         let content = 3..3 + 2 + usize::from(der[4]);
         assert!(content.end < der.len());

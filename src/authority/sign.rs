@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::{
-    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, file, to_pem,
+    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, file, file_stem,
+    to_pem,
 };
 use crate::chain::verify::MAX_INTERMEDIATES;
 use crate::chain::{Leaf, is_followed_by_stream, route};
@@ -78,7 +79,9 @@ pub fn sign<'a>(
         .common_name
         .parse()
         .map_err(AuthorityError::CommonName)?;
-    let target = order.folder.join(format!("{label}.pem"));
+    let target = order
+        .folder
+        .join(format!("{}.pem", file_stem(label.as_str())));
     check_target(&target, order)?;
 
     let (profile, days) = profile(&request, &issuer)?;

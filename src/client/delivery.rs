@@ -56,7 +56,7 @@ pub(super) fn deliver(
         }
         Destination::Request(key_type) => {
             let name = subject(&request.name, &request.command, true)?;
-            let (file, key) = write_request("".as_ref(), &name, &request.command, key_type)?;
+            let (file, key) = write_request("".as_ref(), &name, &request.command, None, key_type)?;
             output.line(&format!(
                 "signing request {} key {}",
                 file.display(),

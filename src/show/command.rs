@@ -52,13 +52,6 @@ fn unikernel(page: &mut Page, command: &UnikernelCommand) {
     use UnikernelCommand as U;
     match command {
         U::Create(config) | U::ForceCreate(config) => create(page, config),
-        U::CreateOld(_)
-        | U::ForceCreateOld(_)
-        | U::CreateOld2(_)
-        | U::ForceCreateOld2(_)
-        | U::Restart(Restart::NewArgumentsOld(_) | Restart::NewArgumentsOld2(_)) => {
-            page.line("in the form of an old release, whose parameters are not shown");
-        }
         U::Restart(Restart::NoArguments(())) => page.line("with the arguments that it has"),
         U::Restart(Restart::NewArguments(arguments)) => {
             page.line("with these arguments instead of those that it has");
@@ -69,7 +62,8 @@ fn unikernel(page: &mut Page, command: &UnikernelCommand) {
     }
 }
 
-fn create(page: &mut Page, config: &wire::Config) {
+/// Everything of a record, with its image.
+pub(super) fn create(page: &mut Page, config: &wire::Config) {
     wire_config(page, config, true);
     let image = &config.image.0;
     if image.is_empty() {
@@ -193,9 +187,14 @@ pub(super) fn config(page: &mut Page, config: &Config) {
 }
 
 fn policy(page: &mut Page, policy: &wire::Policy) {
+    page.field("policy", policy_text(policy));
+}
+
+/// A policy in one line.
+pub(super) fn policy_text(policy: &wire::Policy) -> String {
     match Policy::try_from(policy) {
-        Ok(policy) => page.field("policy", policy),
-        Err(error) => page.field("makes no sense", error),
+        Ok(policy) => policy.to_string(),
+        Err(error) => format!("makes no sense: {error}"),
     }
 }
 

@@ -10,12 +10,13 @@ mod page;
 mod state;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use pem::Pem;
 use time::OffsetDateTime;
 
 use crate::authority::Certificate;
-use crate::wire::state::{State, StateError};
+use crate::wire::state::{State, StateError, albatross};
 use page::{Page, quoted};
 
 /// Why a file cannot be shown.
@@ -36,15 +37,24 @@ pub fn file(
     now: OffsetDateTime,
 ) -> Result<String, ShowError> {
     const BEGIN: &[u8] = b"-----BEGIN ";
+    /// Context tags [0] to [7].
+    const ALBATROSS: RangeInclusive<u8> = 0xa0..=0xa7;
     let mut page = Page::default();
     // First, as the arguments of a unikernel in it may be keys in PEM.
-    match State::decode(octets) {
-        Ok(state) => state::state(&mut page, &state),
-        Err(_) if octets.windows(BEGIN.len()).any(|window| window == BEGIN) => {
+    match (State::decode(octets), albatross::State::decode(octets)) {
+        (Ok(state), _) => state::ours(&mut page, &state),
+        (_, Ok(state)) => state::albatross(&mut page, &state),
+        _ if octets.windows(BEGIN.len()).any(|window| window == BEGIN) => {
             let blocks = pem::parse_many(octets).map_err(ShowError::Pem)?;
             pem_blocks(&mut page, &blocks, trusted, now)?;
         }
-        Err(error) => return Err(ShowError::Unknown(error)),
+        // The error of the one that the identifier octet promises.
+        (Err(ours), Err(theirs)) => {
+            let is_theirs = octets
+                .first()
+                .is_some_and(|identifier| ALBATROSS.contains(identifier));
+            return Err(ShowError::Unknown(if is_theirs { theirs } else { ours }));
+        }
     }
     Ok(page.finish())
 }

@@ -1,12 +1,12 @@
 //! State files in words.
 
-use super::command::config;
+use super::command::{config, create, policy_text};
 use super::page::Page;
-use crate::wire::state::State;
+use crate::wire::state::{State, albatross};
 
-/// The unikernels and policies of a state.
-pub(super) fn state(page: &mut Page, state: &State) {
-    page.group("state of the supervisor", |page| {
+/// The policies and unikernels of a state of ours.
+pub(super) fn ours(page: &mut Page, state: &State) {
+    page.group("state of petreld", |page| {
         for (path, policy) in &state.policies {
             page.field("policy", format_args!("{path} {policy}"));
         }
@@ -17,8 +17,19 @@ pub(super) fn state(page: &mut Page, state: &State) {
                 page.field("image", format_args!("SHA-256 {digest}"));
             });
         }
-        if state.policies.is_empty() && state.unikernels.is_empty() {
-            page.line("empty");
+    });
+}
+
+/// The policies and unikernels of a state of albatross, whichever version.
+pub(super) fn albatross(page: &mut Page, state: &albatross::State) {
+    page.group("state of albatross", |page| {
+        for (path, policy) in state.policies() {
+            page.field("policy", format_args!("{path} {}", policy_text(policy)));
+        }
+        for (name, record) in state.unikernels() {
+            page.group(format_args!("unikernel: {name}"), |page| {
+                create(page, record);
+            });
         }
     });
 }
