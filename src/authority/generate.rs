@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::{
-    AuthorityError, Issuer, Key, KeyType, Lifetime, Profile, Validity, common_name, file,
-    self_signed, to_pem,
+    AuthorityError, Issuer, Key, KeyType, Profile, Validity, common_name, file, self_signed, to_pem,
 };
 
 /// File of the root authority's certificate.
@@ -67,8 +66,8 @@ pub fn generate(
         server: path(order.server, "pem"),
         server_key: path(order.server, "key"),
     };
-    let validity = Validity::lasting(now, Lifetime::Days(order.days))?;
-    let server_validity = Validity::lasting(now, Lifetime::Days(order.server_days))?;
+    let validity = Validity::days(now, order.days)?;
+    let server_validity = Validity::days(now, order.server_days)?;
     for certificate in [&files.authority, &files.server] {
         if certificate.exists() && !order.force {
             return Err(AuthorityError::Exists(certificate.clone()));

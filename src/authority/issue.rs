@@ -89,6 +89,11 @@ impl Validity {
             .ok_or(AuthorityError::Lifetime(lifetime))
     }
 
+    /// A lifetime of this many days.
+    pub fn days(now: OffsetDateTime, days: u32) -> Result<Self, AuthorityError> {
+        Self::lasting(now, Lifetime::Days(days))
+    }
+
     /// When it begins.
     pub fn begin(&self) -> OffsetDateTime {
         self.not_before

@@ -41,7 +41,7 @@ impl Serial {
 
     /// Reads hexadecimal.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        if text.len() % 2 != 0 || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+        if !text.len().is_multiple_of(2) || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
             return None;
         }
         let octets: Option<Vec<u8>> = (0..text.len())

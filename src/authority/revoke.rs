@@ -8,7 +8,7 @@ use nix::fcntl::{Flock, FlockArg};
 use time::OffsetDateTime;
 
 use super::revocation::{RevocationList, Serial};
-use super::{AuthorityError, Issuer, Lifetime, Validity, file};
+use super::{AuthorityError, Issuer, Validity, file};
 
 const LABEL: &str = "X509 CRL";
 
@@ -79,7 +79,7 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
             "may not sign revocation lists (its key usage lacks cRLSign)".to_owned(),
         ));
     }
-    let validity = Validity::lasting(now, Lifetime::Days(order.days))?;
+    let validity = Validity::days(now, order.days)?;
     let wanted = wanted(order)?;
     let path = match order.list {
         Some(path) => path.to_owned(),

@@ -407,7 +407,7 @@ command! {
 command! {
     /// Show certificates, requests, revocation lists and state files in words.
     Show, "show", {
-        /// files, - is standard input
+        /// files; without one, or for - after --, standard input
         #[argh(positional)]
         pub(super) file: Vec<PathBuf>,
         /// certificates that are trusted

@@ -17,7 +17,7 @@ mod values;
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 use argh::FromArgs;
 use time::OffsetDateTime;
@@ -166,15 +166,17 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
 
 fn show(arguments: &arguments::Show, output: &mut Output) -> Result<(), ClientError> {
     output.set_verbosity(arguments.common());
-    if arguments.file.is_empty() {
-        return Err(ClientError::Usage("there is no file to show".to_owned()));
-    }
     let trusted = match &arguments.cacert {
         Some(file) => authority::read_chain(file)?,
         None => Vec::new(),
     };
-    for file in &arguments.file {
-        let octets = if file == Path::new("-") {
+    let stdin = PathBuf::from("-");
+    let files = match &arguments.file[..] {
+        [] => std::slice::from_ref(&stdin),
+        files => files,
+    };
+    for file in files {
+        let octets = if *file == stdin {
             authority::read_from(io::stdin(), file)?
         } else {
             let open = File::open(file).map_err(ClientError::file("open", file))?;
@@ -182,7 +184,7 @@ fn show(arguments: &arguments::Show, output: &mut Output) -> Result<(), ClientEr
         };
         let text = crate::show::file(&octets, &trusted, output.started())
             .map_err(|error| ClientError::Show(file.clone(), error))?;
-        if arguments.file.len() > 1 {
+        if files.len() > 1 {
             output.line(&format!("== {}", file.display()))?;
         }
         output.text(&text)?;

@@ -24,8 +24,8 @@ use page::{Page, quoted};
 pub enum ShowError {
     /// It is neither PEM nor a state file (why not the latter).
     Unknown(StateError),
-    /// It begins like PEM, but is none.
-    Pem(pem::PemError),
+    /// It begins like PEM, but is none (why not).
+    Pem(String),
     /// This block of a PEM file, counted from 1, is not what it is called (block, label, why).
     Block(usize, String, String),
 }
@@ -39,13 +39,22 @@ pub fn file(
     const BEGIN: &[u8] = b"-----BEGIN ";
     /// Context tags [0] to [7].
     const ALBATROSS: RangeInclusive<u8> = 0xa0..=0xa7;
+    let begun = octets
+        .windows(BEGIN.len())
+        .filter(|window| *window == BEGIN)
+        .count();
     let mut page = Page::default();
     // First, as the arguments of a unikernel in it may be keys in PEM.
     match (State::decode(octets), albatross::State::decode(octets)) {
         (Ok(state), _) => state::ours(&mut page, &state),
         (_, Ok(state)) => state::albatross(&mut page, &state),
-        _ if octets.windows(BEGIN.len()).any(|window| window == BEGIN) => {
-            let blocks = pem::parse_many(octets).map_err(ShowError::Pem)?;
+        _ if begun > 0 => {
+            let blocks =
+                pem::parse_many(octets).map_err(|error| ShowError::Pem(error.to_string()))?;
+            // The parser passes over a block without an end.
+            if blocks.len() < begun {
+                return Err(ShowError::Pem("a block has no end".to_owned()));
+            }
             pem_blocks(&mut page, &blocks, trusted, now)?;
         }
         // The error of the one that the identifier octet promises.
