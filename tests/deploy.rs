@@ -24,6 +24,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::geteuid;
+use petrel::authority::{Issuer, Key, Profile, Validity, common_name, to_pem};
 use petrel::chain::verify::Anchor;
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
@@ -666,6 +667,39 @@ fn a_unikernel_that_is_not_there_cannot_be_destroyed_or_got() {
     host.expect(&host.crowd(&["destroy", "steady"]), 117, &["crowd:steady"]);
     host.petrel(&["remove-policy", "--path", "crowd"]);
     host.assert_unchanged(&steady);
+}
+
+#[test]
+fn keys_of_every_type_serve_authorities_servers_and_clients() {
+    let mut host = Host::start();
+    for name in ["ed25519", "p256", "p384", "rsa2048"] {
+        let option = format!("--key-type={name}");
+        let add = ["add-policy", name, "1", "--mem=32", "--csr", &option];
+        assert_eq!(host.tool(&add).code(), 0);
+        let request = format!("{name}.req");
+        let sign = ["sign", "cacert.pem", "issued", "ca.key", &request];
+        assert_eq!(host.tool(&sign).code(), 0);
+
+        let server = format!("server-{name}");
+        let root = Issuer::load(&host.path("cacert.pem"), &host.path("ca.key")).unwrap();
+        let key = host.path(format!("{server}.key"));
+        let (key, _) = Key::reuse_or_generate(&key, name.parse().unwrap()).unwrap();
+        let validity = Validity::days(time::OffsetDateTime::now_utc(), 1).unwrap();
+        let certificate = root
+            .issue(
+                common_name("server"),
+                &key.public_key_info(),
+                &Profile::Server,
+                validity,
+            )
+            .unwrap();
+        host.file(&format!("{server}.pem"), to_pem([&certificate]));
+
+        let endpoint = host.endpoint_with(&server);
+        host.address = endpoint.address();
+        let ended = run(&mut host.client_of(name, &["info", &option]));
+        host.expect(&ended, 0, &["no unikernels"]);
+    }
 }
 
 #[test]

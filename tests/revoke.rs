@@ -7,6 +7,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use client::{expect, petrel};
 use petrel::authority::{Issuer, Key, KeyType, Profile, Validity, common_name, to_pem};
@@ -124,6 +125,17 @@ fn foreign_list(folder: &Folder, issuer: &Issuer, dated: OffsetDateTime) {
         .signed_by(&rcgen::Issuer::new(parameters, pair))
         .unwrap();
     folder.file("cacert.crl", signed.pem().unwrap());
+}
+
+#[test]
+fn webpki_finds_what_was_revoked() {
+    let folder = folder("webpki", "00aa01 web\n0b02 other\n");
+    revoke(&folder, 0, &["web"]);
+    let block = pem::parse(fs::read(folder.path("cacert.crl")).unwrap()).unwrap();
+    let list = webpki::OwnedCertRevocationList::from_der(block.contents()).unwrap();
+    let list = webpki::CertRevocationList::from(list);
+    assert!(list.find_serial(&[0, 0xaa, 1]).unwrap().is_some());
+    assert!(list.find_serial(&[0x0b, 2]).unwrap().is_none());
 }
 
 #[test]
@@ -259,7 +271,10 @@ fn revocations_at_the_same_time_lose_nothing() {
         .map(|n| {
             let name = format!("name{n}");
             let command = [&COMMAND[..], &[&name]].concat();
-            petrel(&folder.path(""), &command).spawn().unwrap()
+            petrel(&folder.path(""), &command)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
         })
         .collect();
     for mut child in running {

@@ -140,7 +140,10 @@ fn next_number(before: Option<&BigUint>, now: OffsetDateTime) -> Option<Vec<u8>>
 
 /// An entry as it will be written again.
 fn entry(entry: &RevokedCertificate<'_>) -> Result<RevokedCertParams, String> {
-    let serial = Serial::new(entry.raw_serial())
+    // A negative number would be another one when it is written again.
+    let serial = Some(entry.raw_serial())
+        .filter(|octets| octets.first().is_some_and(|first| *first < 0x80))
+        .and_then(Serial::new)
         .ok_or_else(|| "has an entry whose serial number is out of range".to_owned())?;
     let time = |seconds| {
         OffsetDateTime::from_unix_timestamp(seconds)
