@@ -762,6 +762,16 @@ fn a_file_of_an_authority_must_be_a_chain() {
 
     let other = generated("links-other");
     let other = fs::read_to_string(other.path("cacert.pem")).unwrap();
+    // An authority that may revoke and not sign.
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+    folder.file("revoker.pem", parameters.self_signed(&pair).unwrap().pem());
+    folder.file("revoker.key", pair.serialize_pem());
+    let ended = sign(&folder, 124, "revoker", "web", &["--force"]);
+    assert!(ended.stderr.contains("keyCertSign"), "{ended:?}");
+
     for wrong in [&other, &tenant] {
         folder.file("whole.pem", format!("{tenant}{wrong}"));
         let ended = sign(&folder, 124, "whole", "web", &["--force"]);

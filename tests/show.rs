@@ -231,6 +231,40 @@ fn what_is_none_of_these_is_refused_by_name() {
 }
 
 #[test]
+fn no_wrong_octet_is_a_panic() {
+    let folder = folder("octets");
+    expect(&folder.path(""), 0, &["generate", "root", "db"]);
+    let policy = ["add-policy", "tenant", "4", "--mem=64", "--csr"];
+    expect(&folder.path(""), 0, &policy);
+    let revoke = ["revoke", "cacert.pem", "root.key", "db", "server"];
+    expect(&folder.path(""), 0, &revoke);
+    let chain = vectors().join("chains/cli-sub1-create");
+    let state = vectors().join("albatross-state.bin");
+    let text = fs::read(state).unwrap();
+    for position in 0..text.len().min(512) {
+        let mut wrong = text.clone();
+        wrong[position] ^= 0x41;
+        let _ = show::file(&wrong, &[], now());
+    }
+    for path in [
+        chain.join("leaf.pem"),
+        chain.join("leaf.key"),
+        folder.path("tenant.req"),
+        folder.path("cacert.crl"),
+    ] {
+        let block = pem::parse(fs::read(path).unwrap()).unwrap();
+        for position in 0..block.contents().len() {
+            for bits in [1, 0x80, 0xff] {
+                let mut wrong = block.contents().to_vec();
+                wrong[position] ^= bits;
+                let wrong = pem::encode(&pem::Pem::new(block.tag(), wrong));
+                let _ = show::file(wrong.as_bytes(), &[], now());
+            }
+        }
+    }
+}
+
+#[test]
 fn times_tell_whether_something_is_valid() {
     let leaf = fs::read(vectors().join("chains/cli-info/leaf.pem")).unwrap();
     let at = |seconds| {

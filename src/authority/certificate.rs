@@ -76,18 +76,31 @@ impl Certificate {
         self.subject == self.issuer && self.check_issuer(self).is_ok()
     }
 
+    /// Checks that it may issue certificates: a root may lack the key usage, others may not (WIRE 11.2). The text says
+    /// why not.
+    pub fn check_authority(&self) -> Result<(), &'static str> {
+        let may_sign = match self.key_usage {
+            Some(usage) => usage.key_cert_sign(),
+            None => self.subject == self.issuer,
+        };
+        if !self.is_authority {
+            Err("is no authority (its basic constraints do not say cA)")
+        } else if !may_sign {
+            Err("may not sign certificates (its key usage lacks keyCertSign)")
+        } else {
+            Ok(())
+        }
+    }
+
     /// Checks that `issuer` is an authority and signed it; whether both are valid now is not looked at. The text
     /// says why not.
     pub fn check_issuer(&self, issuer: &Self) -> Result<(), String> {
         if self.issuer != issuer.subject {
             return Err("its issuer has another name".to_owned());
         }
-        if !issuer.is_authority {
-            return Err("its issuer is no authority (cA in the basic constraints)".to_owned());
-        }
-        if issuer.key_usage.is_some_and(|usage| !usage.key_cert_sign()) {
-            return Err("its issuer's key usage lacks keyCertSign".to_owned());
-        }
+        issuer
+            .check_authority()
+            .map_err(|why| format!("its issuer {why}"))?;
         let issuer = chain::Certificate::read(&issuer.der)?;
         chain::Certificate::read(&self.der)?
             .x509()

@@ -142,11 +142,9 @@ impl Issuer {
         let first = chain.first().ok_or_else(|| {
             AuthorityError::malformed(certificate_file, "file of certificates", "it is empty")
         })?;
-        if !first.is_authority {
-            return Err(AuthorityError::Issuer(
-                "is not that of an authority (its basic constraints do not say cA)".to_owned(),
-            ));
-        }
+        first
+            .check_authority()
+            .map_err(|why| AuthorityError::Issuer(why.to_owned()))?;
         let key = Key::load(key_file, first, certificate_file)?;
         Ok(Self { chain, key })
     }
