@@ -180,7 +180,12 @@ fn requests_and_several_files_and_standard_input_are_shown() {
         "{shown}"
     );
     assert!(shown.contains("signature: verifies"), "{shown}");
-    assert!(shown.contains("64 MB memory"), "{shown}");
+    assert!(
+        shown.contains(
+            "policy: 4 unikernels; 64 MB of memory; CPU ids 0; no block devices; no bridges"
+        ),
+        "{shown}"
+    );
     assert!(
         shown.contains("== tenant.key\nprivate key: Ed25519"),
         "{shown}"

@@ -190,12 +190,31 @@ fn policy(page: &mut Page, policy: &wire::Policy) {
     page.field("policy", policy_text(policy));
 }
 
-/// A policy in one line.
+/// A policy in one line, as a record.
 pub(super) fn policy_text(policy: &wire::Policy) -> String {
     match Policy::try_from(policy) {
-        Ok(policy) => policy.to_string(),
+        Ok(policy) => in_words(&policy),
         Err(error) => format!("makes no sense: {error}"),
     }
+}
+
+/// A policy in one line.
+pub(super) fn in_words(policy: &Policy) -> String {
+    let block = match policy.block {
+        Some(megabytes) => format!("{megabytes} MB of block storage"),
+        None => "no block devices".to_owned(),
+    };
+    let bridges = if policy.bridges.is_empty() {
+        "no bridges".to_owned()
+    } else {
+        format!("bridges {}", list(&policy.bridges))
+    };
+    format!(
+        "{} unikernels; {} MB of memory; CPU ids {}; {block}; {bridges}",
+        policy.unikernels,
+        policy.memory,
+        list(&policy.cpus)
+    )
 }
 
 fn block(page: &mut Page, command: &BlockCommand) {

@@ -1,6 +1,6 @@
 //! State files in words.
 
-use super::command::{config, create, policy_text};
+use super::command::{config, create, in_words, policy_text};
 use super::page::Page;
 use crate::wire::state::{State, albatross};
 
@@ -8,7 +8,7 @@ use crate::wire::state::{State, albatross};
 pub(super) fn ours(page: &mut Page, state: &State) {
     page.group("state of petreld", |page| {
         for (path, policy) in &state.policies {
-            page.field("policy", format_args!("{path} {policy}"));
+            page.field("policy", format_args!("{path} {}", in_words(policy)));
         }
         for (name, settings, digest) in &state.unikernels {
             page.group(format_args!("unikernel: {name}"), |page| {
