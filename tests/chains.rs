@@ -193,10 +193,10 @@ fn kind(error: &ChainError) -> &'static str {
     }
 }
 
-fn policies(found: &[(petrel::name::Path, petrel::wire::Policy)]) -> Vec<(String, Policy)> {
+fn policies(found: &[(petrel::name::Path, petrel::wire::DatedPolicy)]) -> Vec<(String, Policy)> {
     found
         .iter()
-        .map(|(path, policy)| (path.joined(), Policy::try_from(policy).unwrap()))
+        .map(|(path, dated)| (path.joined(), Policy::try_from(&dated.policy).unwrap()))
         .collect()
 }
 
