@@ -274,8 +274,8 @@ pub fn route(command: &Command) -> Route {
     }
 }
 
-/// Whether a raw stream of frames follows the command (WIRE 7.3): the image of a Solo5 unikernel, or the content of
-/// a block device.
+/// Whether a raw stream of frames follows the command (WIRE 7.3, 11.5): the image of a Solo5 unikernel, or the content
+/// of a block device.
 pub fn is_followed_by_stream(command: &Command) -> bool {
     use crate::wire::Typ::Solo5;
     use UnikernelCommand as U;
@@ -290,7 +290,12 @@ pub fn is_followed_by_stream(command: &Command) -> bool {
         Command::Unikernel(U::CreateOld(config) | U::ForceCreateOld(config)) => {
             config.typ == Solo5(()) && config.image.0.is_empty()
         }
-        Command::Block(BlockCommand::Set(_)) => true,
+        Command::Block(block) => match block {
+            BlockCommand::Set(_) => true,
+            BlockCommand::SetOld(set) => set.data.0.is_empty(),
+            BlockCommand::AddOld(add) => add.data.as_ref().is_some_and(|data| data.0.is_empty()),
+            _ => false,
+        },
         _ => false,
     }
 }

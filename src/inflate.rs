@@ -115,3 +115,49 @@ impl fmt::Display for InflateError {
 }
 
 impl std::error::Error for InflateError {}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
+
+    use super::*;
+
+    fn compressed(octets: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(octets).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// What arrives when `octets` are cut into pieces of this size.
+    fn arrives(octets: &[u8], size: usize, limit: u64) -> Result<Vec<u8>, InflateError> {
+        let mut arriving = Arriving::new(true, limit);
+        let mut plain = Vec::new();
+        for piece in octets.chunks(size) {
+            arriving.write(piece, |piece| {
+                plain.extend_from_slice(piece);
+                Ok::<_, InflateError>(())
+            })?;
+        }
+        arriving.finish().map(|()| plain)
+    }
+
+    #[test]
+    fn a_stream_is_uncompressed_however_it_is_cut_and_no_more_than_is_allowed() {
+        let plain = vec![7; 200_000];
+        let stream = compressed(&plain);
+        for size in [1, 7, 100, stream.len()] {
+            assert_eq!(arrives(&stream, size, 200_000).as_ref(), Ok(&plain));
+            let little = arrives(&stream, size, 199_999);
+            assert_eq!(little, Err(InflateError::TooLarge(199_999)));
+            let more = arrives(&[&stream[..], b"x"].concat(), size, 200_000);
+            assert_eq!(more, Err(InflateError::Trailing));
+            let cut = arrives(&stream[..stream.len() - 1], size, 200_000);
+            assert_eq!(cut, Err(InflateError::Incomplete));
+            let damaged = arrives(&[&stream[..20], &[0xff; 40]].concat(), size, 200_000);
+            assert_eq!(damaged, Err(InflateError::Damaged));
+        }
+    }
+}

@@ -359,6 +359,9 @@ fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Resu
         E::MaximumPathDepthExceeded => {
             f.write_str("more than six intermediate certificates are not supported")
         }
+        E::MaximumSignatureChecksExceeded | E::MaximumPathBuildCallsExceeded => f.write_str(
+            "too many of the certificates have the same names: not all paths can be tried",
+        ),
         E::UnsupportedSignatureAlgorithmContext(_)
         | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
             f.write_str("a certificate uses an algorithm that is not supported (P-521 is not)")

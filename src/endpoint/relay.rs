@@ -225,10 +225,11 @@ impl<S: SecureStream> Relay<'_, S> {
         let mut moved = self.write_daemon();
         moved |= self.read_daemon()?;
         moved |= self.write_client()?;
-        moved |= self.read_client()?;
+        // Before the client is looked at, which may leave as soon as it has its answer.
         if let Some(end) = self.end() {
             return Err(end);
         }
+        moved |= self.read_client()?;
         if !moved {
             self.wait()?;
         }
