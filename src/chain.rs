@@ -226,10 +226,8 @@ pub fn route(command: &Command) -> Route {
             let kind = match unikernel {
                 U::Info(()) | U::InfoOld4(()) | U::InfoOld5(()) => "unikernel info",
                 U::Get(_) => "unikernel get",
-                U::Create(_) | U::CreateOld(_) | U::CreateOld2(_) => "unikernel create",
-                U::ForceCreate(_) | U::ForceCreateOld(_) | U::ForceCreateOld2(_) => {
-                    "unikernel force-create"
-                }
+                U::Create(_) => "unikernel create",
+                U::ForceCreate(_) => "unikernel force-create",
                 U::Restart(_) => "unikernel restart",
                 U::Destroy(()) => "unikernel destroy",
             };
@@ -282,12 +280,6 @@ pub fn is_followed_by_stream(command: &Command) -> bool {
 
     match command {
         Command::Unikernel(U::Create(config) | U::ForceCreate(config)) => {
-            config.typ == Solo5(()) && config.image.0.is_empty()
-        }
-        Command::Unikernel(U::CreateOld2(config) | U::ForceCreateOld2(config)) => {
-            config.typ == Solo5(()) && config.image.0.is_empty()
-        }
-        Command::Unikernel(U::CreateOld(config) | U::ForceCreateOld(config)) => {
             config.typ == Solo5(()) && config.image.0.is_empty()
         }
         Command::Block(block) => match block {

@@ -21,11 +21,13 @@ use endpoint::{
 };
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
+use petrel::chain::{EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use petrel::unikernel::ImageDigest;
 use petrel::wire::frame::{END, write_frame};
 use petrel::wire::legacy::{ConfigV3, ConfigV4};
-use petrel::wire::{Command, Config, Int, Octets, POLICY_KEPT, Payload, Success, UnikernelCommand};
+use petrel::wire::{Config, Int, Octets, POLICY_KEPT, Payload, Success};
 use pki::{Authority, Identity, policy};
+use rcgen::CustomExtension;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use sha2::{Digest as _, Sha256};
 
@@ -62,7 +64,7 @@ fn only_the_image_that_the_certificate_fixes_is_passed_on() {
                 reply(&mut connection, &request, success());
                 Some(chunks.concat())
             });
-            let identity = host.root.leaf_for_image("x", command, digest(IMAGE));
+            let identity = leaf(&host.root, &command, digest(IMAGE));
             let mut client = endpoint.connect(&identity).unwrap();
             for chunk in image.chunks(20) {
                 write_frame(&mut client, chunk).unwrap();
@@ -92,13 +94,13 @@ fn an_image_inside_the_command_is_checked_before_anything_is_sent() {
         for command in creates(compression, image) {
             let tenant = host.root.delegate("foo", policy(1));
             // There is no daemon: whatever is sent fails for another reason.
-            let identity = tenant.leaf_for_image("x", command.clone(), digest(b"another image"));
+            let identity = leaf(&tenant, &command, digest(b"another image"));
             let mut client = endpoint.connect(&identity).unwrap();
             let text = failure_text(&read_message(&mut client).unwrap());
             assert!(text.contains(&digest(IMAGE).to_string()), "{text}");
             assert!(text.contains(&digest(b"another image").to_string()));
 
-            let identity = tenant.leaf_for_image("x", command, digest(IMAGE));
+            let identity = leaf(&tenant, &command, digest(IMAGE));
             let daemon = host.daemon("vmmd", endpoint::answer_all);
             let mut client = endpoint.connect(&identity).unwrap();
             assert_eq!(read_message(&mut client).unwrap().payload, success());
@@ -152,7 +154,7 @@ fn a_certificate_that_is_too_large_is_refused_with_a_line_that_says_so() {
     let host = Host::new();
     let endpoint = host.listen(&[]);
     let large = creates(false, &[7; 70_000]).remove(0);
-    let identity = host.root.leaf("x", large);
+    let identity = leaf(&host.root, &large, digest(b""));
     // Our own client would not show such a certificate.
     let key = rustls::crypto::ring::sign::any_supported_type(&identity.key_der()).unwrap();
     let shown = CertifiedKey::new(identity.chain.clone(), key);
@@ -360,8 +362,8 @@ fn deep(root: &Authority, intermediates: usize) -> Identity {
     issuer.leaf("x", info())
 }
 
-/// All forms of create and force-create with this image.
-fn creates(compressed: bool, image: &[u8]) -> Vec<Command> {
+/// The extensions with all forms of create and force-create of this image, those of older releases included.
+fn creates(compressed: bool, image: &[u8]) -> Vec<Vec<u8>> {
     let current = config().to_wire(compressed, image.to_vec());
     let Config {
         typ,
@@ -396,16 +398,46 @@ fn creates(compressed: bool, image: &[u8]) -> Vec<Command> {
         bridges: None,
         arguments: None,
     };
+    let current = rasn::der::encode(&current).unwrap();
+    let v4 = rasn::der::encode(&v4).unwrap();
+    let v3 = rasn::der::encode(&v3).unwrap();
+    // The alternatives of WIRE 4: create, force-create, create-old2, force-create-old2, create-old, force-create-old.
     [
-        UnikernelCommand::Create(current.clone()),
-        UnikernelCommand::ForceCreate(current),
-        UnikernelCommand::CreateOld2(v4.clone()),
-        UnikernelCommand::ForceCreateOld2(v4),
-        UnikernelCommand::CreateOld(v3.clone()),
-        UnikernelCommand::ForceCreateOld(v3),
+        (20, &current),
+        (21, &current),
+        (16, &v4),
+        (17, &v4),
+        (9, &v3),
+        (10, &v3),
     ]
-    .map(Command::Unikernel)
+    .map(|(number, config)| {
+        let command = element(0xa3, &element(0xa0 | number, config));
+        element(0x30, &[&[2, 1, 5], &command[..]].concat())
+    })
     .into()
+}
+
+/// A value of DER.
+fn element(identifier: u8, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+    let head = match length {
+        [0, 0, 0, short] if short < 0x80 => vec![short],
+        [0, 0, 0, length] => vec![0x81, length],
+        [0, 0, high, low] => vec![0x82, high, low],
+        [_, high, middle, low] => vec![0x83, high, middle, low],
+    };
+    [&[identifier], &head[..], content].concat()
+}
+
+/// A leaf with this extension, for this image only.
+fn leaf(issuer: &Authority, extension: &[u8], image: ImageDigest) -> Identity {
+    issuer.leaf_with("x", info(), |params| {
+        let value = image_extension_value(&image);
+        params.custom_extensions = vec![
+            CustomExtension::from_oid_content(&numbers(&EXTENSION), extension.to_vec()),
+            CustomExtension::from_oid_content(&numbers(&IMAGE_EXTENSION), value),
+        ];
+    })
 }
 
 fn digest(octets: &[u8]) -> ImageDigest {

@@ -127,9 +127,10 @@ impl RevocationList {
         }
         let name = || issuer.common_name().unwrap_or_default();
         if self.is_signed_by(issuer) {
-            return match may_sign(issuer) {
-                true => Ok(true),
-                false => Err(RevocationError::KeyUsage(name())),
+            return if may_sign(issuer) {
+                Ok(true)
+            } else {
+                Err(RevocationError::KeyUsage(name()))
             };
         }
         match (same_name, same_key) {

@@ -15,6 +15,9 @@ use x509_parser::extensions::ParsedExtension;
 use super::Certificate;
 use super::revocation::{RevocationError, RevocationList};
 
+/// Most intermediate certificates between a leaf and the anchor: webpki's limit, which it keeps to itself.
+pub const MAX_INTERMEDIATES: usize = 6;
+
 /// What the leaf's key is to be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
@@ -202,7 +205,7 @@ fn check_revocation(
         return Ok(());
     }
     let mut path_der = vec![path.end_entity().der()];
-    path_der.extend(path.intermediate_certificates().map(|issuer| issuer.der()));
+    path_der.extend(path.intermediate_certificates().map(webpki::Cert::der));
     path_der.push(anchor.certificate.clone());
     let certificates = path_der
         .iter()

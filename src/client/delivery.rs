@@ -56,7 +56,7 @@ pub(super) fn deliver(
         }
         Destination::Request(key_type) => {
             let name = subject(&request.name, &request.command, true)?;
-            let (file, key) = write_request("".as_ref(), &name, &request.command, key_type)?;
+            let (file, key) = write_request("".as_ref(), &name, &request.command, None, key_type)?;
             output.line(&format!(
                 "signing request {} key {}",
                 file.display(),
@@ -157,14 +157,14 @@ fn own_chain(
 ) -> Result<(Vec<Certificate>, Key), ClientError> {
     let name = subject(&request.name, &request.command, false)?;
     let issuer = Issuer::load(&keys.authority, &keys.authority_key)?;
-    check_policy(&request.command, issuer.certificate().policy()?.as_ref())?;
+    check_policy(&request.command, &issuer.policies()?)?;
     let key = Key::generate(keys.key_type)?;
     let validity = Validity::from(output.started(), LEAF_LIFETIME)
         .ok_or_else(|| ClientError::Usage("this host's clock is beyond all dates".to_owned()))?;
     let leaf = issuer.issue(
         common_name(&name),
         &key.public_key_info(),
-        &Profile::Client(request.command.clone()),
+        &Profile::Client(request.command.clone(), None),
         validity,
     )?;
     let chain = [&[leaf], issuer.chain()].concat();

@@ -125,7 +125,7 @@ pub(super) fn read(
             (policy(path, command), options, common)
         }
         Sub::ReplacePolicy(sub) => return read(Sub::AddPolicy(sub.into())),
-        Sub::Certificate(_) | Sub::Sign(_) | Sub::Generate(_) => {
+        Sub::Certificate(_) | Sub::Sign(_) | Sub::Revoke(_) | Sub::Show(_) | Sub::Generate(_) => {
             return Err(ClientError::Usage(
                 "this command goes to no daemon".to_owned(),
             ));

@@ -53,17 +53,14 @@ impl Audit {
             .iter()
             .map(|der| Certificate::read(der.as_ref()).ok())
             .collect();
-        let list = |show: fn(&Certificate<'_>) -> Option<String>| {
-            let shown = certificates.iter().map(|certificate| {
-                let text = certificate.as_ref().and_then(show).unwrap_or_default();
-                escaped(&text, &[' ', '=', ',']).to_string()
-            });
+        let listed = |texts: &mut dyn Iterator<Item = Option<String>>| {
+            let shown =
+                texts.map(|text| escaped(&text.unwrap_or_default(), &[' ', '=', ',']).to_string());
             shown.collect::<Vec<_>>().join(",")
         };
-        let (names, serials) = (
-            list(|certificate| certificate.common_name()),
-            list(|certificate| Some(certificate.serial())),
-        );
+        let known = || certificates.iter().map(Option::as_ref);
+        let names = listed(&mut known().map(|certificate| certificate?.common_name()));
+        let serials = listed(&mut known().map(|certificate| Some(certificate?.serial())));
         self.raw("certificates", &names);
         self.raw("serials", &serials);
         if let Some(leaf) = path.first() {

@@ -78,12 +78,6 @@ fn image(command: &Command) -> Option<(bool, &[u8])> {
         Command::Unikernel(U::Create(config) | U::ForceCreate(config)) => {
             Some((config.compressed, &config.image.0))
         }
-        Command::Unikernel(U::CreateOld2(config) | U::ForceCreateOld2(config)) => {
-            Some((config.compressed, &config.image.0))
-        }
-        Command::Unikernel(U::CreateOld(config) | U::ForceCreateOld(config)) => {
-            Some((config.compressed, &config.image.0))
-        }
         _ => None,
     }
 }

@@ -462,16 +462,12 @@ fn answer(
         }
     };
     audit.request(&request);
-    let end = match objection {
-        Some(reason) => End::Failure(format!(
-            "no certificate is accepted, as revoked ones cannot be told: {reason}"
-        )),
-        None => {
-            let (end, kept) = relay(stream, &request, &options.tmpdir, options.idle_timeout);
-            audit.kept(&kept);
-            end
-        }
-    };
+    if let Some(reason) = objection {
+        let why = "no certificate is accepted, as revoked ones cannot be told";
+        return (request.name, End::Failure(format!("{why}: {reason}")));
+    }
+    let (end, kept) = relay(stream, &request, &options.tmpdir, options.idle_timeout);
+    audit.kept(&kept);
     (request.name, end)
 }
 

@@ -24,8 +24,8 @@ use crate::unikernel::{Config, ImageDigest};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::State;
 use crate::wire::{
-    Command, Header, Int, Message, POLICY_KEPT, Payload, PolicyCommand, Success, Timestamp,
-    UnikernelCommand,
+    Command, Header, Int, Message, NamedInfo, POLICY_KEPT, Payload, PolicyCommand, Success,
+    Timestamp, UnikernelCommand,
 };
 
 pub use ages::{AGE_STEP, Age, Ages};
@@ -515,7 +515,18 @@ impl Supervisor {
         }
         let pathless = "is a path, a unikernel's name is needed";
         match command {
-            Command::Unikernel(UnikernelCommand::Info(())) => self.info(&asker, &name),
+            Command::Unikernel(UnikernelCommand::Info(())) => {
+                let answer = Success::UnikernelInfo(self.running(&name));
+                self.succeed(&asker, answer);
+            }
+            Command::Unikernel(UnikernelCommand::InfoOld5(())) => {
+                let answer = Success::OldUnikernelInfo5(reply::old5(self.running(&name)));
+                self.succeed(&asker, answer);
+            }
+            Command::Unikernel(UnikernelCommand::InfoOld4(())) => {
+                let answer = Success::OldUnikernelInfo4(reply::old4(self.running(&name)));
+                self.succeed(&asker, answer);
+            }
             Command::Unikernel(UnikernelCommand::Get(level)) => self.get(&asker, &name, level),
             Command::Unikernel(
                 UnikernelCommand::Create(_)
@@ -552,7 +563,8 @@ impl Supervisor {
         }
     }
 
-    fn info(&mut self, asker: &Asker, name: &Name) {
+    /// What is told of the running unikernels that `name` covers.
+    fn running(&self, name: &Name) -> Vec<NamedInfo> {
         let running = self
             .unikernels
             .iter()
@@ -565,8 +577,7 @@ impl Supervisor {
                 }),
                 _ => None,
             });
-        let answer = reply::unikernels(name, running);
-        self.succeed(asker, answer);
+        reply::unikernels(name, running)
     }
 
     fn get(&mut self, asker: &Asker, name: &Name, level: Int) {

@@ -1,12 +1,16 @@
 //! The state file: what survives a restart of the supervisor.
 //!
 //! Images are not in it, they are in the image store under their digest. albatross's own state files (WIRE 6.1)
-//! use the context tags 0 to 7; ours is [64].
+//! use the context tags 0 to 7, see [`albatross`]; ours is [64].
+
+pub mod albatross;
 
 use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
 use super::domain::{self, DomainError};
-use super::{Config as WireConfig, Int, NamedPolicy, Octets, Text, WireError};
+use super::{
+    Config as WireConfig, Int, NamedPolicy, Octets, Text, WireError, decode_canonical, encode,
+};
 use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::supervisor::{Age, Ages};
@@ -34,6 +38,8 @@ pub enum StateError {
     Digest(String),
     /// The serial number of a certificate is too long (of this path).
     Serial(String),
+    /// A name that is there twice.
+    Duplicate(String),
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
@@ -82,19 +88,17 @@ impl State {
             policy: policy.into(),
         });
         let (ages, forgotten) = self.ages.recorded();
-        rasn::der::encode(&StateFile::Petrel(Petrel1 {
+        encode(&StateFile::Petrel(Petrel1 {
             unikernels: unikernels.collect(),
             policies: policies.collect(),
             ages: written_ages(&ages),
             forgotten: written_ages(&forgotten),
         }))
-        .map_err(|error| WireError::Grammar(error.to_string()))
     }
 
     /// Reads the content of a state file.
     pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
-        let StateFile::Petrel(file) = rasn::der::decode(octets)
-            .map_err(|error| StateError::Wire(WireError::Grammar(error.kind.to_string())))?;
+        let StateFile::Petrel(file) = decode_canonical(octets).map_err(StateError::Wire)?;
         let unikernels = file.unikernels.iter().map(|entry| {
             let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
             let digest = entry.digest.0.as_slice().try_into().map(ImageDigest);
@@ -159,6 +163,7 @@ impl std::fmt::Display for StateError {
                 "entry '{}': the serial number is too long",
                 name.escape_default()
             ),
+            Self::Duplicate(name) => write!(f, "entry '{name}': it is there twice"),
         }
     }
 }
