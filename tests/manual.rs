@@ -22,7 +22,7 @@ use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::supervisor::{
-    MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, Age, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::Config;
@@ -295,6 +295,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} images", host::MAX_COMPRESSING),
         format!("{MAX_WAITING} requests"),
         format!("{MAX_POLICIES} policies"),
+        format!("{MAX_POLICIES} tenants"),
+        format!("{} of newer certificates", time(AGE_STEP)),
+        format!("{} octets in a serial number", Age::MAX_SERIAL),
         format!("{} of silence", time(host::IDLE)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
@@ -363,6 +366,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_PATH} certificates"),
         handshake,
         label,
+        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!(
+            "{} in a file of revocation lists",
+            size(endpoint::MAX_LIST_FILE)
+        ),
+        format!("{} revocation lists", endpoint::MAX_LISTS),
     ];
     let console = vec![
         format!("{} lines of a console", ring::LINES),
