@@ -601,7 +601,10 @@ fn console_lines_are_printed_as_they_come() {
         let line = format!("console 1970-01-01T00:00:0{second}-00:00: a\\027\\255\\\"\\\\");
         assert_eq!(running.line(), line);
     }
-    assert_eq!(running.end().code(), 0);
+    // The daemon goes: nobody wanted that.
+    let ended = running.end();
+    assert_eq!(ended.code(), 121);
+    assert!(ended.stderr.contains("broken off"), "{ended:?}");
     let asked = Command::Console(ConsoleCommand::Subscribe(SinceCount::Count(Int::new(7))));
     assert_eq!(daemon.result().payload, Payload::Command(asked));
 }

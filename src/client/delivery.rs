@@ -10,19 +10,20 @@ use super::conversation::converse;
 use super::destination::{Destination, Keys, parse};
 use super::display::Output;
 use super::error::ClientError;
-use super::preflight;
-use super::request::{Body, REMOTE_LEVEL, Request};
+use super::request::{Body, Order, REMOTE_LEVEL, Request, image_for};
+use super::source::Source;
 use super::tls;
 use super::transport::Transport;
 use crate::authority::{
-    Certificate, Issuer, Key, Profile, Validity, check_policy, common_name, read_chain, to_pem,
-    write_request,
+    Certificate, Issuer, Key, KeyType, Profile, Validity, check_policy, common_name, file_stem,
+    read_chain, to_pem, write_request,
 };
 use crate::chain::verify::{Anchor, Usage, verify};
-use crate::chain::{is_followed_by_stream, route};
+use crate::chain::{self, Leaf, is_followed_by_stream, route};
 use crate::name::Name;
+use crate::unikernel::ImageDigest;
 use crate::wire::frame::frame;
-use crate::wire::{Command, Message, PolicyCommand, UnikernelCommand};
+use crate::wire::{BlockCommand, Command, Message, PolicyCommand, UnikernelCommand};
 
 /// How long the certificate of a single command is valid.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(300);
@@ -30,10 +31,21 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(300);
 /// The common name that stands for the issuing path itself (WIRE 10.3).
 const PATH_ITSELF: &str = ".";
 
+/// Has an order carried out, its second part only if the first one was.
+pub(super) fn carry_out(order: Order, output: &mut Output) -> Result<(), ClientError> {
+    let first = deliver(order.request, &order.destination, output);
+    match (first, order.then) {
+        (Ok(()) | Err(ClientError::Printed), Some(then)) => {
+            deliver(then, &order.destination, output)
+        }
+        (outcome, _) => outcome,
+    }
+}
+
 /// Carries `request` to its destination, and shows what comes of it.
-pub(super) fn deliver(
-    request: &Request,
-    destination: Destination,
+fn deliver(
+    request: Request,
+    destination: &Destination,
     output: &mut Output,
 ) -> Result<(), ClientError> {
     let message = || {
@@ -46,35 +58,57 @@ pub(super) fn deliver(
             output.hexdump(&message()?)?;
             Err(ClientError::Printed)
         }
-        Destination::Local(path) => {
+        Destination::Local(path, program) => {
             let opening = frame(&message()?).map_err(ClientError::Receive)?;
-            let socket = UnixStream::connect(&path).map_err(|error| {
-                ClientError::Unreachable(format!("'{}'", path.display()), error)
-            })?;
+            let socket = UnixStream::connect(path)
+                .map_err(|error| ClientError::Unreachable(program, path.clone(), error))?;
             let transport = Transport::Local(socket);
-            converse(transport, &opening, &request.command, &request.body, output)
+            converse(transport, &opening, &request.command, request.body, output)
         }
-        Destination::Request(key_type) => {
-            let name = subject(&request.name, &request.command, true)?;
-            let (file, key) = write_request("".as_ref(), &name, &request.command, None, key_type)?;
-            output.line(&format!(
-                "signing request {} key {}",
-                file.display(),
-                key.display()
-            ))
-        }
+        Destination::Request(key_type) => request_signature(&request, *key_type, output),
         Destination::PrintChain(keys) => {
-            let (chain, _) = own_chain(request, &keys, output)?;
+            let (chain, _) = own_chain(&request, keys, output)?;
             output.text(&to_pem(&chain))?;
             Err(ClientError::Printed)
         }
         Destination::Remote(place, keys) => {
-            let (chain, key) = own_chain(request, &keys, output)?;
+            let (chain, key) = own_chain(&request, keys, output)?;
             let anchors = read_chain(&keys.server_authority)?;
-            let transport = connect(&place, &chain, &key, &anchors)?;
-            converse(transport, &[], &request.command, &request.body, output)
+            let transport = connect(place, &chain, &key, &anchors)?;
+            converse(transport, &[], &request.command, request.body, output)
         }
     }
+}
+
+/// Writes a signing request, and says what is to be done with it.
+fn request_signature(
+    request: &Request,
+    key_type: KeyType,
+    output: &mut Output,
+) -> Result<(), ClientError> {
+    let name = subject(&request.name, &request.command, true)?;
+    let image = request.image.as_ref();
+    let (file, key) = write_request("".as_ref(), &name, &request.command, image, key_type)?;
+    let (file, key) = (file.display(), key.display());
+    output.line(&format!("signing request {file} key {key}"))?;
+    let stream = match (&request.body, &request.command) {
+        (Body::None, _) => String::new(),
+        (Body::File(data, _), Command::Block(_)) => format!(" --data {}", data.path().display()),
+        (Body::File(image, _), _) => format!(" --image {}", image.path().display()),
+    };
+    if let (Body::File(file, _), Some(digest)) = (&request.body, image) {
+        output.line(&format!("image {} sha256 {digest}", file.path().display()))?;
+    }
+    output.line(&format!(
+        "next, by the authority: petrel sign CACERT DB CAKEY {file}"
+    ))?;
+    let certificate = format!("{}.pem", file_stem(&name));
+    output.line(&match request.command {
+        Command::Policy(PolicyCommand::Add(_)) => {
+            format!("then: petrel COMMAND -d HOST --ca {certificate} --ca-key {key}")
+        }
+        _ => format!("then: petrel certificate -d HOST{stream} {certificate} {key}"),
+    })
 }
 
 /// `certificate`: has the command of a signed certificate carried out.
@@ -94,7 +128,15 @@ pub(super) fn certificate(
             arguments.cert.display()
         )));
     };
-    let body = body_of(&command, arguments)?;
+    let digest = chain::Certificate::read(&leaf.der)
+        .and_then(|leaf| leaf.image_digest().map_err(|error| error.to_string()))
+        .map_err(|why| {
+            ClientError::Usage(format!(
+                "the certificate in '{}': {why}",
+                arguments.cert.display()
+            ))
+        })?;
+    let body = body_of(&command, digest.as_ref(), arguments)?;
     if arguments.destination == "-" {
         output.text(&to_pem(&chain))?;
         return Err(ClientError::Printed);
@@ -102,51 +144,80 @@ pub(super) fn certificate(
     let place = parse(&arguments.destination)?;
     let anchors = read_chain(&arguments.server_ca)?;
     let transport = connect(&place, &chain, &key, &anchors)?;
-    converse(transport, &[], &command, &body, output)
+    converse(transport, &[], &command, body, output)
 }
 
-/// What has to follow the certificate: an image, if it creates a unikernel and has none inside.
-fn body_of(command: &Command, arguments: &arguments::Certificate) -> Result<Body, ClientError> {
-    let config = match command {
+/// What has to follow the certificate: an image, if it creates a unikernel and has none inside, or the content of a
+/// block device.
+fn body_of(
+    command: &Command,
+    digest: Option<&ImageDigest>,
+    arguments: &arguments::Certificate,
+) -> Result<Body, ClientError> {
+    let kind = route(command).kind;
+    let refused = |why: String| Err(ClientError::Usage(why));
+    let useless = |option: &str, purpose: &str| {
+        refused(format!(
+            "{option} is of use only with a certificate that {purpose}, this one's command is '{kind}'"
+        ))
+    };
+    let missing = |option: &str, what: &str| {
+        ClientError::Usage(format!(
+            "the command of the certificate is '{kind}': give {what} with {option}"
+        ))
+    };
+    let (image, data) = (arguments.image.as_deref(), arguments.data.as_deref());
+    let takes_image = matches!(
+        command,
+        Command::Unikernel(UnikernelCommand::Create(_) | UnikernelCommand::ForceCreate(_))
+    ) && is_followed_by_stream(command);
+    let takes_data = matches!(command, Command::Block(BlockCommand::Set(_)));
+    if image.is_some() && !takes_image {
+        return useless(
+            "--image",
+            "creates a Solo5 unikernel without having its image inside",
+        );
+    }
+    if data.is_some() && !takes_data {
+        return useless("--data", "sets the content of a block device");
+    }
+    let (file, compressed) = match command {
         Command::Unikernel(
             UnikernelCommand::Create(config) | UnikernelCommand::ForceCreate(config),
-        ) if is_followed_by_stream(command) => config,
-        _ if arguments.image.is_some() => {
-            return Err(ClientError::Usage(
-                "--image is of use only with a certificate that creates a unikernel without having its image inside"
-                    .to_owned(),
-            ));
+        ) if takes_image => {
+            let image = image.ok_or_else(|| missing("--image", "its image"))?;
+            (image_for(image, config, digest)?, config.compressed)
+        }
+        Command::Block(BlockCommand::Set(compressed)) => {
+            let data = data.ok_or_else(|| missing("--data", "the content"))?;
+            (Source::open(data)?, *compressed)
         }
         _ if is_followed_by_stream(command) => {
-            return Err(ClientError::Usage(format!(
-                "the certificate's command ({}) needs data that cannot be sent here",
-                route(command).kind
-            )));
+            return refused(format!(
+                "the command of the certificate is '{kind}' in the form of an old release: its image cannot be sent here"
+            ));
+        }
+        _ if arguments.compression_level.is_some() => {
+            return useless("--compression-level", "is followed by an image or content");
         }
         _ => return Ok(Body::None),
     };
-    let image = arguments.image.clone().ok_or_else(|| {
-        ClientError::Usage(
-            "the certificate creates a unikernel: give its image with --image".to_owned(),
-        )
-    })?;
-    preflight::image_of(&image, config)?;
-    let level = match (config.compressed, arguments.compression_level) {
+    let level = match (compressed, arguments.compression_level) {
         (false, None | Some(0)) => 0,
         (true, None) => REMOTE_LEVEL,
         (true, Some(level @ 1..)) => level,
         (announced, Some(_)) => {
-            return Err(ClientError::Usage(format!(
-                "--compression-level does not fit: the certificate announces {} image",
+            return refused(format!(
+                "--compression-level does not fit: the certificate announces {} stream",
                 if announced {
                     "a compressed"
                 } else {
                     "an uncompressed"
                 }
-            )));
+            ));
         }
     };
-    Ok(Body::Image(image, level))
+    Ok(Body::File(file, level))
 }
 
 /// A fresh key, its certificate, and those above it; checked against the policy it is issued under.
@@ -164,7 +235,7 @@ fn own_chain(
     let leaf = issuer.issue(
         common_name(&name),
         &key.public_key_info(),
-        &Profile::Client(request.command.clone(), None),
+        &Profile::Client(request.command.clone(), request.image),
         validity,
     )?;
     let chain = [&[leaf], issuer.chain()].concat();
@@ -210,6 +281,10 @@ fn subject(name: &Name, command: &Command, for_request: bool) -> Result<String, 
         Command::Policy(PolicyCommand::Remove(())) => {
             refused("a policy is removed on the host itself only".to_owned())
         }
+        _ if route(command).leaf == Leaf::Never => refused(format!(
+            "'{}' is carried out on the host itself only",
+            route(command).kind
+        )),
         _ if name.path().is_root() => Ok(name
             .label()
             .map_or_else(|| PATH_ITSELF.to_owned(), ToString::to_string)),
