@@ -567,6 +567,46 @@ mod tests {
     }
 
     #[test]
+    fn an_alert_has_its_exit_code() {
+        use AlertDescription as A;
+        let code = |alert| {
+            let error = rustls::Error::AlertReceived(alert);
+            ConnectError::from(io::Error::new(ErrorKind::InvalidData, error)).exit_code()
+        };
+        for alert in REJECTIONS {
+            assert_eq!(code(alert), 119, "{alert:?}");
+        }
+        for alert in [
+            A::UnexpectedMessage,
+            A::BadRecordMac,
+            A::HandshakeFailure,
+            A::IllegalParameter,
+            A::DecodeError,
+            A::ProtocolVersion,
+            A::InternalError,
+            A::UserCanceled,
+            A::UnrecognisedName,
+            A::Unknown(255),
+        ] {
+            assert_eq!(code(alert), 121, "{alert:?}");
+        }
+        for (error, code) in [
+            (
+                ConnectError::NotTrusted(Untrusted::Tenant(String::new())),
+                120,
+            ),
+            (
+                ConnectError::Resolve(String::new(), ErrorKind::NotFound.into()),
+                122,
+            ),
+            (ConnectError::Connect(String::new(), Vec::new()), 122),
+            (ConnectError::Identity(rustls::Error::DecryptError), 124),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error}");
+        }
+    }
+
+    #[test]
     fn the_two_families_are_tried_in_turn() {
         let addresses = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "2.2.2.2:1"];
         let parsed = addresses.iter().map(|text| text.parse().unwrap());
