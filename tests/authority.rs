@@ -245,9 +245,9 @@ fn an_authority_two_levels_down_signs_with_its_file_as_it_is() {
     expect(
         &folder.path(""),
         0,
-        &["sign", "team.pem", "db", "team.key", "..req"],
+        &["sign", "team.pem", "db", "team.key", "_path.req"],
     );
-    let path = read_chain(&folder.path("..pem")).unwrap();
+    let path = read_chain(&folder.path("_path.pem")).unwrap();
     let path: Vec<_> = path
         .into_iter()
         .map(|certificate| certificate.der)
