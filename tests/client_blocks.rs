@@ -110,6 +110,16 @@ fn a_device_with_data_is_created_and_then_filled() {
 }
 
 #[test]
+fn both_commands_of_a_device_with_data_are_printed() {
+    let folder = folder("create-print");
+    folder.file("content", "x");
+    let create = ["create-block", "data", "1", "--data=content", "--socket=-"];
+    let ended = expect(&folder.path(""), 121, &create);
+    let beginnings = ended.stdout.matches("00000000  30 ").count();
+    assert_eq!(beginnings, 2, "{ended:?}");
+}
+
+#[test]
 fn a_device_that_could_not_be_created_is_not_filled() {
     let folder = folder("create-refused");
     folder.file("content", "x");

@@ -93,7 +93,7 @@ macro_rules! command {
             pub(in crate::client) color: Option<()>,
         }
 
-        #[allow(dead_code, reason = "generate has nothing more to say, and an alias has what its command has")]
+        #[allow(dead_code, reason = "generate has nothing more to say")]
         impl $type {
             pub(in crate::client) fn common(&self) -> Common {
                 Common {

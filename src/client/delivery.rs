@@ -10,7 +10,7 @@ use super::conversation::converse;
 use super::destination::{Destination, Keys, parse};
 use super::display::Output;
 use super::error::ClientError;
-use super::request::{Body, Order, REMOTE_LEVEL, Request, image_for};
+use super::request::{Body, Order, REMOTE_LEVEL, Request};
 use super::source::Source;
 use super::tls;
 use super::transport::Transport;
@@ -21,7 +21,7 @@ use crate::authority::{
 use crate::chain::verify::{Anchor, Usage, verify};
 use crate::chain::{self, Leaf, is_followed_by_stream, route};
 use crate::name::Name;
-use crate::unikernel::ImageDigest;
+use crate::unikernel::{Config, ImageDigest};
 use crate::wire::frame::frame;
 use crate::wire::{BlockCommand, Command, Message, PolicyCommand, UnikernelCommand};
 
@@ -186,7 +186,9 @@ fn body_of(
             UnikernelCommand::Create(config) | UnikernelCommand::ForceCreate(config),
         ) if takes_image => {
             let image = image.ok_or_else(|| missing("--image", "its image"))?;
-            (image_for(image, config, digest)?, config.compressed)
+            let wanted =
+                Config::try_from(config).map_err(|error| ClientError::Usage(error.to_string()))?;
+            (Source::image(image, &wanted, digest)?, config.compressed)
         }
         Command::Block(BlockCommand::Set(compressed)) => {
             let data = data.ok_or_else(|| missing("--data", "the content"))?;

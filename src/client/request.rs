@@ -7,7 +7,7 @@ use super::settings::{Settings, cpus};
 use super::source::Source;
 use crate::name::{Name, Path};
 use crate::policy::Policy;
-use crate::unikernel::{Config, ImageDigest, Kind};
+use crate::unikernel::{ImageDigest, Kind};
 use crate::wire::{
     BlockCommand, Command, ConsoleCommand, PolicyCommand, Restart, SinceCount, StatsAdd,
     StatsCommand, Timestamp, UnikernelCommand,
@@ -205,8 +205,7 @@ fn labelled(name: Name) -> Result<Name, ClientError> {
 fn create(sub: arguments::Create, options: &DestinationOptions) -> Result<Request, ClientError> {
     let config = sub.settings().config(sub.typ)?;
     let name = labelled(sub.name)?;
-    let mut image = Source::open(&sub.image)?;
-    image.check_manifest(&config)?;
+    let mut image = Source::image(&sub.image, &config, None)?;
     let level = sub.compression_level.unwrap_or(options.level());
     let (compressed, digest, body) = match sub.typ {
         Kind::Bhyve => (false, None, Body::None),
@@ -340,25 +339,4 @@ impl DestinationOptions {
             LOCAL_LEVEL
         }
     }
-}
-
-/// The image that follows the command of a certificate: opened, and fit for its record and digest.
-pub(super) fn image_for(
-    path: &std::path::Path,
-    record: &crate::wire::Config,
-    digest: Option<&ImageDigest>,
-) -> Result<Source, ClientError> {
-    let config = Config::try_from(record).map_err(|error| ClientError::Usage(error.to_string()))?;
-    let mut image = Source::open(path)?;
-    if let Some(expected) = digest {
-        let found = image.digest()?;
-        if found != *expected {
-            return Err(ClientError::Image(
-                path.to_owned(),
-                format!("its SHA-256 is {found}, but the certificate is for {expected} only"),
-            ));
-        }
-    }
-    image.check_manifest(&config)?;
-    Ok(image)
 }

@@ -45,6 +45,26 @@ impl Source {
         Ok(source)
     }
 
+    /// Opens an image that must fit the configuration, and be the one with this digest if there is one.
+    pub(super) fn image(
+        path: &Path,
+        config: &Config,
+        digest: Option<&ImageDigest>,
+    ) -> Result<Self, ClientError> {
+        let mut image = Self::open(path)?;
+        if let Some(expected) = digest {
+            let found = image.digest()?;
+            if found != *expected {
+                return Err(ClientError::Image(
+                    path.to_owned(),
+                    format!("its SHA-256 is {found}, but the certificate is for {expected} only"),
+                ));
+            }
+        }
+        image.check_manifest(config)?;
+        Ok(image)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -56,7 +76,7 @@ impl Source {
 
     /// Whether the manifest declares exactly the devices of `config`. Of a BHyve machine's image only its presence
     /// matters.
-    pub(super) fn check_manifest(&mut self, config: &Config) -> Result<(), ClientError> {
+    fn check_manifest(&mut self, config: &Config) -> Result<(), ClientError> {
         if config.kind == Kind::Bhyve {
             return Ok(());
         }
