@@ -75,6 +75,28 @@ fn with_tenant(test: &str) -> Folder {
     folder
 }
 
+/// Writes `name.pem`, issued by the tenant, and its key.
+fn issue(folder: &Folder, name: &str, profile: &Profile) {
+    let key_file = folder.path(&format!("{name}.key"));
+    let (key, _) = Key::reuse_or_generate(&key_file, KeyType::Ed25519).unwrap();
+    let issuer = Issuer::load(&folder.path("tenant.pem"), &folder.path("tenant.key")).unwrap();
+    let certificate = issuer
+        .issue(
+            common_name(name),
+            &key.public_key_info(),
+            profile,
+            Validity::days(time::OffsetDateTime::now_utc(), 1).unwrap(),
+        )
+        .unwrap();
+    let chain = to_pem([&certificate, issuer.certificate()]);
+    folder.file(&format!("{name}.pem"), chain);
+}
+
+/// Writes `web.pem`, which carries `command` and perhaps fixes an image, and its key.
+fn issue_command(folder: &Folder, command: Command, image: Option<ImageDigest>) {
+    issue(folder, "web", &Profile::Client(command, image));
+}
+
 fn der(chain: &[Certificate]) -> Vec<CertificateDer<'static>> {
     chain
         .iter()
@@ -322,19 +344,7 @@ fn each_side_that_is_not_trusted_has_its_exit_code() {
 #[test]
 fn a_tenant_cannot_play_the_server() {
     let folder = with_tenant("tenant-server");
-    let key = Key::reuse_or_generate(&folder.path("fake.key"), KeyType::Ed25519);
-    let (key, _) = key.unwrap();
-    let issuer = Issuer::load(&folder.path("tenant.pem"), &folder.path("tenant.key")).unwrap();
-    let certificate = issuer
-        .issue(
-            common_name("server"),
-            &key.public_key_info(),
-            &Profile::Server,
-            Validity::days(time::OffsetDateTime::now_utc(), 1).unwrap(),
-        )
-        .unwrap();
-    let chain = to_pem([&certificate, issuer.certificate()]);
-    folder.file("fake.pem", chain);
+    issue(&folder, "fake", &Profile::Server);
     let (place, _) = endpoint(&folder, "fake", "cacert.pem", |_| ());
     let ended = expect(
         &folder.path(""),
@@ -666,22 +676,6 @@ fn the_certificate_of_a_path_has_files_that_are_seen() {
     assert!(ended.stdout.ends_with(": no unikernels\n"), "{ended:?}");
 }
 
-/// Writes `web.pem`, which carries `command` and perhaps fixes an image, and its key.
-fn issue(folder: &Folder, command: Command, image: Option<ImageDigest>) {
-    let key_file = folder.path("web.key");
-    let (key, _) = Key::reuse_or_generate(&key_file, KeyType::Ed25519).unwrap();
-    let issuer = Issuer::load(&folder.path("tenant.pem"), &folder.path("tenant.key")).unwrap();
-    let certificate = issuer
-        .issue(
-            common_name("web"),
-            &key.public_key_info(),
-            &Profile::Client(command, image),
-            Validity::days(time::OffsetDateTime::now_utc(), 1).unwrap(),
-        )
-        .unwrap();
-    folder.file("web.pem", to_pem([&certificate, issuer.certificate()]));
-}
-
 #[test]
 fn a_certificate_takes_only_the_image_it_is_for() {
     let folder = with_tenant("fixed");
@@ -689,7 +683,7 @@ fn a_certificate_takes_only_the_image_it_is_for() {
     fs::copy(support::guest("hello.spt"), folder.path("other")).unwrap();
     expect(&folder.path(""), 0, &["create", "web", "image", "--csr"]);
     let command = Request::read(&folder.path("web.req")).unwrap().command;
-    issue(&folder, command.unwrap(), Some(digest(&good)));
+    issue_command(&folder, command.unwrap(), Some(digest(&good)));
     // Nobody listens there: it is refused before.
     let certificate = ["certificate", "web.pem", "web.key", "-d"];
     let wrong = [&certificate[..], &["127.0.0.1:1", "--image=other"]].concat();
@@ -720,7 +714,7 @@ fn a_certificate_for_the_content_of_a_device_sends_it() {
     let folder = with_tenant("device");
     folder.file("content", vec![7; 100_000]);
     for compressed in [false, true] {
-        issue(&folder, Command::Block(BlockCommand::Set(compressed)), None);
+        issue_command(&folder, Command::Block(BlockCommand::Set(compressed)), None);
         let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
             let octets = upload(stream);
             tell(stream, success("set block device"));
@@ -748,7 +742,7 @@ fn a_certificate_for_the_content_of_a_device_sends_it() {
 fn options_of_no_use_to_a_certificate_are_refused() {
     let folder = with_tenant("useless");
     image(&folder, 0);
-    issue(&folder, INFO, None);
+    issue_command(&folder, INFO, None);
     for option in ["--image=image", "--data=image", "--compression-level=3"] {
         let arguments = [
             "certificate",
@@ -827,7 +821,7 @@ fn a_certificate_shows_answers_of_every_kind() {
     ];
     for (command, answers, code, shown) in cases {
         let folder = with_tenant("shown");
-        issue(&folder, command, None);
+        issue_command(&folder, command, None);
         let (place, _) = endpoint(&folder, "server", "cacert.pem", |stream| {
             for answer in answers {
                 tell(stream, answer);
