@@ -13,10 +13,9 @@ use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 
 use client::{
-    Daemon, answer, command, downloads, expect, failure, folder, image, local, petrel, say,
-    success, upload, zlib,
+    Daemon, answer, command, downloads, expect, failure, folder, image, inflated, local, petrel,
+    say, success, upload, zlib,
 };
-use flate2::read::ZlibDecoder;
 use petrel::name::Name;
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{
@@ -390,11 +389,7 @@ fn create_streams_the_image_after_the_command() {
         let guest_arguments = ["--ipv4=10.0.0.2/24".into(), "x".into()];
         assert_eq!(config.arguments.as_deref(), Some(&guest_arguments[..]));
         let octets = if compressed {
-            let mut plain = Vec::new();
-            ZlibDecoder::new(&octets[..])
-                .read_to_end(&mut plain)
-                .unwrap();
-            plain
+            inflated(&octets)
         } else {
             octets
         };
@@ -891,5 +886,27 @@ fn processes_are_added_to_the_statistics_and_removed() {
         assert!(ended.stdout.ends_with(&format!("success: {word}\n")));
         let asked = Payload::Command(Command::Statistics(asked));
         assert_eq!(daemon.result().payload, asked);
+    }
+}
+
+#[test]
+fn verbosity_tells_where_a_command_goes() {
+    let folder = folder("verbosity");
+    let place = "petrel: 'unikernel info' goes to './util/vmmd.sock'\n";
+    for (options, said) in [
+        (&[][..], false),
+        (&["-v"], true),
+        (&["-v", "-v"], true),
+        (&["--verbosity=info"], true),
+        (&["-v", "--verbosity", "warning"], false),
+        (&["-v", "-q", "--verbosity=debug"], false),
+        (&["--color=always"], false),
+    ] {
+        // There is no daemon.
+        let ended = local(&folder, 122, &[&["info"], options].concat());
+        assert_eq!(ended.stderr.starts_with(place), said, "{options:?}");
+    }
+    for wrong in ["--verbosity=loud", "--color=red"] {
+        local(&folder, 124, &["info", wrong]);
     }
 }

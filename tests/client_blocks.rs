@@ -12,10 +12,9 @@ use std::process::Command as Process;
 use std::sync::mpsc::channel;
 
 use client::{
-    Daemon, answer, command, daemon_of_several, downloads, expect, failure, folder, local, petrel,
-    say, success, upload, zlib,
+    Daemon, answer, command, daemon_of_several, downloads, expect, failure, folder, inflated,
+    local, petrel, say, success, upload, zlib,
 };
-use flate2::read::ZlibDecoder;
 use petrel::wire::{
     BlockCommand, BlockData, BlockDevice, Command, Data, Int, Message, Octets, Payload, Success,
 };
@@ -23,12 +22,6 @@ use support::{DEADLINE, Folder, Running, run};
 
 fn asked(command: BlockCommand) -> Payload {
     Payload::Command(Command::Block(command))
-}
-
-fn inflated(octets: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::new();
-    ZlibDecoder::new(octets).read_to_end(&mut plain).unwrap();
-    plain
 }
 
 #[test]

@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use client::{downloads, expect, failure, folder, image, success, upload};
-use flate2::read::ZlibDecoder;
+use client::{downloads, expect, failure, folder, image, inflated, success, upload};
 use petrel::authority::{
     Certificate, Issuer, Key, KeyType, Profile, Request, Validity, common_name, read_chain, to_pem,
 };
@@ -217,10 +216,7 @@ fn over_tls_an_image_is_streamed_compressed() {
     let sent = served.recv_timeout(DEADLINE).unwrap();
     // The zlib header of levels 7 to 9.
     assert_eq!(sent[..2], [0x78, 0xda]);
-    let mut octets = Vec::new();
-    ZlibDecoder::new(&sent[..])
-        .read_to_end(&mut octets)
-        .unwrap();
+    let octets = inflated(&sent);
     assert!(octets == fs::read(image).unwrap(), "the image differs");
 }
 
@@ -295,10 +291,7 @@ fn a_signed_certificate_is_used_with_its_image() {
     );
     run(0, &[&certificate[..], &["--image=image"]].concat());
     let sent = served.recv_timeout(DEADLINE).unwrap();
-    let mut octets = Vec::new();
-    ZlibDecoder::new(&sent[..])
-        .read_to_end(&mut octets)
-        .unwrap();
+    let octets = inflated(&sent);
     assert!(octets == fs::read(image).unwrap(), "the image differs");
 }
 
@@ -702,10 +695,7 @@ fn a_certificate_takes_only_the_image_it_is_for() {
     let right = [&certificate[..], &[&place, "--image=image"]].concat();
     expect(&folder.path(""), 0, &right);
     let sent = served.recv_timeout(DEADLINE).unwrap();
-    let mut octets = Vec::new();
-    ZlibDecoder::new(&sent[..])
-        .read_to_end(&mut octets)
-        .unwrap();
+    let octets = inflated(&sent);
     assert!(octets == fs::read(good).unwrap(), "the image differs");
 }
 

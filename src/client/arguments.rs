@@ -47,6 +47,8 @@ pub(super) enum Command {
 pub(super) struct Common {
     /// Whether warnings are said.
     pub(super) warnings: bool,
+    /// Whether it is said where a command goes.
+    pub(super) steps: bool,
     /// Whether everything is shown.
     pub(super) debug: bool,
 }
@@ -78,7 +80,7 @@ macro_rules! command {
         #[argh(subcommand, name = $name, help_triggers("-h", "--help"))]
         pub(in crate::client) struct $type {
             $($fields)*
-            /// say more; twice for everything
+            /// say where the command goes; twice: show everything
             #[argh(switch, short = 'v')]
             pub(in crate::client) verbose: u8,
             /// say no warnings
@@ -96,9 +98,17 @@ macro_rules! command {
         #[allow(dead_code, reason = "generate has nothing more to say")]
         impl $type {
             pub(in crate::client) fn common(&self) -> Common {
+                let verbosity = match (self.quiet, self.verbosity, self.verbose) {
+                    (true, ..) => Verbosity::ErrorsOnly,
+                    (false, Some(level), _) => level,
+                    (false, None, 0) => Verbosity::Usual,
+                    (false, None, 1) => Verbosity::Steps,
+                    (false, None, _) => Verbosity::Debug,
+                };
                 Common {
-                    warnings: !self.quiet && self.verbosity != Some(Verbosity::ErrorsOnly),
-                    debug: self.verbose >= 2 || self.verbosity == Some(Verbosity::Debug),
+                    warnings: verbosity >= Verbosity::Usual,
+                    steps: verbosity >= Verbosity::Steps,
+                    debug: verbosity >= Verbosity::Debug,
                 }
             }
         }

@@ -53,6 +53,7 @@ fn deliver(
             .encode()
             .map_err(ClientError::Encode)
     };
+    let kind = route(&request.command).kind;
     match destination {
         Destination::PrintMessage => {
             output.hexdump(&message()?)?;
@@ -60,6 +61,7 @@ fn deliver(
         }
         Destination::Local(path, program) => {
             let opening = frame(&message()?).map_err(ClientError::Receive)?;
+            output.step(&format!("'{kind}' goes to '{}'", path.display()));
             let socket = UnixStream::connect(path)
                 .map_err(|error| ClientError::Unreachable(program, path.clone(), error))?;
             let transport = Transport::Local(socket);
@@ -74,6 +76,7 @@ fn deliver(
         Destination::Remote(place, keys) => {
             let (chain, key) = own_chain(&request, keys, output)?;
             let anchors = read_chain(&keys.server_authority)?;
+            output.step(&format!("'{kind}' goes to {place} over TLS"));
             let transport = connect(place, &chain, &key, &anchors)?;
             converse(transport, &[], &request.command, request.body, output)
         }
@@ -143,6 +146,8 @@ pub(super) fn certificate(
     }
     let place = parse(&arguments.destination)?;
     let anchors = read_chain(&arguments.server_ca)?;
+    let kind = route(&command).kind;
+    output.step(&format!("'{kind}' goes to {place} over TLS"));
     let transport = connect(&place, &chain, &key, &anchors)?;
     converse(transport, &[], &command, body, output)
 }

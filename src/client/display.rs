@@ -35,6 +35,7 @@ impl Output {
             started,
             common: Common {
                 warnings: true,
+                steps: false,
                 debug: false,
             },
         }
@@ -104,6 +105,13 @@ impl Output {
     pub(super) fn warn(&self, text: &str) {
         if self.common.warnings {
             super::say(&format!("warning: {text}"));
+        }
+    }
+
+    /// What is done next.
+    pub(super) fn step(&self, text: &str) {
+        if self.common.steps {
+            super::say(text);
         }
     }
 

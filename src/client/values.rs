@@ -33,21 +33,24 @@ pub(super) fn level(text: &str) -> Result<u32, String> {
 }
 
 /// What `--verbosity` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verbosity {
     /// No warnings.
     ErrorsOnly,
     /// What is said anyway.
     Usual,
+    /// Also where a command goes.
+    Steps,
     /// Everything.
     Debug,
 }
 
-/// A level of the log; most make no difference here.
+/// A level of the log.
 pub(super) fn verbosity(text: &str) -> Result<Verbosity, String> {
     match text {
         "quiet" | "error" => Ok(Verbosity::ErrorsOnly),
-        "warning" | "info" => Ok(Verbosity::Usual),
+        "warning" => Ok(Verbosity::Usual),
+        "info" => Ok(Verbosity::Steps),
         "debug" => Ok(Verbosity::Debug),
         _ => Err("there are quiet, error, warning, info and debug".to_owned()),
     }

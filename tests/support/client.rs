@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use flate2::read::ZlibEncoder;
+use flate2::read::{ZlibDecoder, ZlibEncoder};
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{Message, Payload, Success};
 
@@ -61,6 +61,13 @@ pub fn downloads(folder: &Folder) -> Vec<PathBuf> {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.file_name().unwrap().to_string_lossy().contains(".2"))
         .collect()
+}
+
+/// What a zlib stream holds.
+pub fn inflated(octets: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    ZlibDecoder::new(octets).read_to_end(&mut plain).unwrap();
+    plain
 }
 
 /// A zlib stream.
