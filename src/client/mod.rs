@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod certificate;
 mod conversation;
 mod delivery;
 mod destination;
@@ -60,7 +61,7 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
         None => help(output),
         Some(Command::Generate(arguments)) => generate(&arguments, output),
         Some(Command::Sign(arguments)) => sign(&arguments, output),
-        Some(Command::Certificate(arguments)) => delivery::certificate(&arguments, output),
+        Some(Command::Certificate(arguments)) => certificate::carry_out(&arguments, output),
         Some(command) => {
             let order = request::read(command)?;
             output.set_verbosity(order.common);
