@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, MAX_FILE, Validity};
+use petrel::authority::{
+    AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, MAX_SERIAL, Validity,
+};
 use petrel::chain::MAX_PATH;
-use petrel::chain::verify::PathError;
+use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
 use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
 use petrel::console::{daemon as console, lines, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
@@ -20,7 +22,7 @@ use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::supervisor::{
-    MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, Age, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::Config;
@@ -41,9 +43,7 @@ const PAGES: [(&str, &str); 5] = [
 /// What every program has, whether its help lists it or not.
 const EVERYWHERE: [&str; 2] = ["--help", "--version"];
 
-/// Most intermediate certificates that webpki accepts, and most octets of a handshake message that rustls does: both
-/// keep these numbers to themselves.
-const WEBPKI_INTERMEDIATES: usize = 6;
+/// Most octets of a handshake message that rustls accepts, which keeps this number to itself.
 const RUSTLS_HANDSHAKE: usize = 0xffff;
 
 #[test]
@@ -116,9 +116,11 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
     let startup = Config::DEFAULT_STARTUP.to_string();
     let port = endpoint::PORT.to_string();
-    let cases: [(&str, &str, &str); 13] = [
+    let list = LIST_DAYS.to_string();
+    let cases: [(&str, &str, &str); 14] = [
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
+        ("petrel.1", "Fl -days Ar number\nWhen the list", &list),
         (
             "petrel.1",
             "Fl d , -destination Ar host Ns Op : Ns Ar port\nConnect",
@@ -261,7 +263,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let devices = format!("{} devices", Config::MAX_DEVICES);
     let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
     let chunk = format!("{} in a chunk", size(MAX_CHUNK));
-    let intermediates = format!("{WEBPKI_INTERMEDIATES} intermediate certificates");
+    let intermediates = format!("{MAX_INTERMEDIATES} intermediate certificates");
     let handshake = format!("{RUSTLS_HANDSHAKE} octets in a handshake message");
     let client = vec![
         label.clone(),
@@ -281,7 +283,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of validity", time(LEAF_LIFETIME)),
         format!("{} before now", time(LATENESS)),
         format!("{} days of validity", Validity::MAX_DAYS),
-        format!("{} in a PEM file", size(MAX_FILE)),
+        format!("{} in a file", size(MAX_FILE)),
+        format!("{MAX_SERIAL} octets in a serial number"),
+        format!("{} in an image", size(host::MAX_IMAGE)),
         format!(
             "{} octets in a name of generate",
             petrel::authority::MAX_FILE_NAME
@@ -299,6 +303,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} images", host::MAX_COMPRESSING),
         format!("{MAX_WAITING} requests"),
         format!("{MAX_POLICIES} policies"),
+        format!("{MAX_POLICIES} tenants"),
+        format!("{} of newer certificates", time(AGE_STEP)),
+        format!("{} octets in a serial number", Age::MAX_SERIAL),
         format!("{} of silence", time(host::IDLE)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
@@ -367,6 +374,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_PATH} certificates"),
         handshake,
         label,
+        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!(
+            "{} in a file of revocation lists",
+            size(endpoint::MAX_LIST_FILE)
+        ),
+        format!("{} revocation lists", endpoint::MAX_LISTS),
     ];
     let console = vec![
         format!("{} lines of a console", ring::LINES),

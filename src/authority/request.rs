@@ -6,11 +6,12 @@ use rcgen::{CertificateParams, DistinguishedName};
 use x509_parser::asn1_rs::{FromDer, Oid, oid};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::X509Extension;
 
 use super::certificate::{distinguished_name, last_common_name};
 use super::issue::{command_extension, image_extension};
 use super::{AuthorityError, Certificate, Key, KeyType, common_name, file};
-use crate::chain::EXTENSION;
+use crate::chain::{EXTENSION, IMAGE_EXTENSION, read_image_extension};
 use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
@@ -36,6 +37,8 @@ pub struct Request {
     pub public_key_info: Vec<u8>,
     /// The command asked for; `None` asks for the certificate of a server.
     pub command: Option<Command>,
+    /// The only image that may be created, if the request fixes it.
+    pub image: Option<ImageDigest>,
 }
 
 impl Request {
@@ -66,32 +69,21 @@ impl Request {
         })?;
         let information = &request.certification_request_info;
         let unusual = || refused("its subject is unusual: it should be one common name");
-        let mut extensions = Vec::new();
-        for attribute in information.attributes() {
-            if let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() {
-                extensions.extend(
-                    requested
-                        .extensions
-                        .iter()
-                        .filter(|extension| extension.oid == EXTENSION),
-                );
-            }
-        }
-        let command = match &extensions[..] {
-            [] => None,
-            [extension] => Some(
-                CertExtension::decode(extension.value)
-                    .map_err(AuthorityError::Command)?
-                    .command,
-            ),
-            _ => return Err(refused("it asks for several commands")),
-        };
+        let extensions = requested_extensions(&request);
+        let command = single(&extensions, &EXTENSION)?
+            .map(|value| CertExtension::decode(value).map_err(AuthorityError::Command))
+            .transpose()?
+            .map(|extension| extension.command);
+        let image = single(&extensions, &IMAGE_EXTENSION)?
+            .map(|value| read_image_extension(value).map_err(|error| refused(&error.to_string())))
+            .transpose()?;
         Ok(Self {
             subject: information.subject.as_raw().to_vec(),
             name: distinguished_name(&information.subject).ok_or_else(unusual)?,
             common_name: last_common_name(&information.subject).ok_or_else(unusual)?,
             public_key_info: information.subject_pki.raw.to_vec(),
             command,
+            image,
         })
     }
 
@@ -109,6 +101,37 @@ impl Request {
                 "its subject cannot be reproduced: it should be one common name".to_owned(),
             ))
         }
+    }
+}
+
+/// The extensions that a request asks for.
+pub(crate) fn requested_extensions<'a>(
+    request: &'a X509CertificationRequest<'a>,
+) -> Vec<&'a X509Extension<'a>> {
+    let attributes = request.certification_request_info.attributes().iter();
+    attributes
+        .filter_map(|attribute| match attribute.parsed_attribute() {
+            ParsedCriAttribute::ExtensionRequest(requested) => Some(&requested.extensions),
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}
+
+/// The value of the extension `wanted`, which must not be there twice.
+fn single<'a>(
+    extensions: &[&'a X509Extension<'a>],
+    wanted: &Oid<'_>,
+) -> Result<Option<&'a [u8]>, AuthorityError> {
+    let mut found = extensions
+        .iter()
+        .filter(|extension| extension.oid == *wanted);
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some(extension), None) => Ok(Some(extension.value)),
+        _ => Err(AuthorityError::Request(
+            "it asks for the same extension twice".to_owned(),
+        )),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use argh::FromArgs;
 
 use super::values::{Verbosity, color, level, number, verbosity};
-use crate::authority::KeyType;
+use crate::authority::{self, KeyType};
 
 /// Petrel's client: manages unikernels on this host, or on another one over TLS, and the certificates for that.
 #[derive(Debug, FromArgs)]
@@ -39,6 +39,8 @@ pub(super) enum Command {
     RemovePolicy(RemovePolicy),
     Certificate(Certificate),
     Sign(Sign),
+    Revoke(Revoke),
+    Show(Show),
     Generate(Generate),
 }
 
@@ -143,7 +145,7 @@ macro_rules! command_to_daemon {
                 /// authority of the server (cacert.pem)
                 #[argh(option, default = "PathBuf::from(\"cacert.pem\")")]
                 pub(in crate::client) server_ca: PathBuf,
-                /// type of our key: ed25519 (default), p256, p384, p521, rsa2048 or rsa4096
+                /// type of our key: ed25519 (default), p256, p384, rsa2048 or rsa4096
                 #[argh(option, default = "KeyType::default()")]
                 pub(in crate::client) key_type: KeyType,
             }
@@ -225,9 +227,48 @@ command! {
         /// days of validity; default 365 for a policy and a server, 1 for a command
         #[argh(option, from_str_fn(number))]
         pub(super) days: Option<u32>,
+        /// hours of validity, instead of days
+        #[argh(option, from_str_fn(number))]
+        pub(super) hours: Option<u32>,
         /// replace a certificate file that exists
         #[argh(switch)]
         pub(super) force: bool,
+    }
+}
+
+command! {
+    /// Revoke certificates: writes the authority's revocation list.
+    Revoke, "revoke", {
+        /// the authority's certificate
+        #[argh(positional)]
+        pub(super) cacert: PathBuf,
+        /// the authority's key
+        #[argh(positional)]
+        pub(super) key: PathBuf,
+        /// list of issued certificates
+        #[argh(positional)]
+        pub(super) db: PathBuf,
+        /// serial numbers or names of that list, or serial:HEX for any number; none to renew the list
+        #[argh(positional)]
+        pub(super) certificate: Vec<String>,
+        /// the revocation list (CACERT with .crl for .pem)
+        #[argh(option)]
+        pub(super) crl: Option<PathBuf>,
+        /// days until the list has to be renewed (30)
+        #[argh(option, default = "authority::LIST_DAYS", from_str_fn(number))]
+        pub(super) days: u32,
+    }
+}
+
+command! {
+    /// Show certificates, requests, revocation lists and state files in words.
+    Show, "show", {
+        /// files; without one, or for - after --, standard input
+        #[argh(positional)]
+        pub(super) file: Vec<PathBuf>,
+        /// certificates that are trusted
+        #[argh(option)]
+        pub(super) cacert: Option<PathBuf>,
     }
 }
 
@@ -249,7 +290,7 @@ command! {
         /// days of validity of the server's certificate (365)
         #[argh(option, default = "365", from_str_fn(number))]
         pub(super) server_days: u32,
-        /// type of new keys: ed25519 (default), p256, p384, p521, rsa2048 or rsa4096
+        /// type of new keys: ed25519 (default), p256, p384, rsa2048 or rsa4096
         #[argh(option, default = "KeyType::default()")]
         pub(super) key_type: KeyType,
         /// replace certificate files that exist; keys are always kept

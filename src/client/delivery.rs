@@ -119,7 +119,7 @@ fn own_chain(
 ) -> Result<(Vec<Certificate>, Key), ClientError> {
     let name = subject(&request.name, &request.command, false)?;
     let issuer = Issuer::load(&keys.authority, &keys.authority_key)?;
-    check_policy(&request.command, issuer.certificate().policy()?.as_ref())?;
+    check_policy(&request.command, &issuer.policies()?)?;
     let key = Key::generate(keys.key_type)?;
     let validity = Validity::from(output.started(), LEAF_LIFETIME)
         .ok_or_else(|| ClientError::Usage("this host's clock is beyond all dates".to_owned()))?;

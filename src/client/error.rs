@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::AuthorityError;
 use crate::command_line::USAGE;
+use crate::show::ShowError;
 use crate::wire::WireError;
 use crate::wire::frame::FrameError;
 
@@ -21,6 +22,8 @@ pub(super) enum ClientError {
     File(&'static str, PathBuf, io::Error),
     /// Keys, certificates or requests.
     Authority(AuthorityError),
+    /// A file cannot be shown (file, why).
+    Show(PathBuf, ShowError),
     /// The image does not fit what was asked for (image, why).
     Image(PathBuf, String),
     /// The message cannot be encoded.
@@ -81,6 +84,7 @@ impl ClientError {
             | Self::File(..)
             | Self::Changed(_)
             | Self::Authority(_)
+            | Self::Show(..)
             | Self::Image(..)
             | Self::Encode(_)
             | Self::NoCertificate
@@ -114,6 +118,7 @@ impl fmt::Display for ClientError {
                 write!(f, "cannot {what} '{}': {error}", path.display())
             }
             Self::Authority(error) => error.fmt(f),
+            Self::Show(path, error) => write!(f, "cannot show '{}': {error}", path.display()),
             Self::Image(path, why) => write!(f, "image '{}': {why}", path.display()),
             Self::Encode(error) => write!(f, "cannot encode the request: {error}"),
             Self::OwnChain(why) => write!(

@@ -171,9 +171,11 @@ pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
         }),
         Sub::AddPolicy(sub) => add_policy(sub),
         Sub::ReplacePolicy(sub) => add_policy(sub),
-        Sub::Certificate(_) | Sub::Sign(_) | Sub::Generate(_) => Err(ClientError::Usage(
-            "this command goes to no daemon".to_owned(),
-        )),
+        Sub::Certificate(_) | Sub::Sign(_) | Sub::Revoke(_) | Sub::Show(_) | Sub::Generate(_) => {
+            Err(ClientError::Usage(
+                "this command goes to no daemon".to_owned(),
+            ))
+        }
     }
 }
 
