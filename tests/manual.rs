@@ -15,7 +15,7 @@ use petrel::authority::{
 };
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
-use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, tls as client};
+use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
 use petrel::console::{daemon as console, lines, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::manifest::MAX_ENTRIES;
@@ -78,6 +78,12 @@ fn the_page_of_the_client_documents_the_options_of_each_command_and_no_others() 
         .collect();
     let same = documented["add-policy"].clone();
     documented.get_mut("replace-policy").unwrap().extend(same);
+    // A restart takes the settings of a create, and nothing else of it.
+    let mut settings = documented["create"].clone();
+    for other in ["--typ", "--force", "--compression-level"] {
+        assert!(settings.remove(other));
+    }
+    documented.get_mut("restart").unwrap().extend(settings);
 
     let listed: Vec<String> = help_text(program, &[])
         .split_once("\nCommands:\n")
@@ -268,6 +274,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} MB of memory", Policy::TOO_LITTLE_MEMORY + 1),
         chunk.clone(),
         format!("{} in an answer", size(MAX_ANSWER)),
+        format!("{} in an image", size(MAX_STORED_IMAGE)),
+        format!("{} in a dump", size(MAX_STORED_DUMP)),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),

@@ -2,21 +2,25 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod certificate;
 mod conversation;
 mod delivery;
 mod destination;
 mod display;
 mod download;
 mod error;
-mod preflight;
 mod request;
+mod settings;
+mod source;
+mod statistics;
+mod stored;
 pub mod tls;
 mod transport;
 mod upload;
 mod values;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use argh::FromArgs;
@@ -29,9 +33,9 @@ use arguments::{Arguments, Command};
 use display::Output;
 use error::ClientError;
 
-pub use conversation::MAX_ANSWER;
+pub use conversation::{MAX_ANSWER, MAX_STORED_DUMP};
 pub use delivery::LEAF_LIFETIME;
-pub use download::MAX_HEAD;
+pub use download::{MAX_HEAD, MAX_STORED_IMAGE};
 
 const PROGRAM: &str = "petrel";
 
@@ -43,11 +47,16 @@ pub fn main() -> i32 {
         Ok(()) => 0,
         Err(error) => {
             if let Some(text) = error.message() {
-                eprintln!("{PROGRAM}: {text}");
+                say(&text);
             }
             error.exit_code()
         }
     }
+}
+
+/// One message to standard error; that nobody reads it is no reason to die.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{PROGRAM}: {text}");
 }
 
 fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
@@ -57,14 +66,14 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
         Some(Command::Sign(arguments)) => sign(&arguments, output),
         Some(Command::Revoke(arguments)) => revoke(&arguments, output),
         Some(Command::Show(arguments)) => show(&arguments, output),
-        Some(Command::Certificate(arguments)) => delivery::certificate(&arguments, output),
+        Some(Command::Certificate(arguments)) => certificate::carry_out(&arguments, output),
         Some(command) => {
-            let (request, destination, options) = request::read(command)?;
-            output.set_verbosity(options);
-            if let Some(oddity) = request.oddity() {
+            let order = request::read(command)?;
+            output.set_verbosity(order.common);
+            if let Some(oddity) = order.oddity {
                 output.warn(oddity);
             }
-            delivery::deliver(&request, destination, output)
+            delivery::carry_out(order, output)
         }
     }
 }
