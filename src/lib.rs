@@ -19,6 +19,7 @@ pub mod wire; //          messages, their DER, frames, the state file
 // What is read from outside, pure.
 pub mod chain; //         a verified certificate path -> name, policies, command
 pub mod elf; //           ELF headers, as far as Solo5 looks at them
+pub mod inflate; //       compressed images
 pub mod manifest; //      a Solo5 image's target and devices
 
 // The programs.

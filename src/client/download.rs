@@ -1,15 +1,14 @@
 //! Receiving an image: it arrives inside one message, which may be larger than memory should hold.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-use flate2::bufread::ZlibDecoder;
 
 use super::conversation::{MAX_ANSWER, receive_error};
 use super::display::Output;
 use super::error::ClientError;
+use crate::inflate::Inflate;
 use crate::name::Name;
 use crate::wire::frame::{FrameError, length, read_prefix};
 use crate::wire::{Header, Message, VERSION, domain};
@@ -104,33 +103,39 @@ fn read_up_to(
 }
 
 fn store_compressed(image: impl Read, file: &mut File, path: &Path) -> Result<u64, ClientError> {
-    let mut decoder = ZlibDecoder::new(BufReader::new(image));
-    let stored = store(&mut decoder, file, path)?;
-    let rest = decoder.get_mut().fill_buf();
-    if rest
-        .map_err(|error| receive_error(error.into()))?
-        .is_empty()
-    {
-        Ok(stored)
-    } else {
-        Err(ClientError::Unexpected(
-            "octets after the end of the compressed image",
-        ))
-    }
+    let mut inflate = Inflate::default();
+    let mut stored = 0;
+    each_piece(image, |piece| {
+        inflate.write(piece, |plain| {
+            stored += plain.len() as u64;
+            file.write_all(plain)
+                .map_err(ClientError::file("write", path))
+        })
+    })?;
+    inflate.finish()?;
+    Ok(stored)
 }
 
 /// Copies to the end; the number of octets.
-fn store(mut image: impl Read, file: &mut File, path: &Path) -> Result<u64, ClientError> {
-    let mut piece = vec![0; PIECE];
+fn store(image: impl Read, file: &mut File, path: &Path) -> Result<u64, ClientError> {
     let mut stored = 0;
+    each_piece(image, |piece| {
+        stored += piece.len() as u64;
+        file.write_all(piece)
+            .map_err(ClientError::file("write", path))
+    })?;
+    Ok(stored)
+}
+
+fn each_piece(
+    mut image: impl Read,
+    mut take: impl FnMut(&[u8]) -> Result<(), ClientError>,
+) -> Result<(), ClientError> {
+    let mut piece = vec![0; PIECE];
     loop {
         match image.read(&mut piece) {
-            Ok(0) => return Ok(stored),
-            Ok(count) => {
-                file.write_all(&piece[..count])
-                    .map_err(ClientError::file("write", path))?;
-                stored += count as u64;
-            }
+            Ok(0) => return Ok(()),
+            Ok(count) => take(&piece[..count])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(receive_error(error.into())),
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::AuthorityError;
 use crate::command_line::USAGE;
+use crate::inflate::InflateError;
 use crate::wire::WireError;
 use crate::wire::frame::FrameError;
 
@@ -41,6 +42,8 @@ pub(super) enum ClientError {
     Receive(FrameError),
     /// The answer is none.
     Answer(WireError),
+    /// The image in the answer is not the zlib stream that it should be.
+    Inflate(InflateError),
     /// A message that makes no sense here.
     Unexpected(&'static str),
     /// The peer sent a command instead of an answer.
@@ -65,6 +68,7 @@ impl ClientError {
             Self::Send(_)
             | Self::Receive(_)
             | Self::Answer(_)
+            | Self::Inflate(_)
             | Self::Unexpected(_)
             | Self::NoAnswer
             | Self::Printed => 121,
@@ -96,6 +100,12 @@ impl From<AuthorityError> for ClientError {
     }
 }
 
+impl From<InflateError> for ClientError {
+    fn from(error: InflateError) -> Self {
+        Self::Inflate(error)
+    }
+}
+
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -119,6 +129,7 @@ impl fmt::Display for ClientError {
             Self::Send(error) => write!(f, "cannot send the request: {error}"),
             Self::Receive(error) => write!(f, "cannot receive the answer: {error}"),
             Self::Answer(error) => write!(f, "cannot read the answer: {error}"),
+            Self::Inflate(error) => write!(f, "unexpected answer: {error}"),
             Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
             Self::UnexpectedCommand => f.write_str("unexpected answer: a command"),
             Self::NoAnswer => f.write_str(

@@ -7,9 +7,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use flate2::{Decompress, FlushDecompress, Status};
 use sha2::{Digest as _, Sha256};
 
+use crate::inflate::{Inflate, InflateError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::unikernel::ImageDigest;
 
@@ -18,9 +18,6 @@ const FOLDER: &str = "image";
 
 /// What the names of files that are still being written begin with.
 const UNFINISHED: &str = ".new-";
-
-/// Octets uncompressed at a time.
-const PIECE: usize = 1 << 16;
 
 /// The images on disk.
 #[derive(Debug)]
@@ -37,12 +34,6 @@ pub struct Staging {
     size: u64,
     limit: u64,
     inflate: Option<Inflate>,
-}
-
-#[derive(Debug)]
-struct Inflate {
-    stream: Decompress,
-    ended: bool,
 }
 
 /// An image that is complete, but not yet in the store. Dropping it removes it.
@@ -69,12 +60,8 @@ pub enum ImageError {
     File(&'static str, PathBuf, io::Error),
     /// More octets than allowed, uncompressed.
     TooLarge(u64),
-    /// The zlib stream is damaged.
-    Damaged,
-    /// The zlib stream ends too early.
-    Incomplete,
-    /// Something follows the zlib stream.
-    Trailing,
+    /// Not the zlib stream that it should be.
+    Inflate(InflateError),
     /// Not a Solo5 image.
     Manifest(ManifestError),
 }
@@ -104,10 +91,7 @@ impl ImageStore {
             hash: Sha256::new(),
             size: 0,
             limit,
-            inflate: compressed.then(|| Inflate {
-                stream: Decompress::new(true),
-                ended: false,
-            }),
+            inflate: compressed.then(Inflate::default),
         })
     }
 
@@ -199,37 +183,19 @@ impl ImageStore {
 
 impl Staging {
     /// Takes the next piece.
-    pub fn write(&mut self, mut piece: &[u8]) -> Result<(), ImageError> {
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), ImageError> {
         let Some(mut inflate) = self.inflate.take() else {
             return self.keep(piece);
         };
-        let mut plain = vec![0; PIECE];
-        while !inflate.ended {
-            let (before_in, before_out) = (inflate.stream.total_in(), inflate.stream.total_out());
-            let status = inflate
-                .stream
-                .decompress(piece, &mut plain, FlushDecompress::None)
-                .map_err(|_| ImageError::Damaged)?;
-            let taken = difference(inflate.stream.total_in(), before_in);
-            let made = difference(inflate.stream.total_out(), before_out);
-            piece = piece.get(taken..).unwrap_or_default();
-            self.keep(plain.get(..made).unwrap_or_default())?;
-            inflate.ended = status == Status::StreamEnd;
-            if taken == 0 && made == 0 {
-                break;
-            }
-        }
-        if inflate.ended && !piece.is_empty() {
-            return Err(ImageError::Trailing);
-        }
+        inflate.write(piece, |plain| self.keep(plain))?;
         self.inflate = Some(inflate);
         Ok(())
     }
 
     /// Nothing follows: checks that the image is complete, and one of Solo5.
     pub fn finish(mut self) -> Result<Staged, ImageError> {
-        if self.inflate.as_ref().is_some_and(|inflate| !inflate.ended) {
-            return Err(ImageError::Incomplete);
+        if let Some(inflate) = self.inflate.take() {
+            inflate.finish()?;
         }
         let manifest = Manifest::read(&mut self.file.file).map_err(ImageError::Manifest)?;
         Ok(Staged {
@@ -250,11 +216,6 @@ impl Staging {
             .write_all(plain)
             .map_err(ImageError::file("write", &self.file.path))
     }
-}
-
-/// How far a counter of zlib's has moved; never more than the buffers' sizes.
-fn difference(now: u64, before: u64) -> usize {
-    usize::try_from(now - before).unwrap_or(usize::MAX)
 }
 
 impl Unfinished {
@@ -284,6 +245,12 @@ impl ImageError {
     }
 }
 
+impl From<InflateError> for ImageError {
+    fn from(error: InflateError) -> Self {
+        Self::Inflate(error)
+    }
+}
+
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -291,9 +258,7 @@ impl fmt::Display for ImageError {
             Self::TooLarge(limit) => {
                 write!(f, "the image has more than the {limit} octets allowed")
             }
-            Self::Damaged => f.write_str("the compressed image is damaged"),
-            Self::Incomplete => f.write_str("the compressed image is not complete"),
-            Self::Trailing => f.write_str("something follows the end of the compressed image"),
+            Self::Inflate(error) => error.fmt(f),
             Self::Manifest(error) => error.fmt(f),
         }
     }

@@ -4,6 +4,7 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod ledger;
 mod lifecycle;
 mod reply;
@@ -27,6 +28,7 @@ use crate::wire::{
     UnikernelCommand,
 };
 
+pub use blocks::{BlockDevices, BlockRefusal};
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal};
 pub use restart::Death;
 
@@ -583,10 +585,15 @@ impl Supervisor {
             .as_ref()
             .is_some_and(|recorded| recorded.at(path) == self.ledger.at(path));
         let claims = claims(&self.unikernels, &self.operations);
-        let allowed = self
-            .ledgers()
-            .try_for_each(|ledger| ledger.clone().set(path, policy.clone(), &claims).map(drop));
-        match allowed.and_then(|()| self.ledger.set(path, policy, &claims)) {
+        // None is ever made.
+        let devices = BlockDevices::default();
+        let allowed = self.ledgers().try_for_each(|ledger| {
+            let mut ledger = ledger.clone();
+            ledger
+                .set(path, policy.clone(), &claims, &devices)
+                .map(drop)
+        });
+        match allowed.and_then(|()| self.ledger.set(path, policy, &claims, &devices)) {
             Err(refusal) => self.refuse(&asker, &refusal),
             Ok(false) if recorded => self.tell(&asker, "no modification of policy", false),
             Ok(_) => self.persist(Written::Policy {
