@@ -146,6 +146,37 @@ fn broken_messages_are_refused() {
     differences.finish();
 }
 
+#[test]
+fn what_is_refused_is_named() {
+    let cases = [
+        ("3003020105", "malformed: it has no version"),
+        (
+            "30183010020104040800000000000000000c013aa104a0020500",
+            "protocol version 4, only 5 is spoken here",
+        ),
+        (
+            "30183010020105040800000000000000000c013aa104b4020500",
+            "malformed: Message.payload: an alternative of Success that is not known",
+        ),
+        (
+            "301830100201050408000000000000000013013aa104a0020500",
+            "malformed: Header.name: a value of another type than expected",
+        ),
+        (
+            "30183010020105040800000000000000000c013aa104a00205",
+            "malformed: it ends too early",
+        ),
+        (
+            "3081183010020105040800000000000000000c013aa104a0020500",
+            "malformed: not in the one form that DER allows",
+        ),
+    ];
+    for (octets, expected) in cases {
+        let error = Message::decode(&from_hex(octets)).unwrap_err();
+        assert_eq!(error.to_string(), expected, "{octets}");
+    }
+}
+
 /// Accepted with the same value, or refused, as recorded.
 fn like_albatross(entry: &Value, decoded: Result<Value, String>) -> Result<(), String> {
     match (entry["albatross"].as_str().unwrap(), decoded) {
