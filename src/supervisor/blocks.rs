@@ -121,3 +121,57 @@ impl fmt::Display for BlockRefusal {
 }
 
 impl std::error::Error for BlockRefusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(device: &str, host_device: Option<&str>) -> Block {
+        Block {
+            device: device.to_owned(),
+            host_device: host_device.map(str::to_owned),
+            sector_size: None,
+        }
+    }
+
+    #[test]
+    fn a_device_is_had_by_one_unikernel_at_its_own_path() {
+        let name = |text: &str| -> Name { text.parse().unwrap() };
+        let mut devices = BlockDevices::default();
+        devices.add(name("a:disk"), 5).unwrap();
+        assert_eq!(
+            devices.add(name("a:disk"), 6),
+            Err(BlockRefusal::Exists(name("a:disk")))
+        );
+        let owner = name("a:one");
+        let has = [block("disk", None)];
+        let running = [(&owner, &has[..])];
+        let admit = |path: &str, blocks: &[Block], running: &[(&Name, &[Block])]| {
+            let path = path.parse().unwrap();
+            devices.admit(&path, blocks, &running.iter().copied())
+        };
+        assert_eq!(admit("a", &has, &[]), Ok(()));
+        assert_eq!(admit("a", &[block("x", Some("disk"))], &[]), Ok(()));
+        let in_use = Err(BlockRefusal::InUse(name("a:disk")));
+        assert_eq!(admit("a", &has, &running), in_use);
+        assert_eq!(
+            admit("a", &[block("x", Some("disk")), block("disk", None)], &[]),
+            in_use
+        );
+        for (path, device) in [
+            ("a:b", "disk"),
+            ("", "disk"),
+            ("a", "DISK"),
+            ("a", "../disk"),
+        ] {
+            let missing = BlockRefusal::Missing(path.parse().unwrap(), device.to_owned());
+            assert_eq!(admit(path, &[block("x", Some(device))], &[]), Err(missing));
+        }
+        assert_eq!(
+            devices.remove(&name("a:disk"), running.iter().copied()),
+            Err(BlockRefusal::InUse(name("a:disk")))
+        );
+        assert_eq!(devices.remove(&name("a:disk"), [].into_iter()), Ok(()));
+        assert_eq!(devices.storage_below(&Path::ROOT), 0);
+    }
+}

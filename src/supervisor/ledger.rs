@@ -338,6 +338,36 @@ mod tests {
     }
 
     #[test]
+    fn block_devices_of_children_count_for_their_parent() {
+        let storage = |block| Policy {
+            block,
+            ..policy(3, 100)
+        };
+        let mut ledger: Ledger = [
+            (path("a"), storage(Some(10))),
+            (path("a:b"), storage(Some(10))),
+            (path("n"), storage(None)),
+        ]
+        .into_iter()
+        .collect();
+        let mut devices = BlockDevices::default();
+        devices.add(name("a:c:d"), 6).unwrap();
+        assert_eq!(
+            ledger.admit_block(&path("a:b"), 5, &devices),
+            Err(Refusal::Block(path("a"), 10, 6, 5))
+        );
+        assert_eq!(ledger.admit_block(&path("a:b"), 4, &devices), Ok(()));
+        assert_eq!(
+            ledger.admit_block(&path("n:x"), 1, &devices),
+            Err(Refusal::Forbidden(path("n"), Excess::Block(1, None)))
+        );
+        assert_eq!(
+            ledger.set(&path("a:c"), storage(Some(5)), &[], &devices),
+            Err(Refusal::InUse(path("a:c"), Excess::Block(6, Some(5))))
+        );
+    }
+
+    #[test]
     fn policies_nest() {
         let mut ledger = Ledger::default();
         assert_eq!(
