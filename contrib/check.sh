@@ -80,6 +80,15 @@ cargo fmt --check
 step "lints"
 cargo clippy --locked --all-targets -- -D warnings
 
+step "fuzz targets over their seeds"
+# Without the fuzzer itself, which needs a C++ compiler and a long build: see contrib/fuzz.sh.
+fuzz="--manifest-path fuzz/Cargo.toml --target-dir $target --locked --no-default-features"
+cargo fmt --manifest-path fuzz/Cargo.toml --check
+# shellcheck disable=SC2086  # several words
+cargo clippy $fuzz --all-targets -- -D warnings
+# shellcheck disable=SC2086
+cargo test $fuzz -- --nocapture
+
 step "shell scripts"
 grep -rIlE '^#!/bin/(ba)?sh' --exclude-dir=.git --exclude-dir=target . | while IFS= read -r file; do
     case $(head -n 1 "$file") in '#!/bin/sh'* | '#!/bin/bash'*) echo "$file" ;; esac

@@ -1,4 +1,5 @@
-//! Images as they arrive, perhaps as a zlib stream: what they are uncompressed, in pieces, and no more than a limit.
+//! Content as it arrives, perhaps as a zlib stream (RFC 1950): what it is uncompressed, in pieces, and no more than a
+//! limit.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,7 +9,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 /// Octets uncompressed at a time.
 const PIECE: usize = 1 << 16;
 
-/// An image that arrives.
+/// Content that arrives.
 #[derive(Debug)]
 pub struct Arriving {
     size: u64,
@@ -22,7 +23,7 @@ struct Inflate {
     ended: bool,
 }
 
-/// Why something is no image, or no zlib stream of one.
+/// Why something is no zlib stream, or too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InflateError {
     /// More octets than allowed, uncompressed.
@@ -36,7 +37,7 @@ pub enum InflateError {
 }
 
 impl Arriving {
-    /// An image of at most `limit` octets uncompressed.
+    /// Content of at most `limit` octets uncompressed.
     pub fn new(compressed: bool, limit: u64) -> Self {
         Self {
             size: 0,
@@ -87,7 +88,7 @@ impl Arriving {
         Ok(())
     }
 
-    /// Nothing follows: whether the image is complete.
+    /// Nothing follows: whether the content is complete.
     pub fn finish(&self) -> Result<(), InflateError> {
         match &self.inflate {
             Some(Inflate { ended: false, .. }) => Err(InflateError::Incomplete),
@@ -105,11 +106,11 @@ impl fmt::Display for InflateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge(limit) => {
-                write!(f, "the image has more than the {limit} octets allowed")
+                write!(f, "there are more than the {limit} octets allowed")
             }
-            Self::Damaged => f.write_str("the compressed image is damaged"),
-            Self::Incomplete => f.write_str("the compressed image is not complete"),
-            Self::Trailing => f.write_str("something follows the end of the compressed image"),
+            Self::Damaged => f.write_str("the zlib stream is damaged"),
+            Self::Incomplete => f.write_str("the zlib stream is not complete"),
+            Self::Trailing => f.write_str("something follows the end of the zlib stream"),
         }
     }
 }

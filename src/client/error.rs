@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::AuthorityError;
 use crate::command_line::USAGE;
+use crate::inflate::InflateError;
 use crate::show::ShowError;
 use crate::wire::WireError;
 use crate::wire::frame::FrameError;
@@ -46,12 +47,12 @@ pub(super) enum ClientError {
     Receive(FrameError),
     /// The answer is none.
     Answer(WireError),
+    /// The content in the answer is not the zlib stream that it should be, or too much.
+    Inflate(InflateError),
     /// A message that makes no sense here.
     Unexpected(&'static str),
     /// The peer sent a command instead of an answer.
     UnexpectedCommand,
-    /// More is received than is stored (limit in octets).
-    TooLarge(u64),
     /// The connection ended without an answer to this command.
     NoAnswer(&'static str),
     /// The connection ended in the middle of the answers to this command.
@@ -74,8 +75,8 @@ impl ClientError {
             Self::Send(_)
             | Self::Receive(_)
             | Self::Answer(_)
+            | Self::Inflate(_)
             | Self::Unexpected(_)
-            | Self::TooLarge(_)
             | Self::NoAnswer(_)
             | Self::BrokenOff(_)
             | Self::Printed => 121,
@@ -106,6 +107,12 @@ impl ClientError {
 impl From<AuthorityError> for ClientError {
     fn from(error: AuthorityError) -> Self {
         Self::Authority(error)
+    }
+}
+
+impl From<InflateError> for ClientError {
+    fn from(error: InflateError) -> Self {
+        Self::Inflate(error)
     }
 }
 
@@ -150,14 +157,9 @@ impl fmt::Display for ClientError {
             Self::Send(error) => write!(f, "cannot send the request: {error}"),
             Self::Receive(error) => write!(f, "cannot receive the answer: {error}"),
             Self::Answer(error) => write!(f, "cannot read the answer: {error}"),
+            Self::Inflate(error) => write!(f, "unexpected answer: {error}"),
             Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
             Self::UnexpectedCommand => f.write_str("unexpected answer: a command"),
-            Self::TooLarge(limit) => {
-                write!(
-                    f,
-                    "more than {limit} octets are received: they are not stored"
-                )
-            }
             Self::NoAnswer(command) => write!(
                 f,
                 "the connection ended without an answer to '{command}': either the other side does not know this \

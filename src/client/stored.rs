@@ -5,14 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use flate2::{Decompress, FlushDecompress, Status};
-
 use super::display::Output;
 use super::error::ClientError;
+use crate::inflate::Arriving;
 use crate::name::Name;
-
-/// Octets inflated at once.
-const PIECE: usize = 1 << 16;
 
 /// A file of the download folder in the making; removed unless it is kept.
 #[derive(Debug)]
@@ -21,17 +17,7 @@ pub(super) struct StoredFile {
     /// Where it is written.
     partial: PathBuf,
     file: File,
-    inflate: Option<Inflate>,
-    /// Most octets that are written.
-    limit: u64,
-    written: u64,
-}
-
-#[derive(Debug)]
-struct Inflate {
-    stream: Decompress,
-    ended: bool,
-    piece: Vec<u8>,
+    content: Arriving,
 }
 
 impl StoredFile {
@@ -64,39 +50,27 @@ impl StoredFile {
             path,
             partial,
             file,
-            inflate: compressed.then(|| Inflate {
-                stream: Decompress::new(true),
-                ended: false,
-                piece: vec![0; PIECE],
-            }),
-            limit,
-            written: 0,
+            content: Arriving::new(compressed, limit),
         })
     }
 
     /// Adds content as it was received.
-    pub(super) fn push(&mut self, mut octets: &[u8]) -> Result<(), ClientError> {
-        let Some(mut inflate) = self.inflate.take() else {
-            return self.write(octets);
-        };
-        loop {
-            let made = inflate.advance(&mut octets)?;
-            self.write(&inflate.piece[..made])?;
-            // A full piece may not have been all of it.
-            if octets.is_empty() && made < PIECE {
-                self.inflate = Some(inflate);
-                return Ok(());
-            }
-        }
+    pub(super) fn push(&mut self, octets: &[u8]) -> Result<(), ClientError> {
+        let Self {
+            content,
+            file,
+            partial,
+            ..
+        } = self;
+        content.write(octets, |plain| {
+            file.write_all(plain)
+                .map_err(ClientError::file("write", partial))
+        })
     }
 
     /// Ends the content, and moves the file to its place: the path there.
     pub(super) fn keep(self) -> Result<PathBuf, ClientError> {
-        if self.inflate.as_ref().is_some_and(|inflate| !inflate.ended) {
-            return Err(ClientError::Unexpected(
-                "the compressed content is not complete",
-            ));
-        }
+        self.content.finish()?;
         self.file
             .sync_all()
             .map_err(ClientError::file("write", &self.partial))?;
@@ -104,45 +78,6 @@ impl StoredFile {
         fs::rename(&self.partial, &self.path)
             .map_err(ClientError::file("move the download to", &self.path))?;
         Ok(self.path.clone())
-    }
-
-    fn write(&mut self, octets: &[u8]) -> Result<(), ClientError> {
-        self.written += octets.len() as u64;
-        if self.written > self.limit {
-            return Err(ClientError::TooLarge(self.limit));
-        }
-        self.file
-            .write_all(octets)
-            .map_err(ClientError::file("write", &self.partial))
-    }
-}
-
-impl Inflate {
-    /// Inflates from `octets` into the piece; how much is in it now.
-    fn advance(&mut self, octets: &mut &[u8]) -> Result<usize, ClientError> {
-        if self.ended {
-            return if octets.is_empty() {
-                Ok(0)
-            } else {
-                Err(ClientError::Unexpected(
-                    "octets after the end of the compressed content",
-                ))
-            };
-        }
-        let (before_in, before_out) = (self.stream.total_in(), self.stream.total_out());
-        let status = self
-            .stream
-            .decompress(octets, &mut self.piece, FlushDecompress::None)
-            .map_err(|_| ClientError::Unexpected("content that is no zlib stream"))?;
-        self.ended = status == Status::StreamEnd;
-        // Neither exceeds the slice it counts.
-        let taken = usize::try_from(self.stream.total_in() - before_in).unwrap_or(octets.len());
-        let made = usize::try_from(self.stream.total_out() - before_out).unwrap_or(PIECE);
-        if taken == 0 && made == 0 && !self.ended && !octets.is_empty() {
-            return Err(ClientError::Unexpected("content that is no zlib stream"));
-        }
-        *octets = &octets[taken.min(octets.len())..];
-        Ok(made)
     }
 }
 
@@ -167,6 +102,7 @@ fn refuse_existing(path: &Path) -> Result<(), ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inflate::InflateError;
     use flate2::Compression;
     use flate2::read::ZlibEncoder;
     use std::io::Read;
@@ -210,7 +146,8 @@ mod tests {
         let path = place("bomb");
         let mut file = StoredFile::create_at(path.clone(), true, 100_000).unwrap();
         let error = file.push(&bomb).unwrap_err();
-        assert!(matches!(error, ClientError::TooLarge(100_000)));
+        let beyond = InflateError::TooLarge(100_000);
+        assert!(matches!(error, ClientError::Inflate(found) if found == beyond));
         assert!(fs::metadata(&file.partial).unwrap().len() <= 100_000);
         let partial = file.partial.clone();
         drop(file);

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod ages;
+mod blocks;
 mod ledger;
 mod lifecycle;
 mod reply;
@@ -29,6 +30,7 @@ use crate::wire::{
 };
 
 pub use ages::{AGE_STEP, Age, Ages};
+pub use blocks::{BlockDevices, BlockRefusal};
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal};
 pub use restart::Death;
 
@@ -619,9 +621,14 @@ impl Supervisor {
         }
         let age = age.filter(|_| !stale);
         let claims = claims(&self.unikernels, &self.operations);
-        let allowed = self
-            .ledgers()
-            .try_for_each(|ledger| ledger.clone().set(path, policy.clone(), &claims).map(drop));
+        // None is ever made.
+        let devices = BlockDevices::default();
+        let allowed = self.ledgers().try_for_each(|ledger| {
+            let mut ledger = ledger.clone();
+            ledger
+                .set(path, policy.clone(), &claims, &devices)
+                .map(drop)
+        });
         // The age only of a policy that is set; should the write fail, the certificate stays the newest.
         let remembered = allowed.and_then(|()| match &age {
             Some(age) => {
@@ -636,7 +643,7 @@ impl Supervisor {
             let covers = |age| recorded.ages.covers(path, age);
             recorded.ledger.at(path) == self.ledger.at(path) && age.as_ref().is_none_or(covers)
         });
-        match remembered.and_then(|()| self.ledger.set(path, policy, &claims)) {
+        match remembered.and_then(|()| self.ledger.set(path, policy, &claims, &devices)) {
             Err(refusal) => self.refuse(&asker, &refusal),
             Ok(false) if recorded => self.tell(&asker, "no modification of policy", false),
             Ok(_) => self.persist(Written::Policy {
