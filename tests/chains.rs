@@ -28,8 +28,8 @@ use x509_parser::oid_registry::asn1_rs::oid;
 /// 2030-01-01T00:00:00Z
 const THEN: u64 = 1_893_456_000;
 
-/// Why a chain is refused that albatross validates.
-fn refusal(case: &Case) -> Option<&'static str> {
+/// Why a chain is refused that albatross validates: words of the error, and the reason.
+fn refusal(case: &Case) -> Option<(&'static str, &'static str)> {
     let p521 = oid!(1.3.132.0.35);
     let certificates: Vec<_> = case
         .chain
@@ -47,9 +47,15 @@ fn refusal(case: &Case) -> Option<&'static str> {
         .iter()
         .filter(|certificate| case.root.as_ref() != Some(certificate));
     if certificates.iter().any(is_p521) {
-        Some("ring does not implement P-521, so webpki cannot check the signature")
+        Some((
+            "P-521",
+            "ring does not implement it, so webpki cannot check the signature",
+        ))
     } else if intermediates.count() > 6 {
-        Some("webpki accepts at most six intermediate certificates")
+        Some((
+            "more than six",
+            "webpki accepts at most six intermediate certificates",
+        ))
     } else {
         None
     }
@@ -108,16 +114,10 @@ fn chains_are_valid_where_albatross_says_so() {
         let anchor = Anchor::new(root).unwrap();
         let found = verify(leaf, others, &[anchor], now, Usage::Client);
         match refusal(&case) {
-            Some(reason) if expected => match &found {
+            Some((words, reason)) if expected => match &found {
+                Err(error) if error.to_string().contains(words) => eprintln!("{id}: {reason}"),
                 Err(error) => {
-                    let words = if reason.contains("P-521") {
-                        "P-521"
-                    } else {
-                        "more than six"
-                    };
-                    let told = error.to_string();
-                    assert!(told.contains(words), "{id}: {told}");
-                    eprintln!("{id}: {reason}");
+                    problems.push(format!("{id}: refused, but for another reason: {error}"))
                 }
                 Ok(_) => problems.push(format!("{id} should differ ({reason}), but agrees")),
             },

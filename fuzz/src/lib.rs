@@ -8,6 +8,7 @@ pub mod seeds;
 use std::io::Cursor;
 
 use petrel::authority::Request;
+use petrel::chain::revocation::RevocationList;
 use petrel::chain::{
     image_extension_value, is_followed_by_stream, read_image_extension, request, route,
 };
@@ -23,12 +24,13 @@ use petrel::wire::state::{State, albatross};
 use petrel::wire::{
     CertExtension, Command, Message, Payload, PolicyCommand, UnikernelCommand, domain,
 };
+use time::OffsetDateTime;
 
 /// A body: takes octets, panics where a promise is broken, and tells whether they were accepted.
 pub type Body = fn(&[u8]) -> bool;
 
 /// Every target and its body.
-pub const TARGETS: [(&str, Body); 12] = [
+pub const TARGETS: [(&str, Body); 14] = [
     ("chain", chain),
     ("console", console),
     ("extension", extension),
@@ -39,6 +41,8 @@ pub const TARGETS: [(&str, Body); 12] = [
     ("message", message),
     ("name", name),
     ("request", signing_request),
+    ("revocation_list", revocation_list),
+    ("show", show),
     ("state", state),
     ("state_albatross", state_albatross),
 ];
@@ -212,6 +216,20 @@ pub fn signing_request(octets: &[u8]) -> bool {
     Request::parse(octets).is_ok()
 }
 
+/// A revocation list.
+pub fn revocation_list(octets: &[u8]) -> bool {
+    RevocationList::read(octets).is_ok()
+}
+
+/// Whatever is in a file that is shown, nothing of it commands the terminal.
+pub fn show(octets: &[u8]) -> bool {
+    let Ok(shown) = petrel::show::file(octets, &[], OffsetDateTime::UNIX_EPOCH) else {
+        return false;
+    };
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'));
+    true
+}
+
 /// The manifest of an image holds no device twice, and every one under its name.
 pub fn manifest(octets: &[u8]) -> bool {
     let Ok(manifest) = Manifest::read(&mut Cursor::new(octets)) else {
@@ -270,16 +288,17 @@ pub fn image_extension(octets: &[u8]) -> bool {
 /// A zlib stream is uncompressed as by another reader, wherever it is cut, and never beyond a limit. The first octet
 /// chooses the size of the pieces.
 pub fn inflate(octets: &[u8]) -> bool {
-    const LIMIT: usize = 1 << 20;
+    const LIMIT: u64 = 1 << 20;
     let Some((size, octets)) = octets.split_first() else {
         return false;
     };
     let uncompress = |size: usize| {
-        let mut arriving = Arriving::new(true, LIMIT as u64);
+        let mut arriving = Arriving::new(true, LIMIT);
         let mut plain = Vec::new();
         for piece in octets.chunks(size.max(1)) {
             arriving.write(piece, |more| {
                 plain.extend_from_slice(more);
+                assert!(plain.len() as u64 <= LIMIT);
                 Ok::<_, InflateError>(())
             })?;
         }

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use petrel::unikernel::ImageDigest;
 use petrel::wire::frame::frame;
 use petrel::wire::state::{State, albatross};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+};
 use serde_json::Value;
 
 /// The seeds of a target; the vectors are where `PETREL_VECTORS` says, or in the project.
@@ -30,6 +34,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "message" => hex_in(&["wire.json", "wire_decode_only.json", "wire_reject.json"]),
         "name" => names(),
         "request" => requests(),
+        "revocation_list" => vec![revocation_list()],
+        "show" => shown(),
         "state" => imported(),
         "state_albatross" => states(),
         other => panic!("there is no target {other}"),
@@ -137,6 +143,7 @@ fn imported() -> Vec<Vec<u8>> {
                     .map(|one| (one.name, one.config, ImageDigest([0; 32])))
                     .collect(),
                 policies: import.policies,
+                ..State::default()
             };
             state.encode().unwrap()
         })
@@ -151,7 +158,45 @@ fn requests() -> Vec<Vec<u8>> {
         .filter_map(|octets| petrel::wire::CertExtension::decode(octets).ok())
         .take(10)
         .map(|extension| {
-            petrel::authority::create_request("hello", &extension.command, &key).unwrap()
+            petrel::authority::create_request("hello", &extension.command, None, &key).unwrap()
         })
         .collect()
+}
+
+/// A list of two certificates.
+fn revocation_list() -> Vec<u8> {
+    let time = |year| rcgen::date_time_ymd(year, 1, 1);
+    let revoked = |number: u64| RevokedCertParams {
+        serial_number: number.into(),
+        revocation_time: time(2026),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let mut issuer = CertificateParams::default();
+    issuer.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    issuer.key_usages = vec![KeyUsagePurpose::CrlSign];
+    let list = CertificateRevocationListParams {
+        this_update: time(2026),
+        next_update: time(2027),
+        crl_number: 1_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![revoked(7), revoked(8)],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&Issuer::new(issuer, &key)).unwrap();
+    list.der().to_vec()
+}
+
+/// State files, and certificates in PEM.
+fn shown() -> Vec<Vec<u8>> {
+    let list = entries("chains/chains.json");
+    let files = list
+        .iter()
+        .flat_map(|entry| entry["files"].as_array().unwrap().first())
+        .map(|file| fs::read(folder().join("chains").join(file.as_str().unwrap())).unwrap());
+    let lists = pem::encode(&pem::Pem::new("X509 CRL", revocation_list()));
+    let states = states().into_iter().chain(imported());
+    let small = states.filter(|octets| octets.len() <= 1 << 14);
+    files.chain([lists.into_bytes()]).chain(small).collect()
 }
