@@ -600,6 +600,41 @@ fn devices_that_do_not_fit_the_manifest_are_named_by_both_sides() {
 }
 
 #[test]
+fn what_is_revoked_is_refused() {
+    let mut host = Host::prepared(Setup::default());
+    host.start_console();
+    host.start_supervisor();
+    host.file("tenant.db", "");
+    let of_root = ["revoke", "cacert.pem", "ca.key", "issued"];
+    let of_tenant = ["revoke", "tenant.pem", "tenant.key", "tenant.db"];
+    host.expect(&host.tool(&of_root), 0, &["cacert.crl"]);
+    host.expect(&host.tool(&of_tenant), 0, &["tenant.crl"]);
+    let mut endpoint = host.endpoint_command("host");
+    let lists = ["--crl", "cacert.crl", "--crl", "tenant.crl"];
+    let endpoint = Daemon::start(endpoint.args(host::LISTEN).args(lists), "listening on ");
+    host.address = endpoint.address();
+    host.endpoint = Some(endpoint);
+
+    let image = guest("forever.spt");
+    let create = host.tenant(&["create", "hello", image.to_str().unwrap()]);
+    host.expect(&create, 0, &["created"]);
+    host.expect(&host.tool(&["destroy", "hello", "--csr"]), 0, &[]);
+    let sign = ["sign", "tenant.pem", "tenant.db", "tenant.key", "hello.req"];
+    host.expect(&host.tool(&sign), 0, &[]);
+    let server = ["-d", &host.address, "--server-ca", "cacert.pem"];
+    let destroy = [&["certificate", "hello.pem", "hello.key"], &server[..]].concat();
+    host.expect(&host.tool(&destroy), 0, &["destroyed"]);
+
+    // The leaf, by its issuer, then the issuer, by its own.
+    host.expect(&host.tool(&[&of_tenant[..], &["hello"]].concat()), 0, &[]);
+    host.expect(&host.tool(&destroy), 119, &["evoked"]);
+    host.expect(&host.tenant(&["info"]), 0, &["no unikernels"]);
+    host.expect(&host.tool(&[&of_root[..], &["tenant"]].concat()), 0, &[]);
+    host.expect(&host.tenant(&["info"]), 119, &["evoked"]);
+    host.expect(&host.crowd(&["info"]), 0, &[]);
+}
+
+#[test]
 fn a_host_without_a_tender_says_what_it_looked_for() {
     let host = Host::with(Setup {
         path: Some("/nowhere".into()),

@@ -348,7 +348,6 @@ fn the_older_block_commands_without_content_are_followed_by_it_too() {
     let (compress, size) = (false, Int::new(1));
     let add = |data: Option<&[u8]>| {
         let data = data.map(|data| Octets(data.to_vec()));
-        let size = size;
         BlockCommand::AddOld(BlockAdd {
             size,
             compress,

@@ -12,7 +12,11 @@ mod endpoint;
 mod pki;
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use endpoint::{
@@ -105,7 +109,7 @@ fn an_image_inside_the_command_is_checked_before_anything_is_sent() {
             let mut client = endpoint.connect(&identity).unwrap();
             assert_eq!(read_message(&mut client).unwrap().payload, success());
             daemon.wait();
-            std::fs::remove_file(host.folder.path().join("util/vmmd.sock")).unwrap();
+            fs::remove_file(host.folder.path().join("util/vmmd.sock")).unwrap();
         }
     }
 }
@@ -282,6 +286,30 @@ fn connections_that_the_listener_closes_and_those_whose_process_dies_leave_a_lin
     let line = Line::next(&endpoint);
     assert_eq!(line["peer"], first.local_addr().unwrap().to_string());
     assert_eq!(line["verdict"], "broken");
+}
+
+#[test]
+fn the_journal_gets_the_line_with_its_priority() {
+    let host = Host::new();
+    let log = host.folder.write("log", "");
+    let file = File::create(&log).unwrap();
+    let journal = file.metadata().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    let (socket, _) = listener.accept().unwrap();
+    let status = host
+        .program(&["--inetd"])
+        .env(
+            "JOURNAL_STREAM",
+            format!("{}:{}", journal.dev(), journal.ino()),
+        )
+        .stdin(OwnedFd::from(socket))
+        .stderr(file)
+        .status();
+    assert!(status.unwrap().success());
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.starts_with("<6>peer=\""), "{text}");
+    assert_eq!(text.lines().count(), 1);
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub struct Age {
     serial: (usize, Vec<u8>),
 }
 
+/// Ages by path.
+type ByPath = Vec<(Path, Age)>;
+
 /// What is remembered, by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ages {
@@ -77,7 +80,7 @@ impl Age {
 
 impl Ages {
     /// What was recorded: of paths, and of what was forgotten.
-    pub fn new(newest: Vec<(Path, Age)>, forgotten: Vec<(Path, Age)>) -> Self {
+    pub fn new(newest: ByPath, forgotten: ByPath) -> Self {
         let remembered = newest.into_iter().map(|(path, age)| {
             let remembered = Remembered {
                 newest: age.clone(),
@@ -92,7 +95,7 @@ impl Ages {
     }
 
     /// What is to be recorded, as [`Self::new`] takes it.
-    pub fn recorded(&self) -> (Vec<(Path, Age)>, Vec<(Path, Age)>) {
+    pub fn recorded(&self) -> (ByPath, ByPath) {
         let newest = self.newest.iter();
         let recorded = newest.map(|(path, age)| (path.clone(), age.recorded.clone()));
         let forgotten = self.forgotten.iter();
@@ -106,16 +109,12 @@ impl Ages {
 
     /// Whether a certificate for `path` of this age is older than one before it.
     pub fn is_stale(&self, path: &Path, age: &Age) -> bool {
-        match self.newest.get(path) {
-            Some(remembered) => *age < remembered.newest,
-            None => {
-                let floors = [
-                    self.forgotten.get(&tenant(path)),
-                    self.forgotten.get(&Path::ROOT),
-                ];
-                floors.into_iter().flatten().any(|floor| age < floor)
-            }
+        if let Some(remembered) = self.newest.get(path) {
+            return *age < remembered.newest;
         }
+        let floors = [&tenant(path), &Path::ROOT];
+        let mut floors = floors.iter().filter_map(|path| self.forgotten.get(path));
+        floors.any(|floor| age < floor)
     }
 
     /// Whether what is to be recorded keeps certificates older than `age` from `path`.
@@ -199,13 +198,16 @@ impl Ages {
     }
 
     fn forget(&mut self, floor: &Path, which: impl Fn(&Path) -> bool) {
-        let forgotten: Vec<_> = self
+        let paths: Vec<_> = self
             .newest
-            .extract_if(.., |path, _| which(path))
-            .map(|(_, age)| age.recorded)
+            .keys()
+            .filter(|path| which(path))
+            .cloned()
             .collect();
-        for age in forgotten {
-            self.raise(floor, age);
+        for path in paths {
+            if let Some(age) = self.newest.remove(&path) {
+                self.raise(floor, age.recorded);
+            }
         }
     }
 
@@ -297,7 +299,7 @@ mod tests {
     fn what_is_forgotten_lets_no_older_certificate_pass() {
         let mut ages = Ages::default();
         let in_force = |path: &Path| path.joined() == "a" || path.joined() == "a:t0";
-        for number in 0..MAX_POLICIES as i64 - 1 {
+        for number in 0..i64::try_from(MAX_POLICIES).unwrap() - 1 {
             let path = path(&format!("a:t{number}"));
             ages.remember(&path, age(number, 1), false, &in_force)
                 .unwrap();
@@ -317,7 +319,7 @@ mod tests {
     #[test]
     fn tenants_are_forgotten_with_all_that_is_theirs() {
         let mut ages = Ages::default();
-        for number in 0..MAX_POLICIES as i64 {
+        for number in 0..i64::try_from(MAX_POLICIES).unwrap() {
             let path = path(&format!("t{number}:x"));
             ages.remember(&path, age(number, 1), false, &|_| true)
                 .unwrap();

@@ -551,15 +551,16 @@ impl Supervisor {
             Command::Policy(PolicyCommand::Add(policy)) => {
                 self.add_policy(asker, name.path(), &policy, None);
             }
-            Command::Policy(PolicyCommand::AddDated(dated)) => match Age::of(&dated) {
-                Some(age) => self.add_policy(asker, name.path(), &dated.policy, Some(age)),
-                None => {
+            Command::Policy(PolicyCommand::AddDated(dated)) => {
+                if let Some(age) = Age::of(&dated) {
+                    self.add_policy(asker, name.path(), &dated.policy, Some(age));
+                } else {
                     let most = Age::MAX_SERIAL;
                     let why =
                         format!("the certificate's serial number has more than {most} octets");
                     self.refuse(&asker, &why);
                 }
-            },
+            }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
             _ => self.refuse(&asker, "unknown command"),
         }
