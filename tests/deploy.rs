@@ -24,6 +24,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::geteuid;
+use petrel::authority::{Issuer, Key, Profile, Validity, common_name, to_pem};
 use petrel::chain::verify::Anchor;
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
@@ -599,6 +600,41 @@ fn devices_that_do_not_fit_the_manifest_are_named_by_both_sides() {
 }
 
 #[test]
+fn what_is_revoked_is_refused() {
+    let mut host = Host::prepared(Setup::default());
+    host.start_console();
+    host.start_supervisor();
+    host.file("tenant.db", "");
+    let of_root = ["revoke", "cacert.pem", "ca.key", "issued"];
+    let of_tenant = ["revoke", "tenant.pem", "tenant.key", "tenant.db"];
+    host.expect(&host.tool(&of_root), 0, &["cacert.crl"]);
+    host.expect(&host.tool(&of_tenant), 0, &["tenant.crl"]);
+    let mut endpoint = host.endpoint_command("host");
+    let lists = ["--crl", "cacert.crl", "--crl", "tenant.crl"];
+    let endpoint = Daemon::start(endpoint.args(host::LISTEN).args(lists), "listening on ");
+    host.address = endpoint.address();
+    host.endpoint = Some(endpoint);
+
+    let image = guest("forever.spt");
+    let create = host.tenant(&["create", "hello", image.to_str().unwrap()]);
+    host.expect(&create, 0, &["created"]);
+    host.expect(&host.tool(&["destroy", "hello", "--csr"]), 0, &[]);
+    let sign = ["sign", "tenant.pem", "tenant.db", "tenant.key", "hello.req"];
+    host.expect(&host.tool(&sign), 0, &[]);
+    let server = ["-d", &host.address, "--server-ca", "cacert.pem"];
+    let destroy = [&["certificate", "hello.pem", "hello.key"], &server[..]].concat();
+    host.expect(&host.tool(&destroy), 0, &["destroyed"]);
+
+    // The leaf, by its issuer, then the issuer, by its own.
+    host.expect(&host.tool(&[&of_tenant[..], &["hello"]].concat()), 0, &[]);
+    host.expect(&host.tool(&destroy), 119, &["evoked"]);
+    host.expect(&host.tenant(&["info"]), 0, &["no unikernels"]);
+    host.expect(&host.tool(&[&of_root[..], &["tenant"]].concat()), 0, &[]);
+    host.expect(&host.tenant(&["info"]), 119, &["evoked"]);
+    host.expect(&host.crowd(&["info"]), 0, &[]);
+}
+
+#[test]
 fn a_host_without_a_tender_says_what_it_looked_for() {
     let host = Host::with(Setup {
         path: Some("/nowhere".into()),
@@ -666,6 +702,39 @@ fn a_unikernel_that_is_not_there_cannot_be_destroyed_or_got() {
     host.expect(&host.crowd(&["destroy", "steady"]), 117, &["crowd:steady"]);
     host.petrel(&["remove-policy", "--path", "crowd"]);
     host.assert_unchanged(&steady);
+}
+
+#[test]
+fn keys_of_every_type_serve_authorities_servers_and_clients() {
+    let mut host = Host::start();
+    for name in ["ed25519", "p256", "p384", "rsa2048"] {
+        let option = format!("--key-type={name}");
+        let add = ["add-policy", name, "1", "--mem=32", "--csr", &option];
+        assert_eq!(host.tool(&add).code(), 0);
+        let request = format!("{name}.req");
+        let sign = ["sign", "cacert.pem", "issued", "ca.key", &request];
+        assert_eq!(host.tool(&sign).code(), 0);
+
+        let server = format!("server-{name}");
+        let root = Issuer::load(&host.path("cacert.pem"), &host.path("ca.key")).unwrap();
+        let key = host.path(format!("{server}.key"));
+        let (key, _) = Key::reuse_or_generate(&key, name.parse().unwrap()).unwrap();
+        let validity = Validity::days(time::OffsetDateTime::now_utc(), 1).unwrap();
+        let certificate = root
+            .issue(
+                common_name("server"),
+                &key.public_key_info(),
+                &Profile::Server,
+                validity,
+            )
+            .unwrap();
+        host.file(&format!("{server}.pem"), to_pem([&certificate]));
+
+        let endpoint = host.endpoint_with(&server);
+        host.address = endpoint.address();
+        let ended = run(&mut host.client_of(name, &["info", &option]));
+        host.expect(&ended, 0, &["no unikernels"]);
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn decode_extension(octets: &[u8]) -> Result<Value, String> {
 
 #[test]
 fn messages_are_written_and_read_like_albatross_does() {
-    let mut differences = Differences::listed(&[]);
+    let mut differences = Differences::default();
     for entry in load("wire.json") {
         let encoded = vectors::message(&entry["value"]).encode().unwrap();
         let written = encodes_to(&encoded, &entry["hex"]);
@@ -53,16 +53,7 @@ fn messages_are_written_and_read_like_albatross_does() {
 
 #[test]
 fn older_and_laxer_messages_are_read() {
-    const LAX: &str = "DER laxness that no released encoder writes";
-    let mut differences = Differences::listed(&[
-        ("bool-01", LAX),
-        ("seq-9-octets", LAX),
-        ("seq-16-octets", LAX),
-        ("time-offset-plus", LAX),
-        ("time-offset-minus", LAX),
-        ("time-frac-2-digits", LAX),
-        ("time-offset-frac-console", LAX),
-    ]);
+    let mut differences = Differences::default();
     for entry in load("wire_decode_only.json") {
         let read = decode(&hex(&entry))
             .and_then(|decoded| same("the message", &decoded, &expected(&entry)))
@@ -70,34 +61,120 @@ fn older_and_laxer_messages_are_read() {
                 let encoded = vectors::message(&entry["value"]).encode().unwrap();
                 encodes_to(&encoded, &entry["reencoded_hex"])
             });
-        differences.judge(id(&entry), read);
+        differences.judge_by_rule(id(&entry), read, laxness(&hex(&entry)));
+    }
+    differences.finish();
+}
+
+/// What albatross accepts in a value although no released encoder writes it: this is refused (DESIGN). Read without
+/// the code under test.
+fn laxness(octets: &[u8]) -> Option<&'static str> {
+    let mut found = None;
+    walk(octets, &mut Vec::new(), &mut |path, minimal, content| {
+        let is_lax = match path {
+            _ if !minimal => Some("a length that is longer than it need be"),
+            [.., 0x01] if !matches!(content, [0 | 0xff]) => Some("a BOOLEAN other than 00 and FF"),
+            [0x30, 0x30, 0x04] if content.len() > 8 => {
+                Some("a sequence number of more than 8 octets")
+            }
+            [0x30, 0xa3, 0xa1, .., 0x04] if content.len() > 8 => {
+                Some("a counter of more than 8 octets")
+            }
+            [.., 0x18] if !is_plain_time(content) => Some("a time in a form that nobody writes"),
+            _ => None,
+        };
+        found = found.or(is_lax);
+    });
+    found
+}
+
+/// Visits every element: the identifiers down to it, whether its length is minimal, its content.
+fn walk(mut octets: &[u8], path: &mut Vec<u8>, visit: &mut impl FnMut(&[u8], bool, &[u8])) {
+    while let [identifier, first, rest @ ..] = octets {
+        let more = usize::from(if *first < 0x80 { 0 } else { first & 0x7f });
+        let Some((long, rest)) = rest.split_at_checked(more).filter(|_| more < 5) else {
+            return;
+        };
+        let length = match more {
+            0 => usize::from(*first),
+            _ => long.iter().fold(0, |n, octet| n << 8 | usize::from(*octet)),
+        };
+        let Some((content, after)) = rest.split_at_checked(length) else {
+            return;
+        };
+        path.push(*identifier);
+        visit(
+            path,
+            more == 0 || length >= 1 << (8 * (more - 1)).max(7),
+            content,
+        );
+        if identifier & 0x20 != 0 {
+            walk(content, path, visit);
+        }
+        path.pop();
+        octets = after;
+    }
+}
+
+/// `YYYYMMDDhhmmssZ` or `YYYYMMDDhhmmss.mmmZ`, without a leap second.
+fn is_plain_time(text: &[u8]) -> bool {
+    let form = match text.len() {
+        15 => "dddddddddddd5dZ",
+        _ => "dddddddddddd5d.dddZ",
+    };
+    text.len() == form.len()
+        && form.bytes().zip(text).all(|(form, octet)| match form {
+            b'd' => octet.is_ascii_digit(),
+            b'5' => (b'0'..=b'5').contains(octet),
+            other => other == *octet,
+        })
+}
+
+#[test]
+fn every_file_of_vectors_is_read_by_a_test() {
+    vectors::assert_all_are_read();
+}
+
+#[test]
+fn broken_messages_are_refused() {
+    let mut differences = Differences::default();
+    for entry in load("wire_reject.json") {
+        let outcome = like_albatross(&entry, decode(&hex(&entry)));
+        let rule = laxness(&hex(&entry)).filter(|_| entry["albatross"] == "accept");
+        differences.judge_by_rule(id(&entry), outcome, rule);
     }
     differences.finish();
 }
 
 #[test]
-fn broken_messages_are_refused() {
-    const LAX: &str = "DER laxness that no released encoder writes";
-    let mut differences = Differences::listed(&[
-        ("len-nonmin-81-127", LAX),
-        ("bool-01", LAX),
-        ("seq-9-octets", LAX),
-        ("time-04", LAX),
-        ("time-07", LAX),
-        ("time-12", LAX),
-        ("time-14", LAX),
-        ("time-16", LAX),
-        ("time-17", LAX),
-        ("time-23", LAX),
-        ("time-31", LAX),
-        ("time-32", LAX),
-        ("time-39", LAX),
-        ("time-40", LAX),
-    ]);
-    for entry in load("wire_reject.json") {
-        differences.judge(id(&entry), like_albatross(&entry, decode(&hex(&entry))));
+fn what_is_refused_is_named() {
+    let cases = [
+        ("3003020105", "malformed: it has no version"),
+        (
+            "30183010020104040800000000000000000c013aa104a0020500",
+            "protocol version 4, only 5 is spoken here",
+        ),
+        (
+            "30183010020105040800000000000000000c013aa104b4020500",
+            "malformed: Message.payload: an alternative of Success that is not known",
+        ),
+        (
+            "301830100201050408000000000000000013013aa104a0020500",
+            "malformed: Header.name: a value of another type than expected",
+        ),
+        (
+            "30183010020105040800000000000000000c013aa104a00205",
+            "malformed: it ends too early",
+        ),
+        (
+            "3081183010020105040800000000000000000c013aa104a0020500",
+            "malformed: not in the one form that DER allows",
+        ),
+    ];
+    for (octets, expected) in cases {
+        let error = Message::decode(&from_hex(octets)).unwrap_err();
+        assert_eq!(error.to_string(), expected, "{octets}");
     }
-    differences.finish();
 }
 
 /// Accepted with the same value, or refused, as recorded.
@@ -112,7 +189,7 @@ fn like_albatross(entry: &Value, decoded: Result<Value, String>) -> Result<(), S
 
 #[test]
 fn certificate_extensions_are_written_and_read_like_albatross_does() {
-    let mut differences = Differences::listed(&[]);
+    let mut differences = Differences::default();
     for entry in load("cert_extension.json") {
         let kind = entry["kind"].as_str().unwrap();
         let written = if ["malformed", "decode_only"].contains(&kind) {
@@ -122,20 +199,17 @@ fn certificate_extensions_are_written_and_read_like_albatross_does() {
             encodes_to(&encoded, &entry["hex"])
         };
         let read = like_albatross(&entry, decode_extension(&hex(&entry)));
-        differences.judge(id(&entry), written.and(read));
+        let rule = laxness(&hex(&entry)).filter(|_| entry["albatross"] == "accept");
+        differences.judge_by_rule(id(&entry), written.and(read), rule);
     }
     differences.finish();
 }
 
 #[test]
 fn older_replies_name_one_processor() {
-    let mut differences = Differences::listed(&[(
-        "info5-two-cpus",
-        "answers with the lowest processor, where albatross dies (W2)",
-    )]);
+    let mut differences = Differences::default();
     for entry in load("wire_encode_error.json") {
         let success = &entry["value"]["payload"]["success"];
-        assert_eq!(success["type"], "old_unikernel_info5");
         let asked = success["unikernels"].as_array().unwrap();
         let told: Vec<InfoV5> = asked
             .iter()
@@ -149,7 +223,12 @@ fn older_replies_name_one_processor() {
         } else {
             Err(format!("told: {told:?}"))
         };
-        differences.judge(id(&entry), outcome);
+        let processors = |unikernel: &Value| unikernel["info"]["cpuids"].as_array().unwrap().len();
+        let rule = asked
+            .iter()
+            .all(|unikernel| processors(unikernel) > 0)
+            .then_some("of several processors the lowest is told, where albatross dies (W2)");
+        differences.judge_by_rule(id(&entry), outcome, rule);
     }
     differences.finish();
 }
@@ -193,7 +272,7 @@ fn read_and_rewrite(octets: &[u8]) -> Result<(Value, Vec<u8>), String> {
 
 #[test]
 fn state_files_of_albatross_are_read_and_written_like_albatross_does() {
-    let mut differences = Differences::listed(&[]);
+    let mut differences = Differences::default();
     for entry in load("state.json") {
         let read = read_and_rewrite(&hex(&entry));
         let rewritten = match &read {

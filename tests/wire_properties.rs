@@ -11,6 +11,7 @@ mod vectors;
 
 use arbitrary::Arbitrary;
 use petrel::name::{Label, Name, Path};
+use petrel::supervisor::{Age, Ages};
 use petrel::unikernel::ImageDigest;
 use petrel::wire::state::{State, albatross};
 use petrel::wire::{CertExtension, Config, Message, Policy, domain, v5};
@@ -198,7 +199,10 @@ fn damaged_states_are_refused_or_written_again() {
 /// A state of ours with the same entries.
 fn ours(import: albatross::Import) -> State {
     let unikernels = import.unikernels.into_iter();
+    let paths = import.policies.iter().map(|(path, _)| path.clone());
+    let age = Age::new(1_700_000_000, &[0xff; 10]).unwrap();
     State {
+        ages: Ages::new(paths.map(|path| (path, age.clone())).collect(), Vec::new()),
         unikernels: unikernels
             .map(|one| (one.name, one.config, ImageDigest([0; 32])))
             .collect(),

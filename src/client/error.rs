@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::AuthorityError;
 use crate::command_line::USAGE;
+use crate::inflate::InflateError;
+use crate::show::ShowError;
 use crate::wire::WireError;
 use crate::wire::frame::FrameError;
 
@@ -21,6 +23,8 @@ pub(super) enum ClientError {
     File(&'static str, PathBuf, io::Error),
     /// Keys, certificates or requests.
     Authority(AuthorityError),
+    /// A file cannot be shown (file, why).
+    Show(PathBuf, ShowError),
     /// The image does not fit what was asked for (image, why).
     Image(PathBuf, String),
     /// The message cannot be encoded.
@@ -29,8 +33,10 @@ pub(super) enum ClientError {
     OwnChain(PathError),
     /// There is no certificate to show.
     NoCertificate,
-    /// Nothing listens there (where, why).
-    Unreachable(String, io::Error),
+    /// A file that is sent has not the size any more that it had.
+    Changed(PathBuf),
+    /// The daemon does not listen on this socket (program, socket, why).
+    Unreachable(&'static str, PathBuf, io::Error),
     /// The TLS connection failed (where, why).
     Tls(String, ConnectError),
     /// The server does not accept this side's certificates.
@@ -41,12 +47,16 @@ pub(super) enum ClientError {
     Receive(FrameError),
     /// The answer is none.
     Answer(WireError),
+    /// The content in the answer is not the zlib stream that it should be, or too much.
+    Inflate(InflateError),
     /// A message that makes no sense here.
     Unexpected(&'static str),
     /// The peer sent a command instead of an answer.
     UnexpectedCommand,
-    /// The connection ended without an answer.
-    NoAnswer,
+    /// The connection ended without an answer to this command.
+    NoAnswer(&'static str),
+    /// The connection ended in the middle of the answers to this command.
+    BrokenOff(&'static str),
     /// The peer said no (about which name, why).
     Failure(String, String),
     /// The destination was `-`: all was printed, nothing was sent.
@@ -65,13 +75,17 @@ impl ClientError {
             Self::Send(_)
             | Self::Receive(_)
             | Self::Answer(_)
+            | Self::Inflate(_)
             | Self::Unexpected(_)
-            | Self::NoAnswer
+            | Self::NoAnswer(_)
+            | Self::BrokenOff(_)
             | Self::Printed => 121,
             Self::Unreachable(..) => 122,
             Self::Usage(_)
             | Self::File(..)
+            | Self::Changed(_)
             | Self::Authority(_)
+            | Self::Show(..)
             | Self::Image(..)
             | Self::Encode(_)
             | Self::NoCertificate
@@ -96,6 +110,12 @@ impl From<AuthorityError> for ClientError {
     }
 }
 
+impl From<InflateError> for ClientError {
+    fn from(error: InflateError) -> Self {
+        Self::Inflate(error)
+    }
+}
+
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,13 +125,31 @@ impl fmt::Display for ClientError {
                 write!(f, "cannot {what} '{}': {error}", path.display())
             }
             Self::Authority(error) => error.fmt(f),
+            Self::Show(path, error) => write!(f, "cannot show '{}': {error}", path.display()),
             Self::Image(path, why) => write!(f, "image '{}': {why}", path.display()),
             Self::Encode(error) => write!(f, "cannot encode the request: {error}"),
             Self::OwnChain(why) => write!(
                 f,
                 "our own certificates do not verify against the server's authority (--server-ca): {why}"
             ),
-            Self::Unreachable(place, error) => write!(f, "cannot connect to {place}: {error}"),
+            Self::Changed(path) => write!(
+                f,
+                "'{}' changed its size while it was read: nothing of it is of use to the other side",
+                path.display()
+            ),
+            Self::Unreachable(program, socket, error) => {
+                write!(f, "cannot connect to '{}': {error}", socket.display())?;
+                f.write_str(match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        " (the daemons' sockets are for root and for the members of their group)"
+                    }
+                    _ => "",
+                })?;
+                write!(
+                    f,
+                    ". Is {program} running? --tmpdir names another runtime folder, --socket another socket"
+                )
+            }
             // These name the place themselves.
             Self::Tls(_, error @ (ConnectError::Resolve(..) | ConnectError::Connect(..)))
             | Self::Rejected(error) => error.fmt(f),
@@ -119,11 +157,20 @@ impl fmt::Display for ClientError {
             Self::Send(error) => write!(f, "cannot send the request: {error}"),
             Self::Receive(error) => write!(f, "cannot receive the answer: {error}"),
             Self::Answer(error) => write!(f, "cannot read the answer: {error}"),
+            Self::Inflate(error) => write!(f, "unexpected answer: {error}"),
             Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
             Self::UnexpectedCommand => f.write_str("unexpected answer: a command"),
-            Self::NoAnswer => f.write_str(
-                "the connection ended without an answer: whether the command was carried out is unknown",
+            Self::NoAnswer(command) => write!(
+                f,
+                "the connection ended without an answer to '{command}': either the other side does not know this \
+                 command, or it stopped; whether the command was carried out is unknown"
             ),
+            Self::BrokenOff(command) => {
+                write!(
+                    f,
+                    "the other side has closed the connection, and so broken off '{command}'"
+                )
+            }
             Self::Failure(name, text) => {
                 write!(f, "host {name}: command failed {text}")
             }

@@ -9,6 +9,8 @@ use crate::name::{Name, Path};
 use crate::policy::{CpuId, Excess, Policy, list};
 use crate::unikernel::Config;
 
+use super::blocks::BlockDevices;
+
 /// Most policies directly below one path: each costs memory, and a delegated authority can make any number of names.
 pub const MAX_POLICIES: usize = 1024;
 
@@ -25,6 +27,8 @@ pub enum Refusal {
     Unikernels(Path, u64, u64),
     /// Its memory does not suffice; all in MB (path, allowed, used, asked).
     Memory(Path, u64, u64, u64),
+    /// Its block storage does not suffice; all in MB (path, allowed, used, asked).
+    Block(Path, u64, u64, u64),
     /// It forbids something that is asked for.
     Forbidden(Path, Excess),
     /// A policy above forbids what the new one would allow.
@@ -116,12 +120,35 @@ impl Ledger {
         Ok(())
     }
 
-    /// Sets the policy of `path`, given what runs. `false`: it was the same before.
+    /// Whether a block device of `size` MB at `path` fits besides the `devices` that there are.
+    pub fn admit_block(
+        &self,
+        path: &Path,
+        size: u64,
+        devices: &BlockDevices,
+    ) -> Result<(), Refusal> {
+        for at in path.ancestry() {
+            let Some(policy) = self.policies.get(&at) else {
+                continue;
+            };
+            let Some(allowed) = policy.block else {
+                return Err(Refusal::Forbidden(at, Excess::Block(size, None)));
+            };
+            let used = devices.storage_below(&at);
+            if used.saturating_add(size) > allowed {
+                return Err(Refusal::Block(at, allowed, used, size));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the policy of `path`, given what runs and which block devices there are. `false`: it was the same before.
     pub fn set(
         &mut self,
         path: &Path,
         policy: Policy,
         running: &[(&Name, Claim)],
+        devices: &BlockDevices,
     ) -> Result<bool, Refusal> {
         if self.policies.get(path) == Some(&policy) {
             return Ok(false);
@@ -146,7 +173,7 @@ impl Ledger {
                 return Err(Refusal::TooMany(above));
             }
         }
-        let used = in_use(path, running);
+        let used = in_use(path, running, devices);
         used.within(&policy)
             .map_err(|excess| Refusal::InUse(path.clone(), excess))?;
         self.policies.insert(path.clone(), policy);
@@ -187,8 +214,8 @@ fn usage(path: &Path, running: &[(&Name, Claim)]) -> (u64, u64) {
         })
 }
 
-/// What runs at and below `path`, as the smallest policy that allows it.
-fn in_use(path: &Path, running: &[(&Name, Claim)]) -> Policy {
+/// What is at and below `path`, as the smallest policy that allows it.
+fn in_use(path: &Path, running: &[(&Name, Claim)], devices: &BlockDevices) -> Policy {
     let (unikernels, memory) = usage(path, running);
     let claims = || {
         running
@@ -202,7 +229,7 @@ fn in_use(path: &Path, running: &[(&Name, Claim)]) -> Policy {
             .flat_map(|claim| claim.cpus.iter().copied())
             .collect(),
         memory,
-        block: None,
+        block: Some(devices.storage_below(path)).filter(|storage| *storage > 0),
         bridges: claims()
             .flat_map(|claim| claim.bridges.iter().cloned())
             .collect(),
@@ -222,18 +249,22 @@ impl fmt::Display for Refusal {
                 f,
                 "policy of {path} allows {allowed} MB of memory, {used} MB are used, {asked} MB are asked for"
             ),
-            Self::Forbidden(path, excess) => write!(f, "policy of {path}: {excess}"),
-            Self::Above(path, excess) => write!(f, "policy above, of {path}: {excess}"),
+            Self::Block(path, allowed, used, asked) => write!(
+                f,
+                "policy of '{path}' allows {allowed} MB of block storage, {used} MB are used, {asked} MB are asked for"
+            ),
+            Self::Forbidden(path, excess) => write!(f, "policy of '{path}': {excess}"),
+            Self::Above(path, excess) => write!(f, "policy above, of '{path}': {excess}"),
             Self::Below(path, excess) => {
                 write!(f, "policy below, of {path}, would exceed it: {excess}")
             }
             Self::InUse(path, Excess::Cpus(cpus)) => {
-                write!(f, "CPU ids in use below {path}: {}", list(cpus))
+                write!(f, "CPU ids in use below '{path}': {}", list(cpus))
             }
             Self::InUse(path, Excess::Bridges(bridges)) => {
-                write!(f, "bridges in use below {path}: {}", list(bridges))
+                write!(f, "bridges in use below '{path}': {}", list(bridges))
             }
-            Self::InUse(path, excess) => write!(f, "in use below {path}: {excess}"),
+            Self::InUse(path, excess) => write!(f, "in use below '{path}': {excess}"),
             Self::NoPolicy(path) => write!(f, "there is no policy of {path}"),
             Self::TooMany(path) => {
                 write!(
@@ -307,22 +338,66 @@ mod tests {
     }
 
     #[test]
+    fn block_devices_of_children_count_for_their_parent() {
+        let storage = |block| Policy {
+            block,
+            ..policy(3, 100)
+        };
+        let mut ledger: Ledger = [
+            (path("a"), storage(Some(10))),
+            (path("a:b"), storage(Some(10))),
+            (path("n"), storage(None)),
+        ]
+        .into_iter()
+        .collect();
+        let mut devices = BlockDevices::default();
+        devices.add(name("a:c:d"), 6).unwrap();
+        assert_eq!(
+            ledger.admit_block(&path("a:b"), 5, &devices),
+            Err(Refusal::Block(path("a"), 10, 6, 5))
+        );
+        assert_eq!(ledger.admit_block(&path("a:b"), 4, &devices), Ok(()));
+        assert_eq!(
+            ledger.admit_block(&path("n:x"), 1, &devices),
+            Err(Refusal::Forbidden(path("n"), Excess::Block(1, None)))
+        );
+        assert_eq!(
+            ledger.set(&path("a:c"), storage(Some(5)), &[], &devices),
+            Err(Refusal::InUse(path("a:c"), Excess::Block(6, Some(5))))
+        );
+    }
+
+    #[test]
     fn policies_nest() {
         let mut ledger = Ledger::default();
-        assert_eq!(ledger.set(&path("a"), policy(2, 50), &[]), Ok(true));
-        assert_eq!(ledger.set(&path("a"), policy(2, 50), &[]), Ok(false));
+        assert_eq!(
+            ledger.set(&path("a"), policy(2, 50), &[], &BlockDevices::default()),
+            Ok(true)
+        );
+        assert_eq!(
+            ledger.set(&path("a"), policy(2, 50), &[], &BlockDevices::default()),
+            Ok(false)
+        );
         assert!(matches!(
-            ledger.set(&path("a:b:c"), policy(3, 50), &[]),
+            ledger.set(&path("a:b:c"), policy(3, 50), &[], &BlockDevices::default()),
             Err(Refusal::Above(..))
         ));
-        assert_eq!(ledger.set(&path("a:b:c"), policy(2, 50), &[]), Ok(true));
+        assert_eq!(
+            ledger.set(&path("a:b:c"), policy(2, 50), &[], &BlockDevices::default()),
+            Ok(true)
+        );
         assert!(matches!(
-            ledger.set(&path("a"), policy(1, 50), &[]),
+            ledger.set(&path("a"), policy(1, 50), &[], &BlockDevices::default()),
             Err(Refusal::Below(..))
         ));
         let running = name("z:x");
         assert_eq!(
-            ledger.set(&path("z"), policy(1, 50), &[(&running, claim(51))]),
+            ledger.set(
+                &path("z"),
+                policy(1, 50),
+                &[(&running, claim(51))],
+                &BlockDevices::default()
+            ),
             Err(Refusal::InUse(path("z"), Excess::Memory(51, 50)))
         );
     }
@@ -332,13 +407,34 @@ mod tests {
         let mut ledger = Ledger::default();
         for number in 0..MAX_POLICIES {
             ledger
-                .set(&path(&format!("a:t{number}")), policy(1, 20), &[])
+                .set(
+                    &path(&format!("a:t{number}")),
+                    policy(1, 20),
+                    &[],
+                    &BlockDevices::default(),
+                )
                 .unwrap();
         }
-        let more = ledger.set(&path("a:more"), policy(1, 20), &[]);
+        let more = ledger.set(
+            &path("a:more"),
+            policy(1, 20),
+            &[],
+            &BlockDevices::default(),
+        );
         assert_eq!(more, Err(Refusal::TooMany(path("a"))));
-        assert_eq!(ledger.set(&path("a:t7"), policy(1, 30), &[]), Ok(true));
-        assert_eq!(ledger.set(&path("b:more"), policy(1, 20), &[]), Ok(true));
+        assert_eq!(
+            ledger.set(&path("a:t7"), policy(1, 30), &[], &BlockDevices::default()),
+            Ok(true)
+        );
+        assert_eq!(
+            ledger.set(
+                &path("b:more"),
+                policy(1, 20),
+                &[],
+                &BlockDevices::default()
+            ),
+            Ok(true)
+        );
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod ages;
+mod blocks;
 mod ending;
 mod event;
 mod ledger;
@@ -31,6 +33,8 @@ use crate::wire::{
 
 use self::operation::{Operation, Request, Revival, Upload, Written};
 
+pub use ages::{AGE_STEP, Age, Ages};
+pub use blocks::{BlockDevices, BlockRefusal};
 pub use event::{
     ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor, Ticket, Timer, UploadId,
 };
@@ -73,6 +77,7 @@ pub struct Settings {
 pub struct Supervisor {
     stop_deadline: Duration,
     ledger: Ledger,
+    ages: Ages,
     unikernels: BTreeMap<Name, Unikernel>,
     /// What ended by itself; out of the accounting.
     ended: BTreeMap<Name, Ended>,
@@ -87,9 +92,9 @@ pub struct Supervisor {
     /// Deaths that were told before the birth.
     early_deaths: BTreeMap<RunId, crate::unikernel::Death>,
     /// Writes under way, with the policies that each records.
-    writes: BTreeMap<Ticket, (Written, Ledger)>,
+    writes: BTreeMap<Ticket, (Written, Policies)>,
     /// The policies on disk; after a write that failed, which may have reached it all the same, nobody knows.
-    recorded: Option<Ledger>,
+    recorded: Option<Policies>,
     /// The policies that hold if the writes under way fail.
     acknowledged: Ledger,
     /// Images to be removed once nothing refers to them.
@@ -98,6 +103,13 @@ pub struct Supervisor {
     random: u32,
     stopping: bool,
     effects: Vec<Effect>,
+}
+
+/// The policies of a state file, and the ages of their certificates.
+#[derive(Clone, Debug)]
+struct Policies {
+    ledger: Ledger,
+    ages: Ages,
 }
 
 /// A unikernel that is in the accounting.
@@ -156,9 +168,13 @@ impl Supervisor {
         ledger.reset(crate::name::Path::ROOT, Some(settings.resources));
         let mut supervisor = Self {
             stop_deadline: settings.stop_deadline,
-            recorded: Some(ledger.clone()),
+            recorded: Some(Policies {
+                ledger: ledger.clone(),
+                ages: state.ages.clone(),
+            }),
             acknowledged: ledger.clone(),
             ledger,
+            ages: state.ages,
             unikernels: BTreeMap::new(),
             ended: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -242,6 +258,7 @@ impl Supervisor {
             .chain(self.ended.keys())
             .chain(self.operations.keys())
             .collect();
+        let (newest, forgotten) = self.ages.recorded();
         State {
             unikernels: names
                 .into_iter()
@@ -252,6 +269,7 @@ impl Supervisor {
                 .all()
                 .map(|(path, policy)| (path.clone(), policy.clone()))
                 .collect(),
+            ages: Ages::new(newest, forgotten),
         }
     }
 
@@ -315,7 +333,17 @@ impl Supervisor {
                 self.succeed(&asker, answer);
             }
             Command::Policy(PolicyCommand::Add(policy)) => {
-                self.add_policy(asker, name.path(), &policy);
+                self.add_policy(asker, name.path(), &policy, None);
+            }
+            Command::Policy(PolicyCommand::AddDated(dated)) => {
+                if let Some(age) = Age::of(&dated) {
+                    self.add_policy(asker, name.path(), &dated.policy, Some(age));
+                } else {
+                    let most = Age::MAX_SERIAL;
+                    let why =
+                        format!("the certificate's serial number has more than {most} octets");
+                    self.refuse(&asker, &why);
+                }
             }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
             _ => self.refuse(&asker, "unknown command"),
@@ -395,7 +423,7 @@ impl Supervisor {
             return;
         };
         if let (Written::Policy { path, .. }, Ok(())) = (&why, &result) {
-            let policy = policies.at(path).cloned();
+            let policy = policies.ledger.at(path).cloned();
             self.acknowledged.reset(path.clone(), policy);
         }
         self.recorded = result.is_ok().then_some(policies);
@@ -424,7 +452,11 @@ impl Supervisor {
 
     fn persist(&mut self, why: Written) {
         let ticket = Ticket(self.count());
-        self.writes.insert(ticket, (why, self.ledger.clone()));
+        let policies = Policies {
+            ledger: self.ledger.clone(),
+            ages: self.ages.clone(),
+        };
+        self.writes.insert(ticket, (why, policies));
         let state = self.state();
         self.effects.push(Effect::Persist { ticket, state });
     }

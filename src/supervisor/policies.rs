@@ -1,28 +1,58 @@
 //! Changes of policies.
 
 use super::operation::Written;
-use super::{Asker, Ledger, Supervisor, claims};
+use super::{Age, Asker, BlockDevices, Ledger, Supervisor, claims};
 use crate::name::Path;
 use crate::policy::Policy;
+use crate::wire::POLICY_KEPT;
 
 const ADDED: &str = "added policy";
 
 impl Supervisor {
-    pub(super) fn add_policy(&mut self, asker: Asker, path: &Path, policy: &crate::wire::Policy) {
+    /// Sets a policy: that of a certificate of this age, or one that was given without any.
+    pub(super) fn add_policy(
+        &mut self,
+        asker: Asker,
+        path: &Path,
+        policy: &crate::wire::Policy,
+        age: Option<Age>,
+    ) {
         let policy = match Policy::try_from(policy) {
             Ok(policy) => policy,
             Err(error) => return self.refuse(&asker, &error),
         };
-        // One that is equal, but not surely on disk, is acknowledged when it is.
-        let recorded = self
-            .recorded
+        let same = self.ledger.at(path) == Some(&policy);
+        let stale = age
             .as_ref()
-            .is_some_and(|recorded| recorded.at(path) == self.ledger.at(path));
+            .is_some_and(|age| self.ages.is_stale(path, age));
+        if stale && !same {
+            return self.tell(&asker, POLICY_KEPT, false);
+        }
+        let age = age.filter(|_| !stale);
         let claims = claims(&self.unikernels, &self.operations);
-        let allowed = self
-            .ledgers()
-            .try_for_each(|ledger| ledger.clone().set(path, policy.clone(), &claims).map(drop));
-        match allowed.and_then(|()| self.ledger.set(path, policy, &claims)) {
+        // None is ever made.
+        let devices = BlockDevices::default();
+        let allowed = self.ledgers().try_for_each(|ledger| {
+            let mut ledger = ledger.clone();
+            ledger
+                .set(path, policy.clone(), &claims, &devices)
+                .map(drop)
+        });
+        // The age only of a policy that is set; should the write fail, the certificate stays the newest.
+        let remembered = allowed.and_then(|()| match &age {
+            Some(age) => {
+                let ledger = &self.ledger;
+                let has_policy = |path: &Path| ledger.at(path).is_some();
+                self.ages.remember(path, age.clone(), same, &has_policy)
+            }
+            None => Ok(()),
+        });
+        // One that is equal, but not surely on disk, is acknowledged when it is.
+        let recorded = self.recorded.as_ref().is_some_and(|recorded| {
+            let covers = |age| recorded.ages.covers(path, age);
+            recorded.ledger.at(path) == self.ledger.at(path) && age.as_ref().is_none_or(covers)
+        });
+        match remembered.and_then(|()| self.ledger.set(path, policy, &claims, &devices)) {
             Err(refusal) => self.refuse(&asker, &refusal),
             Ok(false) if recorded => self.tell(&asker, "no modification of policy", false),
             Ok(_) => self.persist(Written::Policy {
@@ -71,7 +101,7 @@ impl Supervisor {
 
     /// The policies in force, and those that may come back into force if a write fails.
     pub(super) fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
-        let written = self.writes.values().map(|(_, ledger)| ledger);
+        let written = self.writes.values().map(|(_, policies)| &policies.ledger);
         [&self.ledger, &self.acknowledged]
             .into_iter()
             .chain(written)

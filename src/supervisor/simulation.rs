@@ -22,7 +22,7 @@ use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
 use crate::name::Path;
 use crate::unikernel::{Death, FailBehaviour};
-use crate::wire::Restart;
+use crate::wire::{DatedPolicy, Octets, Restart};
 
 const SCHEDULES: u64 = 10_000;
 
@@ -196,11 +196,20 @@ impl Schedule {
                 let path = dice.pick(&*PATHS);
                 let name = Name::from(path.clone());
                 let policy = (kind < 18).then(|| Self::random_policy(dice));
+                let dated = dice.chance(60);
                 let command = policy.as_ref().map_or(PolicyCommand::Remove(()), |policy| {
-                    PolicyCommand::Add(policy.into())
+                    if dated {
+                        PolicyCommand::AddDated(Self::random_certificate(dice, request, policy))
+                    } else {
+                        PolicyCommand::Add(policy.into())
+                    }
                 });
+                let age = match &command {
+                    PolicyCommand::AddDated(dated) => Age::of(dated),
+                    _ => None,
+                };
                 self.host.policy(&path).ask(request, Change::To(policy));
-                (Command::Policy(command), name, About::Policy(path))
+                (Command::Policy(command), name, About::Policy(path, age))
             }
         };
         let free = self.host.connections.iter().find(|(_, free)| **free);
@@ -268,6 +277,15 @@ impl Schedule {
         }
     }
 
+    /// A certificate of about the time of the request, in which minutes pass.
+    fn random_certificate(dice: &mut Dice, request: i64, policy: &Policy) -> DatedPolicy {
+        DatedPolicy {
+            policy: policy.into(),
+            not_before: Int::new(request * 20 - dice.pick(&[0, 0, 5, 30, 70, 150])),
+            serial: Octets(vec![dice.pick(&[1, 2, 0x7f])]),
+        }
+    }
+
     /// Time passes; what it brings comes in any order.
     fn pass(&mut self, time: Duration) {
         self.host.clock += time;
@@ -319,11 +337,33 @@ impl Schedule {
         self.note(|| format!("{event:?}"));
         self.host.tell(&event);
         self.now.monotonic = self.host.clock;
+        let stale = self.stale(&event);
         for effect in self.supervisor.handle(&self.now, event) {
             self.note(|| format!("    {effect:?}"));
             self.host.carry_out(effect);
         }
+        if let Some((path, before)) = stale {
+            let kept = self.supervisor.ledger.at(&path) == before.as_ref();
+            self.host.must(kept, || {
+                format!("an older certificate replaces the policy {before:?} of {path}")
+            });
+        }
         self.check();
+    }
+
+    /// The path of an older certificate than one that was acknowledged, and the policy in force there.
+    fn stale(&self, event: &Event) -> Option<(Path, Option<Policy>)> {
+        let Event::Message { message, .. } = event else {
+            return None;
+        };
+        let Payload::Command(Command::Policy(PolicyCommand::AddDated(dated))) = &message.payload
+        else {
+            return None;
+        };
+        let path = domain::name(&message.header.name).unwrap().path().clone();
+        let stale = Age::of(dated).as_ref() < self.host.newest.get(&path);
+        let in_force = self.supervisor.ledger.at(&path).cloned();
+        stale.then_some((path, in_force))
     }
 
     /// A supervisor starts from what is on disk.
@@ -384,8 +424,18 @@ impl Schedule {
             .find(lost)
             .map(|image| format!("the disk names image {image}, which is gone"))
             .or_else(|| self.broken_promise())
+            .or_else(|| self.forgotten())
             .or_else(|| exceeded("on disk", policies, &recorded.collect()))
             .or_else(|| exceeded("in force", self.supervisor.ledger.all(), &memories))
+    }
+
+    /// The certificates whose age a crash would forget, so that an older one could win.
+    fn forgotten(&self) -> Option<String> {
+        let Host { disk, newest, .. } = &self.host;
+        newest.iter().find_map(|(path, age)| {
+            (!disk.ages.covers(path, age))
+                .then(|| format!("the disk forgets {age:?} of {path}: {:?}", disk.ages))
+        })
     }
 
     /// What was promised, but is not on disk.

@@ -19,8 +19,7 @@ pub fn answer_head(header: &Header, compressed: bool, length: u64) -> Result<Vec
         ))
     };
     let image = usize::try_from(length).map_err(|_| too_long())?;
-    let header =
-        rasn::der::encode(header).map_err(|error| WireError::Grammar(error.to_string()))?;
+    let header = rasn::der::encode(header)?;
     let flag = [BOOLEAN, 1, if compressed { 0xff } else { 0 }];
     // From the inside out: each level is the head of a value that ends with the image.
     let mut head = value_head(OCTET_STRING, image);

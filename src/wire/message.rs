@@ -167,6 +167,9 @@ pub enum Restart {
     NewArguments(Arguments),
 }
 
+/// The answer to [`PolicyCommand::AddDated`] where a newer certificate's policy was set before: what is in force stays.
+pub const POLICY_KEPT: &str = "policy of a newer certificate kept";
+
 /// Requests about policies.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
 #[rasn(choice)]

@@ -7,6 +7,7 @@
 // rasn's derives bind each field once more than they use it.
 #![allow(clippy::no_effect_underscore_binding)]
 
+mod error;
 mod message;
 mod primitive;
 mod statistics;
@@ -20,13 +21,12 @@ pub mod own;
 pub mod state;
 pub mod v5;
 
+pub use error::WireError;
 pub use message::*;
 pub use own::DatedPolicy;
 pub use primitive::*;
 pub use statistics::*;
 pub use unikernel::*;
-
-use std::fmt;
 
 use rasn::{AsnType, Decode, Decoder, Encode};
 
@@ -34,17 +34,6 @@ use crate::name::Name;
 
 /// The only version ever written or accepted.
 pub const VERSION: i64 = 5;
-
-/// Why octets are no message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WireError {
-    /// Another version of the protocol.
-    Version(i64),
-    /// Not of the grammar; the text says where.
-    Grammar(String),
-    /// Of the grammar, but not encoded the way a released encoder does.
-    NotCanonical,
-}
 
 /// The value of the certificate extension.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
@@ -112,7 +101,7 @@ impl CertExtension {
 }
 
 fn encode(value: &impl Encode) -> Result<Vec<u8>, WireError> {
-    rasn::der::encode(value).map_err(|error| WireError::Grammar(error.to_string()))
+    Ok(rasn::der::encode(value)?)
 }
 
 /// The number with which `depth` nested values begin; whatever else is wrong is left to the grammar of that version.
@@ -140,26 +129,9 @@ fn announced_version(octets: &[u8], depth: u8) -> Result<i64, WireError> {
 
 /// Decodes and requires that the value encodes to the same octets: what DER forbids, no released encoder wrote.
 fn decode_canonical<T: Decode + Encode>(octets: &[u8]) -> Result<T, WireError> {
-    let value: T =
-        rasn::der::decode(octets).map_err(|error| WireError::Grammar(error.kind.to_string()))?;
+    let value: T = rasn::der::decode(octets)?;
     match rasn::der::encode(&value) {
         Ok(encoded) if encoded == octets => Ok(value),
         _ => Err(WireError::NotCanonical),
     }
 }
-
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Version(version) => {
-                write!(f, "protocol version {version:#x}, expected {VERSION}")
-            }
-            Self::Grammar(reason) => {
-                write!(f, "not a message of protocol version {VERSION}: {reason}")
-            }
-            Self::NotCanonical => write!(f, "not the canonical encoding of a message"),
-        }
-    }
-}
-
-impl std::error::Error for WireError {}

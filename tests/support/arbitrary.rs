@@ -9,7 +9,7 @@ use petrel::wire::{
     Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message, NamedInfo, NamedInfo4,
     NamedInfo5, NamedPolicy, Net3, NetInfo, Octets, Payload, Policy, PolicyCommand, RUsage,
     Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand, Success, Text, TimeVal,
-    Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, v5,
+    Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, own, v5,
 };
 
 use super::random::Random;
@@ -172,21 +172,25 @@ choice! {
     ConsoleCommand { Add Subscribe Inactive }
     SinceCount { Since Count }
     StatsCommand { Add Remove Subscribe Initial }
-    UnikernelCommand { Destroy Get Restart InfoOld4 InfoOld5 Info Create ForceCreate }
+    UnikernelCommand {
+        Destroy Get Restart InfoOld4 InfoOld5 Info Create ForceCreate Stop Start Rollback Details
+    }
     Restart { NoArguments NewArguments }
     v5::Payload { Command Reply Failure Data }
     v5::Command { Console Statistics Unikernel Policy Block }
     v5::UnikernelCommand {
         Destroy CreateOld ForceCreateOld Get Restart InfoOld4 CreateOld2 ForceCreateOld2 InfoOld5
-        Info Create ForceCreate
+        Info Create ForceCreate Stop Start Rollback Details
     }
     v5::Restart { NoArguments NewArgumentsOld2 NewArgumentsOld NewArguments }
     PolicyCommand { Info Add Remove AddDated }
     BlockCommand { Info Add Remove AddOld SetOld DumpOld Dump Set }
     Success {
         Empty String Policies BlockDevices UnikernelImage OldBlockDeviceImage OldUnikernelInfo4
-        BlockDeviceImage OldUnikernelInfo5 Consoles UnikernelInfo
+        BlockDeviceImage OldUnikernelInfo5 Consoles UnikernelInfo UnikernelDetails
     }
+    own::Standing { Running Starting Waiting Stopped Ended }
+    own::Death { Exit Signal OutOfMemory Unknown }
     Data { Statistics Console Block }
     BlockData { Some End }
     Typ { Solo5 Bhyve }
@@ -196,6 +200,10 @@ choice! {
 record! {
     Message { header payload }
     v5::Message { header payload }
+    own::NamedDetails { name details }
+    own::Details { info standing restarts last_exit previous }
+    own::Waiting { until trouble }
+    own::Exit { death at }
     StatsAdd { vmmdev pid network }
     BridgeTap { bridge tap }
     Policy { cpuids unikernels memory block bridges }

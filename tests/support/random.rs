@@ -1,4 +1,5 @@
 //! Numbers that look random and are the same in every run.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 /// Xorshift with 64 bits of state.
 pub struct Random(u64);

@@ -11,11 +11,11 @@ use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    ConnectionId, Effect, Event, Message, Payload, RunId, StagedImage, State, Survivor, Ticket,
-    Timer, UploadId,
+    Age, ConnectionId, Effect, Event, Message, Payload, RunId, StagedImage, State, Survivor,
+    Ticket, Timer, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
-use crate::wire::Timestamp;
+use crate::wire::{POLICY_KEPT, Success, Timestamp};
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -43,6 +43,8 @@ pub(super) struct Host {
     pub(super) disk: State,
     pub(super) unikernels: BTreeMap<Name, Promise<Kept>>,
     pub(super) policies: BTreeMap<Path, Promise<Policy>>,
+    /// The newest certificate of each path whose policy was acknowledged, for good.
+    pub(super) newest: BTreeMap<Path, Age>,
     /// Creations whose unikernel has ended for good, unless it was started once more.
     ended: BTreeSet<i64>,
     pub(super) exited: bool,
@@ -60,7 +62,8 @@ pub(super) struct Open {
 #[derive(Clone, Debug)]
 pub(super) enum About {
     Unikernel(Name),
-    Policy(Path),
+    /// The age is that of the certificate, if the policy has one.
+    Policy(Path, Option<Age>),
 }
 
 #[derive(Debug)]
@@ -111,6 +114,7 @@ impl Host {
             disk: State::default(),
             unikernels: BTreeMap::new(),
             policies: BTreeMap::new(),
+            newest: BTreeMap::new(),
             ended: BTreeSet::new(),
             exited: false,
             violation: None,
@@ -318,6 +322,7 @@ impl Host {
             consoles: tenders.values().map(read).collect(),
             tenders,
             disk,
+            newest: std::mem::take(&mut self.newest),
             violation: self.violation.take(),
             ..Self::new(dice, self.failing)
         };
@@ -362,6 +367,7 @@ impl Host {
         }
         let (kept, text) = match &message.payload {
             Payload::Failure(text) => (false, text.to_lossy()),
+            Payload::Reply(Success::String(text)) => (true, text.to_lossy()),
             _ => (true, String::new()),
         };
         match about {
@@ -376,8 +382,15 @@ impl Host {
                 self.unikernel(&name)
                     .refuse(request, text.contains("could not be recorded"));
             }
-            About::Policy(path) if kept => self.policy(&path).keep(request),
-            About::Policy(path) => {
+            About::Policy(path, _) if kept && text == POLICY_KEPT => {
+                self.policy(&path).refuse(request, false);
+            }
+            About::Policy(path, age) if kept => {
+                self.policy(&path).keep(request);
+                let before = self.newest.remove(&path);
+                self.newest.extend(age.max(before).map(|age| (path, age)));
+            }
+            About::Policy(path, _) => {
                 self.policy(&path)
                     .refuse(request, text.contains("was not changed"));
             }

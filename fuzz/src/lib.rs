@@ -1,0 +1,318 @@
+//! What is asserted of every decoder, whatever it is given: a body for each fuzz target, and [`seeds`] for it.
+//!
+//! A body returns whether the input was accepted, so that a test can tell seeds that reach nothing.
+#![allow(clippy::unwrap_used)]
+
+pub mod seeds;
+
+use std::io::Cursor;
+
+use petrel::authority::Request;
+use petrel::chain::revocation::RevocationList;
+use petrel::chain::{
+    image_extension_value, is_followed_by_stream, read_image_extension, request, route,
+};
+use petrel::console::lines::{MAX_LINE, Splitter, TRUNCATED};
+use petrel::console::ring::{Line, Moment, Ring};
+use petrel::inflate::{Arriving, InflateError};
+use petrel::manifest::Manifest;
+use petrel::name::{Label, Name, Path};
+use petrel::policy::Policy;
+use petrel::unikernel::Config;
+use petrel::wire::frame::{FrameBuffer, FrameError, Next, frame, read_frame};
+use petrel::wire::state::{State, albatross};
+use petrel::wire::{
+    CertExtension, Command, Message, Payload, PolicyCommand, UnikernelCommand, domain,
+};
+use time::OffsetDateTime;
+
+/// A body: takes octets, panics where a promise is broken, and tells whether they were accepted.
+pub type Body = fn(&[u8]) -> bool;
+
+/// Every target and its body.
+pub const TARGETS: [(&str, Body); 14] = [
+    ("chain", chain),
+    ("console", console),
+    ("extension", extension),
+    ("frame", frames),
+    ("image_extension", image_extension),
+    ("inflate", inflate),
+    ("manifest", manifest),
+    ("message", message),
+    ("name", name),
+    ("request", signing_request),
+    ("revocation_list", revocation_list),
+    ("show", show),
+    ("state", state),
+    ("state_albatross", state_albatross),
+];
+
+/// A message is read, and what is written of it is read as the same; numbers and names are looked at as petreld does.
+pub fn message(octets: &[u8]) -> bool {
+    let Ok(message) = Message::decode(octets) else {
+        return false;
+    };
+    let written = message.encode().unwrap();
+    assert_eq!(Message::decode(&written).as_ref(), Ok(&message));
+    if let Ok(name) = domain::name(&message.header.name) {
+        assert_eq!(name.to_string().parse(), Ok(name));
+    }
+    if let Payload::Command(command) = &message.payload {
+        look_at(command);
+    }
+    true
+}
+
+/// The value of a certificate extension, likewise.
+pub fn extension(octets: &[u8]) -> bool {
+    let Ok(extension) = CertExtension::decode(octets) else {
+        return false;
+    };
+    let written = extension.encode().unwrap();
+    assert_eq!(CertExtension::decode(&written).as_ref(), Ok(&extension));
+    look_at(&extension.command);
+    true
+}
+
+fn look_at(command: &Command) {
+    let _ = (route(command), is_followed_by_stream(command));
+    match command {
+        Command::Policy(PolicyCommand::Add(policy)) => {
+            if let Ok(policy) = Policy::try_from(policy) {
+                let record = petrel::wire::Policy::from(&policy);
+                assert_eq!(Policy::try_from(&record), Ok(policy));
+            }
+        }
+        Command::Unikernel(
+            UnikernelCommand::Create(record) | UnikernelCommand::ForceCreate(record),
+        ) => {
+            if let Ok(config) = Config::try_from(record) {
+                let mut record = config.to_wire(record.compressed, record.image.0.clone());
+                let read = Config::try_from(&record).unwrap();
+                record = read.to_wire(record.compressed, record.image.0);
+                assert_eq!(Config::try_from(&record), Ok(read));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Our own state file: what is read is written and read again as the same.
+pub fn state(octets: &[u8]) -> bool {
+    let Ok(state) = State::decode(octets) else {
+        return false;
+    };
+    let written = state.encode().unwrap();
+    assert_eq!(State::decode(&written).as_ref(), Ok(&state));
+    true
+}
+
+/// A state file of albatross: what is read is written in one form only.
+pub fn state_albatross(octets: &[u8]) -> bool {
+    let Ok(state) = albatross::State::decode(octets) else {
+        return false;
+    };
+    let written = state.encode().unwrap();
+    let read = albatross::State::decode(&written).unwrap();
+    assert_eq!(read.encode().unwrap(), written);
+    let entries = state.unikernels().count() + state.policies().count();
+    let import = state.import();
+    let taken = import.unikernels.len() + import.policies.len();
+    assert_eq!(taken + import.refused.len(), entries);
+    true
+}
+
+/// Frames are the same whether they are read from a stream or cut out of pieces of any size, and none is larger than
+/// allowed. The first octet chooses the size of the pieces.
+pub fn frames(octets: &[u8]) -> bool {
+    const LIMIT: usize = 1 << 12;
+    let Some((size, octets)) = octets.split_first() else {
+        return false;
+    };
+    let mut whole = Vec::new();
+    let mut reader = octets;
+    let refused = loop {
+        match read_frame(&mut reader, LIMIT) {
+            Ok(Some(content)) => whole.push(content),
+            Ok(None) => break false,
+            Err(FrameError::TooLong(announced, limit)) => {
+                assert!(announced > limit && limit == LIMIT);
+                break true;
+            }
+            Err(_) => break false,
+        }
+    };
+    let mut cut = Vec::new();
+    let mut buffer = FrameBuffer::default();
+    'pieces: for piece in octets.chunks(usize::from(*size).max(1)) {
+        buffer.push(piece);
+        loop {
+            match buffer.next(LIMIT) {
+                Ok(Some(Next::Frame(content))) => cut.push(content),
+                Ok(Some(Next::End)) => {
+                    assert!(!refused);
+                    break 'pieces;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    assert!(refused);
+                    break 'pieces;
+                }
+            }
+        }
+    }
+    assert_eq!(whole, cut);
+    let rest: Vec<u8> = whole.iter().flat_map(|one| frame(one).unwrap()).collect();
+    assert!(octets.starts_with(&rest));
+    !whole.is_empty()
+}
+
+/// A text is a name, path or label in one canonical form only.
+pub fn name(octets: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(octets) else {
+        return false;
+    };
+    let name: Option<Name> = text.parse().ok();
+    if let Some(name) = &name {
+        assert_eq!(name.to_string().parse().as_ref(), Ok(name));
+        assert_eq!(name.relative_to(name.path()).unwrap().label(), name.label());
+        assert!(name.path().is_within(&Path::ROOT));
+    }
+    let path: Option<Path> = text.parse().ok();
+    if let Some(path) = &path {
+        assert_eq!(path.joined().parse().as_ref(), Ok(path));
+        assert_eq!(path.to_string().parse(), Ok(Name::from(path.clone())));
+    }
+    let label: Option<Label> = text.parse().ok();
+    if let Some(label) = &label {
+        assert!((1..=Label::MAX_OCTETS).contains(&label.as_str().len()));
+        assert_eq!(label.as_str().parse().as_ref(), Ok(label));
+    }
+    name.is_some() || path.is_some() || label.is_some()
+}
+
+/// Certificates, each in a frame, leaf first: the name that they speak of lies at or below the last policy's path.
+pub fn chain(octets: &[u8]) -> bool {
+    let mut reader = octets;
+    let mut certificates = Vec::new();
+    while let Ok(Some(certificate)) = read_frame(&mut reader, octets.len()) {
+        certificates.push(certificate);
+    }
+    let Ok(request) = request(&certificates) else {
+        return false;
+    };
+    let below = request.policies.first().map(|(path, _)| path.clone());
+    assert!(request.name.path().is_within(&below.unwrap_or_default()));
+    let above = request.policies.iter().skip(1);
+    for ((path, _), (upper, _)) in request.policies.iter().zip(above) {
+        assert_eq!(path.parent().as_ref(), Some(upper));
+    }
+    look_at(&request.command);
+    true
+}
+
+/// A signing request.
+pub fn signing_request(octets: &[u8]) -> bool {
+    Request::parse(octets).is_ok()
+}
+
+/// A revocation list.
+pub fn revocation_list(octets: &[u8]) -> bool {
+    RevocationList::read(octets).is_ok()
+}
+
+/// Whatever is in a file that is shown, nothing of it commands the terminal.
+pub fn show(octets: &[u8]) -> bool {
+    let Ok(shown) = petrel::show::file(octets, &[], OffsetDateTime::UNIX_EPOCH) else {
+        return false;
+    };
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'));
+    true
+}
+
+/// The manifest of an image holds no device twice, and every one under its name.
+pub fn manifest(octets: &[u8]) -> bool {
+    let Ok(manifest) = Manifest::read(&mut Cursor::new(octets)) else {
+        return false;
+    };
+    for device in &manifest.devices {
+        assert_eq!(manifest.device(&device.name, device.kind), Some(device));
+    }
+    true
+}
+
+/// Lines are the same wherever the stream is cut, none is longer than allowed, and the ring keeps the newest. The first
+/// octets choose the size of the pieces, and of the ring.
+pub fn console(octets: &[u8]) -> bool {
+    let [size, room, octets @ ..] = octets else {
+        return false;
+    };
+    let split = |size: usize| {
+        let mut splitter = Splitter::default();
+        let mut lines = Vec::new();
+        for piece in octets.chunks(size.max(1)) {
+            splitter.push(piece, |line| lines.push(line));
+        }
+        lines.extend(splitter.finish());
+        lines
+    };
+    let lines = split(octets.len());
+    assert_eq!(split(usize::from(*size)), lines);
+    let mut ring = Ring::new(usize::from(*room));
+    for (at, line) in (0..).zip(&lines) {
+        assert!(line.len() <= MAX_LINE + TRUNCATED.len() && !line.contains(&b'\n'));
+        let arrived = Moment {
+            seconds: at,
+            nanoseconds: 0,
+        };
+        ring.push(Line {
+            arrived,
+            octets: line.as_slice().into(),
+        });
+    }
+    let kept: Vec<&[u8]> = ring.last(i64::MAX).map(|line| &line.octets[..]).collect();
+    assert!(lines.ends_with(&kept.iter().map(|line| line.to_vec()).collect::<Vec<_>>()));
+    assert!(kept.len() == lines.len().min(usize::from(*room)));
+    !lines.is_empty()
+}
+
+/// The extension that fixes an image has one form.
+pub fn image_extension(octets: &[u8]) -> bool {
+    let Ok(digest) = read_image_extension(octets) else {
+        return false;
+    };
+    assert_eq!(image_extension_value(&digest), octets);
+    true
+}
+
+/// A zlib stream is uncompressed as by another reader, wherever it is cut, and never beyond a limit. The first octet
+/// chooses the size of the pieces.
+pub fn inflate(octets: &[u8]) -> bool {
+    const LIMIT: u64 = 1 << 20;
+    let Some((size, octets)) = octets.split_first() else {
+        return false;
+    };
+    let uncompress = |size: usize| {
+        let mut arriving = Arriving::new(true, LIMIT);
+        let mut plain = Vec::new();
+        for piece in octets.chunks(size.max(1)) {
+            arriving.write(piece, |more| {
+                plain.extend_from_slice(more);
+                assert!(plain.len() as u64 <= LIMIT);
+                Ok::<_, InflateError>(())
+            })?;
+        }
+        arriving.finish().map(|()| plain)
+    };
+    let plain = uncompress(octets.len());
+    assert_eq!(uncompress(usize::from(*size)).ok(), plain.clone().ok());
+    if let Ok(plain) = &plain {
+        let mut stream = flate2::Decompress::new(true);
+        let mut other = Vec::with_capacity(plain.len() + 1);
+        let status = stream.decompress_vec(octets, &mut other, flate2::FlushDecompress::Finish);
+        assert!(matches!(status, Ok(flate2::Status::StreamEnd)));
+        assert_eq!(stream.total_in(), octets.len() as u64);
+        assert_eq!(&other, plain);
+    }
+    plain.is_ok()
+}
