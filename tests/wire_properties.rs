@@ -12,9 +12,9 @@ mod vectors;
 use arbitrary::Arbitrary;
 use petrel::name::{Label, Name, Path};
 use petrel::supervisor::{Age, Ages};
-use petrel::unikernel::ImageDigest;
-use petrel::wire::state::{State, albatross};
-use petrel::wire::{CertExtension, Config, Message, Policy, domain, v5};
+use petrel::unikernel::{Death, ImageDigest, Version};
+use petrel::wire::state::{LastExit, Recorded, Standing, State, albatross};
+use petrel::wire::{CertExtension, Config, Message, Policy, Timestamp, domain, v5};
 use random::Random;
 use vectors::{from_hex, load};
 
@@ -204,7 +204,24 @@ fn ours(import: albatross::Import) -> State {
     State {
         ages: Ages::new(paths.map(|path| (path, age.clone())).collect(), Vec::new()),
         unikernels: unikernels
-            .map(|one| (one.name, one.config, ImageDigest([0; 32])))
+            .enumerate()
+            .map(|(number, one)| {
+                let version = Version {
+                    config: one.config,
+                    image: ImageDigest([0; 32]),
+                };
+                let exit = LastExit {
+                    death: Death::Signal(9),
+                    at: Timestamp::from_unix(1_700_000_000, 0),
+                };
+                Recorded {
+                    name: one.name,
+                    previous: (number % 2 == 0).then(|| version.clone()),
+                    version,
+                    standing: [Standing::Up, Standing::Stopped, Standing::Ended(exit)][number % 3]
+                        .clone(),
+                }
+            })
             .collect(),
         policies: import.policies,
     }
