@@ -4,6 +4,7 @@ pub mod child;
 pub mod descriptor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
+pub mod process;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod tap;
