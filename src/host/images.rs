@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use flate2::{Decompress, FlushDecompress, Status};
+use nix::unistd::Gid;
 use sha2::{Digest as _, Sha256};
 
 use crate::manifest::{Manifest, ManifestError};
@@ -19,6 +20,9 @@ const FOLDER: &str = "image";
 /// What the names of files that are still being written begin with.
 const UNFINISHED: &str = ".new-";
 
+/// Mode of an image that a group can read: tenders open images by themselves.
+const IMAGE: u32 = 0o440;
+
 /// Octets uncompressed at a time.
 const PIECE: usize = 1 << 16;
 
@@ -26,6 +30,7 @@ const PIECE: usize = 1 << 16;
 #[derive(Debug)]
 pub struct ImageStore {
     folder: PathBuf,
+    readers: Option<Gid>,
     counter: u64,
 }
 
@@ -80,19 +85,29 @@ pub enum ImageError {
 }
 
 impl ImageStore {
-    /// The store below `database`; made if missing, unfinished files of an earlier run removed.
-    pub fn open(database: &Path) -> Result<Self, ImageError> {
+    /// The store below `database`; made if missing, unfinished files of an earlier run removed. The group `readers`,
+    /// if there is one, can read images whose names it knows.
+    pub fn open(database: &Path, readers: Option<Gid>) -> Result<Self, ImageError> {
         let folder = database.join(FOLDER);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&folder)
             .map_err(ImageError::file("create", &folder))?;
-        let store = Self { folder, counter: 0 };
+        let store = Self {
+            folder,
+            readers,
+            counter: 0,
+        };
         for name in store.names()? {
             if name.starts_with(UNFINISHED) {
                 store.delete(&name)?;
+            } else {
+                store.open_to_readers(&store.folder.join(name), IMAGE)?;
             }
+        }
+        for folder in [database, &store.folder] {
+            store.open_to_readers(folder, 0o710)?;
         }
         Ok(store)
     }
@@ -114,7 +129,18 @@ impl ImageStore {
     /// Puts a staged image into the store. It is on disk for good after [`Self::sync`] of what is returned.
     pub fn install(&self, staged: Staged) -> Result<File, ImageError> {
         let path = self.path(&staged.digest);
+        self.open_to_readers(&staged.file.path, IMAGE)?;
         staged.file.rename(&path)
+    }
+
+    fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {
+        let Some(readers) = self.readers else {
+            return Ok(());
+        };
+        chown(path, Some(0), Some(readers.as_raw()))
+            .map_err(ImageError::file("change the owner of", path))?;
+        fs::set_permissions(path, Permissions::from_mode(mode))
+            .map_err(ImageError::file("change the mode of", path))
     }
 
     /// Makes an installed image, and its name, survive a crash of the host.

@@ -6,6 +6,7 @@
 mod connection;
 mod console;
 mod images;
+pub mod run;
 mod store;
 mod tender;
 
@@ -19,25 +20,25 @@ use std::time::Instant;
 
 use argh::FromArgs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use self::connection::{Arrival, Connection};
 use self::console::{ConsoleLink, Outcome};
 use self::images::{ImageError, ImageStore, Staged, Staging};
+use self::run::{RunError, Runs, TenderUsers};
 use self::store::{Store, StoreError};
-use self::tender::{Fifo, Tenders};
+use self::tender::{Fifo, Start, Tenders};
 use crate::command_line;
 use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::logging::{self, Verbosity};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Target};
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
     ConnectionId, Death, Effect, Event, Moment, RunId, StagedImage, Supervisor, Timer, UploadId,
 };
 use crate::sys::child::{self, Ended};
-use crate::sys::spawn;
+use crate::sys::descriptor;
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
@@ -45,7 +46,9 @@ use crate::wire::{Header, Message, Payload, Timestamp};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
-pub use self::tender::PROBE_DEADLINE;
+pub use self::tender::{
+    ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, PROBE_DEADLINE, SPT_PROCESSES,
+};
 
 const PROGRAM: &str = "petreld";
 
@@ -70,6 +73,9 @@ struct Options {
     /// folder of state and images (/var/lib/petrel, on FreeBSD /var/db/petrel)
     #[argh(option, default = "PathBuf::from(socket::DATABASE_FOLDER)")]
     dbdir: PathBuf,
+    /// users of tenders, FIRST-LAST: each tender has one of its own after FIRST, which is the group of all
+    #[argh(option)]
+    tender_uids: Option<TenderUsers>,
     /// take the socket from systemd
     #[argh(switch)]
     systemd_socket_activation: bool,
@@ -98,6 +104,8 @@ pub enum HostError {
     Store(StoreError),
     /// The image store.
     Images(ImageError),
+    /// What tenders run with.
+    Runs(RunError),
     /// Something else of the system's.
     System(&'static str, std::io::Error),
 }
@@ -158,7 +166,7 @@ struct Daemon {
     staged: HashMap<UploadId, Staged>,
     tenders: Tenders,
     prepared: HashMap<Name, Prepared>,
-    processes: HashMap<RunId, Pid>,
+    runs: Runs,
     timers: Vec<(Instant, Timer)>,
     done: bool,
 }
@@ -166,6 +174,7 @@ struct Daemon {
 /// What stands ready for, or behind, a running tender.
 struct Prepared {
     tender: PathBuf,
+    target: Target,
     fifo: Fifo,
 }
 
@@ -174,10 +183,11 @@ impl Daemon {
         // Before the first child, so that no death is missed.
         let signals =
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
-        spawn::keep_descriptors_from_children();
+        descriptor::keep_from_children();
         daemon::raise_descriptor_limit();
         let store = Store::open(&options.dbdir).map_err(HostError::Store)?;
-        let images = ImageStore::open(&options.dbdir).map_err(HostError::Images)?;
+        let readers = options.tender_uids.map(TenderUsers::group);
+        let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = store.load().map_err(HostError::Store)?;
         // Without a state nobody knows which images are still wanted.
         if let Some(state) = &state {
@@ -187,6 +197,7 @@ impl Daemon {
         let state = state.unwrap_or_default();
         daemon::runtime_folders(&options.tmpdir)
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
+        let runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
         let listener = if options.systemd_socket_activation {
             socket::activated()
@@ -219,7 +230,7 @@ impl Daemon {
             staged: HashMap::new(),
             tenders: Tenders::new(&options.dbdir),
             prepared: HashMap::new(),
-            processes: HashMap::new(),
+            runs,
             timers: Vec::new(),
             done: false,
             options,
@@ -559,9 +570,16 @@ impl Daemon {
             .tenders
             .find(manifest.target, manifest.abi_version)
             .map_err(|error| error.to_string())?;
+        let target = manifest.target;
         let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
-        self.prepared
-            .insert(name.clone(), Prepared { tender, fifo });
+        self.prepared.insert(
+            name.clone(),
+            Prepared {
+                tender,
+                target,
+                fifo,
+            },
+        );
         Ok(())
     }
 
@@ -572,31 +590,35 @@ impl Daemon {
         config: &Config,
         image: ImageDigest,
     ) -> Result<(), String> {
-        let Some(Prepared { tender, fifo }) = self.prepared.get(name) else {
+        let Some(prepared) = self.prepared.get(name) else {
             return Err("its console was not prepared".to_owned());
         };
-        let path = self.images.path(&image);
-        let whole_name = self.options.no_drop_path;
-        let process = tender::start(tender, &path, name, config, whole_name, fifo)
-            .map_err(|error| error.to_string())?;
-        let process = i32::try_from(process).map_err(|error| error.to_string())?;
+        let key = run::key(name, config, image).map_err(|error| error.to_string())?;
+        let start = Start {
+            tender: &prepared.tender,
+            target: prepared.target,
+            image: &self.images.path(&image),
+            name,
+            config,
+            whole_name: self.options.no_drop_path,
+            fifo: &prepared.fifo,
+            user: None,
+            group: None,
+            record: None,
+        };
+        let started = self.runs.start(run, key, start);
+        let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
-        self.processes.insert(run, Pid::from_raw(process));
         Ok(())
     }
 
     fn signal(&mut self, run: RunId, urgent: bool) {
-        let Some(process) = self.processes.get(&run) else {
-            return;
-        };
         let signal = if urgent {
             Signal::SIGKILL
         } else {
             Signal::SIGTERM
         };
-        if let Err(error) = kill(*process, signal) {
-            log::warn!("cannot send {signal} to process {process}: {error}");
-        }
+        self.runs.signal(run, signal);
     }
 
     fn persist(&mut self, state: &State) -> Result<(), String> {
@@ -627,11 +649,9 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            let of = |(_, other): &(&RunId, &Pid)| **other == process;
-            let Some(run) = self.processes.iter().find(of).map(|(run, _)| *run) else {
+            let Some(run) = self.runs.ended(process) else {
                 continue;
             };
-            self.processes.remove(&run);
             let death = match ended {
                 Ended::Exit(code) => Death::Exit(code),
                 Ended::Signal(signal) => Death::Signal(signal),
@@ -697,6 +717,7 @@ impl fmt::Display for HostError {
             Self::Runtime(path, error) => daemon::explain_runtime_folder(f, path, error),
             Self::Store(error) => error.fmt(f),
             Self::Images(error) => error.fmt(f),
+            Self::Runs(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }

@@ -48,7 +48,9 @@ impl Ended {
     pub fn from_status(status: c_int) -> Option<Self> {
         if WIFEXITED(status) {
             // An exit code has eight bits.
-            return Some(Self::Exit(u8::try_from(WEXITSTATUS(status)).unwrap_or(u8::MAX)));
+            return Some(Self::Exit(
+                u8::try_from(WEXITSTATUS(status)).unwrap_or(u8::MAX),
+            ));
         }
         WIFSIGNALED(status).then(|| Self::Signal(WTERMSIG(status)))
     }

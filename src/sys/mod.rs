@@ -5,6 +5,8 @@ pub mod descriptor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
 pub mod process;
+#[cfg(target_os = "freebsd")]
+pub mod rctl;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod tap;

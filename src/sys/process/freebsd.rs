@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
 
 use nix::errno::Errno;
-use nix::libc::{self, CTL_KERN, KERN_BOOTTIME, KERN_PROC, KERN_PROC_PID, c_int, kinfo_proc, timeval};
+use nix::libc::{
+    self, CTL_KERN, KERN_BOOTTIME, KERN_PROC, KERN_PROC_PID, c_int, kinfo_proc, timeval,
+};
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

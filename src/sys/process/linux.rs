@@ -102,8 +102,7 @@ impl Handle {
         let exit = u64::from(PIDFD_INFO_EXIT);
         info.mask = exit;
         // SAFETY: the kernel writes this structure only, whose size is part of the request's number.
-        let asked =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+        let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
         (asked == 0 && info.mask & exit != 0).then_some(info.exit_code)
     }
 }
@@ -140,7 +139,9 @@ impl Stat {
             state: *fields().next()?.first()?,
             start: number(START_TIME)?.parse().ok()?,
             // Absent before Linux 3.5.
-            exit_code: number(EXIT_CODE).and_then(|text| text.parse().ok()).unwrap_or(0),
+            exit_code: number(EXIT_CODE)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0),
         })
     }
 }
