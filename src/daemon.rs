@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::PollTimeout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::socket;
@@ -95,7 +96,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on SIGTERM, SIGINT, SIGHUP and SIGCHLD wake the daemon instead of their default.
+    /// From now on SIGTERM, SIGINT, SIGHUP and SIGCHLD wake the daemon instead of their default. No signal is blocked.
     pub fn listen() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -108,6 +109,8 @@ impl Signals {
         for signal in [SIGTERM, SIGINT, SIGCHLD, SIGHUP, SIGXFSZ] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
+        // Whoever executed this program may have held them back, so that none is lost.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         Ok(Self { wake, terminate })
     }
 

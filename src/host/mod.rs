@@ -6,8 +6,10 @@
 mod connection;
 mod console;
 mod images;
+pub mod reexec;
+pub mod resources;
 pub mod run;
-mod store;
+pub mod store;
 mod tender;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -25,6 +27,7 @@ use nix::sys::signal::Signal;
 use self::connection::{Arrival, Connection};
 use self::console::{ConsoleLink, Outcome};
 use self::images::{ImageError, ImageStore, Staged, Staging};
+use self::reexec::Inherited;
 use self::run::{RunError, Runs, TenderUsers};
 use self::store::{Store, StoreError};
 use self::tender::{Fifo, Start, Tenders};
@@ -180,12 +183,16 @@ struct Prepared {
 
 impl Daemon {
     fn start(options: Options) -> Result<Self, HostError> {
+        run::check_users(options.tender_uids).map_err(HostError::Runs)?;
+        let kept = Inherited::take()
+            .map_err(|error| HostError::System("take over what was kept for it", error))?;
+        let (kept_listener, kept_lock) = kept.map(|kept| (kept.listener, kept.lock)).unzip();
         // Before the first child, so that no death is missed.
         let signals =
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
         descriptor::keep_from_children();
         daemon::raise_descriptor_limit();
-        let store = Store::open(&options.dbdir).map_err(HostError::Store)?;
+        let store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
         let readers = options.tender_uids.map(TenderUsers::group);
         let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = store.load().map_err(HostError::Store)?;
@@ -199,10 +206,10 @@ impl Daemon {
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
-        let listener = if options.systemd_socket_activation {
-            socket::activated()
-        } else {
-            socket::listen(&path)
+        let listener = match kept_listener {
+            Some(kept) => Ok(UnixListener::from(kept)),
+            None if options.systemd_socket_activation => socket::activated(),
+            None => socket::listen(&path),
         }
         .map_err(|error| HostError::File("listen on", path.clone(), error))?;
         log::info!("listening on {}", path.display());

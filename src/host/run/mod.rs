@@ -63,9 +63,7 @@ pub enum RunError {
 impl Runs {
     /// Nothing runs yet. Logs how far tenders are confined here.
     pub fn open(runtime_folder: &Path, users: Option<TenderUsers>) -> Result<Self, RunError> {
-        if users.is_some() {
-            may_have_users().map_err(RunError::Users)?;
-        } else if geteuid().is_root() {
+        if users.is_none() && geteuid().is_root() {
             log::warn!("tenders run as root: give them users of their own with --tender-uids");
         }
         let groups = match Groups::take() {
@@ -201,6 +199,16 @@ impl Runs {
     }
 }
 
+/// Whether this program can give tenders these users.
+pub fn check_users(users: Option<TenderUsers>) -> Result<(), RunError> {
+    match (users, tender::ONLY_ROOT) {
+        (None, _) => Ok(()),
+        (Some(_), Some(why)) => Err(RunError::Users(why)),
+        (Some(_), None) if geteuid().is_root() => Ok(()),
+        (Some(_), None) => Err(RunError::Users("only root can do that")),
+    }
+}
+
 /// A handle of a child that was just started.
 fn open(pid: Pid) -> Option<Process> {
     let opened = ProcessId::of(pid).and_then(|id| id.map_or(Ok(None), Process::open));
@@ -208,14 +216,6 @@ fn open(pid: Pid) -> Option<Process> {
         log::warn!("cannot watch process {pid}: {error}");
         None
     })
-}
-
-fn may_have_users() -> Result<(), &'static str> {
-    match tender::ONLY_ROOT {
-        Some(why) => Err(why),
-        None if geteuid().is_root() => Ok(()),
-        None => Err("only root can do that"),
-    }
 }
 
 impl fmt::Display for RunError {

@@ -2,11 +2,13 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc::{
-    self, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, SYS_capset, c_int, c_ulong,
+    self, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, SYS_capset, SYS_rt_sigaction,
+    c_int, c_ulong,
 };
 use nix::sys::stat::Mode;
 use nix::unistd::write;
@@ -36,14 +38,20 @@ struct Half {
     inheritable: u32,
 }
 
-/// Its default; nothing happens to those that have no other.
+/// `struct sigaction` of the kernel, and the octets of its signal set: more than any architecture has.
+const DEFAULT_ACTION: [u64; 8] = [0; 8];
+const SIGNAL_SET: usize = 8;
+
+/// Its default; nothing happens to those that have no other. Straight from the kernel: the C library keeps two
+/// real-time signals to itself, which may have been inherited ignored.
 pub(super) fn reset_signal(number: c_int) -> nix::Result<()> {
-    // SAFETY: the default disposition runs no code of ours.
-    let before = unsafe { libc::signal(number, libc::SIG_DFL) };
-    if before == libc::SIG_ERR && Errno::last() != Errno::EINVAL {
-        return Err(Errno::last());
+    let (action, no_answer) = (DEFAULT_ACTION.as_ptr(), ptr::null_mut::<u64>());
+    // SAFETY: an action of zeros is the default one, without flags, which runs no code of ours.
+    let set = unsafe { libc::syscall(SYS_rt_sigaction, number, action, no_answer, SIGNAL_SET) };
+    match Errno::result(set) {
+        Ok(_) | Err(Errno::EINVAL) => Ok(()),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 pub(super) fn set_oom_score(score: &str) -> nix::Result<()> {
