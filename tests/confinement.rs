@@ -11,13 +11,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use petrel::host::{ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, SPT_PROCESSES};
 
+use petrel::host::run::Runs;
+use petrel::sys::child::Ended;
+use petrel::sys::process::End;
+
 use host::{Host, Setup, eventually};
-use support::{guest, on_path, skipped};
+use support::{Running, guest, on_path, skipped};
 
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
@@ -166,6 +172,58 @@ fn a_record_of_the_run_is_there_as_long_as_it_lasts() {
 }
 
 #[test]
+fn a_tender_that_outlives_its_supervisor_is_found_and_watched() {
+    let mut host = Host::start();
+    let tender = create(&host, "hello", "forever.spt");
+    kill(&mut host);
+    let runs = Runs::open(&host.path("run"), None).unwrap();
+    let mut survivors = runs.survivors().unwrap();
+    let survivor = survivors.pop().unwrap();
+    assert!(survivors.is_empty());
+    assert_eq!(survivor.name.to_string(), ":hello");
+    let process = survivor.process;
+    assert_eq!(process.id().pid.as_raw(), tender);
+    assert_eq!(process.ended().unwrap(), None);
+    process.signal(Signal::SIGKILL).unwrap();
+    eventually("it has ended", || process.ended().unwrap().is_some());
+    let end = process.ended().unwrap().unwrap();
+    assert!(
+        [End::Known(Ended::Signal(9)), End::Unknown].contains(&end),
+        "{end}"
+    );
+    assert!(runs.survivors().unwrap().is_empty());
+    assert!(host.names("run/run").is_empty());
+}
+
+#[test]
+fn whenever_the_supervisor_is_killed_its_tenders_are_those_that_are_found() {
+    let image = guest("forever.spt");
+    for round in 0..12 {
+        let mut host = Host::prepared(Setup::default());
+        host.start_console();
+        host.start_supervisor();
+        let mut creates = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            let create = ["create", name, image.to_str().unwrap(), "--mem=8", QUIET];
+            creates.push(Running::start(&mut host.client(&create)));
+        }
+        // Any moment will do: the test does not depend on which it is.
+        thread::sleep(Duration::from_millis(8 * round));
+        kill(&mut host);
+        drop(creates);
+        let runs = Runs::open(&host.path("run"), None).unwrap();
+        let survivors = runs.survivors().unwrap();
+        let found: BTreeSet<i32> = survivors
+            .iter()
+            .map(|survivor| survivor.process.id().pid.as_raw())
+            .collect();
+        assert_eq!(found, host.left_tenders(), "round {round}");
+        assert_eq!(host.names("run/run").len(), found.len());
+        println!("round {round}: {} tenders", found.len());
+    }
+}
+
+#[test]
 fn a_tender_outlives_both_ends_of_its_console() {
     let mut host = Host::start();
     let tender = create(&host, "hello", "flood.spt");
@@ -183,9 +241,7 @@ fn a_tender_outlives_both_ends_of_its_console() {
         (2, 2),
         "open for reading and writing"
     );
-    let supervisor = host.supervisor.take().unwrap();
-    supervisor.signal(Signal::SIGKILL);
-    supervisor.end();
+    kill(&mut host);
     let console = host.console.take().unwrap();
     console.signal(Signal::SIGKILL);
     console.end();
@@ -194,7 +250,6 @@ fn a_tender_outlives_both_ends_of_its_console() {
         let call = fs::read_to_string(format!("/proc/{tender}/syscall")).unwrap();
         call.starts_with("1 0x1 ")
     });
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(tender), Signal::SIGKILL).unwrap();
 }
 
 #[test]
@@ -327,6 +382,13 @@ fn host_with_users() -> Option<Host> {
         tender: Some((built.to_owned(), "solo5-spt")),
         ..Setup::default()
     }))
+}
+
+/// Kills `petreld`, and nothing else.
+fn kill(host: &mut Host) {
+    let supervisor = host.supervisor.take().unwrap();
+    supervisor.signal(Signal::SIGKILL);
+    supervisor.end();
 }
 
 fn create(host: &Host, name: &str, image: &str) -> i32 {

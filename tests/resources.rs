@@ -75,7 +75,7 @@ fn bridges_are_those_of_the_own_network_and_no_other_interfaces() {
     let alone = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let before = found().bridges;
-        for (name, kind) in [("service", "bridge"), ("b-2", "bridge"), ("other", "dummy")] {
+        for (name, kind) in [("service", "bridge"), ("b-2", "bridge"), ("other", "veth")] {
             let mut add = Command::new(&ip);
             let added = run(add.args(["link", "add", name, "type", kind]));
             if added.code() != 0 {

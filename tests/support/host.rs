@@ -387,22 +387,28 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        let Some(supervisor) = self.supervisor.take() else {
-            return;
-        };
-        supervisor.signal(Signal::SIGTERM);
-        supervisor.end();
-        // What a supervisor that died in a test has left behind: nothing else has these images.
+impl Host {
+    /// The tenders on this host, whosoever children they are: nothing else has these images.
+    pub fn left_tenders(&self) -> BTreeSet<i32> {
         let images = self.path("db/image/").into_os_string();
-        for tender in processes(|process| {
+        processes(|process| {
             let words = fs::read(format!("/proc/{process}/cmdline")).ok()?;
             let mut words = words.split(|octet| *octet == 0);
             words
                 .any(|word| word.starts_with(images.as_bytes()))
                 .then_some(())
-        }) {
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.signal(Signal::SIGTERM);
+            supervisor.end();
+        }
+        // What a supervisor that died in a test has left behind.
+        for tender in self.left_tenders() {
             let _ = kill(Pid::from_raw(tender), Signal::SIGKILL);
         }
     }
