@@ -227,11 +227,13 @@ mod tests {
             let listener = UnixListener::bind(folder.join("socket")).unwrap();
             let lock = lock(folder).unwrap();
             let _unneeded = File::open("/dev/null").unwrap();
+            // Waited for by the program that comes after.
+            #[allow(clippy::zombie_processes)]
             let child = Command::new("sh")
                 .args(["-c", "read line; exit 7"])
                 .stdin(Stdio::piped())
-                .spawn();
-            let child = child.unwrap();
+                .spawn()
+                .unwrap();
             let program = Program::of_this_process().unwrap();
             println!("\nready {}", child.id());
             io::stdin().lines().next();

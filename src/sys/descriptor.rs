@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::libc::{self, CLOSE_RANGE_CLOEXEC, STDERR_FILENO, c_int, c_uint};
+use nix::libc::{self, CLOSE_RANGE_CLOEXEC, STDERR_FILENO, c_uint};
 
 /// The first descriptor that is no standard one.
 const FIRST: RawFd = STDERR_FILENO + 1;
@@ -22,7 +22,7 @@ static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
 /// Has every descriptor but the standard ones closed by the next exec. Makes system calls only.
 pub fn keep_from_children() {
-    let (first, flags) = (FIRST.cast_unsigned(), CLOSE_RANGE_CLOEXEC as c_int);
+    let (first, flags) = (FIRST.cast_unsigned(), CLOSE_RANGE_CLOEXEC.cast_signed());
     // SAFETY: this closes nothing now.
     if unsafe { libc::close_range(first, c_uint::MAX, flags) } == 0 {
         return;

@@ -1,4 +1,4 @@
-//! Linux: pidfd_open(2), and `PIDFD_GET_INFO` of `<linux/pidfd.h>` for how a process has ended.
+//! Linux: `pidfd_open(2)`, and `PIDFD_GET_INFO` of `<linux/pidfd.h>` for how a process has ended.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -21,10 +21,10 @@ use nix::unistd::{Pid, read};
 use super::{End, Found, ProcessId};
 use crate::sys::child::Ended;
 
-/// Enough for the 52 numbers and the name of proc_pid_stat(5).
+/// Enough for the 52 numbers and the name of `proc_pid_stat(5)`.
 const STAT: usize = 2048;
 
-/// Places of the fields after the name, the third of all being the first: 22 and 52 of proc_pid_stat(5).
+/// Places of the fields after the name, the third of all being the first: 22 and 52 of `proc_pid_stat(5)`.
 const START_TIME: usize = 22 - 3;
 const EXIT_CODE: usize = 52 - 3;
 
@@ -113,7 +113,7 @@ impl AsFd for Handle {
     }
 }
 
-/// Fields of proc_pid_stat(5).
+/// Fields of `proc_pid_stat(5)`.
 struct Stat {
     state: u8,
     start: u64,

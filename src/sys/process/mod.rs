@@ -21,7 +21,7 @@ pub use os::boot_id;
 pub struct ProcessId {
     /// Its number.
     pub pid: Pid,
-    /// When it was started, since the start of the system: on Linux in clock ticks (proc_pid_stat(5), field 22), on
+    /// When it was started, since the start of the system: on Linux in clock ticks (`proc_pid_stat(5)`, field 22), on
     /// FreeBSD in microseconds.
     pub start: u64,
 }

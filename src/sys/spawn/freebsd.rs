@@ -5,10 +5,14 @@ use std::ffi::CStr;
 
 use nix::errno::Errno;
 use nix::libc::{self, P_PID, PROC_NO_NEW_PRIVS_CTL, PROC_NO_NEW_PRIVS_ENABLE, c_int};
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// Those that nix has a name for; it gives petreld no others.
 pub(super) const LAST_SIGNAL: c_int = libc::SIGUSR2;
+
+/// The limit of address space.
+pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_VMEM;
 
 /// Its default; nothing happens to those that have no other.
 pub(super) fn reset_signal(number: c_int) -> nix::Result<()> {

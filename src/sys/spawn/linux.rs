@@ -10,11 +10,15 @@ use nix::libc::{
     self, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, SYS_capset, SYS_rt_sigaction,
     c_int, c_ulong,
 };
+use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
 use nix::unistd::write;
 
 /// Real-time signals included.
 pub(super) const LAST_SIGNAL: c_int = 64;
+
+/// The limit of address space.
+pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_AS;
 
 /// More than there are: a kernel says where its list ends.
 const CAPABILITIES: c_ulong = 64;

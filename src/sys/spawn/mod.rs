@@ -180,7 +180,7 @@ fn set_limits(prepared: &Prepared) -> nix::Result<()> {
     let confinement = &prepared.confinement;
     lower(Resource::RLIMIT_CORE, 0)?;
     lower(Resource::RLIMIT_NOFILE, confinement.open_files)?;
-    lower(Resource::RLIMIT_AS, confinement.address_space)?;
+    lower(os::ADDRESS_SPACE, confinement.address_space)?;
     let processes = confinement.processes;
     processes.map_or(Ok(()), |most| lower(Resource::RLIMIT_NPROC, most))
 }

@@ -54,7 +54,7 @@ impl Groups {
         let folder = root.join(own);
         let offered = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
         let is_offered = |wanted: &&str| offered.split_whitespace().any(|one| one == *wanted);
-        if !CONTROLLERS.iter().all(|wanted| is_offered(&wanted)) {
+        if !CONTROLLERS.iter().all(is_offered) {
             return Err(GroupError::Absent(
                 "the control group of this program cannot limit memory and CPUs (Delegate=memory cpuset)",
             ));
