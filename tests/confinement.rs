@@ -15,10 +15,11 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, geteuid};
 use petrel::host::{ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, SPT_PROCESSES};
 
-use petrel::host::run::Runs;
+use petrel::host::run::{Over, Runs};
+use petrel::supervisor::RunId;
 use petrel::sys::child::Ended;
 use petrel::sys::process::End;
 
@@ -176,22 +177,29 @@ fn a_tender_that_outlives_its_supervisor_is_found_and_watched() {
     let mut host = Host::start();
     let tender = create(&host, "hello", "forever.spt");
     kill(&mut host);
-    let runs = Runs::open(&host.path("run"), None).unwrap();
-    let mut survivors = runs.survivors().unwrap();
+    let mut runs = Runs::open(&host.path("run"), None).unwrap();
+    let mut survivors = runs.survivors();
     let survivor = survivors.pop().unwrap();
     assert!(survivors.is_empty());
     assert_eq!(survivor.name.to_string(), ":hello");
-    let process = survivor.process;
-    assert_eq!(process.id().pid.as_raw(), tender);
-    assert_eq!(process.ended().unwrap(), None);
-    process.signal(Signal::SIGKILL).unwrap();
-    eventually("it has ended", || process.ended().unwrap().is_some());
-    let end = process.ended().unwrap().unwrap();
-    assert!(
-        [End::Known(Ended::Signal(9)), End::Unknown].contains(&end),
-        "{end}"
-    );
-    assert!(runs.survivors().unwrap().is_empty());
+    let run = RunId(7);
+    runs.adopt(run, survivor);
+    let end = |runs: &Runs| {
+        let (adopted, process) = runs.adopted().next().unwrap();
+        assert_eq!((adopted, process.id().pid.as_raw()), (run, tender));
+        process.ended().unwrap()
+    };
+    assert_eq!(end(&runs), None);
+    runs.signal(run, Signal::SIGKILL);
+    eventually("it has ended", || end(&runs).is_some());
+    let killed = End::Known(Ended::Signal(9));
+    assert!([killed, End::Unknown].contains(&end(&runs).unwrap()));
+    let over = Over {
+        run,
+        out_of_memory: false,
+    };
+    assert_eq!(runs.ended(Pid::from_raw(tender)), Some(over));
+    assert_eq!(runs.ended(Pid::from_raw(tender)), None);
     assert!(host.names("run/run").is_empty());
 }
 
@@ -211,8 +219,8 @@ fn whenever_the_supervisor_is_killed_its_tenders_are_those_that_are_found() {
         thread::sleep(Duration::from_millis(8 * round));
         kill(&mut host);
         drop(creates);
-        let runs = Runs::open(&host.path("run"), None).unwrap();
-        let survivors = runs.survivors().unwrap();
+        let mut runs = Runs::open(&host.path("run"), None).unwrap();
+        let survivors = runs.survivors();
         let found: BTreeSet<i32> = survivors
             .iter()
             .map(|survivor| survivor.process.id().pid.as_raw())

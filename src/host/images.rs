@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use flate2::{Decompress, FlushDecompress, Status};
@@ -108,6 +108,14 @@ impl ImageStore {
         }
         for folder in [database, &store.folder] {
             store.open_to_readers(folder, 0o710)?;
+        }
+        if let Some(readers) = readers
+            && let Some(closed) = closed(&store.folder, readers)
+        {
+            log::warn!(
+                "group {readers} cannot get at images: {} is closed to it",
+                closed.display()
+            );
         }
         Ok(store)
     }
@@ -278,6 +286,21 @@ impl Staging {
     }
 }
 
+/// The first of the folders down to this one that a group which owns nothing else cannot go through.
+fn closed(folder: &Path, group: Gid) -> Option<&Path> {
+    let open = |folder: &&Path| {
+        fs::metadata(folder).is_ok_and(|found| {
+            let needed = if found.gid() == group.as_raw() {
+                0o010
+            } else {
+                0o001
+            };
+            found.mode() & needed != 0
+        })
+    };
+    folder.ancestors().filter(|folder| !open(folder)).last()
+}
+
 /// How far a counter of zlib's has moved; never more than the buffers' sizes.
 fn difference(now: u64, before: u64) -> usize {
     usize::try_from(now - before).unwrap_or(usize::MAX)
@@ -326,3 +349,26 @@ impl fmt::Display for ImageError {
 }
 
 impl std::error::Error for ImageError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_that_closes_the_way_to_images_is_named() {
+        let folder = std::env::temp_dir().join(format!("petrel-way-{}", std::process::id()));
+        let inner = folder.join("a/b");
+        fs::create_dir_all(&inner).unwrap();
+        let own = fs::metadata(&folder).unwrap().gid();
+        let (members, others) = (Gid::from_raw(own), Gid::from_raw(own + 1));
+        let way = |mode, group| {
+            fs::set_permissions(folder.join("a"), Permissions::from_mode(mode)).unwrap();
+            closed(&inner, group).map(Path::to_path_buf)
+        };
+        assert_eq!(way(0o755, others), None);
+        assert_eq!(way(0o710, members), None);
+        assert_eq!(way(0o710, others), Some(folder.join("a")));
+        assert_eq!(way(0o701, members), Some(folder.join("a")));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -28,7 +28,7 @@ use self::connection::{Arrival, Connection};
 use self::console::{ConsoleLink, Outcome};
 use self::images::{ImageError, ImageStore, Staged, Staging};
 use self::reexec::Inherited;
-use self::run::{RunError, Runs, TenderUsers};
+use self::run::{Over, RunError, Runs, TenderUsers};
 use self::store::{Store, StoreError};
 use self::tender::{Fifo, Start, Tenders};
 use crate::command_line;
@@ -656,9 +656,12 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            let Some(run) = self.runs.ended(process) else {
+            let Some(Over { run, out_of_memory }) = self.runs.ended(process) else {
                 continue;
             };
+            if out_of_memory {
+                log::warn!("process {process} was out of memory");
+            }
             let death = match ended {
                 Ended::Exit(code) => Death::Exit(code),
                 Ended::Signal(signal) => Death::Signal(signal),

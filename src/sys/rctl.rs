@@ -1,4 +1,4 @@
-//! FreeBSD: rctl_add_rule(2) and rctl_remove_rule(2), which no crate has.
+//! FreeBSD: `rctl_add_rule(2)` and `rctl_remove_rule(2)`, which no crate has.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;

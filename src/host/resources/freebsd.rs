@@ -1,4 +1,4 @@
-//! FreeBSD: sysctl(3), and the interface group of bridges (if_bridge(4)).
+//! FreeBSD: sysctl(3), and the interface group of bridges (`if_bridge(4)`).
 
 use std::collections::BTreeSet;
 use std::io;

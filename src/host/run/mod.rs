@@ -6,6 +6,7 @@ mod users;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::mem;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -31,6 +32,8 @@ pub struct Runs {
     latest_user: Option<u32>,
     records: Records,
     groups: Option<Groups>,
+    /// Until they are asked for; their users are taken.
+    survivors: Vec<Survivor>,
     running: HashMap<RunId, Running>,
 }
 
@@ -43,6 +46,17 @@ struct Running {
     process: Option<Process>,
     user: Option<u32>,
     group: Option<Group>,
+    adopted: bool,
+}
+
+/// A run that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// Which.
+    pub run: RunId,
+    /// Its tender was killed because it would have taken more memory than it may; known only where there are control
+    /// groups.
+    pub out_of_memory: bool,
 }
 
 /// Why a tender does not run.
@@ -61,7 +75,7 @@ pub enum RunError {
 }
 
 impl Runs {
-    /// Nothing runs yet. Logs how far tenders are confined here.
+    /// No run but those that an earlier supervisor has left. Logs how far tenders are confined here.
     pub fn open(runtime_folder: &Path, users: Option<TenderUsers>) -> Result<Self, RunError> {
         if users.is_none() && geteuid().is_root() {
             log::warn!("tenders run as root: give them users of their own with --tender-uids");
@@ -73,22 +87,29 @@ impl Runs {
                 None
             }
         };
+        let records = Records::open(runtime_folder).map_err(RunError::Record)?;
+        let survivors = records.survivors().map_err(RunError::Record)?;
+        for Survivor { name, process, .. } in &survivors {
+            let pid = process.id().pid;
+            log::info!("{name} runs already, as process {pid}");
+        }
         Ok(Self {
             users,
             latest_user: None,
-            records: Records::open(runtime_folder).map_err(RunError::Record)?,
+            records,
             groups,
+            survivors,
             running: HashMap::new(),
         })
     }
 
-    /// The tenders that an earlier supervisor has left running. What is not adopted stays as it is; its record is
-    /// replaced when its unikernel is started again.
-    pub fn survivors(&self) -> Result<Vec<Survivor>, RecordError> {
-        self.records.survivors()
+    /// Hands out the tenders that an earlier supervisor has left running. Those that are not [adopted](Self::adopt)
+    /// go on running, and nobody knows of them any more.
+    pub fn survivors(&mut self) -> Vec<Survivor> {
+        mem::take(&mut self.survivors)
     }
 
-    /// Takes over a survivor as this run. It can be polled by [`Self::adopted`].
+    /// Takes over a survivor as this run.
     pub fn adopt(&mut self, run: RunId, survivor: Survivor) {
         let name = survivor.name;
         let running = Running {
@@ -97,8 +118,16 @@ impl Runs {
             pid: survivor.process.id().pid,
             process: Some(survivor.process),
             user: survivor.record.user,
+            adopted: true,
         };
         self.running.insert(run, running);
+    }
+
+    /// The processes that were adopted, which may be no children of this one: to be polled for reading and asked for
+    /// their end. [`Self::ended`] is to be told of that, as of the end of a child.
+    pub fn adopted(&self) -> impl Iterator<Item = (RunId, &Process)> {
+        let adopted = self.running.iter().filter(|(_, running)| running.adopted);
+        adopted.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
     }
 
     /// Starts a tender as this run. `key` is what [`key`] gives for it. Returns its process.
@@ -155,6 +184,7 @@ impl Runs {
             process: open(pid),
             user,
             group,
+            adopted: false,
         };
         self.running.insert(run, running);
         self.latest_user = user.or(self.latest_user);
@@ -174,27 +204,26 @@ impl Runs {
 
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
     /// was no tender.
-    pub fn ended(&mut self, pid: Pid) -> Option<RunId> {
+    pub fn ended(&mut self, pid: Pid) -> Option<Over> {
         let mut runs = self.running.iter();
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
-        if let Some(group) = running.group {
-            if group.out_of_memory() {
-                log::warn!("{}: it was killed, as it was out of memory", running.name);
-            }
-            group.remove();
-        }
+        let group = running.group;
+        let out_of_memory = group.as_ref().is_some_and(Group::out_of_memory);
+        group.into_iter().for_each(Group::remove);
         if let Err(error) = self.records.remove(&running.name) {
             log::warn!("{error}");
         }
-        Some(run)
+        Some(Over { run, out_of_memory })
     }
 
     fn next_user(&self) -> Result<Option<u32>, Exhausted> {
         let Some(users) = self.users else {
             return Ok(None);
         };
-        let taken: BTreeSet<_> = self.running.values().filter_map(|run| run.user).collect();
+        let left = self.survivors.iter().map(|survivor| survivor.record.user);
+        let running = self.running.values().map(|running| running.user);
+        let taken: BTreeSet<_> = left.chain(running).flatten().collect();
         users.next(self.latest_user, &taken).map(Some)
     }
 }

@@ -135,37 +135,36 @@ impl Records {
         }
     }
 
-    /// The tenders that run. Records of others are removed; what is no record is named in the log, and removed.
+    /// The tenders that run. Records of others are removed; what is no record is named in the log, and removed; what
+    /// cannot be read is named in the log, and stays.
     pub fn survivors(&self) -> Result<Vec<Survivor>, RecordError> {
         let mut survivors = Vec::new();
         let failed = || RecordError::file("list", &self.folder);
         for entry in fs::read_dir(&self.folder).map_err(failed())? {
             let path = entry.map_err(failed())?.path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str()?.parse::<Name>().ok());
-            let survivor = match name {
-                Some(name) => self.survivor(name, &path)?,
-                None => Err(Damage("its name is none of a unikernel")),
-            };
-            match survivor {
-                Ok(Some(survivor)) => {
-                    survivors.push(survivor);
-                    continue;
+            match self.survivor(&path) {
+                Ok(Ok(Some(survivor))) => survivors.push(survivor),
+                Ok(found) => {
+                    if let Err(damage) = found {
+                        log::warn!("{}: {damage}; removed", path.display());
+                    }
+                    fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
                 }
-                Ok(None) => {}
-                Err(damage) => log::warn!("{}: {damage}; removed", path.display()),
+                // One that cannot be read is no reason to leave the others alone.
+                Err(error) => log::error!("{error}"),
             }
-            fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
         }
         Ok(survivors)
     }
 
-    fn survivor(
-        &self,
-        name: Name,
-        path: &Path,
-    ) -> Result<Result<Option<Survivor>, Damage>, RecordError> {
+    /// The tender of this record, if it runs.
+    fn survivor(&self, path: &Path) -> Result<Result<Option<Survivor>, Damage>, RecordError> {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        let Some(name) = name else {
+            return Ok(Err(Damage("its name is none of a unikernel")));
+        };
         let file = OpenOptions::new()
             .read(true)
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())

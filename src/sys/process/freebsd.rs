@@ -47,7 +47,7 @@ pub fn boot_id() -> io::Result<String> {
         )
     };
     match Errno::result(asked) {
-        Ok(_) => Ok(id.iter().map(|octet| format!("{octet:02x}")).collect()),
+        Ok(_) => Ok(format!("{:032x}", u128::from_be_bytes(id))),
         Err(Errno::ENOENT) => Ok("-".to_owned()),
         Err(error) => Err(error.into()),
     }

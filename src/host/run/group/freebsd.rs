@@ -1,4 +1,5 @@
-//! FreeBSD: rules of rctl(8) on the process, which end with it.
+//! FreeBSD: rules of rctl(8) on the process, which end with it. The interface is that of control groups.
+#![allow(clippy::unused_self, clippy::unnecessary_wraps)]
 
 use std::ffi::CString;
 use std::io::ErrorKind;
@@ -33,7 +34,6 @@ impl Groups {
     }
 
     /// The limits of a unikernel.
-    #[allow(clippy::unnecessary_wraps)]
     pub fn create(&self, _: &Name, config: &Config) -> Result<Group, GroupError> {
         Ok(Group {
             memory: Some(super::memory(config)),
