@@ -9,7 +9,7 @@ use std::fmt;
 use std::mem;
 use std::path::Path;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use self::group::{Group, GroupError, Groups};
@@ -42,7 +42,7 @@ pub struct Runs {
 struct Running {
     name: Name,
     pid: Pid,
-    /// Nothing if it had ended before it could be looked at.
+    /// Nothing if it is a child that had ended before it could be looked at, or that the system has no handle of.
     process: Option<Process>,
     user: Option<u32>,
     group: Option<Group>,
@@ -193,11 +193,15 @@ impl Runs {
 
     /// Sends a signal to the tender, and never to another process.
     pub fn signal(&self, run: RunId, signal: Signal) {
-        let process = self.running.get(&run).and_then(|run| run.process.as_ref());
-        if let Some(process) = process
-            && let Err(error) = process.signal(signal)
-        {
-            let pid = process.id().pid;
+        let Some(Running { pid, process, .. }) = self.running.get(&run) else {
+            return;
+        };
+        let sent = match process {
+            Some(process) => process.signal(signal),
+            // A child whose end nobody has asked for yet: its number is not given away before.
+            None => kill(*pid, signal).map_err(Into::into),
+        };
+        if let Err(error) = sent {
             log::warn!("cannot send {signal} to process {pid}: {error}");
         }
     }
