@@ -1,6 +1,7 @@
 //! From a verified certificate path to a request: whose name, which policies, which command (WIRE 8.1, 10, 11.3).
 #![forbid(unsafe_code)]
 
+pub mod revocation;
 pub mod verify;
 
 use std::fmt::{self, Write as _};
@@ -12,8 +13,8 @@ use x509_parser::prelude::FromDer;
 use crate::name::{Label, Name, NameError, Path};
 use crate::unikernel::ImageDigest;
 use crate::wire::{
-    BlockCommand, CertExtension, Command, ConsoleCommand, Policy, PolicyCommand, StatsCommand,
-    UnikernelCommand, WireError,
+    BlockCommand, CertExtension, Command, ConsoleCommand, DatedPolicy, Int, Octets, Policy,
+    PolicyCommand, StatsCommand, UnikernelCommand, WireError,
 };
 
 /// Most certificates in a path, the leaf included and the anchor not (WIRE 11.3).
@@ -67,8 +68,8 @@ pub fn read_image_extension(value: &[u8]) -> Result<ImageDigest, ExtensionError>
 pub struct Request {
     /// The object of the command.
     pub name: Name,
-    /// The policies of the intermediate certificates, deepest path first, as they are to be added.
-    pub policies: Vec<(Path, Policy)>,
+    /// The policies of the intermediate certificates and their ages, deepest path first, as they are to be added.
+    pub policies: Vec<(Path, DatedPolicy)>,
     /// What to do; one of those that a leaf may carry.
     pub command: Command,
     /// The only image that may be created, if the leaf fixes it.
@@ -182,7 +183,7 @@ pub fn request(path: &[impl AsRef<[u8]>]) -> Result<Request, ChainError> {
             .common_name()
             .ok_or(ChainError::NameRequired(position))?;
         below = below.child(label_at(position, &label)?);
-        policies.push((below.clone(), policy));
+        policies.push((below.clone(), issuer.dated(policy)));
     }
     policies.reverse();
 
@@ -225,10 +226,8 @@ pub fn route(command: &Command) -> Route {
             let kind = match unikernel {
                 U::Info(()) | U::InfoOld4(()) | U::InfoOld5(()) => "unikernel info",
                 U::Get(_) => "unikernel get",
-                U::Create(_) | U::CreateOld(_) | U::CreateOld2(_) => "unikernel create",
-                U::ForceCreate(_) | U::ForceCreateOld(_) | U::ForceCreateOld2(_) => {
-                    "unikernel force-create"
-                }
+                U::Create(_) => "unikernel create",
+                U::ForceCreate(_) => "unikernel force-create",
                 U::Restart(_) => "unikernel restart",
                 U::Destroy(()) => "unikernel destroy",
             };
@@ -273,8 +272,8 @@ pub fn route(command: &Command) -> Route {
     }
 }
 
-/// Whether a raw stream of frames follows the command (WIRE 7.3): the image of a Solo5 unikernel, or the content of
-/// a block device.
+/// Whether a raw stream of frames follows the command (WIRE 7.3, 11.5): the image of a Solo5 unikernel, or the content
+/// of a block device.
 pub fn is_followed_by_stream(command: &Command) -> bool {
     use crate::wire::Typ::Solo5;
     use UnikernelCommand as U;
@@ -283,13 +282,12 @@ pub fn is_followed_by_stream(command: &Command) -> bool {
         Command::Unikernel(U::Create(config) | U::ForceCreate(config)) => {
             config.typ == Solo5(()) && config.image.0.is_empty()
         }
-        Command::Unikernel(U::CreateOld2(config) | U::ForceCreateOld2(config)) => {
-            config.typ == Solo5(()) && config.image.0.is_empty()
-        }
-        Command::Unikernel(U::CreateOld(config) | U::ForceCreateOld(config)) => {
-            config.typ == Solo5(()) && config.image.0.is_empty()
-        }
-        Command::Block(BlockCommand::Set(_)) => true,
+        Command::Block(block) => match block {
+            BlockCommand::Set(_) => true,
+            BlockCommand::SetOld(set) => set.data.0.is_empty(),
+            BlockCommand::AddOld(add) => add.data.as_ref().is_some_and(|data| data.0.is_empty()),
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -339,6 +337,15 @@ impl<'a> Certificate<'a> {
                 ..
             })) => Some(policy),
             _ => None,
+        }
+    }
+
+    /// A policy with the age of this certificate.
+    fn dated(&self, policy: Policy) -> DatedPolicy {
+        DatedPolicy {
+            policy,
+            not_before: Int::new(self.0.validity().not_before.timestamp()),
+            serial: Octets(self.0.raw_serial().to_vec()),
         }
     }
 
@@ -450,7 +457,6 @@ impl std::error::Error for ExtensionError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Int;
 
     fn rule(command: &Command) -> Leaf {
         route(command).leaf

@@ -1,6 +1,7 @@
 //! Command lines: what all programs share on top of argh (BEHAVIOUR 2).
 #![forbid(unsafe_code)]
 
+use std::io::{self, Write};
 use std::process::exit;
 
 use argh::{EarlyExit, TopLevelCommand};
@@ -19,9 +20,12 @@ pub fn parse<T: TopLevelCommand>(program: &str) -> T {
         match argument.into_string() {
             Ok(argument) => arguments.push(argument),
             Err(argument) => {
-                eprintln!(
-                    "{program}: argument '{}' is not valid UTF-8",
-                    argument.display()
+                say(
+                    io::stderr(),
+                    &format!(
+                        "{program}: argument '{}' is not valid UTF-8",
+                        argument.display()
+                    ),
                 );
                 exit(USAGE)
             }
@@ -31,7 +35,7 @@ pub fn parse<T: TopLevelCommand>(program: &str) -> T {
         .first()
         .is_some_and(|argument| argument == "--version")
     {
-        println!("{}", version(program));
+        say(io::stdout(), &version(program));
         exit(0)
     }
     let arguments = split_values(arguments);
@@ -42,17 +46,39 @@ pub fn parse<T: TopLevelCommand>(program: &str) -> T {
             output,
             status: Ok(()),
         }) => {
-            println!("{output}");
+            say(io::stdout(), &output);
             exit(0)
         }
         Err(EarlyExit {
             output,
             status: Err(()),
         }) => {
-            eprintln!("{program}: {}\nTry '{program} --help'.", output.trim_end());
+            let hint = help_command::<T>(program, &arguments);
+            say(
+                io::stderr(),
+                &format!("{program}: {}\nTry '{hint} --help'.", output.trim_end()),
+            );
             exit(USAGE)
         }
     }
+}
+
+/// The program, with the sub-command that the arguments begin with if it has a help of its own.
+fn help_command<T: TopLevelCommand>(program: &str, arguments: &[&str]) -> String {
+    if let Some(first) = arguments.first() {
+        let command = format!("{program} {first}");
+        let help = T::from_args(&[program], &[first, "--help"]);
+        let is_its_own = |help: &EarlyExit| help.output.starts_with(&format!("Usage: {command} "));
+        if help.err().is_some_and(|help| is_its_own(&help)) {
+            return command;
+        }
+    }
+    program.to_owned()
+}
+
+/// One message; that nobody reads it is no reason to die.
+fn say(mut stream: impl Write, text: &str) {
+    let _ = writeln!(stream, "{text}");
 }
 
 /// The answer to `--version`: the release, and the version of the protocol.

@@ -19,7 +19,9 @@ pub mod wire; //          messages, their DER, frames, the state file
 // What is read from outside, pure.
 pub mod chain; //         a verified certificate path -> name, policies, command
 pub mod elf; //           ELF headers, as far as Solo5 looks at them
+pub mod inflate; //       images as they arrive, perhaps compressed
 pub mod manifest; //      a Solo5 image's target and devices
+pub mod show; //          petrel: certificates, lists and states in words
 
 // The programs.
 pub mod authority; //     petrel: keys, certificates, signing

@@ -10,12 +10,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use client::expect;
-use petrel::authority::{self, Certificate, Key, KeyType, create_request, read_chain};
+use client::{expect, petrel};
+use petrel::authority::{
+    self, Certificate, Issuer, Key, KeyType, Profile, Validity, create_request, read_chain,
+};
 use petrel::chain;
+use petrel::chain::verify::{Anchor, Usage, verify};
 use petrel::name::Label;
+use petrel::unikernel::{Block, Config, FailBehaviour, ImageDigest, Kind, Mac, Net};
 use petrel::wire::{self, PolicyCommand, UnikernelCommand};
-use support::{Folder, guest, on_path, run, skipped};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use support::{Ended, Folder, guest, on_path, run, skipped};
+use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const INFO: wire::Command = wire::Command::Unikernel(UnikernelCommand::Info(()));
@@ -54,7 +60,7 @@ fn delegate(folder: &Path) {
 /// A request with any common name, as a hostile client might send it.
 fn write_request(folder: &Folder, file: &str, name: &str, command: &wire::Command) {
     let key = Key::generate(KeyType::Ed25519).unwrap();
-    let der = create_request(name, command, &key).unwrap();
+    let der = create_request(name, command, None, &key).unwrap();
     let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
     folder.file(file, text);
 }
@@ -112,7 +118,7 @@ fn generate_makes_an_authority_and_a_server() {
         assert_eq!(mode(&folder.path(key)), 0o400);
     }
     let root = first(&folder.path("cacert.pem"));
-    assert!(root.is_self_issued() && root.is_authority);
+    assert!(root.is_self_signed() && root.is_authority);
     assert_eq!(root.not_after - root.not_before, 3650 * 86_400 + 10);
     let server = first(&folder.path("server.pem"));
     assert_eq!(server.issuer, root.subject);
@@ -245,9 +251,9 @@ fn an_authority_two_levels_down_signs_with_its_file_as_it_is() {
     expect(
         &folder.path(""),
         0,
-        &["sign", "team.pem", "db", "team.key", "..req"],
+        &["sign", "team.pem", "db", "team.key", "_path.req"],
     );
-    let path = read_chain(&folder.path("..pem")).unwrap();
+    let path = read_chain(&folder.path("_path.pem")).unwrap();
     let path: Vec<_> = path
         .into_iter()
         .map(|certificate| certificate.der)
@@ -263,8 +269,16 @@ fn openssl_verifies_what_was_issued_with_every_type_of_key() {
         skipped("certificates against openssl verify", "there is no openssl");
         return;
     }
-    for key_type in ["ed25519", "p256", "p384"] {
+    for key_type in ["ed25519", "p256", "p384", "rsa2048", "rsa4096"] {
         let folder = folder(&format!("openssl-{key_type}"));
+        if key_type == "rsa4096" {
+            // It takes seconds to make one: all use the same.
+            let key = Key::generate(KeyType::Rsa4096).unwrap();
+            let text = pem::encode(&pem::Pem::new("PRIVATE KEY", key.pkcs8()));
+            for name in ["root", "server", "tenant", "web"] {
+                folder.file(&format!("{name}.key"), &text);
+            }
+        }
         let key_type = format!("--key-type={key_type}");
         expect(&folder.path(""), 0, &["generate", "root", "db", &key_type]);
         let policy = ["add-policy", "tenant", "4", "--csr", &key_type];
@@ -311,6 +325,26 @@ fn openssl_verifies_what_was_issued_with_every_type_of_key() {
         openssl(&verify);
         openssl(&["req", "-verify", "-noout", "-in", "web.req"]);
         openssl(&["pkey", "-noout", "-in", "web.key"]);
+        expect(
+            &folder.path(""),
+            0,
+            &["revoke", "cacert.pem", "root.key", "db", "tenant"],
+        );
+        openssl(&[
+            "crl",
+            "-noout",
+            "-in",
+            "cacert.crl",
+            "-CAfile",
+            "cacert.pem",
+        ]);
+        let verify = ["verify", "-CAfile", "cacert.pem", "-CRLfile", "cacert.crl"];
+        openssl(&[&verify[..], &["-crl_check", "server.pem"]].concat());
+        let ended = run(Command::new("openssl")
+            .args(verify)
+            .args(["-crl_check", "tenant.pem"])
+            .current_dir(folder.path("")));
+        assert!(ended.stderr.contains("revoked"), "{ended:?}");
     }
 }
 
@@ -641,7 +675,6 @@ fn the_files_of_a_request_are_named_after_its_label() {
         &["remove-policy", "--csr"],
         &["policy", "--path=foo", "--csr"],
         &["info", "-n", "x", "--csr", "--key-type=p521"],
-        &["info", "-n", "x", "--csr", "--key-type=rsa2048"],
     ] {
         let ended = expect(&folder.path(""), 124, refused);
         assert!(ended.stderr.starts_with("petrel: "), "{ended:?}");
@@ -665,4 +698,260 @@ fn names_of_authorities_stay_in_the_folder() {
         0,
         &["generate", "my root", "db", "--server=host.example"],
     );
+}
+
+/// Signs `name.req` with the authority of these files.
+fn sign(folder: &Folder, code: i32, authority: &str, name: &str, options: &[&str]) -> Ended {
+    let request = format!("{name}.req");
+    let (certificate, key) = match authority {
+        "root" => ("cacert.pem".to_owned(), "root.key".to_owned()),
+        other => (format!("{other}.pem"), format!("{other}.key")),
+    };
+    let command = ["sign", &certificate, "db", &key, &request];
+    expect(&folder.path(""), code, &[&command[..], options].concat())
+}
+
+#[test]
+fn six_authorities_below_the_root_are_the_most() {
+    let folder = generated("depth");
+    let path = |name: &str| folder.path(&format!("{name}.pem"));
+    let mut authority = "root".to_owned();
+    for level in 1..=6 {
+        let name = format!("l{level}");
+        expect(&folder.path(""), 0, &["add-policy", &name, "1", "--csr"]);
+        sign(&folder, 0, &authority, &name, &[]);
+        assert_eq!(read_chain(&path(&name)).unwrap().len(), level);
+        authority = name;
+    }
+    expect(&folder.path(""), 0, &["add-policy", "l7", "1", "--csr"]);
+    let ended = sign(&folder, 124, &authority, "l7", &[]);
+    assert!(ended.stderr.contains("more than 6"), "{ended:?}");
+    assert!(!path("l7").exists());
+
+    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
+    sign(&folder, 0, &authority, "web", &[]);
+    let chain: Vec<CertificateDer<'_>> = read_chain(&path("web"))
+        .unwrap()
+        .into_iter()
+        .map(|certificate| certificate.der.into())
+        .collect();
+    let root = Anchor::new(&first(&folder.path("cacert.pem")).der.into()).unwrap();
+    let verified = verify(
+        &chain[0],
+        &chain[1..],
+        &[root],
+        UnixTime::now(),
+        Usage::Client,
+    );
+    let request = chain::request(&verified.unwrap()).unwrap();
+    assert_eq!(request.name.to_string(), "l1:l2:l3:l4:l5:l6:web");
+}
+
+#[test]
+fn a_file_of_an_authority_must_be_a_chain() {
+    let folder = generated("links");
+    delegate(&folder.path(""));
+    let root = fs::read_to_string(folder.path("cacert.pem")).unwrap();
+    let tenant = fs::read_to_string(folder.path("tenant.pem")).unwrap();
+    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
+    // With the root in it, too, which is not sent along.
+    folder.file("whole.pem", format!("{tenant}{root}"));
+    fs::copy(folder.path("tenant.key"), folder.path("whole.key")).unwrap();
+    sign(&folder, 0, "whole", "web", &[]);
+    assert_eq!(read_chain(&folder.path("web.pem")).unwrap().len(), 2);
+
+    let other = generated("links-other");
+    let other = fs::read_to_string(other.path("cacert.pem")).unwrap();
+    // An authority that may revoke and not sign.
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+    folder.file("revoker.pem", parameters.self_signed(&pair).unwrap().pem());
+    folder.file("revoker.key", pair.serialize_pem());
+    let ended = sign(&folder, 124, "revoker", "web", &["--force"]);
+    assert!(ended.stderr.contains("keyCertSign"), "{ended:?}");
+
+    for wrong in [&other, &tenant] {
+        folder.file("whole.pem", format!("{tenant}{wrong}"));
+        let ended = sign(&folder, 124, "whole", "web", &["--force"]);
+        assert!(ended.stderr.contains("certificate 1 of"), "{ended:?}");
+    }
+}
+
+#[test]
+fn the_policy_of_every_authority_in_the_chain_counts() {
+    let folder = generated("every-policy");
+    delegate(&folder.path(""));
+    // An authority that had more signed than it may, by other means.
+    let tenant = Issuer::load(&folder.path("tenant.pem"), &folder.path("tenant.key")).unwrap();
+    let key = Key::generate(KeyType::Ed25519).unwrap();
+    let policy = wire::Policy {
+        cpuids: vec![0_u64.into(), 7_u64.into()],
+        unikernels: 9_u64.into(),
+        memory: 9999_u64.into(),
+        block: None,
+        bridges: Vec::new(),
+    };
+    let greedy = tenant
+        .issue(
+            authority::common_name("greedy"),
+            &key.public_key_info(),
+            &Profile::Intermediate(wire::Command::Policy(PolicyCommand::Add(policy))),
+            Validity::days(OffsetDateTime::now_utc(), 1).unwrap(),
+        )
+        .unwrap();
+    let chain = [&[greedy], tenant.chain()].concat();
+    folder.file("greedy.pem", authority::to_pem(&chain));
+    let text = pem::encode(&pem::Pem::new("PRIVATE KEY", key.pkcs8()));
+    folder.file("greedy.key", text);
+
+    let image = guest("hello.spt");
+    let create = ["create", "web", image.to_str().unwrap(), "--csr"];
+    for (excess, reason) in [("--mem=300", "memory"), ("--cpu=7", "CPU")] {
+        expect(&folder.path(""), 0, &[&create[..], &[excess]].concat());
+        let ended = sign(&folder, 124, "greedy", "web", &[]);
+        assert!(ended.stderr.contains(reason), "{ended:?}");
+        // Nor for a command that is sent at once.
+        let send = ["--ca=greedy.pem", "--ca-key=greedy.key", "-d", "-", excess];
+        let ended = expect(&folder.path(""), 124, &[&create[..3], &send[..]].concat());
+        assert!(ended.stderr.contains(reason), "{ended:?}");
+    }
+    expect(&folder.path(""), 0, &create);
+    sign(&folder, 0, "greedy", "web", &[]);
+}
+
+#[test]
+fn a_validity_may_be_given_in_hours_and_a_shorter_one_is_told() {
+    let folder = generated("hours");
+    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
+    let ended = sign(&folder, 0, "root", "web", &["--hours=3"]);
+    assert_eq!(ended.stderr, "");
+    let leaf = first(&folder.path("web.pem"));
+    assert_eq!(leaf.not_after - leaf.not_before, 3 * 3600 + 10);
+    let ended = sign(&folder, 0, "root", "web", &["--days=4000", "--force"]);
+    assert!(ended.stderr.contains("earlier than was asked"), "{ended:?}");
+    for wrong in [
+        &["--hours=1", "--days=1"][..],
+        &["--hours=0"],
+        &["--hours=876601"],
+    ] {
+        sign(&folder, 124, "root", "web", &[wrong, &["--force"]].concat());
+    }
+}
+
+#[test]
+fn the_authority_does_not_overwrite_itself() {
+    let folder = generated("itself");
+    delegate(&folder.path(""));
+    write_request(&folder, "bad.req", "tenant", &INFO);
+    let before = fs::read(folder.path("tenant.pem")).unwrap();
+    for options in [&[][..], &["--force"]] {
+        sign(&folder, 124, "tenant", "bad", options);
+    }
+    assert_eq!(fs::read(folder.path("tenant.pem")).unwrap(), before);
+}
+
+/// A create with device mappings and arguments that are hard to print.
+fn create() -> wire::Command {
+    let config = Config {
+        kind: Kind::Solo5,
+        startup: Some(7),
+        add_name: true,
+        fail_behaviour: FailBehaviour::Restart([3, 4].into()),
+        cpus: [0, 5].into(),
+        memory: 48,
+        blocks: vec![Block {
+            device: "storage".to_owned(),
+            host_device: Some("data".to_owned()),
+            sector_size: Some(4096),
+        }],
+        nets: vec![Net {
+            device: "service".to_owned(),
+            bridge: Some("br7".to_owned()),
+            mac: Some(Mac([2, 0, 0, 0, 0, 1])),
+        }],
+        arguments: vec![b"--key=\x1b[2J\"\xff".to_vec()],
+        vcpus: 1,
+        linux_boot_partition: None,
+    };
+    wire::Command::Unikernel(UnikernelCommand::Create(config.to_wire(false, Vec::new())))
+}
+
+fn write_create(folder: &Folder, image: Option<ImageDigest>) {
+    let key = Key::generate(KeyType::Ed25519).unwrap();
+    let der = create_request("web", &create(), image.as_ref(), &key).unwrap();
+    let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
+    folder.file("web.req", text);
+}
+
+#[test]
+fn what_is_signed_is_shown_in_the_words_of_show_before_it_is_written() {
+    let folder = generated("shown");
+    write_create(&folder, Some(ImageDigest([0xab; 32])));
+    let ended = sign(&folder, 0, "root", "web", &[]);
+    for words in [
+        "command: unikernel create",
+        "CPU ids: 0, 5",
+        "memory: 48 MB",
+        "block device: storage -> data, sectors of 4096 octets",
+        "network device: service -> br7, hardware address 02:00:00:00:00:01",
+        r#"argument: "--key=\x1b[2J\"\xff""#,
+        "when it ends: it is restarted after the exit codes 3, 4",
+        "start order: 7",
+        "image: sent along",
+        &format!("only with the image: SHA-256 {}", "ab".repeat(32)),
+        &first(&folder.path("web.pem")).serial,
+        "subject: \"CN=web\"",
+    ] {
+        assert!(ended.stdout.contains(words), "{words}: {ended:?}");
+    }
+    assert!(!ended.stdout.contains('\x1b'));
+    let shown = expect(&folder.path(""), 0, &["show", "web.pem"]).stdout;
+    let certificate = ended.stdout.trim_end_matches("written to web.pem\n");
+    assert_eq!(
+        shown.strip_prefix(certificate),
+        Some("command for: :web (not verified)\n")
+    );
+
+    if Path::new("/dev/full").exists() {
+        let listed = fs::read(folder.path("db")).unwrap();
+        fs::remove_file(folder.path("web.pem")).unwrap();
+        let full = fs::File::create("/dev/full").unwrap();
+        let sign = ["sign", "cacert.pem", "db", "root.key", "web.req"];
+        let ended = petrel(&folder.path(""), &sign).stdout(full).output();
+        assert_eq!(ended.unwrap().status.code(), Some(124));
+        assert!(!folder.path("web.pem").exists());
+        assert_eq!(fs::read(folder.path("db")).unwrap(), listed);
+    } else {
+        skipped("sign without a place to show", "there is no /dev/full");
+    }
+}
+
+#[test]
+fn the_image_of_a_request_is_that_of_the_certificate() {
+    let folder = generated("image");
+    let digest = ImageDigest([7; 32]);
+    write_create(&folder, Some(digest));
+    let ended = sign(&folder, 0, "root", "web", &[]);
+    assert_eq!(ended.stderr, "");
+    let leaf = first(&folder.path("web.pem"));
+    let request = chain::request(&[&leaf.der]).unwrap();
+    assert_eq!(request.image, Some(digest));
+    let image = chain::IMAGE_EXTENSION.to_id_string();
+    let found = extensions(&leaf);
+    assert_eq!(found[0], (image, false), "the first, and not critical");
+    assert_eq!(found[1].0, COMMAND.0);
+
+    write_create(&folder, None);
+    let ended = sign(&folder, 0, "root", "web", &["--force"]);
+    assert!(ended.stderr.contains("fixes no image"), "{ended:?}");
+    let leaf = first(&folder.path("web.pem"));
+    assert_eq!(chain::request(&[&leaf.der]).unwrap().image, None);
+
+    let key = Key::generate(KeyType::Ed25519).unwrap();
+    let der = create_request("web", &INFO, Some(&digest), &key).unwrap();
+    let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
+    folder.file("web.req", text);
+    sign(&folder, 124, "root", "web", &["--force"]);
 }

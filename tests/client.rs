@@ -7,66 +7,24 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 
-use client::{Daemon, answer, command, expect, failure, petrel, success, upload};
-use flate2::read::{ZlibDecoder, ZlibEncoder};
-use petrel::authority::{Certificate, Key, read_chain};
+use client::{
+    Daemon, answer, command, downloads, expect, failure, folder, image, inflated, local, petrel,
+    say, success, upload, zlib,
+};
 use petrel::name::Name;
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{
-    Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour, Image, Info, Int, Message,
-    NamedInfo, NamedPolicy, Octets, Payload, Policy, PolicyCommand, Set, SinceCount, Success,
-    Timestamp, Typ, UnikernelCommand,
+    Arguments, BridgeTap, Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour,
+    IfData, Image, Info, Int, Int32, Int64, KInfoMem, Message, NamedInfo, NamedPolicy, Octets,
+    Payload, Policy, PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics, StatsAdd,
+    StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand, VmmStat,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
-use support::{DEADLINE, Folder, Running, guest};
-
-fn folder(test: &str) -> Folder {
-    let folder = Folder::new(&format!("client-{test}"));
-    fs::create_dir_all(folder.path("util")).unwrap();
-    folder
-}
-
-/// Serves one client on the supervisor's socket of `folder`, and says nothing but `payload`.
-fn say(folder: &Folder, payload: Payload) -> Daemon<Message> {
-    Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
-        let request = command(&mut stream);
-        answer(&mut stream, &request, payload);
-        request
-    })
-}
-
-/// Runs the client with the folder as its runtime folder.
-fn local(folder: &Folder, code: i32, arguments: &[&str]) -> support::Ended {
-    expect(
-        &folder.path(""),
-        code,
-        &[arguments, &["--tmpdir=."]].concat(),
-    )
-}
-
-/// A runnable image with this many octets after it, which do not compress.
-fn image(folder: &Folder, more: usize) -> PathBuf {
-    let mut octets = fs::read(guest("hello.spt")).unwrap();
-    let mut random = 1_u32;
-    octets.extend(
-        std::iter::repeat_with(|| {
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            random.to_be_bytes()[0]
-        })
-        .take(more),
-    );
-    folder.file("image", octets)
-}
+use support::{DEADLINE, Running, guest};
 
 fn created(request: &Message) -> &Config {
     match &request.payload {
@@ -269,10 +227,23 @@ fn a_daemon_that_speaks_in_commands_ends_with_125() {
 #[test]
 fn a_daemon_that_is_not_there_ends_with_122() {
     let folder = folder("unreachable");
-    let ended = local(&folder, 122, &["info"]);
-    assert!(ended.stderr.contains("vmmd.sock"), "{ended:?}");
-    let ended = local(&folder, 122, &["console", "web"]);
-    assert!(ended.stderr.contains("console.sock"), "{ended:?}");
+    for (command, program, socket) in [
+        (&["info"][..], "petreld", "vmmd.sock"),
+        (&["block"], "petreld", "vmmd.sock"),
+        (&["console", "web"], "petrel-console", "console.sock"),
+        (&["inactive-consoles"], "petrel-console", "console.sock"),
+        (&["stats"], "petrel-stats", "stat.sock"),
+    ] {
+        let ended = local(&folder, 122, command);
+        for hint in [
+            &format!("'./util/{socket}'"),
+            &format!("Is {program} running?"),
+            "--tmpdir",
+            "--socket",
+        ] {
+            assert!(ended.stderr.contains(hint), "{hint}: {ended:?}");
+        }
+    }
     let ended = expect(&folder.path(""), 122, &["info", "--socket=none"]);
     assert!(ended.stderr.contains("'none'"), "{ended:?}");
 }
@@ -284,7 +255,7 @@ fn wrong_command_lines_end_with_124() {
     let net = net.to_str().unwrap();
     let none = folder.file("text", "no image");
     let none = none.to_str().unwrap();
-    let cases: [&[&str]; 31] = [
+    let cases: [&[&str]; 43] = [
         &["no-such-command"],
         &["info", "--no-such-option"],
         &["info", "--name=a::b"],
@@ -329,6 +300,24 @@ fn wrong_command_lines_end_with_124() {
         &["create", "web", net, "--net=service@00:11"],
         &["add-policy", "foo"],
         &["add-policy", "foo", "1", "--block=1", "--size=1"],
+        &["info", "-d", "::1"],
+        &["restart", "foo:"],
+        &["restart", "web", "--exit-code=1"],
+        &[
+            "restart",
+            "web",
+            "--net=a",
+            "--net=a",
+            "--replace-arguments",
+        ],
+        &["stats-add", "0"],
+        &["stats-add", "1", "--bridge=br0"],
+        &["create-block", "data"],
+        &["create-block", "data", "0"],
+        &["create-block", "foo:", "1"],
+        &["set-block", "data", "missing"],
+        &["set-block", "data", "."],
+        &["dump-block", "data", "--compression-level=10"],
         &[
             "certificate",
             "missing.pem",
@@ -400,11 +389,7 @@ fn create_streams_the_image_after_the_command() {
         let guest_arguments = ["--ipv4=10.0.0.2/24".into(), "x".into()];
         assert_eq!(config.arguments.as_deref(), Some(&guest_arguments[..]));
         let octets = if compressed {
-            let mut plain = Vec::new();
-            ZlibDecoder::new(&octets[..])
-                .read_to_end(&mut plain)
-                .unwrap();
-            plain
+            inflated(&octets)
         } else {
             octets
         };
@@ -470,23 +455,6 @@ fn a_success_before_the_end_of_an_upload_is_none() {
     let ended = local(&folder, 121, &["create", "web", "image"]);
     assert_eq!(ended.stdout, "");
     daemon.result();
-}
-
-/// The files that `get` left in the folder.
-fn downloads(folder: &Folder) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder.path("")).unwrap();
-    entries
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_string_lossy().contains("web."))
-        .collect()
-}
-
-fn zlib(octets: &[u8]) -> Vec<u8> {
-    let mut compressed = Vec::new();
-    ZlibEncoder::new(octets, flate2::Compression::fast())
-        .read_to_end(&mut compressed)
-        .unwrap();
-    compressed
 }
 
 fn image_reply(compressed: bool, image: Vec<u8>) -> Payload {
@@ -601,7 +569,10 @@ fn console_lines_are_printed_as_they_come() {
         let line = format!("console 1970-01-01T00:00:0{second}-00:00: a\\027\\255\\\"\\\\");
         assert_eq!(running.line(), line);
     }
-    assert_eq!(running.end().code(), 0);
+    // The daemon goes: nobody wanted that.
+    let ended = running.end();
+    assert_eq!(ended.code(), 121);
+    assert!(ended.stderr.contains("broken off"), "{ended:?}");
     let asked = Command::Console(ConsoleCommand::Subscribe(SinceCount::Count(Int::new(7))));
     assert_eq!(daemon.result().payload, Payload::Command(asked));
 }
@@ -647,328 +618,295 @@ fn output_that_nobody_reads_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn a_dash_prints_instead_of_sending() {
-    let folder = with_tenant("dash");
-    let ended = expect(&folder.path(""), 121, &["info", "--socket=-"]);
-    assert!(ended.stdout.starts_with("00000000  30 "), "{ended:?}");
-    let arguments = [
-        "destroy",
-        "web",
-        "-d",
-        "-",
-        "--ca=tenant.pem",
-        "--ca-key=tenant.key",
-    ];
-    let ended = expect(&folder.path(""), 121, &arguments);
-    assert_eq!(ended.stderr, "");
-    let chain = read_chain(&folder.file("printed.pem", ended.stdout)).unwrap();
-    assert_eq!(chain.len(), 2);
-    assert_eq!(chain[1], read_chain(&folder.path("tenant.pem")).unwrap()[0]);
-    assert_eq!(chain[0].not_after - chain[0].not_before, 310);
-    let path: Vec<_> = chain
-        .iter()
-        .map(|certificate| &certificate.der[..])
-        .collect();
-    let request = petrel::chain::request(&path).unwrap();
-    assert_eq!(request.name.to_string(), "tenant:web");
-}
-
-/// A folder with a root authority, a server below it, and a tenant with a policy.
-fn with_tenant(test: &str) -> Folder {
-    let folder = folder(test);
-    let run = |arguments: &[&str]| expect(&folder.path(""), 0, arguments);
-    run(&["generate", "root", "db"]);
-    run(&["add-policy", "tenant", "2", "--mem=64", "--csr"]);
-    run(&["sign", "cacert.pem", "db", "root.key", "tenant.req"]);
-    folder
-}
-
-fn der(chain: &[Certificate]) -> Vec<CertificateDer<'static>> {
-    chain
-        .iter()
-        .map(|certificate| certificate.der.clone().into())
-        .collect()
-}
-
-type ServerStream = StreamOwned<ServerConnection, std::net::TcpStream>;
-
-/// An endpoint that shows the certificate in `name.pem`, takes clients below `authority`, and lets `serve` speak.
-fn endpoint<T: Send + 'static>(
-    folder: &Folder,
-    name: &str,
-    authority: &str,
-    serve: impl FnOnce(&mut ServerStream) -> T + Send + 'static,
-) -> (String, Receiver<T>) {
-    let chain = read_chain(&folder.path(&format!("{name}.pem"))).unwrap();
-    let key_file = folder.path(&format!("{name}.key"));
-    let key = Key::load(&key_file, &chain[0], Path::new("")).unwrap();
-    let mut roots = RootCertStore::empty();
-    for root in der(&read_chain(&folder.path(authority)).unwrap()) {
-        roots.add(root).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-        .build()
-        .unwrap();
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_client_cert_verifier(clients)
-        .with_single_cert(
-            der(&chain),
-            PrivateKeyDer::Pkcs8(key.pkcs8().to_vec().into()),
-        )
-        .unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let place = listener.local_addr().unwrap().to_string();
-    let (send, result) = channel();
-    thread::spawn(move || {
-        let (socket, _) = listener.accept().unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket.set_write_timeout(Some(DEADLINE)).unwrap();
-        let connection = ServerConnection::new(Arc::new(config)).unwrap();
-        let mut stream = StreamOwned::new(connection, socket);
-        while stream.conn.is_handshaking() {
-            if stream.conn.complete_io(&mut stream.sock).is_err() {
-                // With the alert that says why, and until the client has read it.
-                let _ = stream.sock.shutdown(Shutdown::Write);
-                let _ = stream.sock.read_to_end(&mut Vec::new());
-                return;
-            }
-        }
-        let served = serve(&mut stream);
-        stream.conn.send_close_notify();
-        let _ = stream.conn.complete_io(&mut stream.sock);
-        // As the endpoint does: closed with something unread, the socket would take the answer back.
-        let _ = stream.sock.shutdown(Shutdown::Write);
-        let _ = std::io::copy(&mut stream.sock, &mut std::io::sink());
-        let _ = send.send(served);
-    });
-    (place, result)
-}
-
-/// An answer of the endpoint, which has no request to answer but the chain.
-fn tell(stream: &mut ServerStream, payload: Payload) {
-    let header = Message::command(0, &"tenant:web".parse().unwrap(), INFO).header;
-    let octets = frame(&Message::answer(header, payload).encode().unwrap()).unwrap();
-    stream.write_all(&octets).unwrap();
-}
-
-const TENANT: [&str; 2] = ["--ca=tenant.pem", "--ca-key=tenant.key"];
-
-#[test]
-fn over_tls_the_certificate_is_the_command() {
-    let folder = with_tenant("tls");
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-        let chain = stream.conn.peer_certificates().unwrap().to_vec();
-        tell(stream, success("destroyed unikernel"));
-        petrel::chain::request(&chain).unwrap()
-    });
-    let arguments = [&["destroy", "web", "-d", &place], &TENANT[..]].concat();
-    let ended = expect(&folder.path(""), 0, &arguments);
-    assert_eq!(
-        ended.stdout,
-        "host [unikernel: tenant:web]: success: destroyed unikernel\n"
-    );
-    let request = served.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(request.name.to_string(), "tenant:web");
-    assert_eq!(
-        request.command,
-        Command::Unikernel(UnikernelCommand::Destroy(()))
-    );
-}
-
-#[test]
-fn over_tls_an_image_is_streamed_compressed() {
-    let folder = with_tenant("tls-create");
-    let image = image(&folder, 2_000_000);
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-        let octets = upload(stream);
-        tell(stream, success("created unikernel"));
-        octets
-    });
-    let arguments = [&["create", "web", "image", "-d", &place], &TENANT[..]].concat();
-    expect(&folder.path(""), 0, &arguments);
-    let sent = served.recv_timeout(DEADLINE).unwrap();
-    // The zlib header of levels 7 to 9.
-    assert_eq!(sent[..2], [0x78, 0xda]);
-    let mut octets = Vec::new();
-    ZlibDecoder::new(&sent[..])
-        .read_to_end(&mut octets)
-        .unwrap();
-    assert!(octets == fs::read(image).unwrap(), "the image differs");
-}
-
-#[test]
-fn over_tls_a_failure_in_the_middle_of_an_upload_is_shown() {
-    let folder = with_tenant("tls-early");
-    image(&folder, 16 << 20);
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-        read_frame(stream, MAX_CHUNK).unwrap().unwrap();
-        tell(stream, failure("no room"));
-    });
-    let create = [
-        "create",
-        "web",
-        "image",
-        "--compression-level=0",
-        "-d",
-        &place,
-    ];
-    let ended = expect(&folder.path(""), 117, &[&create, &TENANT[..]].concat());
-    assert!(ended.stderr.contains("no room"), "{ended:?}");
-    served.recv_timeout(DEADLINE).unwrap();
-}
-
-#[test]
-fn a_signed_certificate_is_used_with_its_image() {
-    let folder = with_tenant("certificate");
-    let image = image(&folder, 100_000);
-    let run = |code, arguments: &[&str]| expect(&folder.path(""), code, arguments);
-    run(0, &["create", "web", "image", "--csr"]);
-    run(0, &["sign", "tenant.pem", "db", "tenant.key", "web.req"]);
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-        let octets = upload(stream);
-        tell(stream, success("created unikernel"));
-        octets
-    });
-    let certificate = ["certificate", "web.pem", "web.key", "-d", &place];
-    run(124, &certificate);
-    run(
-        124,
-        &[
-            "certificate",
-            "web.pem",
-            "tenant.key",
-            "-d",
-            &place,
-            "--image=image",
-        ],
-    );
-    run(
-        124,
-        &[
-            &certificate[..],
-            &["--image=image", "--compression-level=0"],
-        ]
-        .concat(),
-    );
-    let printed = run(
-        121,
-        &[
-            "certificate",
-            "web.pem",
-            "web.key",
-            "-d",
-            "-",
-            "--image=image",
-        ],
-    );
-    assert_eq!(
-        printed.stdout,
-        fs::read_to_string(folder.path("web.pem")).unwrap()
-    );
-    run(0, &[&certificate[..], &["--image=image"]].concat());
-    let sent = served.recv_timeout(DEADLINE).unwrap();
-    let mut octets = Vec::new();
-    ZlibDecoder::new(&sent[..])
-        .read_to_end(&mut octets)
-        .unwrap();
-    assert!(octets == fs::read(image).unwrap(), "the image differs");
-}
-
-#[test]
-fn over_tls_an_end_without_an_answer_is_no_success() {
-    let folder = with_tenant("tls-none");
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |_| ());
-    let ended = expect(
-        &folder.path(""),
-        121,
-        &[&["info", "-d", &place], &TENANT[..]].concat(),
-    );
-    assert!(ended.stderr.contains("without an answer"), "{ended:?}");
-    served.recv_timeout(DEADLINE).unwrap();
-}
-
-#[test]
-fn each_side_that_is_not_trusted_has_its_exit_code() {
-    let folder = with_tenant("trust");
-    let other = with_tenant("trust-other");
-    fs::copy(other.path("cacert.pem"), folder.path("other.pem")).unwrap();
-    let info = |place: &str, code, more: &[&str]| {
-        let arguments = [&["info", "-d", place], &TENANT[..], more].concat();
-        expect(&folder.path(""), code, &arguments)
-    };
-
-    // Our chain does not lead to the server's authority: there is not even a connection.
-    info("127.0.0.1:1", 116, &["--server-ca=other.pem"]);
-    // Nobody is there.
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    info(&closed.to_string(), 122, &[]);
-    // Another authority's server.
-    let (place, _) = endpoint(&other, "server", "cacert.pem", |_| ());
-    info(&place, 120, &[]);
-    // The server does not know our authority.
-    let (place, _) = endpoint(&folder, "server", "other.pem", |_| ());
-    info(&place, 119, &[]);
-}
-
-#[test]
-fn a_tenant_cannot_play_the_server() {
-    let folder = with_tenant("tenant-server");
-    let key = Key::reuse_or_generate(
-        &folder.path("fake.key"),
-        petrel::authority::KeyType::Ed25519,
-    );
-    let (key, _) = key.unwrap();
-    let issuer =
-        petrel::authority::Issuer::load(&folder.path("tenant.pem"), &folder.path("tenant.key"))
-            .unwrap();
-    let certificate = issuer
-        .issue(
-            petrel::authority::common_name("server"),
-            &key.public_key_info(),
-            &petrel::authority::Profile::Server,
-            petrel::authority::Validity::days(time::OffsetDateTime::now_utc(), 1).unwrap(),
-        )
-        .unwrap();
-    let chain = petrel::authority::to_pem([&certificate, issuer.certificate()]);
-    folder.file("fake.pem", chain);
-    let (place, _) = endpoint(&folder, "fake", "cacert.pem", |_| ());
-    let ended = expect(
-        &folder.path(""),
-        120,
-        &[&["info", "-d", &place], &TENANT[..]].concat(),
-    );
-    assert!(ended.stderr.contains("tenant"), "{ended:?}");
-}
-
-#[test]
-fn what_the_policy_forbids_is_not_even_sent() {
-    let folder = with_tenant("precheck");
-    image(&folder, 0);
-    let create = ["create", "web", "image", "--mem=65", "-d", "127.0.0.1:1"];
-    let ended = expect(&folder.path(""), 124, &[&create, &TENANT[..]].concat());
-    assert!(ended.stderr.contains("beyond the policy"), "{ended:?}");
-    for refused in [
-        &["destroy", "foo:web"][..],
-        &["add-policy", "foo", "1"],
-        &["remove-policy"],
-        &["policy", "--path=foo"],
+fn a_hint_names_the_help_of_the_command() {
+    let folder = folder("hint");
+    for (arguments, hint) in [
+        (&["create", "web"][..], "Try 'petrel create --help'."),
+        (&["dump-block", "--x"], "Try 'petrel dump-block --help'."),
+        (&["no-such-command"], "Try 'petrel --help'."),
     ] {
-        let arguments = [refused, &["-d", "127.0.0.1:1"], &TENANT[..]].concat();
-        expect(&folder.path(""), 124, &arguments);
+        let ended = expect(&folder.path(""), 124, arguments);
+        assert!(ended.stderr.trim_end().ends_with(hint), "{ended:?}");
     }
-    // A key of somebody else.
-    let arguments = [
-        "info",
-        "-d",
-        "127.0.0.1:1",
-        "--ca=tenant.pem",
-        "--ca-key=root.key",
-    ];
-    expect(&folder.path(""), 124, &arguments);
+}
+
+#[test]
+fn no_message_that_nobody_reads_is_a_panic() {
+    let folder = folder("deaf");
+    for (code, arguments) in [
+        (0, &["--help"][..]),
+        (0, &["--version"]),
+        (0, &["create", "--help"]),
+        (124, &["no-such-command"]),
+        (124, &["info", "--tmpdir=missing"]),
+    ] {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        let status = petrel(&folder.path(""), arguments)
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn on_a_terminal_long_lines_are_wrapped() {
+    let folder = folder("terminal");
+    let infos = vec![NamedInfo {
+        name: "foo:web".into(),
+        info: info(),
+    }];
+    let daemon = say(&folder, Payload::Reply(Success::UnikernelInfo(infos)));
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut command = petrel(&folder.path(""), &["info", "--tmpdir=."]);
+    let ended = Running::start_with(&mut command, terminal.slave.into()).end();
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    drop(command);
+    let mut shown = Vec::new();
+    // The end of a terminal without a program is an error.
+    let _ = fs::File::from(terminal.master).read_to_end(&mut shown);
+    let shown = String::from_utf8(shown).unwrap();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines.len() > 2, "{shown}");
+    assert!(lines.iter().all(|line| line.len() <= 78), "{shown}");
+    assert!(lines[1..].iter().all(|line| line.starts_with("  ")));
+    daemon.result();
+}
+
+#[test]
+fn a_command_that_the_daemon_does_not_know_gets_a_sentence() {
+    let folder = folder("unknown");
+    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        command(&mut stream);
+    });
+    let ended = local(&folder, 121, &["restart", "web"]);
+    let sentence = "without an answer to 'unikernel restart': either the other side does not know this command";
+    assert!(ended.stderr.contains(sentence), "{ended:?}");
+    daemon.result();
+}
+
+#[test]
+fn restart_keeps_or_replaces_the_settings() {
+    let kept = Restart::NoArguments(());
+    let replaced = Restart::NewArguments(Arguments {
+        fail_behaviour: FailBehaviour::Quit(()),
+        startup: None,
+        add_name: true,
+        cpuids: Set::sorted([Int::new(0)]),
+        memory: Int::new(64),
+        blocks: None,
+        bridges: None,
+        arguments: None,
+        cpus: Some(Int::new(1)),
+        linux_boot_partition: None,
+    });
+    for (options, asked, warned) in [
+        (&[][..], kept.clone(), false),
+        (&["--mem=64"], kept, true),
+        (&["--mem=64", "--replace-arguments"], replaced, false),
+    ] {
+        let folder = folder("restart");
+        let daemon = say(&folder, success("restarted unikernel"));
+        let ended = local(&folder, 0, &[&["restart", "foo:web"], options].concat());
+        let warning = ended.stderr.contains("--replace-arguments");
+        assert_eq!(warning, warned, "{ended:?}");
+        let request = daemon.result();
+        assert_eq!(request.header.name.to_lossy(), "foo:web");
+        let asked = Command::Unikernel(UnikernelCommand::Restart(asked));
+        assert_eq!(request.payload, Payload::Command(asked));
+    }
+}
+
+#[test]
+fn inactive_consoles_are_listed() {
+    for (consoles, shown) in [
+        (
+            vec!["foo:a".into(), "foo:b".into()],
+            "[unikernel: foo:a]\n[unikernel: foo:b]",
+        ),
+        (Vec::new(), "no consoles"),
+    ] {
+        let folder = folder("inactive");
+        let socket = folder.path("util/console.sock");
+        let reply = Payload::Reply(Success::Consoles(consoles));
+        let daemon = Daemon::start(&socket, |mut stream| {
+            let request = command(&mut stream);
+            answer(&mut stream, &request, reply);
+            request
+        });
+        let ended = local(&folder, 0, &["inactive-consoles", "--path", "foo"]);
+        assert_eq!(ended.stdout, format!("host [unikernel: foo:]: {shown}\n"));
+        let request = daemon.result();
+        assert_eq!(request.header.name.to_lossy(), "foo:");
+        let asked = Command::Console(ConsoleCommand::Inactive(()));
+        assert_eq!(request.payload, Payload::Command(asked));
+    }
+}
+
+fn used() -> Statistics {
+    let time = TimeVal {
+        seconds: Int64(7),
+        microseconds: Int::new(42),
+    };
+    let none = Int64(0);
+    Statistics {
+        resource_usage: RUsage {
+            utime: time.clone(),
+            stime: time.clone(),
+            maxrss: Int64(1024),
+            ixrss: none,
+            idrss: none,
+            isrss: none,
+            minflt: none,
+            majflt: none,
+            nswap: none,
+            inblock: none,
+            outblock: none,
+            msgsnd: none,
+            msgrcv: none,
+            nsignals: none,
+            nvcsw: none,
+            nivcsw: Int64(-1),
+        },
+        ifdata: vec![IfData {
+            bridge: "service".into(),
+            flags: Int32(0x8843),
+            send_length: Int32(0),
+            max_send_length: Int32(-1),
+            send_drops: Int32(0),
+            mtu: Int32(1500),
+            baudrate: none,
+            input_packets: Int64(5),
+            input_errors: none,
+            output_packets: none,
+            output_errors: none,
+            collisions: none,
+            input_bytes: none,
+            output_bytes: none,
+            input_mcast: none,
+            output_mcast: none,
+            input_dropped: none,
+            output_dropped: Int64(9),
+        }],
+        vmm_stats: Some(vec![VmmStat {
+            key: "vm\x1bexits".into(),
+            value: Int64(3),
+        }]),
+        kinfo_mem: Some(KInfoMem {
+            vsize: Int64(4096),
+            rss: none,
+            tsize: none,
+            dsize: none,
+            ssize: none,
+            runtime: none,
+            cow: Int::new(2),
+            start: time,
+        }),
+    }
+}
+
+#[test]
+fn statistics_are_shown_in_four_blocks_until_the_daemon_goes() {
+    let folder = folder("stats");
+    let daemon = Daemon::start(&folder.path("util/stat.sock"), |mut stream| {
+        let request = command(&mut stream);
+        answer(&mut stream, &request, success("subscribed"));
+        let bare = Statistics {
+            ifdata: Vec::new(),
+            vmm_stats: None,
+            kinfo_mem: None,
+            ..used()
+        };
+        for statistics in [used(), bare] {
+            let data = Payload::Data(Data::Statistics(Box::new(statistics)));
+            answer(&mut stream, &request, data);
+        }
+        request
+    });
+    let ended = local(&folder, 121, &["stats", "-n", "foo:web"]);
+    let shown: Vec<&str> = ended.stdout.lines().collect();
+    let usage = "usage: utime 7.000042 stime 7.000042 maxrss 1024 ixrss 0 idrss 0 isrss 0 minflt 0 majflt 0 nswap 0 \
+                 inblock 0 outblock 0 msgsnd 0 msgrcv 0 nsignals 0 nvcsw 0 nivcsw 18446744073709551615";
+    let interface = "interface service: flags 0x8843 send_length 0 max_send_length 4294967295 send_drops 0 mtu 1500 \
+                     baudrate 0 input_packets 5 input_errors 0 output_packets 0 output_errors 0 collisions 0 \
+                     input_bytes 0 output_bytes 0 input_mcast 0 output_mcast 0 input_dropped 0 output_dropped 9";
+    assert_eq!(
+        shown,
+        [
+            "host [unikernel: foo:web]: success: subscribed",
+            "stats [unikernel: foo:web]:",
+            usage,
+            "memory: vsize 4096 rss 0 tsize 0 dsize 0 ssize 0 runtime 0 cow 2 start 7.000042",
+            "vmm: vm\\027exits 3",
+            interface,
+            "stats [unikernel: foo:web]:",
+            usage,
+            "no kinfo_mem stats",
+            "no vmm stats",
+        ]
+    );
+    let asked = Command::Statistics(StatsCommand::Subscribe(()));
+    assert_eq!(daemon.result().payload, Payload::Command(asked));
+}
+
+#[test]
+fn processes_are_added_to_the_statistics_and_removed() {
+    let add = StatsCommand::Add(StatsAdd {
+        vmmdev: "".into(),
+        pid: Int::new(17),
+        network: vec![BridgeTap {
+            bridge: "service".into(),
+            tap: "vmmtap0".into(),
+        }],
+    });
+    for (arguments, word, asked) in [
+        (
+            &["stats-add", "17", "-n", "web", "--bridge=service:vmmtap0"][..],
+            "added",
+            add,
+        ),
+        (
+            &["stats-remove", "--name=web"],
+            "removed",
+            StatsCommand::Remove(()),
+        ),
+    ] {
+        let folder = folder("stats-add");
+        let daemon = Daemon::start(&folder.path("util/stat.sock"), |mut stream| {
+            let request = command(&mut stream);
+            answer(&mut stream, &request, success(word));
+            // The daemon would take further commands.
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+            request
+        });
+        let ended = local(&folder, 0, arguments);
+        assert!(ended.stdout.ends_with(&format!("success: {word}\n")));
+        let asked = Payload::Command(Command::Statistics(asked));
+        assert_eq!(daemon.result().payload, asked);
+    }
+}
+
+#[test]
+fn verbosity_tells_where_a_command_goes() {
+    let folder = folder("verbosity");
+    let place = "petrel: 'unikernel info' goes to './util/vmmd.sock'\n";
+    for (options, said) in [
+        (&[][..], false),
+        (&["-v"], true),
+        (&["-v", "-v"], true),
+        (&["--verbosity=info"], true),
+        (&["-v", "--verbosity", "warning"], false),
+        (&["-v", "-q", "--verbosity=debug"], false),
+        (&["--color=always"], false),
+    ] {
+        // There is no daemon.
+        let ended = local(&folder, 122, &[&["info"], options].concat());
+        assert_eq!(ended.stderr.starts_with(place), said, "{options:?}");
+    }
+    for wrong in ["--verbosity=loud", "--color=red"] {
+        local(&folder, 124, &["info", wrong]);
+    }
 }

@@ -17,18 +17,23 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use nix::sys::signal::Signal;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::geteuid;
+use petrel::authority::{Issuer, Key, Profile, Validity, common_name, to_pem};
 use petrel::chain::verify::Anchor;
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
+use petrel::wire::legacy::{ArgumentsV1, ConfigV3, ConfigV4, InfoV5};
 use petrel::wire::{
-    CertExtension, Command, Int, Message, Payload, Policy, PolicyCommand, UnikernelCommand,
+    CertExtension, Command, FailBehaviour as WireFailBehaviour, Header, Int, Int64, Message,
+    NamedInfo, Octets, Payload, Policy, PolicyCommand, Success, Typ, UnikernelCommand, VERSION, v5,
 };
 use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -212,6 +217,130 @@ fn unikernels_are_managed_on_the_host_itself() {
     host.expect(&host.petrel(&remove), 0, &["success: removed policy"]);
     host.expect(&host.petrel(&remove), 117, &["there is no policy of a"]);
     host.expect(&host.petrel(&["policy"]), 0, &["no policies"]);
+}
+
+#[test]
+fn clients_of_older_releases_are_served() {
+    let host = Host::start();
+    let image = fs::read(guest("forever.spt")).unwrap();
+    let mut compressed = ZlibEncoder::new(Vec::new(), Compression::fast());
+    compressed.write_all(&image).unwrap();
+    let create = |add_name: bool| ConfigV4 {
+        startup: Some(Int::new(7)),
+        add_name,
+        image: Octets(image.clone()),
+        ..config_v4()
+    };
+
+    let requests = [
+        (
+            ":create",
+            v5::UnikernelCommand::CreateOld2(create(true)),
+            false,
+        ),
+        (
+            ":create",
+            v5::UnikernelCommand::ForceCreateOld2(create(false)),
+            false,
+        ),
+        (
+            ":follows",
+            v5::UnikernelCommand::CreateOld2(config_v4()),
+            true,
+        ),
+        (
+            ":oldest",
+            v5::UnikernelCommand::CreateOld(ConfigV3 {
+                compressed: true,
+                image: Octets(compressed.finish().unwrap()),
+                ..config_v3()
+            }),
+            false,
+        ),
+        (
+            ":oldest",
+            v5::UnikernelCommand::ForceCreateOld(config_v3()),
+            true,
+        ),
+    ];
+    for (name, request, follows) in requests {
+        let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+        daemon.send_old(name, v5::Command::Unikernel(request));
+        if follows {
+            daemon.upload(&image);
+        }
+        assert_eq!(
+            daemon.reply(),
+            Success::String("created unikernel".into()),
+            "{name}"
+        );
+    }
+    assert_eq!(host.tenders().len(), 3);
+
+    let ask = |command| {
+        let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+        daemon.send(":", Command::Unikernel(command));
+        daemon.reply()
+    };
+    let Success::UnikernelInfo(current) = ask(UnikernelCommand::Info(())) else {
+        panic!("no info")
+    };
+    let [oldest, follows, created] = &current[..] else {
+        panic!("{current:?}")
+    };
+    assert_eq!(
+        (oldest.info.startup, created.info.startup),
+        (None, Some(Int::new(7)))
+    );
+    assert_eq!(follows.info.digest, created.info.digest);
+    let Success::OldUnikernelInfo5(info5) = ask(UnikernelCommand::InfoOld5(())) else {
+        panic!("no info of version 5")
+    };
+    let Success::OldUnikernelInfo4(info4) = ask(UnikernelCommand::InfoOld4(())) else {
+        panic!("no info of version 4")
+    };
+    for (at, NamedInfo { name, info }) in current.into_iter().enumerate() {
+        let told = InfoV5::of(info).unwrap();
+        assert_eq!(told.cpuid, Int::new(0));
+        assert_eq!((&info5[at].name, &info5[at].info), (&name, &told));
+        assert_eq!((&info4[at].name, &info4[at].info), (&name, &told.into()));
+    }
+
+    let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+    let restart = v5::Restart::NewArgumentsOld(ArgumentsV1 {
+        fail_behaviour: WireFailBehaviour::Quit(()),
+        startup: None,
+        add_name: true,
+        cpuid: Int::new(0),
+        memory: Int::new(32),
+        blocks: None,
+        bridges: None,
+        arguments: None,
+    });
+    daemon.send_old(
+        ":create",
+        v5::Command::Unikernel(v5::UnikernelCommand::Restart(restart)),
+    );
+    assert_eq!(daemon.failure(), "unknown command");
+}
+
+/// A small unikernel as an older release asks for it, its image to follow.
+fn config_v4() -> ConfigV4 {
+    config_v3().into()
+}
+
+fn config_v3() -> ConfigV3 {
+    ConfigV3 {
+        typ: Typ::Solo5(()),
+        compressed: false,
+        image: Octets::default(),
+        fail_behaviour: WireFailBehaviour::Quit(()),
+        cpuid: Int::new(0),
+        memory: Int::new(32),
+        blocks: None,
+        bridges: None,
+        arguments: Some(vec!["--interval-ms=600000".into()]),
+    }
 }
 
 #[test]
@@ -538,6 +667,39 @@ fn a_unikernel_that_is_not_there_cannot_be_destroyed_or_got() {
     host.expect(&host.crowd(&["destroy", "steady"]), 117, &["crowd:steady"]);
     host.petrel(&["remove-policy", "--path", "crowd"]);
     host.assert_unchanged(&steady);
+}
+
+#[test]
+fn keys_of_every_type_serve_authorities_servers_and_clients() {
+    let mut host = Host::start();
+    for name in ["ed25519", "p256", "p384", "rsa2048"] {
+        let option = format!("--key-type={name}");
+        let add = ["add-policy", name, "1", "--mem=32", "--csr", &option];
+        assert_eq!(host.tool(&add).code(), 0);
+        let request = format!("{name}.req");
+        let sign = ["sign", "cacert.pem", "issued", "ca.key", &request];
+        assert_eq!(host.tool(&sign).code(), 0);
+
+        let server = format!("server-{name}");
+        let root = Issuer::load(&host.path("cacert.pem"), &host.path("ca.key")).unwrap();
+        let key = host.path(format!("{server}.key"));
+        let (key, _) = Key::reuse_or_generate(&key, name.parse().unwrap()).unwrap();
+        let validity = Validity::days(time::OffsetDateTime::now_utc(), 1).unwrap();
+        let certificate = root
+            .issue(
+                common_name("server"),
+                &key.public_key_info(),
+                &Profile::Server,
+                validity,
+            )
+            .unwrap();
+        host.file(&format!("{server}.pem"), to_pem([&certificate]));
+
+        let endpoint = host.endpoint_with(&server);
+        host.address = endpoint.address();
+        let ended = run(&mut host.client_of(name, &["info", &option]));
+        host.expect(&ended, 0, &["no unikernels"]);
+    }
 }
 
 #[test]
@@ -898,6 +1060,19 @@ impl Wire {
         write_frame(&mut self.stream, &message.encode().unwrap()).unwrap();
     }
 
+    /// Sends a request in the form that it has.
+    fn send_old(&mut self, name: &str, command: v5::Command) {
+        let message = v5::Message {
+            header: Header {
+                version: Int::new(VERSION),
+                sequence: Int64(1),
+                name: name.into(),
+            },
+            payload: v5::Payload::Command(command),
+        };
+        write_frame(&mut self.stream, &message.encode().unwrap()).unwrap();
+    }
+
     /// Sends an image as it is.
     fn upload(&mut self, image: &[u8]) {
         for chunk in image.chunks(MAX_CHUNK) {
@@ -907,6 +1082,16 @@ impl Wire {
             }
         }
         let _ = self.stream.write_all(&END);
+    }
+
+    fn reply(&mut self) -> Success {
+        let octets = read_frame(&mut self.stream, MAX_MESSAGE)
+            .unwrap()
+            .expect("no answer");
+        match Message::decode(&octets).unwrap().payload {
+            Payload::Reply(success) => success,
+            other => panic!("no success: {other:?}"),
+        }
     }
 
     fn failure(&mut self) -> String {

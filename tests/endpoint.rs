@@ -6,41 +6,33 @@
     reason = "clippy knows only the tests themselves as tests, not what helps them"
 )]
 
+#[path = "support/endpoint.rs"]
+mod endpoint;
 #[path = "support/pki.rs"]
 mod pki;
 
-use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command as Process, ExitStatus, Stdio};
+use std::os::unix::net::UnixStream;
+use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use endpoint::*;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::ReceiveTimeout;
-use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::Pid;
 use petrel::chain::verify::Anchor;
-use petrel::client::tls::{ConnectError, Destination, TlsStream, connect_to};
 use petrel::endpoint::LINGER;
-use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::frame::{END, MAX_MESSAGE, read_frame, write_frame};
+use petrel::wire::legacy::{BlockAdd, BlockSet};
 use petrel::wire::{
-    BlockCommand, Command, ConsoleCommand, Header, Int, Int64, Message, Payload, PolicyCommand,
-    SinceCount, Success, UnikernelCommand, VERSION,
+    BlockCommand, BlockData, Command, ConsoleCommand, Data, DatedPolicy, Int, Int64, Message,
+    Octets, Payload, PolicyCommand, SinceCount, StatsCommand, Success, VERSION,
 };
-use pki::{Authority, Folder, Identity, policy};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
-
-/// Most time that anything here may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+use pki::{Authority, policy};
 
 #[test]
 fn a_request_reaches_the_daemon_and_its_answer_the_client() {
@@ -66,20 +58,18 @@ fn a_request_reaches_the_daemon_and_its_answer_the_client() {
     let names: Vec<_> = requests.iter().map(|r| r.header.name.to_lossy()).collect();
     assert_eq!(names, ["foo:bar:", "foo:", "foo:bar:hello"]);
     let added = |request: &Message| match &request.payload {
-        Payload::Command(Command::Policy(PolicyCommand::Add(policy))) => policy.clone(),
+        Payload::Command(Command::Policy(PolicyCommand::AddDated(dated))) => dated.policy.clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(added(&requests[0]), policy(3));
     assert_eq!(added(&requests[1]), policy(7));
     let audit = endpoint.log("verdict=");
     for part in [
-        "127.0.0.1:",
+        "peer=\"127.0.0.1:",
         "certificates=\"hello,bar,Foo\"",
-        "serial=",
-        "command=unikernel-info",
-        "name=foo:bar:hello",
+        "command=\"unikernel-info\"",
+        "name=\"foo:bar:hello\"",
         "verdict=\"success\"",
-        "ms=",
     ] {
         assert!(audit.contains(part), "{part} in {audit}");
     }
@@ -278,7 +268,7 @@ fn a_client_that_does_not_have_the_key_is_rejected() {
     ));
     let error = endpoint.raw_error(|config| config.with_client_cert_resolver(Arc::new(resolver)));
     assert!(error.to_string().contains("alert"), "{error}");
-    endpoint.log("verdict=\"handshake failed");
+    endpoint.log("reason=\"handshake failed");
 }
 
 #[test]
@@ -352,6 +342,165 @@ fn the_content_of_a_block_device_is_passed_on_in_the_same_way() {
 }
 
 #[test]
+fn the_older_block_commands_without_content_are_followed_by_it_too() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let (compress, size) = (false, Int::new(1));
+    let add = |data: Option<&[u8]>| {
+        let data = data.map(|data| Octets(data.to_vec()));
+        let size = size;
+        BlockCommand::AddOld(BlockAdd {
+            size,
+            compress,
+            data,
+        })
+    };
+    let set = |data: &[u8]| {
+        let data = Octets(data.to_vec());
+        BlockCommand::SetOld(BlockSet { compress, data })
+    };
+    let chunks = vec![b"one".to_vec(), b"two".to_vec()];
+    for (command, streamed) in [
+        (set(b""), true),
+        (add(Some(b"")), true),
+        (set(b"x"), false),
+        (add(Some(b"x")), false),
+        (add(None), false),
+    ] {
+        let daemon = host.daemon("vmmd", move |mut connection| {
+            let request = receive(&mut connection);
+            let chunks = streamed.then(|| receive_upload(&mut connection).unwrap());
+            reply(&mut connection, &request, success());
+            (request.payload, chunks)
+        });
+        let command = Command::Block(command);
+        let identity = host.root.leaf("disk", command.clone());
+        let mut client = endpoint.connect(&identity).unwrap();
+        if streamed {
+            for chunk in &chunks {
+                write_frame(&mut client, chunk).unwrap();
+            }
+            client.write_all(&END).unwrap();
+        }
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+        let expected = (Payload::Command(command), streamed.then(|| chunks.clone()));
+        assert_eq!(daemon.wait(), expected);
+    }
+}
+
+#[test]
+fn a_dump_is_passed_on_and_its_refusal_is_the_only_failure() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let dump = || Command::Block(BlockCommand::Dump(Int::new(0)));
+    let identity = host.root.delegate("foo", policy(1)).leaf("disk", dump());
+    let messages = [
+        Payload::Reply(Success::BlockDeviceImage(false)),
+        Payload::Data(Data::Block(BlockData::Some(Octets(vec![7; 4096])))),
+        Payload::Data(Data::Block(BlockData::End(()))),
+    ];
+    for answers in [messages.to_vec(), vec![failure("it is in use")]] {
+        let sent = answers.clone();
+        let daemon = host.daemon("vmmd", move |mut connection| {
+            let policy = receive(&mut connection);
+            reply(&mut connection, &policy, success());
+            let request = receive(&mut connection);
+            for answer in sent {
+                reply(&mut connection, &request, answer);
+            }
+        });
+        let mut client = endpoint.connect(&identity).unwrap();
+        let mut received = Vec::new();
+        while let Some(message) = read_message(&mut client) {
+            assert_eq!(message.header.name, "foo:disk".into());
+            received.push(message.payload);
+        }
+        assert_eq!(received, answers);
+        daemon.wait();
+    }
+}
+
+#[test]
+fn statistics_are_passed_on_with_the_names_that_their_daemon_gives_them() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let subscribe = Command::Statistics(StatsCommand::Subscribe(()));
+    let identity = host.root.delegate("foo", policy(1)).leaf(".", subscribe);
+    let daemon = host.daemon("stat", |mut connection| {
+        // Policies are for the supervisor only.
+        let request = receive(&mut connection);
+        assert_eq!(request.header.name, "foo:".into());
+        reply(&mut connection, &request, success());
+        for name in [":x", "bar:y"] {
+            let mut tick = request.clone();
+            tick.header.name = name.into();
+            tick.header.sequence = Int64(9);
+            reply(&mut connection, &tick, success());
+        }
+        assert_eq!(connection.read(&mut [0]).unwrap(), 0);
+    });
+    let mut client = endpoint.connect(&identity).unwrap();
+    for (name, sequence) in [("foo:", 0), (":x", 9), ("bar:y", 9)] {
+        let header = read_message(&mut client).unwrap().header;
+        assert_eq!(
+            (header.name, header.sequence),
+            (name.into(), Int64(sequence))
+        );
+        assert_eq!(header.version, Int::new(VERSION));
+    }
+    drop(client);
+    daemon.wait();
+}
+
+#[test]
+fn the_listener_takes_ipv4_and_ipv6() {
+    let host = Host::new();
+    let loopback = |port| SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    if TcpListener::bind(loopback(0)).is_err() {
+        eprintln!("SKIPPED: IPv6: there is none on this host");
+        return;
+    }
+    let everywhere = host.listen_on(&["--port", "0"]);
+    assert!(everywhere.address.is_ipv6());
+    let port = everywhere.address.port();
+    for address in [loopback(port), (Ipv4Addr::LOCALHOST, port).into()] {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(greets(&mut client), "{address}");
+    }
+    let one = host.listen_on(&["--ip", "::1", "--port", "0"]);
+    assert_eq!(one.address.ip(), Ipv6Addr::LOCALHOST);
+    assert!(greets(&mut one.tcp()));
+    let elsewhere = TcpStream::connect((Ipv4Addr::LOCALHOST, one.address.port()));
+    assert!(elsewhere.is_err(), "only the address that was asked for");
+}
+
+#[test]
+fn no_leaf_may_carry_a_command_of_operators_or_daemons() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let tenant = host.root.delegate("foo", policy(1));
+    let dated = DatedPolicy {
+        policy: policy(9),
+        not_before: Int::new(0),
+        serial: Octets(vec![1]),
+    };
+    for command in [
+        Command::Policy(PolicyCommand::Add(policy(9))),
+        Command::Policy(PolicyCommand::AddDated(dated)),
+        Command::Policy(PolicyCommand::Remove(())),
+        Command::Statistics(StatsCommand::Remove(())),
+        Command::Statistics(StatsCommand::Initial(())),
+        Command::Console(ConsoleCommand::Add(Int::new(9))),
+    ] {
+        // No daemon is there: nothing is asked of any.
+        let mut client = endpoint.connect(&tenant.leaf("x", command)).unwrap();
+        let text = failure_text(&read_message(&mut client).unwrap());
+        assert!(text.contains("not allowed in a leaf"), "{text}");
+    }
+}
+
+#[test]
 fn a_chunk_that_is_too_long_fails_and_never_ends_the_upload() {
     let host = Host::new();
     let endpoint = host.listen(&[]);
@@ -383,7 +532,7 @@ fn a_client_that_vanishes_never_ends_the_upload() {
         drop(client);
         assert_eq!(daemon.wait(), None, "the daemon sees the end, but no END");
         let audit = endpoint.log("verdict=");
-        assert!(audit.contains("client left"), "{audit}");
+        assert!(audit.contains("verdict=\"gone\""), "{audit}");
     }
 }
 
@@ -680,411 +829,4 @@ fn a_server_of_another_root_is_not_trusted() {
     let identity = host.root.leaf("x", info());
     let error = connect(endpoint.address, &identity, anchor).expect_err("trusted");
     assert_eq!(error.exit_code(), 120, "{error}");
-}
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_petrel-tls");
-
-/// Record of a fatal alert, `protocol_version` (RFC 8446 6.2).
-const PROTOCOL_VERSION_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
-
-/// A root, a server certificate below it, and the folder of a host's daemons.
-struct Host {
-    folder: Folder,
-    root: Authority,
-}
-
-struct Endpoint {
-    child: Option<Child>,
-    address: SocketAddr,
-    anchor: Anchor,
-    log: Receiver<String>,
-    /// The process of `inetd`, once there is a connection.
-    spawned: Option<Receiver<Child>>,
-}
-
-struct Daemon<T>(Receiver<T>);
-
-type Unidentified = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
-
-impl Host {
-    fn new() -> Self {
-        let folder = Folder::new();
-        let root = Authority::root("root");
-        let server = root.server();
-        folder.write("ca.pem", &root.pem());
-        folder.write("server.pem", &server.pem);
-        folder.write("server.key", &server.key.serialize_pem());
-        Self { folder, root }
-    }
-
-    fn program(&self, arguments: &[&str]) -> Process {
-        let mut program = Process::new(PROGRAM);
-        program
-            .arg("--tmpdir")
-            .arg(self.folder.path())
-            .args(arguments)
-            .args(["ca.pem", "server.pem", "server.key"].map(|file| self.folder.path().join(file)))
-            .env_remove("JOURNAL_STREAM");
-        program
-    }
-
-    /// `petrel-tls` that listens.
-    fn listen(&self, arguments: &[&str]) -> Endpoint {
-        let mut child = self
-            .program(&[&["--ip", "127.0.0.1", "--port", "0"], arguments].concat())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = lines(child.stderr.take().unwrap());
-        let announced = lines(child.stdout.take().unwrap())
-            .recv_timeout(PATIENCE)
-            .unwrap();
-        let address = announced
-            .strip_prefix("listening on ")
-            .unwrap()
-            .parse()
-            .unwrap();
-        Endpoint {
-            child: Some(child),
-            address,
-            anchor: Anchor::new(&self.root.certificate()).unwrap(),
-            log,
-            spawned: None,
-        }
-    }
-
-    /// A stand-in for inetd, which runs `petrel-tls` with the first connection as its standard input.
-    fn inetd(&self, arguments: &[&str]) -> Endpoint {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut program = self.program(arguments);
-        let (give, spawned) = channel();
-        let (log_give, log) = channel();
-        thread::spawn(move || {
-            let (socket, _) = listener.accept().unwrap();
-            let mut child = program
-                .stdin(Stdio::from(OwnedFd::from(socket)))
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let stderr = child.stderr.take().unwrap();
-            give.send(child).unwrap();
-            forward(stderr, &log_give);
-        });
-        Endpoint {
-            child: None,
-            address,
-            anchor: Anchor::new(&self.root.certificate()).unwrap(),
-            log,
-            spawned: Some(spawned),
-        }
-    }
-
-    /// A daemon that serves one connection with `conversation`.
-    fn daemon<T: Send + 'static>(
-        &self,
-        name: &str,
-        conversation: impl FnOnce(UnixStream) -> T + Send + 'static,
-    ) -> Daemon<T> {
-        let path = self.folder.path().join(format!("util/{name}.sock"));
-        let _ = fs::remove_file(&path);
-        let listener = UnixListener::bind(path).unwrap();
-        let (done, result) = channel();
-        thread::spawn(move || {
-            let (connection, _) = listener.accept().unwrap();
-            connection.set_read_timeout(Some(PATIENCE)).unwrap();
-            let _ = done.send(conversation(connection));
-        });
-        Daemon(result)
-    }
-
-    /// A daemon that answers one request.
-    fn answering(&self, name: &str, payload: Payload) -> Daemon<()> {
-        self.daemon(name, |mut connection| {
-            let request = receive(&mut connection);
-            reply(&mut connection, &request, payload);
-        })
-    }
-}
-
-impl<T> Daemon<T> {
-    fn wait(self) -> T {
-        self.0.recv_timeout(PATIENCE).unwrap()
-    }
-}
-
-impl Endpoint {
-    fn connect(&self, identity: &Identity) -> Result<TlsStream, ConnectError> {
-        connect(self.address, identity, self.anchor.clone())
-    }
-
-    fn tcp(&self) -> TcpStream {
-        let client = TcpStream::connect(self.address).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client
-    }
-
-    /// A connection from another address of this host.
-    #[cfg(target_os = "linux")]
-    fn tcp_from(&self, address: [u8; 4]) -> TcpStream {
-        use nix::sys::socket::{
-            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
-        };
-        use std::os::fd::AsRawFd;
-        let own = SocketAddr::from((address, 0));
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let client = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-        bind(client.as_raw_fd(), &SockaddrStorage::from(own)).unwrap();
-        connect(client.as_raw_fd(), &SockaddrStorage::from(self.address)).unwrap();
-        let client = TcpStream::from(client);
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client
-    }
-
-    fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().unwrap();
-        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
-    }
-
-    /// Why the endpoint does not answer this client.
-    fn rejection(&self, identity: &Identity) -> ConnectError {
-        match self.connect(identity) {
-            Err(error) => error,
-            Ok(mut client) => client.read(&mut [0]).expect_err("accepted").into(),
-        }
-    }
-
-    /// The error of a client that is set up by hand.
-    fn raw_error(&self, identify: impl FnOnce(Unidentified) -> ClientConfig) -> io::Error {
-        let builder = ClientConfig::builder_with_provider(petrel::tls::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustsAll));
-        let config = identify(builder);
-        let name = ServerName::IpAddress(self.address.ip().into());
-        let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut socket = self.tcp();
-        rustls::Stream::new(&mut connection, &mut socket)
-            .read(&mut [0])
-            .expect_err("accepted")
-    }
-
-    /// The next log line with this text.
-    fn log(&self, text: &str) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let line = self.log.recv_timeout(left).expect("no such log line");
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    fn take_spawned(&self) -> Child {
-        let spawned = self.spawned.as_ref().unwrap();
-        spawned.recv_timeout(PATIENCE).unwrap()
-    }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// A client that does not look at the server's certificate.
-#[derive(Debug)]
-struct TrustsAll;
-
-impl ServerCertVerifier for TrustsAll {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(petrel::tls::not_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        petrel::tls::algorithms().supported_schemes()
-    }
-}
-
-fn connect(
-    address: SocketAddr,
-    identity: &Identity,
-    anchor: Anchor,
-) -> Result<TlsStream, ConnectError> {
-    let destination = Destination {
-        host: address.ip().to_string(),
-        port: address.port(),
-    };
-    let client = connect_to(
-        &destination,
-        identity.chain.clone(),
-        identity.key_der(),
-        vec![anchor],
-    )?;
-    let limit = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
-    setsockopt(&client, ReceiveTimeout, &limit).unwrap();
-    Ok(client)
-}
-
-fn info() -> Command {
-    Command::Unikernel(UnikernelCommand::Info(()))
-}
-
-/// Create with an image that follows.
-fn create() -> Command {
-    let config = Config {
-        kind: Kind::Solo5,
-        startup: None,
-        add_name: true,
-        fail_behaviour: FailBehaviour::Quit,
-        cpus: [0].into(),
-        memory: 32,
-        blocks: Vec::new(),
-        nets: Vec::new(),
-        arguments: Vec::new(),
-        vcpus: 1,
-        linux_boot_partition: None,
-    };
-    Command::Unikernel(UnikernelCommand::Create(config.to_wire(false, Vec::new())))
-}
-
-fn success() -> Payload {
-    Payload::Reply(Success::String("done".into()))
-}
-
-fn failure(text: &str) -> Payload {
-    Payload::Failure(text.into())
-}
-
-fn failure_text(message: &Message) -> String {
-    match &message.payload {
-        Payload::Failure(text) => text.to_lossy(),
-        other => panic!("no failure: {other:?}"),
-    }
-}
-
-fn read_message(reader: &mut impl Read) -> Option<Message> {
-    let content = read_frame(reader, MAX_MESSAGE).unwrap()?;
-    Some(Message::decode(&content).unwrap())
-}
-
-/// A request, read by the daemon.
-fn receive(connection: &mut UnixStream) -> Message {
-    read_message(connection).expect("the connection ended")
-}
-
-fn reply(connection: &mut UnixStream, request: &Message, payload: Payload) {
-    let header = Header {
-        version: Int::new(VERSION),
-        ..request.header.clone()
-    };
-    let answer = Message::answer(header, payload).encode().unwrap();
-    write_frame(connection, &answer).unwrap();
-}
-
-/// The chunks of an upload; `None` if the connection ends before the marker.
-fn receive_upload(connection: &mut UnixStream) -> Option<Vec<Vec<u8>>> {
-    let mut chunks = Vec::new();
-    loop {
-        let mut prefix = [0; 4];
-        connection.read_exact(&mut prefix).ok()?;
-        if prefix == END {
-            return Some(chunks);
-        }
-        let mut chunk = vec![0; u32::from_be_bytes(prefix) as usize];
-        connection.read_exact(&mut chunk).ok()?;
-        chunks.push(chunk);
-    }
-}
-
-/// A `ClientHello` that knows nothing newer than TLS 1.2 (RFC 5246 7.4.1.2).
-fn tls12_hello() -> Vec<u8> {
-    let extensions: &[u8] = &[
-        0, 10, 0, 4, 0, 2, 0, 29, // supported_groups: x25519
-        0, 13, 0, 4, 0, 2, 4, 3, // signature_algorithms: ecdsa_secp256r1_sha256
-    ];
-    let mut hello = vec![3, 3];
-    hello.extend([0x5a; 32]);
-    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
-    hello.extend([0, u8::try_from(extensions.len()).unwrap()]);
-    hello.extend(extensions);
-    let length = u8::try_from(hello.len()).unwrap();
-    let mut record = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
-    record.extend(hello);
-    record
-}
-
-/// Whether somebody who speaks TLS is at the other end, and did not close at once.
-fn greets(client: &mut TcpStream) -> bool {
-    let asked = client.write_all(&tls12_hello());
-    asked.is_ok() && matches!(client.read(&mut [0; 7]), Ok(1..))
-}
-
-/// The greatest resident memory of a process so far, in KiB.
-#[cfg(target_os = "linux")]
-fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .expect("the process is gone");
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-fn lines(reader: impl Read + Send + 'static) -> Receiver<String> {
-    let (give, lines) = channel();
-    thread::spawn(move || forward(reader, &give));
-    lines
-}
-
-fn forward(reader: impl Read, lines: &Sender<String>) {
-    for line in BufReader::new(reader).lines().map_while(Result::ok) {
-        if lines.send(line).is_err() {
-            return;
-        }
-    }
-}
-
-/// How the process ends; it must do so by itself.
-fn wait_for_exit(mut child: Child) -> ExitStatus {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-    let (done, ended) = channel();
-    thread::spawn(move || done.send(child.wait().unwrap()));
-    ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-        let _ = kill(pid, Signal::SIGKILL);
-        panic!("process {pid} does not end");
-    })
 }

@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, MAX_FILE, Validity};
+use petrel::authority::{
+    AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, MAX_SERIAL, Validity,
+};
 use petrel::chain::MAX_PATH;
-use petrel::chain::verify::PathError;
-use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, tls as client};
+use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
+use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
 use petrel::console::{daemon as console, lines, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
@@ -21,7 +23,7 @@ use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::supervisor::{
-    MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, Age, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -43,9 +45,7 @@ const PAGES: [(&str, &str); 5] = [
 /// What every program has, whether its help lists it or not.
 const EVERYWHERE: [&str; 2] = ["--help", "--version"];
 
-/// Most intermediate certificates that webpki accepts, and most octets of a handshake message that rustls does: both
-/// keep these numbers to themselves.
-const WEBPKI_INTERMEDIATES: usize = 6;
+/// Most octets of a handshake message that rustls accepts, which keeps this number to itself.
 const RUSTLS_HANDSHAKE: usize = 0xffff;
 
 #[test]
@@ -80,6 +80,12 @@ fn the_page_of_the_client_documents_the_options_of_each_command_and_no_others() 
         .collect();
     let same = documented["add-policy"].clone();
     documented.get_mut("replace-policy").unwrap().extend(same);
+    // A restart takes the settings of a create, and nothing else of it.
+    let mut settings = documented["create"].clone();
+    for other in ["--typ", "--force", "--compression-level"] {
+        assert!(settings.remove(other));
+    }
+    documented.get_mut("restart").unwrap().extend(settings);
 
     let listed: Vec<String> = help_text(program, &[])
         .split_once("\nCommands:\n")
@@ -112,9 +118,11 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
     let startup = Config::DEFAULT_STARTUP.to_string();
     let port = endpoint::PORT.to_string();
-    let cases: [(&str, &str, &str); 13] = [
+    let list = LIST_DAYS.to_string();
+    let cases: [(&str, &str, &str); 14] = [
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
+        ("petrel.1", "Fl -days Ar number\nWhen the list", &list),
         (
             "petrel.1",
             "Fl d , -destination Ar host Ns Op : Ns Ar port\nConnect",
@@ -268,7 +276,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let devices = format!("{} devices", Config::MAX_DEVICES);
     let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
     let chunk = format!("{} in a chunk", size(MAX_CHUNK));
-    let intermediates = format!("{WEBPKI_INTERMEDIATES} intermediate certificates");
+    let intermediates = format!("{MAX_INTERMEDIATES} intermediate certificates");
     let handshake = format!("{RUSTLS_HANDSHAKE} octets in a handshake message");
     let client = vec![
         label.clone(),
@@ -279,6 +287,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} MB of memory", Policy::TOO_LITTLE_MEMORY + 1),
         chunk.clone(),
         format!("{} in an answer", size(MAX_ANSWER)),
+        format!("{} in an image", size(MAX_STORED_IMAGE)),
+        format!("{} in a dump", size(MAX_STORED_DUMP)),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),
@@ -286,7 +296,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of validity", time(LEAF_LIFETIME)),
         format!("{} before now", time(LATENESS)),
         format!("{} days of validity", Validity::MAX_DAYS),
-        format!("{} in a PEM file", size(MAX_FILE)),
+        format!("{} in a file", size(MAX_FILE)),
+        format!("{MAX_SERIAL} octets in a serial number"),
+        format!("{} in an image", size(host::MAX_IMAGE)),
         format!(
             "{} octets in a name of generate",
             petrel::authority::MAX_FILE_NAME
@@ -304,6 +316,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} images", host::MAX_COMPRESSING),
         format!("{MAX_WAITING} requests"),
         format!("{MAX_POLICIES} policies"),
+        format!("{MAX_POLICIES} tenants"),
+        format!("{} of newer certificates", time(AGE_STEP)),
+        format!("{} octets in a serial number", Age::MAX_SERIAL),
         format!("{} of silence", time(host::IDLE)),
         format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
         format!("{} open files", host::OPEN_FILES),
@@ -380,6 +395,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_PATH} certificates"),
         handshake,
         label,
+        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!(
+            "{} in a file of revocation lists",
+            size(endpoint::MAX_LIST_FILE)
+        ),
+        format!("{} revocation lists", endpoint::MAX_LISTS),
     ];
     let console = vec![
         format!("{} lines of a console", ring::LINES),

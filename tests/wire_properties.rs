@@ -10,7 +10,11 @@ mod random;
 mod vectors;
 
 use arbitrary::Arbitrary;
-use petrel::wire::{CertExtension, Message, domain};
+use petrel::name::{Label, Name, Path};
+use petrel::supervisor::{Age, Ages};
+use petrel::unikernel::ImageDigest;
+use petrel::wire::state::{State, albatross};
+use petrel::wire::{CertExtension, Config, Message, Policy, domain, v5};
 use random::Random;
 use vectors::{from_hex, load};
 
@@ -36,6 +40,57 @@ fn every_extension_is_read_back_as_it_was() {
             "round {round}"
         );
     }
+}
+
+#[test]
+fn every_message_of_an_older_release_is_read_as_it_is_meant() {
+    let mut random = Random::new(24);
+    for round in 0..3_000 {
+        let old = v5::Message::arbitrary(&mut random);
+        let octets = old.encode().unwrap();
+        assert_eq!(Message::decode(&octets), Ok(old.into()), "round {round}");
+        let old = v5::CertExtension::arbitrary(&mut random);
+        let octets = old.encode().unwrap();
+        let meant = CertExtension::from(old);
+        assert_eq!(CertExtension::decode(&octets), Ok(meant), "round {round}");
+    }
+}
+
+#[test]
+fn every_state_of_albatross_is_read_back_as_it_was() {
+    let mut random = Random::new(25);
+    for round in 0..500 {
+        let state = albatross_state(&mut random);
+        let octets = state.encode().unwrap();
+        let read = albatross::State::decode(&octets).unwrap();
+        assert_eq!(read.encode().as_ref(), Ok(&octets), "round {round}");
+        let names = |state: &albatross::State| -> Vec<String> {
+            let unikernels = state.unikernels().map(|(name, _)| name.to_string());
+            let policies = state.policies().map(|(path, _)| path.to_string());
+            unikernels.chain(policies).collect()
+        };
+        assert_eq!(names(&read), names(&state));
+        assert!(State::decode(&octets).is_err(), "it is not one of ours");
+    }
+}
+
+/// Any records under names that nobody has twice.
+fn albatross_state(random: &mut Random) -> albatross::State {
+    let mut label = |number: usize| -> Label {
+        let letter = ["a", "B", "-", "."][random.below(4)];
+        format!("x{letter}{number}").parse().unwrap()
+    };
+    let path: Path = (0..3).map(&mut label).collect();
+    let names: Vec<Name> = (3..6).map(|n| Name::new(path.clone(), label(n))).collect();
+    let unikernels: Vec<_> = names
+        .into_iter()
+        .map(|name| (name, Config::arbitrary(random)))
+        .collect();
+    let policies: Vec<_> = path
+        .ancestry()
+        .map(|path| (path, Policy::arbitrary(random)))
+        .collect();
+    albatross::State::new(unikernels, policies).unwrap()
 }
 
 /// One to three changes: an octet, a bit, a piece left out, a piece repeated, the end cut off.
@@ -64,7 +119,11 @@ fn inspect(octets: &[u8]) -> bool {
     let Ok(message) = Message::decode(octets) else {
         return false;
     };
-    assert_eq!(message.encode().unwrap(), octets);
+    if message.encode().unwrap() != octets {
+        let old: v5::Message = rasn::der::decode(octets).unwrap();
+        assert_eq!(old.encode().unwrap(), octets);
+        assert_eq!(Message::from(old), message);
+    }
     let _ = domain::name(&message.header.name);
     let _ = vectors::show_message(&message);
     true
@@ -95,11 +154,67 @@ fn damaged_messages_are_refused_or_canonical() {
     assert!(refused > 10_000 && accepted > 100, "{refused} {accepted}");
 }
 
+/// What is accepted as a state, ours or albatross's, is written and read again as the same.
+fn inspect_state(octets: &[u8]) -> bool {
+    let ours = State::decode(octets);
+    if let Ok(state) = &ours {
+        let written = state.encode().unwrap();
+        assert_eq!(State::decode(&written).as_ref(), Ok(state));
+    }
+    let theirs = albatross::State::decode(octets);
+    if let Ok(state) = &theirs {
+        let written = state.encode().unwrap();
+        let read = albatross::State::decode(&written).unwrap();
+        assert_eq!(read.encode().unwrap(), written);
+        let _ = state.clone().import();
+    }
+    ours.is_ok() || theirs.is_ok()
+}
+
+#[test]
+fn damaged_states_are_refused_or_written_again() {
+    let mut random = Random::new(26);
+    let (mut refused, mut accepted) = (0, 0);
+    for entry in load("state.json") {
+        let octets = from_hex(entry["hex"].as_str().unwrap());
+        let mut kinds = vec![octets.clone()];
+        if let Ok(state) = albatross::State::decode(&octets) {
+            kinds.push(ours(state.import()).encode().unwrap());
+        }
+        for octets in kinds {
+            for _ in 0..300 {
+                let mut damaged = octets.clone();
+                damage(&mut damaged, &mut random);
+                if inspect_state(&damaged) {
+                    accepted += 1;
+                } else {
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 3_000 && accepted > 100, "{refused} {accepted}");
+}
+
+/// A state of ours with the same entries.
+fn ours(import: albatross::Import) -> State {
+    let unikernels = import.unikernels.into_iter();
+    let paths = import.policies.iter().map(|(path, _)| path.clone());
+    let age = Age::new(1_700_000_000, &[0xff; 10]).unwrap();
+    State {
+        ages: Ages::new(paths.map(|path| (path, age.clone())).collect(), Vec::new()),
+        unikernels: unikernels
+            .map(|one| (one.name, one.config, ImageDigest([0; 32])))
+            .collect(),
+        policies: import.policies,
+    }
+}
+
 #[test]
 fn noise_is_refused() {
     let mut random = Random::new(23);
     for length in 0..2_000 {
         let noise: Vec<u8> = (0..length).map(|_| random.octet()).collect();
-        assert!(!inspect(&noise));
+        assert!(!inspect(&noise) && !inspect_state(&noise));
     }
 }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use rcgen::{DistinguishedName, DnType, DnValue};
 use x509_parser::asn1_rs::Tag;
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::{KeyUsage, ParsedExtension};
 use x509_parser::x509::X509Name;
 
 use super::{AuthorityError, file};
-use crate::chain::{self, ExtensionError};
+use crate::chain::{self, ExtensionError, route};
 use crate::policy::Policy;
 use crate::wire::{Command, PolicyCommand};
 
@@ -35,6 +35,8 @@ pub struct Certificate {
     pub key_identifier: Option<Vec<u8>>,
     /// Whether it may issue certificates.
     pub is_authority: bool,
+    /// What its key may be used for, if it says so.
+    pub key_usage: Option<KeyUsage>,
 }
 
 impl Certificate {
@@ -52,6 +54,7 @@ impl Certificate {
             public_bits: certificate.public_key().subject_public_key.data.to_vec(),
             key_identifier: None,
             is_authority: false,
+            key_usage: None,
         };
         for extension in certificate.extensions() {
             match extension.parsed_extension() {
@@ -61,15 +64,50 @@ impl Certificate {
                 ParsedExtension::BasicConstraints(constraints) => {
                     parsed.is_authority = constraints.ca;
                 }
+                ParsedExtension::KeyUsage(usage) => parsed.key_usage = Some(*usage),
                 _ => {}
             }
         }
         Ok(parsed)
     }
 
-    /// Whether subject and issuer are the same.
-    pub fn is_self_issued(&self) -> bool {
-        self.subject == self.issuer
+    /// Whether it was issued by its own key.
+    pub fn is_self_signed(&self) -> bool {
+        self.subject == self.issuer && self.check_issuer(self).is_ok()
+    }
+
+    /// Checks that it may issue certificates: a root may lack the key usage, others may not (WIRE 11.2). The text says
+    /// why not.
+    pub fn check_authority(&self) -> Result<(), &'static str> {
+        let may_sign = match self.key_usage {
+            Some(usage) => usage.key_cert_sign(),
+            None => self.subject == self.issuer,
+        };
+        if !self.is_authority {
+            Err("is no authority (its basic constraints do not say cA)")
+        } else if !may_sign {
+            Err("may not sign certificates (its key usage lacks keyCertSign)")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Checks that `issuer` is an authority and signed it; whether both are valid now is not looked at. The text
+    /// says why not.
+    pub fn check_issuer(&self, issuer: &Self) -> Result<(), String> {
+        if self.issuer != issuer.subject {
+            return Err("its issuer has another name".to_owned());
+        }
+        issuer
+            .check_authority()
+            .map_err(|why| format!("its issuer {why}"))?;
+        let issuer = chain::Certificate::read(&issuer.der)?;
+        chain::Certificate::read(&self.der)?
+            .x509()
+            .verify_signature(Some(issuer.x509().public_key()))
+            .map_err(|_| {
+                "its issuer's key did not sign it, or is of a kind not supported".to_owned()
+            })
     }
 
     /// The command it carries, if any.
@@ -85,13 +123,17 @@ impl Certificate {
         }
     }
 
-    /// The policy it carries, if any.
+    /// The policy it carries, if any; an authority carries nothing else.
     pub fn policy(&self) -> Result<Option<Policy>, AuthorityError> {
         match self.command()? {
+            None => Ok(None),
             Some(Command::Policy(PolicyCommand::Add(policy))) => Policy::try_from(&policy)
                 .map(Some)
                 .map_err(AuthorityError::Meaning),
-            _ => Ok(None),
+            Some(other) => Err(AuthorityError::Issuer(format!(
+                "carries '{}', where only a policy is allowed",
+                route(&other).kind
+            ))),
         }
     }
 }
@@ -105,6 +147,16 @@ pub fn read_chain(path: &Path) -> Result<Vec<Certificate>, AuthorityError> {
                 .map_err(|why| AuthorityError::malformed(path, "file of certificates", why))
         })
         .collect()
+}
+
+/// Checks that each certificate was issued by the one after it; otherwise which one was not, from 1, and why.
+pub fn check_links(chain: &[Certificate]) -> Result<(), (usize, String)> {
+    for (position, pair) in chain.windows(2).enumerate() {
+        pair[0]
+            .check_issuer(&pair[1])
+            .map_err(|why| (position + 1, why))?;
+    }
+    Ok(())
 }
 
 /// The PEM text of certificates, one after the other.

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::KeyType;
+use super::{Lifetime, MAX_SERIAL, Validity};
+use crate::chain::verify::MAX_INTERMEDIATES;
 use crate::name::NameError;
-use crate::policy::{Excess, Unusable};
+use crate::policy::{Excess, Unusable, list};
 use crate::wire::WireError;
 use crate::wire::domain::DomainError;
 
@@ -19,8 +20,6 @@ pub enum AuthorityError {
     Exists(PathBuf),
     /// A file does not contain what it should (file, what, why).
     Malformed(PathBuf, &'static str, String),
-    /// Keys of this type cannot be made here.
-    KeyType(KeyType),
     /// The private key is not that of the certificate (key file, certificate file).
     ForeignKey(PathBuf, PathBuf),
     /// The subject's name cannot become a name of the tree or of a file.
@@ -45,8 +44,24 @@ pub enum AuthorityError {
     Beyond(Excess),
     /// The issuing certificate is no authority, or not valid now (why).
     Issuer(String),
-    /// The lifetime cannot be expressed (days).
-    Lifetime(u32),
+    /// A certificate of the issuer's file was not issued by the next one there (which, from 1, why).
+    Link(usize, String),
+    /// The file of the new certificate would be that of the authority.
+    OwnFile(PathBuf),
+    /// There would be more intermediate certificates than anybody accepts.
+    TooDeep(usize),
+    /// A certificate to be revoked is not in the data base (as it was called, data base).
+    NotIssued(String, PathBuf),
+    /// A certificate to be revoked is both a name and a serial number there.
+    Ambiguous(String, PathBuf),
+    /// A certificate to be revoked is called by something that is no serial number.
+    Serial(String),
+    /// Lines of the data base are none (data base, their numbers).
+    Lines(PathBuf, Vec<usize>),
+    /// The revocation list cannot be extended (its file, why).
+    List(PathBuf, String),
+    /// The lifetime is out of range.
+    Lifetime(Lifetime),
     /// A cryptographic operation failed (what, why).
     Crypto(&'static str, String),
 }
@@ -79,15 +94,6 @@ impl fmt::Display for AuthorityError {
             Self::Malformed(path, what, why) => {
                 write!(f, "'{}' is no {what}: {why}", path.display())
             }
-            Self::KeyType(key_type) => write!(
-                f,
-                "a key of type {key_type} cannot be generated: take ed25519, p256 or p384{}",
-                if matches!(key_type, KeyType::P521) {
-                    ""
-                } else {
-                    ", or make the key file with 'openssl genpkey'"
-                }
-            ),
             Self::ForeignKey(key, certificate) => write!(
                 f,
                 "the key in '{}' does not belong to the certificate in '{}'",
@@ -118,7 +124,55 @@ impl fmt::Display for AuthorityError {
                 write!(f, "beyond the policy of the issuing certificate: {excess}")
             }
             Self::Issuer(why) => write!(f, "the issuing certificate {why}"),
-            Self::Lifetime(days) => write!(f, "a certificate cannot be valid for {days} days"),
+            Self::Link(position, why) => write!(
+                f,
+                "certificate {position} of the authority's file: {why}; the file must hold the issuing certificate, \
+                 then the one that issued it, and so on upwards"
+            ),
+            Self::OwnFile(path) => write!(
+                f,
+                "the certificate's file would be '{}', which is the authority's own: sign it in another folder",
+                path.display()
+            ),
+            Self::TooDeep(intermediates) => write!(
+                f,
+                "a command would have {intermediates} intermediate certificates above it, but more than \
+                 {MAX_INTERMEDIATES} are accepted by nobody: sign it with an authority closer to the root"
+            ),
+            Self::NotIssued(name, database) => write!(
+                f,
+                "'{}' is neither a name nor a serial number in '{}'; a serial number that is not there is written \
+                 serial:HEX",
+                name.escape_default(),
+                database.display()
+            ),
+            Self::Ambiguous(name, database) => write!(
+                f,
+                "'{}' is both a name and a serial number in '{}': write name:{0} or serial:{0}",
+                name.escape_default(),
+                database.display()
+            ),
+            Self::Serial(text) => write!(
+                f,
+                "'{}' is no serial number: it must be hexadecimal, not zero, and of at most {MAX_SERIAL} octets",
+                text.escape_default()
+            ),
+            Self::Lines(database, numbers) => write!(
+                f,
+                "'{}' is damaged, mend it first: not of the form SERIAL NAME: line {}",
+                database.display(),
+                list(numbers)
+            ),
+            Self::List(path, why) => write!(
+                f,
+                "the revocation list '{}' {why}; it is left as it is",
+                path.display()
+            ),
+            Self::Lifetime(lifetime) => write!(
+                f,
+                "a certificate cannot be valid for {lifetime}: from 1 hour to {} days are possible",
+                Validity::MAX_DAYS
+            ),
             Self::Crypto(what, why) => write!(f, "cannot {what}: {why}"),
         }
     }

@@ -1,7 +1,7 @@
 //! Files of the authority: PEM in, PEM out, and the list of what was issued.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Result as IoResult, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -12,21 +12,35 @@ use super::AuthorityError;
 /// Most octets of a PEM file that is read: a certificate with an image inside has at most 16 MB (WIRE 11.4).
 pub const MAX_FILE: u64 = 48 << 20;
 
+/// The content of a file, of [`MAX_FILE`] octets at most.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
+    let file = File::open(path).map_err(AuthorityError::file("read", path))?;
+    read_from(file, path)
+}
+
+/// The same from a reader that is known as `path`.
+pub fn read_from(reader: impl Read, path: &Path) -> Result<Vec<u8>, AuthorityError> {
+    let mut content = Vec::new();
+    reader
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut content)
+        .map_err(AuthorityError::file("read", path))?;
+    if content.len() as u64 > MAX_FILE {
+        return Err(AuthorityError::malformed(
+            path,
+            "file that is read here",
+            format!("it has more than {} MiB", MAX_FILE >> 20),
+        ));
+    }
+    Ok(content)
+}
+
 /// The blocks of a PEM file with this label; at least one. Other blocks and text around them are skipped.
 pub(super) fn read_blocks(
     path: &Path,
     label: &'static str,
 ) -> Result<Vec<Vec<u8>>, AuthorityError> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text));
-    read.map_err(AuthorityError::file("read", path))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(AuthorityError::malformed(
-            path,
-            "PEM file",
-            "it is too large",
-        ));
-    }
+    let text = read(path)?;
     let blocks = pem::parse_many(&text)
         .map_err(|error| AuthorityError::malformed(path, "PEM file", error))?;
     let wanted: Vec<_> = blocks
@@ -77,7 +91,14 @@ pub(super) fn write(
     fs::rename(beside, path).map_err(|error| {
         let _ = fs::remove_file(beside);
         AuthorityError::File("replace", path.to_owned(), error)
-    })
+    })?;
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(AuthorityError::file("write the folder of", path))
 }
 
 /// Where the new content of a file lies until it is complete. No two processes have the same place.
@@ -103,7 +124,7 @@ fn create(path: &Path, mode: u32, content: &str) -> Result<(), AuthorityError> {
         })
 }
 
-fn new_file(path: &Path, mode: u32) -> std::io::Result<File> {
+fn new_file(path: &Path, mode: u32) -> IoResult<File> {
     OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -1,11 +1,12 @@
 //! Issuing certificates with exactly the profiles of WIRE 10.2.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    CertificateParams, CustomExtension, DistinguishedName, DnType, PublicKeyData, SerialNumber,
-    SubjectPublicKeyInfo,
+    CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, PublicKeyData,
+    SerialNumber, SubjectPublicKeyInfo,
 };
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -14,8 +15,10 @@ use x509_parser::asn1_rs::FromDer;
 use x509_parser::x509::X509Name;
 
 use super::certificate::distinguished_name;
-use super::{AuthorityError, Certificate, Key, read_chain};
-use crate::chain::{EXTENSION, numbers};
+use super::{AuthorityError, Certificate, Key, check_links, read_chain};
+use crate::chain::{EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
+use crate::policy::Policy;
+use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
 /// Validity starts this long before now, for clocks that are late.
@@ -31,8 +34,8 @@ pub enum Profile {
     Root,
     /// An authority below another one, whose command is the policy of its path.
     Intermediate(Command),
-    /// A client, which may have this command carried out.
-    Client(Command),
+    /// A client, which may have this command carried out; if it creates a unikernel, perhaps with this image only.
+    Client(Command, Option<ImageDigest>),
     /// The endpoint.
     Server,
 }
@@ -42,6 +45,15 @@ pub enum Profile {
 pub struct Validity {
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
+}
+
+/// How long a certificate is to be valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Days, 1 to [`Validity::MAX_DAYS`].
+    Days(u32),
+    /// Hours, at most as long.
+    Hours(u32),
 }
 
 /// A certificate that issues others, and its key.
@@ -65,13 +77,31 @@ impl Validity {
         })
     }
 
-    /// A lifetime of 1 to [`Self::MAX_DAYS`] days.
+    /// A lifetime of at least 1 and at most [`Self::MAX_DAYS`] days, or as many hours.
+    pub fn lasting(now: OffsetDateTime, lifetime: Lifetime) -> Result<Self, AuthorityError> {
+        let hours = match lifetime {
+            Lifetime::Days(days) => u64::from(days) * 24,
+            Lifetime::Hours(hours) => u64::from(hours),
+        };
+        Some(hours)
+            .filter(|hours| (1..=u64::from(Self::MAX_DAYS) * 24).contains(hours))
+            .and_then(|hours| Self::from(now, Duration::from_secs(hours * 3600)))
+            .ok_or(AuthorityError::Lifetime(lifetime))
+    }
+
+    /// A lifetime of this many days.
     pub fn days(now: OffsetDateTime, days: u32) -> Result<Self, AuthorityError> {
-        let lifetime = Duration::from_secs(u64::from(days) * 86_400);
-        Some(days)
-            .filter(|days| (1..=Self::MAX_DAYS).contains(days))
-            .and_then(|_| Self::from(now, lifetime))
-            .ok_or(AuthorityError::Lifetime(days))
+        Self::lasting(now, Lifetime::Days(days))
+    }
+
+    /// When it begins.
+    pub fn begin(&self) -> OffsetDateTime {
+        self.not_before
+    }
+
+    /// When it ends.
+    pub fn end(&self) -> OffsetDateTime {
+        self.not_after
     }
 
     /// The part of it in which the issuer is valid too.
@@ -96,6 +126,15 @@ impl Validity {
     }
 }
 
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Days(days) => write!(f, "{days} days"),
+            Self::Hours(hours) => write!(f, "{hours} hours"),
+        }
+    }
+}
+
 impl Issuer {
     /// Reads an authority's certificate file, whose first certificate is the issuer, and its key.
     pub fn load(certificate_file: &Path, key_file: &Path) -> Result<Self, AuthorityError> {
@@ -103,11 +142,9 @@ impl Issuer {
         let first = chain.first().ok_or_else(|| {
             AuthorityError::malformed(certificate_file, "file of certificates", "it is empty")
         })?;
-        if !first.is_authority {
-            return Err(AuthorityError::Issuer(
-                "is not that of an authority (its basic constraints do not say cA)".to_owned(),
-            ));
-        }
+        first
+            .check_authority()
+            .map_err(|why| AuthorityError::Issuer(why.to_owned()))?;
         let key = Key::load(key_file, first, certificate_file)?;
         Ok(Self { chain, key })
     }
@@ -130,6 +167,45 @@ impl Issuer {
         &self.chain
     }
 
+    /// The certificates to be sent along below the root: all but a self-signed one at the end.
+    pub fn without_root(&self) -> &[Certificate] {
+        match self.chain.split_last() {
+            Some((root, below)) if root.is_self_signed() => below,
+            _ => &self.chain,
+        }
+    }
+
+    /// The policies that the issuing certificate and those above it carry.
+    pub fn policies(&self) -> Result<Vec<Policy>, AuthorityError> {
+        self.chain
+            .iter()
+            .filter_map(|certificate| certificate.policy().transpose())
+            .collect()
+    }
+
+    /// Checks that each certificate of the file was issued by the one after it.
+    pub fn check_links(&self) -> Result<(), AuthorityError> {
+        check_links(&self.chain).map_err(|(position, why)| AuthorityError::Link(position, why))
+    }
+
+    /// How the issuing certificate is referred to in what it signs.
+    pub(super) fn key_identifier(&self) -> Vec<u8> {
+        let certificate = self.certificate();
+        certificate
+            .key_identifier
+            .clone()
+            .unwrap_or_else(|| key_identifier(&certificate.public_bits))
+    }
+
+    /// Name and key, as rcgen takes them. The name may come out differently: that of the result must be compared.
+    pub(super) fn signer(&self) -> Result<rcgen::Issuer<'_, &KeyPair>, AuthorityError> {
+        let (_, name) = X509Name::from_der(&self.certificate().subject)
+            .map_err(AuthorityError::crypto("read the issuer's name"))?;
+        let mut parameters = CertificateParams::default();
+        parameters.distinguished_name = distinguished_name(&name).ok_or_else(unusual_issuer)?;
+        Ok(rcgen::Issuer::new(parameters, self.key.pair()))
+    }
+
     /// Issues a certificate; it is not valid longer than the issuer.
     pub fn issue(
         &self,
@@ -139,13 +215,7 @@ impl Issuer {
         validity: Validity,
     ) -> Result<Certificate, AuthorityError> {
         let certificate = self.certificate();
-        let (_, name) = X509Name::from_der(&certificate.subject)
-            .map_err(AuthorityError::crypto("read the issuer's name"))?;
-        let name = distinguished_name(&name).ok_or_else(unusual_issuer)?;
-        let key_identifier = certificate
-            .key_identifier
-            .clone()
-            .unwrap_or_else(|| key_identifier(&certificate.public_bits));
+        let key_identifier = self.key_identifier();
         let public_key = SubjectPublicKeyInfo::from_der(public_key_info)
             .map_err(AuthorityError::crypto("use the public key of the subject"))?;
         let parameters = parameters(
@@ -153,10 +223,8 @@ impl Issuer {
             extensions(profile, public_key.der_bytes(), &key_identifier)?,
             validity.within(certificate)?,
         )?;
-        let mut issued_by = CertificateParams::default();
-        issued_by.distinguished_name = name;
         let signed = parameters
-            .signed_by(&public_key, &rcgen::Issuer::new(issued_by, self.key.pair()))
+            .signed_by(&public_key, &self.signer()?)
             .map_err(AuthorityError::crypto("sign the certificate"))?;
         let leaf = parse(signed.der())?;
         // Names that cannot be written again octet by octet would break the chain.
@@ -198,7 +266,12 @@ pub(super) fn command_extension(command: &Command) -> Result<CustomExtension, Au
     ))
 }
 
-fn unusual_issuer() -> AuthorityError {
+/// The extension that fixes the image, as rcgen takes it.
+pub(super) fn image_extension(image: &ImageDigest) -> CustomExtension {
+    CustomExtension::from_oid_content(&numbers(&IMAGE_EXTENSION), image_extension_value(image))
+}
+
+pub(super) fn unusual_issuer() -> AuthorityError {
     AuthorityError::Issuer(
         "has a subject that cannot be reproduced: it should be one common name".to_owned(),
     )
@@ -233,8 +306,8 @@ fn serial() -> Result<[u8; SERIAL], AuthorityError> {
     Ok(octets)
 }
 
-/// SHA-1 over the public key, as all of albatross's certificates have it.
-fn key_identifier(public_bits: &[u8]) -> Vec<u8> {
+/// SHA-1 over the content of the subjectPublicKey BIT STRING, as all of albatross's certificates have it.
+pub fn key_identifier(public_bits: &[u8]) -> Vec<u8> {
     digest(&SHA1_FOR_LEGACY_USE_ONLY, public_bits)
         .as_ref()
         .to_vec()
@@ -255,11 +328,13 @@ fn extensions(
     const SERVER_PURPOSE: u8 = 1;
     const CLIENT_PURPOSE: u8 = 2;
 
-    let (command, is_authority, purpose) = match profile {
-        Profile::Root => (None, true, None),
-        Profile::Intermediate(command) => (Some(command), true, None),
-        Profile::Client(command) => (Some(command), false, Some(CLIENT_PURPOSE)),
-        Profile::Server => (None, false, Some(SERVER_PURPOSE)),
+    let (command, image, is_authority, purpose) = match profile {
+        Profile::Root => (None, None, true, None),
+        Profile::Intermediate(command) => (Some(command), None, true, None),
+        Profile::Client(command, image) => {
+            (Some(command), image.as_ref(), false, Some(CLIENT_PURPOSE))
+        }
+        Profile::Server => (None, None, false, Some(SERVER_PURPOSE)),
     };
     let is_root = *profile == Profile::Root;
     let subject_identifier = || [&[0x04, 0x14], &key_identifier(public_bits)[..]].concat();
@@ -283,7 +358,9 @@ fn extensions(
         extension
     };
 
-    let mut table = Vec::with_capacity(6);
+    let mut table = Vec::with_capacity(7);
+    // Sorted by their identifiers: that of the image begins with the smallest number.
+    table.extend(image.map(image_extension));
     table.extend(command.map(command_extension).transpose()?);
     if !is_root {
         table.push(extension(14, false, subject_identifier()));

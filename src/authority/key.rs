@@ -1,11 +1,13 @@
 //! Private keys: PKCS#8 in PEM, readable by their owner alone (WIRE 10.4).
 
-use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData};
 use ring::rand::{SecureRandom, SystemRandom};
+use rsa::RsaPrivateKey;
+use rsa::pkcs8::EncodePrivateKey;
+use rsa::rand_core::OsRng;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::{AuthorityError, Certificate, file};
@@ -25,8 +27,6 @@ pub enum KeyType {
     P256,
     /// ECDSA over P-384.
     P384,
-    /// ECDSA over P-521.
-    P521,
     /// RSA, 2048 bits.
     Rsa2048,
     /// RSA, 4096 bits.
@@ -38,11 +38,10 @@ pub enum KeyType {
 pub struct Key(KeyPair);
 
 impl KeyType {
-    const NAMES: [(&'static str, Self); 6] = [
+    const NAMES: [(&'static str, Self); 5] = [
         ("ed25519", Self::Ed25519),
         ("p256", Self::P256),
         ("p384", Self::P384),
-        ("p521", Self::P521),
         ("rsa2048", Self::Rsa2048),
         ("rsa4096", Self::Rsa4096),
     ];
@@ -55,9 +54,8 @@ impl Key {
             KeyType::Ed25519 => return Self::generate_ed25519(),
             KeyType::P256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
             KeyType::P384 => KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384),
-            KeyType::P521 | KeyType::Rsa2048 | KeyType::Rsa4096 => {
-                return Err(AuthorityError::KeyType(key_type));
-            }
+            KeyType::Rsa2048 => return Self::generate_rsa(2048),
+            KeyType::Rsa4096 => return Self::generate_rsa(4096),
         };
         generated
             .map(Self)
@@ -77,6 +75,18 @@ impl Key {
             .fill(seed)
             .map_err(AuthorityError::crypto("draw random octets"))?;
         KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(&pkcs8[..]), &PKCS_ED25519)
+            .map(Self)
+            .map_err(AuthorityError::crypto("generate a key"))
+    }
+
+    /// Made by another library, as ring makes no RSA keys; ring checks what it takes over, and does the signing.
+    fn generate_rsa(bits: usize) -> Result<Self, AuthorityError> {
+        let key = RsaPrivateKey::new(&mut OsRng, bits)
+            .map_err(AuthorityError::crypto("generate a key"))?;
+        let pkcs8 = key
+            .to_pkcs8_der()
+            .map_err(AuthorityError::crypto("encode the key"))?;
+        KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8.as_bytes()))
             .map(Self)
             .map_err(AuthorityError::crypto("generate a key"))
     }
@@ -135,7 +145,8 @@ impl Key {
         &self.0
     }
 
-    fn from_pkcs8(der: &[u8]) -> Option<Self> {
+    /// The key in DER (PKCS#8); `None` if it cannot be used here.
+    pub fn from_pkcs8(der: &[u8]) -> Option<Self> {
         KeyPair::try_from(&PrivatePkcs8KeyDer::from(der))
             .ok()
             .map(Self)
@@ -201,21 +212,20 @@ impl FromStr for KeyType {
             .map(|(_, key_type)| *key_type)
             .ok_or_else(|| {
                 let names = Self::NAMES.map(|(name, _)| name).join(", ");
-                format!("no such key type, there are {names}")
+                match text {
+                    "p521" => format!("P-521 is not supported, take one of {names}"),
+                    _ => format!("no such key type, there are {names}"),
+                }
             })
-    }
-}
-
-impl fmt::Display for KeyType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::NAMES.iter().find(|(_, key_type)| key_type == self);
-        f.write_str(name.map_or("", |(name, _)| name))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use x509_parser::prelude::FromDer;
+    use x509_parser::x509::SubjectPublicKeyInfo;
+
     use crate::authority::read_chain;
 
     fn vector(chain: &str, file: &str) -> std::path::PathBuf {
@@ -264,11 +274,25 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_cannot_be_generated_is_named() {
-        for name in ["p521", "rsa2048", "rsa4096"] {
-            let error = Key::generate(name.parse().unwrap()).unwrap_err();
-            assert!(error.to_string().contains(name), "{error}");
+    fn rsa_keys_have_the_size_asked_for() {
+        for (key_type, bits) in [(KeyType::Rsa2048, 2048), (KeyType::Rsa4096, 4096)] {
+            let key = Key::generate(key_type).unwrap();
+            let info = key.public_key_info();
+            let (_, info) = SubjectPublicKeyInfo::from_der(&info).unwrap();
+            assert_eq!(info.parsed().unwrap().key_size(), bits);
+            let again = Key::from_pkcs8(key.pkcs8()).unwrap();
+            assert_eq!(again.public_bits(), key.public_bits());
         }
-        assert!("dsa".parse::<KeyType>().is_err());
+    }
+
+    #[test]
+    fn a_type_that_is_not_supported_is_named_and_others_offered() {
+        for (name, word) in [
+            ("p521", "P-521 is not supported"),
+            ("dsa", "no such key type"),
+        ] {
+            let error = name.parse::<KeyType>().unwrap_err();
+            assert!(error.contains(word) && error.contains("rsa4096"), "{error}");
+        }
     }
 }

@@ -9,13 +9,20 @@ mod generate;
 mod issue;
 mod key;
 mod request;
+mod revocation;
+mod revoke;
 mod sign;
 
-pub use certificate::{Certificate, read_chain, to_pem};
+pub use certificate::{Certificate, check_links, read_chain, to_pem};
 pub use error::AuthorityError;
-pub use file::MAX_FILE;
+pub use file::{MAX_FILE, read_from};
 pub use generate::{GenerateOrder, Generated, MAX_FILE_NAME, generate};
-pub use issue::{Issuer, LATENESS, Profile, Validity, common_name, self_signed};
+pub use issue::{
+    Issuer, LATENESS, Lifetime, Profile, Validity, common_name, key_identifier, self_signed,
+};
 pub use key::{Key, KeyType};
-pub use request::{Request, create_request, write_request};
-pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, SignOrder, Signed, check_policy, sign};
+pub(crate) use request::requested_extensions;
+pub use request::{Request, create_request, file_stem, write_request};
+pub use revocation::MAX_SERIAL;
+pub use revoke::{LIST_DAYS, RevokeOrder, Revoked, RevokedEntry, revoke};
+pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, Caution, Draft, SignOrder, check_policy, sign};

@@ -6,11 +6,13 @@ use rcgen::{CertificateParams, DistinguishedName};
 use x509_parser::asn1_rs::{FromDer, Oid, oid};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::X509Extension;
 
 use super::certificate::{distinguished_name, last_common_name};
-use super::issue::command_extension;
+use super::issue::{command_extension, image_extension};
 use super::{AuthorityError, Certificate, Key, KeyType, common_name, file};
-use crate::chain::EXTENSION;
+use crate::chain::{EXTENSION, IMAGE_EXTENSION, read_image_extension};
+use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
 const LABEL: &str = "CERTIFICATE REQUEST";
@@ -35,6 +37,8 @@ pub struct Request {
     pub public_key_info: Vec<u8>,
     /// The command asked for; `None` asks for the certificate of a server.
     pub command: Option<Command>,
+    /// The only image that may be created, if the request fixes it.
+    pub image: Option<ImageDigest>,
 }
 
 impl Request {
@@ -65,32 +69,21 @@ impl Request {
         })?;
         let information = &request.certification_request_info;
         let unusual = || refused("its subject is unusual: it should be one common name");
-        let mut extensions = Vec::new();
-        for attribute in information.attributes() {
-            if let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() {
-                extensions.extend(
-                    requested
-                        .extensions
-                        .iter()
-                        .filter(|extension| extension.oid == EXTENSION),
-                );
-            }
-        }
-        let command = match &extensions[..] {
-            [] => None,
-            [extension] => Some(
-                CertExtension::decode(extension.value)
-                    .map_err(AuthorityError::Command)?
-                    .command,
-            ),
-            _ => return Err(refused("it asks for several commands")),
-        };
+        let extensions = requested_extensions(&request);
+        let command = single(&extensions, &EXTENSION)?
+            .map(|value| CertExtension::decode(value).map_err(AuthorityError::Command))
+            .transpose()?
+            .map(|extension| extension.command);
+        let image = single(&extensions, &IMAGE_EXTENSION)?
+            .map(|value| read_image_extension(value).map_err(|error| refused(&error.to_string())))
+            .transpose()?;
         Ok(Self {
             subject: information.subject.as_raw().to_vec(),
             name: distinguished_name(&information.subject).ok_or_else(unusual)?,
             common_name: last_common_name(&information.subject).ok_or_else(unusual)?,
             public_key_info: information.subject_pki.raw.to_vec(),
             command,
+            image,
         })
     }
 
@@ -111,29 +104,79 @@ impl Request {
     }
 }
 
-/// The DER of a request for `command`, signed with `key`.
-pub fn create_request(name: &str, command: &Command, key: &Key) -> Result<Vec<u8>, AuthorityError> {
+/// The extensions that a request asks for.
+pub(crate) fn requested_extensions<'a>(
+    request: &'a X509CertificationRequest<'a>,
+) -> Vec<&'a X509Extension<'a>> {
+    let attributes = request.certification_request_info.attributes().iter();
+    attributes
+        .filter_map(|attribute| match attribute.parsed_attribute() {
+            ParsedCriAttribute::ExtensionRequest(requested) => Some(&requested.extensions),
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}
+
+/// The value of the extension `wanted`, which must not be there twice.
+fn single<'a>(
+    extensions: &[&'a X509Extension<'a>],
+    wanted: &Oid<'_>,
+) -> Result<Option<&'a [u8]>, AuthorityError> {
+    let mut found = extensions
+        .iter()
+        .filter(|extension| extension.oid == *wanted);
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some(extension), None) => Ok(Some(extension.value)),
+        _ => Err(AuthorityError::Request(
+            "it asks for the same extension twice".to_owned(),
+        )),
+    }
+}
+
+/// The DER of a request for `command`, with no other image than `image` if it is given, signed with `key`.
+pub fn create_request(
+    name: &str,
+    command: &Command,
+    image: Option<&ImageDigest>,
+    key: &Key,
+) -> Result<Vec<u8>, AuthorityError> {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = common_name(name);
     parameters.custom_extensions = vec![command_extension(command)?];
+    parameters
+        .custom_extensions
+        .extend(image.map(image_extension));
     parameters
         .serialize_request(key.pair())
         .map(|request| request.der().to_vec())
         .map_err(AuthorityError::crypto("sign the request"))
 }
 
-/// Writes `<name>.req` into `folder`, signed with the key in `<name>.key` there, which is made unless it exists.
-/// A request that exists is replaced. Gives the names of both files.
+/// What the files of a certificate with this common name begin with. Those of a path itself have a name that no label
+/// can have, and that is not hidden.
+pub fn file_stem(name: &str) -> &str {
+    match name {
+        "." | ":" => "_path",
+        label => label,
+    }
+}
+
+/// Writes `<stem>.req` into `folder`, signed with the key in `<stem>.key` there, which is made unless it exists; see
+/// [`file_stem`]. A request that exists is replaced. Gives the names of both files.
 pub fn write_request(
     folder: &Path,
     name: &str,
     command: &Command,
+    image: Option<&ImageDigest>,
     key_type: KeyType,
 ) -> Result<(PathBuf, PathBuf), AuthorityError> {
-    let request_file = folder.join(format!("{name}.req"));
-    let key_file = folder.join(format!("{name}.key"));
+    let stem = file_stem(name);
+    let request_file = folder.join(format!("{stem}.req"));
+    let key_file = folder.join(format!("{stem}.key"));
     let (key, _) = Key::reuse_or_generate(&key_file, key_type)?;
-    let request = create_request(name, command, &key)?;
+    let request = create_request(name, command, image, &key)?;
     file::write(&request_file, 0o644, &file::encode(LABEL, &request), true)?;
     Ok((request_file, key_file))
 }
@@ -149,7 +192,8 @@ mod tests {
     fn a_request_is_read_back() {
         for key_type in [KeyType::Ed25519, KeyType::P256, KeyType::P384] {
             let key = Key::generate(key_type).unwrap();
-            let request = Request::parse(&create_request("foo", &COMMAND, &key).unwrap()).unwrap();
+            let request =
+                Request::parse(&create_request("foo", &COMMAND, None, &key).unwrap()).unwrap();
             assert_eq!(request.common_name, "foo");
             assert_eq!(request.command, Some(COMMAND));
             assert_eq!(request.public_key_info, key.public_key_info());
@@ -159,7 +203,7 @@ mod tests {
     #[test]
     fn a_request_whose_content_was_changed_is_refused() {
         let key = Key::generate(KeyType::Ed25519).unwrap();
-        let der = create_request("foo", &COMMAND, &key).unwrap();
+        let der = create_request("foo", &COMMAND, None, &key).unwrap();
         // SEQUENCE { content, algorithm, signature }: of 128 to 255 octets, the content of less.
         let content = 3..3 + 2 + usize::from(der[4]);
         assert!(content.end < der.len());

@@ -1,11 +1,17 @@
 //! `sign`: from a request to a certificate (WIRE 12.2).
 
+use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
-use super::{AuthorityError, Certificate, Issuer, Profile, Request, Validity, file, to_pem};
-use crate::chain::{Leaf, route};
+use super::{
+    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, file, file_stem,
+    to_pem,
+};
+use crate::chain::verify::MAX_INTERMEDIATES;
+use crate::chain::{Leaf, is_followed_by_stream, route};
 use crate::name::Label;
 use crate::policy::{Excess, Policy};
 use crate::unikernel::{Config, Net};
@@ -28,96 +34,163 @@ pub struct SignOrder<'a> {
     pub key: &'a Path,
     /// File of the signing request.
     pub request: &'a Path,
-    /// Lifetime in days; `None`: as usual for what is asked.
-    pub days: Option<u32>,
+    /// `None`: as usual for what is asked.
+    pub lifetime: Option<Lifetime>,
     /// Folder of the new certificate.
     pub folder: &'a Path,
     /// Whether a certificate of that name is replaced.
     pub force: bool,
 }
 
-/// What was signed.
+/// A certificate that is signed and neither noted nor written: until then it can be looked at.
 #[derive(Debug)]
-pub struct Signed {
-    /// File of the new certificate.
-    pub file: PathBuf,
+pub struct Draft<'a> {
     /// The new certificate.
     pub certificate: Certificate,
-    /// What it is for.
-    pub profile: Profile,
+    /// What the signer should know before it is written.
+    pub cautions: Vec<Caution>,
+    order: &'a SignOrder<'a>,
+    issuer: Issuer,
+    label: Label,
+    target: PathBuf,
 }
 
-/// Signs a request, notes the certificate in the data base, and writes it as `<CN>.pem`, followed by the
-/// authority's certificates unless the authority is self-signed.
-pub fn sign(order: &SignOrder<'_>, now: OffsetDateTime) -> Result<Signed, AuthorityError> {
+/// What is allowed, but perhaps not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caution {
+    /// The certificate is that of a server; its file.
+    Server(PathBuf),
+    /// It creates a unikernel of whatever image its holder takes.
+    AnyImage,
+    /// It ends with the issuing certificate, earlier than asked for.
+    Clipped,
+}
+
+/// Signs a request. Nothing is written yet.
+pub fn sign<'a>(
+    order: &'a SignOrder<'a>,
+    now: OffsetDateTime,
+) -> Result<Draft<'a>, AuthorityError> {
     let issuer = Issuer::load(order.authority, order.key)?;
+    issuer.check_links()?;
     let request = Request::read(order.request)?;
     // The name becomes a file name and a label of the tree: nothing else may be in it.
     let label: Label = request
         .common_name
         .parse()
         .map_err(AuthorityError::CommonName)?;
-    let upper = issuer.certificate().policy()?;
-    let (profile, days) = match request.command.clone() {
-        None => {
-            refuse_tenant(issuer.chain())?;
-            (Profile::Server, AUTHORITY_DAYS)
-        }
-        Some(command @ Command::Policy(PolicyCommand::Add(_))) => {
-            (Profile::Intermediate(command), AUTHORITY_DAYS)
-        }
-        Some(command) => {
-            let route = route(&command);
-            if route.leaf == Leaf::Never {
-                return Err(AuthorityError::NotAllowed(route.kind));
-            }
-            (Profile::Client(command), COMMAND_DAYS)
-        }
-    };
-    if let Profile::Intermediate(command) | Profile::Client(command) = &profile {
-        check_policy(command, upper.as_ref())?;
-    }
-    let validity = Validity::days(now, order.days.unwrap_or(days))?;
+    let target = order
+        .folder
+        .join(format!("{}.pem", file_stem(label.as_str())));
+    check_target(&target, order)?;
+
+    let (profile, days) = profile(&request, &issuer)?;
+    check_depth(&profile, &issuer)?;
+    let validity = Validity::lasting(now, order.lifetime.unwrap_or(Lifetime::Days(days)))?;
     let certificate = issuer.issue(request.name(), &request.public_key_info, &profile, validity)?;
     request.check_subject(&certificate)?;
 
-    let target = order.folder.join(format!("{label}.pem"));
-    if target.exists() && !order.force {
-        return Err(AuthorityError::Exists(target));
+    let mut cautions = Vec::new();
+    match &profile {
+        Profile::Server => cautions.push(Caution::Server(target.clone())),
+        Profile::Client(command @ Command::Unikernel(_), None)
+            if is_followed_by_stream(command) =>
+        {
+            cautions.push(Caution::AnyImage);
+        }
+        _ => {}
     }
-    let above = match issuer.chain() {
-        [only] if only.is_self_issued() => &[],
-        chain => chain,
-    };
-    let text = to_pem(std::iter::once(&certificate).chain(above));
-    // A certificate that is noted but was never written does less harm than the other way round.
-    file::record(order.database, &certificate.serial, label.as_str())?;
-    file::write(&target, 0o644, &text, order.force)?;
-    Ok(Signed {
-        file: target,
+    if certificate.not_after < validity.end().unix_timestamp() {
+        cautions.push(Caution::Clipped);
+    }
+    Ok(Draft {
         certificate,
-        profile,
+        cautions,
+        order,
+        issuer,
+        label,
+        target,
     })
 }
 
-/// A server is never a tenant's: no client would trust it, and the tenant may have meant something else.
-fn refuse_tenant(chain: &[Certificate]) -> Result<(), AuthorityError> {
-    for certificate in chain {
-        if certificate.command()?.is_some() {
-            return Err(AuthorityError::TenantsServer);
-        }
+impl Draft<'_> {
+    /// Notes the certificate in the data base, and writes it as `<CN>.pem`, followed by the authority's certificates
+    /// without a self-signed root. Gives the name of the file.
+    pub fn write(&self) -> Result<&Path, AuthorityError> {
+        let chain = std::iter::once(&self.certificate).chain(self.issuer.without_root());
+        // A certificate that is noted but was never written does less harm than the other way round.
+        file::record(
+            self.order.database,
+            &self.certificate.serial,
+            self.label.as_str(),
+        )?;
+        file::write(&self.target, 0o644, &to_pem(chain), self.order.force)?;
+        Ok(&self.target)
     }
-    Ok(())
 }
 
-/// Whether the policy of the issuing certificate, if it has one, allows `command`; a policy to be added must also be of use.
-pub fn check_policy(command: &Command, upper: Option<&Policy>) -> Result<(), AuthorityError> {
+/// The authority's own file is not replaced even with `force`.
+fn check_target(target: &Path, order: &SignOrder<'_>) -> Result<(), AuthorityError> {
+    if !target.exists() {
+        return Ok(());
+    }
+    if !order.force {
+        return Err(AuthorityError::Exists(target.to_owned()));
+    }
+    match (fs::canonicalize(target), fs::canonicalize(order.authority)) {
+        (Ok(target), Ok(authority)) if target == authority => Err(AuthorityError::OwnFile(target)),
+        _ => Ok(()),
+    }
+}
+
+/// What is issued for the request, and for how many days unless the order says so.
+fn profile(request: &Request, issuer: &Issuer) -> Result<(Profile, u32), AuthorityError> {
+    let policies = issuer.policies()?;
+    let image = request.image;
+    let Some(command) = request.command.clone() else {
+        // A server is never a tenant's: no client would trust it, and the tenant may have meant something else.
+        return match (&policies[..], image) {
+            ([], None) => Ok((Profile::Server, AUTHORITY_DAYS)),
+            ([], Some(_)) => Err(image_without_create()),
+            _ => Err(AuthorityError::TenantsServer),
+        };
+    };
+    check_policy(&command, &policies)?;
+    let route = route(&command);
+    match &command {
+        Command::Unikernel(UnikernelCommand::Create(_) | UnikernelCommand::ForceCreate(_)) => {}
+        _ if image.is_some() => return Err(image_without_create()),
+        Command::Policy(PolicyCommand::Add(_)) => {
+            return Ok((Profile::Intermediate(command), AUTHORITY_DAYS));
+        }
+        _ if route.leaf == Leaf::Never => return Err(AuthorityError::NotAllowed(route.kind)),
+        _ => {}
+    }
+    Ok((Profile::Client(command, image), COMMAND_DAYS))
+}
+
+fn image_without_create() -> AuthorityError {
+    AuthorityError::Request("it fixes an image, but creates no unikernel".to_owned())
+}
+
+/// A leaf must be possible below what is issued.
+fn check_depth(profile: &Profile, issuer: &Issuer) -> Result<(), AuthorityError> {
+    let own = usize::from(matches!(profile, Profile::Intermediate(_)));
+    match issuer.without_root().len() + own {
+        0..=MAX_INTERMEDIATES => Ok(()),
+        beyond => Err(AuthorityError::TooDeep(beyond)),
+    }
+}
+
+/// Whether the policies of the issuing certificate and of those above it allow `command`; a policy to be added must also be of use.
+pub fn check_policy(command: &Command, upper: &[Policy]) -> Result<(), AuthorityError> {
     match command {
         Command::Policy(PolicyCommand::Add(policy)) => {
             let policy = Policy::try_from(policy).map_err(AuthorityError::Meaning)?;
             policy.usable().map_err(AuthorityError::Unusable)?;
             upper
-                .map_or(Ok(()), |upper| policy.within(upper))
+                .iter()
+                .try_for_each(|upper| policy.within(upper))
                 .map_err(AuthorityError::Beyond)
         }
         Command::Unikernel(
@@ -125,17 +198,10 @@ pub fn check_policy(command: &Command, upper: Option<&Policy>) -> Result<(), Aut
         ) => {
             let config = Config::try_from(config).map_err(AuthorityError::Meaning)?;
             upper
-                .map_or(Ok(()), |upper| config_within(&config, upper))
+                .iter()
+                .try_for_each(|upper| config_within(&config, upper))
                 .map_err(AuthorityError::Beyond)
         }
-        Command::Unikernel(
-            UnikernelCommand::CreateOld(_)
-            | UnikernelCommand::CreateOld2(_)
-            | UnikernelCommand::ForceCreateOld(_)
-            | UnikernelCommand::ForceCreateOld2(_),
-        ) => Err(AuthorityError::Request(
-            "it creates a unikernel in the form of an old release, which is not signed".to_owned(),
-        )),
         _ => Ok(()),
     }
 }
@@ -146,4 +212,24 @@ fn config_within(config: &Config, upper: &Policy) -> Result<(), Excess> {
         return Err(Excess::Memory(config.memory.into(), upper.memory));
     }
     upper.allows_bridges(config.nets.iter().map(Net::bridge))
+}
+
+impl fmt::Display for Caution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(file) => write!(
+                f,
+                "THIS IS THE CERTIFICATE OF A SERVER, as the request carries no command: who has the key of '{}' can \
+                 play the server to every client",
+                file.display()
+            ),
+            Self::AnyImage => f.write_str(
+                "the request fixes no image: whoever has the certificate and its key chooses the image, and can do so \
+                 again while it is valid",
+            ),
+            Self::Clipped => f.write_str(
+                "the certificate ends with the issuing certificate, earlier than was asked for",
+            ),
+        }
+    }
 }

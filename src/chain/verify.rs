@@ -13,6 +13,10 @@ use webpki::{
 use x509_parser::extensions::ParsedExtension;
 
 use super::Certificate;
+use super::revocation::{RevocationError, RevocationList};
+
+/// Most intermediate certificates between a leaf and the anchor: webpki's limit, which it keeps to itself.
+pub const MAX_INTERMEDIATES: usize = 6;
 
 /// What the leaf's key is to be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,7 @@ pub enum Usage {
 /// A certificate that is trusted as it stands.
 #[derive(Clone, Debug)]
 pub struct Anchor {
+    certificate: CertificateDer<'static>,
     trust: TrustAnchor<'static>,
     /// Seconds since 1970, both ends included.
     validity: (i64, i64),
@@ -56,6 +61,10 @@ pub enum PathError {
     LeafNameConstraints,
     /// This issuer's key is not meant to sign certificates.
     IssuerKeyUsage(String),
+    /// This certificate is revoked (common name, serial number).
+    Revoked(String, String),
+    /// Whether a certificate is revoked cannot be told.
+    Revocation(RevocationError),
 }
 
 impl Anchor {
@@ -71,6 +80,7 @@ impl Anchor {
             .basic_constraints()
             .map_err(|error| PathError::BadAnchor(error.to_string()))?;
         Ok(Self {
+            certificate: certificate.clone().into_owned(),
             trust,
             validity: (
                 validity.not_before.timestamp(),
@@ -78,6 +88,21 @@ impl Anchor {
             ),
             path_length: constraints.and_then(|found| found.value.path_len_constraint),
         })
+    }
+
+    /// Whether a list that has the anchor's name is the anchor's.
+    pub fn check_list(&self, list: &RevocationList) -> Result<(), RevocationError> {
+        let issuer = self.read()?;
+        match list.is_of(&issuer) {
+            Ok(false) if list.has_name_of(&issuer) => Err(RevocationError::Signature(
+                issuer.common_name().unwrap_or_default(),
+            )),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    fn read(&self) -> Result<Certificate<'_>, RevocationError> {
+        Certificate::read(&self.certificate).map_err(RevocationError::Unreadable)
     }
 
     fn is_valid_at(&self, now: UnixTime) -> bool {
@@ -94,10 +119,27 @@ pub fn verify(
     now: UnixTime,
     usage: Usage,
 ) -> Result<Vec<CertificateDer<'static>>, PathError> {
+    verify_unrevoked(leaf, others, anchors, &[], now, usage)
+}
+
+/// As [`verify`], by a path of which no certificate is revoked by its issuer in `lists`. Where several paths are
+/// possible, as after a renewal, one without revoked certificates serves.
+pub fn verify_unrevoked(
+    leaf: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
+    anchors: &[Anchor],
+    lists: &[RevocationList],
+    now: UnixTime,
+    usage: Usage,
+) -> Result<Vec<CertificateDer<'static>>, PathError> {
     let end_entity = EndEntityCert::try_from(leaf)?;
     let mut error = PathError::NoAnchor;
     for anchor in anchors {
-        match to_anchor(&end_entity, others, anchor, now, usage) {
+        let check = |path: &VerifiedPath<'_>| {
+            check_path(path, anchor, usage)?;
+            check_revocation(path, anchor, lists)
+        };
+        match to_anchor(&end_entity, others, anchor, now, &check) {
             Ok(path) => return Ok(path),
             Err(reason) => error = reason,
         }
@@ -110,7 +152,7 @@ fn to_anchor(
     others: &[CertificateDer<'_>],
     anchor: &Anchor,
     now: UnixTime,
-    usage: Usage,
+    check: &dyn Fn(&VerifiedPath<'_>) -> Result<(), PathError>,
 ) -> Result<Vec<CertificateDer<'static>>, PathError> {
     if !anchor.is_valid_at(now) {
         return Err(PathError::AnchorNotValid);
@@ -118,8 +160,8 @@ fn to_anchor(
     // The checks that webpki leaves out run on each candidate, so that the search goes on after a bad one.
     let objection = RefCell::new(None);
     let check = |path: &VerifiedPath<'_>| {
-        check_path(path, anchor, usage).map_err(|error| {
-            *objection.borrow_mut() = Some(error);
+        check(path).map_err(|error| {
+            objection.borrow_mut().get_or_insert(error);
             webpki::Error::UnknownIssuer
         })
     };
@@ -152,6 +194,34 @@ fn check_path(path: &VerifiedPath<'_>, anchor: &Anchor, usage: Usage) -> Result<
         Some(most) if intermediates > most as usize => Err(PathError::PathLength(intermediates)),
         _ => Ok(()),
     }
+}
+
+fn check_revocation(
+    path: &VerifiedPath<'_>,
+    anchor: &Anchor,
+    lists: &[RevocationList],
+) -> Result<(), PathError> {
+    if lists.is_empty() {
+        return Ok(());
+    }
+    let mut path_der = vec![path.end_entity().der()];
+    path_der.extend(path.intermediate_certificates().map(webpki::Cert::der));
+    path_der.push(anchor.certificate.clone());
+    let certificates = path_der
+        .iter()
+        .map(|der| Certificate::read(der).map_err(PathError::Unreadable))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (certificate, issuer) in certificates.iter().zip(certificates.iter().skip(1)) {
+        for list in lists {
+            if list.is_of(issuer).map_err(PathError::Revocation)? && list.revokes(certificate) {
+                return Err(PathError::Revoked(
+                    certificate.common_name().unwrap_or_default(),
+                    certificate.serial(),
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_leaf(der: &[u8], usage: Usage) -> Result<(), PathError> {
@@ -262,6 +332,12 @@ impl fmt::Display for PathError {
                 "the key usage of the intermediate certificate '{}' lacks keyCertSign",
                 name.escape_default()
             ),
+            Self::Revoked(name, serial) => write!(
+                f,
+                "the certificate '{}' with serial number {serial} is revoked",
+                name.escape_default()
+            ),
+            Self::Revocation(error) => error.fmt(f),
         }
     }
 }
@@ -286,6 +362,9 @@ fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Resu
         E::MaximumPathDepthExceeded => {
             f.write_str("more than six intermediate certificates are not supported")
         }
+        E::MaximumSignatureChecksExceeded | E::MaximumPathBuildCallsExceeded => f.write_str(
+            "too many of the certificates have the same names: not all paths can be tried",
+        ),
         E::UnsupportedSignatureAlgorithmContext(_)
         | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
             f.write_str("a certificate uses an algorithm that is not supported (P-521 is not)")

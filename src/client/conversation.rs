@@ -1,20 +1,27 @@
 //! One exchange with a daemon or an endpoint: what follows the command is sent, answers are read and shown.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use super::display::{self, Output};
 use super::download::{self, Download};
 use super::error::ClientError;
 use super::request::Body;
+use super::stored::StoredFile;
 use super::tls::ConnectError;
 use super::transport::Transport;
 use super::upload::{self, Sent};
 use crate::chain::{Answer, route};
 use crate::wire::frame::{FrameError, read_frame};
-use crate::wire::{Command, Data, Message, Payload, Success, UnikernelCommand};
+use crate::wire::{
+    BlockCommand, BlockData, Command, Data, Header, Message, Payload, Success, UnikernelCommand,
+    domain,
+};
 
 /// Most octets of an answer that is held in memory: lists of very many unikernels.
 pub const MAX_ANSWER: usize = 1 << 24;
+
+/// Most octets of a dump, inflated; nobody knows here how large the block device is.
+pub const MAX_STORED_DUMP: u64 = 1 << 40;
 
 /// How the answers to a command look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +32,14 @@ enum Answers {
     Image,
     /// One message, then data until the peer closes.
     Follow,
+    /// One message, then pieces of content up to a last one.
+    Dump,
+}
+
+/// An answer that is no failure.
+enum Said {
+    Reply(Success),
+    Data(Data),
 }
 
 /// Sends `opening` (a frame, empty over TLS, where the certificate says it all) and `body`, and shows the answers.
@@ -32,19 +47,28 @@ pub(super) fn converse(
     mut transport: Transport,
     opening: &[u8],
     command: &Command,
-    body: &Body,
+    body: Body,
     output: &mut Output,
 ) -> Result<(), ClientError> {
     let sent = match transport.write_all(opening) {
         Ok(()) => upload::send(&mut transport, body)?,
         Err(error) => Sent::Failed(error),
     };
-    let complete = matches!(sent, Sent::All);
-    let received = receive(&mut transport, Answers::to(command), complete, output);
+    let mut answers = Listener {
+        peer: &mut transport,
+        command: route(command).kind,
+        all_sent: matches!(sent, Sent::All),
+    };
+    let received = match Answers::to(command) {
+        Answers::One => answers.one(output),
+        Answers::Image => answers.image(output),
+        Answers::Follow => answers.follow(output),
+        Answers::Dump => answers.dump(output),
+    };
     match (received, sent) {
         // What was read says more than that nobody listened any more; without it, that is all there is to say.
-        (Err(ClientError::NoAnswer | ClientError::Receive(_)), Sent::Failed(error)) => {
-            Err(ClientError::Send(error))
+        (Err(ClientError::NoAnswer(_) | ClientError::Receive(_)), Sent::Failed(error)) => {
+            Err(send_error(error))
         }
         (received, _) => {
             transport.close();
@@ -53,50 +77,111 @@ pub(super) fn converse(
     }
 }
 
-fn receive(
-    transport: &mut Transport,
-    answers: Answers,
-    complete: bool,
-    output: &mut Output,
-) -> Result<(), ClientError> {
-    let mut answered = false;
-    loop {
-        let message = if answers == Answers::Image {
-            match download::receive(transport, output)? {
-                Download::Stored => return Ok(()),
-                Download::Message(message) => *message,
+/// Reads the answers to one command.
+struct Listener<'a, R> {
+    peer: &'a mut R,
+    /// The command in words.
+    command: &'static str,
+    /// Whether the peer has got all it needs.
+    all_sent: bool,
+}
+
+impl<R: Read> Listener<'_, R> {
+    fn one(&mut self, output: &mut Output) -> Result<(), ClientError> {
+        let (header, success) = self.first()?;
+        output.success(&header.name, &success)
+    }
+
+    fn image(&mut self, output: &mut Output) -> Result<(), ClientError> {
+        match download::receive(self.peer, output)? {
+            None => Err(ClientError::NoAnswer(self.command)),
+            Some(Download::Stored) => Ok(()),
+            Some(Download::Message(message)) => {
+                self.judge(*message)?;
+                Err(ClientError::Unexpected("no image"))
             }
-        } else {
-            match read_frame(transport, MAX_ANSWER).map_err(receive_error)? {
-                Some(octets) => Message::decode(&octets).map_err(ClientError::Answer)?,
-                None if answered => return Ok(()),
-                None => return Err(ClientError::NoAnswer),
-            }
-        };
-        let name = message.header.name;
-        match message.payload {
-            Payload::Failure(text) => {
-                let text = display::printable(&text.to_lossy());
-                return Err(ClientError::Failure(display::name(&name), text));
-            }
-            Payload::Command(_) => return Err(ClientError::UnexpectedCommand),
-            Payload::Reply(_) if !complete => {
-                return Err(ClientError::Unexpected("a success before all was sent"));
-            }
-            Payload::Reply(Success::UnikernelImage(_) | Success::OldBlockDeviceImage(_)) => {
-                return Err(ClientError::Unexpected("an image that was not asked for"));
-            }
-            Payload::Reply(success) => {
-                output.success(&name, &success)?;
-                answered = true;
-                if answers != Answers::Follow {
-                    return Ok(());
+        }
+    }
+
+    /// A subscription has no end of its own: whoever closes it on the other side breaks it off.
+    fn follow(&mut self, output: &mut Output) -> Result<(), ClientError> {
+        let (header, success) = self.first()?;
+        output.success(&header.name, &success)?;
+        loop {
+            let (header, said) = self.next()?.ok_or(ClientError::BrokenOff(self.command))?;
+            match said {
+                Said::Reply(success) => output.success(&header.name, &success)?,
+                Said::Data(Data::Console(line)) => output.console(&line)?,
+                Said::Data(Data::Statistics(used)) => output.statistics(&header.name, &used)?,
+                Said::Data(Data::Block(_)) => {
+                    return Err(ClientError::Unexpected("a piece of a block device"));
                 }
             }
-            Payload::Data(Data::Console(line)) if answers == Answers::Follow => {
-                output.console(&line)?;
+        }
+    }
+
+    fn dump(&mut self, output: &mut Output) -> Result<(), ClientError> {
+        let (header, success) = self.first()?;
+        let Success::BlockDeviceImage(compressed) = success else {
+            return Err(ClientError::Unexpected("no block device"));
+        };
+        let name = domain::name(&header.name)
+            .map_err(|_| ClientError::Unexpected("the name in it is none"))?;
+        let mut file = StoredFile::create(&name, compressed, MAX_STORED_DUMP, output)?;
+        let mut received = 0;
+        loop {
+            let (_, said) = self.next()?.ok_or(ClientError::BrokenOff(self.command))?;
+            match said {
+                Said::Data(Data::Block(BlockData::Some(octets))) => {
+                    file.push(&octets.0)?;
+                    received += octets.0.len() as u64;
+                }
+                Said::Data(Data::Block(BlockData::End(()))) => break,
+                _ => return Err(ClientError::Unexpected("no piece of a block device")),
             }
-            Payload::Data(_) => return Err(ClientError::Unexpected("data of another kind")),
+        }
+        let path = file.keep()?;
+        output.stored(
+            &header.name,
+            "block device image",
+            compressed,
+            received,
+            &path,
+        )
+    }
+
+    /// The first answer, which is a success.
+    fn first(&mut self) -> Result<(Header, Success), ClientError> {
+        match self.next()? {
+            None => Err(ClientError::NoAnswer(self.command)),
+            Some((header, Said::Reply(success))) => Ok((header, success)),
+            Some((_, Said::Data(_))) => Err(ClientError::Unexpected("data before an answer")),
+        }
+    }
+
+    /// The next answer that is no failure. `None`: the peer has closed.
+    fn next(&mut self) -> Result<Option<(Header, Said)>, ClientError> {
+        match read_frame(self.peer, MAX_ANSWER).map_err(receive_error)? {
+            Some(octets) => {
+                let message = Message::decode(&octets).map_err(ClientError::Answer)?;
+                self.judge(message).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn judge(&self, message: Message) -> Result<(Header, Said), ClientError> {
+        match message.payload {
+            Payload::Failure(text) => Err(ClientError::Failure(
+                display::name(&message.header.name),
+                display::printable(&text.to_lossy()),
+            )),
+            Payload::Command(_) => Err(ClientError::UnexpectedCommand),
+            Payload::Reply(_) if !self.all_sent => {
+                Err(ClientError::Unexpected("a success before all was sent"))
+            }
+            Payload::Reply(success) => Ok((message.header, Said::Reply(success))),
+            Payload::Data(data) => Ok((message.header, Said::Data(data))),
         }
     }
 }
@@ -112,12 +197,25 @@ pub(super) fn receive_error(error: FrameError) -> ClientError {
     }
 }
 
+/// The same of a failed write, which reads, too, while it waits.
+fn send_error(error: std::io::Error) -> ClientError {
+    match ConnectError::from(error) {
+        ConnectError::Communication(error) => ClientError::Send(error),
+        rejected => ClientError::Rejected(rejected),
+    }
+}
+
 impl Answers {
     fn to(command: &Command) -> Self {
         match (command, route(command).answer) {
-            (Command::Unikernel(UnikernelCommand::Get(_)), _) => Self::Image,
+            (
+                Command::Unikernel(UnikernelCommand::Get(_))
+                | Command::Block(BlockCommand::DumpOld(_)),
+                _,
+            ) => Self::Image,
             (_, Answer::Subscription) => Self::Follow,
-            (_, Answer::Single | Answer::Dump) => Self::One,
+            (_, Answer::Dump) => Self::Dump,
+            (_, Answer::Single) => Self::One,
         }
     }
 }

@@ -5,24 +5,22 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::arguments;
 use super::conversation::converse;
-use super::destination::{Destination, Keys, parse};
+use super::destination::{Destination, Keys};
 use super::display::Output;
 use super::error::ClientError;
-use super::preflight;
-use super::request::{Body, REMOTE_LEVEL, Request};
+use super::request::{Body, Order, Request};
 use super::tls;
 use super::transport::Transport;
 use crate::authority::{
-    Certificate, Issuer, Key, Profile, Validity, check_policy, common_name, read_chain, to_pem,
-    write_request,
+    Certificate, Issuer, Key, KeyType, Profile, Validity, check_policy, common_name, file_stem,
+    read_chain, to_pem, write_request,
 };
 use crate::chain::verify::{Anchor, Usage, verify};
-use crate::chain::{is_followed_by_stream, route};
+use crate::chain::{Leaf, route};
 use crate::name::Name;
 use crate::wire::frame::frame;
-use crate::wire::{Command, Message, PolicyCommand, UnikernelCommand};
+use crate::wire::{Command, Message, PolicyCommand};
 
 /// How long the certificate of a single command is valid.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(300);
@@ -30,10 +28,21 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(300);
 /// The common name that stands for the issuing path itself (WIRE 10.3).
 const PATH_ITSELF: &str = ".";
 
+/// Has an order carried out, its second part only if the first one was.
+pub(super) fn carry_out(order: Order, output: &mut Output) -> Result<(), ClientError> {
+    let first = deliver(order.request, &order.destination, output);
+    match (first, order.then) {
+        (Ok(()) | Err(ClientError::Printed), Some(then)) => {
+            deliver(then, &order.destination, output)
+        }
+        (outcome, _) => outcome,
+    }
+}
+
 /// Carries `request` to its destination, and shows what comes of it.
-pub(super) fn deliver(
-    request: &Request,
-    destination: Destination,
+fn deliver(
+    request: Request,
+    destination: &Destination,
     output: &mut Output,
 ) -> Result<(), ClientError> {
     let message = || {
@@ -41,112 +50,65 @@ pub(super) fn deliver(
             .encode()
             .map_err(ClientError::Encode)
     };
+    let kind = route(&request.command).kind;
     match destination {
         Destination::PrintMessage => {
             output.hexdump(&message()?)?;
             Err(ClientError::Printed)
         }
-        Destination::Local(path) => {
+        Destination::Local(path, program) => {
             let opening = frame(&message()?).map_err(ClientError::Receive)?;
-            let socket = UnixStream::connect(&path).map_err(|error| {
-                ClientError::Unreachable(format!("'{}'", path.display()), error)
-            })?;
+            output.step(&format!("'{kind}' goes to '{}'", path.display()));
+            let socket = UnixStream::connect(path)
+                .map_err(|error| ClientError::Unreachable(program, path.clone(), error))?;
             let transport = Transport::Local(socket);
-            converse(transport, &opening, &request.command, &request.body, output)
+            converse(transport, &opening, &request.command, request.body, output)
         }
-        Destination::Request(key_type) => {
-            let name = subject(&request.name, &request.command, true)?;
-            let (file, key) = write_request("".as_ref(), &name, &request.command, key_type)?;
-            output.line(&format!(
-                "signing request {} key {}",
-                file.display(),
-                key.display()
-            ))
-        }
+        Destination::Request(key_type) => request_signature(&request, *key_type, output),
         Destination::PrintChain(keys) => {
-            let (chain, _) = own_chain(request, &keys, output)?;
+            let (chain, _) = own_chain(&request, keys, output)?;
             output.text(&to_pem(&chain))?;
             Err(ClientError::Printed)
         }
         Destination::Remote(place, keys) => {
-            let (chain, key) = own_chain(request, &keys, output)?;
+            let (chain, key) = own_chain(&request, keys, output)?;
             let anchors = read_chain(&keys.server_authority)?;
-            let transport = connect(&place, &chain, &key, &anchors)?;
-            converse(transport, &[], &request.command, &request.body, output)
+            output.step(&format!("'{kind}' goes to {place} over TLS"));
+            let transport = connect(place, &chain, &key, &anchors)?;
+            converse(transport, &[], &request.command, request.body, output)
         }
     }
 }
 
-/// `certificate`: has the command of a signed certificate carried out.
-pub(super) fn certificate(
-    arguments: &arguments::Certificate,
+/// Writes a signing request, and says what is to be done with it.
+fn request_signature(
+    request: &Request,
+    key_type: KeyType,
     output: &mut Output,
 ) -> Result<(), ClientError> {
-    output.set_verbosity(arguments.common());
-    let chain = read_chain(&arguments.cert)?;
-    let Some(leaf) = chain.first() else {
-        return Err(ClientError::Usage("there is no certificate".to_owned()));
+    let name = subject(&request.name, &request.command, true)?;
+    let image = request.image.as_ref();
+    let (file, key) = write_request("".as_ref(), &name, &request.command, image, key_type)?;
+    let (file, key) = (file.display(), key.display());
+    output.line(&format!("signing request {file} key {key}"))?;
+    let stream = match (&request.body, &request.command) {
+        (Body::None, _) => String::new(),
+        (Body::File(data, _), Command::Block(_)) => format!(" --data {}", data.path().display()),
+        (Body::File(image, _), _) => format!(" --image {}", image.path().display()),
     };
-    let key = Key::load(&arguments.key, leaf, &arguments.cert)?;
-    let Some(command) = leaf.command()? else {
-        return Err(ClientError::Usage(format!(
-            "the certificate in '{}' carries no command",
-            arguments.cert.display()
-        )));
-    };
-    let body = body_of(&command, arguments)?;
-    if arguments.destination == "-" {
-        output.text(&to_pem(&chain))?;
-        return Err(ClientError::Printed);
+    if let (Body::File(file, _), Some(digest)) = (&request.body, image) {
+        output.line(&format!("image {} sha256 {digest}", file.path().display()))?;
     }
-    let place = parse(&arguments.destination)?;
-    let anchors = read_chain(&arguments.server_ca)?;
-    let transport = connect(&place, &chain, &key, &anchors)?;
-    converse(transport, &[], &command, &body, output)
-}
-
-/// What has to follow the certificate: an image, if it creates a unikernel and has none inside.
-fn body_of(command: &Command, arguments: &arguments::Certificate) -> Result<Body, ClientError> {
-    let config = match command {
-        Command::Unikernel(
-            UnikernelCommand::Create(config) | UnikernelCommand::ForceCreate(config),
-        ) if is_followed_by_stream(command) => config,
-        _ if arguments.image.is_some() => {
-            return Err(ClientError::Usage(
-                "--image is of use only with a certificate that creates a unikernel without having its image inside"
-                    .to_owned(),
-            ));
+    output.line(&format!(
+        "next, by the authority: petrel sign CACERT DB CAKEY {file}"
+    ))?;
+    let certificate = format!("{}.pem", file_stem(&name));
+    output.line(&match request.command {
+        Command::Policy(PolicyCommand::Add(_)) => {
+            format!("then: petrel COMMAND -d HOST --ca {certificate} --ca-key {key}")
         }
-        _ if is_followed_by_stream(command) => {
-            return Err(ClientError::Usage(format!(
-                "the certificate's command ({}) needs data that cannot be sent here",
-                route(command).kind
-            )));
-        }
-        _ => return Ok(Body::None),
-    };
-    let image = arguments.image.clone().ok_or_else(|| {
-        ClientError::Usage(
-            "the certificate creates a unikernel: give its image with --image".to_owned(),
-        )
-    })?;
-    preflight::image_of(&image, config)?;
-    let level = match (config.compressed, arguments.compression_level) {
-        (false, None | Some(0)) => 0,
-        (true, None) => REMOTE_LEVEL,
-        (true, Some(level @ 1..)) => level,
-        (announced, Some(_)) => {
-            return Err(ClientError::Usage(format!(
-                "--compression-level does not fit: the certificate announces {} image",
-                if announced {
-                    "a compressed"
-                } else {
-                    "an uncompressed"
-                }
-            )));
-        }
-    };
-    Ok(Body::Image(image, level))
+        _ => format!("then: petrel certificate -d HOST{stream} {certificate} {key}"),
+    })
 }
 
 /// A fresh key, its certificate, and those above it; checked against the policy it is issued under.
@@ -157,21 +119,22 @@ fn own_chain(
 ) -> Result<(Vec<Certificate>, Key), ClientError> {
     let name = subject(&request.name, &request.command, false)?;
     let issuer = Issuer::load(&keys.authority, &keys.authority_key)?;
-    check_policy(&request.command, issuer.certificate().policy()?.as_ref())?;
+    check_policy(&request.command, &issuer.policies()?)?;
     let key = Key::generate(keys.key_type)?;
     let validity = Validity::from(output.started(), LEAF_LIFETIME)
         .ok_or_else(|| ClientError::Usage("this host's clock is beyond all dates".to_owned()))?;
     let leaf = issuer.issue(
         common_name(&name),
         &key.public_key_info(),
-        &Profile::Client(request.command.clone()),
+        &Profile::Client(request.command.clone(), request.image),
         validity,
     )?;
     let chain = [&[leaf], issuer.chain()].concat();
     Ok((chain, key))
 }
 
-fn connect(
+/// Connects to an endpoint with this chain, after checking it as the endpoint will.
+pub(super) fn connect(
     place: &tls::Destination,
     chain: &[Certificate],
     key: &Key,
@@ -210,6 +173,10 @@ fn subject(name: &Name, command: &Command, for_request: bool) -> Result<String, 
         Command::Policy(PolicyCommand::Remove(())) => {
             refused("a policy is removed on the host itself only".to_owned())
         }
+        _ if route(command).leaf == Leaf::Never => refused(format!(
+            "'{}' is carried out on the host itself only",
+            route(command).kind
+        )),
         _ if name.path().is_root() => Ok(name
             .label()
             .map_or_else(|| PATH_ITSELF.to_owned(), ToString::to_string)),

@@ -14,7 +14,8 @@ use crate::wire::Command;
 #[derive(Debug)]
 pub(super) enum Destination {
     PrintMessage,
-    Local(PathBuf),
+    /// The socket, and the program that should listen there.
+    Local(PathBuf, &'static str),
     PrintChain(Keys),
     Remote(tls::Destination, Keys),
     Request(KeyType),
@@ -65,11 +66,12 @@ impl Destination {
             (Some(place), _) if place == "-" => Ok(Self::PrintChain(keys)),
             (Some(place), _) => Ok(Self::Remote(parse(&place)?, keys)),
             (None, Some(socket)) if socket == Path::new("-") => Ok(Self::PrintMessage),
-            (None, Some(socket)) => Ok(Self::Local(socket)),
-            (None, None) => {
+            (None, given) => {
+                let (program, file) = daemon_of(command);
                 let folder = options.tmpdir.as_deref();
                 let folder = folder.unwrap_or(Path::new(socket::RUNTIME_FOLDER));
-                Ok(Self::Local(socket::path(folder, socket_of(command))))
+                let socket = given.unwrap_or_else(|| socket::path(folder, file));
+                Ok(Self::Local(socket, program))
             }
         }
     }
@@ -80,10 +82,11 @@ pub(super) fn parse(text: &str) -> Result<tls::Destination, ClientError> {
     text.parse().map_err(ClientError::Usage)
 }
 
-fn socket_of(command: &Command) -> &'static str {
+/// The program that carries a command out, and the file name of its socket.
+fn daemon_of(command: &Command) -> (&'static str, &'static str) {
     match route(command).daemon {
-        Daemon::Supervisor => socket::SUPERVISOR,
-        Daemon::Console => socket::CONSOLE,
-        Daemon::Statistics => socket::STATISTICS,
+        Daemon::Supervisor => ("petreld", socket::SUPERVISOR),
+        Daemon::Console => ("petrel-console", socket::CONSOLE),
+        Daemon::Statistics => ("petrel-stats", socket::STATISTICS),
     }
 }

@@ -1,19 +1,23 @@
 //! What the client prints (BEHAVIOUR 4).
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use time::OffsetDateTime;
 
 use super::arguments::Common;
 use super::error::ClientError;
+use super::statistics;
 use crate::policy::{Policy, list};
 use crate::unikernel::Mac;
 use crate::wire::{
-    BlockDevice, ConsoleData, FailBehaviour, Header, Info, Int, NamedInfo, NamedPolicy, Success,
-    Text, Typ,
+    BlockDevice, ConsoleData, FailBehaviour, Info, Int, NamedInfo, NamedPolicy, Statistics,
+    Success, Text, Typ,
 };
+
+/// Columns of a line on a terminal; what is piped has one line an item.
+const WIDTH: usize = 78;
 
 /// Standard output, and what it depends on.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ impl Output {
             started,
             common: Common {
                 warnings: true,
+                steps: false,
                 debug: false,
             },
         }
@@ -65,6 +70,15 @@ impl Output {
         self.text(&format!("{line}\n"))
     }
 
+    /// Lines which a terminal shows wrapped.
+    fn item(&mut self, lines: &str) -> Result<(), ClientError> {
+        if self.stdout.is_terminal() {
+            self.line(&wrapped(lines))
+        } else {
+            self.line(lines)
+        }
+    }
+
     /// Octets with their positions and characters.
     pub(super) fn hexdump(&mut self, octets: &[u8]) -> Result<(), ClientError> {
         let mut text = String::new();
@@ -90,7 +104,14 @@ impl Output {
     /// Something is odd, but goes on.
     pub(super) fn warn(&self, text: &str) {
         if self.common.warnings {
-            eprintln!("{}: warning: {text}", super::PROGRAM);
+            super::say(&format!("warning: {text}"));
+        }
+    }
+
+    /// What is done next.
+    pub(super) fn step(&self, text: &str) {
+        if self.common.steps {
+            super::say(text);
         }
     }
 
@@ -111,32 +132,36 @@ impl Output {
                 |entry| info(entry, self.common.debug),
                 "no unikernels",
             ),
-            Success::BlockDeviceImage(compressed) => {
-                format!("block device image, compressed {compressed}")
-            }
             Success::UnikernelImage(_)
+            | Success::BlockDeviceImage(_)
             | Success::OldBlockDeviceImage(_)
             | Success::OldUnikernelInfo4(_)
             | Success::OldUnikernelInfo5(_) => {
                 return Err(ClientError::Unexpected("an answer to another command"));
             }
         };
-        self.line(&format!("host {}: {text}", name(name_asked)))
+        self.item(&format!("host {}: {text}", name(name_asked)))
     }
 
-    /// An image was stored.
-    pub(super) fn image(
+    /// Content was stored, which was received as so many octets.
+    pub(super) fn stored(
         &mut self,
-        header: &Header,
+        of: &Text,
+        content: &str,
         compressed: bool,
         octets: u64,
         path: &Path,
     ) -> Result<(), ClientError> {
         self.line(&format!(
-            "host {}: image, compressed {compressed}, {octets} bytes\nstored in {}",
-            name(&header.name),
+            "host {}: {content}, compressed {compressed}, {octets} bytes\nstored in {}",
+            name(of),
             path.display()
         ))
+    }
+
+    /// What a unikernel used.
+    pub(super) fn statistics(&mut self, of: &Text, used: &Statistics) -> Result<(), ClientError> {
+        self.item(&format!("stats {}:\n{}", name(of), statistics::text(used)))
     }
 
     /// A line of a console.
@@ -163,7 +188,7 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// A console line: everything that is not printable ASCII is escaped, octets as three decimal digits.
-fn escaped(octets: &[u8]) -> String {
+pub(super) fn escaped(octets: &[u8]) -> String {
     let mut text = String::with_capacity(octets.len());
     for octet in octets {
         match octet {
@@ -177,6 +202,32 @@ fn escaped(octets: &[u8]) -> String {
             other => {
                 let _ = write!(text, "\\{other:03}");
             }
+        }
+    }
+    text
+}
+
+/// Lines cut at spaces, as far as there are some, with what follows a cut indented.
+fn wrapped(lines: &str) -> String {
+    const INDENT: &str = "  ";
+    let mut text = String::with_capacity(lines.len());
+    for (number, line) in lines.lines().enumerate() {
+        if number > 0 {
+            text.push('\n');
+        }
+        let mut column = 0;
+        for word in line.split(' ') {
+            let width = word.chars().count();
+            if column > 0 && column + 1 + width > WIDTH {
+                text.push('\n');
+                text.push_str(INDENT);
+                column = INDENT.len();
+            } else if column > 0 {
+                text.push(' ');
+                column += 1;
+            }
+            text.push_str(word);
+            column += width;
         }
     }
     text
@@ -338,6 +389,17 @@ mod tests {
             printable("no\u{9b}31m\u{7}\nsuch"),
             "no\\u{9b}31m\\u{7}\nsuch"
         );
+    }
+
+    #[test]
+    fn long_lines_are_cut_at_spaces() {
+        let words = |count| vec!["seven77"; count].join(" ");
+        // Nine words and the spaces between have 71 columns, ten have 79.
+        assert_eq!(wrapped(&words(9)), words(9));
+        assert_eq!(wrapped(&words(10)), format!("{}\n  seven77", words(9)));
+        let long = "x".repeat(200);
+        let text = format!("a {long} b\nc");
+        assert_eq!(wrapped(&text), format!("a\n  {long}\n  b\nc"));
     }
 
     #[test]

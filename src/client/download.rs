@@ -1,41 +1,39 @@
 //! Receiving an image: it arrives inside one message, which may be larger than memory should hold.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-
-use flate2::bufread::ZlibDecoder;
+use std::io::Read;
 
 use super::conversation::{MAX_ANSWER, receive_error};
 use super::display::Output;
 use super::error::ClientError;
-use crate::name::Name;
+use super::stored::StoredFile;
 use crate::wire::frame::{FrameError, length, read_prefix};
 use crate::wire::{Header, Message, VERSION, domain};
 
 /// Most octets before the image: the header, with any sensible name, and the beginnings of the records around.
 pub const MAX_HEAD: usize = 1 << 12;
 
+/// Most octets of an image, inflated: what fits into a frame as it is.
+pub const MAX_STORED_IMAGE: u64 = 1 << 31;
+
 /// Octets copied at once.
 const PIECE: usize = 1 << 16;
 
 /// What a `get` was answered with.
 pub(super) enum Download {
-    /// The image is in this file.
+    /// The image is in a file, and this was said.
     Stored,
     /// Some other message.
     Message(Box<Message>),
 }
 
-/// Reads the answer to `get`, and stores the image in the download folder.
+/// Reads the answer to `get`, and stores the image in the download folder. `None`: there is no answer.
 pub(super) fn receive(
     reader: &mut impl Read,
     output: &mut Output,
-) -> Result<Download, ClientError> {
+) -> Result<Option<Download>, ClientError> {
     let prefix = read_prefix(reader).map_err(receive_error)?;
     let Some(total) = prefix.and_then(length) else {
-        return Err(ClientError::NoAnswer);
+        return Ok(None);
     };
     let mut frame = reader.take(total as u64);
     let mut octets = Vec::new();
@@ -49,45 +47,33 @@ pub(super) fn receive(
             return Err(ClientError::Receive(FrameError::Truncated));
         }
         let message = Message::decode(&octets).map_err(ClientError::Answer)?;
-        return Ok(Download::Message(Box::new(message)));
+        return Ok(Some(Download::Message(Box::new(message))));
     };
     let name = domain::name(&head.header.name)
         .map_err(|_| ClientError::Unexpected("the name in it is none"))?;
-    let path = download_path(&name, output);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&path)
-        .map_err(ClientError::file("create", &path))?;
-    let image = octets[head.image_start..].chain(frame);
-    let stored = if head.compressed {
-        store_compressed(image, &mut file, &path)
-    } else {
-        store(image, &mut file, &path)
-    };
-    let expected = (total - head.image_start) as u64;
-    let complete = stored.and_then(|stored| {
-        if head.compressed || stored == expected {
-            output.image(&head.header, head.compressed, expected, &path)
-        } else {
-            Err(ClientError::Receive(FrameError::Truncated))
+    let mut file = StoredFile::create(&name, head.compressed, MAX_STORED_IMAGE, output)?;
+    let mut rest = octets[head.image_start..].chain(frame);
+    let mut missing = total - head.image_start;
+    let mut piece = Vec::with_capacity(PIECE);
+    while missing > 0 {
+        piece.clear();
+        read_up_to(&mut rest, PIECE.min(missing), &mut piece)?;
+        if piece.is_empty() {
+            return Err(ClientError::Receive(FrameError::Truncated));
         }
-    });
-    match complete {
-        Ok(()) => Ok(Download::Stored),
-        Err(error) => {
-            let _ = fs::remove_file(&path);
-            Err(error)
-        }
+        file.push(&piece)?;
+        missing -= piece.len();
     }
-}
-
-/// `<TMPDIR or /tmp>/<name>.<start of the program>` (BEHAVIOUR 3.5).
-fn download_path(name: &Name, output: &Output) -> PathBuf {
-    let folder = std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
-    let folder = folder.unwrap_or_else(|| "/tmp".into());
-    Path::new(&folder).join(format!("{name}.{}", output.start_time()))
+    let received = (total - head.image_start) as u64;
+    let path = file.keep()?;
+    output.stored(
+        &head.header.name,
+        head.content,
+        head.compressed,
+        received,
+        &path,
+    )?;
+    Ok(Some(Download::Stored))
 }
 
 fn read_up_to(
@@ -103,43 +89,11 @@ fn read_up_to(
         .map_err(|error| receive_error(error.into()))
 }
 
-fn store_compressed(image: impl Read, file: &mut File, path: &Path) -> Result<u64, ClientError> {
-    let mut decoder = ZlibDecoder::new(BufReader::new(image));
-    let stored = store(&mut decoder, file, path)?;
-    let rest = decoder.get_mut().fill_buf();
-    if rest
-        .map_err(|error| receive_error(error.into()))?
-        .is_empty()
-    {
-        Ok(stored)
-    } else {
-        Err(ClientError::Unexpected(
-            "octets after the end of the compressed image",
-        ))
-    }
-}
-
-/// Copies to the end; the number of octets.
-fn store(mut image: impl Read, file: &mut File, path: &Path) -> Result<u64, ClientError> {
-    let mut piece = vec![0; PIECE];
-    let mut stored = 0;
-    loop {
-        match image.read(&mut piece) {
-            Ok(0) => return Ok(stored),
-            Ok(count) => {
-                file.write_all(&piece[..count])
-                    .map_err(ClientError::file("write", path))?;
-                stored += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(receive_error(error.into())),
-        }
-    }
-}
-
 /// The beginning of a message with an image, as far as the image itself.
 struct Head {
     header: Header,
+    /// What it is an image of.
+    content: &'static str,
     compressed: bool,
     /// Where the image begins; it goes to the end of the message.
     image_start: usize,
@@ -150,7 +104,7 @@ impl Head {
     fn read(octets: &[u8], total: usize) -> Option<Self> {
         const SEQUENCE: u8 = 0x30;
         const REPLY: u8 = 0xa1;
-        const UNIKERNEL_IMAGE: u8 = 0xa6;
+        const IMAGES: [(u8, &str); 2] = [(0xa6, "image"), (0xa7, "block device image")];
         const OCTET_STRING: u8 = 0x04;
 
         let to_the_end = |position, tag| {
@@ -162,7 +116,9 @@ impl Head {
         let header_end = start.checked_add(length)?;
         let header: Header = rasn::der::decode(octets.get(header_start..header_end)?).ok()?;
         let reply = to_the_end(header_end, REPLY)?;
-        let image = to_the_end(reply, UNIKERNEL_IMAGE)?;
+        let (image, content) = IMAGES
+            .into_iter()
+            .find_map(|(tag, content)| Some((to_the_end(reply, tag)?, content)))?;
         let flag = to_the_end(image, SEQUENCE)?;
         let compressed = match octets.get(flag..flag + 3)? {
             [1, 1, 0] => false,
@@ -172,6 +128,7 @@ impl Head {
         (header.version.get() == VERSION).then_some(())?;
         Some(Self {
             header,
+            content,
             compressed,
             image_start: to_the_end(flag + 3, OCTET_STRING)?,
         })

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::authority::AuthorityError;
 use crate::command_line::USAGE;
+use crate::show::ShowError;
 use crate::wire::WireError;
 use crate::wire::frame::FrameError;
 
@@ -21,6 +22,8 @@ pub(super) enum ClientError {
     File(&'static str, PathBuf, io::Error),
     /// Keys, certificates or requests.
     Authority(AuthorityError),
+    /// A file cannot be shown (file, why).
+    Show(PathBuf, ShowError),
     /// The image does not fit what was asked for (image, why).
     Image(PathBuf, String),
     /// The message cannot be encoded.
@@ -29,8 +32,10 @@ pub(super) enum ClientError {
     OwnChain(PathError),
     /// There is no certificate to show.
     NoCertificate,
-    /// Nothing listens there (where, why).
-    Unreachable(String, io::Error),
+    /// A file that is sent has not the size any more that it had.
+    Changed(PathBuf),
+    /// The daemon does not listen on this socket (program, socket, why).
+    Unreachable(&'static str, PathBuf, io::Error),
     /// The TLS connection failed (where, why).
     Tls(String, ConnectError),
     /// The server does not accept this side's certificates.
@@ -45,8 +50,12 @@ pub(super) enum ClientError {
     Unexpected(&'static str),
     /// The peer sent a command instead of an answer.
     UnexpectedCommand,
-    /// The connection ended without an answer.
-    NoAnswer,
+    /// More is received than is stored (limit in octets).
+    TooLarge(u64),
+    /// The connection ended without an answer to this command.
+    NoAnswer(&'static str),
+    /// The connection ended in the middle of the answers to this command.
+    BrokenOff(&'static str),
     /// The peer said no (about which name, why).
     Failure(String, String),
     /// The destination was `-`: all was printed, nothing was sent.
@@ -66,12 +75,16 @@ impl ClientError {
             | Self::Receive(_)
             | Self::Answer(_)
             | Self::Unexpected(_)
-            | Self::NoAnswer
+            | Self::TooLarge(_)
+            | Self::NoAnswer(_)
+            | Self::BrokenOff(_)
             | Self::Printed => 121,
             Self::Unreachable(..) => 122,
             Self::Usage(_)
             | Self::File(..)
+            | Self::Changed(_)
             | Self::Authority(_)
+            | Self::Show(..)
             | Self::Image(..)
             | Self::Encode(_)
             | Self::NoCertificate
@@ -105,13 +118,31 @@ impl fmt::Display for ClientError {
                 write!(f, "cannot {what} '{}': {error}", path.display())
             }
             Self::Authority(error) => error.fmt(f),
+            Self::Show(path, error) => write!(f, "cannot show '{}': {error}", path.display()),
             Self::Image(path, why) => write!(f, "image '{}': {why}", path.display()),
             Self::Encode(error) => write!(f, "cannot encode the request: {error}"),
             Self::OwnChain(why) => write!(
                 f,
                 "our own certificates do not verify against the server's authority (--server-ca): {why}"
             ),
-            Self::Unreachable(place, error) => write!(f, "cannot connect to {place}: {error}"),
+            Self::Changed(path) => write!(
+                f,
+                "'{}' changed its size while it was read: nothing of it is of use to the other side",
+                path.display()
+            ),
+            Self::Unreachable(program, socket, error) => {
+                write!(f, "cannot connect to '{}': {error}", socket.display())?;
+                f.write_str(match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        " (the daemons' sockets are for root and for the members of their group)"
+                    }
+                    _ => "",
+                })?;
+                write!(
+                    f,
+                    ". Is {program} running? --tmpdir names another runtime folder, --socket another socket"
+                )
+            }
             // These name the place themselves.
             Self::Tls(_, error @ (ConnectError::Resolve(..) | ConnectError::Connect(..)))
             | Self::Rejected(error) => error.fmt(f),
@@ -121,9 +152,23 @@ impl fmt::Display for ClientError {
             Self::Answer(error) => write!(f, "cannot read the answer: {error}"),
             Self::Unexpected(what) => write!(f, "unexpected answer: {what}"),
             Self::UnexpectedCommand => f.write_str("unexpected answer: a command"),
-            Self::NoAnswer => f.write_str(
-                "the connection ended without an answer: whether the command was carried out is unknown",
+            Self::TooLarge(limit) => {
+                write!(
+                    f,
+                    "more than {limit} octets are received: they are not stored"
+                )
+            }
+            Self::NoAnswer(command) => write!(
+                f,
+                "the connection ended without an answer to '{command}': either the other side does not know this \
+                 command, or it stopped; whether the command was carried out is unknown"
             ),
+            Self::BrokenOff(command) => {
+                write!(
+                    f,
+                    "the other side has closed the connection, and so broken off '{command}'"
+                )
+            }
             Self::Failure(name, text) => {
                 write!(f, "host {name}: command failed {text}")
             }

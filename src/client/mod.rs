@@ -2,31 +2,40 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod certificate;
 mod conversation;
 mod delivery;
 mod destination;
 mod display;
 mod download;
 mod error;
-mod preflight;
 mod request;
+mod settings;
+mod source;
+mod statistics;
+mod stored;
 pub mod tls;
 mod transport;
 mod upload;
 mod values;
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
 use argh::FromArgs;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use crate::authority::{self, GenerateOrder, Profile, SignOrder};
+use crate::authority::{self, GenerateOrder, Lifetime, RevokeOrder, SignOrder};
 use crate::command_line;
 use arguments::{Arguments, Command};
 use display::Output;
 use error::ClientError;
 
-pub use conversation::MAX_ANSWER;
+pub use conversation::{MAX_ANSWER, MAX_STORED_DUMP};
 pub use delivery::LEAF_LIFETIME;
-pub use download::MAX_HEAD;
+pub use download::{MAX_HEAD, MAX_STORED_IMAGE};
 
 const PROGRAM: &str = "petrel";
 
@@ -38,11 +47,16 @@ pub fn main() -> i32 {
         Ok(()) => 0,
         Err(error) => {
             if let Some(text) = error.message() {
-                eprintln!("{PROGRAM}: {text}");
+                say(&text);
             }
             error.exit_code()
         }
     }
+}
+
+/// One message to standard error; that nobody reads it is no reason to die.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{PROGRAM}: {text}");
 }
 
 fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
@@ -50,14 +64,16 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
         None => help(output),
         Some(Command::Generate(arguments)) => generate(&arguments, output),
         Some(Command::Sign(arguments)) => sign(&arguments, output),
-        Some(Command::Certificate(arguments)) => delivery::certificate(&arguments, output),
+        Some(Command::Revoke(arguments)) => revoke(&arguments, output),
+        Some(Command::Show(arguments)) => show(&arguments, output),
+        Some(Command::Certificate(arguments)) => certificate::carry_out(&arguments, output),
         Some(command) => {
-            let (request, destination, options) = request::read(command)?;
-            output.set_verbosity(options);
-            if let Some(oddity) = request.oddity() {
+            let order = request::read(command)?;
+            output.set_verbosity(order.common);
+            if let Some(oddity) = order.oddity {
                 output.warn(oddity);
             }
-            delivery::deliver(&request, destination, output)
+            delivery::carry_out(order, output)
         }
     }
 }
@@ -97,22 +113,90 @@ fn generate(arguments: &arguments::Generate, output: &mut Output) -> Result<(), 
 
 fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientError> {
     output.set_verbosity(arguments.common());
+    let lifetime = match (arguments.days, arguments.hours) {
+        (Some(_), Some(_)) => {
+            return Err(ClientError::Usage(
+                "--days and --hours exclude each other".to_owned(),
+            ));
+        }
+        (Some(days), None) => Some(Lifetime::Days(days)),
+        (None, Some(hours)) => Some(Lifetime::Hours(hours)),
+        (None, None) => None,
+    };
     let order = SignOrder {
         authority: &arguments.cacert,
         database: &arguments.db,
         key: &arguments.key,
         request: &arguments.csr,
-        days: arguments.days,
+        lifetime,
         folder: "".as_ref(),
         force: arguments.force,
     };
-    let signed = authority::sign(&order, output.started())?;
-    if signed.profile == Profile::Server {
-        output.warn(&format!(
-            "THIS IS THE CERTIFICATE OF A SERVER, as the request carries no command: who has the key of '{}' can play \
-             the server to every client",
-            signed.file.display()
-        ));
+    let draft = authority::sign(&order, output.started())?;
+    let text = crate::show::certificate(&draft.certificate, output.started())
+        .map_err(|error| ClientError::Show("the certificate".into(), error))?;
+    output.text(&text)?;
+    for caution in &draft.cautions {
+        output.warn(&caution.to_string());
     }
-    output.line(&format!("certificate {}", signed.file.display()))
+    let file = draft.write()?;
+    output.line(&format!("written to {}", file.display()))
+}
+
+fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), ClientError> {
+    output.set_verbosity(arguments.common());
+    let order = RevokeOrder {
+        authority: &arguments.cacert,
+        key: &arguments.key,
+        database: &arguments.db,
+        certificates: &arguments.certificate,
+        list: arguments.crl.as_deref(),
+        days: arguments.days,
+    };
+    let revoked = authority::revoke(&order, output.started())?;
+    for entry in &revoked.entries {
+        if entry.unlisted {
+            output.warn(&format!(
+                "serial number {} is not in '{}': it is revoked all the same",
+                entry.serial,
+                arguments.db.display()
+            ));
+        }
+        output.line(&entry.to_string())?;
+    }
+    let until = revoked.next_update.format(&Rfc3339).unwrap_or_default();
+    output.line(&format!(
+        "revocation list {}: number {}, {} certificates, to be renewed before {until}",
+        revoked.file.display(),
+        revoked.number,
+        revoked.count
+    ))
+}
+
+fn show(arguments: &arguments::Show, output: &mut Output) -> Result<(), ClientError> {
+    output.set_verbosity(arguments.common());
+    let trusted = match &arguments.cacert {
+        Some(file) => authority::read_chain(file)?,
+        None => Vec::new(),
+    };
+    let stdin = PathBuf::from("-");
+    let files = match &arguments.file[..] {
+        [] => std::slice::from_ref(&stdin),
+        files => files,
+    };
+    for file in files {
+        let octets = if *file == stdin {
+            authority::read_from(io::stdin(), file)?
+        } else {
+            let open = File::open(file).map_err(ClientError::file("open", file))?;
+            authority::read_from(open, file)?
+        };
+        let text = crate::show::file(&octets, &trusted, output.started())
+            .map_err(|error| ClientError::Show(file.clone(), error))?;
+        if files.len() > 1 {
+            output.line(&format!("== {}", file.display()))?;
+        }
+        output.text(&text)?;
+    }
+    Ok(())
 }

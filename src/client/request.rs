@@ -1,17 +1,16 @@
-//! From a sub-command to the message it stands for.
+//! From a sub-command to the messages it stands for.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-
-use super::arguments::{self, AddPolicy, Common, Create, DestinationOptions};
+use super::arguments::{self, Common, CreateBlock, DestinationOptions, PolicyToAdd, ToDaemon};
 use super::destination::Destination;
 use super::error::ClientError;
-use super::preflight;
-use crate::name::Name;
-use crate::policy::{CpuId, Policy};
-use crate::unikernel::{Config, FailBehaviour, Kind};
+use super::settings::{Settings, cpus};
+use super::source::Source;
+use crate::name::{Name, Path};
+use crate::policy::Policy;
+use crate::unikernel::{ImageDigest, Kind};
 use crate::wire::{
-    Command, ConsoleCommand, PolicyCommand, SinceCount, Timestamp, UnikernelCommand,
+    BlockCommand, Command, ConsoleCommand, PolicyCommand, Restart, SinceCount, StatsAdd,
+    StatsCommand, Timestamp, UnikernelCommand,
 };
 
 /// Compression levels where none is asked for (BEHAVIOUR 3.1).
@@ -19,84 +18,106 @@ const LOCAL_LEVEL: u32 = 0;
 /// See [`LOCAL_LEVEL`].
 pub(super) const REMOTE_LEVEL: u32 = 9;
 
+/// Octets of a MB.
+const MB: u64 = 1 << 20;
+
 /// A command, what it is about, and what follows it.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) name: Name,
     pub(super) command: Command,
     pub(super) body: Body,
+    /// The only image a certificate or request for it allows.
+    pub(super) image: Option<ImageDigest>,
 }
 
 /// What follows a command as a stream of raw frames (WIRE 7.3).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Body {
     /// Nothing.
     None,
-    /// An image, compressed at this zlib level unless it is 0.
-    Image(PathBuf, u32),
+    /// A file, compressed at this zlib level unless it is 0.
+    File(Source, u32),
+}
+
+/// What a sub-command has done, and where.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) request: Request,
+    /// What is done after that, on a connection of its own, if that succeeds.
+    pub(super) then: Option<Request>,
+    pub(super) destination: Destination,
+    pub(super) common: Common,
+    /// What the user may not have meant.
+    pub(super) oddity: Option<&'static str>,
 }
 
 impl Request {
-    /// What the user may not have meant.
-    pub(super) fn oddity(&self) -> Option<&'static str> {
-        match &self.command {
-            Command::Policy(PolicyCommand::Add(policy)) if policy.bridges.is_empty() => {
-                Some("the policy allows no bridges: its unikernels have no network")
-            }
-            _ => None,
+    fn new(name: impl Into<Name>, command: Command) -> Self {
+        Self {
+            name: name.into(),
+            command,
+            body: Body::None,
+            image: None,
+        }
+    }
+
+    fn unikernel(name: Name, command: UnikernelCommand) -> Self {
+        Self::new(name, Command::Unikernel(command))
+    }
+
+    fn policy(path: Path, command: PolicyCommand) -> Self {
+        Self::new(path, Command::Policy(command))
+    }
+
+    fn console(name: impl Into<Name>, command: ConsoleCommand) -> Self {
+        Self::new(name, Command::Console(command))
+    }
+
+    fn statistics(name: Name, command: StatsCommand) -> Self {
+        Self::new(name, Command::Statistics(command))
+    }
+
+    fn block(name: Name, command: BlockCommand) -> Self {
+        Self::new(name, Command::Block(command))
+    }
+
+    /// The content of a block device, which follows the command.
+    fn block_set(name: Name, content: Source, level: u32) -> Self {
+        Self {
+            body: Body::File(content, level),
+            ..Self::block(name, BlockCommand::Set(level > 0))
         }
     }
 }
 
 /// Reads a sub-command that goes to a daemon.
-pub(super) fn read(
-    command: arguments::Command,
-) -> Result<(Request, Destination, Common), ClientError> {
+pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
     use arguments::Command as Sub;
 
-    let unikernel = |name: Name, command| Request {
-        name,
-        command: Command::Unikernel(command),
-        body: Body::None,
-    };
-    let policy = |path: crate::name::Path, command| Request {
-        name: path.into(),
-        command: Command::Policy(command),
-        body: Body::None,
-    };
-    let (request, options, common) = match command {
-        Sub::Create(sub) => {
-            let options = sub.destination();
-            let common = sub.common();
-            (create(sub, level_of(&options))?, options, common)
+    match command {
+        Sub::Create(sub) => order(sub, create),
+        Sub::Restart(sub) => {
+            let (request, oddity) =
+                restart(sub.name.clone(), sub.replace_arguments, sub.settings())?;
+            Ok(Order {
+                oddity,
+                ..order(sub, |_, _| Ok(request))?
+            })
         }
-        Sub::Destroy(sub) => {
-            let (options, common) = (sub.destination(), sub.common());
-            labelled(&sub.name)?;
-            (
-                unikernel(sub.name, UnikernelCommand::Destroy(())),
-                options,
-                common,
-            )
-        }
-        Sub::Info(sub) => {
-            let (options, common) = (sub.destination(), sub.common());
-            (
-                unikernel(sub.name, UnikernelCommand::Info(())),
-                options,
-                common,
-            )
-        }
-        Sub::Get(sub) => {
-            let (options, common) = (sub.destination(), sub.common());
-            labelled(&sub.name)?;
-            let level = sub.compression_level.unwrap_or(level_of(&options));
-            let command = UnikernelCommand::Get(u64::from(level).into());
-            (unikernel(sub.name, command), options, common)
-        }
-        Sub::Console(sub) => {
-            let (options, common) = (sub.destination(), sub.common());
-            labelled(&sub.name)?;
+        Sub::Destroy(sub) => order(sub, |sub, _| {
+            let name = labelled(sub.name)?;
+            Ok(Request::unikernel(name, UnikernelCommand::Destroy(())))
+        }),
+        Sub::Info(sub) => order(sub, |sub, _| {
+            Ok(Request::unikernel(sub.name, UnikernelCommand::Info(())))
+        }),
+        Sub::Get(sub) => order(sub, |sub, options| {
+            let level = u64::from(sub.compression_level.unwrap_or(options.level()));
+            let command = UnikernelCommand::Get(level.into());
+            Ok(Request::unikernel(labelled(sub.name)?, command))
+        }),
+        Sub::Console(sub) => order(sub, |sub, _| {
             let history = match sub.since {
                 Some(since) => SinceCount::Since(Timestamp::from_unix(
                     since.unix_timestamp(),
@@ -104,137 +125,220 @@ pub(super) fn read(
                 )),
                 None => SinceCount::Count(u64::from(sub.count).into()),
             };
-            let request = Request {
-                name: sub.name,
-                command: Command::Console(ConsoleCommand::Subscribe(history)),
-                body: Body::None,
-            };
-            (request, options, common)
-        }
-        Sub::Policy(sub) => {
-            let (options, common) = (sub.destination(), sub.common());
-            (policy(sub.path, PolicyCommand::Info(())), options, common)
-        }
-        Sub::RemovePolicy(sub) => {
-            let (options, common) = (sub.destination(), sub.common());
-            (policy(sub.path, PolicyCommand::Remove(())), options, common)
-        }
-        Sub::AddPolicy(sub) => {
-            let (options, common) = (sub.destination(), sub.common());
-            let (path, command) = add_policy(sub)?;
-            (policy(path, command), options, common)
-        }
-        Sub::ReplacePolicy(sub) => return read(Sub::AddPolicy(sub.into())),
-        Sub::Certificate(_) | Sub::Sign(_) | Sub::Generate(_) => {
-            return Err(ClientError::Usage(
-                "this command goes to no daemon".to_owned(),
-            ));
-        }
-    };
-    let destination = Destination::new(options, &request.command)?;
-    Ok((request, destination, common))
-}
-
-fn level_of(options: &DestinationOptions) -> u32 {
-    if options.csr || options.destination.is_some() {
-        REMOTE_LEVEL
-    } else {
-        LOCAL_LEVEL
-    }
-}
-
-fn labelled(name: &Name) -> Result<(), ClientError> {
-    match name.label() {
-        Some(_) => Ok(()),
-        None => Err(ClientError::Usage(format!(
-            "'{name}' is a path: this command needs the name of a unikernel"
-        ))),
-    }
-}
-
-fn create(sub: Create, default_level: u32) -> Result<Request, ClientError> {
-    labelled(&sub.name)?;
-    let blocks: Vec<&str> = sub.block.iter().map(|block| &block.device[..]).collect();
-    let nets: Vec<&str> = sub.net.iter().map(|net| &net.device[..]).collect();
-    for devices in [&blocks, &nets] {
-        if let Some(twice) = repeated(devices) {
-            return Err(ClientError::Usage(format!(
-                "device '{twice}' is given twice"
-            )));
-        }
-    }
-    preflight::image(&sub.image, sub.typ, &nets, &blocks)?;
-    let restarts = sub.restart || sub.restart_on_fail;
-    if !restarts && !sub.exit_code.is_empty() {
-        return Err(ClientError::Usage(
-            "--exit-code is of use only with --restart".to_owned(),
-        ));
-    }
-    let config = Config {
-        kind: sub.typ,
-        startup: sub.startup.map(i64::from),
-        add_name: !sub.no_add_name,
-        fail_behaviour: if restarts {
-            FailBehaviour::Restart(sub.exit_code.into_iter().collect())
-        } else {
-            FailBehaviour::Quit
-        },
-        cpus: cpus(sub.cpu),
-        memory: sub.mem,
-        blocks: sub.block,
-        nets: sub.net,
-        arguments: sub.arg.into_iter().map(String::into_bytes).collect(),
-        vcpus: sub.cpus,
-        linux_boot_partition: sub.linux_boot,
-    };
-    let level = sub.compression_level.unwrap_or(default_level);
-    let (compressed, body) = match sub.typ {
-        Kind::Solo5 => (level > 0, Body::Image(sub.image, level)),
-        Kind::Bhyve => (false, Body::None),
-    };
-    // The image is never in the command: it follows as a stream.
-    let record = config.to_wire(compressed, Vec::new());
-    Config::try_from(&record).map_err(|error| ClientError::Usage(error.to_string()))?;
-    Ok(Request {
-        name: sub.name,
-        command: Command::Unikernel(if sub.force {
-            UnikernelCommand::ForceCreate(record)
-        } else {
-            UnikernelCommand::Create(record)
+            let command = ConsoleCommand::Subscribe(history);
+            Ok(Request::console(labelled(sub.name)?, command))
         }),
-        body,
+        Sub::InactiveConsoles(sub) => order(sub, |sub, _| {
+            Ok(Request::console(sub.path, ConsoleCommand::Inactive(())))
+        }),
+        Sub::Stats(sub) => order(sub, |sub, _| {
+            Ok(Request::statistics(sub.name, StatsCommand::Subscribe(())))
+        }),
+        Sub::StatsAdd(sub) => order(sub, |sub, _| {
+            let command = StatsCommand::Add(StatsAdd {
+                vmmdev: sub.vmmdev.into(),
+                pid: u64::from(sub.pid).into(),
+                network: sub.bridge,
+            });
+            Ok(Request::statistics(sub.name, command))
+        }),
+        Sub::StatsRemove(sub) => order(sub, |sub, _| {
+            Ok(Request::statistics(sub.name, StatsCommand::Remove(())))
+        }),
+        Sub::Block(sub) => order(sub, |sub, _| {
+            Ok(Request::block(sub.name, BlockCommand::Info(())))
+        }),
+        Sub::CreateBlock(sub) => create_block(sub),
+        Sub::SetBlock(sub) => order(sub, |sub, options| {
+            let level = sub.compression_level.unwrap_or(options.level());
+            let name = labelled(sub.name)?;
+            Ok(Request::block_set(name, Source::open(&sub.file)?, level))
+        }),
+        Sub::DumpBlock(sub) => order(sub, |sub, options| {
+            let level = u64::from(sub.compression_level.unwrap_or(options.level()));
+            let command = BlockCommand::Dump(level.into());
+            Ok(Request::block(labelled(sub.name)?, command))
+        }),
+        Sub::DestroyBlock(sub) => order(sub, |sub, _| {
+            let name = labelled(sub.name)?;
+            Ok(Request::block(name, BlockCommand::Remove(())))
+        }),
+        Sub::Policy(sub) => order(sub, |sub, _| {
+            Ok(Request::policy(sub.path, PolicyCommand::Info(())))
+        }),
+        Sub::RemovePolicy(sub) => order(sub, |sub, _| {
+            Ok(Request::policy(sub.path, PolicyCommand::Remove(())))
+        }),
+        Sub::AddPolicy(sub) => add_policy(sub),
+        Sub::ReplacePolicy(sub) => add_policy(sub),
+        Sub::Certificate(_) | Sub::Sign(_) | Sub::Revoke(_) | Sub::Show(_) | Sub::Generate(_) => {
+            Err(ClientError::Usage(
+                "this command goes to no daemon".to_owned(),
+            ))
+        }
+    }
+}
+
+fn order<S: ToDaemon>(
+    sub: S,
+    request: impl FnOnce(S, &DestinationOptions) -> Result<Request, ClientError>,
+) -> Result<Order, ClientError> {
+    let (options, common) = (sub.destination(), sub.common());
+    let request = request(sub, &options)?;
+    let destination = Destination::new(options, &request.command)?;
+    Ok(Order {
+        request,
+        then: None,
+        destination,
+        common,
+        oddity: None,
     })
 }
 
-fn add_policy(sub: AddPolicy) -> Result<(crate::name::Path, PolicyCommand), ClientError> {
-    if sub.block.is_some() && sub.size.is_some() {
-        return Err(ClientError::Usage(
-            "--block and --size are the same option: give one of them".to_owned(),
-        ));
+fn labelled(name: Name) -> Result<Name, ClientError> {
+    if name.label().is_some() {
+        return Ok(name);
     }
-    let policy = Policy {
-        unikernels: sub.unikernels,
-        cpus: cpus(sub.cpu),
-        memory: sub.mem,
-        block: sub.block.or(sub.size),
-        bridges: sub.network.into_iter().chain(sub.bridge).collect(),
+    Err(ClientError::Usage(format!(
+        "'{name}' is a path: this command needs the name of a unikernel or block device"
+    )))
+}
+
+fn create(sub: arguments::Create, options: &DestinationOptions) -> Result<Request, ClientError> {
+    let config = sub.settings().config(sub.typ)?;
+    let name = labelled(sub.name)?;
+    let mut image = Source::image(&sub.image, &config, None)?;
+    let level = sub.compression_level.unwrap_or(options.level());
+    let (compressed, digest, body) = match sub.typ {
+        Kind::Bhyve => (false, None, Body::None),
+        Kind::Solo5 => {
+            // A local daemon sees the image itself; only a certificate can be used by somebody else.
+            let digest = options.is_remote().then(|| image.digest()).transpose()?;
+            (level > 0, digest, Body::File(image, level))
+        }
     };
-    policy
-        .usable()
-        .map_err(|error| ClientError::Usage(error.to_string()))?;
-    Ok((sub.path, PolicyCommand::Add((&policy).into())))
-}
-
-/// Processor 0 where none is given.
-fn cpus(given: Vec<CpuId>) -> BTreeSet<CpuId> {
-    if given.is_empty() {
-        [0].into()
+    // The image is never in the command: it follows as a stream.
+    let record = config.to_wire(compressed, Vec::new());
+    let command = if sub.force {
+        UnikernelCommand::ForceCreate(record)
     } else {
-        given.into_iter().collect()
-    }
+        UnikernelCommand::Create(record)
+    };
+    Ok(Request {
+        body,
+        image: digest,
+        ..Request::unikernel(name, command)
+    })
 }
 
-fn repeated<'a>(names: &[&'a str]) -> Option<&'a str> {
-    let mut seen = BTreeSet::new();
-    names.iter().copied().find(|name| !seen.insert(*name))
+/// Without new arguments the settings count for nothing; which is said if there are any.
+fn restart(
+    name: Name,
+    replace: bool,
+    settings: Settings,
+) -> Result<(Request, Option<&'static str>), ClientError> {
+    let config = settings.config(Kind::Solo5)?;
+    let (arguments, oddity) = if replace {
+        (Restart::NewArguments(config.to_wire_arguments()), None)
+    } else {
+        let differs = config != Settings::default().config(Kind::Solo5)?;
+        let oddity = "without --replace-arguments the unikernel is restarted as it was, and the other options change nothing";
+        (Restart::NoArguments(()), differs.then_some(oddity))
+    };
+    let request = Request::unikernel(labelled(name)?, UnikernelCommand::Restart(arguments));
+    Ok((request, oddity))
+}
+
+/// With data these are two commands: what the device cannot hold is refused before the first.
+fn create_block(sub: CreateBlock) -> Result<Order, ClientError> {
+    let refused = |why: String| Err(ClientError::Usage(why));
+    let options = sub.destination();
+    let name = labelled(sub.name.clone())?;
+    let then = match &sub.data {
+        None => None,
+        Some(_) if options.csr => {
+            return refused(format!(
+                "--data takes a second command, and each needs a request of its own: give 'create-block --csr {name} {}' \
+                 and 'set-block --csr {name} FILE', in two folders",
+                sub.size
+            ));
+        }
+        Some(file) => {
+            let content = Source::open(file)?;
+            let room = u64::from(sub.size) * MB;
+            match content.length() {
+                Some(length) if length <= room => {}
+                Some(length) => {
+                    return refused(format!(
+                        "'{}' has {length} octets, which do not fit into {} MB ({room} octets)",
+                        file.display(),
+                        sub.size
+                    ));
+                }
+                None => {
+                    return refused(format!(
+                        "'{}' cannot tell its size, so that it may not fit: --data needs a file",
+                        file.display()
+                    ));
+                }
+            }
+            let level = sub.compression_level.unwrap_or(options.level());
+            Some(Request::block_set(name.clone(), content, level))
+        }
+    };
+    let add = BlockCommand::Add(u64::from(sub.size).into());
+    Ok(Order {
+        then,
+        ..order(sub, |_, _| Ok(Request::block(name, add)))?
+    })
+}
+
+fn add_policy(sub: impl ToDaemon + Into<PolicyToAdd>) -> Result<Order, ClientError> {
+    let order = order(sub, |sub, _| {
+        let wanted: PolicyToAdd = sub.into();
+        let block = match wanted.blocks[..] {
+            [] => None,
+            [size] => Some(size),
+            _ => {
+                return Err(ClientError::Usage(
+                    "--block and --size are the same option: give one of them".to_owned(),
+                ));
+            }
+        };
+        let policy = Policy {
+            unikernels: wanted.unikernels,
+            cpus: cpus(wanted.cpus),
+            memory: wanted.memory,
+            block,
+            bridges: wanted.bridges.into_iter().collect(),
+        };
+        policy
+            .usable()
+            .map_err(|error| ClientError::Usage(error.to_string()))?;
+        let command = PolicyCommand::Add((&policy).into());
+        Ok(Request::policy(wanted.path, command))
+    })?;
+    let oddity = match &order.request.command {
+        Command::Policy(PolicyCommand::Add(policy)) if policy.bridges.is_empty() => {
+            Some("the policy allows no bridges: its unikernels have no network")
+        }
+        _ => None,
+    };
+    Ok(Order { oddity, ..order })
+}
+
+impl DestinationOptions {
+    /// Whether a certificate carries the command.
+    fn is_remote(&self) -> bool {
+        self.csr || self.destination.is_some()
+    }
+
+    /// The compression level where none is given.
+    fn level(&self) -> u32 {
+        if self.is_remote() {
+            REMOTE_LEVEL
+        } else {
+            LOCAL_LEVEL
+        }
+    }
 }

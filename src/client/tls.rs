@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
@@ -31,6 +31,19 @@ pub const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// How long the handshake may take: the server may have to wait for one of its connections to end.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The alerts that are about this side's certificates (RFC 8446 6.2); all others are about the protocol.
+pub const REJECTIONS: [AlertDescription; 9] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+    AlertDescription::DecryptError,
+    AlertDescription::CertificateRequired,
+];
 
 /// An endpoint's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,12 +197,18 @@ impl TlsStream {
 
 impl Read for TlsStream {
     /// # Errors
-    /// [`ErrorKind::UnexpectedEof`] if the server vanished without closing.
+    /// [`ErrorKind::ConnectionAborted`] if the server vanished without closing: what was read may not be all.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // Nothing is sent on the way: what the server said is readable even if it takes nothing more.
         loop {
             match self.connection.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    return Err(io::Error::new(
+                        ErrorKind::ConnectionAborted,
+                        "the server vanished without closing the connection",
+                    ));
+                }
                 done => return done,
             }
             self.connection.read_tls(&mut self.socket)?;
@@ -422,7 +441,6 @@ impl ConnectError {
 /// after the handshake.
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
-        use AlertDescription as A;
         let alert = error
             .get_ref()
             .and_then(|inner| inner.downcast_ref())
@@ -431,17 +449,7 @@ impl From<io::Error> for ConnectError {
                 _ => None,
             });
         match alert {
-            Some(
-                alert @ (A::BadCertificate
-                | A::UnsupportedCertificate
-                | A::CertificateRevoked
-                | A::CertificateExpired
-                | A::CertificateUnknown
-                | A::UnknownCA
-                | A::AccessDenied
-                | A::DecryptError
-                | A::CertificateRequired),
-            ) => Self::Rejected(alert),
+            Some(alert) if REJECTIONS.contains(&alert) => Self::Rejected(alert),
             _ => Self::Communication(error),
         }
     }
@@ -452,8 +460,14 @@ impl FromStr for Destination {
 
     /// `HOST` or `HOST:PORT`, split at the last colon (BEHAVIOUR 3.1); an IPv6 address needs brackets or a port.
     fn from_str(text: &str) -> Result<Self, String> {
+        let bracketed = text.starts_with('[');
         let (host, port) = match text.rsplit_once(':') {
             Some(_) if text.ends_with(']') => (text, PORT),
+            Some((host, _)) if !bracketed && host.contains(':') && !is_ipv6(host) => {
+                return Err(format!(
+                    "'{text}' names no host and port: an IPv6 address is written as [{text}] or [{text}]:{PORT}"
+                ));
+            }
             Some((host, port)) => match port.parse() {
                 Ok(port) => (host, port),
                 Err(_) => return Err(format!("'{port}' in '{text}' is no port")),
@@ -472,6 +486,12 @@ impl FromStr for Destination {
             port,
         })
     }
+}
+
+/// Whether this is an IPv6 address, perhaps with a zone.
+fn is_ipv6(text: &str) -> bool {
+    let address = text.split_once('%').map_or(text, |(address, _)| address);
+    address.parse::<Ipv6Addr>().is_ok()
 }
 
 impl fmt::Display for Destination {
@@ -536,9 +556,54 @@ mod tests {
         assert_eq!(parse("::1:99"), found("::1", 99));
         assert_eq!(parse("[::1]:99"), found("::1", 99));
         assert_eq!(parse("[::1]"), found("::1", PORT));
+        assert_eq!(parse("fe80::1%eth0:99"), found("fe80::1%eth0", 99));
+        for text in ["::1", "::", "2001:db8::1", "1:2:3:4:5:6:7:8"] {
+            let help = parse(text).unwrap_err();
+            assert!(help.contains(&format!("[{text}]:{PORT}")), "{help}");
+        }
         assert!(parse(":99").is_err());
         assert!(parse("host:port").is_err());
         assert!(parse("host:65536").is_err());
+    }
+
+    #[test]
+    fn an_alert_has_its_exit_code() {
+        use AlertDescription as A;
+        let code = |alert| {
+            let error = rustls::Error::AlertReceived(alert);
+            ConnectError::from(io::Error::new(ErrorKind::InvalidData, error)).exit_code()
+        };
+        for alert in REJECTIONS {
+            assert_eq!(code(alert), 119, "{alert:?}");
+        }
+        for alert in [
+            A::UnexpectedMessage,
+            A::BadRecordMac,
+            A::HandshakeFailure,
+            A::IllegalParameter,
+            A::DecodeError,
+            A::ProtocolVersion,
+            A::InternalError,
+            A::UserCanceled,
+            A::UnrecognisedName,
+            A::Unknown(255),
+        ] {
+            assert_eq!(code(alert), 121, "{alert:?}");
+        }
+        for (error, code) in [
+            (
+                ConnectError::NotTrusted(Untrusted::Tenant(String::new())),
+                120,
+            ),
+            (
+                ConnectError::Resolve(String::new(), ErrorKind::NotFound.into()),
+                122,
+            ),
+            (ConnectError::Connect(String::new(), Vec::new()), 122),
+            (ConnectError::Identity(rustls::Error::DecryptError), 124),
+        ] {
+            assert_eq!(error.exit_code(), code, "{error}");
+        }
     }
 
     #[test]

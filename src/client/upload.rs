@@ -1,8 +1,6 @@
-//! Sending an image as a stream of raw frames (WIRE 7.3) while it is read, and noticing when the peer has heard enough.
+//! Sending a file as a stream of raw frames (WIRE 7.3) while it is read, and noticing when the peer has heard enough.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::Path;
+use std::io::{self, Write};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
@@ -24,48 +22,31 @@ pub(super) enum Sent {
 }
 
 /// Sends what follows a command. An error is one of our side alone: the stream is left without its end then.
-pub(super) fn send(transport: &mut Transport, body: &Body) -> Result<Sent, ClientError> {
-    let (file, level) = match body {
+pub(super) fn send(transport: &mut Transport, body: Body) -> Result<Sent, ClientError> {
+    let (mut file, level) = match body {
         Body::None => return Ok(Sent::All),
-        Body::Image(file, level) => (file, *level),
+        Body::File(file, level) => (file, level),
     };
-    let image = File::open(file).map_err(ClientError::file("open", file))?;
     let mut frames = Frames::new(transport);
     if level == 0 {
-        return Ok(match copy(image, file, &mut frames)? {
+        return Ok(match file.copy_to(&mut frames)? {
             Ok(()) => frames.finish(),
             Err(error) => frames.failed(error),
         });
     }
     let mut encoder = ZlibEncoder::new(frames, Compression::new(level));
-    let copied = copy(image, file, &mut encoder)?;
-    let finished = copied.and_then(|()| encoder.try_finish());
+    let copied = file.copy_to(&mut encoder);
+    if copied.is_err() {
+        // What the encoder still has would go out when it is dropped.
+        encoder.get_mut().interrupted = true;
+    }
+    let finished = copied?.and_then(|()| encoder.try_finish());
     // The encoder's own end would try to send once more.
     let frames = encoder.get_mut();
     Ok(match finished {
         Ok(()) => frames.finish(),
         Err(error) => frames.failed(error),
     })
-}
-
-/// Copies the file; the inner result is that of the receiving side.
-fn copy(
-    mut image: File,
-    path: &Path,
-    target: &mut impl Write,
-) -> Result<io::Result<()>, ClientError> {
-    let mut piece = vec![0; MAX_CHUNK];
-    loop {
-        let count = match image.read(&mut piece) {
-            Ok(0) => return Ok(Ok(())),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(ClientError::File("read", path.to_owned(), error)),
-        };
-        if let Err(error) = target.write_all(&piece[..count]) {
-            return Ok(Err(error));
-        }
-    }
 }
 
 /// Cuts what is written into frames of at most [`MAX_CHUNK`] octets.

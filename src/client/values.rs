@@ -7,6 +7,7 @@ use time::{Date, Month, OffsetDateTime};
 
 use crate::name::{Label, Path};
 use crate::unikernel::{Block, Kind, Mac, Net};
+use crate::wire::BridgeTap;
 use crate::wire::domain::sector_size;
 
 /// A number, decimal or with `0x`, `0o`, `0b`.
@@ -32,21 +33,24 @@ pub(super) fn level(text: &str) -> Result<u32, String> {
 }
 
 /// What `--verbosity` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verbosity {
     /// No warnings.
     ErrorsOnly,
     /// What is said anyway.
     Usual,
+    /// Also where a command goes.
+    Steps,
     /// Everything.
     Debug,
 }
 
-/// A level of the log; most make no difference here.
+/// A level of the log.
 pub(super) fn verbosity(text: &str) -> Result<Verbosity, String> {
     match text {
         "quiet" | "error" => Ok(Verbosity::ErrorsOnly),
-        "warning" | "info" => Ok(Verbosity::Usual),
+        "warning" => Ok(Verbosity::Usual),
+        "info" => Ok(Verbosity::Steps),
         "debug" => Ok(Verbosity::Debug),
         _ => Err("there are quiet, error, warning, info and debug".to_owned()),
     }
@@ -108,6 +112,33 @@ pub(super) fn net(text: &str) -> Result<Net, String> {
         device: device(name)?,
         bridge: bridge.map(host_name).transpose()?,
         mac: address.map(mac).transpose()?,
+    })
+}
+
+/// Size of a block device in MB.
+pub(super) fn device_size(text: &str) -> Result<u32, String> {
+    match number(text)? {
+        0 => Err("a block device has 1 MB at least".to_owned()),
+        size => Ok(size),
+    }
+}
+
+/// The id of a process.
+pub(super) fn process(text: &str) -> Result<u32, String> {
+    match number(text)? {
+        id @ 1..=0x7fff_ffff => Ok(id),
+        _ => Err("the id of a process is from 1 to 2147483647".to_owned()),
+    }
+}
+
+/// `BRIDGE:TAP`.
+pub(super) fn tap(text: &str) -> Result<BridgeTap, String> {
+    let (bridge, tap) = text
+        .split_once(':')
+        .ok_or_else(|| "it is written as BRIDGE:TAP".to_owned())?;
+    Ok(BridgeTap {
+        bridge: host_name(bridge)?.into(),
+        tap: host_name(tap)?.into(),
     })
 }
 
@@ -212,6 +243,20 @@ mod tests {
             "a@00:11-22:33:44:55",
         ] {
             assert!(net(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_process_a_tap_and_a_size_have_their_ranges() {
+        assert_eq!(process("0x7fffffff"), Ok(i32::MAX.unsigned_abs()));
+        assert_eq!(device_size("1"), Ok(1));
+        assert_eq!(tap("br0:tap:1").unwrap().tap.to_lossy(), "tap:1");
+        for text in ["0", "-1", "2147483648"] {
+            assert!(process(text).is_err(), "{text}");
+        }
+        assert!(device_size("0").is_err());
+        for text in ["", "br0", "br0:", ":tap"] {
+            assert!(tap(text).is_err(), "{text}");
         }
     }
 

@@ -17,7 +17,9 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
+use super::audit::{Audit, Outcome};
 use super::stream::wait;
+use crate::command_line::USAGE;
 use crate::daemon::Signals;
 use crate::sys::child::{self, Ended};
 
@@ -66,8 +68,14 @@ pub struct Most {
     pub per_source: usize,
 }
 
-/// The processes of connections, and the source of each.
-type Processes = BTreeMap<Pid, IpAddr>;
+/// The processes of connections.
+type Processes = BTreeMap<Pid, Connection>;
+
+/// A connection that a process serves.
+struct Connection {
+    peer: SocketAddr,
+    began: Instant,
+}
 
 /// Accepts connections until SIGTERM or SIGINT, from when the address is announced on, and runs this program with
 /// `arguments` for each. Connections that are under way at the end go on.
@@ -102,15 +110,23 @@ pub fn serve(listener: &TcpListener, arguments: &[String], most: Most) -> io::Re
         }
         match listener.accept() {
             Ok((socket, peer)) => {
-                let source = source(peer.ip());
-                let same = processes.values().filter(|other| **other == source).count();
+                let began = Instant::now();
+                let refused = |outcome, reason: &str| {
+                    Audit::new(&peer.to_string(), began).write(outcome, reason);
+                };
+                let of_source = source(peer.ip());
+                let same = processes
+                    .values()
+                    .filter(|other| source(other.peer.ip()) == of_source)
+                    .count();
                 if same >= most.per_source {
-                    warn!("{peer}: closed, there are {same} connections from its address already");
+                    let reason = format!("there are {same} connections from its address already");
+                    refused(Outcome::Refused, &reason);
                     continue;
                 }
                 match spawn(&program, arguments, socket) {
                     Ok(pid) => {
-                        processes.insert(pid, source);
+                        processes.insert(pid, Connection { peer, began });
                         let (running, most) = (processes.len(), most.all);
                         debug!("{peer}: process {pid}, {running} of {most}");
                         if running == most {
@@ -118,7 +134,8 @@ pub fn serve(listener: &TcpListener, arguments: &[String], most: Most) -> io::Re
                         }
                     }
                     Err(error) => {
-                        error!("cannot run {} for {peer}: {error}", program.display());
+                        let reason = format!("cannot run {}: {error}", program.display());
+                        refused(Outcome::Broken, &reason);
                     }
                 }
             }
@@ -168,8 +185,13 @@ fn reap(processes: &mut Processes) {
         match child::reap() {
             Ok(None) => return,
             Ok(Some((pid, how))) => {
-                if processes.remove(&pid).is_some() && matches!(how, Ended::Signal(_)) {
-                    warn!("process {pid} of a connection was ended by {how}");
+                let Some(Connection { peer, began }) = processes.remove(&pid) else {
+                    continue;
+                };
+                // Otherwise the process has written the line of its connection.
+                if !matches!(how, Ended::Exit(code) if [0, USAGE].contains(&code.into())) {
+                    let reason = format!("process {pid} was ended by {how}");
+                    Audit::new(&peer.to_string(), began).write(Outcome::Broken, &reason);
                 }
             }
             Err(error) => {

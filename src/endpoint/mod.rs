@@ -4,7 +4,10 @@
 //! goes on from there.
 #![forbid(unsafe_code)]
 
+mod audit;
+mod image;
 mod listener;
+mod lists;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
@@ -21,18 +24,24 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
-use log::{error, info};
+use log::error;
 use nix::sys::socket::sockopt::{AcceptConn, KeepAlive, SockType, TcpKeepIdle, TcpKeepInterval};
 use nix::sys::socket::{getsockopt, setsockopt};
 use nix::sys::stat::{FileStat, fstat};
+use rustls::pki_types::UnixTime;
 
-use crate::chain::{self, Certificate, route};
+use crate::chain;
+use crate::chain::revocation::RevocationList;
 use crate::command_line::{NO_LOG, USAGE};
-use crate::logging::{self, AUDIT, Destination, Verbosity};
+use crate::logging::{self, Destination, Verbosity};
+use crate::name;
 use crate::socket::RUNTIME_FOLDER;
 
+use audit::{Audit, Outcome};
 use listener::Most;
 pub use listener::{BACKLOG, SHORTAGE};
+use lists::ListsError;
+pub use lists::{MAX_LIST_FILE, MAX_LISTS};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, UPLOAD_STEP, Verdict, relay};
 pub use stream::SecureStream;
 
@@ -117,6 +126,14 @@ pub struct Options {
     /// seconds that 64 KiB of an upload may take (60)
     #[argh(option, default = "IDLE_TIMEOUT", from_str_fn(seconds))]
     pub idle_timeout: Duration,
+
+    /// refuse what the revocation lists in this file revoke (PEM); any number of files
+    #[argh(option, arg_name = "file")]
+    pub crl: Vec<PathBuf>,
+
+    /// use revocation lists that have expired, too, with a warning
+    #[argh(switch)]
+    pub accept_expired_crl: bool,
 
     /// the one certificate that client certificates must lead to (PEM)
     #[argh(positional)]
@@ -291,9 +308,12 @@ fn leave_connection_alone() -> bool {
 
 fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError> {
     // Each connection reads the files anew. What is wrong with them should turn up now.
-    credentials(options)?
-        .check()
-        .map_err(EndpointError::Credentials)?;
+    let credentials = credentials(options)?;
+    // Lists that cannot be used refuse everything, which may be mended while this goes on.
+    if let Err(error) = revocation_lists(options, &credentials) {
+        error!("{error}");
+    }
+    credentials.check().map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
     let all = options.max_connections;
     let per_source = options.max_connections_per_source;
@@ -321,10 +341,14 @@ fn arguments(options: &Options) -> Vec<String> {
         (options.quiet, "--quiet"),
         (options.verbose >= 1, "--verbose"),
         (options.verbose >= 2, "--verbose"),
+        (options.accept_expired_crl, "--accept-expired-crl"),
     ] {
         if given {
             arguments.push(option.to_owned());
         }
+    }
+    for file in &options.crl {
+        arguments.extend(["--crl".to_owned(), text(file)]);
     }
     arguments.push("--".to_owned());
     arguments.extend([&options.ca, &options.certificate, &options.key].map(|path| text(path)));
@@ -336,38 +360,75 @@ fn credentials(options: &Options) -> Result<tls::Credentials, EndpointError> {
         .map_err(EndpointError::Credentials)
 }
 
+fn revocation_lists(
+    options: &Options,
+    credentials: &tls::Credentials,
+) -> Result<Vec<RevocationList>, ListsError> {
+    let (now, anchor) = (UnixTime::now(), credentials.anchor());
+    lists::read(&options.crl, anchor, now, options.accept_expired_crl)
+}
+
 /// Serves one connection, to whatever end: that is in the log, and no fault of this process.
 fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), EndpointError> {
-    let credentials = credentials(options)?;
-    let mut audit = Audit::new(socket, started);
-    if let Err(error) = prepare(socket) {
-        audit.write(&format!("connection lost: {error}"));
-        return Ok(());
-    }
+    let peer = socket.peer_addr().map(|peer| peer.to_string());
+    let audit = Audit::new(peer.as_deref().unwrap_or("unknown"), started);
+    let credentials = match credentials(options) {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            audit.write(Outcome::Broken, &error.to_string());
+            return Err(error);
+        }
+    };
     let deadline = started + options.handshake_timeout;
-    let (path, mut stream) = match tls::accept(socket, credentials, deadline) {
+    converse(socket, options, credentials, deadline, audit);
+    Ok(())
+}
+
+fn converse(
+    socket: &TcpStream,
+    options: &Options,
+    credentials: tls::Credentials,
+    deadline: Instant,
+    mut audit: Audit,
+) {
+    if let Err(error) = prepare(socket) {
+        return audit.write(Outcome::Gone, &format!("connection lost: {error}"));
+    }
+    let (lists, unusable) = match revocation_lists(options, &credentials) {
+        Ok(lists) => (lists, None),
+        Err(error) => {
+            error!("{error}");
+            (Vec::new(), Some(error.reason().to_string()))
+        }
+    };
+    let accepted = match tls::accept(socket, credentials, lists, deadline) {
         Ok(accepted) => accepted,
         Err(error) => {
             let _ = socket.shutdown(Shutdown::Write);
-            audit.write(&error.to_string());
-            if !matches!(error, tls::HandshakeError::Gone(_)) {
+            if let Some(leaf) = &error.unverified {
+                audit.unverified(leaf);
+            }
+            let gone = matches!(error.why, tls::HandshakeFailure::Gone(_));
+            let outcome = if gone {
+                Outcome::Gone
+            } else {
+                Outcome::Refused
+            };
+            audit.write(outcome, &error.why.to_string());
+            if !gone {
                 linger(socket, STRANGER_LINGER);
             }
-            return Ok(());
+            return;
         }
     };
+    let tls::Accepted {
+        path,
+        doubt,
+        mut stream,
+    } = accepted;
     audit.certificates(&path);
-    let (name, end) = match chain::request(&path) {
-        Ok(request) => {
-            audit.request(&request);
-            let end = relay(&mut stream, &request, &options.tmpdir, options.idle_timeout);
-            (request.name, end)
-        }
-        Err(error) => (
-            error.name(),
-            End::Failure(format!("certificates refused: {error}")),
-        ),
-    };
+    let objection = unusable.or(doubt.map(|doubt| doubt.to_string()));
+    let (name, end) = answer(&mut stream, options, &path, objection, &mut audit);
     let told = match &end {
         End::Answered(_) => farewell(&mut stream, &[]),
         End::Failure(text) => farewell(&mut stream, &relay::failure(&name, text)),
@@ -375,14 +436,39 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
         End::ClientGone(_) | End::Broken => Ok(()),
     };
     let _ = socket.shutdown(Shutdown::Write);
-    match (&end, told) {
-        (_, Err(error)) => audit.write(&format!("{end}; not delivered: {error}")),
-        _ => audit.write(&end.to_string()),
+    let (outcome, reason) = audit::verdict(&end);
+    match told {
+        Err(error) => audit.write(outcome, &format!("{reason}; not delivered: {error}")),
+        Ok(()) => audit.write(outcome, reason),
     }
     if matches!(end, End::Answered(_) | End::Failure(_)) {
         linger(socket, LINGER);
     }
-    Ok(())
+}
+
+/// Does what the verified path asks for, unless there is an objection to any.
+fn answer(
+    stream: &mut impl SecureStream,
+    options: &Options,
+    path: &[impl AsRef<[u8]>],
+    objection: Option<String>,
+    audit: &mut Audit,
+) -> (name::Name, End) {
+    let request = match chain::request(path) {
+        Ok(request) => request,
+        Err(error) => {
+            let end = End::Failure(format!("certificates refused: {error}"));
+            return (error.name(), end);
+        }
+    };
+    audit.request(&request);
+    if let Some(reason) = objection {
+        let why = "no certificate is accepted, as revoked ones cannot be told";
+        return (request.name, End::Failure(format!("{why}: {reason}")));
+    }
+    let (end, kept) = relay(stream, &request, &options.tmpdir, options.idle_timeout);
+    audit.kept(&kept);
+    (request.name, end)
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
@@ -408,66 +494,6 @@ fn linger(socket: &TcpStream, (time, octets): (Duration, u64)) {
     stream::drain(socket, Instant::now() + time, octets);
 }
 
-/// What is logged of a connection, in one line at its end.
-struct Audit {
-    peer: String,
-    started: Instant,
-    certificates: String,
-    request: String,
-}
-
-impl Audit {
-    fn new(socket: &TcpStream, started: Instant) -> Self {
-        let peer = socket
-            .peer_addr()
-            .map_or_else(|_| "unknown".to_owned(), |peer| peer.to_string());
-        Self {
-            peer,
-            started,
-            certificates: String::new(),
-            request: String::new(),
-        }
-    }
-
-    /// Common names from the leaf up, and the leaf's serial number.
-    fn certificates(&mut self, path: &[impl AsRef<[u8]>]) {
-        let certificates: Vec<_> = path
-            .iter()
-            .filter_map(|der| Certificate::read(der.as_ref()).ok())
-            .collect();
-        let names: Vec<_> = certificates
-            .iter()
-            .map(|certificate| {
-                let name = certificate.common_name().unwrap_or_default();
-                name.escape_default().to_string()
-            })
-            .collect();
-        let serial = certificates.first().map(Certificate::serial);
-        self.certificates = format!(
-            " certificates=\"{}\" serial={}",
-            names.join(","),
-            serial.unwrap_or_default()
-        );
-    }
-
-    fn request(&mut self, request: &chain::Request) {
-        let kind = route(&request.command).kind.replace(' ', "-");
-        self.request = format!(" command={kind} name={}", request.name);
-    }
-
-    fn write(&self, verdict: &str) {
-        info!(
-            target: AUDIT,
-            "{}{}{} verdict=\"{}\" ms={}",
-            self.peer,
-            self.certificates,
-            self.request,
-            verdict.replace('"', "'"),
-            self.started.elapsed().as_millis()
-        );
-    }
-}
-
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
@@ -479,18 +505,6 @@ fn connections(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=65_536) => Ok(count),
         _ => Err(format!("'{text}' is no number from 1 to 65536")),
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Answered(Some(verdict)) => verdict.fmt(f),
-            Self::Answered(None) => f.write_str("answered"),
-            Self::Failure(reason) => write!(f, "refused: {reason}"),
-            Self::ClientGone(reason) => write!(f, "client left: {reason}"),
-            Self::Broken => f.write_str("the daemon left inside a message"),
-        }
     }
 }
 

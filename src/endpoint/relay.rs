@@ -12,12 +12,15 @@ use log::warn;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
+use super::image::{FixedImage, ImageRefusal};
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
-use crate::name::Name;
+use crate::name::{self, Name};
 use crate::socket;
 use crate::wire::frame::{self, FrameError, MAX_CHUNK, MAX_MESSAGE, PREFIX};
-use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
+use crate::wire::{
+    Command, Header, Int, Int64, Message, POLICY_KEPT, Payload, PolicyCommand, Success, VERSION,
+};
 
 /// Most octets that wait in one direction, above those in the TLS library and the kernel.
 const PIECE: usize = 1 << 15;
@@ -83,13 +86,32 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
 /// Carries `request` out over the daemons' sockets below `runtime_folder`. The client is waited for `idle` in all for
 /// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long.
 ///
-/// With [`End::Failure`] the client has not been told yet.
+/// With [`End::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
+/// as that of a newer certificate had been set before.
 pub fn relay(
     client: &mut impl SecureStream,
     request: &Request,
     runtime_folder: &Path,
     idle: Duration,
-) -> End {
+) -> (End, Vec<name::Path>) {
+    match start(client, request, runtime_folder, idle) {
+        Ok(mut relay) => {
+            let end = relay.run();
+            let kept = relay.answers.kept.iter();
+            let path = |index: &usize| Some(request.policies.get(*index)?.0.clone());
+            (end, kept.filter_map(path).collect())
+        }
+        Err(reason) => (End::Failure(reason), Vec::new()),
+    }
+}
+
+/// Connects to the daemon; an error is for the client.
+fn start<'a, S: SecureStream>(
+    client: &'a mut S,
+    request: &Request,
+    runtime_folder: &Path,
+    idle: Duration,
+) -> Result<Relay<'a, S>, String> {
     let route = route(&request.command);
     let (file, who) = match route.daemon {
         Daemon::Supervisor => (socket::SUPERVISOR, "the supervisor"),
@@ -100,37 +122,35 @@ pub fn relay(
         Daemon::Supervisor => &request.policies[..],
         Daemon::Console | Daemon::Statistics => &[],
     };
-    let octets = match encode(request, policies.len()) {
-        Ok(octets) => octets,
-        Err(error) => return End::Failure(format!("the request cannot be passed on: {error}")),
-    };
+    if !is_followed_by_stream(&request.command)
+        && let Some(digest) = request.image
+    {
+        FixedImage::check_embedded(&request.command, digest).map_err(|error| error.to_string())?;
+    }
+    let octets = encode(request, policies.len())
+        .map_err(|error| format!("the request cannot be passed on: {error}"))?;
     let path = socket::path(runtime_folder, file);
-    let daemon = match connect_to(&path) {
-        Ok(daemon) => daemon,
-        Err(error) => {
-            warn!("cannot connect to {}: {error}", path.display());
-            return End::Failure(format!("{who} cannot be reached"));
-        }
-    };
-    let mut relay = Relay {
+    let daemon = connect_to(&path).map_err(|error| {
+        warn!("cannot connect to {}: {error}", path.display());
+        format!("{who} cannot be reached")
+    })?;
+    Ok(Relay {
         client,
         daemon,
         who,
         answer: route.answer,
         idle,
-        to_daemon: Piece::default(),
+        to_daemon: Piece { octets, written: 0 },
         to_client: Piece::default(),
         scratch: vec![0; PIECE],
-        upload: is_followed_by_stream(&request.command).then(RawStream::default),
+        upload: is_followed_by_stream(&request.command).then(|| RawStream::of(request)),
         pace: Pace::default(),
         answers: Answers::new(policies.len()),
         client_ended: false,
         daemon_ended: false,
         flushed: true,
         last_progress: Instant::now(),
-    };
-    relay.to_daemon.octets = octets;
-    relay.run()
+    })
 }
 
 /// All policies and the command, to be written at once: the daemon stops at the first policy that it refuses. The
@@ -144,7 +164,7 @@ fn encode(request: &Request, policies: usize) -> Result<Vec<u8>, String> {
         Ok::<_, String>(())
     };
     for (number, (path, policy)) in (1..).zip(&request.policies[..policies]) {
-        let command = Command::Policy(PolicyCommand::Add(policy.clone()));
+        let command = Command::Policy(PolicyCommand::AddDated(policy.clone()));
         add(&Message::command(number, &path.clone().into(), command))?;
     }
     add(&Message::command(0, &request.name, request.command.clone()))?;
@@ -205,10 +225,11 @@ impl<S: SecureStream> Relay<'_, S> {
         let mut moved = self.write_daemon();
         moved |= self.read_daemon()?;
         moved |= self.write_client()?;
-        moved |= self.read_client()?;
+        // Before the client is looked at, which may leave as soon as it has its answer.
         if let Some(end) = self.end() {
             return Err(end);
         }
+        moved |= self.read_client()?;
         if !moved {
             self.wait()?;
         }
@@ -245,7 +266,7 @@ impl<S: SecureStream> Relay<'_, S> {
                 let arrived = self.scratch.get(..count).unwrap_or_default();
                 let taken = upload
                     .scan(arrived)
-                    .map_err(|error| End::Failure(format!("upload refused: {error}")))?;
+                    .map_err(|error| End::Failure(error.to_string()))?;
                 self.to_daemon
                     .push(arrived.get(..taken).unwrap_or_default());
                 if upload.ended {
@@ -507,24 +528,53 @@ impl Frames {
 #[derive(Debug, Default)]
 struct RawStream {
     frames: Frames,
+    /// What the content must be, where the certificate fixes it.
+    fixed: Option<FixedImage>,
     ended: bool,
 }
 
+/// Why an upload goes no further. Its end is not passed on then, so that nothing comes of it.
+#[derive(Debug)]
+enum UploadError {
+    Frame(FrameError),
+    Image(ImageRefusal),
+}
+
 impl RawStream {
+    fn of(request: &Request) -> Self {
+        let fixed = request
+            .image
+            .and_then(|digest| FixedImage::of(&request.command, digest));
+        Self {
+            fixed,
+            ..Self::default()
+        }
+    }
+
     /// How many of `octets` belong to the upload: all, unless it ends among them.
-    fn scan(&mut self, octets: &[u8]) -> Result<usize, FrameError> {
+    fn scan(&mut self, octets: &[u8]) -> Result<usize, UploadError> {
         let mut taken = 0;
         while let Some(rest) = octets.get(taken..).filter(|rest| !rest.is_empty()) {
             match self.frames.next(rest) {
-                Passed::Content(count, _) | Passed::Part(count) => taken += count,
+                Passed::Content(count, _) => {
+                    if let Some(fixed) = &mut self.fixed {
+                        fixed.pass(rest.get(..count).unwrap_or_default())?;
+                    }
+                    taken += count;
+                }
+                Passed::Part(count) => taken += count,
                 Passed::Prefix(count, 0) => {
+                    if let Some(fixed) = self.fixed.take() {
+                        fixed.finish()?;
+                    }
                     self.ended = true;
                     return Ok(taken + count);
                 }
                 Passed::Prefix(count, announced) => {
                     let announced = announced as usize;
                     if announced > MAX_CHUNK {
-                        return Err(FrameError::TooLong(announced, MAX_CHUNK));
+                        let error = FrameError::TooLong(announced, MAX_CHUNK);
+                        return Err(UploadError::Frame(error));
                     }
                     taken += count;
                 }
@@ -534,11 +584,30 @@ impl RawStream {
     }
 }
 
+impl From<ImageRefusal> for UploadError {
+    fn from(error: ImageRefusal) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl fmt::Display for UploadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(error) => write!(f, "upload refused: {error}"),
+            Self::Image(error) => error.fmt(f),
+        }
+    }
+}
+
 /// What comes from the daemon: an answer to each policy, which stays here, then what goes on to the client.
 #[derive(Debug)]
 struct Answers {
     /// Policies that are not answered yet.
     policies: usize,
+    /// How many were answered.
+    answered: usize,
+    /// Those of the answered ones, counted from 0, that were not set because of a newer certificate's.
+    kept: Vec<usize>,
     /// The answer to a policy, as far as it has arrived.
     held: Vec<u8>,
     frames: Frames,
@@ -558,6 +627,8 @@ impl Answers {
     fn new(policies: usize) -> Self {
         Self {
             policies,
+            answered: 0,
+            kept: Vec::new(),
             held: Vec::new(),
             frames: Frames::default(),
             head: Vec::new(),
@@ -619,7 +690,11 @@ impl Answers {
                 }
                 let answer = Message::decode(&std::mem::take(&mut self.held));
                 match answer.map(|message| message.payload) {
-                    Ok(Payload::Reply(_)) => {
+                    Ok(Payload::Reply(success)) => {
+                        if success == Success::String(POLICY_KEPT.into()) {
+                            self.kept.push(self.answered);
+                        }
+                        self.answered += 1;
                         self.policies -= 1;
                         Ok(())
                     }
@@ -673,19 +748,10 @@ fn element(octets: &[u8]) -> Option<(u8, Option<usize>, &[u8])> {
     }
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Success;
+    use crate::wire::{DatedPolicy, Octets};
 
     fn answer(payload: Payload) -> Vec<u8> {
         let header = Header {
@@ -784,9 +850,14 @@ mod tests {
             block: None,
             bridges: Vec::new(),
         };
+        let dated = DatedPolicy {
+            policy,
+            not_before: Int::new(1),
+            serial: Octets(vec![7]),
+        };
         let request = Request {
             name: "foo:bar".parse().unwrap(),
-            policies: vec![("foo".parse().unwrap(), policy)],
+            policies: vec![("foo".parse().unwrap(), dated)],
             command: Command::Unikernel(crate::wire::UnikernelCommand::Info(())),
             image: None,
         };

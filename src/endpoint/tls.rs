@@ -16,10 +16,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
-use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme,
+};
 
 use super::stream::{SecureStream, wait};
-use crate::chain::verify::{Anchor, PathError, Usage, verify};
+use crate::chain::revocation::{RevocationError, RevocationList};
+use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
 use crate::tls;
 
 /// Most octets of ciphertext that wait for the socket.
@@ -31,6 +34,17 @@ pub struct Credentials {
     anchor: Anchor,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+}
+
+/// A connection whose handshake succeeded.
+#[derive(Debug)]
+pub struct Accepted<'a> {
+    /// The path that was verified, leaf first, without the anchor.
+    pub path: Vec<CertificateDer<'static>>,
+    /// Why it is nevertheless not known whether it is revoked, so that nothing may come of it.
+    pub doubt: Option<RevocationError>,
+    /// The connection.
+    pub stream: TlsStream<'a>,
 }
 
 /// Why the files do not make an endpoint.
@@ -46,7 +60,16 @@ pub enum CredentialsError {
 
 /// Why no TLS connection came about.
 #[derive(Debug)]
-pub enum HandshakeError {
+pub struct HandshakeError {
+    /// Why.
+    pub why: HandshakeFailure,
+    /// The leaf that the client showed, if it came to that; it proves nothing.
+    pub unverified: Option<CertificateDer<'static>>,
+}
+
+/// What went wrong in a handshake.
+#[derive(Debug)]
+pub enum HandshakeFailure {
     /// The time is over.
     TooSlow,
     /// The peer left.
@@ -80,15 +103,27 @@ impl Credentials {
         Ok(Self { anchor, chain, key })
     }
 
-    /// Whether certificate and key make a server.
-    pub fn check(self) -> Result<(), CredentialsError> {
-        self.server().map(|_| ()).map_err(CredentialsError::Pair)
+    /// What client certificates must lead to.
+    pub fn anchor(&self) -> &Anchor {
+        &self.anchor
     }
 
-    fn server(self) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
+    /// Whether certificate and key make a server.
+    pub fn check(self) -> Result<(), CredentialsError> {
+        self.server(Vec::new())
+            .map(|_| ())
+            .map_err(CredentialsError::Pair)
+    }
+
+    fn server(
+        self,
+        lists: Vec<RevocationList>,
+    ) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
         let keeper = Arc::new(PathKeeper {
             anchor: self.anchor,
+            lists,
             algorithms: tls::algorithms(),
+            leaf: OnceLock::new(),
             result: OnceLock::new(),
         });
         let mut config = ServerConfig::builder_with_provider(tls::provider())
@@ -102,25 +137,37 @@ impl Credentials {
     }
 }
 
-/// Carries out the handshake until `deadline`. The path is the one that was *verified*, leaf first, without the anchor.
+/// Carries out the handshake until `deadline`. Certificates that `lists` revoke are refused.
 pub fn accept(
     socket: &TcpStream,
     credentials: Credentials,
+    lists: Vec<RevocationList>,
     deadline: Instant,
-) -> Result<(Vec<CertificateDer<'static>>, TlsStream<'_>), HandshakeError> {
-    let (config, keeper) = credentials.server().map_err(HandshakeError::Setup)?;
-    let mut connection = ServerConnection::new(Arc::new(config)).map_err(HandshakeError::Setup)?;
+) -> Result<Accepted<'_>, HandshakeError> {
+    let setup = |error| HandshakeError {
+        why: HandshakeFailure::Setup(error),
+        unverified: None,
+    };
+    let (config, keeper) = credentials.server(lists).map_err(setup)?;
+    let mut connection = ServerConnection::new(Arc::new(config)).map_err(setup)?;
     connection.set_buffer_limit(Some(OUTGOING));
     let mut stream = TlsStream { connection, socket };
-    let outcome = stream.handshake(deadline);
-    match (outcome, keeper.result.get()) {
-        (Ok(()), Some(Ok(path))) => Ok((path.clone(), stream)),
-        (_, Some(Err(reason))) => Err(HandshakeError::Refused(reason.clone())),
-        (Err(error), _) => Err(error),
-        (Ok(()), None) => Err(HandshakeError::Protocol(
-            rustls::Error::NoCertificatesPresented,
-        )),
-    }
+    let why = match (stream.handshake(deadline), keeper.result.get()) {
+        (Ok(()), Some(Ok((path, doubt)))) => {
+            return Ok(Accepted {
+                path: path.clone(),
+                doubt: doubt.clone(),
+                stream,
+            });
+        }
+        (_, Some(Err(reason))) => HandshakeFailure::Refused(reason.clone()),
+        (Err(error), _) => error,
+        (Ok(()), None) => HandshakeFailure::Protocol(rustls::Error::NoCertificatesPresented),
+    };
+    Err(HandshakeError {
+        why,
+        unverified: keeper.leaf.get().cloned(),
+    })
 }
 
 /// An established connection.
@@ -131,38 +178,38 @@ pub struct TlsStream<'a> {
 }
 
 impl TlsStream<'_> {
-    fn handshake(&mut self, deadline: Instant) -> Result<(), HandshakeError> {
+    fn handshake(&mut self, deadline: Instant) -> Result<(), HandshakeFailure> {
         loop {
             // A flight is written before the next one is awaited, and the last one before anything else happens.
-            let flushed = self.flush().map_err(HandshakeError::Gone)?;
+            let flushed = self.flush().map_err(HandshakeFailure::Gone)?;
             if flushed && !self.connection.is_handshaking() {
                 return Ok(());
             }
             let mut blocked = true;
             if self.connection.wants_read() {
                 match self.connection.read_tls(&mut self.socket) {
-                    Ok(0) => return Err(HandshakeError::Gone(ErrorKind::UnexpectedEof.into())),
+                    Ok(0) => return Err(HandshakeFailure::Gone(ErrorKind::UnexpectedEof.into())),
                     Ok(_) => {
                         blocked = false;
                         self.process()?;
                     }
                     Err(error) if is_transient(&error) => {}
-                    Err(error) => return Err(HandshakeError::Gone(error)),
+                    Err(error) => return Err(HandshakeFailure::Gone(error)),
                 }
             }
             if blocked {
                 let mut flags = PollFlags::POLLIN;
                 flags.set(PollFlags::POLLOUT, !flushed);
                 let mut descriptors = [PollFd::new(self.socket.as_fd(), flags)];
-                wait(&mut descriptors, Some(deadline)).map_err(HandshakeError::Gone)?;
+                wait(&mut descriptors, Some(deadline)).map_err(HandshakeFailure::Gone)?;
             }
             if Instant::now() >= deadline {
-                return Err(HandshakeError::TooSlow);
+                return Err(HandshakeFailure::TooSlow);
             }
         }
     }
 
-    fn process(&mut self) -> Result<(), HandshakeError> {
+    fn process(&mut self) -> Result<(), HandshakeFailure> {
         let Err(error) = self.connection.process_new_packets() else {
             return Ok(());
         };
@@ -170,9 +217,9 @@ impl TlsStream<'_> {
         let _ = self.flush();
         Err(match error {
             rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => {
-                HandshakeError::TooLarge
+                HandshakeFailure::TooLarge
             }
-            error => HandshakeError::Protocol(error),
+            error => HandshakeFailure::Protocol(error),
         })
     }
 }
@@ -231,8 +278,49 @@ impl SecureStream for TlsStream<'_> {
 #[derive(Debug)]
 struct PathKeeper {
     anchor: Anchor,
+    lists: Vec<RevocationList>,
     algorithms: WebPkiSupportedAlgorithms,
-    result: OnceLock<Result<Vec<CertificateDer<'static>>, PathError>>,
+    /// The leaf that was shown.
+    leaf: OnceLock<CertificateDer<'static>>,
+    result: OnceLock<Result<Verified, PathError>>,
+}
+
+/// A path, and why it cannot be told whether it is revoked: the client is told so after the handshake.
+type Verified = (Vec<CertificateDer<'static>>, Option<RevocationError>);
+
+impl PathKeeper {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Verified, PathError> {
+        let anchors = std::slice::from_ref(&self.anchor);
+        match verify_unrevoked(leaf, others, anchors, &self.lists, now, Usage::Client) {
+            Ok(path) => Ok((path, None)),
+            Err(PathError::Revocation(doubt)) => {
+                verify(leaf, others, anchors, now, Usage::Client).map(|path| (path, Some(doubt)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The error, and with it the alert, for a client whose path is refused: `certificate_expired`,
+/// `certificate_revoked`, `unknown_ca`, otherwise `bad_certificate` (WIRE 11.2, RFC 8446 6.2).
+fn alert(error: &PathError) -> rustls::Error {
+    use webpki::Error as E;
+    match error {
+        PathError::Webpki(E::CertExpired { .. } | E::CertNotValidYet { .. }) => {
+            CertificateError::Expired
+        }
+        PathError::Revoked(..) => CertificateError::Revoked,
+        PathError::Webpki(E::UnknownIssuer) | PathError::AnchorNotValid => {
+            CertificateError::UnknownIssuer
+        }
+        _ => CertificateError::BadEncoding,
+    }
+    .into()
 }
 
 impl ClientCertVerifier for PathKeeper {
@@ -247,13 +335,10 @@ impl ClientCertVerifier for PathKeeper {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let anchors = std::slice::from_ref(&self.anchor);
-        match self
-            .result
-            .get_or_init(|| verify(leaf, others, anchors, now, Usage::Client))
-        {
+        self.leaf.get_or_init(|| leaf.clone().into_owned());
+        match self.result.get_or_init(|| self.verify(leaf, others, now)) {
             Ok(_) => Ok(ClientCertVerified::assertion()),
-            Err(error) => Err(tls::refusal(error)),
+            Err(error) => Err(alert(error)),
         }
     }
 
@@ -308,7 +393,7 @@ impl fmt::Display for CredentialsError {
     }
 }
 
-impl fmt::Display for HandshakeError {
+impl fmt::Display for HandshakeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooSlow => f.write_str("the handshake was not completed in time"),
@@ -317,6 +402,10 @@ impl fmt::Display for HandshakeError {
             Self::TooLarge => f.write_str(
                 "the client sent a handshake message over 64 KiB, perhaps a certificate with a unikernel image inside; \
                  it has to upload the image after the handshake instead",
+            ),
+            Self::Protocol(rustls::Error::NoCertificatesPresented) => f.write_str(
+                "handshake failed: the client showed no certificate, perhaps because its key is of a kind that is not \
+                 supported, as P-521",
             ),
             Self::Protocol(error) => write!(f, "handshake failed: {error}"),
             Self::Setup(error) => {
@@ -327,4 +416,4 @@ impl fmt::Display for HandshakeError {
 }
 
 impl std::error::Error for CredentialsError {}
-impl std::error::Error for HandshakeError {}
+impl std::error::Error for HandshakeFailure {}

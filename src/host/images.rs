@@ -7,10 +7,10 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use flate2::{Decompress, FlushDecompress, Status};
 use nix::unistd::Gid;
 use sha2::{Digest as _, Sha256};
 
+use crate::inflate::{Arriving, InflateError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::unikernel::ImageDigest;
 
@@ -22,9 +22,6 @@ const UNFINISHED: &str = ".new-";
 
 /// Mode of an image that a group can read: tenders open images by themselves.
 const IMAGE: u32 = 0o440;
-
-/// Octets uncompressed at a time.
-const PIECE: usize = 1 << 16;
 
 /// The images on disk.
 #[derive(Debug)]
@@ -39,15 +36,7 @@ pub struct ImageStore {
 pub struct Staging {
     file: Unfinished,
     hash: Sha256,
-    size: u64,
-    limit: u64,
-    inflate: Option<Inflate>,
-}
-
-#[derive(Debug)]
-struct Inflate {
-    stream: Decompress,
-    ended: bool,
+    arriving: Arriving,
 }
 
 /// An image that is complete, but not yet in the store. Dropping it removes it.
@@ -72,14 +61,8 @@ struct Unfinished {
 pub enum ImageError {
     /// A file operation failed (what, on which file, why).
     File(&'static str, PathBuf, io::Error),
-    /// More octets than allowed, uncompressed.
-    TooLarge(u64),
-    /// The zlib stream is damaged.
-    Damaged,
-    /// The zlib stream ends too early.
-    Incomplete,
-    /// Something follows the zlib stream.
-    Trailing,
+    /// Too large, or no complete zlib stream.
+    Content(InflateError),
     /// Not a Solo5 image.
     Manifest(ManifestError),
 }
@@ -125,12 +108,7 @@ impl ImageStore {
         Ok(Staging {
             file: self.unfinished()?,
             hash: Sha256::new(),
-            size: 0,
-            limit,
-            inflate: compressed.then(|| Inflate {
-                stream: Decompress::new(true),
-                ended: false,
-            }),
+            arriving: Arriving::new(compressed, limit),
         })
     }
 
@@ -233,56 +211,29 @@ impl ImageStore {
 
 impl Staging {
     /// Takes the next piece.
-    pub fn write(&mut self, mut piece: &[u8]) -> Result<(), ImageError> {
-        let Some(mut inflate) = self.inflate.take() else {
-            return self.keep(piece);
-        };
-        let mut plain = vec![0; PIECE];
-        while !inflate.ended {
-            let (before_in, before_out) = (inflate.stream.total_in(), inflate.stream.total_out());
-            let status = inflate
-                .stream
-                .decompress(piece, &mut plain, FlushDecompress::None)
-                .map_err(|_| ImageError::Damaged)?;
-            let taken = difference(inflate.stream.total_in(), before_in);
-            let made = difference(inflate.stream.total_out(), before_out);
-            piece = piece.get(taken..).unwrap_or_default();
-            self.keep(plain.get(..made).unwrap_or_default())?;
-            inflate.ended = status == Status::StreamEnd;
-            if taken == 0 && made == 0 {
-                break;
-            }
-        }
-        if inflate.ended && !piece.is_empty() {
-            return Err(ImageError::Trailing);
-        }
-        self.inflate = Some(inflate);
-        Ok(())
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), ImageError> {
+        let Self {
+            file,
+            hash,
+            arriving,
+        } = self;
+        arriving.write(piece, |plain| {
+            hash.update(plain);
+            file.file
+                .write_all(plain)
+                .map_err(ImageError::file("write", &file.path))
+        })
     }
 
     /// Nothing follows: checks that the image is complete, and one of Solo5.
     pub fn finish(mut self) -> Result<Staged, ImageError> {
-        if self.inflate.as_ref().is_some_and(|inflate| !inflate.ended) {
-            return Err(ImageError::Incomplete);
-        }
+        self.arriving.finish().map_err(ImageError::Content)?;
         let manifest = Manifest::read(&mut self.file.file).map_err(ImageError::Manifest)?;
         Ok(Staged {
             file: self.file,
             digest: ImageDigest(self.hash.finalize().into()),
             manifest,
         })
-    }
-
-    fn keep(&mut self, plain: &[u8]) -> Result<(), ImageError> {
-        self.size += plain.len() as u64;
-        if self.size > self.limit {
-            return Err(ImageError::TooLarge(self.limit));
-        }
-        self.hash.update(plain);
-        self.file
-            .file
-            .write_all(plain)
-            .map_err(ImageError::file("write", &self.file.path))
     }
 }
 
@@ -299,11 +250,6 @@ fn closed(folder: &Path, group: Gid) -> Option<&Path> {
         })
     };
     folder.ancestors().filter(|folder| !open(folder)).last()
-}
-
-/// How far a counter of zlib's has moved; never more than the buffers' sizes.
-fn difference(now: u64, before: u64) -> usize {
-    usize::try_from(now - before).unwrap_or(usize::MAX)
 }
 
 impl Unfinished {
@@ -326,6 +272,12 @@ impl Drop for Unfinished {
     }
 }
 
+impl From<InflateError> for ImageError {
+    fn from(error: InflateError) -> Self {
+        Self::Content(error)
+    }
+}
+
 impl ImageError {
     fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
@@ -337,12 +289,7 @@ impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
-            Self::TooLarge(limit) => {
-                write!(f, "the image has more than the {limit} octets allowed")
-            }
-            Self::Damaged => f.write_str("the compressed image is damaged"),
-            Self::Incomplete => f.write_str("the compressed image is not complete"),
-            Self::Trailing => f.write_str("something follows the end of the compressed image"),
+            Self::Content(error) => error.fmt(f),
             Self::Manifest(error) => error.fmt(f),
         }
     }

@@ -222,18 +222,18 @@ impl fmt::Display for Refusal {
                 f,
                 "policy of {path} allows {allowed} MB of memory, {used} MB are used, {asked} MB are asked for"
             ),
-            Self::Forbidden(path, excess) => write!(f, "policy of {path}: {excess}"),
-            Self::Above(path, excess) => write!(f, "policy above, of {path}: {excess}"),
+            Self::Forbidden(path, excess) => write!(f, "policy of '{path}': {excess}"),
+            Self::Above(path, excess) => write!(f, "policy above, of '{path}': {excess}"),
             Self::Below(path, excess) => {
                 write!(f, "policy below, of {path}, would exceed it: {excess}")
             }
             Self::InUse(path, Excess::Cpus(cpus)) => {
-                write!(f, "CPU ids in use below {path}: {}", list(cpus))
+                write!(f, "CPU ids in use below '{path}': {}", list(cpus))
             }
             Self::InUse(path, Excess::Bridges(bridges)) => {
-                write!(f, "bridges in use below {path}: {}", list(bridges))
+                write!(f, "bridges in use below '{path}': {}", list(bridges))
             }
-            Self::InUse(path, excess) => write!(f, "in use below {path}: {excess}"),
+            Self::InUse(path, excess) => write!(f, "in use below '{path}': {excess}"),
             Self::NoPolicy(path) => write!(f, "there is no policy of {path}"),
             Self::TooMany(path) => {
                 write!(

@@ -4,6 +4,7 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod ages;
 mod ledger;
 mod lifecycle;
 mod reply;
@@ -23,9 +24,11 @@ use crate::unikernel::{Config, ImageDigest};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::State;
 use crate::wire::{
-    Command, Header, Int, Message, Payload, PolicyCommand, Success, Timestamp, UnikernelCommand,
+    Command, Header, Int, Message, NamedInfo, POLICY_KEPT, Payload, PolicyCommand, Success,
+    Timestamp, UnikernelCommand,
 };
 
+pub use ages::{AGE_STEP, Age, Ages};
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal};
 pub use restart::Death;
 
@@ -238,6 +241,7 @@ pub enum Timer {
 #[derive(Debug)]
 pub struct Supervisor {
     ledger: Ledger,
+    ages: Ages,
     unikernels: BTreeMap<Name, Unikernel>,
     uploads: BTreeMap<UploadId, Upload>,
     operations: BTreeMap<Name, Operation>,
@@ -248,9 +252,9 @@ pub struct Supervisor {
     /// Deaths that were told before the birth.
     early_deaths: BTreeMap<RunId, Death>,
     /// Writes under way, with the policies that each records.
-    writes: BTreeMap<Ticket, (Written, Ledger)>,
+    writes: BTreeMap<Ticket, (Written, Recorded)>,
     /// The policies on disk; after a write that failed, which may have reached it all the same, nobody knows.
-    recorded: Option<Ledger>,
+    recorded: Option<Recorded>,
     /// The policies that hold if the writes under way fail.
     acknowledged: Ledger,
     /// Images to be removed once nothing refers to them.
@@ -259,6 +263,13 @@ pub struct Supervisor {
     random: u32,
     stopping: bool,
     effects: Vec<Effect>,
+}
+
+/// The policies of a state file, and the ages of their certificates.
+#[derive(Clone, Debug)]
+struct Recorded {
+    ledger: Ledger,
+    ages: Ages,
 }
 
 /// A unikernel that is in the accounting.
@@ -409,10 +420,15 @@ impl Supervisor {
             (name, unikernel)
         });
         let ledger: Ledger = state.policies.into_iter().collect();
+        let recorded = Recorded {
+            ledger: ledger.clone(),
+            ages: state.ages.clone(),
+        };
         Self {
-            recorded: Some(ledger.clone()),
+            recorded: Some(recorded),
             acknowledged: ledger.clone(),
             ledger,
+            ages: state.ages,
             unikernels: unikernels.collect(),
             uploads: BTreeMap::new(),
             operations: BTreeMap::new(),
@@ -470,6 +486,7 @@ impl Supervisor {
             };
             Some((name.clone(), recorded.config.clone(), recorded.image))
         });
+        let (newest, forgotten) = self.ages.recorded();
         State {
             unikernels: unikernels.collect(),
             policies: self
@@ -477,6 +494,7 @@ impl Supervisor {
                 .all()
                 .map(|(path, policy)| (path.clone(), policy.clone()))
                 .collect(),
+            ages: Ages::new(newest, forgotten),
         }
     }
 
@@ -497,7 +515,18 @@ impl Supervisor {
         }
         let pathless = "is a path, a unikernel's name is needed";
         match command {
-            Command::Unikernel(UnikernelCommand::Info(())) => self.info(&asker, &name),
+            Command::Unikernel(UnikernelCommand::Info(())) => {
+                let answer = Success::UnikernelInfo(self.running(&name));
+                self.succeed(&asker, answer);
+            }
+            Command::Unikernel(UnikernelCommand::InfoOld5(())) => {
+                let answer = Success::OldUnikernelInfo5(reply::old5(self.running(&name)));
+                self.succeed(&asker, answer);
+            }
+            Command::Unikernel(UnikernelCommand::InfoOld4(())) => {
+                let answer = Success::OldUnikernelInfo4(reply::old4(self.running(&name)));
+                self.succeed(&asker, answer);
+            }
             Command::Unikernel(UnikernelCommand::Get(level)) => self.get(&asker, &name, level),
             Command::Unikernel(
                 UnikernelCommand::Create(_)
@@ -518,14 +547,24 @@ impl Supervisor {
                 self.succeed(&asker, answer);
             }
             Command::Policy(PolicyCommand::Add(policy)) => {
-                self.add_policy(asker, name.path(), &policy);
+                self.add_policy(asker, name.path(), &policy, None);
             }
+            Command::Policy(PolicyCommand::AddDated(dated)) => match Age::of(&dated) {
+                Some(age) => self.add_policy(asker, name.path(), &dated.policy, Some(age)),
+                None => {
+                    let most = Age::MAX_SERIAL;
+                    let why =
+                        format!("the certificate's serial number has more than {most} octets");
+                    self.refuse(&asker, &why);
+                }
+            },
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
             _ => self.refuse(&asker, "unknown command"),
         }
     }
 
-    fn info(&mut self, asker: &Asker, name: &Name) {
+    /// What is told of the running unikernels that `name` covers.
+    fn running(&self, name: &Name) -> Vec<NamedInfo> {
         let running = self
             .unikernels
             .iter()
@@ -538,8 +577,7 @@ impl Supervisor {
                 }),
                 _ => None,
             });
-        let answer = reply::unikernels(name, running);
-        self.succeed(asker, answer);
+        reply::unikernels(name, running)
     }
 
     fn get(&mut self, asker: &Asker, name: &Name, level: Int) {
@@ -560,21 +598,45 @@ impl Supervisor {
         });
     }
 
-    fn add_policy(&mut self, asker: Asker, path: &Path, policy: &crate::wire::Policy) {
+    /// Sets a policy: that of a certificate of this age, or one that was given without any.
+    fn add_policy(
+        &mut self,
+        asker: Asker,
+        path: &Path,
+        policy: &crate::wire::Policy,
+        age: Option<Age>,
+    ) {
         let policy = match Policy::try_from(policy) {
             Ok(policy) => policy,
             Err(error) => return self.refuse(&asker, &error),
         };
-        // One that is equal, but not surely on disk, is acknowledged when it is.
-        let recorded = self
-            .recorded
+        let same = self.ledger.at(path) == Some(&policy);
+        let stale = age
             .as_ref()
-            .is_some_and(|recorded| recorded.at(path) == self.ledger.at(path));
+            .is_some_and(|age| self.ages.is_stale(path, age));
+        if stale && !same {
+            return self.tell(&asker, POLICY_KEPT, false);
+        }
+        let age = age.filter(|_| !stale);
         let claims = claims(&self.unikernels, &self.operations);
         let allowed = self
             .ledgers()
             .try_for_each(|ledger| ledger.clone().set(path, policy.clone(), &claims).map(drop));
-        match allowed.and_then(|()| self.ledger.set(path, policy, &claims)) {
+        // The age only of a policy that is set; should the write fail, the certificate stays the newest.
+        let remembered = allowed.and_then(|()| match &age {
+            Some(age) => {
+                let ledger = &self.ledger;
+                let has_policy = |path: &Path| ledger.at(path).is_some();
+                self.ages.remember(path, age.clone(), same, &has_policy)
+            }
+            None => Ok(()),
+        });
+        // One that is equal, but not surely on disk, is acknowledged when it is.
+        let recorded = self.recorded.as_ref().is_some_and(|recorded| {
+            let covers = |age| recorded.ages.covers(path, age);
+            recorded.ledger.at(path) == self.ledger.at(path) && age.as_ref().is_none_or(covers)
+        });
+        match remembered.and_then(|()| self.ledger.set(path, policy, &claims)) {
             Err(refusal) => self.refuse(&asker, &refusal),
             Ok(false) if recorded => self.tell(&asker, "no modification of policy", false),
             Ok(_) => self.persist(Written::Policy {
@@ -601,7 +663,7 @@ impl Supervisor {
             return;
         };
         if let (Written::Policy { path, .. }, Ok(())) = (&why, &result) {
-            let policy = policies.at(path).cloned();
+            let policy = policies.ledger.at(path).cloned();
             self.acknowledged.reset(path.clone(), policy);
         }
         self.recorded = result.is_ok().then_some(policies);
@@ -636,7 +698,7 @@ impl Supervisor {
 
     /// The policies in force, and those that may come back into force if a write fails.
     fn ledgers(&self) -> impl Iterator<Item = &Ledger> {
-        let written = self.writes.values().map(|(_, ledger)| ledger);
+        let written = self.writes.values().map(|(_, recorded)| &recorded.ledger);
         [&self.ledger, &self.acknowledged]
             .into_iter()
             .chain(written)
@@ -644,7 +706,11 @@ impl Supervisor {
 
     fn persist(&mut self, why: Written) {
         let ticket = Ticket(self.count());
-        self.writes.insert(ticket, (why, self.ledger.clone()));
+        let recorded = Recorded {
+            ledger: self.ledger.clone(),
+            ages: self.ages.clone(),
+        };
+        self.writes.insert(ticket, (why, recorded));
         let state = self.state();
         self.effects.push(Effect::Persist { ticket, state });
     }

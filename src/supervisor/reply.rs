@@ -6,8 +6,10 @@ use crate::name::{Label, Name, Path};
 use crate::policy::Policy;
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::domain::set_unless_empty;
+use crate::wire::legacy::InfoV5;
 use crate::wire::{
-    BlockInfo, Info, MacAddress, NamedInfo, NamedPolicy, NetInfo, Octets, Success, Timestamp,
+    BlockInfo, Info, MacAddress, NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, NetInfo, Octets,
+    Success, Timestamp,
 };
 
 /// Octets of a sector where none was specified.
@@ -21,8 +23,11 @@ pub(super) struct Running<'a> {
     pub started: Timestamp,
 }
 
-/// The answer about the unikernels that `asked` covers: one by its name, or all below a path.
-pub(super) fn unikernels<'a>(asked: &Name, running: impl Iterator<Item = Running<'a>>) -> Success {
+/// What is told of the unikernels that `asked` covers: one by its name, or all below a path.
+pub(super) fn unikernels<'a>(
+    asked: &Name,
+    running: impl Iterator<Item = Running<'a>>,
+) -> Vec<NamedInfo> {
     let mut found: Vec<_> = running
         .filter_map(|unikernel| {
             let shown = match asked.label() {
@@ -33,15 +38,35 @@ pub(super) fn unikernels<'a>(asked: &Name, running: impl Iterator<Item = Running
         })
         .collect();
     found.sort_by(|(_, one), (_, other)| preorder(one.name, other.name));
-    Success::UnikernelInfo(
-        found
-            .into_iter()
-            .map(|(shown, unikernel)| NamedInfo {
-                name: shown.to_string().into(),
-                info: info(unikernel),
-            })
-            .collect(),
-    )
+    found
+        .into_iter()
+        .map(|(shown, unikernel)| NamedInfo {
+            name: shown.to_string().into(),
+            info: info(unikernel),
+        })
+        .collect()
+}
+
+/// The same in the form that older clients ask for. Every unikernel has a processor, so none is left out.
+pub(super) fn old5(unikernels: Vec<NamedInfo>) -> Vec<NamedInfo5> {
+    unikernels
+        .into_iter()
+        .filter_map(|NamedInfo { name, info }| {
+            let info = InfoV5::of(info)?;
+            Some(NamedInfo5 { name, info })
+        })
+        .collect()
+}
+
+/// The same in the form that still older clients ask for.
+pub(super) fn old4(unikernels: Vec<NamedInfo>) -> Vec<NamedInfo4> {
+    old5(unikernels)
+        .into_iter()
+        .map(|NamedInfo5 { name, info }| NamedInfo4 {
+            name,
+            info: info.into(),
+        })
+        .collect()
 }
 
 /// The answer about the policies at and below a path.
@@ -131,10 +156,7 @@ mod tests {
                 started: Timestamp::from_unix(0, 0),
             }),
         );
-        let Success::UnikernelInfo(infos) = answer else {
-            panic!("another answer")
-        };
-        infos.iter().map(|info| info.name.to_lossy()).collect()
+        answer.iter().map(|info| info.name.to_lossy()).collect()
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::fixtures::config;
 use super::*;
 use crate::elf::test_image::Image;
 use crate::unikernel::FailBehaviour;
+use crate::wire::{DatedPolicy, Octets};
 
 const SCHEDULES: u64 = 10_000;
 
@@ -202,11 +203,21 @@ impl Schedule {
                 let path = dice.pick(&*PATHS);
                 let name = Name::from(path.clone());
                 let policy = (kind < 9).then(|| Self::random_policy(dice));
+                // Certificates are never those of the root.
+                let dated = !path.is_root() && dice.chance(60);
                 let command = policy.as_ref().map_or(PolicyCommand::Remove(()), |policy| {
-                    PolicyCommand::Add(policy.into())
+                    if dated {
+                        PolicyCommand::AddDated(Self::random_certificate(dice, request, policy))
+                    } else {
+                        PolicyCommand::Add(policy.into())
+                    }
                 });
+                let age = match &command {
+                    PolicyCommand::AddDated(dated) => Age::of(dated),
+                    _ => None,
+                };
                 self.host.policy(&path).ask(request, policy);
-                (Command::Policy(command), name, About::Policy(path))
+                (Command::Policy(command), name, About::Policy(path, age))
             }
         };
         let free = self.host.connections.iter().find(|(_, free)| **free);
@@ -242,6 +253,15 @@ impl Schedule {
             cpus: [0].into(),
             block: None,
             bridges: BTreeSet::new(),
+        }
+    }
+
+    /// A certificate of about the time of the request, in which minutes pass.
+    fn random_certificate(dice: &mut Dice, request: i64, policy: &Policy) -> DatedPolicy {
+        DatedPolicy {
+            policy: policy.into(),
+            not_before: Int::new(request * 20 - dice.pick(&[0, 0, 5, 30, 70, 150])),
+            serial: Octets(vec![dice.pick(&[1, 2, 0x7f])]),
         }
     }
 
@@ -292,11 +312,33 @@ impl Schedule {
         self.note(|| format!("{event:?}"));
         self.host.tell(&event);
         self.now.monotonic = self.host.clock;
+        let stale = self.stale(&event);
         for effect in self.supervisor.handle(&self.now, event) {
             self.note(|| format!("    {effect:?}"));
             self.host.carry_out(effect);
         }
+        if let Some((path, before)) = stale {
+            let kept = self.supervisor.ledger.at(&path) == before.as_ref();
+            self.host.must(kept, || {
+                format!("an older certificate replaces the policy {before:?} of {path}")
+            });
+        }
         self.check();
+    }
+
+    /// The path of an older certificate than one that was acknowledged, and the policy in force there.
+    fn stale(&self, event: &Event) -> Option<(Path, Option<Policy>)> {
+        let Event::Message { message, .. } = event else {
+            return None;
+        };
+        let Payload::Command(Command::Policy(PolicyCommand::AddDated(dated))) = &message.payload
+        else {
+            return None;
+        };
+        let path = domain::name(&message.header.name).unwrap().path().clone();
+        let stale = Age::of(dated).as_ref() < self.host.newest.get(&path);
+        let in_force = self.supervisor.ledger.at(&path).cloned();
+        stale.then_some((path, in_force))
     }
 
     /// A supervisor starts from what is on disk.
@@ -353,8 +395,18 @@ impl Schedule {
             .iter()
             .find_map(lost)
             .or_else(|| self.broken_promise())
+            .or_else(|| self.forgotten())
             .or_else(|| exceeded("on disk", policies, &recorded.collect()))
             .or_else(|| exceeded("in force", self.supervisor.ledger.all(), &memories))
+    }
+
+    /// The certificates whose age a crash would forget, so that an older one could win.
+    fn forgotten(&self) -> Option<String> {
+        let Host { disk, newest, .. } = &self.host;
+        newest.iter().find_map(|(path, age)| {
+            (!disk.ages.covers(path, age))
+                .then(|| format!("the disk forgets {age:?} of {path}: {:?}", disk.ages))
+        })
     }
 
     /// What was promised, but is not on disk.

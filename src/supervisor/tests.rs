@@ -7,7 +7,7 @@ use super::fixtures::config;
 use super::*;
 use crate::elf::test_image::Image;
 use crate::unikernel::FailBehaviour;
-use crate::wire::{BlockCommand, ConsoleCommand, Policy as WirePolicy};
+use crate::wire::{BlockCommand, ConsoleCommand, DatedPolicy, Octets, Policy as WirePolicy};
 
 /// A host that carries out what it can at once, and can be told to fail.
 struct World {
@@ -476,7 +476,7 @@ fn what_is_stored_starts_again_in_its_order_and_stops_in_reverse() {
             (":middle".parse().unwrap(), config(), ImageDigest([2; 32])),
             (":early".parse().unwrap(), at(1), ImageDigest([3; 32])),
         ],
-        policies: Vec::new(),
+        ..State::default()
     };
     let mut world = World::with(state.clone());
     world.happen(Event::Boot);
@@ -490,7 +490,7 @@ fn what_is_stored_starts_again_in_its_order_and_stops_in_reverse() {
 fn one_that_cannot_start_at_boot_stays_in_the_state_and_is_tried_again() {
     let state = State {
         unikernels: vec![(":a".parse().unwrap(), config(), ImageDigest([1; 32]))],
-        policies: Vec::new(),
+        ..State::default()
     };
     let mut world = World::with(state);
     world.fail = vec!["announce", "spawn"];
@@ -545,6 +545,86 @@ fn policies_are_recorded_before_they_are_acknowledged() {
     assert_eq!(world.answer("a:", remove()), Ok("removed policy".into()));
     assert!(world.answer("a:", remove()).is_err());
     assert!(world.saved.policies.is_empty());
+}
+
+/// The policy of a certificate for one unikernel.
+fn dated(memory: u64, not_before: i64, serial: &[u8]) -> Command {
+    let Command::Policy(PolicyCommand::Add(policy)) = policy(1, memory) else {
+        unreachable!()
+    };
+    Command::Policy(PolicyCommand::AddDated(DatedPolicy {
+        policy,
+        not_before: Int::new(not_before),
+        serial: Octets(serial.to_vec()),
+    }))
+}
+
+#[test]
+fn an_older_certificate_never_brings_its_policy_back() {
+    let (added, kept) = (Ok("added policy".into()), Ok(POLICY_KEPT.into()));
+    let mut world = World::new();
+    assert_eq!(world.answer("a:", dated(64, 100, &[5])), added);
+    assert_eq!(world.answer("a:", dated(32, 100, &[4])), kept);
+    assert_eq!(world.answer("a:", dated(32, 99, &[9])), kept);
+    // The same certificate again, and another one with what is in force.
+    let same = Ok("no modification of policy".into());
+    assert_eq!(world.answer("a:", dated(64, 100, &[5])), same);
+    assert_eq!(world.answer("a:", dated(64, 1, &[5])), same);
+    assert_eq!(world.answer("a:", dated(96, 100, &[0, 0xff])), added);
+    assert_eq!(world.answer("a:", dated(64, 100, &[5])), kept);
+    // Another path has another memory.
+    assert_eq!(world.answer("b:", dated(32, 1, &[1])), added);
+
+    let remove = Command::Policy(PolicyCommand::Remove(()));
+    world.answer("a:", remove).unwrap();
+    assert_eq!(world.answer("a:", dated(64, 100, &[5])), kept);
+    let mut world = World::with(world.saved);
+    assert_eq!(world.answer("a:", dated(64, 100, &[5])), kept);
+    assert_eq!(world.saved.policies.len(), 1, "that of b");
+    assert_eq!(world.answer("a:", dated(96, 100, &[0xff])), added);
+}
+
+#[test]
+fn a_policy_given_without_a_certificate_is_neither_old_nor_new() {
+    let mut world = World::new();
+    world.answer("a:", dated(64, 100, &[5])).unwrap();
+    let added = Ok("added policy".into());
+    assert_eq!(world.answer("a:", policy(1, 32)), added);
+    assert_eq!(
+        world.answer("a:", dated(64, 99, &[5])),
+        Ok(POLICY_KEPT.into())
+    );
+    assert_eq!(world.answer("a:", dated(64, 100, &[5])), added);
+}
+
+#[test]
+fn a_certificate_whose_policy_is_refused_is_not_remembered() {
+    let mut world = World::new();
+    world.answer("a:", policy(1, 32)).unwrap();
+    assert!(world.answer("a:b:", dated(64, 100, &[5])).is_err());
+    assert_eq!(
+        world.answer("a:b:", dated(32, 99, &[5])),
+        Ok("added policy".into())
+    );
+    let long = world.answer("a:b:", dated(32, 100, &[1; 21]));
+    assert!(long.unwrap_err().contains("serial number"));
+}
+
+#[test]
+fn fresh_certificates_with_the_same_policy_are_recorded_once_a_minute() {
+    let mut world = World::new();
+    world.answer("a:", dated(64, 1000, &[5])).unwrap();
+    let mut written = 0;
+    for second in 1001..1301 {
+        let before = world.saved.clone();
+        world.answer("a:", dated(64, second, &[5])).unwrap();
+        written += usize::from(world.saved != before);
+        // Whatever was recorded, an older certificate does not win after a crash.
+        let mut after = World::with(world.saved.clone());
+        let older = after.answer("a:", dated(32, second - 1, &[5]));
+        assert_eq!(older, Ok(POLICY_KEPT.into()), "{second}");
+    }
+    assert_eq!(written, 5);
 }
 
 #[test]

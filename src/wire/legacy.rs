@@ -1,5 +1,7 @@
 //! Records that older releases of albatross write and that are still read (WIRE 5), and the replies they expect.
 
+mod translate;
+
 use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
 use super::primitive::{Int, Octets, Set, Text, Timestamp};
@@ -41,6 +43,83 @@ pub struct ConfigV3 {
     pub bridges: Option<Set<Net3>>,
     #[rasn(tag(explicit(2)))]
     pub arguments: Option<Vec<Text>>,
+}
+
+/// A unikernel to create, its devices without sector size and hardware address. Of state files only.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the current record")]
+pub struct ConfigV2 {
+    pub typ: Typ,
+    pub compressed: bool,
+    pub image: Octets,
+    pub fail_behaviour: FailBehaviour,
+    pub cpuid: Int,
+    pub memory: Int,
+    #[rasn(tag(explicit(0)))]
+    pub blocks: Option<Set<Text>>,
+    #[rasn(tag(explicit(1)))]
+    pub bridges: Option<Vec<Net2>>,
+    #[rasn(tag(explicit(2)))]
+    pub arguments: Option<Vec<Text>>,
+}
+
+/// A network device asked for, without hardware address.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct Net2 {
+    /// Device of the unikernel.
+    pub netif: Text,
+    /// Bridge of the host.
+    pub bridge: Option<Text>,
+}
+
+/// A unikernel to create, its devices by name only. Of state files only.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of the current record")]
+pub struct ConfigV1 {
+    pub typ: Typ,
+    pub compressed: bool,
+    pub image: Octets,
+    pub fail_behaviour: FailBehaviour,
+    pub cpuid: Int,
+    pub memory: Int,
+    #[rasn(tag(explicit(0)))]
+    pub blocks: Option<Set<Text>>,
+    #[rasn(tag(explicit(1)))]
+    pub bridges: Option<Set<Text>>,
+    #[rasn(tag(explicit(2)))]
+    pub arguments: Option<Vec<Text>>,
+}
+
+/// A unikernel to create, the first form. Of state files only.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct ConfigV0 {
+    /// Host processor.
+    pub cpu: Int,
+    /// MB.
+    pub memory: Int,
+    /// Block device.
+    pub block: Option<Text>,
+    /// Network devices.
+    pub network_interfaces: Option<Vec<Text>>,
+    /// The image.
+    pub image: ImageV0,
+    /// Guest arguments.
+    pub arguments: Option<Vec<Text>>,
+}
+
+/// An image and the machine it is for; all are Solo5's hvt.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+#[rasn(choice)]
+pub enum ImageV0 {
+    /// For amd64.
+    #[rasn(tag(explicit(0)))]
+    HvtAmd64(Octets),
+    /// For arm64.
+    #[rasn(tag(explicit(1)))]
+    HvtArm64(Octets),
+    /// For amd64, a zlib stream.
+    #[rasn(tag(explicit(2)))]
+    HvtAmd64Compressed(Octets),
 }
 
 /// What a restart may change, with a single processor.

@@ -1,4 +1,5 @@
-//! Messages, commands and replies of version 5 (WIRE 4), field by field in the order of the grammar.
+//! Messages, commands and replies in the form that the house knows: the current part of version 5 (WIRE 4), field by
+//! field in the order of the grammar. What older releases write is read by [`super::v5`].
 
 use rasn::{AsnType, Decode, Decoder, Encode};
 
@@ -118,12 +119,6 @@ pub enum UnikernelCommand {
     /// Stop and forget.
     #[rasn(tag(explicit(3)))]
     Destroy(()),
-    /// Create as albatross before 2.0 wrote it.
-    #[rasn(tag(explicit(9)))]
-    CreateOld(legacy::ConfigV3),
-    /// Force-create, likewise.
-    #[rasn(tag(explicit(10)))]
-    ForceCreateOld(legacy::ConfigV3),
     /// The image, compressed at this zlib level, 0 for not at all.
     #[rasn(tag(explicit(11)))]
     Get(Int),
@@ -133,12 +128,6 @@ pub enum UnikernelCommand {
     /// Info, answered with [`Success::OldUnikernelInfo4`].
     #[rasn(tag(explicit(15)))]
     InfoOld4(()),
-    /// Create with a single processor.
-    #[rasn(tag(explicit(16)))]
-    CreateOld2(legacy::ConfigV4),
-    /// Force-create, likewise.
-    #[rasn(tag(explicit(17)))]
-    ForceCreateOld2(legacy::ConfigV4),
     /// Info, answered with [`Success::OldUnikernelInfo5`].
     #[rasn(tag(explicit(18)))]
     InfoOld5(()),
@@ -160,16 +149,13 @@ pub enum Restart {
     /// As it was.
     #[rasn(tag(explicit(0)))]
     NoArguments(()),
-    /// New ones, oldest form.
-    #[rasn(tag(explicit(1)))]
-    NewArgumentsOld2(legacy::ArgumentsV0),
-    /// New ones, with a single processor.
-    #[rasn(tag(explicit(2)))]
-    NewArgumentsOld(legacy::ArgumentsV1),
     /// New ones.
     #[rasn(tag(explicit(3)))]
     NewArguments(Arguments),
 }
+
+/// The answer to [`PolicyCommand::AddDated`] where a newer certificate's policy was set before: what is in force stays.
+pub const POLICY_KEPT: &str = "policy of a newer certificate kept";
 
 /// Requests about policies.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The wire protocol, version 5: records, their DER, and frames (WIRE 1, 3, 4, 7).
 //!
-//! The records here carry whatever the grammar allows; [`domain`] turns them into the vocabulary of
+//! What arrives is looked at for its version first, and read by that version's grammar ([`v5`]) into the one form
+//! that the house knows. The records carry whatever the grammar allows; [`domain`] turns them into the vocabulary of
 //! the house and refuses what makes no sense.
 #![forbid(unsafe_code)]
 // rasn's derives bind each field once more than they use it.
@@ -16,6 +17,7 @@ pub mod frame;
 pub mod image;
 pub mod legacy;
 pub mod state;
+pub mod v5;
 
 pub use message::*;
 pub use primitive::*;
@@ -71,12 +73,16 @@ impl Message {
 
     /// The DER of the message.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        rasn::der::encode(self).map_err(|error| WireError::Grammar(error.to_string()))
+        encode(self)
     }
 
     /// Reads exactly one message; memory stays within a small multiple of `octets`.
     pub fn decode(octets: &[u8]) -> Result<Self, WireError> {
-        decode_canonical(octets, |message: &Self| message.header.version)
+        // The header is the first element, and the version the header's.
+        match announced_version(octets, 2)? {
+            VERSION => decode_canonical::<v5::Message>(octets).map(Self::from),
+            other => Err(WireError::Version(other)),
+        }
     }
 }
 
@@ -91,26 +97,49 @@ impl CertExtension {
 
     /// The DER that goes into the extension's OCTET STRING.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        rasn::der::encode(self).map_err(|error| WireError::Grammar(error.to_string()))
+        encode(self)
     }
 
     /// Reads the content of the extension's OCTET STRING.
     pub fn decode(octets: &[u8]) -> Result<Self, WireError> {
-        decode_canonical(octets, |extension: &Self| extension.version)
+        match announced_version(octets, 1)? {
+            VERSION => decode_canonical::<v5::CertExtension>(octets).map(Self::from),
+            other => Err(WireError::Version(other)),
+        }
     }
 }
 
+fn encode(value: &impl Encode) -> Result<Vec<u8>, WireError> {
+    rasn::der::encode(value).map_err(|error| WireError::Grammar(error.to_string()))
+}
+
+/// The number with which `depth` nested values begin; whatever else is wrong is left to the grammar of that version.
+fn announced_version(octets: &[u8], depth: u8) -> Result<i64, WireError> {
+    let version = (0..depth).try_fold(octets, |value, _| {
+        let [_, length, rest @ ..] = value else {
+            return None;
+        };
+        let more = if *length < 0x80 { 0 } else { length & 0x7f };
+        rest.get(usize::from(more)..)
+    });
+    let number = version.and_then(|version| match version {
+        [0x02, length @ 1..=8, rest @ ..] => rest.get(..usize::from(*length)),
+        _ => None,
+    });
+    number
+        .map(|octets| {
+            let sign = if octets[0] < 0x80 { 0 } else { -1 };
+            octets
+                .iter()
+                .fold(sign, |number: i64, octet| number << 8 | i64::from(*octet))
+        })
+        .ok_or_else(|| WireError::Grammar("it has no version".to_owned()))
+}
+
 /// Decodes and requires that the value encodes to the same octets: what DER forbids, no released encoder wrote.
-fn decode_canonical<T: Decode + Encode>(
-    octets: &[u8],
-    version: fn(&T) -> Int,
-) -> Result<T, WireError> {
+fn decode_canonical<T: Decode + Encode>(octets: &[u8]) -> Result<T, WireError> {
     let value: T =
         rasn::der::decode(octets).map_err(|error| WireError::Grammar(error.kind.to_string()))?;
-    let version = version(&value).get();
-    if version != VERSION {
-        return Err(WireError::Version(version));
-    }
     match rasn::der::encode(&value) {
         Ok(encoded) if encoded == octets => Ok(value),
         _ => Err(WireError::NotCanonical),

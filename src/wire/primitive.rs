@@ -78,9 +78,19 @@ impl<T: Encode> Set<T> {
 }
 
 impl<T> Set<T> {
+    /// The items as they arrived.
+    pub fn unsorted(items: Vec<T>) -> Self {
+        Self(items)
+    }
+
     /// The items in the order of the encoding.
     pub fn items(&self) -> &[T] {
         &self.0
+    }
+
+    /// Likewise.
+    pub fn into_items(self) -> Vec<T> {
+        self.0
     }
 }
 

@@ -1,14 +1,19 @@
 //! The state file: what survives a restart of the supervisor.
 //!
 //! Images are not in it, they are in the image store under their digest. albatross's own state files (WIRE 6.1)
-//! use the context tags 0 to 7; ours is [64].
+//! use the context tags 0 to 7, see [`albatross`]; ours is [64].
 
-use rasn::{AsnType, Decode, Decoder, Encode};
+pub mod albatross;
+
+use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
 use super::domain::{self, DomainError};
-use super::{Config as WireConfig, NamedPolicy, Octets, Text, WireError};
+use super::{
+    Config as WireConfig, Int, NamedPolicy, Octets, Text, WireError, decode_canonical, encode,
+};
 use crate::name::{Name, Path};
 use crate::policy::Policy;
+use crate::supervisor::{Age, Ages};
 use crate::unikernel::{Config, ImageDigest};
 
 /// What the supervisor remembers.
@@ -18,6 +23,8 @@ pub struct State {
     pub unikernels: Vec<(Name, Config, ImageDigest)>,
     /// Policies, in any order.
     pub policies: Vec<(Path, Policy)>,
+    /// Ages of the certificates whose policies were set.
+    pub ages: Ages,
 }
 
 /// Why a state file cannot be used.
@@ -29,6 +36,10 @@ pub enum StateError {
     Entry(String, DomainError),
     /// A digest that is not a SHA-256 (of this unikernel).
     Digest(String),
+    /// The serial number of a certificate is too long (of this path).
+    Serial(String),
+    /// A name that is there twice.
+    Duplicate(String),
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
@@ -42,6 +53,19 @@ enum StateFile {
 struct Petrel1 {
     unikernels: Vec<Entry>,
     policies: Vec<NamedPolicy>,
+    #[rasn(tag(explicit(0)))]
+    ages: Option<Vec<NamedAge>>,
+    /// The newest ages that were forgotten below a path.
+    #[rasn(tag(explicit(1)))]
+    forgotten: Option<Vec<NamedAge>>,
+}
+
+/// How new the certificate is whose policy was set.
+#[derive(AsnType, Encode, Decode, Debug)]
+struct NamedAge {
+    name: Text,
+    not_before: Int,
+    serial: Octets,
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
@@ -63,17 +87,18 @@ impl State {
             name: path.to_string().into(),
             policy: policy.into(),
         });
-        rasn::der::encode(&StateFile::Petrel(Petrel1 {
+        let (ages, forgotten) = self.ages.recorded();
+        encode(&StateFile::Petrel(Petrel1 {
             unikernels: unikernels.collect(),
             policies: policies.collect(),
+            ages: written_ages(&ages),
+            forgotten: written_ages(&forgotten),
         }))
-        .map_err(|error| WireError::Grammar(error.to_string()))
     }
 
     /// Reads the content of a state file.
     pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
-        let StateFile::Petrel(file) = rasn::der::decode(octets)
-            .map_err(|error| StateError::Wire(WireError::Grammar(error.kind.to_string())))?;
+        let StateFile::Petrel(file) = decode_canonical(octets).map_err(StateError::Wire)?;
         let unikernels = file.unikernels.iter().map(|entry| {
             let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
             let digest = entry.digest.0.as_slice().try_into().map(ImageDigest);
@@ -94,8 +119,33 @@ impl State {
         Ok(Self {
             unikernels: unikernels.collect::<Result<_, _>>()?,
             policies: policies.collect::<Result<_, _>>()?,
+            ages: Ages::new(read_ages(file.ages)?, read_ages(file.forgotten)?),
         })
     }
+}
+
+/// Omitted where there are none, so that the file is as it was before there were any.
+fn written_ages(ages: &[(Path, Age)]) -> Option<Vec<NamedAge>> {
+    let named = ages.iter().map(|(path, age)| {
+        let (not_before, serial) = age.to_wire();
+        NamedAge {
+            name: path.to_string().into(),
+            not_before,
+            serial,
+        }
+    });
+    (!ages.is_empty()).then(|| named.collect())
+}
+
+fn read_ages(ages: Option<Vec<NamedAge>>) -> Result<Vec<(Path, Age)>, StateError> {
+    let ages = ages.unwrap_or_default().into_iter().map(|entry| {
+        let name = domain::name(&entry.name)
+            .map_err(|error| StateError::Entry(entry.name.to_lossy(), error))?;
+        let age = Age::new(entry.not_before.get(), &entry.serial.0)
+            .ok_or_else(|| StateError::Serial(entry.name.to_lossy()))?;
+        Ok((name.path().clone(), age))
+    });
+    ages.collect()
 }
 
 impl std::fmt::Display for StateError {
@@ -108,6 +158,12 @@ impl std::fmt::Display for StateError {
                 "entry '{}': the digest is no SHA-256",
                 name.escape_default()
             ),
+            Self::Serial(name) => write!(
+                f,
+                "entry '{}': the serial number is too long",
+                name.escape_default()
+            ),
+            Self::Duplicate(name) => write!(f, "entry '{name}': it is there twice"),
         }
     }
 }
@@ -144,8 +200,30 @@ mod tests {
         let state = State {
             unikernels: vec![("a:b".parse().unwrap(), config, ImageDigest([7; 32]))],
             policies: vec![("a".parse().unwrap(), policy)],
+            ages: Ages::default(),
         };
-        assert_eq!(State::decode(&state.encode().unwrap()), Ok(state));
+        let without_ages = state.encode().unwrap();
+        assert_eq!(State::decode(&without_ages), Ok(state.clone()));
+
+        let age = |time, serial| Age::new(time, serial).unwrap();
+        let state = State {
+            ages: Ages::new(
+                vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xff]))],
+                vec![(Path::ROOT, age(5, &[]))],
+            ),
+            ..state
+        };
+        let with_ages = state.encode().unwrap();
+        assert!(with_ages.len() > without_ages.len());
+        assert_eq!(State::decode(&with_ages), Ok(state));
+    }
+
+    #[test]
+    fn a_file_from_before_ages_is_read() {
+        // [64] { SEQUENCE { SEQUENCE {}, SEQUENCE {} } }
+        let file = [0xbf, 0x40, 6, 0x30, 4, 0x30, 0, 0x30, 0];
+        assert_eq!(State::decode(&file), Ok(State::default()));
+        assert_eq!(State::default().encode().unwrap(), file);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use petrel::wire::{
     Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message, NamedInfo, NamedInfo4,
     NamedInfo5, NamedPolicy, Net3, NetInfo, Octets, Payload, Policy, PolicyCommand, RUsage,
     Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand, Success, Text, TimeVal,
-    Timestamp, Typ, UnikernelCommand, VERSION, VmmStat,
+    Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, v5,
 };
 
 use super::random::Random;
@@ -129,6 +129,15 @@ impl Arbitrary for Header {
     }
 }
 
+impl Arbitrary for v5::CertExtension {
+    fn arbitrary(random: &mut Random) -> Self {
+        Self {
+            version: Int::new(VERSION),
+            command: v5::Command::arbitrary(random),
+        }
+    }
+}
+
 impl Arbitrary for CertExtension {
     fn arbitrary(random: &mut Random) -> Self {
         Self::new(Command::arbitrary(random))
@@ -136,7 +145,7 @@ impl Arbitrary for CertExtension {
 }
 
 macro_rules! record {
-    ($($type:ident { $($field:ident)* })*) => {
+    ($($type:ty { $($field:ident)* })*) => {
         $(impl Arbitrary for $type {
             fn arbitrary(random: &mut Random) -> Self {
                 Self { $($field: Arbitrary::arbitrary(random),)* }
@@ -146,7 +155,7 @@ macro_rules! record {
 }
 
 macro_rules! choice {
-    ($($type:ident { $($alternative:ident)* })*) => {
+    ($($type:ty { $($alternative:ident)* })*) => {
         $(impl Arbitrary for $type {
             fn arbitrary(random: &mut Random) -> Self {
                 let alternatives: &[fn(&mut Random) -> Self] =
@@ -163,11 +172,15 @@ choice! {
     ConsoleCommand { Add Subscribe Inactive }
     SinceCount { Since Count }
     StatsCommand { Add Remove Subscribe Initial }
-    UnikernelCommand {
+    UnikernelCommand { Destroy Get Restart InfoOld4 InfoOld5 Info Create ForceCreate }
+    Restart { NoArguments NewArguments }
+    v5::Payload { Command Reply Failure Data }
+    v5::Command { Console Statistics Unikernel Policy Block }
+    v5::UnikernelCommand {
         Destroy CreateOld ForceCreateOld Get Restart InfoOld4 CreateOld2 ForceCreateOld2 InfoOld5
         Info Create ForceCreate
     }
-    Restart { NoArguments NewArgumentsOld2 NewArgumentsOld NewArguments }
+    v5::Restart { NoArguments NewArgumentsOld2 NewArgumentsOld NewArguments }
     PolicyCommand { Info Add Remove AddDated }
     BlockCommand { Info Add Remove AddOld SetOld DumpOld Dump Set }
     Success {
@@ -182,6 +195,7 @@ choice! {
 
 record! {
     Message { header payload }
+    v5::Message { header payload }
     StatsAdd { vmmdev pid network }
     BridgeTap { bridge tap }
     Policy { cpuids unikernels memory block bridges }

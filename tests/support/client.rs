@@ -1,17 +1,83 @@
 //! The client's program, and daemons of a few lines for it to talk to.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use flate2::read::{ZlibDecoder, ZlibEncoder};
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{Message, Payload, Success};
 
-use crate::support::{DEADLINE, Ended, run};
+use crate::support::{DEADLINE, Ended, Folder, guest, run};
+
+/// A folder for a test, with that of the daemons' sockets in it.
+pub fn folder(test: &str) -> Folder {
+    let folder = Folder::new(&format!("client-{test}"));
+    fs::create_dir_all(folder.path("util")).unwrap();
+    folder
+}
+
+/// A runnable image with this many octets after it, which do not compress.
+pub fn image(folder: &Folder, more: usize) -> PathBuf {
+    let mut octets = fs::read(guest("hello.spt")).unwrap();
+    let mut random = 1_u32;
+    octets.extend(
+        std::iter::repeat_with(|| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            random.to_be_bytes()[0]
+        })
+        .take(more),
+    );
+    folder.file("image", octets)
+}
+
+/// Serves one client on the supervisor's socket of `folder`, and says nothing but `payload`.
+pub fn say(folder: &Folder, payload: Payload) -> Daemon<Message> {
+    Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        let request = command(&mut stream);
+        answer(&mut stream, &request, payload);
+        request
+    })
+}
+
+/// Runs the client with the folder as its runtime folder.
+pub fn local(folder: &Folder, code: i32, arguments: &[&str]) -> Ended {
+    expect(
+        &folder.path(""),
+        code,
+        &[arguments, &["--tmpdir=."]].concat(),
+    )
+}
+
+/// The files that `get` and `dump-block` left in the folder, finished or not.
+pub fn downloads(folder: &Folder) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder.path("")).unwrap();
+    entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_string_lossy().contains(".2"))
+        .collect()
+}
+
+/// What a zlib stream holds.
+pub fn inflated(octets: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    ZlibDecoder::new(octets).read_to_end(&mut plain).unwrap();
+    plain
+}
+
+/// A zlib stream.
+pub fn zlib(octets: &[u8]) -> Vec<u8> {
+    let mut compressed = Vec::new();
+    ZlibEncoder::new(octets, flate2::Compression::fast())
+        .read_to_end(&mut compressed)
+        .unwrap();
+    compressed
+}
 
 /// The client with these arguments, in this folder.
 pub fn petrel(folder: &Path, arguments: &[&str]) -> Command {
@@ -55,6 +121,26 @@ impl<T: Send + 'static> Daemon<T> {
             .recv_timeout(DEADLINE)
             .expect("the daemon did not finish")
     }
+}
+
+/// Serves this many connections on `socket`, one after the other; their results come when all are over.
+pub fn daemon_of_several<T: Send + 'static>(
+    socket: &Path,
+    connections: usize,
+    mut serve: impl FnMut(UnixStream) -> T + Send + 'static,
+) -> Daemon<Vec<T>> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let (send, result) = channel();
+    thread::spawn(move || {
+        let served = listener.incoming().take(connections).map(|stream| {
+            let stream = stream.unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            stream.set_write_timeout(Some(DEADLINE)).unwrap();
+            serve(stream)
+        });
+        let _ = send.send(served.collect());
+    });
+    Daemon { result }
 }
 
 /// Reads a command.

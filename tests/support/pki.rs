@@ -1,14 +1,17 @@
 //! Certificates of the profile of WIRE 10, made for one test.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use petrel::chain::{EXTENSION, numbers};
+use petrel::chain::{Certificate, EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
+use petrel::unikernel::ImageDigest;
 use petrel::wire::{CertExtension, Command, Int, Policy, PolicyCommand};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, PKCS_ED25519, RevokedCertParams, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
@@ -41,12 +44,25 @@ impl Authority {
 
     /// The CA of a tenant, who gets this policy.
     pub fn delegate(&self, label: &str, policy: Policy) -> Self {
+        self.delegate_with(label, policy, |_| {})
+    }
+
+    /// The same, with other parameters.
+    pub fn delegate_with(
+        &self,
+        label: &str,
+        policy: Policy,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let mut params = authority(label);
         params
             .custom_extensions
             .push(extension(Command::Policy(PolicyCommand::Add(policy))));
+        change(&mut params);
         let key = key();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        // It may sign whatever its certificate says.
+        params.key_usages = authority(label).key_usages;
         let mut path = vec![certificate.der().clone()];
         path.extend(self.path.iter().cloned());
         Self {
@@ -56,9 +72,41 @@ impl Authority {
         }
     }
 
+    /// Another certificate for the key and name of a tenant's CA.
+    pub fn renew(&self, label: &str, policy: Policy, of: &Self) -> CertificateDer<'static> {
+        let mut params = authority(label);
+        params
+            .custom_extensions
+            .push(extension(Command::Policy(PolicyCommand::Add(policy))));
+        params.serial_number = Some(SerialNumber::from(0x7e57));
+        let certificate = params.signed_by(of.issuer.key(), &self.issuer).unwrap();
+        certificate.der().clone()
+    }
+
     /// A client certificate with this command.
     pub fn leaf(&self, name: &str, command: Command) -> Identity {
         self.issue(client(name, command))
+    }
+
+    /// The same, with other parameters.
+    pub fn leaf_with(
+        &self,
+        name: &str,
+        command: Command,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
+        let mut params = client(name, command);
+        change(&mut params);
+        self.issue(params)
+    }
+
+    /// The same, for this image only.
+    pub fn leaf_for_image(&self, name: &str, command: Command, image: ImageDigest) -> Identity {
+        self.leaf_with(name, command, |params| {
+            let value = image_extension_value(&image);
+            let extension = CustomExtension::from_oid_content(&numbers(&IMAGE_EXTENSION), value);
+            params.custom_extensions.push(extension);
+        })
     }
 
     /// The same, that expired a minute ago.
@@ -80,6 +128,36 @@ impl Authority {
         self.certificate.der().clone()
     }
 
+    /// The revocation list of this authority for an hour, in PEM.
+    pub fn crl(&self, revoked: &[CertificateDer<'_>]) -> String {
+        self.crl_with(revoked, |_| {})
+    }
+
+    /// The same, with other parameters.
+    pub fn crl_with(
+        &self,
+        revoked: &[CertificateDer<'_>],
+        change: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> String {
+        let now = OffsetDateTime::now_utc();
+        let revoked = revoked.iter().map(|certificate| RevokedCertParams {
+            serial_number: serial(certificate),
+            revocation_time: now - Duration::minutes(1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let mut params = CertificateRevocationListParams {
+            this_update: now - Duration::minutes(1),
+            next_update: now + Duration::hours(1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        change(&mut params);
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
     pub fn pem(&self) -> String {
         self.certificate.pem()
     }
@@ -95,6 +173,12 @@ impl Authority {
             pem: certificate.pem(),
         }
     }
+}
+
+/// The serial number of a certificate.
+pub fn serial(certificate: &CertificateDer<'_>) -> SerialNumber {
+    let certificate = Certificate::read(certificate).unwrap();
+    SerialNumber::from_slice(certificate.x509().raw_serial())
 }
 
 impl Identity {

@@ -1,7 +1,6 @@
 //! The recorded vectors: where they are, how their JSON and the records of the wire stand for each other.
 //!
-//! `message`, `command` and so on make records of JSON; `show_…` make JSON of records, in the terms of the current
-//! protocol: older records are shown as what they mean today (WIRE 5).
+//! `message`, `command` and so on make records of JSON; `show_…` make JSON of records.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,9 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use petrel::name::Name;
-use petrel::wire::legacy::{
-    ArgumentsV0, ArgumentsV1, BlockAdd, BlockSet, ConfigV3, ConfigV4, InfoV4, InfoV5,
-};
+use petrel::wire::legacy::{BlockAdd, BlockSet, InfoV5};
 use petrel::wire::{
     Arguments, Block3, BlockCommand, BlockData, BlockDevice, BlockInfo, BridgeTap, CertExtension,
     Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour, Header, IfData, Image, Info,
@@ -396,38 +393,8 @@ pub fn info(value: &Value) -> Info {
     }
 }
 
-fn info5(value: &Value) -> InfoV5 {
-    let info = info(value);
-    let [cpuid] = info.cpuids.items() else {
-        panic!("the older records have one processor");
-    };
-    InfoV5 {
-        cpuid: *cpuid,
-        typ: info.typ,
-        startup: info.startup,
-        fail_behaviour: info.fail_behaviour,
-        memory: info.memory,
-        digest: info.digest,
-        blocks: info.blocks,
-        bridges: info.bridges,
-        arguments: info.arguments,
-        started: info.started,
-    }
-}
-
-fn info4(value: &Value) -> InfoV4 {
-    let info = info5(value);
-    InfoV4 {
-        typ: info.typ,
-        fail_behaviour: info.fail_behaviour,
-        cpuid: info.cpuid,
-        memory: info.memory,
-        digest: info.digest,
-        blocks: info.blocks,
-        bridges: info.bridges,
-        arguments: info.arguments,
-        started: info.started,
-    }
+fn old_info(value: &Value) -> InfoV5 {
+    InfoV5::of(info(value)).expect("a processor")
 }
 
 /// A reply.
@@ -461,13 +428,13 @@ pub fn success(value: &Value) -> Success {
         "old_unikernel_info5" => {
             Success::OldUnikernelInfo5(list(&value["unikernels"], |named| NamedInfo5 {
                 name: text(named, "name"),
-                info: info5(&named["info"]),
+                info: old_info(&named["info"]),
             }))
         }
         "old_unikernel_info4" => {
             Success::OldUnikernelInfo4(list(&value["unikernels"], |named| NamedInfo4 {
                 name: text(named, "name"),
-                info: info4(&named["info"]),
+                info: old_info(&named["info"]).into(),
             }))
         }
         other => panic!("success {other}"),
@@ -792,72 +759,6 @@ pub fn show_config(config: &Config) -> Value {
     shown
 }
 
-fn arguments_of_v1(old: &ArgumentsV1) -> Arguments {
-    Arguments {
-        fail_behaviour: old.fail_behaviour.clone(),
-        startup: old.startup,
-        add_name: old.add_name,
-        cpuids: Set::sorted([old.cpuid]),
-        memory: old.memory,
-        blocks: old.blocks.clone(),
-        bridges: old.bridges.clone(),
-        arguments: old.arguments.clone(),
-        cpus: None,
-        linux_boot_partition: None,
-    }
-}
-
-fn arguments_of_v0(old: &ArgumentsV0) -> Arguments {
-    Arguments {
-        fail_behaviour: old.fail_behaviour.clone(),
-        startup: None,
-        add_name: true,
-        cpuids: Set::sorted([old.cpuid]),
-        memory: old.memory,
-        blocks: old.blocks.clone(),
-        bridges: old.bridges.clone(),
-        arguments: old.arguments.clone(),
-        cpus: None,
-        linux_boot_partition: None,
-    }
-}
-
-fn config_of_v4(old: &ConfigV4) -> Config {
-    Config {
-        typ: old.typ.clone(),
-        compressed: old.compressed,
-        image: old.image.clone(),
-        startup: old.startup,
-        add_name: old.add_name,
-        fail_behaviour: old.fail_behaviour.clone(),
-        cpuids: Set::sorted([old.cpuid]),
-        memory: old.memory,
-        blocks: old.blocks.clone(),
-        bridges: old.bridges.clone(),
-        arguments: old.arguments.clone(),
-        cpus: None,
-        linux_boot_partition: None,
-    }
-}
-
-fn config_of_v3(old: &ConfigV3) -> Config {
-    Config {
-        typ: old.typ.clone(),
-        compressed: old.compressed,
-        image: old.image.clone(),
-        startup: None,
-        add_name: true,
-        fail_behaviour: old.fail_behaviour.clone(),
-        cpuids: Set::sorted([old.cpuid]),
-        memory: old.memory,
-        blocks: old.blocks.clone(),
-        bridges: old.bridges.clone(),
-        arguments: old.arguments.clone(),
-        cpus: None,
-        linux_boot_partition: None,
-    }
-}
-
 /// A policy.
 pub fn show_policy(policy: &Policy) -> Value {
     let bridges: BTreeSet<&Text> = policy.bridges.iter().collect();
@@ -932,22 +833,12 @@ fn show_unikernel_command(command: &UnikernelCommand) -> Value {
     let restart = |arguments| typed_with("unikernel_restart", "arguments", arguments);
     match command {
         UnikernelCommand::Destroy(()) => typed("unikernel_destroy"),
-        UnikernelCommand::CreateOld(old) => create(&config_of_v3(old)),
-        UnikernelCommand::ForceCreateOld(old) => force(&config_of_v3(old)),
-        UnikernelCommand::CreateOld2(old) => create(&config_of_v4(old)),
-        UnikernelCommand::ForceCreateOld2(old) => force(&config_of_v4(old)),
         UnikernelCommand::Create(config) => create(config),
         UnikernelCommand::ForceCreate(config) => force(config),
         UnikernelCommand::Get(level) => {
             typed_with("unikernel_get", "compression_level", show_int(level))
         }
         UnikernelCommand::Restart(Restart::NoArguments(())) => restart(Value::Null),
-        UnikernelCommand::Restart(Restart::NewArgumentsOld2(old)) => {
-            restart(show_arguments(&arguments_of_v0(old)))
-        }
-        UnikernelCommand::Restart(Restart::NewArgumentsOld(old)) => {
-            restart(show_arguments(&arguments_of_v1(old)))
-        }
         UnikernelCommand::Restart(Restart::NewArguments(arguments)) => {
             restart(show_arguments(arguments))
         }
@@ -1019,40 +910,6 @@ pub fn show_info(info: &Info) -> Value {
     shown
 }
 
-fn info_of_v5(old: &InfoV5) -> Info {
-    Info {
-        typ: old.typ.clone(),
-        startup: old.startup,
-        fail_behaviour: old.fail_behaviour.clone(),
-        cpuids: Set::sorted([old.cpuid]),
-        memory: old.memory,
-        digest: old.digest.clone(),
-        blocks: old.blocks.clone(),
-        bridges: old.bridges.clone(),
-        arguments: old.arguments.clone(),
-        started: old.started.clone(),
-        cpus: None,
-        linux_boot_partition: None,
-    }
-}
-
-fn info_of_v4(old: &InfoV4) -> Info {
-    Info {
-        typ: old.typ.clone(),
-        startup: None,
-        fail_behaviour: old.fail_behaviour.clone(),
-        cpuids: Set::sorted([old.cpuid]),
-        memory: old.memory,
-        digest: old.digest.clone(),
-        blocks: old.blocks.clone(),
-        bridges: old.bridges.clone(),
-        arguments: old.arguments.clone(),
-        started: old.started.clone(),
-        cpus: None,
-        linux_boot_partition: None,
-    }
-}
-
 /// A reply.
 pub fn show_success(success: &Success) -> Value {
     let unikernels = |kind, unikernels| typed_with(kind, "unikernels", unikernels);
@@ -1096,11 +953,11 @@ pub fn show_success(success: &Success) -> Value {
         }
         Success::OldUnikernelInfo4(all) => unikernels(
             "old_unikernel_info4",
-            show_list(all, |one| named(&one.name, &info_of_v4(&one.info))),
+            show_list(all, |one| named(&one.name, &one.info.clone().into())),
         ),
         Success::OldUnikernelInfo5(all) => unikernels(
             "old_unikernel_info5",
-            show_list(all, |one| named(&one.name, &info_of_v5(&one.info))),
+            show_list(all, |one| named(&one.name, &one.info.clone().into())),
         ),
         Success::UnikernelInfo(all) => unikernels(
             "unikernel_info",

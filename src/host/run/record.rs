@@ -88,7 +88,7 @@ struct Damage(&'static str);
 pub fn key(name: &Name, config: &Config, image: ImageDigest) -> Result<[u8; 32], WireError> {
     let alone = State {
         unikernels: vec![(name.clone(), config.clone(), image)],
-        policies: Vec::new(),
+        ..State::default()
     };
     Ok(Sha256::digest(alone.encode()?).into())
 }

@@ -10,10 +10,11 @@ use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    ConnectionId, Death, Effect, Event, Message, Payload, RunId, StagedImage, State, Ticket, Timer,
-    UploadId,
+    Age, ConnectionId, Death, Effect, Event, Message, Payload, RunId, StagedImage, State, Ticket,
+    Timer, UploadId,
 };
 use crate::unikernel::{Config, ImageDigest};
+use crate::wire::{POLICY_KEPT, Success};
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -41,6 +42,8 @@ pub(super) struct Host {
     pub(super) disk: State,
     pub(super) unikernels: BTreeMap<Name, Promise<i64>>,
     pub(super) policies: BTreeMap<Path, Promise<Policy>>,
+    /// The newest certificate of each path whose policy was acknowledged, for good.
+    pub(super) newest: BTreeMap<Path, Age>,
     /// Creations whose unikernel has ended for good.
     ended: BTreeSet<i64>,
     pub(super) exited: bool,
@@ -58,7 +61,8 @@ pub(super) struct Open {
 #[derive(Clone, Debug)]
 pub(super) enum About {
     Unikernel(Name),
-    Policy(Path),
+    /// The age is that of the certificate, if the policy has one.
+    Policy(Path, Option<Age>),
 }
 
 #[derive(Debug)]
@@ -109,6 +113,7 @@ impl Host {
             disk: State::default(),
             unikernels: BTreeMap::new(),
             policies: BTreeMap::new(),
+            newest: BTreeMap::new(),
             ended: BTreeSet::new(),
             exited: false,
             violation: None,
@@ -283,6 +288,7 @@ impl Host {
                 .map(|(path, policy)| (path.clone(), Promise::of(Some(policy.clone()))))
                 .collect(),
             disk,
+            newest: std::mem::take(&mut self.newest),
             violation: self.violation.take(),
             ..Self::new(dice, self.failing)
         };
@@ -326,6 +332,7 @@ impl Host {
         }
         let (kept, text) = match &message.payload {
             Payload::Failure(text) => (false, text.to_lossy()),
+            Payload::Reply(Success::String(text)) => (true, text.to_lossy()),
             _ => (true, String::new()),
         };
         match about {
@@ -342,8 +349,15 @@ impl Host {
                 self.unikernel(&name)
                     .refuse(request, text.contains("could not be recorded"));
             }
-            About::Policy(path) if kept => self.policy(&path).keep(request),
-            About::Policy(path) => {
+            About::Policy(path, _) if kept && text == POLICY_KEPT => {
+                self.policy(&path).refuse(request, false);
+            }
+            About::Policy(path, age) if kept => {
+                self.policy(&path).keep(request);
+                let before = self.newest.remove(&path);
+                self.newest.extend(age.max(before).map(|age| (path, age)));
+            }
+            About::Policy(path, _) => {
                 self.policy(&path)
                     .refuse(request, text.contains("was not changed"));
             }

@@ -1,0 +1,241 @@
+//! Revocation lists (RFC 5280 5): read, checked, extended, signed anew.
+
+use std::fmt;
+
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
+};
+use time::OffsetDateTime;
+use x509_parser::der_parser::num_bigint::BigUint;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate};
+use x509_parser::x509::ReasonCode;
+
+use super::issue::unusual_issuer;
+use super::{AuthorityError, Issuer, Validity};
+use crate::chain;
+
+/// Most octets of a serial number, and of the number of a list (RFC 5280 4.1.2.2, 5.2.3).
+pub const MAX_SERIAL: usize = 20;
+
+/// A serial number: its octets without leading zeros, at least one and at most [`MAX_SERIAL`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Serial(Vec<u8>);
+
+/// The entries of a revocation list, and its number.
+#[derive(Debug, Default)]
+pub(super) struct RevocationList {
+    number: Option<BigUint>,
+    entries: Vec<RevokedCertParams>,
+}
+
+impl Serial {
+    fn new(octets: &[u8]) -> Option<Self> {
+        let zeros = octets.iter().take_while(|octet| **octet == 0).count();
+        let significant = &octets[zeros..];
+        (1..=MAX_SERIAL)
+            .contains(&significant.len())
+            .then(|| Self(significant.to_vec()))
+    }
+
+    /// Reads hexadecimal.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if !text.len().is_multiple_of(2) || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+            return None;
+        }
+        let octets: Option<Vec<u8>> = (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
+            .collect();
+        Self::new(&octets?)
+    }
+}
+
+impl RevocationList {
+    /// Reads the list of this issuer. The text says why it is not to be extended.
+    pub(super) fn read(der: &[u8], issuer: &Issuer) -> Result<Self, String> {
+        let list = match CertificateRevocationList::from_der(der) {
+            Ok((&[], list)) => list,
+            Ok(_) => return Err("has octets after its end".to_owned()),
+            Err(error) => return Err(format!("cannot be read: {error}")),
+        };
+        let certificate = issuer.certificate();
+        if list.issuer().as_raw() != certificate.subject {
+            return Err("is that of another authority".to_owned());
+        }
+        let read = chain::Certificate::read(&certificate.der)?;
+        list.verify_signature(read.x509().public_key())
+            .map_err(|_| "is not signed with the authority's key".to_owned())?;
+        // What is not understood here would be lost.
+        for extension in list.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(_) | ParsedExtension::CRLNumber(_) => {}
+                _ => return Err(format!("has the extension {}", extension.oid)),
+            }
+        }
+        let entries = list.iter_revoked_certificates().map(entry);
+        Ok(Self {
+            number: list.crl_number().cloned(),
+            entries: entries.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Adds an entry; `false`: it was there already, and stays as it was.
+    pub(super) fn add(&mut self, serial: &Serial, now: OffsetDateTime) -> bool {
+        let known = |entry: &RevokedCertParams| {
+            Serial::new(entry.serial_number.as_ref()).as_ref() == Some(serial)
+        };
+        if self.entries.iter().any(known) {
+            return false;
+        }
+        self.entries.push(RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&serial.0),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        true
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Signs the list anew, with the next number. Gives DER and the number.
+    pub(super) fn sign(
+        &self,
+        issuer: &Issuer,
+        validity: Validity,
+    ) -> Result<(Vec<u8>, String), AuthorityError> {
+        let number = next_number(self.number.as_ref(), validity.begin())
+            .ok_or_else(|| AuthorityError::Crypto("number the list", "none is left".to_owned()))?;
+        let parameters = CertificateRevocationListParams {
+            this_update: validity.begin(),
+            next_update: validity.end(),
+            crl_number: SerialNumber::from_slice(&number),
+            issuing_distribution_point: None,
+            revoked_certs: self.entries.clone(),
+            key_identifier_method: KeyIdMethod::PreSpecified(issuer.key_identifier()),
+        };
+        let der = parameters
+            .signed_by(&issuer.signer()?)
+            .map_err(AuthorityError::crypto("sign the revocation list"))?
+            .der()
+            .to_vec();
+        // Names that cannot be written again octet by octet would make it the list of nobody.
+        Self::read(&der, issuer).map_err(|_| unusual_issuer())?;
+        Ok((der, BigUint::from_bytes_be(&number).to_string()))
+    }
+}
+
+/// One more than the number before, and not less than the time: numbers do not go back when a list is lost.
+fn next_number(before: Option<&BigUint>, now: OffsetDateTime) -> Option<Vec<u8>> {
+    let time = BigUint::from(now.unix_timestamp().unsigned_abs());
+    let next = before.map_or(BigUint::ZERO, |before| before + 1_u32);
+    let octets = next.max(time).to_bytes_be();
+    (octets.len() <= MAX_SERIAL).then_some(octets)
+}
+
+/// An entry as it will be written again.
+fn entry(entry: &RevokedCertificate<'_>) -> Result<RevokedCertParams, String> {
+    // A negative number would be another one when it is written again.
+    let serial = Some(entry.raw_serial())
+        .filter(|octets| octets.first().is_some_and(|first| *first < 0x80))
+        .and_then(Serial::new)
+        .ok_or_else(|| "has an entry whose serial number is out of range".to_owned())?;
+    let time = |seconds| {
+        OffsetDateTime::from_unix_timestamp(seconds)
+            .map_err(|_| format!("has an impossible date in the entry for {serial}"))
+    };
+    let mut kept = RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&serial.0),
+        revocation_time: time(entry.revocation_date.timestamp())?,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    for extension in entry.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::ReasonCode(code) if reason(*code).is_some() => {
+                kept.reason_code = reason(*code);
+            }
+            ParsedExtension::InvalidityDate(date) => {
+                kept.invalidity_date = Some(time(date.timestamp())?);
+            }
+            _ => {
+                return Err(format!(
+                    "has an entry for {serial} with the extension {}",
+                    extension.oid
+                ));
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// RFC 5280 5.3.1; removeFromCRL has no place in a complete list.
+fn reason(code: ReasonCode) -> Option<RevocationReason> {
+    use RevocationReason as R;
+    [
+        R::Unspecified,
+        R::KeyCompromise,
+        R::CaCompromise,
+        R::AffiliationChanged,
+        R::Superseded,
+        R::CessationOfOperation,
+        R::CertificateHold,
+        R::PrivilegeWithdrawn,
+        R::AaCompromise,
+    ]
+    .into_iter()
+    .find(|reason| *reason as u8 == code.0)
+}
+
+/// As the data base and certificates have it: the content octets of the INTEGER.
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.first().is_some_and(|first| *first >= 0x80) {
+            f.write_str("00")?;
+        }
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_are_compared_without_leading_zeros() {
+        let serial = Serial::parse("00ABcd").unwrap();
+        assert_eq!(Some(&serial), Serial::parse("abcd").as_ref());
+        assert_eq!(serial.to_string(), "00abcd");
+        assert_eq!(Serial::parse("000102").unwrap().to_string(), "0102");
+        let longest = "ff".repeat(MAX_SERIAL);
+        assert!(Serial::parse(&longest).is_some());
+        for wrong in [
+            "",
+            "00",
+            "abc",
+            "xy",
+            "+1",
+            "\u{fc}",
+            &format!("ff{longest}"),
+        ] {
+            assert_eq!(Serial::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_lists_only_grow() {
+        let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+        let next = |before: u64, now| next_number(Some(&BigUint::from(before)), at(now)).unwrap();
+        assert_eq!(next_number(None, at(0x0102)), Some(vec![1, 2]));
+        assert_eq!(next(0xffff, 5), [1, 0, 0]);
+        assert_eq!(next(7, 5), [8]);
+        assert_eq!(next(7, 9), [9]);
+        let last = BigUint::from_bytes_be(&[0xff; MAX_SERIAL]);
+        assert_eq!(next_number(Some(&last), at(0)), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! Revocation lists (RFC 5280 5): whether one can be used, whose it is, and what it revokes. The time is an argument.
+//!
+//! Common names are not unique: two tenants may both have an authority `web`. A list belongs to the issuer whose key
+//! signed it, and what cannot be told for sure refuses.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use rustls::pki_types::UnixTime;
+use webpki::BorrowedCertRevocationList;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::oid_registry::{
+    OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use super::Certificate;
+
+/// A revocation list whose signature says nothing yet.
+#[derive(Clone, Debug)]
+pub struct RevocationList {
+    der: Vec<u8>,
+    /// DER of the issuer's name.
+    issuer: Vec<u8>,
+    /// The issuer's key identifier.
+    authority_key: Option<Vec<u8>>,
+    /// Seconds since 1970.
+    this_update: i64,
+    next_update: i64,
+    /// Magnitudes of the revoked serial numbers.
+    serials: BTreeSet<Vec<u8>>,
+}
+
+/// Why a revocation list cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevocationError {
+    /// Not a list of version 2, or one with something that is not understood.
+    Unreadable(String),
+    /// It covers some certificates of its issuer only.
+    Partial,
+    /// Not valid before this time, seconds since 1970.
+    NotValidYet(i64),
+    /// No longer valid since this time, seconds since 1970.
+    Expired(i64),
+    /// It has the name of this issuer, but was not signed by its key.
+    Signature(String),
+    /// The key of this issuer is not meant to sign revocation lists.
+    KeyUsage(String),
+}
+
+impl RevocationList {
+    /// Reads one list, strictly: what is not understood could revoke something.
+    pub fn read(der: &[u8]) -> Result<Self, RevocationError> {
+        let unreadable =
+            |reason: &dyn fmt::Display| RevocationError::Unreadable(reason.to_string());
+        // webpki refuses delta lists, indirect ones, unknown critical extensions of list and entries, and a missing
+        // nextUpdate; x509-parser skips an entry's extensions that it cannot read, but knows the issuer's key.
+        let strict =
+            BorrowedCertRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
+        let serials = strict
+            .into_iter()
+            .map(|entry| entry.map(|entry| magnitude(entry.serial_number)))
+            .collect::<Result<_, _>>()
+            .map_err(|error| unreadable(&error))?;
+        let (_, list) =
+            CertificateRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
+        let next_update = list
+            .next_update()
+            .ok_or_else(|| unreadable(&"it has no nextUpdate"))?;
+        let mut authority_key = None;
+        for extension in list.extensions() {
+            if extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT {
+                return Err(RevocationError::Partial);
+            }
+            match extension.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(identifier) if authority_key.is_none() => {
+                    authority_key =
+                        Some(identifier.key_identifier.as_ref().map(|key| key.0.to_vec()));
+                }
+                ParsedExtension::AuthorityKeyIdentifier(_) => {
+                    return Err(unreadable(&"an extension is there more than once"));
+                }
+                ParsedExtension::ParseError { error } => return Err(unreadable(error)),
+                _ => {}
+            }
+        }
+        let sha1 = [OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA];
+        if sha1.contains(&list.signature_algorithm.algorithm) {
+            return Err(unreadable(&"SHA-1 is not accepted"));
+        }
+        Ok(Self {
+            der: der.to_vec(),
+            issuer: list.issuer().as_raw().to_vec(),
+            authority_key: authority_key.flatten(),
+            this_update: list.last_update().timestamp(),
+            next_update: next_update.timestamp(),
+            serials,
+        })
+    }
+
+    /// Whether it can be used now.
+    pub fn check_time(&self, now: UnixTime) -> Result<(), RevocationError> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if now < self.this_update {
+            Err(RevocationError::NotValidYet(self.this_update))
+        } else if now >= self.next_update {
+            Err(RevocationError::Expired(self.next_update))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether it is a list of this issuer.
+    ///
+    /// # Errors
+    /// If it should be, but was not signed by the issuer's key, or with a key that is not meant for it.
+    pub fn is_of(&self, issuer: &Certificate<'_>) -> Result<bool, RevocationError> {
+        let same_name = self.has_name_of(issuer);
+        let same_key = self
+            .authority_key
+            .as_deref()
+            .zip(key_identifier(issuer))
+            .map(|(one, other)| one == other);
+        if !same_name && same_key != Some(true) {
+            return Ok(false);
+        }
+        let name = || issuer.common_name().unwrap_or_default();
+        if self.is_signed_by(issuer) {
+            return if may_sign(issuer) {
+                Ok(true)
+            } else {
+                Err(RevocationError::KeyUsage(name()))
+            };
+        }
+        match (same_name, same_key) {
+            (false, _) | (_, Some(false)) => Ok(false),
+            (true, _) => Err(RevocationError::Signature(name())),
+        }
+    }
+
+    /// Whether its issuer has the same name as this one.
+    pub fn has_name_of(&self, issuer: &Certificate<'_>) -> bool {
+        self.issuer == issuer.x509().subject().as_raw()
+    }
+
+    /// Whether it revokes this certificate of its issuer.
+    pub fn revokes(&self, certificate: &Certificate<'_>) -> bool {
+        self.serials
+            .contains(&magnitude(certificate.x509().raw_serial()))
+    }
+
+    fn is_signed_by(&self, issuer: &Certificate<'_>) -> bool {
+        CertificateRevocationList::from_der(&self.der)
+            .is_ok_and(|(_, list)| list.verify_signature(issuer.x509().public_key()).is_ok())
+    }
+}
+
+/// A number without the leading zeros of its encoding. One that is negative counts as the positive one with the same
+/// octets: at worst too much is revoked.
+fn magnitude(serial: &[u8]) -> Vec<u8> {
+    serial
+        .iter()
+        .copied()
+        .skip_while(|octet| *octet == 0)
+        .collect()
+}
+
+fn key_identifier<'a>(issuer: &'a Certificate<'_>) -> Option<&'a [u8]> {
+    issuer
+        .x509()
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
+            _ => None,
+        })
+}
+
+/// RFC 5280 6.3.3 (f): a key usage, if there is one, has to allow it.
+fn may_sign(issuer: &Certificate<'_>) -> bool {
+    match issuer.x509().key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.crl_sign()),
+        Err(_) => false,
+    }
+}
+
+impl fmt::Display for RevocationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(reason) => {
+                write!(f, "the revocation list cannot be read: {reason}")
+            }
+            Self::Partial => f.write_str(
+                "the revocation list is for some certificates of its issuer only, which is not supported",
+            ),
+            Self::NotValidYet(time) => write!(
+                f,
+                "the revocation list is not valid yet (before {time} seconds since 1970)"
+            ),
+            Self::Expired(time) => write!(
+                f,
+                "the revocation list has expired (at {time} seconds since 1970)"
+            ),
+            Self::Signature(issuer) => write!(
+                f,
+                "the revocation list of '{}' was not signed by its key",
+                issuer.escape_default()
+            ),
+            Self::KeyUsage(issuer) => write!(
+                f,
+                "the key usage of '{}' lacks cRLSign, but there is a revocation list of it",
+                issuer.escape_default()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RevocationError {}

@@ -1,0 +1,67 @@
+//! Commands about block devices.
+
+use std::path::PathBuf;
+
+use argh::FromArgs;
+
+use super::{Common, DestinationOptions, ToDaemon};
+use crate::authority::KeyType;
+use crate::client::values::{Verbosity, color, device_size, level, verbosity};
+use crate::name::Name;
+
+command_to_daemon! {
+    /// Show block devices.
+    BlockInfo, "block", {
+        /// block device, or path with everything below it (:)
+        #[argh(option, default = "Name::default()")]
+        pub(in crate::client) name: Name,
+    }
+}
+
+command_to_daemon! {
+    /// Create a block device.
+    CreateBlock, "create-block", {
+        #[argh(positional)]
+        pub(in crate::client) name: Name,
+        #[argh(positional, from_str_fn(device_size))]
+        pub(in crate::client) size: u32,
+        /// file with its first content
+        #[argh(option)]
+        pub(in crate::client) data: Option<PathBuf>,
+        /// zlib level of the upload, 0 to 9; default 0 to a local socket, 9 over TLS and in a request
+        #[argh(option, from_str_fn(level))]
+        pub(in crate::client) compression_level: Option<u32>,
+    }
+}
+
+command_to_daemon! {
+    /// Replace the content of a block device.
+    SetBlock, "set-block", {
+        #[argh(positional)]
+        pub(in crate::client) name: Name,
+        #[argh(positional)]
+        pub(in crate::client) file: PathBuf,
+        /// zlib level of the upload, 0 to 9; default 0 to a local socket, 9 over TLS and in a request
+        #[argh(option, from_str_fn(level))]
+        pub(in crate::client) compression_level: Option<u32>,
+    }
+}
+
+command_to_daemon! {
+    /// Store the content of a block device in the download folder (TMPDIR).
+    DumpBlock, "dump-block", {
+        #[argh(positional)]
+        pub(in crate::client) name: Name,
+        /// zlib level of the transfer, 0 to 9; default 0 from a local socket, 9 over TLS and in a request
+        #[argh(option, from_str_fn(level))]
+        pub(in crate::client) compression_level: Option<u32>,
+    }
+}
+
+command_to_daemon! {
+    /// Delete a block device.
+    DestroyBlock, "destroy-block", {
+        #[argh(positional)]
+        pub(in crate::client) name: Name,
+    }
+}

@@ -1,0 +1,127 @@
+//! `certificate`: connects with a certificate that somebody has signed, and sends what its command needs.
+
+use super::arguments;
+use super::conversation::converse;
+use super::delivery::connect;
+use super::destination::parse;
+use super::display::Output;
+use super::error::ClientError;
+use super::request::{Body, REMOTE_LEVEL};
+use super::source::Source;
+use crate::authority::{Key, read_chain, to_pem};
+use crate::chain::{self, is_followed_by_stream, route};
+use crate::unikernel::{Config, ImageDigest};
+use crate::wire::{BlockCommand, Command, UnikernelCommand};
+
+/// Has the command of a signed certificate carried out.
+pub(super) fn carry_out(
+    arguments: &arguments::Certificate,
+    output: &mut Output,
+) -> Result<(), ClientError> {
+    output.set_verbosity(arguments.common());
+    let chain = read_chain(&arguments.cert)?;
+    let Some(leaf) = chain.first() else {
+        return Err(ClientError::Usage("there is no certificate".to_owned()));
+    };
+    let key = Key::load(&arguments.key, leaf, &arguments.cert)?;
+    let Some(command) = leaf.command()? else {
+        return Err(ClientError::Usage(format!(
+            "the certificate in '{}' carries no command",
+            arguments.cert.display()
+        )));
+    };
+    let digest = chain::Certificate::read(&leaf.der)
+        .and_then(|leaf| leaf.image_digest().map_err(|error| error.to_string()))
+        .map_err(|why| {
+            ClientError::Usage(format!(
+                "the certificate in '{}': {why}",
+                arguments.cert.display()
+            ))
+        })?;
+    let body = body_of(&command, digest.as_ref(), arguments)?;
+    if arguments.destination == "-" {
+        output.text(&to_pem(&chain))?;
+        return Err(ClientError::Printed);
+    }
+    let place = parse(&arguments.destination)?;
+    let anchors = read_chain(&arguments.server_ca)?;
+    let kind = route(&command).kind;
+    output.step(&format!("'{kind}' goes to {place} over TLS"));
+    let transport = connect(&place, &chain, &key, &anchors)?;
+    converse(transport, &[], &command, body, output)
+}
+
+/// What has to follow the certificate: an image, if it creates a unikernel and has none inside, or the content of a
+/// block device.
+fn body_of(
+    command: &Command,
+    digest: Option<&ImageDigest>,
+    arguments: &arguments::Certificate,
+) -> Result<Body, ClientError> {
+    let kind = route(command).kind;
+    let refused = |why: String| Err(ClientError::Usage(why));
+    let useless = |option: &str, purpose: &str| {
+        refused(format!(
+            "{option} is of use only with a certificate that {purpose}, this one's command is '{kind}'"
+        ))
+    };
+    let missing = |option: &str, what: &str| {
+        ClientError::Usage(format!(
+            "the command of the certificate is '{kind}': give {what} with {option}"
+        ))
+    };
+    let (image, data) = (arguments.image.as_deref(), arguments.data.as_deref());
+    let takes_image = matches!(
+        command,
+        Command::Unikernel(UnikernelCommand::Create(_) | UnikernelCommand::ForceCreate(_))
+    ) && is_followed_by_stream(command);
+    let takes_data = matches!(command, Command::Block(BlockCommand::Set(_)));
+    if image.is_some() && !takes_image {
+        return useless(
+            "--image",
+            "creates a Solo5 unikernel without having its image inside",
+        );
+    }
+    if data.is_some() && !takes_data {
+        return useless("--data", "sets the content of a block device");
+    }
+    let (file, compressed) = match command {
+        Command::Unikernel(
+            UnikernelCommand::Create(config) | UnikernelCommand::ForceCreate(config),
+        ) if takes_image => {
+            let image = image.ok_or_else(|| missing("--image", "its image"))?;
+            let wanted =
+                Config::try_from(config).map_err(|error| ClientError::Usage(error.to_string()))?;
+            (Source::image(image, &wanted, digest)?, config.compressed)
+        }
+        Command::Block(BlockCommand::Set(compressed)) => {
+            let data = data.ok_or_else(|| missing("--data", "the content"))?;
+            (Source::open(data)?, *compressed)
+        }
+        _ if is_followed_by_stream(command) => {
+            return refused(format!(
+                "the command of the certificate is '{kind}' in the form of an old release: its image cannot be sent here"
+            ));
+        }
+        _ if arguments.compression_level.is_some() => {
+            return useless("--compression-level", "is followed by an image or content");
+        }
+        _ => return Ok(Body::None),
+    };
+    let level = match (compressed, arguments.compression_level) {
+        (false, None | Some(0)) => 0,
+        (true, None) => REMOTE_LEVEL,
+        (true, Some(level @ 1..)) => level,
+        (announced, Some(_)) => {
+            return refused(format!(
+                "--compression-level does not fit: the certificate announces {} stream",
+                if announced {
+                    "a compressed"
+                } else {
+                    "an uncompressed"
+                }
+            ));
+        }
+    };
+    Ok(Body::File(file, level))
+}

@@ -1,0 +1,188 @@
+//! What is logged of a connection, in one line at its end. Its grammar is in petrel-tls(8).
+
+use std::fmt::{self, Write as _};
+use std::time::Instant;
+
+use log::info;
+use sha2::{Digest as _, Sha256};
+
+use super::relay::{End, Verdict};
+use crate::chain::{self, Certificate, route};
+use crate::logging::AUDIT;
+use crate::name::Path;
+use crate::unikernel::ImageDigest;
+
+/// The line of one connection, as far as it is known.
+#[derive(Debug)]
+pub struct Audit {
+    started: Instant,
+    fields: String,
+}
+
+/// What came of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The daemon carried the request out.
+    Success,
+    /// The daemon did not.
+    Failure,
+    /// The daemon answered something else.
+    Answered,
+    /// The endpoint refused.
+    Refused,
+    /// The client left, or was too slow.
+    Gone,
+    /// The daemon left, or the process of the connection did not end properly.
+    Broken,
+}
+
+impl Audit {
+    /// Of a connection that `peer` began at `started`.
+    pub fn new(peer: &str, started: Instant) -> Self {
+        let mut audit = Self {
+            started,
+            fields: String::new(),
+        };
+        audit.field("peer", peer);
+        audit
+    }
+
+    /// The path that was verified, leaf first.
+    pub fn certificates(&mut self, path: &[impl AsRef<[u8]>]) {
+        let certificates: Vec<_> = path
+            .iter()
+            .map(|der| Certificate::read(der.as_ref()).ok())
+            .collect();
+        let listed = |texts: &mut dyn Iterator<Item = Option<String>>| {
+            let shown =
+                texts.map(|text| escaped(&text.unwrap_or_default(), &[' ', '=', ',']).to_string());
+            shown.collect::<Vec<_>>().join(",")
+        };
+        let known = || certificates.iter().map(Option::as_ref);
+        let names = listed(&mut known().map(|certificate| certificate?.common_name()));
+        let serials = listed(&mut known().map(|certificate| Some(certificate?.serial())));
+        self.raw("certificates", &names);
+        self.raw("serials", &serials);
+        if let Some(leaf) = path.first() {
+            self.field("fingerprint", &fingerprint(leaf.as_ref()));
+        }
+    }
+
+    /// The leaf that the client showed, which proves nothing.
+    pub fn unverified(&mut self, leaf: &[u8]) {
+        self.field("unverified-fingerprint", &fingerprint(leaf));
+    }
+
+    /// What is asked for.
+    pub fn request(&mut self, request: &chain::Request) {
+        let kind = route(&request.command).kind.replace(' ', "-");
+        self.field("command", &kind);
+        self.field("name", &request.name.to_string());
+    }
+
+    /// The paths whose policy comes from a newer certificate than the client's.
+    pub fn kept(&mut self, paths: &[Path]) {
+        if !paths.is_empty() {
+            let paths: Vec<_> = paths.iter().map(ToString::to_string).collect();
+            self.field("policy-kept", &paths.join(","));
+        }
+    }
+
+    /// Writes the line.
+    pub fn write(self, outcome: Outcome, reason: &str) {
+        info!(target: AUDIT, "{}", self.line(outcome, reason));
+    }
+
+    fn line(mut self, outcome: Outcome, reason: &str) -> String {
+        self.field("verdict", &outcome.to_string());
+        if !reason.is_empty() {
+            // Spaces stay, so that it can be read; without '=' nothing in it looks like a field.
+            let reason = escaped(reason, &['=']).to_string();
+            self.raw("reason", &reason);
+        }
+        let elapsed = self.started.elapsed().as_millis();
+        self.fields + &format!(" ms={elapsed}")
+    }
+
+    fn field(&mut self, key: &str, value: &str) {
+        let value = escaped(value, &[' ', '=']).to_string();
+        self.raw(key, &value);
+    }
+
+    fn raw(&mut self, key: &str, value: &str) {
+        if !self.fields.is_empty() {
+            self.fields.push(' ');
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(self.fields, "{key}=\"{value}\"");
+    }
+}
+
+/// The verdict on how a request ended, and why.
+pub fn verdict(end: &End) -> (Outcome, &str) {
+    match end {
+        End::Answered(Some(Verdict::Success)) => (Outcome::Success, ""),
+        End::Answered(Some(Verdict::Failure)) => (Outcome::Failure, ""),
+        End::Answered(None) => (Outcome::Answered, ""),
+        End::Failure(reason) => (Outcome::Refused, reason),
+        End::ClientGone(reason) => (Outcome::Gone, reason),
+        End::Broken => (Outcome::Broken, "the daemon left inside a message"),
+    }
+}
+
+/// Graphic ASCII and spaces as they are, other characters, `"`, `\` and those of `also` as `\u{…}`.
+fn escaped<'a>(text: &'a str, also: &'a [char]) -> impl fmt::Display + 'a {
+    struct Escaped<'a>(&'a str, &'a [char]);
+    impl fmt::Display for Escaped<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            for character in self.0.chars() {
+                let plain = character.is_ascii_graphic() || character == ' ';
+                if plain && !['"', '\\'].contains(&character) && !self.1.contains(&character) {
+                    f.write_char(character)?;
+                } else {
+                    write!(f, "{}", character.escape_unicode())?;
+                }
+            }
+            Ok(())
+        }
+    }
+    Escaped(text, also)
+}
+
+/// SHA-256 of a certificate, in hexadecimal.
+fn fingerprint(der: &[u8]) -> String {
+    ImageDigest(Sha256::digest(der).into()).to_string()
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::Gone => "gone",
+            Self::Broken => "broken",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_value_looks_like_a_field() {
+        let mut audit = Audit::new("a\" verdict=\"success", Instant::now());
+        audit.field("name", "x\n\u{1b}[31m y=z\\ü");
+        let line = audit.line(Outcome::Refused, "no\" verdict=\"success\" \n ms=1");
+        assert!(
+            line.starts_with(
+                "peer=\"a\\u{22}\\u{20}verdict\\u{3d}\\u{22}success\" \
+                 name=\"x\\u{a}\\u{1b}[31m\\u{20}y\\u{3d}z\\u{5c}\\u{fc}\" verdict=\"refused\" \
+                 reason=\"no\\u{22} verdict\\u{3d}\\u{22}success\\u{22} \\u{a} ms\\u{3d}1\" ms="
+            ),
+            "{line}"
+        );
+    }
+}

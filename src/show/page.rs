@@ -1,0 +1,98 @@
+//! Text that grows line by line; what belongs to something else is indented below it.
+
+use std::fmt::{Display, Write as _};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// A text under construction.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    text: String,
+    depth: usize,
+}
+
+impl Page {
+    /// One line.
+    pub(super) fn line(&mut self, line: impl Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{:indent$}{line}", "", indent = 2 * self.depth);
+    }
+
+    /// One line with a name and a value.
+    pub(super) fn field(&mut self, name: &str, value: impl Display) {
+        self.line(format_args!("{name}: {value}"));
+    }
+
+    /// A line, and what belongs to it.
+    pub(super) fn group(&mut self, heading: impl Display, content: impl FnOnce(&mut Self)) {
+        self.line(heading);
+        self.depth += 1;
+        content(self);
+        self.depth -= 1;
+    }
+
+    /// All of it.
+    pub(super) fn finish(self) -> String {
+        self.text
+    }
+}
+
+/// Octets of somebody else in quotes; all but printable ASCII is escaped, and so cannot steer a terminal or end the
+/// quotes.
+pub(super) fn quoted(octets: impl AsRef<[u8]>) -> String {
+    format!("\"{}\"", octets.as_ref().escape_ascii())
+}
+
+/// Lower case hexadecimal.
+pub(super) fn hex(octets: &[u8]) -> String {
+    octets.iter().fold(String::new(), |mut text, octet| {
+        let _ = write!(text, "{octet:02x}");
+        text
+    })
+}
+
+/// Seconds since 1970 as RFC 3339 in UTC.
+pub(super) fn time(seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds} seconds since 1970"))
+}
+
+/// From when until when something is valid, and whether it is.
+pub(super) fn validity(from: i64, until: i64, now: i64) -> String {
+    let verdict = if now < from {
+        ", NOT YET VALID"
+    } else if now > until {
+        ", EXPIRED"
+    } else {
+        ""
+    };
+    format!("{} to {}{verdict}", time(from), time(until))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_quotes_steers_a_terminal_or_ends_them() {
+        assert_eq!(
+            quoted("a\x1b[2J\"\\\n\u{fc}"),
+            r#""a\x1b[2J\"\\\n\xc3\xbc""#
+        );
+    }
+
+    #[test]
+    fn both_ends_of_a_validity_belong_to_it() {
+        let verdict = |now| validity(10, 20, now);
+        assert!(verdict(9).ends_with("NOT YET VALID"));
+        assert!(verdict(10).ends_with('Z') && verdict(20).ends_with('Z'));
+        assert_eq!(
+            verdict(21),
+            "1970-01-01T00:00:10Z to 1970-01-01T00:00:20Z, EXPIRED"
+        );
+        assert_eq!(time(i64::MAX), format!("{} seconds since 1970", i64::MAX));
+    }
+}

@@ -1,0 +1,287 @@
+//! `petrel revoke`: the real program, and what other programs think of its lists.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/client.rs"]
+mod client;
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use client::{expect, petrel};
+use petrel::authority::{Issuer, Key, KeyType, Profile, Validity, common_name, to_pem};
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
+};
+use support::{Ended, Folder};
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+const COMMAND: [&str; 4] = ["revoke", "cacert.pem", "root.key", "db"];
+
+/// A folder with an authority, its server, and these lines in the list of issued certificates.
+fn folder(test: &str, lines: &str) -> Folder {
+    let folder = Folder::new(&format!("revoke-{test}"));
+    expect(&folder.path(""), 0, &["generate", "root", "db"]);
+    folder.file("db", lines);
+    folder
+}
+
+fn revoke(folder: &Folder, code: i32, words: &[&str]) -> Ended {
+    expect(&folder.path(""), code, &[&COMMAND[..], words].concat())
+}
+
+/// What a list says: number, next update, entries with serial number and date.
+#[derive(Debug, PartialEq)]
+struct List {
+    number: u64,
+    next_update: i64,
+    entries: Vec<(String, i64)>,
+}
+
+fn list(path: &Path) -> List {
+    let block = pem::parse(fs::read(path).unwrap()).unwrap();
+    assert_eq!(block.tag(), "X509 CRL");
+    let (rest, list) = CertificateRevocationList::from_der(block.contents()).unwrap();
+    assert!(rest.is_empty());
+    let entries = list.iter_revoked_certificates().map(|entry| {
+        let serial = entry.raw_serial_as_string().replace(':', "");
+        (serial, entry.revocation_date.timestamp())
+    });
+    List {
+        number: list.crl_number().unwrap().try_into().unwrap(),
+        next_update: list.next_update().unwrap().timestamp(),
+        entries: entries.collect(),
+    }
+}
+
+fn serials(folder: &Folder) -> Vec<String> {
+    let list = list(&folder.path("cacert.crl"));
+    list.entries.into_iter().map(|(serial, _)| serial).collect()
+}
+
+#[test]
+fn a_name_stands_for_all_its_serial_numbers() {
+    let folder = folder("name", "00aa01 web\n0b02 other\n0b03 my server\n0b04 web\n");
+    let ended = revoke(&folder, 0, &["Web"]);
+    assert!(ended.stdout.contains("revoked 00aa01 (web)"), "{ended:?}");
+    assert!(ended.stdout.contains("revoked 0b04 (web)"), "{ended:?}");
+    assert!(ended.stdout.contains("cacert.crl"), "{ended:?}");
+    assert_eq!(serials(&folder), ["00aa01", "0b04"]);
+    revoke(&folder, 0, &["my server", "0B02"]);
+    assert_eq!(serials(&folder), ["00aa01", "0b04", "0b03", "0b02"]);
+}
+
+#[test]
+fn a_list_is_extended_and_its_entries_keep_their_dates() {
+    let folder = folder("extended", "0a01 web\n0a02 old\n");
+    let path = folder.path("cacert.crl");
+    // As another tool may have left it: with dates of its own, reasons, and a large number.
+    let issuer = Issuer::load(&folder.path("cacert.pem"), &folder.path("root.key")).unwrap();
+    let dated = OffsetDateTime::from_unix_timestamp(1_600_000_000).unwrap();
+    foreign_list(&folder, &issuer, dated);
+    revoke(&folder, 0, &["web", "old"]);
+    let extended = list(&path);
+    assert_eq!(extended.number, 9_000_000_001);
+    assert_eq!(extended.entries[0], ("0a02".to_owned(), 1_600_000_000));
+    assert_eq!(extended.entries[1].0, "0a01");
+    let shown = expect(&folder.path(""), 0, &["show", "cacert.crl"]).stdout;
+    assert!(
+        shown.contains("0a02 on 2020-09-13T12:26:40Z, KeyCompromise"),
+        "{shown}"
+    );
+
+    let ended = revoke(&folder, 0, &["web", "--days=60"]);
+    assert!(ended.stdout.contains("revoked before: 0a01"), "{ended:?}");
+    let again = list(&path);
+    assert_eq!(again.number, 9_000_000_002);
+    assert_eq!(again.entries, extended.entries);
+    assert!(again.next_update > extended.next_update + 29 * 86_400);
+}
+
+/// A list of this authority, which rcgen signs with the authority's key.
+fn foreign_list(folder: &Folder, issuer: &Issuer, dated: OffsetDateTime) {
+    let pair = pem::parse(fs::read(folder.path("root.key")).unwrap()).unwrap();
+    let pair = rcgen::KeyPair::try_from(pair.contents()).unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.distinguished_name = common_name("root");
+    let list = CertificateRevocationListParams {
+        this_update: dated,
+        next_update: dated + Duration::days(1),
+        crl_number: SerialNumber::from(9_000_000_000),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&[0x0a, 2]),
+            revocation_time: dated,
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    assert_eq!(issuer.certificate().public_bits, pair.public_key_raw());
+    let signed = list
+        .signed_by(&rcgen::Issuer::new(parameters, pair))
+        .unwrap();
+    folder.file("cacert.crl", signed.pem().unwrap());
+}
+
+#[test]
+fn webpki_finds_what_was_revoked() {
+    let folder = folder("webpki", "00aa01 web\n0b02 other\n");
+    revoke(&folder, 0, &["web"]);
+    let block = pem::parse(fs::read(folder.path("cacert.crl")).unwrap()).unwrap();
+    let list = webpki::OwnedCertRevocationList::from_der(block.contents()).unwrap();
+    let list = webpki::CertRevocationList::from(list);
+    assert!(list.find_serial(&[0, 0xaa, 1]).unwrap().is_some());
+    assert!(list.find_serial(&[0x0b, 2]).unwrap().is_none());
+}
+
+#[test]
+fn without_certificates_the_list_is_renewed() {
+    let folder = folder("renewed", "0a01 web\n");
+    let path = folder.path("cacert.crl");
+    // Even a list of nothing is a list, for which the list of certificates is not needed.
+    fs::remove_file(folder.path("db")).unwrap();
+    revoke(&folder, 0, &["--days=1"]);
+    let first = list(&path);
+    assert_eq!(first.entries, []);
+    revoke(&folder, 0, &["--days=3"]);
+    let second = list(&path);
+    assert!(second.number > first.number);
+    assert!(second.next_update >= first.next_update + 2 * 86_400);
+    // A list that was lost does not begin again with the first number.
+    fs::remove_file(&path).unwrap();
+    revoke(&folder, 0, &["--days=1", "--crl=other.crl"]);
+    assert!(!path.exists());
+    assert!(list(&folder.path("other.crl")).number >= first.number);
+}
+
+#[test]
+fn what_is_unknown_or_ambiguous_is_named_and_nothing_is_revoked() {
+    let folder = folder("unknown", "0a01 web\n0a02 cafe\ncafe other\n");
+    for (words, reason) in [
+        (&["web", "nobody"][..], "nobody"),
+        (&["web", "0a03"], "serial:HEX"),
+        (&["web", "name:nobody"], "nobody"),
+        (&["web", "cafe"], "name:cafe or serial:cafe"),
+        (&["web", "serial:xyz"], "xyz"),
+        (&["web", "serial:"], "no serial number"),
+        (&["web", "serial:00"], "no serial number"),
+        (&["web", "--days=0"], "0 days"),
+    ] {
+        let ended = revoke(&folder, 124, words);
+        assert!(ended.stderr.contains(reason), "{words:?}: {ended:?}");
+        assert!(!folder.path("cacert.crl").exists());
+    }
+    let ended = revoke(&folder, 0, &["serial:0a03"]);
+    assert!(ended.stderr.contains("0a03 is not in 'db'"), "{ended:?}");
+    revoke(&folder, 0, &["name:cafe", "serial:cafe", "serial:0A01"]);
+    assert_eq!(serials(&folder), ["0a03", "0a02", "00cafe", "0a01"]);
+}
+
+#[test]
+fn damaged_lines_are_named_by_their_numbers() {
+    let folder = folder(
+        "damaged",
+        "0a01 web\nxx y\n0a02 other\n0a03\n0a04 \n0a 05 x\n",
+    );
+    let ended = revoke(&folder, 124, &["web"]);
+    assert!(ended.stderr.contains("line 2, 4, 5"), "{ended:?}");
+    assert!(!folder.path("cacert.crl").exists());
+}
+
+#[test]
+fn a_list_of_somebody_else_or_a_damaged_one_is_left_alone() {
+    let folder = folder("left", "0a01 web\n");
+    let other = self::folder("left-other", "0a01 web\n");
+    revoke(&other, 0, &["web"]);
+    revoke(&folder, 0, &["web"]);
+    let mine = fs::read_to_string(folder.path("cacert.crl")).unwrap();
+    let others = fs::read_to_string(other.path("cacert.crl")).unwrap();
+    let mut forged = pem::parse(&mine).unwrap().into_contents();
+    let position = forged.len() - 100;
+    forged[position] ^= 1;
+    let forged = pem::encode(&pem::Pem::new("X509 CRL", forged));
+    for text in [&others, &forged, "garbage", "", &mine.repeat(2)] {
+        folder.file("cacert.crl", text);
+        let ended = revoke(&folder, 124, &["web"]);
+        assert!(ended.stderr.contains("cacert.crl"), "{ended:?}");
+        let kept = fs::read_to_string(folder.path("cacert.crl")).unwrap();
+        assert_eq!(&kept, text);
+    }
+}
+
+#[test]
+fn only_an_authority_that_may_revoke_does_with_its_own_key() {
+    let folder = folder("may", "0a01 web\n");
+    let mut command = COMMAND;
+    command[2] = "server.key";
+    let ended = expect(&folder.path(""), 124, &[&command[..], &["web"]].concat());
+    assert!(ended.stderr.contains("does not belong"), "{ended:?}");
+
+    let key = Key::generate(KeyType::Ed25519).unwrap();
+    let pair = rcgen::KeyPair::try_from(key.pkcs8()).unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.distinguished_name = common_name("root");
+    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    folder.file("cacert.pem", parameters.self_signed(&pair).unwrap().pem());
+    let text = pem::encode(&pem::Pem::new("PRIVATE KEY", key.pkcs8()));
+    folder.file("other.key", text);
+    command[2] = "other.key";
+    let ended = expect(&folder.path(""), 124, &[&command[..], &["web"]].concat());
+    assert!(ended.stderr.contains("cRLSign"), "{ended:?}");
+}
+
+#[test]
+fn an_authority_below_the_root_has_a_list_of_its_own() {
+    let folder = folder("below", "");
+    let root = Issuer::load(&folder.path("cacert.pem"), &folder.path("root.key")).unwrap();
+    let key = Key::generate(KeyType::P256).unwrap();
+    let policy = petrel::wire::Policy {
+        cpuids: vec![0_u64.into()],
+        unikernels: 1_u64.into(),
+        memory: 64_u64.into(),
+        block: None,
+        bridges: Vec::new(),
+    };
+    let command = petrel::wire::Command::Policy(petrel::wire::PolicyCommand::Add(policy));
+    let validity = Validity::days(OffsetDateTime::now_utc(), 1).unwrap();
+    let tenant = root.issue(
+        common_name("tenant"),
+        &key.public_key_info(),
+        &Profile::Intermediate(command),
+        validity,
+    );
+    folder.file("tenant.pem", to_pem([&tenant.unwrap()]));
+    let text = pem::encode(&pem::Pem::new("PRIVATE KEY", key.pkcs8()));
+    folder.file("tenant.key", text);
+    let revoke = ["revoke", "tenant.pem", "tenant.key", "db", "serial:0a01"];
+    expect(&folder.path(""), 0, &revoke);
+    assert_eq!(list(&folder.path("tenant.crl")).entries[0].0, "0a01");
+}
+
+#[test]
+fn revocations_at_the_same_time_lose_nothing() {
+    let lines: String = (10..20).map(|n| format!("{n} name{n}\n")).collect();
+    let folder = folder("together", &lines);
+    let running: Vec<_> = (10..20)
+        .map(|n| {
+            let name = format!("name{n}");
+            let command = [&COMMAND[..], &[&name]].concat();
+            petrel(&folder.path(""), &command)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut child in running {
+        assert!(child.wait().unwrap().success());
+    }
+    let mut serials = serials(&folder);
+    serials.sort();
+    let expected: Vec<_> = (10..20).map(|n| n.to_string()).collect();
+    assert_eq!(serials, expected);
+}
