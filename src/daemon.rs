@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::PollTimeout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::socket;
@@ -92,10 +93,11 @@ pub fn wall_clock() -> Duration {
 pub struct Signals {
     wake: UnixStream,
     terminate: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// From now on SIGTERM, SIGINT, SIGHUP and SIGCHLD wake the daemon instead of their default.
+    /// From now on SIGTERM, SIGINT, SIGHUP and SIGCHLD wake the daemon instead of their default. No signal is blocked.
     pub fn listen() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -103,17 +105,30 @@ impl Signals {
         for signal in [SIGTERM, SIGINT] {
             signal_hook::flag::register(signal, Arc::clone(&terminate))?;
         }
-        // The last two only wake, as their default would end the daemon. On SIGHUP there is nothing to read again; a
-        // write beyond the limit of file sizes (setrlimit(2)) fails like one to a full disk.
+        let reload = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGHUP, Arc::clone(&reload))?;
+        // The last one only wakes, as its default would end the daemon: a write beyond the limit of file sizes
+        // (setrlimit(2)) fails like one to a full disk.
         for signal in [SIGTERM, SIGINT, SIGCHLD, SIGHUP, SIGXFSZ] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
-        Ok(Self { wake, terminate })
+        // Whoever executed this program may have held them back, so that none is lost.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        Ok(Self {
+            wake,
+            terminate,
+            reload,
+        })
     }
 
     /// Whether the daemon was asked to end since the last call.
     pub fn terminate(&self) -> bool {
         self.terminate.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether there was a SIGHUP since the last call.
+    pub fn reload(&self) -> bool {
+        self.reload.swap(false, Ordering::Relaxed)
     }
 
     /// Makes the pipe silent until the next signal. To be called before looking at what the signals tell.

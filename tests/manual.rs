@@ -18,12 +18,14 @@ use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
 use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
 use petrel::console::{daemon as console, lines, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
+use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
 use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::supervisor::{
     AGE_STEP, Age, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
+use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::Config;
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
@@ -217,6 +219,17 @@ fn every_limit_of_the_code_is_compared_with_a_page() {
 }
 
 #[test]
+fn the_steps_before_a_tender_are_those_of_the_code_in_their_order() {
+    let text = read("petreld.8");
+    let list = part(&text, "\n.Bl -enum\n", "\n.El");
+    let steps: Vec<&str> = list.split(".It\n").skip(1).collect();
+    assert_eq!(steps.len(), spawn::STEPS.len());
+    for (written, step) in steps.iter().zip(&spawn::STEPS) {
+        assert!(written.starts_with(step.name), "{}: {written}", step.name);
+    }
+}
+
+#[test]
 fn every_promise_names_a_test_that_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("SPECIFICATION.md")).unwrap();
@@ -307,6 +320,14 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of newer certificates", time(AGE_STEP)),
         format!("{} octets in a serial number", Age::MAX_SERIAL),
         format!("{} of silence", time(host::IDLE)),
+        format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
+        format!("{} open files", host::OPEN_FILES),
+        "0 octets of core".to_owned(),
+        format!("{} process", host::SPT_PROCESSES),
+        format!("{} processes", host::HVT_PROCESSES),
+        format!("{MEMORY_SLACK} MB and a {SLACK_PART}nd"),
+        format!("{} as the OOM score", host::OOM_SCORE),
+        format!("{} for a process", time(RECORD_PATIENCE)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
         format!("{} before a restart", time(restart::SHORTEST_WAIT)),

@@ -97,6 +97,11 @@ impl Connection {
         }
     }
 
+    /// Whether nothing is under way: neither a request of it nor an answer to it.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.doing, Doing::Asking) && self.peer.held() == 0 && self.peer.queued() == 0
+    }
+
     /// Whether more of its request is held than an ordinary one has.
     pub(super) fn is_large(&self) -> bool {
         self.peer.held() > MAX_MESSAGE

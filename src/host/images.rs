@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Gid;
 use sha2::{Digest as _, Sha256};
 
 use crate::inflate::{Arriving, InflateError};
@@ -19,10 +20,14 @@ const FOLDER: &str = "image";
 /// What the names of files that are still being written begin with.
 const UNFINISHED: &str = ".new-";
 
+/// Mode of an image that a group can read: tenders open images by themselves.
+const IMAGE: u32 = 0o440;
+
 /// The images on disk.
 #[derive(Debug)]
 pub struct ImageStore {
     folder: PathBuf,
+    readers: Option<Gid>,
     counter: u64,
 }
 
@@ -63,19 +68,37 @@ pub enum ImageError {
 }
 
 impl ImageStore {
-    /// The store below `database`; made if missing, unfinished files of an earlier run removed.
-    pub fn open(database: &Path) -> Result<Self, ImageError> {
+    /// The store below `database`; made if missing, unfinished files of an earlier run removed. The group `readers`,
+    /// if there is one, can read images whose names it knows.
+    pub fn open(database: &Path, readers: Option<Gid>) -> Result<Self, ImageError> {
         let folder = database.join(FOLDER);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&folder)
             .map_err(ImageError::file("create", &folder))?;
-        let store = Self { folder, counter: 0 };
+        let store = Self {
+            folder,
+            readers,
+            counter: 0,
+        };
         for name in store.names()? {
             if name.starts_with(UNFINISHED) {
                 store.delete(&name)?;
+            } else {
+                store.open_to_readers(&store.folder.join(name), IMAGE)?;
             }
+        }
+        for folder in [database, &store.folder] {
+            store.open_to_readers(folder, 0o710)?;
+        }
+        if let Some(readers) = readers
+            && let Some(closed) = closed(&store.folder, readers)
+        {
+            log::warn!(
+                "group {readers} cannot get at images: {} is closed to it",
+                closed.display()
+            );
         }
         Ok(store)
     }
@@ -92,7 +115,18 @@ impl ImageStore {
     /// Puts a staged image into the store. It is on disk for good after [`Self::sync`] of what is returned.
     pub fn install(&self, staged: Staged) -> Result<File, ImageError> {
         let path = self.path(&staged.digest);
+        self.open_to_readers(&staged.file.path, IMAGE)?;
         staged.file.rename(&path)
+    }
+
+    fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {
+        let Some(readers) = self.readers else {
+            return Ok(());
+        };
+        chown(path, Some(0), Some(readers.as_raw()))
+            .map_err(ImageError::file("change the owner of", path))?;
+        fs::set_permissions(path, Permissions::from_mode(mode))
+            .map_err(ImageError::file("change the mode of", path))
     }
 
     /// Makes an installed image, and its name, survive a crash of the host.
@@ -203,6 +237,21 @@ impl Staging {
     }
 }
 
+/// The first of the folders down to this one that a group which owns nothing else cannot go through.
+fn closed(folder: &Path, group: Gid) -> Option<&Path> {
+    let open = |folder: &&Path| {
+        fs::metadata(folder).is_ok_and(|found| {
+            let needed = if found.gid() == group.as_raw() {
+                0o010
+            } else {
+                0o001
+            };
+            found.mode() & needed != 0
+        })
+    };
+    folder.ancestors().filter(|folder| !open(folder)).last()
+}
+
 impl Unfinished {
     fn rename(mut self, to: &Path) -> Result<File, ImageError> {
         fs::rename(&self.path, to).map_err(ImageError::file("rename to", to))?;
@@ -247,3 +296,26 @@ impl fmt::Display for ImageError {
 }
 
 impl std::error::Error for ImageError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_that_closes_the_way_to_images_is_named() {
+        let folder = std::env::temp_dir().join(format!("petrel-way-{}", std::process::id()));
+        let inner = folder.join("a/b");
+        fs::create_dir_all(&inner).unwrap();
+        let own = fs::metadata(&folder).unwrap().gid();
+        let (members, others) = (Gid::from_raw(own), Gid::from_raw(own + 1));
+        let way = |mode, group| {
+            fs::set_permissions(folder.join("a"), Permissions::from_mode(mode)).unwrap();
+            closed(&inner, group).map(Path::to_path_buf)
+        };
+        assert_eq!(way(0o755, others), None);
+        assert_eq!(way(0o710, members), None);
+        assert_eq!(way(0o710, others), Some(folder.join("a")));
+        assert_eq!(way(0o701, members), Some(folder.join("a")));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -6,7 +6,10 @@
 mod connection;
 mod console;
 mod images;
-mod store;
+pub mod reexec;
+pub mod resources;
+pub mod run;
+pub mod store;
 mod tender;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -14,38 +17,44 @@ use std::fmt;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use self::connection::{Arrival, Connection};
 use self::console::{ConsoleLink, Outcome};
 use self::images::{ImageError, ImageStore, Staged, Staging};
+use self::reexec::{Inherited, Kept, Program};
+use self::resources::ResourceError;
+use self::run::{Over, RunError, Runs, TenderUsers};
 use self::store::{Store, StoreError};
-use self::tender::{Fifo, Tenders};
+use self::tender::{Fifo, Start, Tenders};
 use crate::command_line;
 use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::logging::{self, Verbosity};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Target};
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    ConnectionId, Effect, Event, Moment, RunId, Settings, StagedImage, Supervisor, Timer, UploadId,
+    ConnectionId, Effect, Event, Moment, RunId, STOP_DEADLINE, Settings, StagedImage, Supervisor,
+    Survivor, Timer, UploadId,
 };
 use crate::sys::child::{self, Ended};
-use crate::sys::spawn;
-use crate::unikernel::{Config, Death, ImageDigest};
+use crate::sys::descriptor;
+use crate::sys::process::End;
+use crate::unikernel::{Death, ImageDigest, Version};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload, Timestamp};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
-pub use self::tender::PROBE_DEADLINE;
+pub use self::tender::{
+    ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, PROBE_DEADLINE, SPT_PROCESSES,
+};
 
 const PROGRAM: &str = "petreld";
 
@@ -57,6 +66,12 @@ pub const MAX_LARGE: usize = 4;
 
 /// Most clients for whom an image is compressed, or that take such a one, at the same time.
 pub const MAX_COMPRESSING: usize = 16;
+
+/// How long requests that are under way are waited for before this program is executed anew.
+pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long nothing happens before it is taken for quiet.
+const RELOAD_STEP: Duration = Duration::from_millis(20);
 
 /// Most octets of an image, uncompressed.
 pub const MAX_IMAGE: u64 = 1 << 30;
@@ -70,6 +85,12 @@ struct Options {
     /// folder of state and images (/var/lib/petrel, on FreeBSD /var/db/petrel)
     #[argh(option, default = "PathBuf::from(socket::DATABASE_FOLDER)")]
     dbdir: PathBuf,
+    /// users of tenders, FIRST-LAST: each tender has one of its own after FIRST, which is the group of all
+    #[argh(option)]
+    tender_uids: Option<TenderUsers>,
+    /// seconds between SIGTERM and SIGKILL for a tender that is to stop (10)
+    #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
+    stop_deadline: Duration,
     /// take the socket from systemd
     #[argh(switch)]
     systemd_socket_activation: bool,
@@ -98,6 +119,10 @@ pub enum HostError {
     Store(StoreError),
     /// The image store.
     Images(ImageError),
+    /// What tenders run with.
+    Runs(RunError),
+    /// What this host has.
+    Resources(ResourceError),
     /// Something else of the system's.
     System(&'static str, std::io::Error),
 }
@@ -157,27 +182,40 @@ struct Daemon {
     unsafe_images: BTreeSet<ImageDigest>,
     staged: HashMap<UploadId, Staged>,
     tenders: Tenders,
+    /// The consoles of what runs, or is about to.
+    fifos: HashMap<Name, Fifo>,
+    /// What is about to run.
     prepared: HashMap<Name, Prepared>,
-    processes: HashMap<RunId, Pid>,
+    runs: Runs,
+    program: Program,
+    /// Since when this program is to be executed anew.
+    reload: Option<Instant>,
     timers: Vec<(Instant, Timer)>,
     done: bool,
 }
 
-/// What stands ready for, or behind, a running tender.
+/// Which tender is to run an image.
 struct Prepared {
     tender: PathBuf,
-    fifo: Fifo,
+    target: Target,
 }
 
 impl Daemon {
     fn start(options: Options) -> Result<Self, HostError> {
+        let program = Program::of_this_process()
+            .map_err(|error| HostError::System("find this program's file", error))?;
+        run::check_users(options.tender_uids).map_err(HostError::Runs)?;
+        let kept = Inherited::take()
+            .map_err(|error| HostError::System("take over what was kept for it", error))?;
+        let (kept_listener, kept_lock) = kept.map(|kept| (kept.listener, kept.lock)).unzip();
         // Before the first child, so that no death is missed.
         let signals =
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
-        spawn::keep_descriptors_from_children();
+        descriptor::keep_from_children();
         daemon::raise_descriptor_limit();
-        let store = Store::open(&options.dbdir).map_err(HostError::Store)?;
-        let images = ImageStore::open(&options.dbdir).map_err(HostError::Images)?;
+        let store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
+        let readers = options.tender_uids.map(TenderUsers::group);
+        let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = store.load().map_err(HostError::Store)?;
         // Without a state nobody knows which images are still wanted.
         if let Some(state) = &state {
@@ -188,11 +226,12 @@ impl Daemon {
         let state = state.unwrap_or_default();
         daemon::runtime_folders(&options.tmpdir)
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
+        let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
-        let listener = if options.systemd_socket_activation {
-            socket::activated()
-        } else {
-            socket::listen(&path)
+        let listener = match kept_listener {
+            Some(kept) => Ok(UnixListener::from(kept)),
+            None if options.systemd_socket_activation => socket::activated(),
+            None => socket::listen(&path),
         }
         .map_err(|error| HostError::File("listen on", path.clone(), error))?;
         log::info!("listening on {}", path.display());
@@ -202,19 +241,16 @@ impl Daemon {
             state.policies.len(),
             options.dbdir.display()
         );
+        let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
+        log::info!("this host has: {resources}");
         let settings = Settings {
-            resources: crate::policy::Policy {
-                unikernels: crate::policy::UNLIMITED,
-                cpus: (0..1024).collect(),
-                memory: 1 << 40,
-                block: None,
-                bridges: BTreeSet::new(),
-            },
-            stop_deadline: crate::supervisor::STOP_DEADLINE,
+            resources,
+            stop_deadline: options.stop_deadline,
             seed: seed(),
         };
+        let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
         let mut daemon = Self {
-            supervisor: Supervisor::new(state, Vec::new(), settings),
+            supervisor: Supervisor::new(state, survivors, settings),
             events: VecDeque::new(),
             results: Vec::new(),
             start: Instant::now(),
@@ -230,13 +266,18 @@ impl Daemon {
             unsafe_images: BTreeSet::new(),
             staged: HashMap::new(),
             tenders: Tenders::new(&options.dbdir),
+            fifos,
             prepared: HashMap::new(),
-            processes: HashMap::new(),
+            runs,
+            program,
+            reload: None,
             timers: Vec::new(),
             done: false,
             options,
         };
         daemon.tenders.look_around();
+        // A child may have ended when nobody listened.
+        daemon.reap();
         daemon.connect_console(false);
         Ok(daemon)
     }
@@ -302,12 +343,17 @@ impl Daemon {
                 config,
                 image,
             } => {
-                let result = self.spawn(run, &name, &config, image);
+                let version = Version {
+                    config: *config,
+                    image,
+                };
+                let result = self.spawn(run, &name, &version);
                 self.results.push(Event::Spawned { run, result });
             }
             Effect::Release(name) => {
-                if let Some(prepared) = self.prepared.remove(&name) {
-                    prepared.fifo.remove();
+                self.prepared.remove(&name);
+                if let Some(fifo) = self.fifos.remove(&name) {
+                    fifo.remove();
                 }
             }
             Effect::Signal { run, kill } => self.signal(run, kill),
@@ -329,7 +375,9 @@ impl Daemon {
     /// Waits until something happens, and turns it into events.
     fn wait(&mut self) -> Result<(), HostError> {
         let ids: Vec<_> = self.connections.keys().copied().collect();
-        let accepting = ids.len() < MAX_CLIENTS && self.accept_after.is_none();
+        // Who comes while this program is executed anew waits for the new one.
+        let accepting =
+            ids.len() < MAX_CLIENTS && self.accept_after.is_none() && self.reload.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut busy = false;
         let mut large = self
@@ -359,6 +407,9 @@ impl Daemon {
         if let Some(peer) = self.console.peer() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
+        let others = waits.len();
+        let adopted = self.runs.adopted().map(|(_, process)| process.as_fd());
+        waits.extend(adopted.map(|process| PollFd::new(process, PollFlags::POLLIN)));
         let timeout = if busy {
             PollTimeout::ZERO
         } else {
@@ -377,7 +428,11 @@ impl Daemon {
         if !ready[0].is_empty() {
             self.signals.drain();
             self.reap();
+            if self.signals.reload() {
+                self.reload = Some(now);
+            }
             if self.signals.terminate() {
+                self.reload = None;
                 self.events.push_back(Event::Terminate);
             }
         }
@@ -387,12 +442,21 @@ impl Daemon {
         if !ready[ids.len() + 1].is_empty() {
             self.accept(now);
         }
+        if ready[others..].iter().any(|ready| !ready.is_empty()) {
+            // Those that are children after all tell more.
+            self.reap();
+            self.look_at_adopted();
+        }
         for Outcome { name, call, result } in self.console.progress(now) {
             self.events
                 .push_back(Event::Announced { name, call, result });
         }
         self.connect_console(false);
         self.expire(now);
+        // What is readable was read: a client whose next request is on its way is not idle.
+        if ready.iter().all(PollFlags::is_empty) {
+            self.reload_when_quiet(now);
+        }
         Ok(())
     }
 
@@ -573,45 +637,46 @@ impl Daemon {
                 .map_err(|error| error.to_string())?;
             self.unsynced.push((image, file));
         }
-        let (_, tender) = self.inspect(&image)?;
+        let (manifest, tender) = self.inspect(&image)?;
+        let target = manifest.target;
         let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
+        self.fifos.insert(name.clone(), fifo);
         self.prepared
-            .insert(name.clone(), Prepared { tender, fifo });
+            .insert(name.clone(), Prepared { tender, target });
         Ok(())
     }
 
-    fn spawn(
-        &mut self,
-        run: RunId,
-        name: &Name,
-        config: &Config,
-        image: ImageDigest,
-    ) -> Result<(), String> {
-        let Some(Prepared { tender, fifo }) = self.prepared.get(name) else {
+    fn spawn(&mut self, run: RunId, name: &Name, version: &Version) -> Result<(), String> {
+        let (Some(prepared), Some(fifo)) = (self.prepared.remove(name), self.fifos.get(name))
+        else {
             return Err("its console was not prepared".to_owned());
         };
-        let path = self.images.path(&image);
-        let whole_name = self.options.no_drop_path;
-        let process = tender::start(tender, &path, name, config, whole_name, fifo)
-            .map_err(|error| error.to_string())?;
-        let process = i32::try_from(process).map_err(|error| error.to_string())?;
+        let Version { config, image } = version;
+        let start = Start {
+            tender: &prepared.tender,
+            target: prepared.target,
+            image: &self.images.path(image),
+            name,
+            config,
+            whole_name: self.options.no_drop_path,
+            fifo,
+            user: None,
+            group: None,
+            record: None,
+        };
+        let started = self.runs.start(run, version.key(), start);
+        let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
-        self.processes.insert(run, Pid::from_raw(process));
         Ok(())
     }
 
     fn signal(&mut self, run: RunId, urgent: bool) {
-        let Some(process) = self.processes.get(&run) else {
-            return;
-        };
         let signal = if urgent {
             Signal::SIGKILL
         } else {
             Signal::SIGTERM
         };
-        if let Err(error) = kill(*process, signal) {
-            log::warn!("cannot send {signal} to process {process}: {error}");
-        }
+        self.runs.signal(run, signal);
     }
 
     fn persist(&mut self, state: &State) -> Result<(), String> {
@@ -643,17 +708,67 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            let of = |(_, other): &(&RunId, &Pid)| **other == process;
-            let Some(run) = self.processes.iter().find(of).map(|(run, _)| *run) else {
+            let Some(Over { run, out_of_memory }) = self.runs.ended(process) else {
                 continue;
             };
-            self.processes.remove(&run);
             let death = match ended {
+                _ if out_of_memory => Death::OutOfMemory,
                 Ended::Exit(code) => Death::Exit(code),
                 Ended::Signal(signal) => Death::Signal(signal),
             };
             self.events.push_back(Event::Exited { run, death });
         }
+    }
+
+    /// Looks for those among the tenders of an earlier supervisor that have ended, and are no children.
+    fn look_at_adopted(&mut self) {
+        let ended: Vec<_> = self
+            .runs
+            .adopted()
+            .filter_map(|(_, process)| {
+                let pid = process.id().pid;
+                let end = process.ended().unwrap_or_else(|error| {
+                    log::error!("cannot ask how process {pid} ended: {error}");
+                    Some(End::Unknown)
+                })?;
+                Some((pid, end))
+            })
+            .collect();
+        for (pid, end) in ended {
+            let Some(Over { run, out_of_memory }) = self.runs.ended(pid) else {
+                continue;
+            };
+            let death = match end {
+                _ if out_of_memory => Death::OutOfMemory,
+                End::Known(Ended::Exit(code)) => Death::Exit(code),
+                End::Known(Ended::Signal(signal)) => Death::Signal(signal),
+                End::Unknown => Death::Unknown,
+            };
+            self.events.push_back(Event::Exited { run, death });
+        }
+    }
+
+    /// Executes this program anew when nothing is under way, or has been for too long.
+    fn reload_when_quiet(&mut self, now: Instant) {
+        let Some(since) = self.reload else {
+            return;
+        };
+        let busy = !self.events.is_empty()
+            || !self.supervisor.is_quiet()
+            || !self.connections.values().all(Connection::is_idle);
+        if busy && now < since + RELOAD_DEADLINE {
+            return;
+        }
+        if busy {
+            log::warn!("some requests are broken off: they took longer than {RELOAD_DEADLINE:?}");
+        }
+        log::info!("this program is executed anew");
+        let error = self.program.execute(Kept {
+            listener: self.listener.as_fd(),
+            lock: self.store.lock(),
+        });
+        log::error!("{error}");
+        self.reload = None;
     }
 
     fn connect_console(&mut self, wanted: bool) {
@@ -679,6 +794,7 @@ impl Daemon {
                 .chain(idle)
                 .chain(self.console.deadline())
                 .chain(pause)
+                .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
                 .min(),
         )
     }
@@ -695,8 +811,40 @@ impl Drop for Daemon {
     }
 }
 
+/// Takes over the tenders of an earlier supervisor, and their consoles.
+fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name, Fifo>) {
+    let mut survivors = Vec::new();
+    let mut fifos = HashMap::new();
+    for (number, survivor) in (1..).zip(runs.survivors()) {
+        let run = RunId(number);
+        let name = survivor.name.clone();
+        match Fifo::create(runtime_folder, &name) {
+            Ok(fifo) => drop(fifos.insert(name.clone(), fifo)),
+            Err(error) => log::warn!("{name}: {error}"),
+        }
+        survivors.push(Survivor {
+            run,
+            name,
+            key: survivor.record.key,
+            since: timestamp(survivor.record.started),
+        });
+        runs.adopt(run, survivor);
+    }
+    (survivors, fifos)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("'{text}' is no number of seconds from 1 to 3600")),
+    }
+}
+
 fn wall_clock() -> Timestamp {
-    let since = daemon::wall_clock();
+    timestamp(daemon::wall_clock())
+}
+
+fn timestamp(since: Duration) -> Timestamp {
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     Timestamp::from_unix(seconds, u64::from(since.subsec_nanos()) * 1000)
 }
@@ -713,6 +861,8 @@ impl fmt::Display for HostError {
             Self::Runtime(path, error) => daemon::explain_runtime_folder(f, path, error),
             Self::Store(error) => error.fmt(f),
             Self::Images(error) => error.fmt(f),
+            Self::Runs(error) => error.fmt(f),
+            Self::Resources(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ const LOCK: &str = ".lock";
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 /// Why the state was not read or written.
@@ -37,21 +38,30 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// The store in `folder`, which is made if missing.
-    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+    /// The store in `folder`, which is made if missing. `kept` is a lock that this process has had before it was
+    /// executed anew.
+    pub fn open(folder: &Path, kept: Option<OwnedFd>) -> Result<Self, StoreError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(folder)
             .map_err(StoreError::file("create", folder))?;
         let path = folder.join(LOCK);
-        let lock = open(&path).map_err(StoreError::file("open", &path))?;
+        let lock = match kept {
+            Some(kept) => File::from(kept),
+            None => open(&path).map_err(StoreError::file("open", &path))?,
+        };
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StoreError::Locked(folder.to_path_buf()))?;
         Ok(Self {
             folder: folder.to_path_buf(),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// What keeps other supervisors away, to be kept when this program is executed anew.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     /// The state on disk, if there is a file.

@@ -36,15 +36,23 @@ fn wait(which: pid_t, options: c_int) -> io::Result<Option<(Pid, Ended)>> {
             },
             pid => Pid::from_raw(pid),
         };
-        if WIFEXITED(status) {
-            // An exit code has eight bits.
-            let code = u8::try_from(WEXITSTATUS(status)).unwrap_or(u8::MAX);
-            return Ok(Some((pid, Ended::Exit(code))));
-        }
-        if WIFSIGNALED(status) {
-            return Ok(Some((pid, Ended::Signal(WTERMSIG(status)))));
+        if let Some(ended) = Ended::from_status(status) {
+            return Ok(Some((pid, ended)));
         }
         // Stopped or continued, which only a debugger is told.
+    }
+}
+
+impl Ended {
+    /// What a status of wait(2) tells; nothing if it is of a process that goes on.
+    pub fn from_status(status: c_int) -> Option<Self> {
+        if WIFEXITED(status) {
+            // An exit code has eight bits.
+            return Some(Self::Exit(
+                u8::try_from(WEXITSTATUS(status)).unwrap_or(u8::MAX),
+            ));
+        }
+        WIFSIGNALED(status).then(|| Self::Signal(WTERMSIG(status)))
     }
 }
 

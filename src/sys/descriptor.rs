@@ -3,15 +3,44 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::libc::{self, STDERR_FILENO};
+use nix::libc::{self, CLOSE_RANGE_CLOEXEC, STDERR_FILENO, c_uint};
+
+/// The first descriptor that is no standard one.
+const FIRST: RawFd = STDERR_FILENO + 1;
+
+/// How many descriptors a process may have been given by whoever started it, where the system cannot be told to mind
+/// them all.
+const INHERITED: RawFd = 4096;
 
 /// What [`inherited`] has given away. A number stays here when it is closed: whoever gets it next opened it.
 static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// Has every descriptor but the standard ones closed by the next exec. Makes system calls only.
+pub fn keep_from_children() {
+    let (first, flags) = (FIRST.cast_unsigned(), CLOSE_RANGE_CLOEXEC.cast_signed());
+    // SAFETY: this closes nothing now.
+    if unsafe { libc::close_range(first, c_uint::MAX, flags) } == 0 {
+        return;
+    }
+    // Before Linux 5.11 and FreeBSD 14.
+    for number in FIRST..INHERITED {
+        // SAFETY: as above; it fails where there is no such descriptor.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
+/// Lets the program that is executed next have this descriptor, or not any more.
+pub fn keep_over_exec(descriptor: impl AsFd, keep: bool) -> io::Result<()> {
+    let mut flags = FdFlag::empty();
+    flags.set(FdFlag::FD_CLOEXEC, !keep);
+    fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
 
 /// Takes an inherited descriptor into ownership and keeps it from the children of this process.
 ///

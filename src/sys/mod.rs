@@ -4,6 +4,11 @@ pub mod child;
 pub mod descriptor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
+#[cfg(target_os = "freebsd")]
+pub mod interfaces;
+pub mod process;
+#[cfg(target_os = "freebsd")]
+pub mod rctl;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod tap;

@@ -14,6 +14,7 @@ const IFF_VNET_HDR: c_int = 0x4000;
 const SIOCGIFFLAGS: c_ulong = 0x8913;
 const SIOCGIFMTU: c_ulong = 0x8921;
 const SIOCETHTOOL: c_ulong = 0x8946;
+const ETHTOOL_GET_DRIVER: u32 = 0x3;
 const ETHTOOL_SET_GSO: u32 = 0x24;
 const ETHTOOL_SET_GRO: u32 = 0x2c;
 
@@ -47,6 +48,14 @@ nix::ioctl_read_bad!(
     nix::request_code_read!(b'T', 210, size_of::<c_int>()),
     ifreq
 );
+
+/// `struct ethtool_drvinfo` of `<linux/ethtool.h>`, 196 octets.
+#[repr(C)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
 
 /// Asks the kernel about interfaces of this process's network namespace.
 pub struct Interfaces {
@@ -92,6 +101,21 @@ impl Interfaces {
         // SAFETY: SIOCGIFMTU has filled this member of the union.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };
         u16::try_from(mtu).map_err(|_| Errno::ERANGE)
+    }
+
+    /// What the driver of interface `name` calls itself. `EOPNOTSUPP` when it has none.
+    pub fn driver(&self, name: &[u8]) -> nix::Result<Vec<u8>> {
+        let mut request = request(name)?;
+        let mut answer = DriverInfo {
+            command: ETHTOOL_GET_DRIVER,
+            driver: [0; 32],
+            rest: [0; 160],
+        };
+        request.ifr_ifru.ifru_data = (&raw mut answer).cast::<c_char>();
+        // SAFETY: `answer` is an `ethtool_drvinfo`, which the kernel fills, and outlives the call.
+        unsafe { ethtool(self.socket.as_raw_fd(), &raw mut request)? };
+        let octets = answer.driver.iter().copied();
+        Ok(octets.take_while(|octet| *octet != 0).collect())
     }
 
     /// Asks that frames are neither merged on receipt nor split late on sending. The kernel

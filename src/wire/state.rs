@@ -353,6 +353,21 @@ mod tests {
     }
 
     #[test]
+    fn versions_have_the_same_key_only_if_they_are_the_same() {
+        let version = |memory, image| {
+            let config = Config {
+                memory,
+                ..crate::supervisor::fixtures::config()
+            };
+            let image = ImageDigest([image; 32]);
+            Version { config, image }.key()
+        };
+        assert_eq!(version(32, 1), version(32, 1));
+        assert_ne!(version(32, 1), version(33, 1));
+        assert_ne!(version(32, 1), version(32, 2));
+    }
+
+    #[test]
     fn a_file_from_before_ages_is_read() {
         // [64] { SEQUENCE { SEQUENCE {}, SEQUENCE {} } }
         let file = [0xbf, 0x40, 6, 0x30, 4, 0x30, 0, 0x30, 0];

@@ -94,6 +94,10 @@ pub struct Setup {
     pub user: Option<u32>,
     /// What a shell does before it becomes `petreld`.
     pub before: Option<&'static str>,
+    /// Further options of `petreld`.
+    pub options: &'static [&'static str],
+    /// A tender's program, to be copied to the database folder under this name.
+    pub tender: Option<(PathBuf, &'static str)>,
 }
 
 /// A host. Its daemons and unikernels end with it.
@@ -155,6 +159,9 @@ impl Host {
         };
         for name in copies {
             fs::copy(program(None, name), folder.0.join("bin").join(name)).unwrap();
+        }
+        if let Some((tender, name)) = &setup.tender {
+            fs::copy(tender, folder.0.join("db").join(name)).unwrap();
         }
         let host = Self {
             supervisor: None,
@@ -240,7 +247,8 @@ impl Host {
         // The tender is given the image's path, and its own folder is another one.
         command
             .args(["-v", "--tmpdir", "run", "--dbdir"])
-            .arg(self.path("db"));
+            .arg(self.path("db"))
+            .args(self.setup.options);
         command
     }
 
@@ -379,22 +387,28 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        let Some(supervisor) = self.supervisor.take() else {
-            return;
-        };
-        supervisor.signal(Signal::SIGTERM);
-        supervisor.end();
-        // What a supervisor that died in a test has left behind: nothing else has these images.
+impl Host {
+    /// The tenders on this host, whosoever children they are: nothing else has these images.
+    pub fn left_tenders(&self) -> BTreeSet<i32> {
         let images = self.path("db/image/").into_os_string();
-        for tender in processes(|process| {
+        processes(|process| {
             let words = fs::read(format!("/proc/{process}/cmdline")).ok()?;
             let mut words = words.split(|octet| *octet == 0);
             words
                 .any(|word| word.starts_with(images.as_bytes()))
                 .then_some(())
-        }) {
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.take() {
+            supervisor.signal(Signal::SIGTERM);
+            supervisor.end();
+        }
+        // What a supervisor that died in a test has left behind.
+        for tender in self.left_tenders() {
             let _ = kill(Pid::from_raw(tender), Signal::SIGKILL);
         }
     }

@@ -1,0 +1,126 @@
+//! What this host has: the policy of the root, below which all others are (BEHAVIOUR 5.7).
+
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
+mod os;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::Pid;
+
+use crate::policy::{CpuId, Policy, UNLIMITED};
+
+/// Folder of block devices below the database folder (WIRE 6.3).
+const BLOCK: &str = "block";
+
+/// Octets in an MB.
+const MB: u64 = 1 << 20;
+
+/// What cannot be found out.
+#[derive(Debug)]
+pub enum ResourceError {
+    /// Which processors may be used.
+    Processors(io::Error),
+    /// How much memory there is.
+    Memory(io::Error),
+    /// How large the file system of this folder is.
+    FileSystem(PathBuf, io::Error),
+    /// Which bridges there are.
+    Bridges(io::Error),
+}
+
+/// Everything that unikernels can have of this host: any number of them; the processors that are online and that this
+/// process may use; the physical memory; the size of the file system of `<database>/block`, or of `database` as long
+/// as that is not there; and the bridges that exist, of this process's network.
+pub fn discover(database: &Path) -> Result<Policy, ResourceError> {
+    let block = database.join(BLOCK);
+    let storage = if block.is_dir() { &block } else { database };
+    Ok(Policy {
+        unikernels: UNLIMITED,
+        cpus: processors().map_err(ResourceError::Processors)?,
+        memory: os::memory().map_err(ResourceError::Memory)? / MB,
+        block: Some(
+            size(storage)
+                .map_err(|error| ResourceError::FileSystem(storage.to_path_buf(), error))?
+                / MB,
+        ),
+        bridges: os::bridges().map_err(ResourceError::Bridges)?,
+    })
+}
+
+/// Those that are online and in the affinity of this process: the system leaves out the others.
+fn processors() -> io::Result<BTreeSet<CpuId>> {
+    let ours = sched_getaffinity(Pid::from_raw(0))?;
+    let most = CpuId::try_from(CpuSet::count()).unwrap_or(CpuId::MAX);
+    let usable = |cpu: &CpuId| ours.is_set((*cpu).into()).unwrap_or(false);
+    Ok((0..most).filter(usable).collect())
+}
+
+/// Octets of the file system that the folder is on.
+fn size(folder: &Path) -> io::Result<u64> {
+    let system = statvfs(folder)?;
+    // Their types differ from system to system.
+    #[allow(clippy::useless_conversion)]
+    let (blocks, octets) = (
+        u64::from(system.blocks()),
+        u64::from(system.fragment_size()),
+    );
+    Ok(blocks.saturating_mul(octets))
+}
+
+impl fmt::Display for ResourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, error) = match self {
+            Self::Processors(error) => ("which CPUs can be used", error),
+            Self::Memory(error) => ("how much memory there is", error),
+            Self::FileSystem(folder, error) => {
+                let folder = folder.display();
+                return write!(
+                    f,
+                    "cannot find out how large the file system of {folder} is: {error}"
+                );
+            }
+            Self::Bridges(error) => ("which bridges there are", error),
+        };
+        write!(f, "cannot find out {what}: {error}")
+    }
+}
+
+impl std::error::Error for ResourceError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_not_there_is_named() {
+        let error = discover(Path::new("/nowhere/db")).unwrap_err().to_string();
+        assert!(
+            error.contains("the file system of /nowhere/db is: No such"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_folder_of_block_devices_counts_once_it_is_there() {
+        let folder = std::env::temp_dir().join(format!("petrel-block-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        assert!(
+            discover(&folder)
+                .unwrap()
+                .block
+                .is_some_and(|size| size > 0)
+        );
+        // Another file system than that of the database, where there is one of a known size.
+        std::os::unix::fs::symlink("/proc", folder.join(BLOCK)).unwrap();
+        if cfg!(target_os = "linux") {
+            assert_eq!(discover(&folder).unwrap().block, Some(0));
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

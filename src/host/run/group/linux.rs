@@ -1,0 +1,292 @@
+//! Linux: control groups, version 2 (`Documentation/admin-guide/cgroup-v2.rst` of the kernel).
+//!
+//! The group that the service manager has given to this program becomes a folder: `supervisor` in it is for the
+//! program itself, as a group with limits for others may have no processes of its own.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+use super::GroupError;
+use crate::name::Name;
+use crate::policy;
+use crate::unikernel::Config;
+
+const ROOT: &str = "/sys/fs/cgroup";
+const OWN: &str = "/proc/self/cgroup";
+
+/// This program's part of its group.
+const SUPERVISOR: &str = "supervisor";
+
+/// What the group must be able to limit.
+const CONTROLLERS: [&str; 2] = ["memory", "cpuset"];
+
+const PROCESSES: &str = "cgroup.procs";
+
+/// The group of this program, with room for others.
+#[derive(Debug)]
+pub struct Groups {
+    folder: PathBuf,
+}
+
+/// The group of a unikernel.
+#[derive(Debug)]
+pub struct Group {
+    folder: PathBuf,
+}
+
+impl Groups {
+    /// Makes room for groups in that of this program, if it was given one.
+    pub fn take() -> Result<Self, GroupError> {
+        let path = Path::new(OWN);
+        let own = fs::read_to_string(path).map_err(file("read", path))?;
+        Self::take_below(Path::new(ROOT), &own)
+    }
+
+    /// The same, with what stands for the root of all groups and for `/proc/self/cgroup`.
+    fn take_below(root: &Path, own: &str) -> Result<Self, GroupError> {
+        let own = own_group(own).ok_or(GroupError::Absent(
+            "this program is in no control group of version 2 but the root",
+        ))?;
+        let folder = root.join(own);
+        let offered = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+        let is_offered = |wanted: &&str| offered.split_whitespace().any(|one| one == *wanted);
+        if !CONTROLLERS.iter().all(is_offered) {
+            return Err(GroupError::Absent(
+                "the control group of this program cannot limit memory and CPUs (Delegate=memory cpuset)",
+            ));
+        }
+        let supervisor = folder.join(SUPERVISOR);
+        make(&supervisor)?;
+        let wanted = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
+        let moved = put(&supervisor.join(PROCESSES), "0")
+            .and_then(|()| put(&folder.join("cgroup.subtree_control"), &wanted));
+        if let Err(error) = moved {
+            // There are other processes in it: it was not meant for this program.
+            let _ = put(&folder.join(PROCESSES), "0");
+            let _ = fs::remove_dir(&supervisor);
+            return Err(error);
+        }
+        Ok(Self { folder })
+    }
+
+    /// Makes the group of a unikernel, in place of one that an earlier run has left.
+    pub fn create(&self, name: &Name, config: &Config) -> Result<Group, GroupError> {
+        let group = self.of(name);
+        match fs::remove_dir(&group.folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(GroupError::File("remove", group.folder, error));
+            }
+            _ => make(&group.folder)?,
+        }
+        for (name, content) in limits(config) {
+            if let Err(error) = put(&group.folder.join(name), &content) {
+                group.remove();
+                return Err(error);
+            }
+        }
+        Ok(group)
+    }
+
+    /// The group of a unikernel that an earlier supervisor has started.
+    pub fn of(&self, name: &Name) -> Group {
+        // No other file of a group has a colon in its name.
+        Group {
+            folder: self.folder.join(name.to_string()),
+        }
+    }
+}
+
+impl Group {
+    /// The file to enter it by.
+    pub fn entrance(&self) -> Option<CString> {
+        let path = self.folder.join(PROCESSES).into_os_string();
+        CString::new(path.into_encoded_bytes()).ok()
+    }
+
+    /// What is left to do when the process is there: nothing.
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
+    pub fn entered(&self, _: Pid) -> Result<(), GroupError> {
+        Ok(())
+    }
+
+    /// Whether a process in it was killed because there was too little memory.
+    pub fn out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.folder.join("memory.events"));
+        events.is_ok_and(|events| killed(&events))
+    }
+
+    /// Removes it. There must be no process in it any more.
+    pub fn remove(self) {
+        if let Err(error) = fs::remove_dir(&self.folder) {
+            log::warn!("cannot remove {}: {error}", self.folder.display());
+        }
+    }
+}
+
+/// The group that `/proc/self/cgroup` tells, relative to the root; the one above, if this is a supervisor's.
+fn own_group(text: &str) -> Option<&Path> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let path = Path::new(path);
+    let own = if path.file_name() == Some(SUPERVISOR.as_ref()) {
+        path.parent()?
+    } else {
+        path
+    };
+    // The root has no limits, and is nobody's.
+    own.file_name().map(|_| own)
+}
+
+/// The files of a unikernel's group, and what is written to them. Swapping is left to the host.
+fn limits(config: &Config) -> [(&'static str, String); 2] {
+    [
+        ("memory.max", super::memory(config).to_string()),
+        ("cpuset.cpus", policy::list(&config.cpus).replace(' ', "")),
+    ]
+}
+
+/// Whether `memory.events` counts a kill.
+fn killed(events: &str) -> bool {
+    let counts = events.lines().filter_map(|line| line.split_once(' '));
+    let mut kills = counts.filter(|(what, _)| *what == "oom_kill");
+    kills.any(|(_, count)| count != "0")
+}
+
+fn make(folder: &Path) -> Result<(), GroupError> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(GroupError::File(
+            "make the folder",
+            folder.to_path_buf(),
+            error,
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn put(path: &Path, content: &str) -> Result<(), GroupError> {
+    fs::write(path, content).map_err(file("write", path))
+}
+
+fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> GroupError {
+    let path = path.to_path_buf();
+    move |error| GroupError::File(what, path, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::fixtures::config;
+
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    impl Folder {
+        /// What stands for /sys/fs/cgroup: a group `a/b` that offers these controllers.
+        fn offering(test: &str, controllers: &str) -> Self {
+            let name = format!("petrel-group-{test}-{}", std::process::id());
+            let folder = Self(std::env::temp_dir().join(name));
+            fs::create_dir_all(folder.0.join("a/b")).unwrap();
+            fs::write(folder.0.join("a/b/cgroup.controllers"), controllers).unwrap();
+            folder
+        }
+
+        fn read(&self, path: &str) -> String {
+            fs::read_to_string(self.0.join(path)).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_unikernel_has_a_group_with_its_limits_beside_that_of_the_supervisor() {
+        let root = Folder::offering("limits", "cpuset cpu io memory pids\n");
+        let groups = Groups::take_below(&root.0, "4:memory:/x\n0::/a/b\n").unwrap();
+        assert_eq!(root.read("a/b/supervisor/cgroup.procs"), "0");
+        assert_eq!(root.read("a/b/cgroup.subtree_control"), "+memory +cpuset");
+        let config = Config {
+            memory: 64,
+            cpus: [0, 2, 3].into(),
+            ..config()
+        };
+        let name = "tenant:hello".parse().unwrap();
+        let group = groups.create(&name, &config).unwrap();
+        let entrance = root.0.join("a/b/tenant:hello/cgroup.procs");
+        let found = group.entrance().unwrap();
+        assert_eq!(found.to_str().unwrap(), entrance.to_str().unwrap());
+        assert_eq!(root.read("a/b/tenant:hello/cpuset.cpus"), "0,2,3");
+        let most = (64 + 2 + MEMORY_SLACK_MB) << 20;
+        assert_eq!(root.read("a/b/tenant:hello/memory.max"), most.to_string());
+
+        // What an earlier run has left, which has files here only.
+        assert!(groups.create(&name, &config).is_err());
+        for file in ["cpuset.cpus", "memory.max"] {
+            fs::remove_file(root.0.join("a/b/tenant:hello").join(file)).unwrap();
+        }
+        groups.create(&name, &config).unwrap();
+        assert!(!group.out_of_memory());
+        fs::write(
+            root.0.join("a/b/tenant:hello/memory.events"),
+            "oom 1\noom_kill 1\n",
+        )
+        .unwrap();
+        assert!(group.out_of_memory());
+    }
+
+    const MEMORY_SLACK_MB: u64 = super::super::MEMORY_SLACK;
+
+    #[test]
+    fn a_group_that_cannot_limit_is_left_alone() {
+        for controllers in ["", "cpu pids", "memory", "cpuset pids\n"] {
+            let root = Folder::offering("absent", controllers);
+            let error = Groups::take_below(&root.0, "0::/a/b\n").unwrap_err();
+            assert!(matches!(error, GroupError::Absent(_)), "{error}");
+            assert!(!root.0.join("a/b/supervisor").exists());
+        }
+    }
+
+    #[test]
+    fn a_group_with_others_in_it_is_left_as_it_was() {
+        let root = Folder::offering("others", "cpuset memory");
+        // Writing to it fails.
+        fs::create_dir(root.0.join("a/b/cgroup.subtree_control")).unwrap();
+        let error = Groups::take_below(&root.0, "0::/a/b\n").unwrap_err();
+        assert!(
+            error.to_string().contains("cgroup.subtree_control"),
+            "{error}"
+        );
+        assert_eq!(root.read("a/b/cgroup.procs"), "0");
+    }
+
+    #[test]
+    fn the_own_group_is_that_of_version_2_and_never_the_root() {
+        let cases = [
+            ("0::/\n", None),
+            ("4:memory:/x\n", None),
+            ("", None),
+            ("0::/supervisor\n", None),
+            (
+                "0::/system.slice/petreld.service\n",
+                Some("system.slice/petreld.service"),
+            ),
+            ("1:cpu:/\n0::/a/b/supervisor\n", Some("a/b")),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(own_group(text), expected.map(Path::new), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_kills_count_as_out_of_memory() {
+        assert!(!killed(
+            "low 0\nhigh 7\nmax 3\noom 2\noom_kill 0\noom_group_kill 1\n"
+        ));
+        assert!(killed("oom 2\noom_kill 12\n"));
+        assert!(!killed(""));
+    }
+}

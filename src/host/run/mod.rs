@@ -1,0 +1,269 @@
+//! Runs of tenders: each with a user, a record and a control group for as long as it lasts.
+
+mod group;
+mod record;
+mod users;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::mem;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+
+use self::group::{Group, GroupError, Groups};
+use self::record::{Record, RecordError, Records};
+use self::users::Exhausted;
+use super::tender::{self, Start, TenderError};
+use crate::daemon;
+use crate::name::Name;
+use crate::supervisor::RunId;
+use crate::sys::process::{Process, ProcessId};
+
+pub use group::{MEMORY_SLACK, SLACK_PART};
+pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
+pub use users::TenderUsers;
+
+/// The runs of tenders that are not over.
+#[derive(Debug)]
+pub struct Runs {
+    users: Option<TenderUsers>,
+    latest_user: Option<u32>,
+    records: Records,
+    groups: Option<Groups>,
+    /// Until they are asked for; their users are taken.
+    survivors: Vec<Survivor>,
+    running: HashMap<RunId, Running>,
+}
+
+/// A tender that runs, or that nobody has asked yet how it ended.
+#[derive(Debug)]
+struct Running {
+    name: Name,
+    pid: Pid,
+    /// Nothing if it is a child that had ended before it could be looked at, or that the system has no handle of.
+    process: Option<Process>,
+    user: Option<u32>,
+    group: Option<Group>,
+    adopted: bool,
+}
+
+/// A run that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// Which.
+    pub run: RunId,
+    /// Its tender was killed because it would have taken more memory than it may; known only where there are control
+    /// groups.
+    pub out_of_memory: bool,
+}
+
+/// Why a tender does not run.
+#[derive(Debug)]
+pub enum RunError {
+    /// The tender.
+    Tender(TenderError),
+    /// Its record.
+    Record(RecordError),
+    /// Its control group.
+    Group(GroupError),
+    /// Its user.
+    User(Exhausted),
+    /// This program may not give tenders users of their own (why).
+    Users(&'static str),
+}
+
+impl Runs {
+    /// No run but those that an earlier supervisor has left. Logs how far tenders are confined here.
+    pub fn open(runtime_folder: &Path, users: Option<TenderUsers>) -> Result<Self, RunError> {
+        if users.is_none() && geteuid().is_root() {
+            log::warn!("tenders run as root: give them users of their own with --tender-uids");
+        }
+        let groups = match Groups::take() {
+            Ok(groups) => Some(groups),
+            Err(why) => {
+                log::info!("tenders have no limit of memory but their address space: {why}");
+                None
+            }
+        };
+        let records = Records::open(runtime_folder).map_err(RunError::Record)?;
+        let survivors = records.survivors().map_err(RunError::Record)?;
+        for Survivor { name, process, .. } in &survivors {
+            let pid = process.id().pid;
+            log::info!("{name} runs already, as process {pid}");
+        }
+        Ok(Self {
+            users,
+            latest_user: None,
+            records,
+            groups,
+            survivors,
+            running: HashMap::new(),
+        })
+    }
+
+    /// Hands out the tenders that an earlier supervisor has left running. Those that are not [adopted](Self::adopt)
+    /// go on running, and nobody knows of them any more.
+    pub fn survivors(&mut self) -> Vec<Survivor> {
+        mem::take(&mut self.survivors)
+    }
+
+    /// Takes over a survivor as this run.
+    pub fn adopt(&mut self, run: RunId, survivor: Survivor) {
+        let name = survivor.name;
+        let running = Running {
+            group: self.groups.as_ref().map(|groups| groups.of(&name)),
+            name,
+            pid: survivor.process.id().pid,
+            process: Some(survivor.process),
+            user: survivor.record.user,
+            adopted: true,
+        };
+        self.running.insert(run, running);
+    }
+
+    /// The processes that were adopted, which may be no children of this one: to be polled for reading and asked for
+    /// their end. [`Self::ended`] is to be told of that, as of the end of a child.
+    pub fn adopted(&self) -> impl Iterator<Item = (RunId, &Process)> {
+        let adopted = self.running.iter().filter(|(_, running)| running.adopted);
+        adopted.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
+    }
+
+    /// Starts a tender as this run. `key` is that of the version it runs. Returns its process.
+    pub fn start(&mut self, run: RunId, key: [u8; 32], start: Start<'_>) -> Result<Pid, RunError> {
+        let name = start.name.clone();
+        let started = self.try_start(run, key, start);
+        if started.is_err()
+            && let Err(error) = self.records.remove(&name)
+        {
+            log::warn!("{error}");
+        }
+        started
+    }
+
+    fn try_start(
+        &mut self,
+        run: RunId,
+        key: [u8; 32],
+        mut start: Start<'_>,
+    ) -> Result<Pid, RunError> {
+        let user = self.next_user().map_err(RunError::User)?;
+        let record = Record {
+            user,
+            started: daemon::wall_clock(),
+            key,
+        };
+        let name = start.name.clone();
+        let opened = self.records.create(&name, &record);
+        let opened = opened.map_err(RunError::Record)?;
+        start.record = Some(opened.for_child().map_err(RunError::Record)?);
+        let users = self.users.as_ref();
+        start.user = user.zip(users.map(|users| users.group()));
+        let groups = self.groups.as_ref();
+        let group = groups
+            .map(|groups| groups.create(&name, start.config))
+            .transpose()
+            .map_err(RunError::Group)?;
+        start.group = group.as_ref().and_then(Group::entrance);
+        let pid = match start.run() {
+            Ok(pid) => pid,
+            Err(error) => {
+                group.into_iter().for_each(Group::remove);
+                return Err(RunError::Tender(error));
+            }
+        };
+        if let Some(group) = &group
+            && let Err(error) = group.entered(pid)
+        {
+            log::warn!("{name}: {error}");
+        }
+        let running = Running {
+            name,
+            pid,
+            process: open(pid),
+            user,
+            group,
+            adopted: false,
+        };
+        self.running.insert(run, running);
+        self.latest_user = user.or(self.latest_user);
+        Ok(pid)
+    }
+
+    /// Sends a signal to the tender, and never to another process.
+    pub fn signal(&self, run: RunId, signal: Signal) {
+        let Some(Running { pid, process, .. }) = self.running.get(&run) else {
+            return;
+        };
+        let sent = match process {
+            Some(process) => process.signal(signal),
+            // A child whose end nobody has asked for yet: its number is not given away before.
+            None => kill(*pid, signal).map_err(Into::into),
+        };
+        if let Err(error) = sent {
+            log::warn!("cannot send {signal} to process {pid}: {error}");
+        }
+    }
+
+    /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
+    /// was no tender.
+    pub fn ended(&mut self, pid: Pid) -> Option<Over> {
+        let mut runs = self.running.iter();
+        let run = *runs.find(|(_, running)| running.pid == pid)?.0;
+        let running = self.running.remove(&run)?;
+        let group = running.group;
+        let out_of_memory = group.as_ref().is_some_and(Group::out_of_memory);
+        group.into_iter().for_each(Group::remove);
+        if let Err(error) = self.records.remove(&running.name) {
+            log::warn!("{error}");
+        }
+        Some(Over { run, out_of_memory })
+    }
+
+    fn next_user(&self) -> Result<Option<u32>, Exhausted> {
+        let Some(users) = self.users else {
+            return Ok(None);
+        };
+        let left = self.survivors.iter().map(|survivor| survivor.record.user);
+        let running = self.running.values().map(|running| running.user);
+        let taken: BTreeSet<_> = left.chain(running).flatten().collect();
+        users.next(self.latest_user, &taken).map(Some)
+    }
+}
+
+/// Whether this program can give tenders these users.
+pub fn check_users(users: Option<TenderUsers>) -> Result<(), RunError> {
+    match (users, tender::ONLY_ROOT) {
+        (None, _) => Ok(()),
+        (Some(_), Some(why)) => Err(RunError::Users(why)),
+        (Some(_), None) if geteuid().is_root() => Ok(()),
+        (Some(_), None) => Err(RunError::Users("only root can do that")),
+    }
+}
+
+/// A handle of a child that was just started.
+fn open(pid: Pid) -> Option<Process> {
+    let opened = ProcessId::of(pid).and_then(|id| id.map_or(Ok(None), Process::open));
+    opened.unwrap_or_else(|error| {
+        log::warn!("cannot watch process {pid}: {error}");
+        None
+    })
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tender(error) => error.fmt(f),
+            Self::Record(error) => error.fmt(f),
+            Self::Group(error) => error.fmt(f),
+            Self::User(error) => error.fmt(f),
+            Self::Users(why) => write!(
+                f,
+                "tenders cannot be given users of their own (--tender-uids): {why}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}

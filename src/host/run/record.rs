@@ -1,0 +1,478 @@
+//! Records of running tenders: a supervisor that starts anew finds them, and never takes another process for one.
+//!
+//! The supervisor writes what it knows and locks the file; the new process adds its own number between fork and exec.
+//! The lock belongs to the open file that both have: as long as either may still write, nobody else gets it. So
+//! whoever has the lock and finds no process knows that none was executed, whenever the supervisor died.
+
+use std::fmt::{self, Write as _};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::Pid;
+
+use crate::name::Name;
+use crate::sys::process::{self, Process, ProcessId};
+use crate::unikernel::ImageDigest;
+
+/// Folder of the records below the runtime folder.
+pub const FOLDER: &str = "run";
+
+/// How long to wait for a process that is between fork and exec.
+pub const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most octets of a record.
+const LONGEST: u64 = 4096;
+
+/// The first line: what this is, and which form of it.
+const TITLE: &str = "petrel run 1";
+
+/// What is known of a run before it begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The user it runs as, if that is its own.
+    pub user: Option<u32>,
+    /// When it was started, since 1970.
+    pub started: Duration,
+    /// What tells whether it runs what it should: see [`crate::unikernel::Version::key`].
+    pub key: [u8; 32],
+}
+
+/// A tender that an earlier supervisor has started.
+#[derive(Debug)]
+pub struct Survivor {
+    /// Its unikernel.
+    pub name: Name,
+    /// What its record says.
+    pub record: Record,
+    /// It runs.
+    pub process: Process,
+}
+
+/// The folder of records.
+#[derive(Debug)]
+pub struct Records {
+    folder: PathBuf,
+    boot: String,
+}
+
+/// A record that is locked, for a process that is about to be started.
+#[derive(Debug)]
+pub struct Opened {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+/// Why records are not written or read.
+#[derive(Debug)]
+pub enum RecordError {
+    /// A file operation failed (what, on which file, why).
+    File(&'static str, PathBuf, io::Error),
+    /// The system does not tell its boot id.
+    Boot(io::Error),
+}
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Damage(&'static str);
+
+impl Records {
+    /// The records below `runtime_folder`; the folder is made if missing.
+    pub fn open(runtime_folder: &Path) -> Result<Self, RecordError> {
+        let folder = runtime_folder.join(FOLDER);
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(RecordError::File("make the folder", folder, error));
+            }
+            _ => {}
+        }
+        let boot = process::boot_id().map_err(RecordError::Boot)?;
+        Ok(Self { folder, boot })
+    }
+
+    /// Makes the record of a run that is about to begin, in place of an older one.
+    pub fn create(&self, name: &Name, record: &Record) -> Result<Opened, RecordError> {
+        let path = self.path(name);
+        self.remove(name)?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(RecordError::file("create", &path))?;
+        let mut file = lock(file)
+            .map_err(|(_, error)| RecordError::File("lock", path.clone(), error.into()))?;
+        file.write_all(encode(&self.boot, record).as_bytes())
+            .map_err(RecordError::file("write", &path))?;
+        Ok(Opened { path, file })
+    }
+
+    /// Removes the record of a run that has ended, if there is one.
+    pub fn remove(&self, name: &Name) -> Result<(), RecordError> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(RecordError::File("remove", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The tenders that run. Records of others are removed; what is no record is named in the log, and removed; what
+    /// cannot be read is named in the log, and stays.
+    pub fn survivors(&self) -> Result<Vec<Survivor>, RecordError> {
+        let mut survivors = Vec::new();
+        let failed = || RecordError::file("list", &self.folder);
+        for entry in fs::read_dir(&self.folder).map_err(failed())? {
+            let path = entry.map_err(failed())?.path();
+            match self.survivor(&path) {
+                Ok(Ok(Some(survivor))) => survivors.push(survivor),
+                Ok(found) => {
+                    if let Err(damage) = found {
+                        log::warn!("{}: {damage}; removed", path.display());
+                    }
+                    fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
+                }
+                // One that cannot be read is no reason to leave the others alone.
+                Err(error) => log::error!("{error}"),
+            }
+        }
+        Ok(survivors)
+    }
+
+    /// The tender of this record, if it runs.
+    fn survivor(&self, path: &Path) -> Result<Result<Option<Survivor>, Damage>, RecordError> {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        let Some(name) = name else {
+            return Ok(Err(Damage("its name is none of a unikernel")));
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(path)
+            .map_err(RecordError::file("open", path))?;
+        let mut file = patient_lock(file).map_err(RecordError::file("lock", path))?;
+        let mut text = Vec::new();
+        (&mut *file)
+            .take(LONGEST)
+            .read_to_end(&mut text)
+            .map_err(RecordError::file("read", path))?;
+        let (boot, record, id) = match decode(&text) {
+            Ok(parts) => parts,
+            Err(damage) => return Ok(Err(damage)),
+        };
+        // Without a process it was never executed.
+        let Some(id) = id.filter(|_| boot == self.boot) else {
+            return Ok(Ok(None));
+        };
+        let process = Process::open(id).map_err(RecordError::file("find the process of", path))?;
+        Ok(Ok(process.map(|process| Survivor {
+            name,
+            record,
+            process,
+        })))
+    }
+
+    fn path(&self, name: &Name) -> PathBuf {
+        self.folder.join(name.to_string())
+    }
+}
+
+impl Opened {
+    /// The file, for the new process to add a line of [`crate::sys::spawn::record_line`] to.
+    pub fn for_child(&self) -> Result<File, RecordError> {
+        self.file
+            .try_clone()
+            .map_err(RecordError::file("duplicate", &self.path))
+    }
+}
+
+/// Waits, but not for ever, for others that have it.
+fn patient_lock(mut file: File) -> io::Result<Flock<File>> {
+    let end = Instant::now() + RECORD_PATIENCE;
+    loop {
+        match lock(file) {
+            Ok(locked) => return Ok(locked),
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < end => file = back,
+            Err((_, error)) => return Err(error.into()),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn lock(file: File) -> Result<Flock<File>, (File, Errno)> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+}
+
+/// Everything but the line that the process itself adds.
+fn encode(boot: &str, record: &Record) -> String {
+    let started = record.started;
+    let mut text = format!(
+        "{TITLE}\nboot {boot}\nstarted {}.{:09}\nkey {}\n",
+        started.as_secs(),
+        started.subsec_nanos(),
+        ImageDigest(record.key)
+    );
+    if let Some(user) = record.user {
+        let _ = writeln!(text, "user {user}");
+    }
+    text
+}
+
+fn decode(text: &[u8]) -> Result<(&str, Record, Option<ProcessId>), Damage> {
+    let text = str::from_utf8(text).map_err(|_| Damage("it is no text"))?;
+    let text = text
+        .strip_suffix('\n')
+        .ok_or(Damage("its last line is not complete"))?;
+    let mut lines = text.split('\n');
+    if lines.next() != Some(TITLE) {
+        return Err(Damage("it is no record of a run"));
+    }
+    let (mut boot, mut started, mut key, mut user, mut id) = (None, None, None, None, None);
+    for line in lines {
+        let (what, value) = line.split_once(' ').ok_or(Damage("a line has no value"))?;
+        let wrong = Damage("a value makes no sense");
+        let before = match what {
+            "boot" => boot.replace(value).is_some(),
+            "started" => started.replace(time(value).ok_or(wrong)?).is_some(),
+            "key" => key.replace(digest(value).ok_or(wrong)?).is_some(),
+            "user" => user.replace(value.parse().map_err(|_| wrong)?).is_some(),
+            "process" => id.replace(process_id(value).ok_or(wrong)?).is_some(),
+            _ => return Err(Damage("a line is unknown")),
+        };
+        if before {
+            return Err(Damage("a line is there twice"));
+        }
+    }
+    match (boot, started, key) {
+        (Some(boot), Some(started), Some(key)) => {
+            let record = Record { user, started, key };
+            Ok((boot, record, id))
+        }
+        _ => Err(Damage("a line is missing")),
+    }
+}
+
+fn time(text: &str) -> Option<Duration> {
+    let (seconds, nanoseconds) = text.split_once('.')?;
+    let nanoseconds: u32 = nanoseconds.parse().ok().filter(|n| *n < 1_000_000_000)?;
+    Some(Duration::new(seconds.parse().ok()?, nanoseconds))
+}
+
+fn digest(text: &str) -> Option<[u8; 32]> {
+    let mut octets = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (place, octet) in octets.iter_mut().enumerate() {
+        *octet = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+    }
+    Some(octets)
+}
+
+fn process_id(text: &str) -> Option<ProcessId> {
+    let (pid, start) = text.split_once(' ')?;
+    let pid: i32 = pid.parse().ok().filter(|pid| *pid > 0)?;
+    let pid = Pid::from_raw(pid);
+    let start = start.parse().ok()?;
+    Some(ProcessId { pid, start })
+}
+
+impl RecordError {
+    fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |error| Self::File(what, path, error)
+    }
+}
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::Boot(error) => write!(
+                f,
+                "cannot find out which boot of the system this is: {error}"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for RecordError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::spawn::{Confinement, confined, record_line};
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Child, Command, Stdio};
+
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn records(test: &str) -> (Folder, Records) {
+        let folder = std::env::temp_dir().join(format!("petrel-{test}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let records = Records::open(&folder).unwrap();
+        (Folder(folder), records)
+    }
+
+    fn name() -> Name {
+        "tenant:hello".parse().unwrap()
+    }
+
+    fn record() -> Record {
+        Record {
+            user: Some(2001),
+            started: Duration::new(1_700_000_000, 42),
+            key: [0xab; 32],
+        }
+    }
+
+    /// Runs until its input ends.
+    fn start(opened: &Opened) -> Child {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let confinement = Confinement {
+            user: None,
+            cpus: Vec::new(),
+            address_space: u64::MAX,
+            open_files: u64::MAX,
+            processes: None,
+            oom_score: 0,
+            group: None,
+            record: Some(opened.for_child().unwrap()),
+        };
+        confined(command, confinement).unwrap()
+    }
+
+    fn is_removed(records: &Records) -> bool {
+        !records.path(&name()).exists()
+    }
+
+    #[test]
+    fn a_running_process_is_found_with_all_that_is_known_of_it() {
+        let (_folder, records) = records("found");
+        let opened = records.create(&name(), &record()).unwrap();
+        let mut child = start(&opened);
+        drop(opened);
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&records.folder), 0o700);
+        assert_eq!(mode(&records.path(&name())), 0o600);
+        let mut survivors = records.survivors().unwrap();
+        let survivor = survivors.pop().unwrap();
+        assert_eq!((survivor.name, survivor.record), (name(), record()));
+        assert_eq!(survivor.process.id().pid.as_raw(), child.id().cast_signed());
+        assert!(survivors.is_empty() && !is_removed(&records));
+
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(records.survivors().unwrap().is_empty());
+        assert!(is_removed(&records));
+    }
+
+    #[test]
+    fn a_process_that_only_waits_for_its_parent_is_no_survivor() {
+        let (_folder, records) = records("zombie");
+        let opened = records.create(&name(), &record()).unwrap();
+        let mut child = start(&opened);
+        drop(opened);
+        child.kill().unwrap();
+        let pid = nix::sys::wait::Id::Pid(Pid::from_raw(child.id().cast_signed()));
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(pid, flags).unwrap();
+        assert!(records.survivors().unwrap().is_empty());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn neither_a_reused_number_nor_another_boot_is_mistaken() {
+        let (_folder, records) = records("reused");
+        let mut id = ProcessId::own().unwrap();
+        let is_survivor = |boot: &str, id| {
+            let mut text = encode(boot, &record()).into_bytes();
+            record_line(id, &mut text).unwrap();
+            fs::write(records.path(&name()), text).unwrap();
+            let found = !records.survivors().unwrap().is_empty();
+            assert_eq!(found, !is_removed(&records));
+            found
+        };
+        assert!(is_survivor(&records.boot, id));
+        assert!(!is_survivor("another", id));
+        id.start += 1;
+        assert!(!is_survivor(&records.boot, id));
+    }
+
+    #[test]
+    fn a_record_without_a_process_is_of_none_that_was_executed() {
+        let (_folder, records) = records("early");
+        drop(records.create(&name(), &record()).unwrap());
+        assert!(records.survivors().unwrap().is_empty());
+        assert!(is_removed(&records));
+    }
+
+    #[test]
+    fn a_process_between_fork_and_exec_is_waited_for() {
+        let (_folder, records) = records("between");
+        let opened = records.create(&name(), &record()).unwrap();
+        // The supervisor is gone, its child has the file still open.
+        let mut child = opened.for_child().unwrap();
+        std::mem::forget(opened);
+        let id = ProcessId::own().unwrap();
+        let waiting = thread::spawn(move || records.survivors().unwrap().len());
+        thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished());
+        record_line(id, &mut child).unwrap();
+        // As by exec: nobody has it any more. The forgotten one is closed by hand.
+        let forgotten = Flock::lock(child, FlockArg::LockExclusiveNonblock).unwrap();
+        drop(forgotten);
+        assert_eq!(waiting.join().unwrap(), 1);
+    }
+
+    #[test]
+    fn damaged_records_are_removed() {
+        let (_folder, records) = records("damaged");
+        let good = encode(&records.boot, &record());
+        let cases = [
+            String::new(),
+            "petrel run 2\n".to_owned(),
+            good.trim_end().to_owned(),
+            good.replace("boot", "foot"),
+            good.replace("abab", "xbab"),
+            good.replace("user 2001", "user x"),
+            format!("{good}{good}"),
+            format!("{good}user 1\n"),
+            format!("{good}process 1\n"),
+            format!("{good}process -1 1\n"),
+            format!("{good}process 1 1"),
+            good.replace("key ", "key"),
+            good.replace(".000000042", ".x"),
+        ];
+        for text in cases {
+            assert!(decode(text.as_bytes()).is_err(), "{text}");
+            fs::write(records.path(&name()), &text).unwrap();
+            assert!(records.survivors().unwrap().is_empty(), "{text}");
+            assert!(is_removed(&records), "{text}");
+        }
+        fs::write(records.folder.join("no/name".replace('/', "\n")), good).unwrap();
+        assert!(records.survivors().unwrap().is_empty());
+        assert_eq!(fs::read_dir(&records.folder).unwrap().count(), 0);
+    }
+}

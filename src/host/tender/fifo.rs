@@ -1,0 +1,111 @@
+//! A console's fifo.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use super::TenderError;
+use crate::name::Name;
+use crate::socket;
+
+/// A console's fifo, open for reading and writing, here and in the tender: a guest can always write, and its output
+/// waits while nobody reads, even if neither this program nor the console daemon is there.
+#[derive(Debug)]
+pub struct Fifo {
+    path: PathBuf,
+    file: File,
+}
+
+impl Fifo {
+    /// Makes the fifo of `name`, or takes over the one that is there, with what is in it.
+    pub fn create(runtime_folder: &Path, name: &Name) -> Result<Self, TenderError> {
+        let path = runtime_folder.join(socket::FIFOS).join(name.to_string());
+        match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
+            Ok(()) | Err(nix::Error::EEXIST) => {}
+            Err(error) => return Err(TenderError::File("make the fifo", path, error.into())),
+        }
+        // Others may write to the folder, but not make a tender write elsewhere.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
+            .open(&path)
+            .map_err(TenderError::file("open the fifo", &path))?;
+        let found = file
+            .metadata()
+            .map_err(TenderError::file("look at the fifo", &path))?;
+        if !found.file_type().is_fifo() {
+            return Err(TenderError::NotAFifo(path));
+        }
+        // A guest's output waits where the fifo is full; a tender would take an error for the end of it.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))
+            .map_err(|error| TenderError::File("set up the fifo", path.clone(), error.into()))?;
+        Ok(Self { path, file })
+    }
+
+    /// Removes the fifo; who reads it gets what is in it, and then its end.
+    pub fn remove(self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
+    }
+
+    /// For a tender to write to.
+    pub fn output(&self) -> Result<File, TenderError> {
+        self.file
+            .try_clone()
+            .map_err(TenderError::file("duplicate", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn only_a_fifo_is_a_console_and_never_through_a_link() {
+        let folder = std::env::temp_dir().join(format!("petrel-fifo-{}", std::process::id()));
+        let fifos = folder.join(socket::FIFOS);
+        fs::create_dir_all(&fifos).unwrap();
+        let victim = folder.join("victim");
+        fs::write(&victim, "kept").unwrap();
+        std::os::unix::fs::symlink(&victim, fifos.join(":link")).unwrap();
+        fs::write(fifos.join(":file"), "kept").unwrap();
+        for name in [":link", ":file"] {
+            assert!(
+                Fifo::create(&folder, &name.parse().unwrap()).is_err(),
+                "{name}"
+            );
+        }
+        let fifo = Fifo::create(&folder, &":ok".parse().unwrap()).unwrap();
+        // What is put in its place later is not written to.
+        fs::remove_file(fifos.join(":ok")).unwrap();
+        std::os::unix::fs::symlink(&victim, fifos.join(":ok")).unwrap();
+        fifo.output().unwrap().write_all(b"lost").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_was_written_waits_for_whoever_comes_next() {
+        let folder = std::env::temp_dir().join(format!("petrel-waits-{}", std::process::id()));
+        fs::create_dir_all(folder.join(socket::FIFOS)).unwrap();
+        let name = ":ok".parse().unwrap();
+        let fifo = Fifo::create(&folder, &name).unwrap();
+        let mut tender = fifo.output().unwrap();
+        drop(fifo);
+        // Nobody else has it open, and this is no error.
+        tender.write_all(b"line").unwrap();
+        let mut line = [0; 4];
+        let again = Fifo::create(&folder, &name).unwrap();
+        drop(tender);
+        again.output().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"line");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,16 @@
+//! FreeBSD: all tenders use vmm(4).
+#![allow(clippy::unnecessary_wraps)]
+
+use nix::unistd::Gid;
+
+use super::TenderError;
+use crate::manifest::Target;
+
+/// Why tenders cannot run as other users than root on this system, if so.
+pub const ONLY_ROOT: Option<&str> =
+    Some("on FreeBSD only root can make the virtual machines of hvt (vmm), so tenders run as root");
+
+/// The group that a tender which runs as `user` must be in for its devices, if there is one.
+pub(super) fn group_of_devices(_: Target, _: u32) -> Result<Option<Gid>, TenderError> {
+    Ok(None)
+}

@@ -1,0 +1,132 @@
+//! How a tender is started.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sched::sched_getaffinity;
+use nix::unistd::{Gid, Pid};
+
+use super::{Fifo, TenderError, os};
+use crate::manifest::Target;
+use crate::name::Name;
+use crate::policy::CpuId;
+use crate::supervisor::launch;
+use crate::sys::spawn::{self, Confinement, User};
+use crate::unikernel::Config;
+
+/// MB of address space of a tender beyond the guest's memory: its code, libraries, stacks, and what the C library
+/// reserves for a second thread.
+pub const ADDRESS_SPACE_SLACK: u64 = 256;
+
+/// Most open files of a tender: its devices, each with a helper, and its own.
+pub const OPEN_FILES: u64 = 256;
+
+/// Most processes and threads of a tender for spt.
+pub const SPT_PROCESSES: u64 = 1;
+
+/// Most processes and threads of a tender for hvt: KVM adds one, network devices another (SOLO5 6).
+pub const HVT_PROCESSES: u64 = 4;
+
+/// `oom_score_adj` of a tender: guests are killed before the host's daemons, and before Petrel's.
+pub const OOM_SCORE: i32 = 500;
+
+/// A tender that is to be started.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Its program.
+    pub tender: &'a Path,
+    /// What it is for.
+    pub target: Target,
+    /// The image's file.
+    pub image: &'a Path,
+    /// The unikernel.
+    pub name: &'a Name,
+    /// Its configuration.
+    pub config: &'a Config,
+    /// Whether the added guest argument has the whole name.
+    pub whole_name: bool,
+    /// Where its output goes.
+    pub fifo: &'a Fifo,
+    /// Its user and the group of all tenders, if they are not ours.
+    pub user: Option<(u32, Gid)>,
+    /// The file to enter its control group by.
+    pub group: Option<CString>,
+    /// Its record.
+    pub record: Option<File>,
+}
+
+impl Start<'_> {
+    /// Starts it. Returns its process.
+    pub fn run(self) -> Result<Pid, TenderError> {
+        check_cpus(self.config)?;
+        let user = match self.user {
+            Some((id, tenders)) => {
+                let devices = os::group_of_devices(self.target, id)?;
+                let groups = [tenders].into_iter().chain(devices).collect();
+                Some(User { id, groups })
+            }
+            None => None,
+        };
+        let (output, errors) = (self.fifo.output()?, self.fifo.output()?);
+        let mut command = Command::new(self.tender);
+        command
+            .args(launch::arguments(
+                self.name,
+                self.config,
+                self.image,
+                self.whole_name,
+            ))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        let id = user.as_ref().map(|user| user.id);
+        let confinement = Confinement {
+            cpus: self.config.cpus.iter().map(|cpu| (*cpu).into()).collect(),
+            address_space: (u64::from(self.config.memory) + ADDRESS_SPACE_SLACK) << 20,
+            open_files: OPEN_FILES,
+            // Where the user is shared, its other processes count, too.
+            processes: user.is_some().then_some(match self.target {
+                Target::Spt => SPT_PROCESSES,
+                _ => HVT_PROCESSES,
+            }),
+            user,
+            oom_score: OOM_SCORE,
+            group: self.group,
+            record: self.record,
+        };
+        let child = spawn::confined(command, confinement)
+            .map_err(|error| TenderError::Start(self.tender.to_path_buf(), id, error))?;
+        Ok(Pid::from_raw(child.id().cast_signed()))
+    }
+}
+
+/// Whether all processors that the unikernel is to run on are ours to use: the system itself would silently leave out
+/// those that are not.
+fn check_cpus(config: &Config) -> Result<(), TenderError> {
+    let Ok(ours) = sched_getaffinity(Pid::from_raw(0)) else {
+        return Ok(());
+    };
+    let missing = |cpu: &&CpuId| !ours.is_set((**cpu).into()).unwrap_or(false);
+    match config.cpus.iter().find(missing) {
+        Some(cpu) => Err(TenderError::NoCpu(*cpu)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_that_does_not_exist_is_named() {
+        let config = Config {
+            cpus: [0, 900].into(),
+            ..crate::supervisor::fixtures::config()
+        };
+        let error = check_cpus(&config).unwrap_err().to_string();
+        assert!(error.contains("900"), "{error}");
+    }
+}

@@ -1,0 +1,309 @@
+//! Starting a process in a state that does not depend on who starts it, and with as few rights as it can do with.
+#![allow(unsafe_code)]
+
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
+mod os;
+
+use std::ffi::CString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Pid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
+
+use super::descriptor;
+use super::process::ProcessId;
+
+/// What a process is allowed.
+#[derive(Debug)]
+pub struct Confinement {
+    /// The user it runs as; `None`: that of this process, with its groups.
+    pub user: Option<User>,
+    /// Host processors it runs on; none: all.
+    pub cpus: Vec<usize>,
+    /// Most octets of address space.
+    pub address_space: u64,
+    /// Most open files.
+    pub open_files: u64,
+    /// Most processes and threads of its user; `None`: as many as this process.
+    pub processes: Option<u64>,
+    /// How soon it is killed when the host's memory has run out, from -1000 (never) to 1000 (Linux).
+    pub oom_score: i32,
+    /// The file to enter a control group by (Linux).
+    pub group: Option<CString>,
+    /// Gets a line with its number and start time before the program is executed: [`record_line`].
+    pub record: Option<File>,
+}
+
+/// A user that is no login: its group has the same number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User and group.
+    pub id: u32,
+    /// All further groups.
+    pub groups: Vec<Gid>,
+}
+
+/// Why a process was not started.
+#[derive(Debug)]
+pub enum SpawnError {
+    /// There is no processor of this number on any host.
+    Processor(usize),
+    /// The pipe on which steps are reported.
+    Pipe(io::Error),
+    /// This step failed in the new process.
+    Step(&'static str, io::Error),
+    /// The program cannot be executed, or there is no new process.
+    Execute(io::Error),
+}
+
+/// A step between fork and exec. It makes system calls only: it neither allocates nor takes a lock.
+pub struct Step {
+    /// What it does, after "cannot".
+    pub name: &'static str,
+    run: fn(&Prepared) -> nix::Result<()>,
+}
+
+/// The steps, in their order; the manual page lists them. The order matters: what needs rights comes before they are
+/// given up, and what others could get in the way of comes first.
+pub const STEPS: [Step; 17] = [
+    step("begin a session", |_| setsid().map(drop)),
+    step("reset the signals", |_| reset_signals()),
+    step("set the umask", |_| {
+        umask(Mode::from_bits_truncate(0o077));
+        Ok(())
+    }),
+    step("change to /", |_| chdir(c"/")),
+    step("set the resource limits", set_limits),
+    step("pin to the CPUs", pin),
+    step("set the OOM score", |prepared| {
+        os::set_oom_score(&prepared.oom_score)
+    }),
+    step("enter the control group", |prepared| {
+        let group = prepared.confinement.group.as_deref();
+        group.map_or(Ok(()), os::enter_group)
+    }),
+    step("record the process", record),
+    step("set the supplementary groups", |prepared| {
+        prepared.with_user(|user| setgroups(&user.groups))
+    }),
+    step("set the group", |prepared| {
+        let id = |user: &User| Gid::from_raw(user.id);
+        prepared.with_user(|user| setresgid(id(user), id(user), id(user)))
+    }),
+    step("empty the bounding set", |_| os::empty_bounding_set()),
+    step("set the user", |prepared| {
+        let id = |user: &User| Uid::from_raw(user.id);
+        prepared.with_user(|user| setresuid(id(user), id(user), id(user)))
+    }),
+    step("drop the ambient capabilities", |_| {
+        os::drop_ambient_capabilities()
+    }),
+    step("drop the capabilities", |_| os::drop_capabilities()),
+    step("forbid new privileges", |_| os::forbid_new_privileges()),
+    step("close the descriptors", |_| {
+        descriptor::keep_from_children();
+        Ok(())
+    }),
+];
+
+const fn step(name: &'static str, run: fn(&Prepared) -> nix::Result<()>) -> Step {
+    Step { name, run }
+}
+
+/// A confinement, with all that the steps would have to allocate.
+struct Prepared {
+    confinement: Confinement,
+    cpus: Option<CpuSet>,
+    oom_score: String,
+}
+
+impl Prepared {
+    fn with_user(&self, set: impl FnOnce(&User) -> nix::Result<()>) -> nix::Result<()> {
+        self.confinement.user.as_ref().map_or(Ok(()), set)
+    }
+}
+
+/// Executes `command` in a new process, after all [`STEPS`]. Its environment and standard descriptors are those of
+/// the command.
+pub fn confined(mut command: Command, confinement: Confinement) -> Result<Child, SpawnError> {
+    let mut cpus = CpuSet::new();
+    for cpu in &confinement.cpus {
+        cpus.set(*cpu).map_err(|_| SpawnError::Processor(*cpu))?;
+    }
+    let prepared = Prepared {
+        cpus: (!confinement.cpus.is_empty()).then_some(cpus),
+        oom_score: confinement.oom_score.to_string(),
+        confinement,
+    };
+    let (mut reported, mut report) = io::pipe().map_err(SpawnError::Pipe)?;
+    let in_child = move || {
+        for (number, step) in (0_u8..).zip(&STEPS) {
+            if let Err(error) = (step.run)(&prepared) {
+                let _ = report.write(&[number]);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the steps make system calls only.
+    unsafe { command.pre_exec(in_child) };
+    let spawned = command.spawn();
+    // It holds the other end of the pipe.
+    drop(command);
+    spawned.map_err(|error| {
+        let mut number = [0];
+        match reported.read_exact(&mut number) {
+            Ok(()) => SpawnError::Step(STEPS[usize::from(number[0]) % STEPS.len()].name, error),
+            Err(_) => SpawnError::Execute(error),
+        }
+    })
+}
+
+/// Default dispositions, and none blocked.
+fn reset_signals() -> nix::Result<()> {
+    for number in 1..=os::LAST_SIGNAL {
+        os::reset_signal(number)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+fn set_limits(prepared: &Prepared) -> nix::Result<()> {
+    let confinement = &prepared.confinement;
+    lower(Resource::RLIMIT_CORE, 0)?;
+    lower(Resource::RLIMIT_NOFILE, confinement.open_files)?;
+    lower(os::ADDRESS_SPACE, confinement.address_space)?;
+    let processes = confinement.processes;
+    processes.map_or(Ok(()), |most| lower(Resource::RLIMIT_NPROC, most))
+}
+
+/// Both limits, or less if this process has less.
+fn lower(resource: Resource, to: u64) -> nix::Result<()> {
+    let (_, most) = getrlimit(resource)?;
+    let to = rlim_t::try_from(to).unwrap_or(most).min(most);
+    setrlimit(resource, to, to)
+}
+
+fn pin(prepared: &Prepared) -> nix::Result<()> {
+    let cpus = prepared.cpus.as_ref();
+    cpus.map_or(Ok(()), |cpus| sched_setaffinity(Pid::from_raw(0), cpus))
+}
+
+fn record(prepared: &Prepared) -> nix::Result<()> {
+    let Some(mut record) = prepared.confinement.record.as_ref() else {
+        return Ok(());
+    };
+    let failed = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    let id = ProcessId::own().map_err(failed)?;
+    let mut line = [0; RECORD_LINE];
+    let mut rest = &mut line[..];
+    record_line(id, &mut rest).map_err(failed)?;
+    let unused = rest.len();
+    // At once, so that the line is there or is not.
+    let length = RECORD_LINE - unused;
+    match record.write(&line[..length]).map_err(failed)? {
+        all if all == length => Ok(()),
+        _ => Err(Errno::ENOSPC),
+    }
+}
+
+/// Most octets of a [`record_line`].
+const RECORD_LINE: usize = 64;
+
+/// What a record gets: `process PID START`, with the numbers of a [`ProcessId`], and the end of a line.
+pub fn record_line(id: ProcessId, to: &mut impl Write) -> io::Result<()> {
+    writeln!(to, "process {} {}", id.pid, id.start)
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Processor(cpu) => write!(f, "there is no CPU id {cpu}"),
+            Self::Pipe(error) => write!(f, "cannot make a pipe: {error}"),
+            Self::Step(name, error) => write!(f, "cannot {name}: {error}"),
+            Self::Execute(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unconfined() -> Confinement {
+        Confinement {
+            user: None,
+            cpus: Vec::new(),
+            address_space: u64::MAX,
+            open_files: u64::MAX,
+            processes: None,
+            oom_score: 0,
+            group: None,
+            record: None,
+        }
+    }
+
+    #[test]
+    fn a_step_that_fails_is_named() {
+        let group = Confinement {
+            group: Some(c"/nowhere/cgroup.procs".to_owned()),
+            ..unconfined()
+        };
+        if cfg!(target_os = "linux") {
+            let error = confined(Command::new("true"), group).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.starts_with("cannot enter the control group: No such"),
+                "{text}"
+            );
+        }
+        let record = Confinement {
+            record: Some(File::open("/dev/null").unwrap()),
+            ..unconfined()
+        };
+        let error = confined(Command::new("true"), record)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("cannot record the process: Bad file"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_no_failed_step() {
+        let error = confined(Command::new("/nowhere/tender"), unconfined()).unwrap_err();
+        assert!(matches!(error, SpawnError::Execute(_)), "{error}");
+    }
+
+    #[test]
+    fn a_processor_that_no_host_has_is_refused_before_anything_happens() {
+        let cpus = vec![usize::MAX];
+        let confinement = Confinement {
+            cpus,
+            ..unconfined()
+        };
+        let error = confined(Command::new("true"), confinement).unwrap_err();
+        assert!(matches!(error, SpawnError::Processor(usize::MAX)));
+    }
+
+    #[test]
+    fn the_largest_numbers_fit_into_a_record() {
+        let mut line = [0; RECORD_LINE];
+        let id = ProcessId {
+            pid: Pid::from_raw(i32::MIN),
+            start: u64::MAX,
+        };
+        record_line(id, &mut &mut line[..]).unwrap();
+    }
+}
