@@ -9,6 +9,8 @@ mod random;
 #[path = "support/vectors.rs"]
 mod vectors;
 
+use std::sync::Arc;
+
 use arbitrary::Arbitrary;
 use petrel::name::{Label, Name, Path};
 use petrel::supervisor::{Age, Ages};
@@ -206,10 +208,10 @@ fn ours(import: albatross::Import) -> State {
         unikernels: unikernels
             .enumerate()
             .map(|(number, one)| {
-                let version = Version {
+                let version = Arc::new(Version {
                     config: one.config,
                     image: ImageDigest([0; 32]),
-                };
+                });
                 let exit = LastExit {
                     death: Death::Signal(9),
                     at: Timestamp::from_unix(1_700_000_000, 0),

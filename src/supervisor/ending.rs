@@ -1,6 +1,7 @@
 //! From a death to what follows; stopping one, and stopping all.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use log::{info, warn};
 
@@ -80,7 +81,7 @@ impl Supervisor {
             Decision::Again => self.start_later(now, name),
             Decision::AgainWithoutName => {
                 let before = unikernel.version.clone();
-                unikernel.version.config.add_name = false;
+                Arc::make_mut(&mut unikernel.version).config.add_name = false;
                 // A restart that is being looked at is of the same.
                 let successor = self.operations.get_mut(name);
                 let successor = successor.and_then(|operation| operation.successor.as_mut());

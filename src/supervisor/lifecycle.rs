@@ -1,5 +1,7 @@
 //! From a request to what it asks for.
 
+use std::sync::Arc;
+
 use log::warn;
 
 use super::operation::{
@@ -139,10 +141,10 @@ impl Supervisor {
         }
         let goal = Goal::Replace("created unikernel");
         let operation = Operation::new(Some(asker), goal, Phase::Stopping);
-        let version = Version {
+        let version = Arc::new(Version {
             config,
             image: image.digest,
-        };
+        });
         self.operate(
             name,
             operation,
@@ -178,7 +180,7 @@ impl Supervisor {
     }
 
     /// What a revival starts.
-    fn revived(&self, name: &Name, revival: &Revival) -> Result<Version, String> {
+    fn revived(&self, name: &Name, revival: &Revival) -> Result<Arc<Version>, String> {
         let present = self.unikernels.get(name);
         let ended = self.ended.get(name);
         let (version, previous) = match (present, ended) {
@@ -195,10 +197,10 @@ impl Supervisor {
                 "there is no unikernel {name}: it has ended, start it instead"
             )),
             Revival::Restart(None) => Ok(version.clone()),
-            Revival::Restart(Some(arguments)) => Ok(Version {
+            Revival::Restart(Some(arguments)) => Ok(Arc::new(Version {
                 config: runnable(name, &version.config.with_arguments((**arguments).clone()))?,
                 image: version.image,
-            }),
+            })),
             Revival::Rollback => previous.clone().ok_or_else(|| {
                 format!("{name} has no previous image or configuration to return to")
             }),

@@ -19,6 +19,7 @@ pub mod launch;
 pub mod restart;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::name::Name;
@@ -115,9 +116,9 @@ struct Policies {
 /// A unikernel that is in the accounting.
 #[derive(Clone, Debug)]
 struct Unikernel {
-    version: Version,
+    version: Arc<Version>,
     /// What a rollback returns to.
-    previous: Option<Version>,
+    previous: Option<Arc<Version>>,
     run: Run,
     /// Failures in a row, for the back-off.
     failures: u32,
@@ -150,8 +151,8 @@ enum Run {
 /// A unikernel that ended by itself.
 #[derive(Clone, Debug)]
 struct Ended {
-    version: Version,
-    previous: Option<Version>,
+    version: Arc<Version>,
+    previous: Option<Arc<Version>>,
     exit: LastExit,
 }
 
@@ -252,18 +253,16 @@ impl Supervisor {
 
     /// What the state file has to say now: what is acknowledged, or is acknowledged once this is written.
     pub fn state(&self) -> State {
-        let names: BTreeSet<_> = self
-            .unikernels
+        let ended = self.ended.keys();
+        let ended = ended.filter(|name| !self.unikernels.contains_key(name));
+        let operations = self
+            .operations
             .keys()
-            .chain(self.ended.keys())
-            .chain(self.operations.keys())
-            .collect();
+            .filter(|name| !self.unikernels.contains_key(name) && !self.ended.contains_key(name));
+        let names = self.unikernels.keys().chain(ended).chain(operations);
         let (newest, forgotten) = self.ages.recorded();
         State {
-            unikernels: names
-                .into_iter()
-                .filter_map(|name| self.recorded(name))
-                .collect(),
+            unikernels: names.filter_map(|name| self.recorded(name)).collect(),
             policies: self
                 .ledger
                 .all()
@@ -522,7 +521,7 @@ impl Supervisor {
 }
 
 impl Unikernel {
-    fn new(version: Version, run: Run) -> Self {
+    fn new(version: Arc<Version>, run: Run) -> Self {
         Self {
             version,
             previous: None,
@@ -554,13 +553,13 @@ impl Unikernel {
         }
     }
 
-    fn versions(&self) -> impl Iterator<Item = &Version> {
+    fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         std::iter::once(&self.version).chain(&self.previous)
     }
 }
 
 impl Ended {
-    fn versions(&self) -> impl Iterator<Item = &Version> {
+    fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         std::iter::once(&self.version).chain(&self.previous)
     }
 }

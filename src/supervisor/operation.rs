@@ -1,5 +1,7 @@
 //! What takes more than one event: requests and tasks of the supervisor's own, one at a time for each name.
 
+use std::sync::Arc;
+
 use super::{Asker, Claim, Effect, Ended, RunId, StagedImage, Unikernel, UploadId};
 use crate::name::{Name, Path};
 use crate::unikernel::{Config, Version};
@@ -49,7 +51,7 @@ pub(super) enum Phase {
 
 #[derive(Debug)]
 pub(super) struct Successor {
-    pub(super) version: Version,
+    pub(super) version: Arc<Version>,
     /// Where its image is, unless in the store.
     pub(super) upload: Option<UploadId>,
 }
@@ -145,7 +147,7 @@ impl Operation {
     }
 
     /// What this may still need.
-    pub(super) fn versions(&self) -> impl Iterator<Item = &Version> {
+    pub(super) fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
         let previous = self.previous.iter().flat_map(Unikernel::versions);
         let ended = self.ended.iter().flat_map(Ended::versions);
         // The image of an upload is not in the store yet.

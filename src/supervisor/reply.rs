@@ -161,7 +161,7 @@ fn details_of(name: &Name, unikernel: &Unikernel) -> Details {
         },
         restarts: unikernel.restarts.into(),
         last_exit: unikernel.last_exit.as_ref().map(Into::into),
-        previous: unikernel.previous.as_ref().map(digest),
+        previous: unikernel.previous.as_deref().map(digest),
     }
 }
 
@@ -175,7 +175,7 @@ fn details_of_ended(name: &Name, ended: &Ended) -> Details {
         standing: Standing::Ended(()),
         restarts: Int::new(0),
         last_exit: Some((&ended.exit).into()),
-        previous: ended.previous.as_ref().map(digest),
+        previous: ended.previous.as_deref().map(digest),
     }
 }
 

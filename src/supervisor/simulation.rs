@@ -24,7 +24,7 @@ use crate::name::Path;
 use crate::unikernel::{Death, FailBehaviour};
 use crate::wire::{DatedPolicy, Octets, Restart};
 
-const SCHEDULES: u64 = 10_000;
+const SCHEDULES: u64 = 100_000;
 
 /// What happens in a schedule before it comes to rest.
 const STEPS: usize = 60;

@@ -169,7 +169,7 @@ impl Supervisor {
         self.effects.push(Effect::Spawn {
             run,
             name: name.clone(),
-            config: Box::new(version.config),
+            config: Box::new(version.config.clone()),
             image: version.image,
         });
     }

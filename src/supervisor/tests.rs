@@ -292,10 +292,10 @@ fn manifest() -> Manifest {
 fn recorded(name: &str, config: Config) -> Recorded {
     Recorded {
         name: name.parse().unwrap(),
-        version: Version {
+        version: Arc::new(Version {
             config,
             image: ImageDigest([1; 32]),
-        },
+        }),
         previous: None,
         standing: Standing::Up,
     }

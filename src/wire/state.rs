@@ -5,6 +5,8 @@
 
 pub mod albatross;
 
+use std::sync::Arc;
+
 use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 use sha2::{Digest as _, Sha256};
 
@@ -36,9 +38,9 @@ pub struct Recorded {
     /// Its name.
     pub name: Name,
     /// What runs, or is to run.
-    pub version: Version,
+    pub version: Arc<Version>,
     /// What a rollback returns to.
-    pub previous: Option<Version>,
+    pub previous: Option<Arc<Version>>,
     /// Whether it is to run.
     pub standing: Standing,
 }
@@ -207,10 +209,10 @@ impl TryFrom<&Entry> for Recorded {
         let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
         let version = |config, digest: &Octets| {
             let digest = digest.0.as_slice().try_into().map(ImageDigest);
-            Ok(Version {
+            Ok(Arc::new(Version {
                 config: Config::try_from(config).map_err(bad)?,
                 image: digest.map_err(|_| StateError::Digest(entry.name.to_lossy()))?,
-            })
+            }))
         };
         let previous = entry.previous.as_ref();
         Ok(Self {
@@ -313,10 +315,10 @@ mod tests {
             block: None,
             bridges: ["service".to_owned()].into(),
         };
-        let version = Version {
+        let version = Arc::new(Version {
             config,
             image: ImageDigest([7; 32]),
-        };
+        });
         let recorded = |name: &str, previous, standing| Recorded {
             name: name.parse().unwrap(),
             version: version.clone(),
