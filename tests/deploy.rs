@@ -669,7 +669,7 @@ fn a_policy_refuses_before_the_image_is_sent() {
     host.assert_unchanged(&steady);
     // What runs already is known to the supervisor alone.
     let refused = host.tenant(&["create", "x", path, "--mem=33"]);
-    let reason = "policy of tenant: allows 64 MB of memory, 32 MB are used, 33 MB are asked for";
+    let reason = "policy of tenant: allows 64 MB of memory, 32 MB are used (tenant:steady 32 MB), 33 MB are asked for";
     host.expect(&refused, 117, &["[unikernel: tenant:x]", reason]);
     let limit = host.petrel(&["add-policy", "tenant", "1", "--mem=64"]);
     host.expect(&limit, 0, &["added policy"]);

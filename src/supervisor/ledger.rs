@@ -23,10 +23,10 @@ pub struct Ledger {
 /// Why the ledger refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The policy at this path allows no further unikernel (path, allowed, used).
-    Unikernels(Path, u64, u64),
-    /// Its memory does not suffice; all in MB (path, allowed, used, asked).
-    Memory(Path, u64, u64, u64),
+    /// The policy at this path allows no further unikernel (path, allowed, used, by whom).
+    Unikernels(Path, u64, u64, Users),
+    /// Its memory does not suffice; all in MB (path, allowed, used, asked, used by whom).
+    Memory(Path, u64, u64, u64, Users),
     /// Its block storage does not suffice; all in MB (path, allowed, used, asked).
     Block(Path, u64, u64, u64),
     /// It forbids something that is asked for.
@@ -43,6 +43,10 @@ pub enum Refusal {
     TooMany(Path),
 }
 
+/// By whom something is used up: who is told may know the names below its own path, but of others only the sum.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users(Vec<(String, u64)>);
+
 /// What a unikernel takes.
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
@@ -52,6 +56,52 @@ pub struct Claim {
     pub cpus: BTreeSet<CpuId>,
     /// Host bridges.
     pub bridges: BTreeSet<String>,
+}
+
+impl Users {
+    /// Most that are told of.
+    const MOST: usize = 5;
+
+    /// Who uses what the policy of `at` allows, as far as somebody at `path`, at or below it, may know.
+    fn of(at: &Path, path: &Path, running: &[(&Name, Claim)]) -> Self {
+        let below = running.iter().filter(|(name, _)| name.path().is_within(at));
+        let mut users: BTreeMap<String, u64> = BTreeMap::new();
+        // The path on the way from the policy to who asks.
+        let own = path.ancestry().take_while(|above| above != at).last();
+        for (name, claim) in below {
+            let user = match &own {
+                None => name.to_string(),
+                Some(own) if name.path().is_within(own) => own.to_string(),
+                Some(_) => "others".to_owned(),
+            };
+            let sum = users.entry(user).or_default();
+            *sum = sum.saturating_add(claim.memory);
+        }
+        let mut users: Vec<_> = users.into_iter().collect();
+        users.sort_by(|(one, some), (other, more)| more.cmp(some).then(one.cmp(other)));
+        if users.len() > Self::MOST {
+            let rest = users.split_off(Self::MOST - 1);
+            let sum = rest
+                .iter()
+                .fold(0_u64, |sum, (_, memory)| sum.saturating_add(*memory));
+            users.push((format!("{} more", rest.len()), sum));
+        }
+        Self(users)
+    }
+}
+
+/// Names and MB in parentheses, or nothing.
+impl fmt::Display for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users = self.0.iter();
+        let users: Vec<_> = users
+            .map(|(user, memory)| format!("{user} {memory} MB"))
+            .collect();
+        if users.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", users.join(", "))
+    }
 }
 
 impl Claim {
@@ -107,10 +157,13 @@ impl Ledger {
             };
             let (count, memory) = usage(&at, others);
             if count >= policy.unikernels {
-                return Err(Refusal::Unikernels(at, policy.unikernels, count));
+                let users = Users::of(&at, path, others);
+                return Err(Refusal::Unikernels(at, policy.unikernels, count, users));
             }
             if memory.saturating_add(claim.memory) > policy.memory {
-                return Err(Refusal::Memory(at, policy.memory, memory, claim.memory));
+                let users = Users::of(&at, path, others);
+                let (allowed, asked) = (policy.memory, claim.memory);
+                return Err(Refusal::Memory(at, allowed, memory, asked, users));
             }
             policy
                 .allows_cpus(&claim.cpus)
@@ -239,15 +292,13 @@ fn in_use(path: &Path, running: &[(&Name, Claim)], devices: &BlockDevices) -> Po
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unikernels(path, allowed, used) => {
-                write!(
-                    f,
-                    "policy of {path} allows {allowed} unikernels, {used} exist"
-                )
-            }
-            Self::Memory(path, allowed, used, asked) => write!(
+            Self::Unikernels(path, allowed, used, users) => write!(
                 f,
-                "policy of {path} allows {allowed} MB of memory, {used} MB are used, {asked} MB are asked for"
+                "policy of {path} allows {allowed} unikernels, {used} exist{users}"
+            ),
+            Self::Memory(path, allowed, used, asked, users) => write!(
+                f,
+                "policy of {path} allows {allowed} MB of memory, {used} MB are used{users}, {asked} MB are asked for"
             ),
             Self::Block(path, allowed, used, asked) => write!(
                 f,
@@ -321,7 +372,13 @@ mod tests {
         let others = [(&running, claim(60))];
         assert_eq!(
             ledger.admit(&path("a:c"), &claim(41), &others),
-            Err(Refusal::Memory(path("a"), 100, 60, 41))
+            Err(Refusal::Memory(
+                path("a"),
+                100,
+                60,
+                41,
+                Users(vec![("others".into(), 60)])
+            ))
         );
         assert_eq!(ledger.admit(&path("a:c"), &claim(40), &others), Ok(()));
     }
@@ -333,7 +390,12 @@ mod tests {
         assert_eq!(ledger.admit(&path("z"), &claim(1), &[]), Ok(()));
         assert_eq!(
             ledger.admit(&path("z"), &claim(1), &[(&running, claim(1))]),
-            Err(Refusal::Unikernels(Path::ROOT, 1, 1))
+            Err(Refusal::Unikernels(
+                Path::ROOT,
+                1,
+                1,
+                Users(vec![("others".into(), 1)])
+            ))
         );
     }
 
@@ -365,6 +427,20 @@ mod tests {
             ledger.set(&path("a:c"), storage(Some(5)), &[], &devices),
             Err(Refusal::InUse(path("a:c"), Excess::Block(6, Some(5))))
         );
+    }
+
+    #[test]
+    fn who_is_refused_learns_who_uses_what_but_no_names_of_others() {
+        let names: Vec<Name> = (0..7).map(|n| name(&format!("a:b:u{n}"))).collect();
+        let stranger = name("a:c:x");
+        let mut running: Vec<_> = names.iter().map(|name| (name, claim(10))).collect();
+        running.push((&stranger, claim(20)));
+        let told = |at: &str, by: &str| Users::of(&path(at), &path(by), &running).to_string();
+        assert_eq!(told("a", "a:b"), " (a:b: 70 MB, others 20 MB)");
+        assert_eq!(told("a", "a:d:e"), " (others 90 MB)");
+        let own = " (a:b:u0 10 MB, a:b:u1 10 MB, a:b:u2 10 MB, a:b:u3 10 MB, 3 more 30 MB)";
+        assert_eq!(told("a:b", "a:b"), own);
+        assert_eq!(Users::of(&path("z"), &path("z"), &running).to_string(), "");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use blocks::{BlockDevices, BlockRefusal};
 pub use event::{
     ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor, Ticket, Timer, UploadId,
 };
-pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal};
+pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
 
 /// Most images that arrive at the same time.
 pub const MAX_UPLOADS: usize = 32;
