@@ -112,11 +112,29 @@ impl ImageStore {
         })
     }
 
+    /// Puts a whole image into the store, on disk for good, whether it is one of Solo5 or not.
+    pub fn import(
+        &mut self,
+        image: &[u8],
+        compressed: bool,
+        limit: u64,
+    ) -> Result<ImageDigest, ImageError> {
+        let mut staging = self.stage(compressed, limit)?;
+        staging.write(image)?;
+        let (file, digest) = staging.complete()?;
+        let image = self.put(file, &digest)?;
+        self.sync(&image)?;
+        Ok(digest)
+    }
+
     /// Puts a staged image into the store. It is on disk for good after [`Self::sync`] of what is returned.
     pub fn install(&self, staged: Staged) -> Result<File, ImageError> {
-        let path = self.path(&staged.digest);
-        self.open_to_readers(&staged.file.path, IMAGE)?;
-        staged.file.rename(&path)
+        self.put(staged.file, &staged.digest)
+    }
+
+    fn put(&self, file: Unfinished, digest: &ImageDigest) -> Result<File, ImageError> {
+        self.open_to_readers(&file.path, IMAGE)?;
+        file.rename(&self.path(digest))
     }
 
     fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {
@@ -226,14 +244,19 @@ impl Staging {
     }
 
     /// Nothing follows: checks that the image is complete, and one of Solo5.
-    pub fn finish(mut self) -> Result<Staged, ImageError> {
-        self.arriving.finish().map_err(ImageError::Content)?;
-        let manifest = Manifest::read(&mut self.file.file).map_err(ImageError::Manifest)?;
+    pub fn finish(self) -> Result<Staged, ImageError> {
+        let (mut file, digest) = self.complete()?;
+        let manifest = Manifest::read(&mut file.file).map_err(ImageError::Manifest)?;
         Ok(Staged {
-            file: self.file,
-            digest: ImageDigest(self.hash.finalize().into()),
+            file,
+            digest,
             manifest,
         })
+    }
+
+    fn complete(self) -> Result<(Unfinished, ImageDigest), ImageError> {
+        self.arriving.finish().map_err(ImageError::Content)?;
+        Ok((self.file, ImageDigest(self.hash.finalize().into())))
     }
 }
 
