@@ -1,23 +1,32 @@
 //! A state file of albatross becomes ours: its images go to the image store, everything else to the state.
 
-use super::MAX_IMAGE;
-use super::images::{ImageError, ImageStore};
-use crate::supervisor::{Ages, launch};
-use crate::unikernel::Version;
+use super::images::ImageError;
+use crate::supervisor::Ages;
+use crate::unikernel::{ImageDigest, Version};
 use crate::wire::state::albatross::{self, Import};
 use crate::wire::state::{Recorded, Standing, State};
 
-/// Takes over everything that makes sense, and names the rest in the log. The policy of the root is the host's own, and
-/// found out anew. An error if an image cannot be written: then nothing but images was.
-pub fn import(file: albatross::State, images: &mut ImageStore) -> Result<State, ImageError> {
+/// What came of a state file of albatross.
+#[derive(Debug)]
+pub struct Imported {
+    /// What can be taken over.
+    pub state: State,
+    /// What cannot (which entry, why).
+    pub refused: Vec<String>,
+}
+
+/// Takes over everything that makes sense. The policy of the root is the host's own, and found out anew. `keep` puts an
+/// image, compressed or not, where it belongs; if that fails for another reason than the image, this does as well.
+pub fn import(
+    file: albatross::State,
+    mut keep: impl FnMut(&[u8], bool) -> Result<ImageDigest, ImageError>,
+) -> Result<Imported, ImageError> {
     let Import {
         unikernels,
         policies,
         refused,
     } = file.import();
-    for error in refused {
-        log::error!("{error}; not imported");
-    }
+    let mut refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
     let mut recorded = Vec::new();
     for unikernel in unikernels {
         let albatross::Unikernel {
@@ -27,41 +36,31 @@ pub fn import(file: albatross::State, images: &mut ImageStore) -> Result<State, 
             image,
         } = unikernel;
         if name.label().is_none() {
-            log::error!("entry '{name}': a path is no name of a unikernel; not imported");
+            refused.push(format!("entry '{name}': a path is no name of a unikernel"));
             continue;
         }
         // BHyve machines have none.
         let compressed = compressed && !image.is_empty();
-        let image = match images.import(&image, compressed, MAX_IMAGE) {
-            Ok(image) => image,
+        match keep(&image, compressed) {
+            Ok(image) => recorded.push(Recorded {
+                name,
+                version: Version { config, image },
+                previous: None,
+                standing: Standing::Up,
+            }),
             Err(ImageError::Content(error)) => {
-                log::error!("entry '{name}': its image: {error}; not imported");
-                continue;
+                refused.push(format!("entry '{name}': its image: {error}"));
             }
             Err(error) => return Err(error),
-        };
-        if let Err(why) = launch::supported(&config) {
-            log::warn!("{name}: {why}: imported, but not started");
         }
-        recorded.push(Recorded {
-            name,
-            version: Version { config, image },
-            previous: None,
-            standing: Standing::Up,
-        });
     }
-    let policies: Vec<_> = policies
-        .into_iter()
-        .filter(|(path, _)| !path.is_root())
-        .collect();
-    log::info!(
-        "{} unikernels and {} policies of albatross imported",
-        recorded.len(),
-        policies.len()
-    );
-    Ok(State {
-        unikernels: recorded,
-        policies,
-        ages: Ages::default(),
+    let policies = policies.into_iter().filter(|(path, _)| !path.is_root());
+    Ok(Imported {
+        state: State {
+            unikernels: recorded,
+            policies: policies.collect(),
+            ages: Ages::default(),
+        },
+        refused,
     })
 }

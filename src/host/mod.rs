@@ -3,6 +3,7 @@
 //! One thread, poll(2), signals through a pipe. Nothing here decides anything about unikernels.
 #![forbid(unsafe_code)]
 
+mod check;
 mod connection;
 mod console;
 mod images;
@@ -28,6 +29,7 @@ use nix::sys::signal::Signal;
 use self::connection::{Arrival, Connection};
 use self::console::{ConsoleLink, Outcome};
 use self::images::{ImageError, ImageStore, Staged, Staging};
+use self::import::Imported;
 use self::reexec::{Inherited, Kept, Program};
 use self::resources::ResourceError;
 use self::run::{Over, RunError, Runs, TenderUsers};
@@ -98,6 +100,9 @@ struct Options {
     /// put the whole name, not just its label, into the guest's --name argument
     #[argh(switch)]
     no_drop_path: bool,
+    /// tell what a start would do and what is wrong, and change nothing
+    #[argh(switch)]
+    check: bool,
     /// log to the local syslog daemon
     #[argh(switch)]
     syslog: bool,
@@ -138,8 +143,14 @@ pub fn main() -> i32 {
     if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
         return code;
     }
-    match run(options) {
-        Ok(()) => 0,
+    let done = absolute(options).and_then(|options| {
+        if options.check {
+            return Ok(check::check(&options).tell());
+        }
+        run(options).map(|()| 0)
+    });
+    match done {
+        Ok(code) => code,
         Err(error) => {
             log::error!("{error}");
             command_line::USAGE
@@ -147,12 +158,16 @@ pub fn main() -> i32 {
     }
 }
 
-fn run(mut options: Options) -> Result<(), HostError> {
-    // Tenders run in another folder than this process.
+/// With folders that hold for tenders, which run in another folder than this process.
+fn absolute(mut options: Options) -> Result<Options, HostError> {
     for folder in [&mut options.tmpdir, &mut options.dbdir] {
         *folder = std::path::absolute(&*folder)
             .map_err(|error| HostError::File("find", folder.clone(), error))?;
     }
+    Ok(options)
+}
+
+fn run(options: Options) -> Result<(), HostError> {
     let mut daemon = Daemon::start(options)?;
     daemon.events.push_back(Event::Boot);
     while daemon.settle() {
@@ -849,7 +864,22 @@ fn load(store: &mut Store, images: &mut ImageStore) -> Result<State, HostError> 
             Ok(state)
         }
         Content::Albatross(file) => {
-            let state = import::import(file, images).map_err(HostError::Images)?;
+            let keep = |image: &[u8], compressed| images.import(image, compressed, MAX_IMAGE);
+            let Imported { state, refused } =
+                import::import(file, keep).map_err(HostError::Images)?;
+            for why in refused {
+                log::error!("{why}; not imported");
+            }
+            for recorded in &state.unikernels {
+                if let Err(why) = launch::supported(&recorded.version.config) {
+                    log::warn!("{}: {why}: imported, but cannot be started", recorded.name);
+                }
+            }
+            log::info!(
+                "{} unikernels and {} policies of albatross are imported",
+                state.unikernels.len(),
+                state.policies.len()
+            );
             let kept = store.keep_original().map_err(HostError::Store)?;
             log::info!("the state file of albatross is kept as {}", kept.display());
             store.save(&state).map_err(HostError::Store)?;

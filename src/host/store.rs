@@ -18,11 +18,11 @@ use crate::wire::WireError;
 use crate::wire::state::{State, StateError, albatross};
 
 /// Name of the state file below the database folder.
-pub const FILE: &str = "state";
+const FILE: &str = "state";
 /// Name of the one before it.
-pub const PREVIOUS: &str = "state.previous";
+const PREVIOUS: &str = "state.previous";
 /// What is locked as long as a supervisor runs.
-pub const LOCK: &str = ".lock";
+const LOCK: &str = ".lock";
 const NEW: &str = ".state.new";
 const PREVIOUS_NEW: &str = ".state.previous.new";
 /// What a state file that cannot be used is renamed to; a number follows if that is taken.
@@ -53,8 +53,8 @@ pub enum Content {
 pub enum Found {
     /// Nothing yet.
     Nothing,
-    /// The state, and the one before it if that is there.
-    Present(Content, Option<Content>),
+    /// The state, and the one before it, if that is there and can be used.
+    Present(Content, Result<Option<Content>, StoreError>),
     /// Only the state before can be used: the file is missing, or (why) makes no sense.
     Fallback(Content, Option<StoreError>),
 }
@@ -81,13 +81,7 @@ pub fn read(folder: &Path) -> Result<Found, StoreError> {
     let present = folder.join(FILE);
     let previous = folder.join(PREVIOUS);
     let why = match content(&present) {
-        Ok(Some(content)) => {
-            let previous = self::content(&previous).unwrap_or_else(|error| {
-                log::warn!("{error}: there is no state to fall back to");
-                None
-            });
-            return Ok(Found::Present(content, previous));
-        }
+        Ok(Some(present)) => return Ok(Found::Present(present, content(&previous))),
         Ok(None) => None,
         Err(error @ StoreError::State(..)) => Some(error),
         // Nobody knows what it says: another time it may be read.
@@ -105,6 +99,17 @@ pub fn read(folder: &Path) -> Result<Found, StoreError> {
             Err(StoreError::Unusable(Box::new((why, error))))
         }
     }
+}
+
+/// Whether a state file is in the folder that could not be used.
+pub fn has_set_aside(folder: &Path) -> bool {
+    folder.join(BAD).exists()
+}
+
+/// Whether a supervisor has this database now. One that starts at the very moment of this call may fail.
+pub fn is_in_use(folder: &Path) -> bool {
+    let lock = File::open(folder.join(LOCK));
+    lock.is_ok_and(|lock| Flock::lock(lock, FlockArg::LockSharedNonblock).is_err())
 }
 
 fn content(path: &Path) -> Result<Option<Content>, StoreError> {
@@ -172,7 +177,13 @@ impl Store {
         match &found {
             Found::Nothing => {}
             Found::Present(present, previous) => {
-                let previous = previous.as_ref().map(Content::images).unwrap_or_default();
+                let previous = match previous {
+                    Ok(previous) => previous.as_ref().map(Content::images).unwrap_or_default(),
+                    Err(error) => {
+                        log::error!("{error}: there is no state to fall back to");
+                        BTreeSet::new()
+                    }
+                };
                 self.generations = [present.images(), previous];
             }
             Found::Fallback(used, why) => {
@@ -218,7 +229,7 @@ impl Store {
 
     /// Whether a state file is there that could not be used.
     pub fn has_set_aside(&self) -> bool {
-        self.folder.join(BAD).exists()
+        has_set_aside(&self.folder)
     }
 
     /// Whether the state on disk, or the one before it, refers to this image.

@@ -197,7 +197,7 @@ fn the_original_of_albatross_is_kept_once_and_overwrites_nothing() {
     folder.put("state.albatross", b"an older one");
     let (mut store, found) = loaded(&folder);
     assert!(
-        matches!(found, Ok(Found::Present(Content::Albatross(_), None))),
+        matches!(found, Ok(Found::Present(Content::Albatross(_), Ok(None)))),
         "{found:?}"
     );
     let kept = store.keep_original().unwrap();
