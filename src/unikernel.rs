@@ -115,6 +115,11 @@ impl Config {
     pub const MAX_DEVICES: usize = 63;
     /// Most octets of all guest arguments joined by spaces (SOLO5 4).
     pub const MAX_COMMAND_LINE: usize = 8191;
+
+    /// The place in the start order: lower is started earlier, and stopped later.
+    pub fn startup(&self) -> i64 {
+        self.startup.unwrap_or(Self::DEFAULT_STARTUP)
+    }
 }
 
 impl Block {

@@ -65,6 +65,8 @@ pub enum ImageError {
     Content(InflateError),
     /// Not a Solo5 image.
     Manifest(ManifestError),
+    /// It is not what its name says (its path).
+    Damaged(PathBuf),
 }
 
 impl ImageStore {
@@ -82,7 +84,7 @@ impl ImageStore {
             readers,
             counter: 0,
         };
-        for name in store.names()? {
+        for name in names(&store.folder)? {
             if name.starts_with(UNFINISHED) {
                 store.delete(&name)?;
             } else {
@@ -112,11 +114,29 @@ impl ImageStore {
         })
     }
 
+    /// Puts a whole image into the store, on disk for good, whether it is one of Solo5 or not.
+    pub fn import(
+        &mut self,
+        image: &[u8],
+        compressed: bool,
+        limit: u64,
+    ) -> Result<ImageDigest, ImageError> {
+        let mut staging = self.stage(compressed, limit)?;
+        staging.write(image)?;
+        let (file, digest) = staging.complete()?;
+        let image = self.put(file, &digest)?;
+        self.sync(&image)?;
+        Ok(digest)
+    }
+
     /// Puts a staged image into the store. It is on disk for good after [`Self::sync`] of what is returned.
     pub fn install(&self, staged: Staged) -> Result<File, ImageError> {
-        let path = self.path(&staged.digest);
-        self.open_to_readers(&staged.file.path, IMAGE)?;
-        staged.file.rename(&path)
+        self.put(staged.file, &staged.digest)
+    }
+
+    fn put(&self, file: Unfinished, digest: &ImageDigest) -> Result<File, ImageError> {
+        self.open_to_readers(&file.path, IMAGE)?;
+        file.rename(&self.path(digest))
     }
 
     fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {
@@ -158,12 +178,8 @@ impl ImageStore {
 
     /// Removes every image but these.
     pub fn keep_only(&self, digests: impl Iterator<Item = ImageDigest>) -> Result<(), ImageError> {
-        let keep: BTreeSet<String> = digests.map(|digest| digest.to_string()).collect();
-        let is_image =
-            |name: &str| name.len() == 64 && name.bytes().all(|octet| octet.is_ascii_hexdigit());
-        self.names()?
+        unwanted(&self.folder, digests)?
             .iter()
-            .filter(|name| is_image(name) && !keep.contains(*name))
             .try_for_each(|name| self.delete(name))
     }
 
@@ -187,15 +203,6 @@ impl ImageStore {
             .open(&path)
             .map_err(ImageError::file("create", &path))?;
         Ok(Unfinished { path, file })
-    }
-
-    fn names(&self) -> Result<Vec<String>, ImageError> {
-        let failed = || ImageError::file("list", &self.folder);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(failed())? {
-            names.extend(entry.map_err(failed())?.file_name().into_string());
-        }
-        Ok(names)
     }
 
     fn delete(&self, name: &str) -> Result<(), ImageError> {
@@ -226,15 +233,74 @@ impl Staging {
     }
 
     /// Nothing follows: checks that the image is complete, and one of Solo5.
-    pub fn finish(mut self) -> Result<Staged, ImageError> {
-        self.arriving.finish().map_err(ImageError::Content)?;
-        let manifest = Manifest::read(&mut self.file.file).map_err(ImageError::Manifest)?;
+    pub fn finish(self) -> Result<Staged, ImageError> {
+        let (mut file, digest) = self.complete()?;
+        let manifest = Manifest::read(&mut file.file).map_err(ImageError::Manifest)?;
         Ok(Staged {
-            file: self.file,
-            digest: ImageDigest(self.hash.finalize().into()),
+            file,
+            digest,
             manifest,
         })
     }
+
+    fn complete(self) -> Result<(Unfinished, ImageDigest), ImageError> {
+        self.arriving.finish().map_err(ImageError::Content)?;
+        Ok((self.file, ImageDigest(self.hash.finalize().into())))
+    }
+}
+
+/// What is wrong with an image in the store below `database`; otherwise what it declares.
+pub fn examine(database: &Path, digest: &ImageDigest) -> Result<Manifest, ImageError> {
+    let path = database.join(FOLDER).join(digest.to_string());
+    let mut file = File::open(&path).map_err(ImageError::file("open", &path))?;
+    let mut hash = Sha256::new();
+    io::copy(&mut file, &mut hash).map_err(ImageError::file("read", &path))?;
+    if ImageDigest(hash.finalize().into()) != *digest {
+        return Err(ImageError::Damaged(path));
+    }
+    Manifest::read(&mut file).map_err(ImageError::Manifest)
+}
+
+/// The names of the images in the store below `database` that are none of these.
+pub fn superfluous(
+    database: &Path,
+    digests: impl Iterator<Item = ImageDigest>,
+) -> Result<Vec<String>, ImageError> {
+    unwanted(&database.join(FOLDER), digests)
+}
+
+/// The digest of what an image is uncompressed.
+pub fn digest(image: &[u8], compressed: bool, limit: u64) -> Result<ImageDigest, ImageError> {
+    let mut arriving = Arriving::new(compressed, limit);
+    let mut hash = Sha256::new();
+    arriving.write(image, |plain| {
+        hash.update(plain);
+        Ok::<_, ImageError>(())
+    })?;
+    arriving.finish().map_err(ImageError::Content)?;
+    Ok(ImageDigest(hash.finalize().into()))
+}
+
+fn unwanted(
+    folder: &Path,
+    digests: impl Iterator<Item = ImageDigest>,
+) -> Result<Vec<String>, ImageError> {
+    let keep: BTreeSet<String> = digests.map(|digest| digest.to_string()).collect();
+    let mut names = names(folder)?;
+    names.retain(|name| {
+        let is_image = name.len() == 64 && name.bytes().all(|octet| octet.is_ascii_hexdigit());
+        is_image && !keep.contains(name)
+    });
+    Ok(names)
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, ImageError> {
+    let failed = || ImageError::file("list", folder);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed())? {
+        names.extend(entry.map_err(failed())?.file_name().into_string());
+    }
+    Ok(names)
 }
 
 /// The first of the folders down to this one that a group which owns nothing else cannot go through.
@@ -291,6 +357,11 @@ impl fmt::Display for ImageError {
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
             Self::Content(error) => error.fmt(f),
             Self::Manifest(error) => error.fmt(f),
+            Self::Damaged(path) => write!(
+                f,
+                "{} has another SHA-256 than its name says: it is damaged",
+                path.display()
+            ),
         }
     }
 }

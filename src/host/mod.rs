@@ -3,9 +3,11 @@
 //! One thread, poll(2), signals through a pipe. Nothing here decides anything about unikernels.
 #![forbid(unsafe_code)]
 
+mod check;
 mod connection;
 mod console;
 mod images;
+mod import;
 pub mod reexec;
 pub mod resources;
 pub mod run;
@@ -27,10 +29,11 @@ use nix::sys::signal::Signal;
 use self::connection::{Arrival, Connection};
 use self::console::{ConsoleLink, Outcome};
 use self::images::{ImageError, ImageStore, Staged, Staging};
+use self::import::Imported;
 use self::reexec::{Inherited, Kept, Program};
 use self::resources::ResourceError;
 use self::run::{Over, RunError, Runs, TenderUsers};
-use self::store::{Store, StoreError};
+use self::store::{Content, Found, Store, StoreError};
 use self::tender::{Fifo, Start, Tenders};
 use crate::command_line;
 use crate::daemon::{self, ACCEPT_PAUSE, Signals};
@@ -40,7 +43,7 @@ use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
     ConnectionId, Effect, Event, Moment, RunId, STOP_DEADLINE, Settings, StagedImage, Supervisor,
-    Survivor, Timer, UploadId,
+    Survivor, Timer, UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
@@ -97,6 +100,9 @@ struct Options {
     /// put the whole name, not just its label, into the guest's --name argument
     #[argh(switch)]
     no_drop_path: bool,
+    /// tell what a start would do and what is wrong, and change nothing
+    #[argh(switch)]
+    check: bool,
     /// log to the local syslog daemon
     #[argh(switch)]
     syslog: bool,
@@ -137,8 +143,14 @@ pub fn main() -> i32 {
     if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
         return code;
     }
-    match run(options) {
-        Ok(()) => 0,
+    let done = absolute(options).and_then(|options| {
+        if options.check {
+            return Ok(check::check(&options).tell());
+        }
+        run(options).map(|()| 0)
+    });
+    match done {
+        Ok(code) => code,
         Err(error) => {
             log::error!("{error}");
             command_line::USAGE
@@ -146,12 +158,16 @@ pub fn main() -> i32 {
     }
 }
 
-fn run(mut options: Options) -> Result<(), HostError> {
-    // Tenders run in another folder than this process.
+/// With folders that hold for tenders, which run in another folder than this process.
+fn absolute(mut options: Options) -> Result<Options, HostError> {
     for folder in [&mut options.tmpdir, &mut options.dbdir] {
         *folder = std::path::absolute(&*folder)
             .map_err(|error| HostError::File("find", folder.clone(), error))?;
     }
+    Ok(options)
+}
+
+fn run(options: Options) -> Result<(), HostError> {
     let mut daemon = Daemon::start(options)?;
     daemon.events.push_back(Event::Boot);
     while daemon.settle() {
@@ -180,6 +196,8 @@ struct Daemon {
     unsynced: Vec<(ImageDigest, File)>,
     /// Images that could not be made to survive one.
     unsafe_images: BTreeSet<ImageDigest>,
+    /// Images to be removed as soon as the state before the present one does not refer to them either.
+    superfluous: BTreeSet<ImageDigest>,
     staged: HashMap<UploadId, Staged>,
     tenders: Tenders,
     /// The consoles of what runs, or is about to.
@@ -213,17 +231,14 @@ impl Daemon {
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
         descriptor::keep_from_children();
         daemon::raise_descriptor_limit();
-        let store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
+        let mut store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
         let readers = options.tender_uids.map(TenderUsers::group);
-        let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
-        let state = store.load().map_err(HostError::Store)?;
-        // Without a state nobody knows which images are still wanted.
-        if let Some(state) = &state {
-            images
-                .keep_only(state.images())
-                .map_err(HostError::Images)?;
+        let mut images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
+        let state = load(&mut store, &mut images)?;
+        let mut superfluous: BTreeSet<_> = store.images().collect();
+        for image in state.images() {
+            superfluous.remove(&image);
         }
-        let state = state.unwrap_or_default();
         daemon::runtime_folders(&options.tmpdir)
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
@@ -264,6 +279,7 @@ impl Daemon {
             images,
             unsynced: Vec::new(),
             unsafe_images: BTreeSet::new(),
+            superfluous,
             staged: HashMap::new(),
             tenders: Tenders::new(&options.dbdir),
             fifos,
@@ -364,9 +380,8 @@ impl Daemon {
             }
             Effect::RemoveImage(digest) => {
                 self.unsafe_images.remove(&digest);
-                if let Err(error) = self.images.remove(&digest) {
-                    log::warn!("{error}");
-                }
+                self.superfluous.insert(digest);
+                self.remove_superfluous();
             }
             Effect::Exit => self.done = true,
         }
@@ -635,6 +650,7 @@ impl Daemon {
                 .images
                 .install(staged)
                 .map_err(|error| error.to_string())?;
+            self.superfluous.remove(&image);
             self.unsynced.push((image, file));
         }
         let (manifest, tender) = self.inspect(&image)?;
@@ -652,6 +668,7 @@ impl Daemon {
             return Err("its console was not prepared".to_owned());
         };
         let Version { config, image } = version;
+        launch::supported(config)?;
         let start = Start {
             tender: &prepared.tender,
             target: prepared.target,
@@ -697,7 +714,23 @@ impl Daemon {
         {
             return Err(format!("image {image} could not be written to disk"));
         }
-        self.store.save(state).map_err(|error| error.to_string())
+        let saved = self.store.save(state).map_err(|error| error.to_string());
+        for image in state.images() {
+            self.superfluous.remove(&image);
+        }
+        self.remove_superfluous();
+        saved
+    }
+
+    fn remove_superfluous(&mut self) {
+        let (store, images) = (&self.store, &self.images);
+        self.superfluous.retain(|image| {
+            let wanted = store.refers_to(image);
+            if !wanted && let Err(error) = images.remove(image) {
+                log::warn!("{error}");
+            }
+            wanted
+        });
     }
 
     /// Collects the tenders that have ended.
@@ -807,6 +840,50 @@ impl Drop for Daemon {
             if let Err(error) = fs::remove_file(&path) {
                 log::warn!("cannot remove {}: {error}", path.display());
             }
+        }
+    }
+}
+
+/// The state on disk; one of albatross is imported.
+fn load(store: &mut Store, images: &mut ImageStore) -> Result<State, HostError> {
+    let (content, complete) = match store.load().map_err(HostError::Store)? {
+        Found::Nothing => return Ok(State::default()),
+        Found::Present(content, _) => (content, true),
+        Found::Fallback(content, _) => (content, false),
+    };
+    match content {
+        Content::Own(state) => {
+            // Nobody knows which images a file that was set aside refers to.
+            if complete && !store.has_set_aside() {
+                images
+                    .keep_only(store.images())
+                    .map_err(HostError::Images)?;
+            } else if !complete && let Err(error) = store.save(&state) {
+                log::error!("{error}; it is tried again with the next change");
+            }
+            Ok(state)
+        }
+        Content::Albatross(file) => {
+            let keep = |image: &[u8], compressed| images.import(image, compressed, MAX_IMAGE);
+            let Imported { state, refused } =
+                import::import(file, keep).map_err(HostError::Images)?;
+            for why in refused {
+                log::error!("{why}; not imported");
+            }
+            for recorded in &state.unikernels {
+                if let Err(why) = launch::supported(&recorded.version.config) {
+                    log::warn!("{}: {why}: imported, but cannot be started", recorded.name);
+                }
+            }
+            log::info!(
+                "{} unikernels and {} policies of albatross are imported",
+                state.unikernels.len(),
+                state.policies.len()
+            );
+            let kept = store.keep_original().map_err(HostError::Store)?;
+            log::info!("the state file of albatross is kept as {}", kept.display());
+            store.save(&state).map_err(HostError::Store)?;
+            Ok(state)
         }
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use crate::name::Name;
-use crate::unikernel::Config;
+use crate::unikernel::{Config, Kind};
 
 /// The arguments of the tender that runs `image` as `name`. `whole_name` puts the path into the added
 /// `--name`, too.
@@ -22,6 +22,17 @@ pub fn arguments(name: &Name, config: &Config, image: &Path, whole_name: bool) -
     }
     arguments.extend(config.arguments.iter().cloned().map(OsString::from_vec));
     arguments
+}
+
+/// Refuses what cannot be started yet.
+pub fn supported(config: &Config) -> Result<(), &'static str> {
+    if config.kind == Kind::Bhyve {
+        return Err("BHyve machines are not supported");
+    }
+    if !config.nets.is_empty() || !config.blocks.is_empty() {
+        return Err("network and block devices are not supported");
+    }
+    Ok(())
 }
 
 /// How many octets the guest's command line has at most: its arguments with a space between.

@@ -588,12 +588,7 @@ fn claims<'a>(
 /// Reads a configuration and refuses what this supervisor cannot run.
 fn runnable(name: &Name, config: &WireConfig) -> Result<Config, String> {
     let config = Config::try_from(config).map_err(|error: DomainError| error.to_string())?;
-    if config.kind == crate::unikernel::Kind::Bhyve {
-        return Err("BHyve machines are not supported".to_owned());
-    }
-    if !config.nets.is_empty() || !config.blocks.is_empty() {
-        return Err("network and block devices are not supported".to_owned());
-    }
+    launch::supported(&config)?;
     let octets = launch::command_line(name, &config);
     if octets > Config::MAX_COMMAND_LINE {
         return Err(format!(

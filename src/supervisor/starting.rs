@@ -9,7 +9,6 @@ use super::restart;
 use super::{Effect, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor, Timer, Unikernel};
 use crate::name::Name;
 use crate::policy::UNLIMITED;
-use crate::unikernel::Config;
 use crate::wire::{Int, Timestamp};
 
 impl Supervisor {
@@ -249,8 +248,7 @@ impl Supervisor {
 impl Unikernel {
     /// Its place in the start order: lower is started earlier, and stopped later.
     pub(super) fn startup(&self) -> i64 {
-        let startup = self.version.config.startup;
-        startup.unwrap_or(Config::DEFAULT_STARTUP)
+        self.version.config.startup()
     }
 }
 

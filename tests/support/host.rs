@@ -17,6 +17,7 @@ use std::{env, thread};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use petrel::wire::state::State;
 
 use crate::support::{DEADLINE, Ended, Running, run};
 
@@ -114,7 +115,7 @@ pub struct Host {
 /// What there is on a host, to be compared with what there is later.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Everything in the daemons' folders, and in that of downloads.
+    /// Everything in the daemons' folders, and in that of downloads, but what only the state before needs.
     pub files: BTreeSet<PathBuf>,
     /// The running tenders.
     pub tenders: BTreeSet<i32>,
@@ -326,13 +327,16 @@ impl Host {
         children(self.supervisor().pid())
     }
 
-    /// Names of files, without those that are hidden.
+    /// Names of files, without those that are hidden and what only the state before needs.
     pub fn names(&self, folder: &str) -> BTreeSet<String> {
+        let outlived = outlived(&self.path("db"));
         let names = fs::read_dir(self.path(folder)).unwrap().map(|entry| {
             let name = entry.unwrap().file_name();
             name.into_string().unwrap()
         });
-        names.filter(|name| !name.starts_with('.')).collect()
+        names
+            .filter(|name| !name.starts_with('.') && !outlived.contains(name))
+            .collect()
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -341,7 +345,10 @@ impl Host {
         let root = format!("/proc/{}/root", self.supervisor().pid());
         let root = Path::new(&root);
         let database = self.path("db");
-        walk(&root.join(database.strip_prefix("/").unwrap()), &mut files);
+        let database = root.join(database.strip_prefix("/").unwrap());
+        let outlived = outlived(&database);
+        walk(&database, &mut files);
+        files.retain(|path| !outlived.contains(path.file_name().unwrap().to_str().unwrap()));
         walk(&self.path("run"), &mut files);
         walk(&self.path("down"), &mut files);
         let info = self.petrel(&["info"]);
@@ -412,6 +419,18 @@ impl Drop for Host {
             let _ = kill(Pid::from_raw(tender), Signal::SIGKILL);
         }
     }
+}
+
+/// The state before the present one, and the images that only it refers to.
+fn outlived(database: &Path) -> BTreeSet<String> {
+    let images = |name| -> BTreeSet<String> {
+        let octets = fs::read(database.join(name)).unwrap_or_default();
+        let state = State::decode(&octets).unwrap_or_default();
+        state.images().map(|image| image.to_string()).collect()
+    };
+    let mut outlived = &images("state.previous") - &images("state");
+    outlived.insert("state.previous".to_owned());
+    outlived
 }
 
 /// A daemon that does not outlive its owner.

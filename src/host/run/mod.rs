@@ -232,6 +232,12 @@ impl Runs {
     }
 }
 
+/// The tenders that an earlier supervisor has left running, or that one runs now, and what is wrong with other records.
+/// Nothing is changed.
+pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), RunError> {
+    record::look(runtime_folder).map_err(RunError::Record)
+}
+
 /// Whether this program can give tenders these users.
 pub fn check_users(users: Option<TenderUsers>) -> Result<(), RunError> {
     match (users, tender::ONLY_ROOT) {

@@ -81,6 +81,8 @@ pub enum RecordError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Damage(&'static str);
 
+const NAMELESS: Damage = Damage("its name is none of a unikernel");
+
 impl Records {
     /// The records below `runtime_folder`; the folder is made if missing.
     pub fn open(runtime_folder: &Path) -> Result<Self, RecordError> {
@@ -147,37 +149,12 @@ impl Records {
 
     /// The tender of this record, if it runs.
     fn survivor(&self, path: &Path) -> Result<Result<Option<Survivor>, Damage>, RecordError> {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str()?.parse().ok());
-        let Some(name) = name else {
-            return Ok(Err(Damage("its name is none of a unikernel")));
+        let Some(name) = name(path) else {
+            return Ok(Err(NAMELESS));
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(path)
-            .map_err(RecordError::file("open", path))?;
-        let mut file = patient_lock(file).map_err(RecordError::file("lock", path))?;
-        let mut text = Vec::new();
-        (&mut *file)
-            .take(LONGEST)
-            .read_to_end(&mut text)
-            .map_err(RecordError::file("read", path))?;
-        let (boot, record, id) = match decode(&text) {
-            Ok(parts) => parts,
-            Err(damage) => return Ok(Err(damage)),
-        };
-        // Without a process it was never executed.
-        let Some(id) = id.filter(|_| boot == self.boot) else {
-            return Ok(Ok(None));
-        };
-        let process = Process::open(id).map_err(RecordError::file("find the process of", path))?;
-        Ok(Ok(process.map(|process| Survivor {
-            name,
-            record,
-            process,
-        })))
+        let file = open(path)?;
+        let file = patient_lock(file).map_err(RecordError::file("lock", path))?;
+        read(name, path, &file, &self.boot)
     }
 
     fn path(&self, name: &Name) -> PathBuf {
@@ -192,6 +169,70 @@ impl Opened {
             .try_clone()
             .map_err(RecordError::file("duplicate", &self.path))
     }
+}
+
+/// The tenders that run, by the records below `runtime_folder`, and what is wrong with other records. Nothing is changed,
+/// and nothing waited for.
+pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), RecordError> {
+    let folder = runtime_folder.join(FOLDER);
+    let boot = process::boot_id().map_err(RecordError::Boot)?;
+    let (mut survivors, mut problems) = (Vec::new(), Vec::new());
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((survivors, problems)),
+        entries => entries.map_err(RecordError::file("list", &folder))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(RecordError::file("list", &folder))?.path();
+        let found = match name(&path) {
+            Some(name) => open(&path).and_then(|file| read(name, &path, &file, &boot)),
+            None => Ok(Err(NAMELESS)),
+        };
+        match found {
+            Ok(Ok(survivor)) => survivors.extend(survivor),
+            Ok(Err(damage)) => problems.push(format!("{}: {damage}", path.display())),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    Ok((survivors, problems))
+}
+
+fn name(path: &Path) -> Option<Name> {
+    path.file_name()?.to_str()?.parse().ok()
+}
+
+fn open(path: &Path) -> Result<File, RecordError> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+        .open(path)
+        .map_err(RecordError::file("open", path))
+}
+
+/// The tender of this record, if it runs since this boot of the system.
+fn read(
+    name: Name,
+    path: &Path,
+    file: &File,
+    boot: &str,
+) -> Result<Result<Option<Survivor>, Damage>, RecordError> {
+    let mut text = Vec::new();
+    file.take(LONGEST)
+        .read_to_end(&mut text)
+        .map_err(RecordError::file("read", path))?;
+    let (recorded, record, id) = match decode(&text) {
+        Ok(parts) => parts,
+        Err(damage) => return Ok(Err(damage)),
+    };
+    // Without a process it was never executed.
+    let Some(id) = id.filter(|_| recorded == boot) else {
+        return Ok(Ok(None));
+    };
+    let process = Process::open(id).map_err(RecordError::file("find the process of", path))?;
+    Ok(Ok(process.map(|process| Survivor {
+        name,
+        record,
+        process,
+    })))
 }
 
 /// Waits, but not for ever, for others that have it.

@@ -17,6 +17,9 @@ use crate::wire::{
     WireError, decode_canonical, encode,
 };
 
+/// The identifier octets of the versions, with which a file begins.
+pub const VERSIONS: std::ops::RangeInclusive<u8> = 0xa0..=0xa7;
+
 /// What the file says, in current records; no two unikernels and no two policies have the same labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {

@@ -1,0 +1,291 @@
+//! `petreld --check`: what a start would find and do. Nothing is changed, and nothing is executed but `--version` of
+//! tenders.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::import::{self, Imported};
+use super::run::{self, Survivor};
+use super::store::{self, Content, Found};
+use super::tender::Tenders;
+use super::{MAX_IMAGE, Options, images, resources};
+use crate::command_line;
+use crate::manifest::Manifest;
+use crate::name::Name;
+use crate::policy::Policy;
+use crate::socket;
+use crate::supervisor::launch;
+use crate::unikernel::{Config, ImageDigest};
+use crate::wire::state::{Recorded, Standing, State};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What a start would do, in this order.
+    plan: Vec<String>,
+    problems: Vec<String>,
+}
+
+/// Looks at everything that a start with these options needs.
+pub fn check(options: &Options) -> Report {
+    let mut report = Report::default();
+    report.note(run::check_users(options.tender_uids));
+    if report.folder(&options.tmpdir).is_none() {
+        let folder = options.tmpdir.display();
+        report.problem(format!(
+            "{folder} is missing: make it, or name another with --tmpdir"
+        ));
+    }
+    for below in [socket::FOLDER, socket::FIFOS] {
+        report.folder(&options.tmpdir.join(below));
+    }
+    let database = &options.dbdir;
+    if report.folder(database).is_none() {
+        report.plan(format!("makes {}", database.display()));
+    }
+    if store::is_in_use(database) {
+        let database = database.display();
+        report.plan(format!("not now: a petreld with {database} is running"));
+    }
+    let state = report.state(database);
+    report.unikernels(options, &state);
+    report
+}
+
+impl Report {
+    /// Prints the plan, and the problems on standard error. Returns the exit code.
+    pub fn tell(&self) -> i32 {
+        for line in &self.plan {
+            let _ = writeln!(io::stdout(), "{line}");
+        }
+        for line in &self.problems {
+            let _ = writeln!(io::stderr(), "{}: {line}", super::PROGRAM);
+        }
+        if self.problems.is_empty() {
+            0
+        } else {
+            command_line::USAGE
+        }
+    }
+
+    fn plan(&mut self, line: String) {
+        self.plan.push(line);
+    }
+
+    fn problem(&mut self, line: impl Display) {
+        self.problems.push(line.to_string());
+    }
+
+    fn note<T>(&mut self, result: Result<T, impl Display>) -> Option<T> {
+        result.map_err(|error| self.problem(error)).ok()
+    }
+
+    /// Whether this is a folder that can be written to; nothing if it is not there.
+    fn folder(&mut self, path: &Path) -> Option<()> {
+        let shown = path.display();
+        match fs::metadata(path) {
+            Ok(found) if !found.is_dir() => self.problem(format!("{shown} is no folder")),
+            Ok(_) => {
+                let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
+                if let Err(error) = access(path, all) {
+                    self.problem(format!("cannot write to {shown}: {}", error.desc()));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => self.problem(format!("cannot look at {shown}: {error}")),
+        }
+        Some(())
+    }
+
+    /// The state that a start would use.
+    fn state(&mut self, database: &Path) -> State {
+        let (content, previous) = match self.note(store::read(database)) {
+            None | Some(Found::Nothing) => return State::default(),
+            Some(Found::Present(content, previous)) => (content, self.note(previous).flatten()),
+            Some(Found::Fallback(content, why)) => {
+                match why {
+                    Some(why) => self.problem(why),
+                    None => self.problem(format!("the state in {} is missing", database.display())),
+                }
+                self.plan("uses the state before the last change".to_owned());
+                return self.recorded(database, content);
+            }
+        };
+        let mut wanted = content.images();
+        wanted.extend(previous.iter().flat_map(Content::images));
+        let state = self.recorded(database, content);
+        if store::has_set_aside(database) {
+            self.plan("keeps all images, as there is a state.bad".to_owned());
+        } else if let Some(unwanted) = self.unwanted(database, wanted) {
+            let removed = unwanted
+                .iter()
+                .map(|image| format!("removes image {image}"));
+            self.plan.extend(removed);
+        }
+        state
+    }
+
+    fn unwanted(
+        &mut self,
+        database: &Path,
+        wanted: impl IntoIterator<Item = ImageDigest>,
+    ) -> Option<Vec<String>> {
+        match images::superfluous(database, wanted.into_iter()) {
+            Err(images::ImageError::File(_, _, error)) if error.kind() == ErrorKind::NotFound => {
+                None
+            }
+            unwanted => self.note(unwanted),
+        }
+    }
+
+    /// What is recorded; the images of ours are looked at.
+    fn recorded(&mut self, database: &Path, content: Content) -> State {
+        match content {
+            Content::Own(state) => {
+                let mut tenders = Tenders::new(database);
+                let mut looked_at = BTreeMap::new();
+                for recorded in &state.unikernels {
+                    self.image(database, &mut tenders, &mut looked_at, recorded);
+                }
+                state
+            }
+            Content::Albatross(file) => {
+                let digest =
+                    |image: &[u8], compressed| images::digest(image, compressed, MAX_IMAGE);
+                let Some(Imported { state, refused }) = self.note(import::import(file, digest))
+                else {
+                    return State::default();
+                };
+                for why in refused {
+                    self.problem(format!("{why}; is not imported"));
+                }
+                self.plan(format!(
+                    "imports {} unikernels and {} policies of albatross",
+                    state.unikernels.len(),
+                    state.policies.len()
+                ));
+                state
+            }
+        }
+    }
+
+    /// The images of a unikernel, and the tender for that which is to run.
+    fn image(
+        &mut self,
+        database: &Path,
+        tenders: &mut Tenders,
+        looked_at: &mut BTreeMap<ImageDigest, Result<Manifest, String>>,
+        recorded: &Recorded,
+    ) {
+        let Recorded {
+            name,
+            version,
+            previous,
+            ..
+        } = recorded;
+        let runs = launch::supported(&version.config).is_ok();
+        for (version, runs) in [(version, runs)]
+            .into_iter()
+            .chain(previous.iter().map(|previous| (previous, false)))
+        {
+            let examined = looked_at.entry(version.image).or_insert_with(|| {
+                images::examine(database, &version.image).map_err(|error| error.to_string())
+            });
+            match examined {
+                Ok(manifest) if runs => {
+                    if let Err(error) = tenders.find(manifest.target, manifest.abi_version) {
+                        self.problem(format!("{name}: {error}"));
+                    }
+                }
+                Ok(_) => {}
+                Err(why) => self.problems.push(format!("{name}: {why}")),
+            }
+        }
+    }
+
+    /// What would become of the unikernels, lowest start order first.
+    fn unikernels(&mut self, options: &Options, state: &State) {
+        let has = self.resources(&options.dbdir);
+        let looked = self.note(run::look(&options.tmpdir));
+        let (survivors, damaged) = looked.unwrap_or_default();
+        self.problems.extend(damaged);
+        let mut survivors: BTreeMap<Name, Survivor> = survivors
+            .into_iter()
+            .map(|survivor| (survivor.name.clone(), survivor))
+            .collect();
+        let mut recorded: Vec<_> = state.unikernels.iter().collect();
+        recorded.sort_by_key(|recorded| (recorded.version.config.startup(), &recorded.name));
+        let mut starts = Vec::new();
+        for Recorded {
+            name,
+            version,
+            standing,
+            ..
+        } in recorded
+        {
+            if let Some(has) = &has {
+                self.needs(name, &version.config, has);
+            }
+            let order = version.config.startup();
+            match standing {
+                Standing::Up => {}
+                Standing::Stopped => {
+                    self.plan(format!("leaves {name} stopped"));
+                    continue;
+                }
+                Standing::Ended(exit) => {
+                    self.plan(format!("remembers {name}, which ended with {}", exit.death));
+                    continue;
+                }
+            }
+            match survivors.remove(name) {
+                Some(survivor) if survivor.record.key == version.key() => {
+                    let process = survivor.process.id().pid;
+                    self.plan(format!(
+                        "goes on with {name}, which runs as process {process}"
+                    ));
+                }
+                Some(survivor) => {
+                    survivors.insert(name.clone(), survivor);
+                    starts.push(format!("starts {name} (order {order})"));
+                }
+                None => starts.push(format!("starts {name} (order {order})")),
+            }
+        }
+        for survivor in survivors.into_values() {
+            let (name, process) = (survivor.name, survivor.process.id().pid);
+            self.plan(format!(
+                "ends process {process}, which runs what is not recorded of {name}"
+            ));
+        }
+        self.plan.extend(starts);
+    }
+
+    fn resources(&mut self, database: &Path) -> Option<Policy> {
+        // Where it is missing, it will be on the file system of the first folder above that is there.
+        let there = database.ancestors().find(|folder| folder.is_dir())?;
+        self.note(resources::discover(there))
+    }
+
+    fn needs(&mut self, name: &Name, config: &Config, has: &Policy) {
+        if let Err(why) = launch::supported(config) {
+            self.problem(format!("{name}: {why}"));
+        }
+        for cpu in config.cpus.difference(&has.cpus) {
+            self.problem(format!(
+                "{name}: CPU id {cpu} is not one that can be used on this host"
+            ));
+        }
+        for net in &config.nets {
+            let bridge = net.bridge();
+            if !has.bridges.contains(bridge) {
+                self.problem(format!("{name}: there is no bridge {bridge} on this host"));
+            }
+        }
+    }
+}

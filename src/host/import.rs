@@ -1,0 +1,66 @@
+//! A state file of albatross becomes ours: its images go to the image store, everything else to the state.
+
+use super::images::ImageError;
+use crate::supervisor::Ages;
+use crate::unikernel::{ImageDigest, Version};
+use crate::wire::state::albatross::{self, Import};
+use crate::wire::state::{Recorded, Standing, State};
+
+/// What came of a state file of albatross.
+#[derive(Debug)]
+pub struct Imported {
+    /// What can be taken over.
+    pub state: State,
+    /// What cannot (which entry, why).
+    pub refused: Vec<String>,
+}
+
+/// Takes over everything that makes sense. The policy of the root is the host's own, and found out anew. `keep` puts an
+/// image, compressed or not, where it belongs; if that fails for another reason than the image, this does as well.
+pub fn import(
+    file: albatross::State,
+    mut keep: impl FnMut(&[u8], bool) -> Result<ImageDigest, ImageError>,
+) -> Result<Imported, ImageError> {
+    let Import {
+        unikernels,
+        policies,
+        refused,
+    } = file.import();
+    let mut refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
+    let mut recorded = Vec::new();
+    for unikernel in unikernels {
+        let albatross::Unikernel {
+            name,
+            config,
+            compressed,
+            image,
+        } = unikernel;
+        if name.label().is_none() {
+            refused.push(format!("entry '{name}': a path is no name of a unikernel"));
+            continue;
+        }
+        // BHyve machines have none.
+        let compressed = compressed && !image.is_empty();
+        match keep(&image, compressed) {
+            Ok(image) => recorded.push(Recorded {
+                name,
+                version: Version { config, image },
+                previous: None,
+                standing: Standing::Up,
+            }),
+            Err(ImageError::Content(error)) => {
+                refused.push(format!("entry '{name}': its image: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let policies = policies.into_iter().filter(|(path, _)| !path.is_root());
+    Ok(Imported {
+        state: State {
+            unikernels: recorded,
+            policies: policies.collect(),
+            ages: Ages::default(),
+        },
+        refused,
+    })
+}

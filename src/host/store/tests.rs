@@ -1,0 +1,216 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+use crate::unikernel::Version;
+use crate::wire::state::{Recorded, Standing};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let folder = format!("petrel-store-{test}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.0).unwrap();
+        let mut names: Vec<_> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn put(&self, name: &str, octets: &[u8]) {
+        fs::write(self.0.join(name), octets).unwrap();
+    }
+
+    fn get(&self, name: &str) -> Vec<u8> {
+        fs::read(self.0.join(name)).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A state of one unikernel, with this image.
+fn state(image: u8) -> State {
+    let unikernel = Recorded {
+        name: "a:b".parse().unwrap(),
+        version: Version {
+            config: crate::supervisor::fixtures::config(),
+            image: ImageDigest([image; 32]),
+        },
+        previous: None,
+        standing: Standing::Up,
+    };
+    State {
+        unikernels: vec![unikernel],
+        ..State::default()
+    }
+}
+
+fn loaded(folder: &Folder) -> (Store, Result<Found, StoreError>) {
+    let mut store = Store::open(&folder.0, None).unwrap();
+    let found = store.load();
+    (store, found)
+}
+
+#[test]
+fn a_write_keeps_the_state_before_it() {
+    let folder = Folder::new("previous");
+    let (mut store, found) = loaded(&folder);
+    assert!(matches!(found, Ok(Found::Nothing)), "no file is no error");
+    store.save(&state(1)).unwrap();
+    assert_eq!(folder.names(), [".lock", "state"]);
+    store.save(&state(2)).unwrap();
+    assert_eq!(folder.names(), [".lock", "state", "state.previous"]);
+    assert_eq!(folder.get("state"), state(2).encode().unwrap());
+    assert_eq!(folder.get("state.previous"), state(1).encode().unwrap());
+    assert!(store.refers_to(&ImageDigest([1; 32])));
+    store.save(&state(3)).unwrap();
+    assert_eq!(folder.get("state.previous"), state(2).encode().unwrap());
+    assert!(!store.refers_to(&ImageDigest([1; 32])));
+    drop(store);
+    let (store, _) = loaded(&folder);
+    let images: Vec<_> = store.images().map(|image| image.0[0]).collect();
+    assert_eq!(images, [3, 2]);
+}
+
+#[test]
+fn a_write_that_was_broken_off_between_its_renames_is_made_up_for() {
+    let folder = Folder::new("broken");
+    let (mut store, _) = loaded(&folder);
+    store.save(&state(1)).unwrap();
+    drop(store);
+    fs::hard_link(folder.0.join(FILE), folder.0.join(PREVIOUS)).unwrap();
+    folder.put(NEW, b"half");
+    fs::hard_link(folder.0.join(FILE), folder.0.join(PREVIOUS_NEW)).unwrap();
+    let (mut store, _) = loaded(&folder);
+    assert_eq!(folder.names(), [".lock", "state", "state.previous"]);
+    store.save(&state(2)).unwrap();
+    assert_eq!(folder.names(), [".lock", "state", "state.previous"]);
+    assert_eq!(folder.get("state.previous"), state(1).encode().unwrap());
+}
+
+#[test]
+fn a_damaged_or_missing_state_gives_way_to_the_one_before() {
+    let folder = Folder::new("damaged");
+    let (mut store, _) = loaded(&folder);
+    store.save(&state(1)).unwrap();
+    store.save(&state(2)).unwrap();
+    drop(store);
+    let good = folder.get("state");
+    for (round, damaged) in [&b""[..], &good[..good.len() - 1], b"hello"]
+        .into_iter()
+        .enumerate()
+    {
+        folder.put("state", damaged);
+        let (mut store, found) = loaded(&folder);
+        let Ok(Found::Fallback(Content::Own(found), Some(_))) = found else {
+            panic!("{found:?}");
+        };
+        assert_eq!(found, state(1));
+        let aside = if round == 0 {
+            BAD.to_owned()
+        } else {
+            format!("{BAD}.{}", round + 1)
+        };
+        assert_eq!(folder.get(&aside), damaged, "kept aside");
+        assert!(store.has_set_aside());
+        store.save(&found).unwrap();
+        assert_eq!(folder.get("state.previous"), state(1).encode().unwrap());
+    }
+    fs::remove_file(folder.0.join("state")).unwrap();
+    let (_, found) = loaded(&folder);
+    assert!(matches!(found, Ok(Found::Fallback(_, None))), "{found:?}");
+}
+
+#[test]
+fn without_a_state_that_can_be_used_nothing_is_touched_and_it_is_said_what_to_do() {
+    let folder = Folder::new("unusable");
+    for (files, says) in [
+        (&[("state", "x")][..], "state.previous is missing"),
+        (
+            &[("state", "x"), ("state.previous", "")],
+            "state.previous: not a state file",
+        ),
+        (&[("state.previous", "x")], "/state is missing"),
+    ] {
+        for (name, octets) in files {
+            folder.put(name, octets.as_bytes());
+        }
+        let before = folder.names();
+        let (_, found) = loaded(&folder);
+        let error = found.unwrap_err().to_string();
+        assert!(
+            error.contains(says) && error.contains("from a backup"),
+            "{error}"
+        );
+        let mut after = folder.names();
+        after.retain(|name| name != LOCK);
+        assert_eq!(
+            after,
+            before
+                .into_iter()
+                .filter(|name| name != LOCK)
+                .collect::<Vec<_>>()
+        );
+        for (name, _) in files {
+            fs::remove_file(folder.0.join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_state_and_nothing_else() {
+    let folder = Folder::new("fails");
+    let (mut store, _) = loaded(&folder);
+    store.save(&state(1)).unwrap();
+    // A folder cannot be replaced by a file, whoever asks for it.
+    fs::create_dir(folder.0.join(PREVIOUS)).unwrap();
+    let error = store.save(&state(2)).unwrap_err().to_string();
+    assert!(error.contains("cannot rename to"), "{error}");
+    assert_eq!(folder.names(), [".lock", "state", "state.previous"]);
+    assert_eq!(folder.get("state"), state(1).encode().unwrap());
+    // Either may be on disk, for all that is known.
+    for image in [1, 2] {
+        assert!(store.refers_to(&ImageDigest([image; 32])));
+    }
+    let mode = fs::metadata(folder.0.join("state"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn the_original_of_albatross_is_kept_once_and_overwrites_nothing() {
+    let folder = Folder::new("original");
+    let file = albatross::State::default().encode().unwrap();
+    folder.put("state", &file);
+    folder.put("state.albatross", b"an older one");
+    let (mut store, found) = loaded(&folder);
+    assert!(
+        matches!(found, Ok(Found::Present(Content::Albatross(_), Ok(None)))),
+        "{found:?}"
+    );
+    let kept = store.keep_original().unwrap();
+    assert_eq!(kept, folder.0.join("state.albatross.2"));
+    fs::remove_file(folder.0.join("state.albatross")).unwrap();
+    fs::rename(kept, folder.0.join("state.albatross")).unwrap();
+    let again = store.keep_original().unwrap();
+    assert_eq!(
+        again,
+        folder.0.join("state.albatross"),
+        "it is kept already"
+    );
+    store.save(&state(1)).unwrap();
+    assert_eq!(folder.get("state.albatross"), file);
+    assert_eq!(folder.get("state"), state(1).encode().unwrap());
+}
