@@ -103,7 +103,7 @@ impl ClientError {
             Self::NoAnswer(_) => true,
             Self::Send(error) | Self::Receive(FrameError::Io(error)) => matches!(
                 error.kind(),
-                ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
             ),
             _ => false,
         }
