@@ -13,18 +13,19 @@ use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 
 use client::{
-    Daemon, answer, command, downloads, expect, failure, folder, image, inflated, local, petrel,
-    say, success, upload, zlib,
+    Daemon, answer, command, daemon_of_several, downloads, expect, failure, folder, image,
+    inflated, local, petrel, say, success, upload, zlib,
 };
 use petrel::name::Name;
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
+use petrel::wire::own::{Death, Details, Exit, NamedDetails, Standing, Waiting};
 use petrel::wire::{
     Arguments, BridgeTap, Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour,
     IfData, Image, Info, Int, Int32, Int64, KInfoMem, Message, NamedInfo, NamedPolicy, Octets,
     Payload, Policy, PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics, StatsAdd,
     StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand, VmmStat,
 };
-use support::{DEADLINE, Running, guest};
+use support::{DEADLINE, Folder, Running, guest};
 
 fn created(request: &Message) -> &Config {
     match &request.payload {
@@ -64,7 +65,7 @@ fn info_prints_one_line_for_each_unikernel() {
             name: "foo:web".into(),
             info: info(),
         }];
-        let daemon = say(&folder, Payload::Reply(Success::UnikernelInfo(infos)));
+        let daemon = albatross(&folder, Payload::Reply(Success::UnikernelInfo(infos)));
         let ended = local(
             &folder,
             0,
@@ -83,11 +84,139 @@ fn info_prints_one_line_for_each_unikernel() {
                 .contains(&format!("digest {} #cpus 1", "ab".repeat(32)))
         );
         assert_eq!(ended.stdout.contains("argv --secret=x"), with_arguments);
+        let requests = daemon.result();
+        for (request, asked) in requests
+            .iter()
+            .zip([UnikernelCommand::Details(()), UnikernelCommand::Info(())])
+        {
+            assert_eq!(request.header.name.to_lossy(), "foo:");
+            assert_eq!(request.header.sequence.0, 0);
+            let asked = Payload::Command(Command::Unikernel(asked));
+            assert_eq!(request.payload, asked);
+        }
+    }
+}
+
+/// A daemon that closes when it is asked for details, and then answers what it knows.
+fn albatross(folder: &Folder, payload: Payload) -> Daemon<Vec<Message>> {
+    let mut known = false;
+    daemon_of_several(&folder.path("util/vmmd.sock"), 2, move |mut stream| {
+        let request = command(&mut stream);
+        if known {
+            answer(&mut stream, &request, payload.clone());
+        }
+        known = true;
+        request
+    })
+}
+
+/// A unikernel that may not run.
+fn detailed(name: &str, standing: Standing, last_exit: Option<Death>) -> NamedDetails {
+    NamedDetails {
+        name: name.into(),
+        details: Details {
+            info: info(),
+            standing,
+            restarts: Int::new(0),
+            last_exit: last_exit.map(|death| Exit {
+                death,
+                at: Timestamp::from_unix(60, 0),
+            }),
+            previous: None,
+        },
+    }
+}
+
+#[test]
+fn details_are_appended_and_what_runs_is_shown_first() {
+    let folder = folder("details");
+    let told = "fail behaviour quit startup at 10 CPUids 0,1 32 MB memory";
+    let started = format!("typ solo5 started 1970-01-01T00:00:00-00:00 {told}");
+    let down = format!("typ solo5 {told}");
+    let digest = format!("digest {} #cpus 1", "ab".repeat(32));
+    let waiting = |until: Option<i64>, trouble: Option<&str>| {
+        Standing::Waiting(Waiting {
+            until: until.map(|seconds| Timestamp::from_unix(seconds, 0)),
+            trouble: trouble.map(Into::into),
+        })
+    };
+    let mut failed = detailed(
+        ":failed",
+        Standing::Running(()),
+        Some(Death::Exit(Int::new(2))),
+    );
+    failed.details.restarts = Int::new(3);
+    failed.details.previous = Some(Octets(vec![0xcd; 32]));
+    let unikernels = vec![
+        detailed(":ended", Standing::Ended(()), Some(Death::OutOfMemory(()))),
+        detailed(":stopped", Standing::Stopped(()), None),
+        detailed(
+            ":later",
+            waiting(Some(120), Some("no tender\nfor \u{1b}it")),
+            Some(Death::Signal(Int::new(9))),
+        ),
+        detailed(":soon", waiting(None, None), None),
+        failed,
+        detailed(":web", Standing::Running(()), None),
+    ];
+    let daemon = say(
+        &folder,
+        Payload::Reply(Success::UnikernelDetails(unikernels)),
+    );
+    let ended = local(&folder, 0, &["info"]);
+    let at = "last exit 1970-01-01T00:01:00-00:00";
+    let previous = "cd".repeat(32);
+    let lines = [
+        format!(
+            "[unikernel: :failed]: {started} {digest} restarts 3 {at} (exit 2) previous digest {previous}"
+        ),
+        format!("[unikernel: :web]: {started} {digest}"),
+        format!(
+            "[unikernel: :later]: {down} {digest} next start 1970-01-01T00:02:00-00:00 \
+             (could not be started: no tender for \\u{{1b}}it) {at} (signal 9)"
+        ),
+        format!("[unikernel: :soon]: {down} {digest} next start in its turn"),
+        format!("[unikernel: :stopped]: {down} {digest} stopped"),
+        format!("[unikernel: :ended]: {down} {digest} ended {at} (out of memory)"),
+    ];
+    assert_eq!(
+        ended.stdout,
+        format!("host [unikernel: :]: {}\n", lines.join("\n"))
+    );
+    let asked = Command::Unikernel(UnikernelCommand::Details(()));
+    assert_eq!(daemon.result().payload, Payload::Command(asked));
+}
+
+#[test]
+fn who_wants_details_only_is_told_that_there_are_none() {
+    let folder = folder("details-only");
+    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        command(&mut stream)
+    });
+    let ended = local(&folder, 121, &["info", "--details"]);
+    let sentence = "without an answer to 'unikernel details', which albatross does not know";
+    assert!(ended.stderr.contains(sentence), "{ended:?}");
+    daemon.result();
+}
+
+#[test]
+fn stop_start_and_rollback_are_asked_for_as_what_only_petrel_knows() {
+    let cases = [
+        ("stop", UnikernelCommand::Stop(())),
+        ("start", UnikernelCommand::Start(())),
+        ("rollback", UnikernelCommand::Rollback(())),
+    ];
+    for (word, asked) in cases {
+        let folder = folder("own");
+        let daemon = say(&folder, success("done"));
+        let ended = local(&folder, 0, &[word, "foo:web"]);
+        assert_eq!(ended.stdout, "host [unikernel: foo:web]: success: done\n");
         let request = daemon.result();
-        assert_eq!(request.header.name.to_lossy(), "foo:");
-        assert_eq!(request.header.sequence.0, 0);
-        let asked = Payload::Command(Command::Unikernel(UnikernelCommand::Info(())));
+        assert_eq!(request.header.name.to_lossy(), "foo:web");
+        let asked = Payload::Command(Command::Unikernel(asked));
         assert_eq!(request.payload, asked);
+        let ended = local(&folder, 124, &[word, "foo:"]);
+        assert!(ended.stderr.contains("is a path"), "{ended:?}");
     }
 }
 
@@ -96,7 +225,7 @@ fn empty_lists_say_so() {
     for (arguments, reply, word) in [
         (
             &["info"][..],
-            Success::UnikernelInfo(Vec::new()),
+            Success::UnikernelDetails(Vec::new()),
             "no unikernels",
         ),
         (&["policy"], Success::Policies(Vec::new()), "no policies"),
@@ -200,7 +329,7 @@ fn an_answer_that_is_none_ends_with_121() {
         }),
     ];
     for (what, serve) in cases {
-        for arguments in [&["info"][..], &["get", "web"]] {
+        for arguments in [&["policy"][..], &["get", "web"]] {
             let folder = folder("none");
             let daemon = Daemon::start(&folder.path("util/vmmd.sock"), move |mut stream| {
                 command(&mut stream);
@@ -678,14 +807,25 @@ fn on_a_terminal_long_lines_are_wrapped() {
 
 #[test]
 fn a_command_that_the_daemon_does_not_know_gets_a_sentence() {
-    let folder = folder("unknown");
-    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
-        command(&mut stream);
-    });
-    let ended = local(&folder, 121, &["restart", "web"]);
-    let sentence = "without an answer to 'unikernel restart': either the other side does not know this command";
-    assert!(ended.stderr.contains(sentence), "{ended:?}");
-    daemon.result();
+    let unknown = "either the other side does not know this command, or it stopped; \
+                   whether the command was carried out is unknown\n";
+    let own = "which albatross does not know; if the other side is Petrel, \
+               whether the command was carried out is unknown\n";
+    for (word, sentence) in [
+        ("restart", format!("'unikernel restart': {unknown}")),
+        ("stop", format!("'unikernel stop', {own}")),
+        ("start", format!("'unikernel start', {own}")),
+        ("rollback", format!("'unikernel rollback', {own}")),
+    ] {
+        let folder = folder("unknown");
+        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+            command(&mut stream);
+        });
+        let ended = local(&folder, 121, &[word, "web"]);
+        let whole = format!("petrel: the connection ended without an answer to {sentence}");
+        assert_eq!(ended.stderr, whole);
+        daemon.result();
+    }
 }
 
 #[test]
@@ -892,7 +1032,7 @@ fn processes_are_added_to_the_statistics_and_removed() {
 #[test]
 fn verbosity_tells_where_a_command_goes() {
     let folder = folder("verbosity");
-    let place = "petrel: 'unikernel info' goes to './util/vmmd.sock'\n";
+    let place = "petrel: 'unikernel details' goes to './util/vmmd.sock'\n";
     for (options, said) in [
         (&[][..], false),
         (&["-v"], true),

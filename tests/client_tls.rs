@@ -112,15 +112,19 @@ fn endpoint<T: Send + 'static>(
     authority: &str,
     serve: impl FnOnce(&mut ServerStream) -> T + Send + 'static,
 ) -> (String, Receiver<T>) {
+    endpoint_for(folder, name, known(folder, authority), serve)
+}
+
+/// The clients of this authority.
+fn known(folder: &Folder, authority: &str) -> Arc<dyn ClientCertVerifier> {
     let mut roots = RootCertStore::empty();
     for root in der(&read_chain(&folder.path(authority)).unwrap()) {
         roots.add(root).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+    WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
         .build()
-        .unwrap();
-    endpoint_for(folder, name, clients, serve)
+        .unwrap()
 }
 
 /// The same with another opinion of its clients.
@@ -129,6 +133,34 @@ fn endpoint_for<T: Send + 'static>(
     name: &str,
     clients: Arc<dyn ClientCertVerifier>,
     serve: impl FnOnce(&mut ServerStream) -> T + Send + 'static,
+) -> (String, Receiver<T>) {
+    let mut serve = Some(serve);
+    listen(folder, name, clients, 1, move |stream| {
+        serve.take().unwrap()(stream)
+    })
+}
+
+/// The same for a number of clients, one after the other; what the last one led to.
+fn endpoint_of_several<T: Send + 'static>(
+    folder: &Folder,
+    connections: usize,
+    serve: impl FnMut(&mut ServerStream) -> T + Send + 'static,
+) -> (String, Receiver<T>) {
+    listen(
+        folder,
+        "server",
+        known(folder, "cacert.pem"),
+        connections,
+        serve,
+    )
+}
+
+fn listen<T: Send + 'static>(
+    folder: &Folder,
+    name: &str,
+    clients: Arc<dyn ClientCertVerifier>,
+    connections: usize,
+    mut serve: impl FnMut(&mut ServerStream) -> T + Send + 'static,
 ) -> (String, Receiver<T>) {
     let chain = read_chain(&folder.path(&format!("{name}.pem"))).unwrap();
     let key_file = folder.path(&format!("{name}.key"));
@@ -145,19 +177,20 @@ fn endpoint_for<T: Send + 'static>(
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = listener.local_addr().unwrap().to_string();
+    let config = Arc::new(config);
     let (send, result) = channel();
-    thread::spawn(move || {
+    let mut serve_next = move || {
         let (socket, _) = listener.accept().unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.set_write_timeout(Some(DEADLINE)).unwrap();
-        let connection = ServerConnection::new(Arc::new(config)).unwrap();
+        let connection = ServerConnection::new(config.clone()).unwrap();
         let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {
             if stream.conn.complete_io(&mut stream.sock).is_err() {
                 // With the alert that says why, and until the client has read it.
                 let _ = stream.sock.shutdown(Shutdown::Write);
                 let _ = stream.sock.read_to_end(&mut Vec::new());
-                return;
+                return None;
             }
         }
         let served = serve(&mut stream);
@@ -166,7 +199,13 @@ fn endpoint_for<T: Send + 'static>(
         // As the endpoint does: closed with something unread, the socket would take the answer back.
         let _ = stream.sock.shutdown(Shutdown::Write);
         let _ = std::io::copy(&mut stream.sock, &mut std::io::sink());
-        let _ = send.send(served);
+        Some(served)
+    };
+    thread::spawn(move || {
+        let served: Vec<_> = (0..connections).filter_map(|_| serve_next()).collect();
+        if let Some(last) = served.into_iter().last() {
+            let _ = send.send(last);
+        }
     });
     (place, result)
 }
@@ -298,14 +337,42 @@ fn a_signed_certificate_is_used_with_its_image() {
 #[test]
 fn over_tls_an_end_without_an_answer_is_no_success() {
     let folder = with_tenant("tls-none");
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |_| ());
-    let ended = expect(
-        &folder.path(""),
-        121,
-        &[&["info", "-d", &place], &TENANT[..]].concat(),
-    );
-    assert!(ended.stderr.contains("without an answer"), "{ended:?}");
-    served.recv_timeout(DEADLINE).unwrap();
+    for command in [&["policy"][..], &["stop", "web"]] {
+        let (place, served) = endpoint(&folder, "server", "cacert.pem", |_| ());
+        let arguments = [command, &["-d", &place], &TENANT[..]].concat();
+        let ended = expect(&folder.path(""), 121, &arguments);
+        assert!(ended.stderr.contains("without an answer"), "{ended:?}");
+        let own = ended.stderr.contains("which albatross does not know");
+        assert_eq!(own, command[0] == "stop", "{ended:?}");
+        served.recv_timeout(DEADLINE).unwrap();
+    }
+}
+
+#[test]
+fn over_tls_info_is_asked_for_again_where_details_are_unknown() {
+    for closes in [true, false] {
+        let folder = with_tenant("tls-details");
+        let mut kinds = Vec::new();
+        let (place, served) = endpoint_of_several(&folder, 2, move |stream| {
+            let chain = stream.conn.peer_certificates().unwrap();
+            let asked = petrel::chain::request(&chain[..2]).unwrap();
+            kinds.push(petrel::chain::route(&asked.command).kind);
+            match kinds.len() {
+                1 if closes => {}
+                1 => {
+                    stream.flush().unwrap();
+                    stream.sock.shutdown(Shutdown::Both).unwrap();
+                }
+                _ => tell(stream, Payload::Reply(Success::UnikernelInfo(Vec::new()))),
+            }
+            kinds.clone()
+        });
+        let arguments = [&["info", "-d", &place], &TENANT[..]].concat();
+        let ended = expect(&folder.path(""), 0, &arguments);
+        assert!(ended.stdout.contains("no unikernels"), "{ended:?}");
+        let asked = served.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(asked, ["unikernel details", "unikernel info"]);
+    }
 }
 
 #[test]
@@ -521,13 +588,17 @@ fn a_subscription_that_is_closed_over_tls_ends_with_121() {
 }
 
 /// Everything that can be asked for by a certificate.
-const REQUESTS: [&[&str]; 16] = [
+const REQUESTS: [&[&str]; 20] = [
     &["create", "web", "image"],
     &["create", "web", "image", "--force"],
     &["destroy", "web"],
     &["restart", "web"],
     &["restart", "web", "--replace-arguments", "--mem=40"],
+    &["stop", "web"],
+    &["start", "web"],
+    &["rollback", "web"],
     &["info"],
+    &["info", "--details"],
     &["get", "web"],
     &["console", "web"],
     &["inactive-consoles"],
@@ -548,7 +619,11 @@ fn kinds() -> Vec<&'static str> {
         "unikernel destroy",
         "unikernel restart",
         "unikernel restart",
+        "unikernel stop",
+        "unikernel start",
+        "unikernel rollback",
         "unikernel info",
+        "unikernel details",
         "unikernel get",
         "console subscribe",
         "console inactive",

@@ -194,9 +194,17 @@ fn unikernels_are_managed_on_the_host_itself() {
 
     let replace = ["create", "-f", "a:one", hello_path, "--arg=--lines=3"];
     host.expect(&host.petrel(&replace), 0, &["created unikernel"]);
-    eventually("the guest ends by itself", || host.tenders().is_empty());
-    no_image_stays(&host);
-    host.expect(&host.petrel(&["info"]), 0, &["no unikernels"]);
+    eventually("the guest ends by itself", || {
+        host.petrel(&["info"]).stdout.contains("(exit 0)")
+    });
+    assert!(host.tenders().is_empty());
+    // To be started again, or rolled back to the one before.
+    let images = [digest(&forever), digest(&hello)];
+    assert_eq!(host.names("db/image"), images.into());
+    let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+    daemon.send(":", info());
+    let nothing_runs = Success::UnikernelInfo(Vec::new());
+    assert_eq!(daemon.reply(), nothing_runs, "for albatross's clients");
     // The console is still there, with the lines of both.
     let mut console = host.follow("a:one", &["--count=2"]);
     assert!(console.line().ends_with("success: subscribed"));
@@ -207,7 +215,10 @@ fn unikernels_are_managed_on_the_host_itself() {
     assert!(console.line().ends_with(": ready"));
     assert!(console.line().ends_with(": hello from an spt guest"));
 
+    host.expect(&host.petrel(&["destroy", "a:one"]), 0, &["destroyed"]);
     host.expect(&host.petrel(&["destroy", "a:one"]), 117, &["no unikernel"]);
+    no_image_stays(&host);
+    host.expect(&host.petrel(&["info"]), 0, &["no unikernels"]);
     let policy = ["add-policy", "a", "1", "--mem=32"];
     host.expect(&host.petrel(&policy), 0, &["success: added policy"]);
     host.expect(&host.petrel(&policy), 0, &["no modification"]);
@@ -216,7 +227,15 @@ fn unikernels_are_managed_on_the_host_itself() {
     let remove = ["remove-policy", "--path", "a"];
     host.expect(&host.petrel(&remove), 0, &["success: removed policy"]);
     host.expect(&host.petrel(&remove), 117, &["there is no policy of a"]);
-    host.expect(&host.petrel(&["policy"]), 0, &["no policies"]);
+    let shown = host.petrel(&["policy", "--path", "a"]);
+    host.expect(&shown, 0, &["no policies"]);
+    // What the host has is that of the root.
+    let shown = host.petrel(&["policy"]);
+    host.expect(
+        &shown,
+        0,
+        &["host [unikernel: :]: [unikernel: :]: policy: "],
+    );
 }
 
 #[test]
@@ -317,11 +336,14 @@ fn clients_of_older_releases_are_served() {
         bridges: None,
         arguments: None,
     });
+    let before = host.tenders();
     daemon.send_old(
         ":create",
         v5::Command::Unikernel(v5::UnikernelCommand::Restart(restart)),
     );
-    assert_eq!(daemon.failure(), "unknown command");
+    assert_eq!(daemon.reply(), Success::String("created unikernel".into()));
+    assert_eq!(before.difference(&host.tenders()).count(), 1);
+    assert_eq!(host.tenders().len(), 3);
 }
 
 /// A small unikernel as an older release asks for it, its image to follow.
@@ -981,13 +1003,11 @@ fn a_tender_that_a_real_time_signal_kills_has_ended() {
     let killed = run(Process::new("kill").args(["-34", &tender.to_string()]));
     assert_eq!(killed.code(), 0);
     eventually("the tender is noticed to have ended", || {
-        host.petrel(&["info"]).stdout.contains("no unikernels")
+        host.petrel(&["info"]).stdout.contains("(signal 34)")
     });
-    host.expect(
-        &host.petrel(&["destroy", "hello"]),
-        117,
-        &["there is no unikernel"],
-    );
+    host.expect(&host.petrel(&["info"]), 0, &["#cpus 1 ended last exit"]);
+    host.expect(&host.petrel(&["destroy", "hello"]), 0, &["destroyed"]);
+    no_image_stays(&host);
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn a_record_of_the_run_is_there_as_long_as_it_lasts() {
 fn a_tender_that_outlives_its_supervisor_is_found_and_watched() {
     let mut host = Host::start();
     let tender = create(&host, "hello", "forever.spt");
-    kill(&mut host);
+    host.kill_supervisor();
     let mut runs = Runs::open(&host.path("run"), None).unwrap();
     let mut survivors = runs.survivors();
     let survivor = survivors.pop().unwrap();
@@ -88,7 +88,7 @@ fn whenever_the_supervisor_is_killed_its_tenders_are_those_that_are_found() {
         }
         // Any moment will do: the test does not depend on which it is.
         thread::sleep(Duration::from_millis(8 * round));
-        kill(&mut host);
+        host.kill_supervisor();
         drop(creates);
         let mut runs = Runs::open(&host.path("run"), None).unwrap();
         let survivors = runs.survivors();
@@ -120,7 +120,7 @@ fn a_tender_outlives_both_ends_of_its_console() {
         (2, 2),
         "open for reading and writing"
     );
-    kill(&mut host);
+    host.kill_supervisor();
     let console = host.console.take().unwrap();
     console.signal(Signal::SIGKILL);
     console.end();
@@ -158,13 +158,6 @@ fn a_socket_and_a_lock_that_were_kept_are_taken_over() {
         "{ended:?}"
     );
     assert_eq!(ended.code(), 124, "{ended:?}");
-}
-
-/// Kills `petreld`, and nothing else.
-fn kill(host: &mut Host) {
-    let supervisor = host.supervisor.take().unwrap();
-    supervisor.signal(Signal::SIGKILL);
-    supervisor.end();
 }
 
 /// Creates a unikernel; its tender's process.

@@ -4,6 +4,8 @@
 //! command a connection carries is in its certificate.
 #![allow(clippy::print_stdout)]
 
+mod times;
+
 use argh::FromArgs;
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, prefix, read_frame};
 use petrel::wire::{Data, Message, Payload};
@@ -23,14 +25,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use times::{WARM_UP, keep, report};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// What a bare server echoes.
 const MESSAGE: [u8; 32] = *b"thirty-two bytes of small talk..";
-/// Rounds before those that count.
-const WARM_UP: usize = 10;
 /// How long any answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The last words of the guest that is deployed.
@@ -428,28 +429,6 @@ impl ServerCertVerifier for Authority {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
-}
-
-fn keep(times: &mut Vec<Duration>, round: usize, time: Duration) {
-    if round >= WARM_UP {
-        times.push(time);
-    }
-}
-
-/// Prints and returns the median, in seconds.
-fn report(what: &str, mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    let at = |percent: usize| {
-        let time = times.get(times.len() * percent / 100);
-        time.copied().unwrap_or_default()
-    };
-    println!(
-        "{what:<9}  p50 {:>6} us  p95 {:>6} us  n {}",
-        at(50).as_micros(),
-        at(95).as_micros(),
-        times.len()
-    );
-    at(50).as_secs_f64()
 }
 
 fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>> {

@@ -21,6 +21,9 @@ pub(super) enum Command {
     Create(Create),
     Destroy(Destroy),
     Restart(Restart),
+    Stop(Stop),
+    Start(Start),
+    Rollback(Rollback),
     Info(Info),
     Get(Get),
     Console(Console),
@@ -180,7 +183,7 @@ mod unikernel;
 pub(super) use block::{BlockInfo, CreateBlock, DestroyBlock, DumpBlock, SetBlock};
 pub(super) use observe::{Console, InactiveConsoles, Stats, StatsAdd, StatsRemove};
 pub(super) use policy::{AddPolicy, PolicyInfo, PolicyToAdd, RemovePolicy, ReplacePolicy};
-pub(super) use unikernel::{Create, Destroy, Get, Info, Restart};
+pub(super) use unikernel::{Create, Destroy, Get, Info, Restart, Rollback, Start, Stop};
 
 command! {
     /// Connect with a signed certificate, and have its command carried out.

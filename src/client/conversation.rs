@@ -66,6 +66,9 @@ pub(super) fn converse(
         Answers::Dump => answers.dump(output),
     };
     match (received, sent) {
+        (Err(error), _) if is_own(command) && error.is_silence() => {
+            Err(ClientError::Unknown(route(command).kind))
+        }
         // What was read says more than that nobody listened any more; without it, that is all there is to say.
         (Err(ClientError::NoAnswer(_) | ClientError::Receive(_)), Sent::Failed(error)) => {
             Err(send_error(error))
@@ -184,6 +187,16 @@ impl<R: Read> Listener<'_, R> {
             Payload::Data(data) => Ok((message.header, Said::Data(data))),
         }
     }
+}
+
+/// Whether no release of albatross knows the command.
+fn is_own(command: &Command) -> bool {
+    use UnikernelCommand::{Details, Rollback, Start, Stop};
+
+    matches!(
+        command,
+        Command::Unikernel(Stop(()) | Start(()) | Rollback(()) | Details(()))
+    )
 }
 
 /// The meaning of a failed read: over TLS 1.3 the server's opinion of our certificate arrives this way.

@@ -28,15 +28,15 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(300);
 /// The common name that stands for the issuing path itself (WIRE 10.3).
 const PATH_ITSELF: &str = ".";
 
-/// Has an order carried out, its second part only if the first one was.
+/// Has an order carried out, its second part only if the first one was, or only if it is unknown there.
 pub(super) fn carry_out(order: Order, output: &mut Output) -> Result<(), ClientError> {
     let first = deliver(order.request, &order.destination, output);
-    match (first, order.then) {
-        (Ok(()) | Err(ClientError::Printed), Some(then)) => {
-            deliver(then, &order.destination, output)
-        }
-        (outcome, _) => outcome,
-    }
+    let second = match &first {
+        Ok(()) | Err(ClientError::Printed) => order.then,
+        Err(ClientError::Unknown(_)) => order.otherwise,
+        Err(_) => None,
+    };
+    second.map_or(first, |second| deliver(second, &order.destination, output))
 }
 
 /// Carries `request` to its destination, and shows what comes of it.

@@ -11,9 +11,9 @@ use super::error::ClientError;
 use super::statistics;
 use crate::policy::{Policy, list};
 use crate::unikernel::{Death, Mac};
-use crate::wire::own::{Details, NamedDetails, Standing};
+use crate::wire::own::{NamedDetails, Standing};
 use crate::wire::{
-    BlockDevice, ConsoleData, FailBehaviour, Info, Int, NamedInfo, NamedPolicy, Statistics,
+    BlockDevice, ConsoleData, FailBehaviour, Info, Int, NamedInfo, NamedPolicy, Octets, Statistics,
     Success, Text, Typ,
 };
 
@@ -134,7 +134,7 @@ impl Output {
                 "no unikernels",
             ),
             Success::UnikernelDetails(unikernels) => lines(
-                unikernels,
+                &by_standing(unikernels),
                 |entry| details(entry, self.common.debug),
                 "no unikernels",
             ),
@@ -277,17 +277,23 @@ fn block(entry: &BlockDevice) -> String {
     )
 }
 
-/// The same, and what only Petrel tells: appended, so that what reads the first words goes on working.
+/// What runs comes first, then what is to run, and last what does not.
+fn by_standing(unikernels: &[NamedDetails]) -> Vec<&NamedDetails> {
+    let mut unikernels: Vec<_> = unikernels.iter().collect();
+    unikernels.sort_by_key(|entry| match entry.details.standing {
+        Standing::Running(()) => 0,
+        Standing::Starting(()) | Standing::Waiting(_) => 1,
+        Standing::Stopped(()) => 2,
+        Standing::Ended(()) => 3,
+    });
+    unikernels
+}
+
+/// The same, and what only Petrel tells: appended, so that what reads the first words goes on working. Of one that
+/// runs and never failed nothing is.
 fn details(NamedDetails { name, details }: &NamedDetails, with_arguments: bool) -> String {
-    let Details {
-        info: told,
-        standing,
-        restarts,
-        last_exit,
-        previous,
-    } = details;
-    let mut told = told.clone();
-    if !matches!(standing, Standing::Running(())) {
+    let mut told = details.info.clone();
+    if details.standing != Standing::Running(()) {
         told.started = None;
     }
     let told = NamedInfo {
@@ -295,30 +301,33 @@ fn details(NamedDetails { name, details }: &NamedDetails, with_arguments: bool) 
         info: told,
     };
     let mut text = info(&told, with_arguments);
-    text += match standing {
-        Standing::Running(()) => " running",
-        Standing::Starting(()) => " starting",
-        Standing::Waiting(_) => " waiting",
-        Standing::Stopped(()) => " stopped",
-        Standing::Ended(()) => " ended",
-    };
-    if let Standing::Waiting(waiting) = standing {
-        if let Some(until) = &waiting.until {
-            let _ = write!(text, " next start {}", time(until.seconds()));
+    match &details.standing {
+        Standing::Running(()) => {}
+        Standing::Starting(()) => text += " starting",
+        Standing::Waiting(waiting) => {
+            match &waiting.until {
+                Some(until) => {
+                    let _ = write!(text, " next start {}", time(until.seconds()));
+                }
+                None => text += " next start in its turn",
+            }
+            if let Some(trouble) = &waiting.trouble {
+                let trouble = printable(&trouble.to_lossy()).replace('\n', " ");
+                let _ = write!(text, " (could not be started: {trouble})");
+            }
         }
-        if let Some(trouble) = &waiting.trouble {
-            let _ = write!(text, " as it could not be started: {}", escaped(&trouble.0));
-        }
+        Standing::Stopped(()) => text += " stopped",
+        Standing::Ended(()) => text += " ended",
     }
-    if restarts.get() > 0 {
-        let _ = write!(text, " restarts {}", restarts.get());
+    if details.restarts.get() > 0 {
+        let _ = write!(text, " restarts {}", details.restarts.get());
     }
-    if let Some(exit) = last_exit {
+    if let Some(exit) = &details.last_exit {
         let death = Death::from(&exit.death);
         let _ = write!(text, " last exit {} ({death})", time(exit.at.seconds()));
     }
-    if previous.is_some() {
-        text += " can be rolled back";
+    if let Some(previous) = &details.previous {
+        let _ = write!(text, " previous digest {}", hexadecimal(previous));
     }
     text
 }
@@ -350,13 +359,7 @@ fn info(NamedInfo { name: of, info }: &NamedInfo, with_arguments: bool) -> Strin
     );
     match info.typ {
         Typ::Solo5(()) => {
-            let digest: Vec<_> = info
-                .digest
-                .0
-                .iter()
-                .map(|octet| format!("{octet:02x}"))
-                .collect();
-            let _ = write!(text, " digest {}", digest.concat());
+            let _ = write!(text, " digest {}", hexadecimal(&info.digest));
         }
         Typ::Bhyve(()) => {
             let _ = write!(text, " VM name {}", escaped(&info.digest.0));
@@ -374,6 +377,11 @@ fn info(NamedInfo { name: of, info }: &NamedInfo, with_arguments: bool) -> Strin
         let _ = write!(text, " argv {}", arguments.join(" "));
     }
     text
+}
+
+fn hexadecimal(octets: &Octets) -> String {
+    let octets = octets.0.iter().map(|octet| format!("{octet:02x}"));
+    octets.collect()
 }
 
 fn block_devices(info: &Info) -> String {

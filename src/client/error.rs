@@ -1,7 +1,7 @@
 //! Why the client failed, and the exit code that says so (BEHAVIOUR 4).
 
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use crate::authority::AuthorityError;
@@ -55,6 +55,8 @@ pub(super) enum ClientError {
     UnexpectedCommand,
     /// The connection ended without an answer to this command.
     NoAnswer(&'static str),
+    /// The same of a command that is Petrel's own.
+    Unknown(&'static str),
     /// The connection ended in the middle of the answers to this command.
     BrokenOff(&'static str),
     /// The peer said no (about which name, why).
@@ -78,6 +80,7 @@ impl ClientError {
             | Self::Inflate(_)
             | Self::Unexpected(_)
             | Self::NoAnswer(_)
+            | Self::Unknown(_)
             | Self::BrokenOff(_)
             | Self::Printed => 121,
             Self::Unreachable(..) => 122,
@@ -91,6 +94,18 @@ impl ClientError {
             | Self::NoCertificate
             | Self::Output(_) => USAGE,
             Self::UnexpectedCommand => 125,
+        }
+    }
+
+    /// Whether the other side closed the connection before it said anything.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::NoAnswer(_) => true,
+            Self::Send(error) | Self::Receive(FrameError::Io(error)) => matches!(
+                error.kind(),
+                ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+            ),
+            _ => false,
         }
     }
 
@@ -140,7 +155,7 @@ impl fmt::Display for ClientError {
             Self::Unreachable(program, socket, error) => {
                 write!(f, "cannot connect to '{}': {error}", socket.display())?;
                 f.write_str(match error.kind() {
-                    io::ErrorKind::PermissionDenied => {
+                    ErrorKind::PermissionDenied => {
                         " (the daemons' sockets are for root and for the members of their group)"
                     }
                     _ => "",
@@ -164,6 +179,11 @@ impl fmt::Display for ClientError {
                 f,
                 "the connection ended without an answer to '{command}': either the other side does not know this \
                  command, or it stopped; whether the command was carried out is unknown"
+            ),
+            Self::Unknown(command) => write!(
+                f,
+                "the connection ended without an answer to '{command}', which albatross does not know; if the other \
+                 side is Petrel, whether the command was carried out is unknown"
             ),
             Self::BrokenOff(command) => {
                 write!(

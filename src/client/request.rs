@@ -46,6 +46,8 @@ pub(super) struct Order {
     pub(super) request: Request,
     /// What is done after that, on a connection of its own, if that succeeds.
     pub(super) then: Option<Request>,
+    /// What is done instead, likewise, if the other side does not know the request.
+    pub(super) otherwise: Option<Request>,
     pub(super) destination: Destination,
     pub(super) common: Common,
     /// What the user may not have meant.
@@ -109,9 +111,19 @@ pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
             let name = labelled(sub.name)?;
             Ok(Request::unikernel(name, UnikernelCommand::Destroy(())))
         }),
-        Sub::Info(sub) => order(sub, |sub, _| {
-            Ok(Request::unikernel(sub.name, UnikernelCommand::Info(())))
+        Sub::Stop(sub) => order(sub, |sub, _| {
+            let name = labelled(sub.name)?;
+            Ok(Request::unikernel(name, UnikernelCommand::Stop(())))
         }),
+        Sub::Start(sub) => order(sub, |sub, _| {
+            let name = labelled(sub.name)?;
+            Ok(Request::unikernel(name, UnikernelCommand::Start(())))
+        }),
+        Sub::Rollback(sub) => order(sub, |sub, _| {
+            let name = labelled(sub.name)?;
+            Ok(Request::unikernel(name, UnikernelCommand::Rollback(())))
+        }),
+        Sub::Info(sub) => info(sub),
         Sub::Get(sub) => order(sub, |sub, options| {
             let level = u64::from(sub.compression_level.unwrap_or(options.level()));
             let command = UnikernelCommand::Get(level.into());
@@ -189,6 +201,7 @@ fn order<S: ToDaemon>(
     Ok(Order {
         request,
         then: None,
+        otherwise: None,
         destination,
         common,
         oddity: None,
@@ -228,6 +241,29 @@ fn create(sub: arguments::Create, options: &DestinationOptions) -> Result<Reques
         body,
         image: digest,
         ..Request::unikernel(name, command)
+    })
+}
+
+/// The details are asked for first; of what is not sent from here nobody knows who will read it.
+fn info(sub: arguments::Info) -> Result<Order, ClientError> {
+    let only_details = sub.details;
+    let plain = Request::unikernel(sub.name.clone(), UnikernelCommand::Info(()));
+    let details = Request::unikernel(sub.name.clone(), UnikernelCommand::Details(()));
+    let order = order(sub, |_, _| Ok(details))?;
+    let sent = matches!(
+        order.destination,
+        Destination::Local(..) | Destination::Remote(..)
+    );
+    Ok(match (only_details, sent) {
+        (true, _) => order,
+        (false, true) => Order {
+            otherwise: Some(plain),
+            ..order
+        },
+        (false, false) => Order {
+            request: plain,
+            ..order
+        },
     })
 }
 

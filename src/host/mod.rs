@@ -444,6 +444,7 @@ impl Daemon {
             self.signals.drain();
             self.reap();
             if self.signals.reload() {
+                log::info!("this program is executed anew when nothing is under way");
                 self.reload = Some(now);
             }
             if self.signals.terminate() {

@@ -230,6 +230,20 @@ impl Host {
         self.supervisor = Some(Daemon::start(&mut command, "listening"));
     }
 
+    /// Kills `petreld`, and nothing else.
+    pub fn kill_supervisor(&mut self) {
+        let supervisor = self.supervisor.take().unwrap();
+        supervisor.signal(Signal::SIGKILL);
+        supervisor.end();
+    }
+
+    /// The process that runs a unikernel, by its record.
+    pub fn tender_of(&self, name: &str) -> Option<i32> {
+        let record = fs::read_to_string(self.path("run/run").join(name)).ok()?;
+        let (_, process) = record.rsplit_once("\nprocess ")?;
+        process.split(' ').next()?.parse().ok()
+    }
+
     /// The program and arguments of `petreld`.
     pub fn supervisor_command(&self) -> Command {
         let mut command = self.command("petreld");

@@ -119,11 +119,38 @@ command_to_daemon! {
 }
 
 command_to_daemon! {
-    /// Show running unikernels.
+    /// Stop a unikernel, and keep it down until it is started.
+    Stop, "stop", {
+        #[argh(positional)]
+        pub(in crate::client) name: Name,
+    }
+}
+
+command_to_daemon! {
+    /// Start a unikernel that was stopped, or has ended.
+    Start, "start", {
+        #[argh(positional)]
+        pub(in crate::client) name: Name,
+    }
+}
+
+command_to_daemon! {
+    /// Return a unikernel to its previous image and settings.
+    Rollback, "rollback", {
+        #[argh(positional)]
+        pub(in crate::client) name: Name,
+    }
+}
+
+command_to_daemon! {
+    /// Show unikernels.
     Info, "info", {
         /// unikernel, or path with everything below it (:)
         #[argh(option, short = 'n', default = "Name::default()")]
         pub(in crate::client) name: Name,
+        /// ask for what only Petrel tells, also in a request, and of nobody else
+        #[argh(switch)]
+        pub(in crate::client) details: bool,
     }
 }
 

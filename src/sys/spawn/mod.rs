@@ -82,7 +82,6 @@ pub const STEPS: [Step; 17] = [
         Ok(())
     }),
     step("change to /", |_| chdir(c"/")),
-    step("set the resource limits", set_limits),
     step("pin to the CPUs", pin),
     step("set the OOM score", |prepared| {
         os::set_oom_score(&prepared.oom_score)
@@ -92,6 +91,8 @@ pub const STEPS: [Step; 17] = [
         group.map_or(Ok(()), os::enter_group)
     }),
     step("record the process", record),
+    // After the last step that opens a file: those of the parent count, too.
+    step("set the resource limits", set_limits),
     step("set the supplementary groups", |prepared| {
         prepared.with_user(|user| setgroups(&user.groups))
     }),
@@ -278,6 +279,23 @@ mod tests {
             error.starts_with("cannot record the process: Bad file"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn open_files_of_this_process_do_not_count() {
+        const FEW: u64 = 8;
+        let null = || File::open("/dev/null").unwrap();
+        let many: Vec<_> = (0..4 * FEW).map(|_| null()).collect();
+        let record = std::env::temp_dir().join(format!("petrel-few-{}", std::process::id()));
+        let few = Confinement {
+            open_files: FEW,
+            record: Some(File::create(&record).unwrap()),
+            ..unconfined()
+        };
+        let started = confined(Command::new("true"), few);
+        std::fs::remove_file(record).unwrap();
+        drop(many);
+        assert!(started.unwrap().wait().unwrap().success());
     }
 
     #[test]
