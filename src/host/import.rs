@@ -5,6 +5,7 @@ use crate::supervisor::Ages;
 use crate::unikernel::{ImageDigest, Version};
 use crate::wire::state::albatross::{self, Import};
 use crate::wire::state::{Recorded, Standing, State};
+use std::sync::Arc;
 
 /// What came of a state file of albatross.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub fn import(
         match keep(&image, compressed) {
             Ok(image) => recorded.push(Recorded {
                 name,
-                version: Version { config, image },
+                version: Arc::new(Version { config, image }),
                 previous: None,
                 standing: Standing::Up,
             }),

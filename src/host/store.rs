@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::unikernel::ImageDigest;
 use crate::wire::WireError;
-use crate::wire::state::{State, StateError, albatross};
+use crate::wire::state::{Encoder, State, StateError, albatross};
 
 /// Name of the state file below the database folder.
 const FILE: &str = "state";
@@ -35,6 +35,7 @@ const ALBATROSS: &str = "state.albatross";
 pub struct Store {
     folder: PathBuf,
     lock: Flock<File>,
+    encoder: Encoder,
     /// The images that `state` may refer to, and those that `state.previous` may.
     generations: [BTreeSet<ImageDigest>; 2],
 }
@@ -158,6 +159,7 @@ impl Store {
         let store = Self {
             folder: folder.to_path_buf(),
             lock,
+            encoder: Encoder::default(),
             generations: Default::default(),
         };
         for name in [NEW, PREVIOUS_NEW] {
@@ -263,8 +265,8 @@ impl Store {
         saved
     }
 
-    fn try_save(&self, state: &State) -> Result<(), StoreError> {
-        let octets = state.encode().map_err(StoreError::Encode)?;
+    fn try_save(&mut self, state: &State) -> Result<(), StoreError> {
+        let octets = self.encoder.encode(state).map_err(StoreError::Encode)?;
         let (new, path) = (self.folder.join(NEW), self.folder.join(FILE));
         let mut file = open(&new).map_err(StoreError::file("create", &new))?;
         file.set_len(0)

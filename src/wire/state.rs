@@ -5,9 +5,11 @@
 
 pub mod albatross;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
+use rasn::types::Any;
+use rasn::{AsnType, Decode, Decoder, Encode, Encoder as _};
 use sha2::{Digest as _, Sha256};
 
 use super::domain::{self, DomainError};
@@ -80,15 +82,29 @@ pub enum StateError {
     Duplicate(String),
 }
 
+/// Encodes states one after the other, and of what has not changed since the last one nothing anew.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    entries: HashMap<Name, (Recorded, Any)>,
+}
+
 #[derive(AsnType, Encode, Decode, Debug)]
 #[rasn(choice)]
 enum StateFile {
     #[rasn(tag(explicit(64)))]
-    Petrel(Petrel1),
+    Petrel(Petrel1<Entry>),
+}
+
+/// The same, with entries that are encoded already.
+#[derive(AsnType, Encode, Debug)]
+#[rasn(choice)]
+enum EncodedFile {
+    #[rasn(tag(explicit(64)))]
+    Petrel(Petrel1<Any>),
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
-struct Petrel1 {
+struct Petrel1<Entry> {
     unikernels: Vec<Entry>,
     policies: Vec<NamedPolicy>,
     #[rasn(tag(explicit(0)))]
@@ -143,18 +159,7 @@ impl State {
 
     /// The content of the state file.
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        let unikernels = self.unikernels.iter().map(Entry::from);
-        let policies = self.policies.iter().map(|(path, policy)| NamedPolicy {
-            name: path.to_string().into(),
-            policy: policy.into(),
-        });
-        let (ages, forgotten) = self.ages.recorded();
-        encode(&StateFile::Petrel(Petrel1 {
-            unikernels: unikernels.collect(),
-            policies: policies.collect(),
-            ages: written_ages(&ages),
-            forgotten: written_ages(&forgotten),
-        }))
+        Encoder::default().encode(self)
     }
 
     /// Reads the content of a state file.
@@ -174,6 +179,37 @@ impl State {
             policies: policies.collect::<Result<_, _>>()?,
             ages: Ages::new(read_ages(file.ages)?, read_ages(file.forgotten)?),
         })
+    }
+}
+
+impl Encoder {
+    /// The content of the state file.
+    pub fn encode(&mut self, state: &State) -> Result<Vec<u8>, WireError> {
+        let mut before = std::mem::take(&mut self.entries);
+        let mut unikernels = Vec::with_capacity(state.unikernels.len());
+        for recorded in &state.unikernels {
+            let (name, entry) = match before.remove_entry(&recorded.name) {
+                // Versions are the same in memory, so this is cheap.
+                Some((name, entry)) if entry.0 == *recorded => (name, entry),
+                _ => {
+                    let encoded = Any::new(encode(&Entry::from(recorded))?);
+                    (recorded.name.clone(), (recorded.clone(), encoded))
+                }
+            };
+            unikernels.push(entry.1.clone());
+            self.entries.insert(name, entry);
+        }
+        let policies = state.policies.iter().map(|(path, policy)| NamedPolicy {
+            name: path.to_string().into(),
+            policy: policy.into(),
+        });
+        let (ages, forgotten) = state.ages.recorded();
+        encode(&EncodedFile::Petrel(Petrel1 {
+            unikernels,
+            policies: policies.collect(),
+            ages: written_ages(&ages),
+            forgotten: written_ages(&forgotten),
+        }))
     }
 }
 
@@ -352,6 +388,36 @@ mod tests {
         let with_ages = state.encode().unwrap();
         assert!(with_ages.len() > without_ages.len());
         assert_eq!(State::decode(&with_ages), Ok(state));
+    }
+
+    #[test]
+    fn what_is_encoded_again_is_what_is_encoded_anew() {
+        let version = Version {
+            config: crate::supervisor::fixtures::config(),
+            image: ImageDigest([7; 32]),
+        };
+        let recorded = |name: &str, standing| Recorded {
+            name: name.parse().unwrap(),
+            version: Arc::new(version.clone()),
+            previous: None,
+            standing,
+        };
+        let (a, b) = (recorded("a:b", Standing::Up), recorded("a:c", Standing::Up));
+        let stopped = recorded("a:b", Standing::Stopped);
+        let mut encoder = Encoder::default();
+        for unikernels in [
+            vec![a.clone(), b.clone()],
+            vec![stopped, b],
+            vec![a],
+            vec![],
+        ] {
+            let state = State {
+                unikernels,
+                ..State::default()
+            };
+            assert_eq!(encoder.encode(&state), state.encode());
+            assert_eq!(encoder.entries.len(), state.unikernels.len());
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use super::*;
 use crate::unikernel::Version;
@@ -42,10 +43,10 @@ impl Drop for Folder {
 fn state(image: u8) -> State {
     let unikernel = Recorded {
         name: "a:b".parse().unwrap(),
-        version: Version {
+        version: Arc::new(Version {
             config: crate::supervisor::fixtures::config(),
             image: ImageDigest([image; 32]),
-        },
+        }),
         previous: None,
         standing: Standing::Up,
     };
