@@ -618,7 +618,17 @@ impl Supervisor {
             .as_ref()
             .is_some_and(|age| self.ages.is_stale(path, age));
         if stale && !same {
-            return self.tell(&asker, POLICY_KEPT, false);
+            // What it carries is not brought back, and without a policy nothing would bound what follows.
+            return match self.ledger.at(path) {
+                Some(_) => self.tell(&asker, POLICY_KEPT, false),
+                None => self.refuse(
+                    &asker,
+                    &format!(
+                        "the policy of '{path}' was removed, and the certificate is older than the last one that \
+                         set it: a newer one is needed"
+                    ),
+                ),
+            };
         }
         let age = age.filter(|_| !stale);
         let claims = claims(&self.unikernels, &self.operations);
