@@ -630,7 +630,6 @@ impl Supervisor {
                 ),
             };
         }
-        let age = age.filter(|_| !stale);
         let claims = claims(&self.unikernels, &self.operations);
         // None is ever made.
         let devices = BlockDevices::default();
@@ -642,12 +641,12 @@ impl Supervisor {
         });
         // The age only of a policy that is set; should the write fail, the certificate stays the newest.
         let remembered = allowed.and_then(|()| match &age {
-            Some(age) => {
+            Some(age) if !stale => {
                 let ledger = &self.ledger;
                 let has_policy = |path: &Path| ledger.at(path).is_some();
                 self.ages.remember(path, age.clone(), same, &has_policy)
             }
-            None => Ok(()),
+            _ => Ok(()),
         });
         // One that is equal, but not surely on disk, is acknowledged when it is.
         let recorded = self.recorded.as_ref().is_some_and(|recorded| {
