@@ -285,10 +285,10 @@ pub fn image_extension(octets: &[u8]) -> bool {
     true
 }
 
-/// A zlib stream is uncompressed as by another reader, wherever it is cut, and never beyond a limit. The first octet
+/// A zlib stream that another reader takes is uncompressed as by that, wherever it is cut, and never beyond a limit. The first octet
 /// chooses the size of the pieces.
 pub fn inflate(octets: &[u8]) -> bool {
-    const LIMIT: u64 = 1 << 20;
+    const LIMIT: u64 = 1 << 18;
     let Some((size, octets)) = octets.split_first() else {
         return false;
     };
@@ -306,13 +306,14 @@ pub fn inflate(octets: &[u8]) -> bool {
     };
     let plain = uncompress(octets.len());
     assert_eq!(uncompress(usize::from(*size)).ok(), plain.clone().ok());
-    if let Ok(plain) = &plain {
-        let mut stream = flate2::Decompress::new(true);
-        let mut other = Vec::with_capacity(plain.len() + 1);
-        let status = stream.decompress_vec(octets, &mut other, flate2::FlushDecompress::Finish);
-        assert!(matches!(status, Ok(flate2::Status::StreamEnd)));
-        assert_eq!(stream.total_in(), octets.len() as u64);
-        assert_eq!(&other, plain);
+    // Another reader may take less: one that sees everything at once knows what lies before the beginning. A checksum
+    // would tell both, but none is looked at in a build for fuzzing.
+    let mut stream = flate2::Decompress::new(true);
+    let mut other = Vec::with_capacity(1 << 18);
+    let status = stream.decompress_vec(octets, &mut other, flate2::FlushDecompress::Finish);
+    let is_whole = stream.total_in() == octets.len() as u64;
+    if matches!(status, Ok(flate2::Status::StreamEnd)) && is_whole {
+        assert_eq!(plain.as_ref(), Ok(&other));
     }
     plain.is_ok()
 }
