@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::ledger::{MAX_POLICIES, Refusal};
 use crate::name::Path;
+use crate::serial;
 use crate::wire::{DatedPolicy, Int, Octets};
 
 /// Certificates that are newer by no more than this, and change no policy, are remembered without a write of the state:
@@ -44,15 +45,10 @@ struct Remembered {
 }
 
 impl Age {
-    /// Most octets of a serial number (RFC 5280 4.1.2.2).
-    pub const MAX_SERIAL: usize = 20;
-
-    /// `None` if the serial number has more than [`Self::MAX_SERIAL`] octets. A negative one counts as the positive one
-    /// with the same octets.
+    /// `None` if the serial number has more than [`serial::MAX_OCTETS`] octets.
     pub fn new(not_before: i64, serial: &[u8]) -> Option<Self> {
-        let zeros = serial.iter().take_while(|octet| **octet == 0).count();
-        let serial = serial.get(zeros..).unwrap_or_default();
-        (serial.len() <= Self::MAX_SERIAL).then(|| Self {
+        let serial = serial::magnitude(serial);
+        (serial.len() <= serial::MAX_OCTETS).then(|| Self {
             not_before,
             serial: (serial.len(), serial.to_vec()),
         })
@@ -176,7 +172,7 @@ impl Ages {
                         .filter(|(path, _)| path.is_within(tenant));
                     of_tenant.map(|(_, age)| age.recorded.clone()).max()
                 });
-                let oldest = oldest.ok_or(Refusal::TooMany(Path::ROOT))?.clone();
+                let oldest = oldest.ok_or(Refusal::AllRemembered(Path::ROOT))?.clone();
                 self.forget(&Path::ROOT, |path| path.is_within(&oldest));
                 if let Some(floor) = self.forgotten.remove(&oldest) {
                     self.raise(&Path::ROOT, floor);
@@ -189,7 +185,7 @@ impl Ages {
                     .filter(|(path, _)| path.is_within(&tenant) && !has_policy(path))
                     .min_by_key(|(_, age)| age.recorded.clone())
                     .map(|(path, _)| path.clone())
-                    .ok_or_else(|| Refusal::TooMany(tenant.clone()))?;
+                    .ok_or_else(|| Refusal::AllRemembered(tenant.clone()))?;
                 self.forget(&tenant, |path| *path == oldest);
             }
             _ => {}
@@ -313,7 +309,9 @@ mod tests {
         assert!(ages.is_stale(&path("a:never"), &age(0, 9)));
         assert!(!ages.is_stale(&path("b:never"), &age(0, 9)));
         let full = ages.remember(&path("a:more"), age(6000, 1), false, &|_| true);
-        assert_eq!(full, Err(Refusal::TooMany(path("a"))));
+        assert_eq!(full, Err(Refusal::AllRemembered(path("a"))));
+        let text = full.unwrap_err().to_string();
+        assert!(text.contains("paths at and below"), "{text}");
     }
 
     #[test]
@@ -325,7 +323,9 @@ mod tests {
                 .unwrap();
         }
         let full = ages.remember(&path("more"), age(6000, 1), false, &|_| true);
-        assert_eq!(full, Err(Refusal::TooMany(Path::ROOT)));
+        assert_eq!(full, Err(Refusal::AllRemembered(Path::ROOT)));
+        let text = full.unwrap_err().to_string();
+        assert!(text.contains("tenants have policies"), "{text}");
         let in_force = |path: &Path| path.is_within(&"t0".parse().unwrap());
         ages.remember(&path("more"), age(6000, 1), false, &in_force)
             .unwrap();

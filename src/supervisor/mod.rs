@@ -21,6 +21,7 @@ use log::warn;
 use crate::manifest::Manifest;
 use crate::name::{Name, Path};
 use crate::policy::Policy;
+use crate::serial;
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::State;
@@ -555,7 +556,7 @@ impl Supervisor {
                 if let Some(age) = Age::of(&dated) {
                     self.add_policy(asker, name.path(), &dated.policy, Some(age));
                 } else {
-                    let most = Age::MAX_SERIAL;
+                    let most = serial::MAX_OCTETS;
                     let why =
                         format!("the certificate's serial number has more than {most} octets");
                     self.refuse(&asker, &why);
