@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use petrel::authority::{
-    AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, MAX_SERIAL, Validity,
-};
+use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
 use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
@@ -22,12 +20,12 @@ use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::supervisor::{
-    AGE_STEP, Age, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::Config;
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
-use petrel::{endpoint, host, socket};
+use petrel::{endpoint, host, serial, socket};
 
 use support::{on_path, run, skipped};
 
@@ -284,7 +282,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} before now", time(LATENESS)),
         format!("{} days of validity", Validity::MAX_DAYS),
         format!("{} in a file", size(MAX_FILE)),
-        format!("{MAX_SERIAL} octets in a serial number"),
+        format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} in an image", size(host::MAX_IMAGE)),
         format!(
             "{} octets in a name of generate",
@@ -305,7 +303,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_POLICIES} policies"),
         format!("{MAX_POLICIES} tenants"),
         format!("{} of newer certificates", time(AGE_STEP)),
-        format!("{} octets in a serial number", Age::MAX_SERIAL),
+        format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} of silence", time(host::IDLE)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
