@@ -1,7 +1,8 @@
 //! State files in words.
 
 use super::command::{config, create, in_words, policy_text};
-use super::page::Page;
+use super::page::{Page, hex, time};
+use crate::supervisor::Age;
 use crate::wire::state::{State, albatross};
 
 /// The policies and unikernels of a state of ours.
@@ -9,6 +10,14 @@ pub(super) fn ours(page: &mut Page, state: &State) {
     page.group("state of petreld", |page| {
         for (path, policy) in &state.policies {
             page.field("policy", format_args!("{path} {}", in_words(policy)));
+        }
+        let (newest, forgotten) = state.ages.recorded();
+        for (path, age) in &newest {
+            page.field("newest certificate", format_args!("{path} {}", floor(age)));
+        }
+        for (path, age) in &forgotten {
+            let text = format!("and forgotten, below {path} {}", floor(age));
+            page.field("newest certificate", text);
         }
         for (name, settings, digest) in &state.unikernels {
             page.group(format_args!("unikernel: {name}"), |page| {
@@ -18,6 +27,19 @@ pub(super) fn ours(page: &mut Page, state: &State) {
             });
         }
     });
+}
+
+/// The start of a certificate's validity, its serial number unless it is the lowest, and what that means.
+fn floor(age: &Age) -> String {
+    let (not_before, serial) = age.to_wire();
+    let serial = match &serial.0[..] {
+        [] => String::new(),
+        serial => format!(", serial {}", hex(serial)),
+    };
+    format!(
+        "valid from {}{serial}; older ones set no policy",
+        time(not_before.get())
+    )
 }
 
 /// The policies and unikernels of a state of albatross, whichever version.
