@@ -619,9 +619,18 @@ impl Supervisor {
             .as_ref()
             .is_some_and(|age| self.ages.is_stale(path, age));
         if stale && !same {
-            return self.tell(&asker, POLICY_KEPT, false);
+            // What it carries is not brought back, and without a policy nothing would bound what follows.
+            return match self.ledger.at(path) {
+                Some(_) => self.tell(&asker, POLICY_KEPT, false),
+                None => self.refuse(
+                    &asker,
+                    &format!(
+                        "the policy of '{path}' was removed, and the certificate is older than the last one that \
+                         set it: a newer one is needed"
+                    ),
+                ),
+            };
         }
-        let age = age.filter(|_| !stale);
         let claims = claims(&self.unikernels, &self.operations);
         // None is ever made.
         let devices = BlockDevices::default();
@@ -633,12 +642,12 @@ impl Supervisor {
         });
         // The age only of a policy that is set; should the write fail, the certificate stays the newest.
         let remembered = allowed.and_then(|()| match &age {
-            Some(age) => {
+            Some(age) if !stale => {
                 let ledger = &self.ledger;
                 let has_policy = |path: &Path| ledger.at(path).is_some();
                 self.ages.remember(path, age.clone(), same, &has_policy)
             }
-            None => Ok(()),
+            _ => Ok(()),
         });
         // One that is equal, but not surely on disk, is acknowledged when it is.
         let recorded = self.recorded.as_ref().is_some_and(|recorded| {

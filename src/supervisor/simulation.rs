@@ -313,11 +313,19 @@ impl Schedule {
         self.host.tell(&event);
         self.now.monotonic = self.host.clock;
         let stale = self.stale(&event);
+        let mut refused = false;
         for effect in self.supervisor.handle(&self.now, event) {
             self.note(|| format!("    {effect:?}"));
+            refused |= matches!(
+                &effect,
+                Effect::Answer { message, .. } if matches!(message.payload, Payload::Failure(_))
+            );
             self.host.carry_out(effect);
         }
         if let Some((path, before)) = stale {
+            self.host.must(before.is_some() || refused, || {
+                format!("an older certificate goes on without any policy of {path}")
+            });
             let kept = self.supervisor.ledger.at(&path) == before.as_ref();
             self.host.must(kept, || {
                 format!("an older certificate replaces the policy {before:?} of {path}")
