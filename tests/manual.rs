@@ -23,7 +23,7 @@ use petrel::supervisor::{
     AGE_STEP, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::tender::{options as tender, plan};
-use petrel::unikernel::Config;
+use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
 use petrel::{endpoint, host, serial, socket};
 
@@ -113,7 +113,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let database = format!("{}, ", socket::DATABASE_FOLDER);
     let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
     let startup = Config::DEFAULT_STARTUP.to_string();
-    let port = endpoint::PORT.to_string();
+    let port = petrel::tls::PORT.to_string();
     let list = LIST_DAYS.to_string();
     let cases: [(&str, &str, &str); 14] = [
         ("petrel.1", "Fl -startup ", &startup),
@@ -283,7 +283,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} days of validity", Validity::MAX_DAYS),
         format!("{} in a file", size(MAX_FILE)),
         format!("{} octets in a serial number", serial::MAX_OCTETS),
-        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} in an image", size(MAX_IMAGE)),
         format!(
             "{} octets in a name of generate",
             petrel::authority::MAX_FILE_NAME
@@ -295,7 +295,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} clients", host::MAX_CLIENTS),
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
-        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} in an image", size(MAX_IMAGE)),
         format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images"),
         format!("{} images", host::MAX_COMPRESSING),
@@ -372,7 +372,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_PATH} certificates"),
         handshake,
         label,
-        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} in an image", size(MAX_IMAGE)),
         format!(
             "{} in a file of revocation lists",
             size(endpoint::MAX_LIST_FILE)

@@ -14,8 +14,8 @@ use client::{expect, petrel};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use petrel::authority::{Key, KeyType, create_request};
+use petrel::policy::Age;
 use petrel::show;
-use petrel::supervisor::{Age, Ages};
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::state::State;
 use petrel::wire::{Command, UnikernelCommand};
@@ -102,10 +102,8 @@ fn every_state_of_the_vectors_is_shown() {
 fn a_state_of_ours_tells_which_certificates_are_too_old_for_their_policy() {
     let age = |time, serial: &[u8]| Age::new(time, serial).unwrap();
     let state = State {
-        ages: Ages::new(
-            vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xab, 1]))],
-            vec![("a".parse().unwrap(), age(1_600_000_000, &[]))],
-        ),
+        ages: vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xab, 1]))],
+        forgotten: vec![("a".parse().unwrap(), age(1_600_000_000, &[]))],
         ..State::default()
     };
     let text = show::file(&state.encode().unwrap(), &[], now()).unwrap();

@@ -11,7 +11,7 @@ mod vectors;
 
 use arbitrary::Arbitrary;
 use petrel::name::{Label, Name, Path};
-use petrel::supervisor::{Age, Ages};
+use petrel::policy::Age;
 use petrel::unikernel::ImageDigest;
 use petrel::wire::state::{State, albatross};
 use petrel::wire::{CertExtension, Config, Message, Policy, domain, v5};
@@ -202,7 +202,8 @@ fn ours(import: albatross::Import) -> State {
     let paths = import.policies.iter().map(|(path, _)| path.clone());
     let age = Age::new(1_700_000_000, &[0xff; 10]).unwrap();
     State {
-        ages: Ages::new(paths.map(|path| (path, age.clone())).collect(), Vec::new()),
+        ages: paths.map(|path| (path, age.clone())).collect(),
+        forgotten: vec![(Path::ROOT, age)],
         unikernels: unikernels
             .map(|one| (one.name, one.config, ImageDigest([0; 32])))
             .collect(),

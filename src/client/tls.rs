@@ -20,8 +20,7 @@ use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, Signatur
 
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify};
-use crate::endpoint::PORT;
-use crate::tls;
+use crate::tls::{self, PORT};
 
 /// How long one address may take to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -38,7 +38,7 @@ use crate::supervisor::{
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::spawn;
-use crate::unikernel::{Config, ImageDigest};
+use crate::unikernel::{Config, ImageDigest, MAX_IMAGE};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload, Timestamp};
@@ -57,9 +57,6 @@ pub const MAX_LARGE: usize = 4;
 
 /// Most clients for whom an image is compressed, or that take such a one, at the same time.
 pub const MAX_COMPRESSING: usize = 16;
-
-/// Most octets of an image, uncompressed.
-pub const MAX_IMAGE: u64 = 1 << 30;
 
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]

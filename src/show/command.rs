@@ -13,7 +13,7 @@ use crate::wire::{
 };
 
 /// Most octets of an unpacked image that are looked at: no host takes more.
-const LARGEST_IMAGE: u64 = crate::host::MAX_IMAGE;
+const LARGEST_IMAGE: u64 = crate::unikernel::MAX_IMAGE;
 
 /// A command with all its parameters.
 pub(super) fn command(page: &mut Page, command: &Command) {

@@ -2,7 +2,7 @@
 
 use super::command::{config, create, in_words, policy_text};
 use super::page::{Page, hex, time};
-use crate::supervisor::Age;
+use crate::policy::Age;
 use crate::wire::state::{State, albatross};
 
 /// The policies and unikernels of a state of ours.
@@ -11,11 +11,10 @@ pub(super) fn ours(page: &mut Page, state: &State) {
         for (path, policy) in &state.policies {
             page.field("policy", format_args!("{path} {}", in_words(policy)));
         }
-        let (newest, forgotten) = state.ages.recorded();
-        for (path, age) in &newest {
+        for (path, age) in &state.ages {
             page.field("newest certificate", format_args!("{path} {}", floor(age)));
         }
-        for (path, age) in &forgotten {
+        for (path, age) in &state.forgotten {
             let text = format!("and forgotten, below {path} {}", floor(age));
             page.field("newest certificate", text);
         }
@@ -31,14 +30,13 @@ pub(super) fn ours(page: &mut Page, state: &State) {
 
 /// The start of a certificate's validity, its serial number unless it is the lowest, and what that means.
 fn floor(age: &Age) -> String {
-    let (not_before, serial) = age.to_wire();
-    let serial = match &serial.0[..] {
+    let serial = match age.serial() {
         [] => String::new(),
         serial => format!(", serial {}", hex(serial)),
     };
     format!(
         "valid from {}{serial}; older ones set no policy",
-        time(not_before.get())
+        time(age.not_before())
     )
 }
 

@@ -9,21 +9,11 @@ use std::time::Duration;
 
 use super::ledger::{MAX_POLICIES, Refusal};
 use crate::name::Path;
-use crate::serial;
-use crate::wire::{DatedPolicy, Int, Octets};
+use crate::policy::Age;
 
 /// Certificates that are newer by no more than this, and change no policy, are remembered without a write of the state:
 /// what is recorded is an age as far ahead.
 pub const AGE_STEP: Duration = Duration::from_secs(60);
-
-/// How new a certificate is: by the start of its validity, then by its serial number.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Age {
-    /// Seconds since 1970.
-    not_before: i64,
-    /// Octets of the serial number without leading zeros, after their count.
-    serial: (usize, Vec<u8>),
-}
 
 /// Ages by path.
 type ByPath = Vec<(Path, Age)>;
@@ -42,36 +32,6 @@ struct Remembered {
     newest: Age,
     /// Not older: what the state file says.
     recorded: Age,
-}
-
-impl Age {
-    /// `None` if the serial number has more than [`serial::MAX_OCTETS`] octets.
-    pub fn new(not_before: i64, serial: &[u8]) -> Option<Self> {
-        let serial = serial::magnitude(serial);
-        (serial.len() <= serial::MAX_OCTETS).then(|| Self {
-            not_before,
-            serial: (serial.len(), serial.to_vec()),
-        })
-    }
-
-    /// The age of the certificate that carried this policy.
-    pub fn of(policy: &DatedPolicy) -> Option<Self> {
-        Self::new(policy.not_before.get(), &policy.serial.0)
-    }
-
-    /// Start of validity and serial number.
-    pub fn to_wire(&self) -> (Int, Octets) {
-        (Int::new(self.not_before), Octets(self.serial.1.clone()))
-    }
-
-    /// Older than no certificate that is newer than this by less than [`AGE_STEP`].
-    fn ahead(&self) -> Self {
-        let step = i64::try_from(AGE_STEP.as_secs()).unwrap_or(0);
-        Self {
-            not_before: self.not_before.saturating_add(step),
-            serial: (0, Vec::new()),
-        }
-    }
 }
 
 impl Ages {
@@ -137,7 +97,7 @@ impl Ages {
         }
         let recorded = match self.newest.get(path) {
             Some(before) if same && age <= before.recorded => before.recorded.clone(),
-            Some(before) if same && age > before.newest => age.ahead(),
+            Some(before) if same && age > before.newest => age.after(AGE_STEP),
             _ => age.clone(),
         };
         let newest = age;
@@ -232,26 +192,6 @@ mod tests {
 
     fn remember(ages: &mut Ages, at: &str, age: Age, same: bool) {
         ages.remember(&path(at), age, same, &|_| true).unwrap();
-    }
-
-    #[test]
-    fn ages_are_compared_by_time_and_then_by_number() {
-        let ordered = [
-            Age::new(1, &[0xff; 20]).unwrap(),
-            age(2, 1),
-            age(2, 0x7f),
-            Age::new(2, &[0, 0xff]).unwrap(),
-            Age::new(2, &[1, 0]).unwrap(),
-            age(3, 0),
-        ];
-        assert!(ordered.is_sorted_by(|one, other| one < other));
-        assert_eq!(Age::new(1, &[0, 0, 7]), Age::new(1, &[7]));
-        assert!(Age::new(1, &[1; 21]).is_none());
-        let (not_before, serial) = ordered[3].to_wire();
-        assert_eq!(
-            Age::new(not_before.get(), &serial.0).as_ref(),
-            Some(&ordered[3])
-        );
     }
 
     #[test]

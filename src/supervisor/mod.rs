@@ -20,7 +20,7 @@ use log::warn;
 
 use crate::manifest::Manifest;
 use crate::name::{Name, Path};
-use crate::policy::Policy;
+use crate::policy::{Age, Policy};
 use crate::serial;
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::domain::{self, DomainError};
@@ -30,7 +30,7 @@ use crate::wire::{
     Timestamp, UnikernelCommand,
 };
 
-pub use ages::{AGE_STEP, Age, Ages};
+pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal};
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal};
 pub use restart::Death;
@@ -423,15 +423,16 @@ impl Supervisor {
             (name, unikernel)
         });
         let ledger: Ledger = state.policies.into_iter().collect();
+        let ages = Ages::new(state.ages, state.forgotten);
         let recorded = Recorded {
             ledger: ledger.clone(),
-            ages: state.ages.clone(),
+            ages: ages.clone(),
         };
         Self {
             recorded: Some(recorded),
             acknowledged: ledger.clone(),
             ledger,
-            ages: state.ages,
+            ages,
             unikernels: unikernels.collect(),
             uploads: BTreeMap::new(),
             operations: BTreeMap::new(),
@@ -489,7 +490,7 @@ impl Supervisor {
             };
             Some((name.clone(), recorded.config.clone(), recorded.image))
         });
-        let (newest, forgotten) = self.ages.recorded();
+        let (ages, forgotten) = self.ages.recorded();
         State {
             unikernels: unikernels.collect(),
             policies: self
@@ -497,7 +498,8 @@ impl Supervisor {
                 .all()
                 .map(|(path, policy)| (path.clone(), policy.clone()))
                 .collect(),
-            ages: Ages::new(newest, forgotten),
+            ages,
+            forgotten,
         }
     }
 

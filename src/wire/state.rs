@@ -12,8 +12,7 @@ use super::{
     Config as WireConfig, Int, NamedPolicy, Octets, Text, WireError, decode_canonical, encode,
 };
 use crate::name::{Name, Path};
-use crate::policy::Policy;
-use crate::supervisor::{Age, Ages};
+use crate::policy::{Age, Policy};
 use crate::unikernel::{Config, ImageDigest};
 
 /// What the supervisor remembers.
@@ -24,7 +23,9 @@ pub struct State {
     /// Policies, in any order.
     pub policies: Vec<(Path, Policy)>,
     /// Ages of the certificates whose policies were set.
-    pub ages: Ages,
+    pub ages: Vec<(Path, Age)>,
+    /// The newest ages that were forgotten below these paths.
+    pub forgotten: Vec<(Path, Age)>,
 }
 
 /// Why a state file cannot be used.
@@ -87,12 +88,11 @@ impl State {
             name: path.to_string().into(),
             policy: policy.into(),
         });
-        let (ages, forgotten) = self.ages.recorded();
         encode(&StateFile::Petrel(Petrel1 {
             unikernels: unikernels.collect(),
             policies: policies.collect(),
-            ages: written_ages(&ages),
-            forgotten: written_ages(&forgotten),
+            ages: written_ages(&self.ages),
+            forgotten: written_ages(&self.forgotten),
         }))
     }
 
@@ -119,20 +119,18 @@ impl State {
         Ok(Self {
             unikernels: unikernels.collect::<Result<_, _>>()?,
             policies: policies.collect::<Result<_, _>>()?,
-            ages: Ages::new(read_ages(file.ages)?, read_ages(file.forgotten)?),
+            ages: read_ages(file.ages)?,
+            forgotten: read_ages(file.forgotten)?,
         })
     }
 }
 
 /// Omitted where there are none, so that the file is as it was before there were any.
 fn written_ages(ages: &[(Path, Age)]) -> Option<Vec<NamedAge>> {
-    let named = ages.iter().map(|(path, age)| {
-        let (not_before, serial) = age.to_wire();
-        NamedAge {
-            name: path.to_string().into(),
-            not_before,
-            serial,
-        }
+    let named = ages.iter().map(|(path, age)| NamedAge {
+        name: path.to_string().into(),
+        not_before: Int::new(age.not_before()),
+        serial: Octets(age.serial().to_vec()),
     });
     (!ages.is_empty()).then(|| named.collect())
 }
@@ -200,17 +198,15 @@ mod tests {
         let state = State {
             unikernels: vec![("a:b".parse().unwrap(), config, ImageDigest([7; 32]))],
             policies: vec![("a".parse().unwrap(), policy)],
-            ages: Ages::default(),
+            ..State::default()
         };
         let without_ages = state.encode().unwrap();
         assert_eq!(State::decode(&without_ages), Ok(state.clone()));
 
         let age = |time, serial| Age::new(time, serial).unwrap();
         let state = State {
-            ages: Ages::new(
-                vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xff]))],
-                vec![(Path::ROOT, age(5, &[]))],
-            ),
+            ages: vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xff]))],
+            forgotten: vec![(Path::ROOT, age(5, &[]))],
             ..state
         };
         let with_ages = state.encode().unwrap();

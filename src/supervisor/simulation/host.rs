@@ -7,11 +7,11 @@ use super::dice::Dice;
 use super::promise::Promise;
 use super::{creation, manifest};
 use crate::name::{Name, Path};
-use crate::policy::Policy;
+use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    Age, ConnectionId, Death, Effect, Event, Message, Payload, RunId, StagedImage, State, Ticket,
-    Timer, UploadId,
+    ConnectionId, Death, Effect, Event, Message, Payload, RunId, StagedImage, State, Ticket, Timer,
+    UploadId,
 };
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::{POLICY_KEPT, Success};
