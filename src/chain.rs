@@ -6,7 +6,10 @@ pub mod verify;
 
 use std::fmt::{self, Write as _};
 
+use x509_parser::asn1_rs::Error;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::error::X509Error;
+use x509_parser::nom;
 use x509_parser::oid_registry::{Oid, asn1_rs::oid};
 use x509_parser::prelude::FromDer;
 
@@ -40,6 +43,13 @@ pub const IMAGE_EXTENSION: Oid<'static> = oid!(
         .6235750
         .11546975
 );
+
+/// The signature algorithms with SHA-1 (RSA by two numbers, ECDSA), which are no proof any more.
+pub const SHA1_SIGNATURES: [Oid<'static>; 3] = [
+    oid!(1.2.840.113549.1.1.5),
+    oid!(1.3.14.3.2.29),
+    oid!(1.2.840.10045.4.1),
+];
 
 /// DER of the identifier and length octets of an OCTET STRING of 32 octets.
 const DIGEST_HEAD: [u8; 2] = [0x04, 32];
@@ -302,7 +312,7 @@ impl<'a> Certificate<'a> {
         match X509Certificate::from_der(der) {
             Ok((&[], certificate)) => Ok(Self(certificate)),
             Ok(_) => Err("octets follow the certificate".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(unreadable(error)),
         }
     }
 
@@ -372,6 +382,20 @@ impl<'a> Certificate<'a> {
     /// Everything else.
     pub fn x509(&self) -> &X509Certificate<'a> {
         &self.0
+    }
+}
+
+/// Why DER cannot be read, in words: what the parser's own type would show is its insides.
+pub fn unreadable(error: nom::Err<X509Error>) -> String {
+    match X509Error::from(error) {
+        X509Error::Der(Error::UnexpectedTag { .. } | Error::InvalidTag | Error::UnknownTag(_)) => {
+            "it is not of the form that it should have".to_owned()
+        }
+        X509Error::Der(Error::Incomplete(_)) => "its end is missing".to_owned(),
+        X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
+            "its encoding is damaged".to_owned()
+        }
+        other => other.to_string(),
     }
 }
 

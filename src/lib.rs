@@ -13,6 +13,7 @@
 // The vocabulary, pure.
 pub mod name; //          labels, paths, names
 pub mod policy; //        what may be used at and below a path
+pub mod serial; //        serial numbers of certificates
 pub mod unikernel; //     a unikernel's configuration
 pub mod wire; //          messages, their DER, frames, the state file
 

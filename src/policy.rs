@@ -3,6 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
+
+use crate::serial;
 
 /// The greatest number of the protocol, which stands for "no limit" (WIRE 1.3).
 pub const UNLIMITED: u64 = (1 << 62) - 1;
@@ -23,6 +26,15 @@ pub struct Policy {
     pub block: Option<u64>,
     /// Host bridges that may be used.
     pub bridges: BTreeSet<String>,
+}
+
+/// How new the certificate is that carried a policy: by the start of its validity, then by its serial number.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age {
+    /// Seconds since 1970.
+    not_before: i64,
+    /// Octets of the serial number without leading zeros, after their count.
+    serial: (usize, Vec<u8>),
 }
 
 /// Which limit of a policy is larger than allowed.
@@ -106,6 +118,37 @@ impl Policy {
             Ok(())
         } else {
             Err(Excess::Bridges(beyond))
+        }
+    }
+}
+
+impl Age {
+    /// `None` if the serial number has more than [`serial::MAX_OCTETS`] octets.
+    pub fn new(not_before: i64, serial: &[u8]) -> Option<Self> {
+        let serial = serial::magnitude(serial);
+        (serial.len() <= serial::MAX_OCTETS).then(|| Self {
+            not_before,
+            serial: (serial.len(), serial.to_vec()),
+        })
+    }
+
+    /// Start of validity in seconds since 1970.
+    pub fn not_before(&self) -> i64 {
+        self.not_before
+    }
+
+    /// The serial number without leading zeros.
+    pub fn serial(&self) -> &[u8] {
+        &self.serial.1
+    }
+
+    /// Older than no certificate that is newer than this by less than `step`.
+    #[must_use]
+    pub fn after(&self, step: Duration) -> Self {
+        let step = i64::try_from(step.as_secs()).unwrap_or(i64::MAX);
+        Self {
+            not_before: self.not_before.saturating_add(step),
+            serial: (0, Vec::new()),
         }
     }
 }
@@ -222,6 +265,29 @@ mod tests {
             enlarge(&mut sub);
             assert_eq!(sub.within(&upper), Err(excess));
         }
+    }
+
+    #[test]
+    fn ages_are_compared_by_time_and_then_by_number() {
+        let age = |not_before, serial: &[u8]| Age::new(not_before, serial).unwrap();
+        let ordered = [
+            age(1, &[0xff; 20]),
+            age(2, &[1]),
+            age(2, &[0x7f]),
+            age(2, &[0, 0xff]),
+            age(2, &[1, 0]),
+            age(3, &[0]),
+        ];
+        assert!(ordered.is_sorted_by(|one, other| one < other));
+        assert_eq!(age(1, &[0, 0, 7]), age(1, &[7]));
+        assert!(Age::new(1, &[1; 21]).is_none());
+        assert_eq!(
+            age(ordered[3].not_before(), ordered[3].serial()),
+            ordered[3]
+        );
+        let minute = Duration::from_secs(60);
+        assert!(age(61, &[]) == age(1, &[9]).after(minute));
+        assert_eq!(age(i64::MAX, &[9]).after(minute).not_before(), i64::MAX);
     }
 
     #[test]

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::CertificateDer;
-use rustls::{CertificateError, DigitallySignedStruct, OtherError, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 
 use crate::chain::verify::PathError;
+
+/// Port of the endpoint (BEHAVIOUR 9).
+pub const PORT: u16 = 1025;
 
 /// ring, with the cipher suites of TLS 1.3 only.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -24,29 +27,21 @@ pub fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// The error, and with it the alert, for a peer whose path is refused.
+/// The error, and with it the alert, for a peer whose path is refused: `certificate_expired`, `certificate_revoked`,
+/// `unknown_ca`, otherwise `bad_certificate` (WIRE 11.2, RFC 8446 6.2).
 pub fn refusal(error: &PathError) -> rustls::Error {
     use webpki::Error as E;
-    let error = match error {
-        PathError::Webpki(E::CertExpired { time, not_after }) => CertificateError::ExpiredContext {
-            time: *time,
-            not_after: *not_after,
-        },
-        PathError::Webpki(E::CertNotValidYet { time, not_before }) => {
-            CertificateError::NotValidYetContext {
-                time: *time,
-                not_before: *not_before,
-            }
+    match error {
+        PathError::Webpki(E::CertExpired { .. } | E::CertNotValidYet { .. }) => {
+            CertificateError::Expired
         }
+        PathError::Revoked(..) => CertificateError::Revoked,
         PathError::Webpki(E::UnknownIssuer) | PathError::AnchorNotValid => {
             CertificateError::UnknownIssuer
         }
-        PathError::LeafPurpose(_) | PathError::LeafKeyUsage => CertificateError::InvalidPurpose,
-        PathError::Webpki(E::BadDer | E::BadDerTime | E::TrailingData(_))
-        | PathError::Unreadable(_) => CertificateError::BadEncoding,
-        other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
-    };
-    error.into()
+        _ => CertificateError::BadEncoding,
+    }
+    .into()
 }
 
 /// Checks the peer's signature of the handshake.

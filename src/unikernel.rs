@@ -9,6 +9,9 @@ use md5::{Digest as _, Md5};
 use crate::name::Name;
 use crate::policy::CpuId;
 
+/// Most octets of an image that a host takes, uncompressed.
+pub const MAX_IMAGE: u64 = 1 << 30;
+
 /// What kind of virtual machine runs the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

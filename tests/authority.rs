@@ -376,8 +376,79 @@ fn a_key_that_is_no_key_is_never_overwritten() {
     let folder = folder("broken");
     folder.file("root.key", "no key");
     expect(&folder.path(""), 124, &["generate", "root", "db"]);
-    assert_eq!(files(&folder), ["root.key"]);
+    assert_eq!(files(&folder), ["db", "root.key"]);
     assert_eq!(fs::read(folder.path("root.key")).unwrap(), b"no key");
+}
+
+#[test]
+fn without_a_list_of_what_is_issued_nothing_is_generated() {
+    let folder = folder("no-list");
+    let ended = expect(&folder.path(""), 124, &["generate", "root", "none/db"]);
+    assert!(ended.stderr.contains("none/db"), "{ended:?}");
+    assert!(files(&folder).is_empty());
+    // The second attempt does not find leftovers of the first.
+    expect(&folder.path(""), 0, &["generate", "root", "db"]);
+    // A certificate would take the place of the list.
+    let server = ["generate", "root", "server.pem", "--force"];
+    let before = fs::read(folder.path("server.pem")).unwrap();
+    expect(&folder.path(""), 124, &server);
+    assert_eq!(fs::read(folder.path("server.pem")).unwrap(), before);
+}
+
+#[test]
+fn a_key_that_exists_is_used_and_another_type_than_asked_for_is_told() {
+    let folder = folder("type");
+    let generate = ["generate", "root", "db", "--key-type=p384"];
+    let ended = expect(&folder.path(""), 0, &generate);
+    assert_eq!(ended.stderr, "");
+    let again = [&generate[..3], &["--force", "--key-type=p256"]].concat();
+    let ended = expect(&folder.path(""), 0, &again);
+    for key in ["'root.key'", "'server.key'"] {
+        assert!(ended.stderr.contains(key), "{ended:?}");
+    }
+    assert!(ended.stderr.contains("no p256 key"), "{ended:?}");
+
+    let info = ["info", "--csr", "-n", "web"];
+    expect(&folder.path(""), 0, &info);
+    let ended = expect(&folder.path(""), 0, &info);
+    assert_eq!(ended.stderr, "");
+    for other in ["p256", "p384", "rsa2048"] {
+        let option = format!("--key-type={other}");
+        let ended = expect(&folder.path(""), 0, &[&info[..], &[&option]].concat());
+        assert!(
+            ended.stderr.contains(&format!("no {other} key")),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
+fn a_key_on_p521_is_named_wherever_it_is_met() {
+    if on_path("openssl").is_none() {
+        return skipped("keys on P-521", "openssl is not on PATH");
+    }
+    let folder = generated("p521");
+    let openssl = |arguments: &str| {
+        let mut command = Command::new("openssl");
+        let command = command
+            .args(arguments.split(' '))
+            .current_dir(folder.path(""));
+        assert_eq!(run(command).code(), 0, "openssl {arguments}");
+    };
+    openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521 -out big.key");
+    openssl("req -new -key big.key -subj /CN=big -out big.req");
+    let sign = ["sign", "cacert.pem", "db", "root.key", "big.req"];
+    let with_key = ["sign", "cacert.pem", "db", "big.key", "big.req"];
+    let shown = ["info", "--csr", "-n", "big"];
+    for command in [&sign[..], &with_key, &shown] {
+        let ended = expect(&folder.path(""), 124, command);
+        assert!(ended.stderr.contains("P-521"), "{ended:?}");
+    }
+    let ended = expect(&folder.path(""), 0, &["show", "big.req"]);
+    assert!(
+        ended.stdout.contains("P-521, which is not supported"),
+        "{ended:?}"
+    );
 }
 
 #[test]
@@ -674,10 +745,18 @@ fn the_files_of_a_request_are_named_after_its_label() {
         &["add-policy", ":", "1", "--csr"],
         &["remove-policy", "--csr"],
         &["policy", "--path=foo", "--csr"],
+        &["inactive-consoles", "--path=foo", "--csr"],
+        &["info", "-n", "foo:", "--csr"],
         &["info", "-n", "x", "--csr", "--key-type=p521"],
     ] {
         let ended = expect(&folder.path(""), 124, refused);
         assert!(ended.stderr.starts_with("petrel: "), "{ended:?}");
+        let path = ended.stderr.contains("'foo:' has a path");
+        assert_eq!(
+            path,
+            ended.stderr.contains("give no name or path"),
+            "{ended:?}"
+        );
     }
     assert_eq!(files(&folder), ["web.key", "web.req"]);
     assert!("..".parse::<Label>().is_ok());
@@ -850,6 +929,33 @@ fn the_authority_does_not_overwrite_itself() {
         sign(&folder, 124, "tenant", "bad", options);
     }
     assert_eq!(fs::read(folder.path("tenant.pem")).unwrap(), before);
+}
+
+#[test]
+fn no_request_chooses_which_file_of_the_authority_is_replaced() {
+    let folder = generated("chosen");
+    for (from, to) in [("root.key", "ca-key.pem"), ("db", "issued.pem")] {
+        fs::rename(folder.path(from), folder.path(to)).unwrap();
+    }
+    folder.file("notes.pem", "no certificate");
+    let key = fs::read_to_string(folder.path("ca-key.pem")).unwrap();
+    folder.file(
+        "both.pem",
+        fs::read_to_string(folder.path("cacert.pem")).unwrap() + &key,
+    );
+    fs::copy(folder.path("ca-key.pem"), folder.path("copy.pem")).unwrap();
+    for name in ["ca-key", "issued", "notes", "both", "copy", "request"] {
+        let file = format!("{name}.pem");
+        write_request(&folder, "request.pem", name, &INFO);
+        let before = fs::read(folder.path(&file)).unwrap();
+        for authority in ["cacert.pem", "./cacert.pem"] {
+            let request = ["issued.pem", "./ca-key.pem", "request.pem", "--force"];
+            let sign = [&["sign", authority][..], &request].concat();
+            let ended = expect(&folder.path(""), 124, &sign);
+            assert!(ended.stderr.contains("not replaced"), "{ended:?}");
+        }
+        assert_eq!(fs::read(folder.path(&file)).unwrap(), before, "{name}");
+    }
 }
 
 /// A create with device mappings and arguments that are hard to print.

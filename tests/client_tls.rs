@@ -18,6 +18,7 @@ use petrel::authority::{
     Certificate, Issuer, Key, KeyType, Profile, Request, Validity, common_name, read_chain, to_pem,
 };
 use petrel::chain::image_extension_value;
+use petrel::client::tls::REJECTIONS;
 use petrel::unikernel::ImageDigest;
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{
@@ -522,7 +523,15 @@ fn every_alert_about_our_certificate_ends_with_119() {
             let (place, _) = endpoint_for(&folder, "server", clients, |_| ());
             let arguments = [command, &["-d", &place], &TENANT[..]].concat();
             let ended = expect(&folder.path(""), 119, &arguments);
-            assert!(ended.stderr.contains(&format!("{alert:?}")), "{ended:?}");
+            let (_, reason) = REJECTIONS
+                .iter()
+                .find(|(known, _)| *known == alert)
+                .unwrap();
+            assert!(ended.stderr.contains(reason), "{ended:?}");
+            assert!(
+                ended.stderr.starts_with(&format!("petrel: {place}: ")),
+                "{ended:?}"
+            );
         }
     }
 }

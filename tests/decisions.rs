@@ -306,7 +306,7 @@ fn refusal_kind(refusal: &Refusal) -> &'static str {
         | Refusal::Above(_, excess)
         | Refusal::Below(_, excess)
         | Refusal::InUse(_, excess) => excess_kind(excess),
-        Refusal::NoPolicy(_) | Refusal::TooMany(_) => "not recorded",
+        Refusal::NoPolicy(_) | Refusal::TooMany(_) | Refusal::AllRemembered(_) => "not recorded",
     }
 }
 

@@ -238,7 +238,7 @@ fn an_expired_leaf_is_rejected_by_an_alert() {
     let endpoint = host.listen(&[]);
     let error = endpoint.rejection(&host.root.expired_leaf("x", info()));
     assert_eq!(error.exit_code(), 119, "{error}");
-    assert!(error.to_string().contains("CertificateExpired"), "{error}");
+    assert!(error.to_string().contains("certificate_expired"), "{error}");
     assert!(endpoint.log("verdict=").contains("expired"));
 }
 

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use petrel::authority::{
-    AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, MAX_SERIAL, Validity,
-};
+use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
 use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
@@ -23,13 +21,13 @@ use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::supervisor::{
-    AGE_STEP, Age, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
-use petrel::unikernel::Config;
+use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
-use petrel::{endpoint, host, socket};
+use petrel::{endpoint, host, serial, socket};
 
 use support::{on_path, run, skipped};
 
@@ -117,7 +115,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let database = format!("{}, ", socket::DATABASE_FOLDER);
     let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
     let startup = Config::DEFAULT_STARTUP.to_string();
-    let port = endpoint::PORT.to_string();
+    let port = petrel::tls::PORT.to_string();
     let list = LIST_DAYS.to_string();
     let cases: [(&str, &str, &str); 14] = [
         ("petrel.1", "Fl -startup ", &startup),
@@ -297,8 +295,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} before now", time(LATENESS)),
         format!("{} days of validity", Validity::MAX_DAYS),
         format!("{} in a file", size(MAX_FILE)),
-        format!("{MAX_SERIAL} octets in a serial number"),
-        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} octets in a serial number", serial::MAX_OCTETS),
+        format!("{} in an image", size(MAX_IMAGE)),
         format!(
             "{} octets in a name of generate",
             petrel::authority::MAX_FILE_NAME
@@ -310,7 +308,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} clients", host::MAX_CLIENTS),
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
-        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} in an image", size(MAX_IMAGE)),
         format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images"),
         format!("{} images", host::MAX_COMPRESSING),
@@ -318,7 +316,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_POLICIES} policies"),
         format!("{MAX_POLICIES} tenants"),
         format!("{} of newer certificates", time(AGE_STEP)),
-        format!("{} octets in a serial number", Age::MAX_SERIAL),
+        format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} of silence", time(host::IDLE)),
         format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
         format!("{} open files", host::OPEN_FILES),
@@ -395,7 +393,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_PATH} certificates"),
         handshake,
         label,
-        format!("{} in an image", size(host::MAX_IMAGE)),
+        format!("{} in an image", size(MAX_IMAGE)),
         format!(
             "{} in a file of revocation lists",
             size(endpoint::MAX_LIST_FILE)

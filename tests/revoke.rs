@@ -16,7 +16,7 @@ use rcgen::{
 };
 use support::{Ended, Folder};
 use time::{Duration, OffsetDateTime};
-use x509_parser::prelude::FromDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 const COMMAND: [&str; 4] = ["revoke", "cacert.pem", "root.key", "db"];
@@ -163,13 +163,15 @@ fn what_is_unknown_or_ambiguous_is_named_and_nothing_is_revoked() {
     let folder = folder("unknown", "0a01 web\n0a02 cafe\ncafe other\n");
     for (words, reason) in [
         (&["web", "nobody"][..], "nobody"),
+        (&["web", "file:missing.pem"], "missing.pem"),
+        (&["web", "file:db"], "CERTIFICATE"),
         (&["web", "0a03"], "serial:HEX"),
         (&["web", "name:nobody"], "nobody"),
         (&["web", "cafe"], "name:cafe or serial:cafe"),
         (&["web", "serial:xyz"], "xyz"),
         (&["web", "serial:"], "no serial number"),
         (&["web", "serial:00"], "no serial number"),
-        (&["web", "--days=0"], "0 days"),
+        (&["web", "--days=0"], "a validity of 0 days"),
     ] {
         let ended = revoke(&folder, 124, words);
         assert!(ended.stderr.contains(reason), "{words:?}: {ended:?}");
@@ -177,7 +179,7 @@ fn what_is_unknown_or_ambiguous_is_named_and_nothing_is_revoked() {
     }
     let ended = revoke(&folder, 0, &["serial:0a03"]);
     assert!(ended.stderr.contains("0a03 is not in 'db'"), "{ended:?}");
-    revoke(&folder, 0, &["name:cafe", "serial:cafe", "serial:0A01"]);
+    revoke(&folder, 0, &["name:cafe", "serial:ca:fe", "serial:a01"]);
     assert_eq!(serials(&folder), ["0a03", "0a02", "00cafe", "0a01"]);
 }
 
@@ -261,6 +263,64 @@ fn an_authority_below_the_root_has_a_list_of_its_own() {
     let revoke = ["revoke", "tenant.pem", "tenant.key", "db", "serial:0a01"];
     expect(&folder.path(""), 0, &revoke);
     assert_eq!(list(&folder.path("tenant.crl")).entries[0].0, "0a01");
+}
+
+#[test]
+fn what_another_authority_issued_is_not_revoked_by_mistake() {
+    let folder = folder("whose", "");
+    let run = |code, command: &[&str]| expect(&folder.path(""), code, command);
+    run(0, &["add-policy", "a", "2", "--mem=64", "--csr"]);
+    run(0, &["sign", "cacert.pem", "db", "root.key", "a.req"]);
+    run(0, &["info", "-n", "b", "--csr"]);
+    run(0, &["sign", "a.pem", "db", "a.key", "b.req"]);
+    let ended = revoke(&folder, 124, &["file:a.pem", "file:b.pem"]);
+    assert!(
+        ended.stderr.contains("not one of this authority"),
+        "{ended:?}"
+    );
+    assert!(!folder.path("cacert.crl").exists());
+
+    let ended = run(0, &["revoke", "a.pem", "a.key", "db", "file:b.pem"]);
+    assert!(
+        ended.stdout.contains("only about what 'a' issued"),
+        "{ended:?}"
+    );
+    assert!(!ended.stdout.contains("is not in 'db'"), "{ended:?}");
+    let [block, ..] = &pem::parse_many(fs::read(folder.path("b.pem")).unwrap()).unwrap()[..] else {
+        panic!("an empty file");
+    };
+    let (_, leaf) = X509Certificate::from_der(block.contents()).unwrap();
+    let serial = leaf.raw_serial_as_string().replace(':', "");
+    assert_eq!(list(&folder.path("a.crl")).entries[0].0, serial);
+
+    // A name says nothing about the issuer, which is told.
+    let ended = revoke(&folder, 0, &["b"]);
+    assert!(
+        ended.stdout.contains("only about what 'root' issued"),
+        "{ended:?}"
+    );
+    assert!(ended.stdout.contains("is not in 'db'"), "{ended:?}");
+    assert!(ended.stdout.contains("servers stay good"), "{ended:?}");
+    let ended = revoke(&folder, 0, &["file:server.pem"]);
+    assert!(
+        ended.stderr.contains("certificate of a server"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_list_never_gets_larger_than_endpoints_read() {
+    let line = |number: u32| format!("7f{number:038x} many\n");
+    let folder = folder("large", &(0..40_000).map(line).collect::<String>());
+    revoke(&folder, 0, &["many"]);
+    let path = folder.path("cacert.crl");
+    let before = fs::read(&path).unwrap();
+    assert!(before.len() as u64 <= petrel::endpoint::MAX_LIST_FILE);
+    folder.file("db", (40_000..85_000).map(line).collect::<String>());
+    let ended = revoke(&folder, 124, &["many"]);
+    assert!(ended.stderr.contains("85000 entries"), "{ended:?}");
+    assert!(ended.stderr.contains("nothing was revoked"), "{ended:?}");
+    assert_eq!(fs::read(&path).unwrap(), before);
 }
 
 #[test]

@@ -11,7 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use client::{expect, petrel};
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use petrel::authority::{Key, KeyType, create_request};
+use petrel::policy::Age;
 use petrel::show;
+use petrel::unikernel::{Config, FailBehaviour, Kind};
+use petrel::wire::state::State;
+use petrel::wire::{Command, UnikernelCommand};
 use support::Folder;
 use time::OffsetDateTime;
 
@@ -89,6 +96,58 @@ fn every_state_of_the_vectors_is_shown() {
         text.contains("unikernel: ") && text.contains("SHA-256"),
         "{text}"
     );
+}
+
+#[test]
+fn a_state_of_ours_tells_which_certificates_are_too_old_for_their_policy() {
+    let age = |time, serial: &[u8]| Age::new(time, serial).unwrap();
+    let state = State {
+        ages: vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xab, 1]))],
+        forgotten: vec![("a".parse().unwrap(), age(1_600_000_000, &[]))],
+        ..State::default()
+    };
+    let text = show::file(&state.encode().unwrap(), &[], now()).unwrap();
+    for line in [
+        "newest certificate: a:b: valid from 2023-11-14T22:13:20Z, serial ab01; older ones set no policy",
+        "newest certificate: and forgotten, below a: valid from 2020-09-13T12:26:40Z; older ones set no policy",
+    ] {
+        assert!(text.lines().any(|shown| shown.trim() == line), "{text}");
+    }
+}
+
+#[test]
+fn an_image_that_no_host_would_take_has_no_digest() {
+    let mut stream = ZlibEncoder::new(Vec::new(), Compression::fast());
+    stream.write_all(b"abc").unwrap();
+    let stream = stream.finish().unwrap();
+    let key = Key::generate(KeyType::Ed25519).unwrap();
+    for (image, words) in [
+        (stream.clone(), "octets, SHA-256 ba7816bf"),
+        (
+            [&stream[..], b"TRAILING"].concat(),
+            "cannot be unpacked: something follows",
+        ),
+        (stream[..stream.len() - 1].to_vec(), "cannot be unpacked: "),
+    ] {
+        let config = Config {
+            kind: Kind::Solo5,
+            startup: None,
+            add_name: false,
+            fail_behaviour: FailBehaviour::Quit,
+            cpus: [0].into(),
+            memory: 32,
+            blocks: Vec::new(),
+            nets: Vec::new(),
+            arguments: Vec::new(),
+            vcpus: 1,
+            linux_boot_partition: None,
+        };
+        let command = Command::Unikernel(UnikernelCommand::Create(config.to_wire(true, image)));
+        let der = create_request("web", &command, None, &key).unwrap();
+        let request = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
+        let text = show::file(request.as_bytes(), &[], now()).unwrap();
+        assert!(text.contains(words), "{text}");
+    }
 }
 
 #[test]
@@ -226,11 +285,31 @@ fn what_is_none_of_these_is_refused_by_name() {
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     );
     folder.file("half.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
+    for label in ["CERTIFICATE", "CERTIFICATE REQUEST", "X509 CRL"] {
+        let form = pem::encode(&pem::Pem::new(label, [0x30, 3, 2, 1, 0]));
+        let cut = pem::encode(&pem::Pem::new(label, [0x30, 0x82, 1, 0, 0x30]));
+        folder.file(&format!("form {label}"), form);
+        folder.file(&format!("cut {label}"), cut);
+    }
     for file in [
-        "garbage", "empty", "state", "bad.pem", "half.pem", "missing",
+        "garbage",
+        "empty",
+        "state",
+        "bad.pem",
+        "half.pem",
+        "missing",
+        "form CERTIFICATE",
+        "form CERTIFICATE REQUEST",
+        "form X509 CRL",
+        "cut CERTIFICATE",
+        "cut CERTIFICATE REQUEST",
+        "cut X509 CRL",
     ] {
         let ended = expect(&folder.path(""), 124, &["show", file]);
         assert!(ended.stderr.contains(file), "{ended:?}");
+        for insides in ["Parsing", "Der(", "Tag", "nom"] {
+            assert!(!ended.stderr.contains(insides), "{ended:?}");
+        }
         assert_eq!(ended.stdout, "");
     }
 }

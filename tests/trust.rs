@@ -128,15 +128,15 @@ fn a_refused_chain_gets_the_alert_of_its_fault() {
     for (identity, alert, reason) in [
         (
             host.root.expired_leaf("x", info()),
-            "CertificateExpired",
+            "certificate_expired",
             "has expired",
         ),
-        (not_yet, "CertificateExpired", "not valid yet"),
-        (unknown, "UnknownCA", "no path leads"),
-        (server, "BadCertificate", "is not for clients"),
+        (not_yet, "certificate_expired", "not valid yet"),
+        (unknown, "unknown_ca", "no path leads"),
+        (server, "bad_certificate", "is not for clients"),
         (
             deep(&host.root, 7),
-            "BadCertificate",
+            "bad_certificate",
             "more than six intermediate certificates",
         ),
     ] {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use petrel::name::{Label, Name, Path};
-use petrel::supervisor::{Age, Ages};
+use petrel::policy::Age;
 use petrel::unikernel::{Death, ImageDigest, Version};
 use petrel::wire::state::{LastExit, Recorded, Standing, State, albatross};
 use petrel::wire::{CertExtension, Config, Message, Policy, Timestamp, domain, v5};
@@ -204,7 +204,8 @@ fn ours(import: albatross::Import) -> State {
     let paths = import.policies.iter().map(|(path, _)| path.clone());
     let age = Age::new(1_700_000_000, &[0xff; 10]).unwrap();
     State {
-        ages: Ages::new(paths.map(|path| (path, age.clone())).collect(), Vec::new()),
+        ages: paths.map(|path| (path, age.clone())).collect(),
+        forgotten: vec![(Path::ROOT, age)],
         unikernels: unikernels
             .enumerate()
             .map(|(number, one)| {

@@ -7,12 +7,11 @@ use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::{KeyUsage, ParsedExtension};
 use x509_parser::x509::X509Name;
 
+use super::file::CERTIFICATE;
 use super::{AuthorityError, file};
 use crate::chain::{self, ExtensionError, route};
 use crate::policy::Policy;
 use crate::wire::{Command, PolicyCommand};
-
-const LABEL: &str = "CERTIFICATE";
 
 /// A parsed certificate. Its signature has *not* been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +36,8 @@ pub struct Certificate {
     pub is_authority: bool,
     /// What its key may be used for, if it says so.
     pub key_usage: Option<KeyUsage>,
+    /// Whether it is for servers alone.
+    pub is_server: bool,
 }
 
 impl Certificate {
@@ -55,6 +56,7 @@ impl Certificate {
             key_identifier: None,
             is_authority: false,
             key_usage: None,
+            is_server: false,
         };
         for extension in certificate.extensions() {
             match extension.parsed_extension() {
@@ -65,6 +67,9 @@ impl Certificate {
                     parsed.is_authority = constraints.ca;
                 }
                 ParsedExtension::KeyUsage(usage) => parsed.key_usage = Some(*usage),
+                ParsedExtension::ExtendedKeyUsage(usage) => {
+                    parsed.is_server = usage.server_auth && !usage.client_auth && !usage.any;
+                }
                 _ => {}
             }
         }
@@ -140,7 +145,7 @@ impl Certificate {
 
 /// All certificates of a PEM file, in their order; at least one.
 pub fn read_chain(path: &Path) -> Result<Vec<Certificate>, AuthorityError> {
-    file::read_blocks(path, LABEL)?
+    file::read_blocks(path, CERTIFICATE)?
         .iter()
         .map(|der| {
             Certificate::parse(der)
@@ -163,7 +168,7 @@ pub fn check_links(chain: &[Certificate]) -> Result<(), (usize, String)> {
 pub fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
     certificates
         .into_iter()
-        .map(|certificate| file::encode(LABEL, &certificate.der))
+        .map(|certificate| file::encode(CERTIFICATE, &certificate.der))
         .collect()
 }
 

@@ -4,10 +4,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Lifetime, MAX_SERIAL, Validity};
+use super::{Lifetime, Validity};
 use crate::chain::verify::MAX_INTERMEDIATES;
+use crate::endpoint::MAX_LIST_FILE;
 use crate::name::NameError;
 use crate::policy::{Excess, Unusable, list};
+use crate::serial;
 use crate::wire::WireError;
 use crate::wire::domain::DomainError;
 
@@ -20,6 +22,10 @@ pub enum AuthorityError {
     Exists(PathBuf),
     /// A file does not contain what it should (file, what, why).
     Malformed(PathBuf, &'static str, String),
+    /// There is no PEM block with this label in the file.
+    NoBlock(PathBuf, &'static str),
+    /// There is more than one PEM block with this label in the file.
+    SeveralBlocks(PathBuf, &'static str),
     /// The private key is not that of the certificate (key file, certificate file).
     ForeignKey(PathBuf, PathBuf),
     /// The subject's name cannot become a name of the tree or of a file.
@@ -46,8 +52,12 @@ pub enum AuthorityError {
     Issuer(String),
     /// A certificate of the issuer's file was not issued by the next one there (which, from 1, why).
     Link(usize, String),
-    /// The file of the new certificate would be that of the authority.
+    /// The file of the new certificate would be one of those that the authority works with.
     OwnFile(PathBuf),
+    /// What would be replaced by a certificate is none.
+    NoCertificate(PathBuf),
+    /// The certificate in this file was not issued by this authority (why).
+    NotOurs(PathBuf, String),
     /// There would be more intermediate certificates than anybody accepts.
     TooDeep(usize),
     /// A certificate to be revoked is not in the data base (as it was called, data base).
@@ -60,6 +70,8 @@ pub enum AuthorityError {
     Lines(PathBuf, Vec<usize>),
     /// The revocation list cannot be extended (its file, why).
     List(PathBuf, String),
+    /// The revocation list would be larger than an endpoint reads (its file, number of entries).
+    ListTooLarge(PathBuf, usize),
     /// The lifetime is out of range.
     Lifetime(Lifetime),
     /// A cryptographic operation failed (what, why).
@@ -81,6 +93,7 @@ impl AuthorityError {
 }
 
 impl fmt::Display for AuthorityError {
+    #[expect(clippy::too_many_lines, reason = "one text a case")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(what, path, error) => {
@@ -94,6 +107,14 @@ impl fmt::Display for AuthorityError {
             Self::Malformed(path, what, why) => {
                 write!(f, "'{}' is no {what}: {why}", path.display())
             }
+            Self::NoBlock(path, label) => {
+                write!(f, "'{}' holds no PEM block '{label}'", path.display())
+            }
+            Self::SeveralBlocks(path, label) => write!(
+                f,
+                "'{}' holds more than one PEM block '{label}', where one is expected",
+                path.display()
+            ),
             Self::ForeignKey(key, certificate) => write!(
                 f,
                 "the key in '{}' does not belong to the certificate in '{}'",
@@ -131,7 +152,13 @@ impl fmt::Display for AuthorityError {
             ),
             Self::OwnFile(path) => write!(
                 f,
-                "the certificate's file would be '{}', which is the authority's own: sign it in another folder",
+                "the certificate's file would be '{}', which the authority itself works with: it is not replaced, \
+                 choose another folder or name",
+                path.display()
+            ),
+            Self::NoCertificate(path) => write!(
+                f,
+                "'{}' exists already and holds something else than certificates: it is not replaced, move it away",
                 path.display()
             ),
             Self::TooDeep(intermediates) => write!(
@@ -139,10 +166,22 @@ impl fmt::Display for AuthorityError {
                 "a command would have {intermediates} intermediate certificates above it, but more than \
                  {MAX_INTERMEDIATES} are accepted by nobody: sign it with an authority closer to the root"
             ),
+            Self::Lifetime(lifetime) => write!(
+                f,
+                "a validity of {lifetime} is not possible: from 1 hour to {} days are",
+                Validity::MAX_DAYS
+            ),
+            Self::Crypto(what, why) => write!(f, "cannot {what}: {why}"),
+            Self::NotOurs(path, why) => write!(
+                f,
+                "the certificate in '{}' is not one of this authority: {why}; what another authority issued is revoked \
+                 in its own list, with its own certificate and key",
+                path.display()
+            ),
             Self::NotIssued(name, database) => write!(
                 f,
                 "'{}' is neither a name nor a serial number in '{}'; a serial number that is not there is written \
-                 serial:HEX",
+                 serial:HEX, the file of a certificate file:PATH",
                 name.escape_default(),
                 database.display()
             ),
@@ -154,8 +193,10 @@ impl fmt::Display for AuthorityError {
             ),
             Self::Serial(text) => write!(
                 f,
-                "'{}' is no serial number: it must be hexadecimal, not zero, and of at most {MAX_SERIAL} octets",
-                text.escape_default()
+                "'{}' is no serial number: it must be hexadecimal, perhaps with a colon between octets, not zero, and \
+                 of at most {} octets",
+                text.escape_default(),
+                serial::MAX_OCTETS
             ),
             Self::Lines(database, numbers) => write!(
                 f,
@@ -168,12 +209,14 @@ impl fmt::Display for AuthorityError {
                 "the revocation list '{}' {why}; it is left as it is",
                 path.display()
             ),
-            Self::Lifetime(lifetime) => write!(
+            Self::ListTooLarge(path, entries) => write!(
                 f,
-                "a certificate cannot be valid for {lifetime}: from 1 hour to {} days are possible",
-                Validity::MAX_DAYS
+                "the revocation list '{}' would have {entries} entries and so be larger than the {} MiB that petrel-tls \
+                 reads: nothing was revoked. No entry can be dropped, as a list does not say when a certificate ends: \
+                 take a new authority",
+                path.display(),
+                MAX_LIST_FILE >> 20
             ),
-            Self::Crypto(what, why) => write!(f, "cannot {what}: {why}"),
         }
     }
 }

@@ -12,6 +12,9 @@ use super::AuthorityError;
 /// Most octets of a PEM file that is read: a certificate with an image inside has at most 16 MB (WIRE 11.4).
 pub const MAX_FILE: u64 = 48 << 20;
 
+/// The label of a certificate in PEM.
+pub(super) const CERTIFICATE: &str = "CERTIFICATE";
+
 /// The content of a file, of [`MAX_FILE`] octets at most.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
     let file = File::open(path).map_err(AuthorityError::file("read", path))?;
@@ -49,8 +52,7 @@ pub(super) fn read_blocks(
         .map(Pem::into_contents)
         .collect();
     if wanted.is_empty() {
-        let why = format!("there is no '{label}' block in it");
-        return Err(AuthorityError::malformed(path, "such PEM file", why));
+        return Err(AuthorityError::NoBlock(path.to_owned(), label));
     }
     Ok(wanted)
 }
@@ -61,8 +63,7 @@ pub(super) fn read_block(path: &Path, label: &'static str) -> Result<Vec<u8>, Au
     if let (Some(block), true) = (blocks.pop(), blocks.is_empty()) {
         return Ok(block);
     }
-    let why = format!("there is more than one '{label}' block in it");
-    Err(AuthorityError::malformed(path, "such PEM file", why))
+    Err(AuthorityError::SeveralBlocks(path.to_owned(), label))
 }
 
 /// PEM with 64 characters a line.
@@ -73,25 +74,39 @@ pub(super) fn encode(label: &str, der: &[u8]) -> String {
     )
 }
 
-/// Writes a file; one that exists is replaced in one step with `force`, and otherwise left alone.
+/// Writes a file in one step: whatever happens meanwhile, it is there whole or not at all. One that exists is replaced
+/// with `force`, and otherwise left alone.
 pub(super) fn write(
     path: &Path,
     mode: u32,
     content: &str,
     force: bool,
 ) -> Result<(), AuthorityError> {
-    if !force {
-        return create(path, mode, content);
-    }
     let beside = beside(path);
-    let beside = beside.as_path();
     // Left behind by a process that had this number and crashed.
-    let _ = fs::remove_file(beside);
-    create(beside, mode, content)?;
-    fs::rename(beside, path).map_err(|error| {
-        let _ = fs::remove_file(beside);
-        AuthorityError::File("replace", path.to_owned(), error)
-    })?;
+    let _ = fs::remove_file(&beside);
+    let written = write_new(&beside, mode, content)
+        .map_err(AuthorityError::file("write", path))
+        .and_then(|()| put(&beside, path, force));
+    // A file that was renamed is not there any more.
+    let _ = fs::remove_file(&beside);
+    written?;
+    sync_folder(path)
+}
+
+/// Gives a file that is complete its name. A link, unlike a new name, replaces nothing.
+fn put(beside: &Path, path: &Path, force: bool) -> Result<(), AuthorityError> {
+    if force {
+        return fs::rename(beside, path).map_err(AuthorityError::file("replace", path));
+    }
+    fs::hard_link(beside, path).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => AuthorityError::Exists(path.to_owned()),
+        _ => AuthorityError::File("create", path.to_owned(), error),
+    })
+}
+
+/// The name of a new file is kept only with its folder.
+fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -101,6 +116,34 @@ pub(super) fn write(
         .map_err(AuthorityError::file("write the folder of", path))
 }
 
+/// Whether a certificate may be written to `path`: nothing is there, or `force` and nothing but certificates, and none
+/// of the `own` files of the authority.
+pub(super) fn check_replaceable(
+    path: &Path,
+    force: bool,
+    own: &[&Path],
+) -> Result<(), AuthorityError> {
+    let exists = path
+        .try_exists()
+        .map_err(AuthorityError::file("look for", path))?;
+    if !exists {
+        return Ok(());
+    }
+    if !force {
+        return Err(AuthorityError::Exists(path.to_owned()));
+    }
+    let canonical = |path: &Path| fs::canonicalize(path).ok();
+    if own.iter().any(|own| canonical(own) == canonical(path)) {
+        return Err(AuthorityError::OwnFile(path.to_owned()));
+    }
+    let blocks = pem::parse_many(read(path)?).unwrap_or_default();
+    if !blocks.is_empty() && blocks.iter().all(|block| block.tag() == CERTIFICATE) {
+        Ok(())
+    } else {
+        Err(AuthorityError::NoCertificate(path.to_owned()))
+    }
+}
+
 /// Where the new content of a file lies until it is complete. No two processes have the same place.
 fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
@@ -108,42 +151,32 @@ fn beside(path: &Path) -> PathBuf {
     beside.into()
 }
 
-fn create(path: &Path, mode: u32, content: &str) -> Result<(), AuthorityError> {
-    let mut file = match new_file(path, mode) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            return Err(AuthorityError::Exists(path.to_owned()));
-        }
-        Err(error) => return Err(AuthorityError::File("create", path.to_owned(), error)),
-    };
-    file.write_all(content.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(|error| {
-            let _ = fs::remove_file(path);
-            AuthorityError::File("write", path.to_owned(), error)
-        })
+fn write_new(path: &Path, mode: u32, content: &str) -> IoResult<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()
 }
 
-fn new_file(path: &Path, mode: u32) -> IoResult<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
+/// The list of issued certificates, which is made unless it exists.
+pub(super) fn open_database(path: &Path) -> Result<File, AuthorityError> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .append(true)
+        .create(true)
+        .mode(0o644)
         .open(path)
+        .map_err(AuthorityError::file("open", path))?;
+    sync_folder(path)?;
+    Ok(file)
 }
 
 /// Adds a line `SERIAL NAME` to the list of issued certificates (WIRE 6.4).
 pub(super) fn record(database: &Path, serial: &str, name: &str) -> Result<(), AuthorityError> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .open(database)
-        .and_then(|mut file| {
-            // One write, so that two signers do not mix their lines.
-            file.write_all(format!("{serial} {name}\n").as_bytes())?;
-            file.sync_all()
-        })
+    let mut file = open_database(database)?;
+    // One write, so that two signers do not mix their lines.
+    file.write_all(format!("{serial} {name}\n").as_bytes())
+        .and_then(|()| file.sync_all())
         .map_err(AuthorityError::file("add a line to", database))
 }
 
@@ -161,9 +194,16 @@ mod tests {
         }
         let refused = write(&path, 0o644, "after", false);
         assert!(matches!(refused, Err(AuthorityError::Exists(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before");
+        assert!(!beside(&path).exists());
         write(&path, 0o644, "after", true).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "after");
         assert!(!beside(&path).exists());
+        let new = folder.join("new.key");
+        fs::write(beside(&new), "cut").unwrap();
+        write(&new, 0o400, "whole", false).unwrap();
+        assert_eq!(fs::read_to_string(&new).unwrap(), "whole");
+        assert!(!beside(&new).exists());
         fs::remove_dir_all(&folder).unwrap();
     }
 }

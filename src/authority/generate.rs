@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::{
-    AuthorityError, Issuer, Key, KeyType, Profile, Validity, common_name, file, self_signed, to_pem,
+    AuthorityError, Issuer, Key, KeyType, OtherType, Profile, Validity, common_name, file,
+    self_signed, to_pem,
 };
 
 /// File of the root authority's certificate.
@@ -46,6 +47,8 @@ pub struct Generated {
     pub server: PathBuf,
     /// Key of the server.
     pub server_key: PathBuf,
+    /// Keys that were there before, and are not of the type asked for.
+    pub of_other_type: Vec<OtherType>,
 }
 
 /// Makes a root authority and a certificate for a server, with the keys that are missing.
@@ -60,23 +63,29 @@ pub fn generate(
         return Err(AuthorityError::FileName(order.server.to_owned()));
     }
     let path = |name: &str, suffix| order.folder.join(format!("{name}.{suffix}"));
-    let files = Generated {
+    let mut files = Generated {
         authority: path(AUTHORITY, "pem"),
         authority_key: path(order.name, "key"),
         server: path(order.server, "pem"),
         server_key: path(order.server, "key"),
+        of_other_type: Vec::new(),
     };
     let validity = Validity::days(now, order.days)?;
     let server_validity = Validity::days(now, order.server_days)?;
+    // Before anything else is written, which a second attempt would find, and ask for `force`.
+    file::open_database(order.database)?;
+    let own: [&Path; 3] = [&files.authority_key, &files.server_key, order.database];
     for certificate in [&files.authority, &files.server] {
-        if certificate.exists() && !order.force {
-            return Err(AuthorityError::Exists(certificate.clone()));
-        }
+        file::check_replaceable(certificate, order.force, &own)?;
     }
 
-    let (key, _) = Key::reuse_or_generate(&files.authority_key, order.key_type)?;
+    let (key, other_key) = Key::reuse_or_generate(&files.authority_key, order.key_type)?;
     let authority = self_signed(order.name, &key, validity)?;
-    let (server_key, _) = Key::reuse_or_generate(&files.server_key, order.key_type)?;
+    let (server_key, other_server_key) = Key::reuse_or_generate(&files.server_key, order.key_type)?;
+    files.of_other_type = [other_key, other_server_key]
+        .into_iter()
+        .flatten()
+        .collect();
     let issuer = Issuer::new(authority, key);
     let server = issuer.issue(
         common_name(order.server),

@@ -1,6 +1,7 @@
 //! Private keys: PKCS#8 in PEM, readable by their owner alone (WIRE 10.4).
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData};
@@ -9,6 +10,9 @@ use rsa::RsaPrivateKey;
 use rsa::pkcs8::EncodePrivateKey;
 use rsa::rand_core::OsRng;
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use x509_parser::asn1_rs::{Any, FromBer, Oid, Sequence, oid};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 use super::{AuthorityError, Certificate, file};
 
@@ -32,6 +36,10 @@ pub enum KeyType {
     /// RSA, 4096 bits.
     Rsa4096,
 }
+
+/// A key file that was there before, and not of the type asked for (file, type).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherType(PathBuf, KeyType);
 
 /// A private key that can sign.
 #[derive(Debug)]
@@ -111,19 +119,37 @@ impl Key {
         }
     }
 
-    /// Reads the key file, or makes one with a fresh key of this type. An existing file is never changed.
-    /// `true`: the key was there before.
+    /// Reads the key file, or makes one with a fresh key of this type. An existing file is never changed, whatever its
+    /// type.
     pub fn reuse_or_generate(
         path: &Path,
         key_type: KeyType,
-    ) -> Result<(Self, bool), AuthorityError> {
+    ) -> Result<(Self, Option<OtherType>), AuthorityError> {
         if path.exists() {
             let pkcs8 = file::read_block(path, LABEL)?;
-            return Self::read(path, &pkcs8).map(|key| (key, true));
+            let key = Self::read(path, &pkcs8)?;
+            let other = (!key.is_a(key_type)).then(|| OtherType(path.to_owned(), key_type));
+            return Ok((key, other));
         }
         let key = Self::generate(key_type)?;
         file::write(path, MODE, &file::encode(LABEL, key.pkcs8()), false)?;
-        Ok((key, false))
+        Ok((key, None))
+    }
+
+    fn is_a(&self, key_type: KeyType) -> bool {
+        let info = self.public_key_info();
+        let Ok((_, info)) = SubjectPublicKeyInfo::from_der(&info) else {
+            return false;
+        };
+        let bits = info.parsed().map_or(0, |key| key.key_size());
+        match (kind(&info.algorithm).as_deref(), key_type) {
+            (Ok("Ed25519"), KeyType::Ed25519)
+            | (Ok("P-256"), KeyType::P256)
+            | (Ok("P-384"), KeyType::P384) => true,
+            (Ok("RSA"), KeyType::Rsa2048) => bits == 2048,
+            (Ok("RSA"), KeyType::Rsa4096) => bits == 4096,
+            _ => false,
+        }
     }
 
     /// The key as DER (PKCS#8).
@@ -154,14 +180,53 @@ impl Key {
 
     fn read(path: &Path, pkcs8: &[u8]) -> Result<Self, AuthorityError> {
         Self::from_pkcs8(pkcs8).ok_or_else(|| {
+            let why = match private_kind(pkcs8) {
+                Some(Err(kind)) => format!("it is of the kind {kind}; "),
+                _ => String::new(),
+            };
             AuthorityError::malformed(
                 path,
                 "private key that can be used here",
-                "it must be an Ed25519, P-256, P-384 or RSA key (2048 to 4096 bits) in PKCS#8, an ECDSA key with its \
-                 public key inside ('openssl pkey -in OLD -out NEW' adds it)",
+                format!(
+                    "{why}it must be an Ed25519, P-256, P-384 or RSA key (2048 to 4096 bits) in PKCS#8, an ECDSA key \
+                     with its public key inside ('openssl pkey -in OLD -out NEW' adds it)"
+                ),
             )
         })
     }
+}
+
+/// The kind of a key that can be used here; the error is that of one that cannot.
+pub(crate) fn kind(identifier: &AlgorithmIdentifier<'_>) -> Result<&'static str, String> {
+    const ED25519: Oid<'static> = oid!(1.3.101.112);
+    const RSA: Oid<'static> = oid!(1.2.840.113549.1.1.1);
+    const ELLIPTIC: Oid<'static> = oid!(1.2.840.10045.2.1);
+    const P256: Oid<'static> = oid!(1.2.840.10045.3.1.7);
+    const P384: Oid<'static> = oid!(1.3.132.0.34);
+    const P521: Oid<'static> = oid!(1.3.132.0.35);
+
+    let algorithm = &identifier.algorithm;
+    let parameters = identifier.parameters.as_ref();
+    let curve = parameters
+        .filter(|_| *algorithm == ELLIPTIC)
+        .and_then(|parameters| Oid::try_from(parameters.clone()).ok());
+    match curve {
+        _ if *algorithm == ED25519 => Ok("Ed25519"),
+        _ if *algorithm == RSA => Ok("RSA"),
+        Some(curve) if curve == P256 => Ok("P-256"),
+        Some(curve) if curve == P384 => Ok("P-384"),
+        Some(curve) if curve == P521 => Err("P-521".to_owned()),
+        Some(curve) => Err(format!("curve {curve}")),
+        None => Err(format!("algorithm {algorithm}")),
+    }
+}
+
+/// The same of a private key in PKCS#8: SEQUENCE { version, algorithm, ... } (RFC 5958 2). `None`: it is none.
+pub(crate) fn private_kind(pkcs8: &[u8]) -> Option<Result<&'static str, String>> {
+    let (_, sequence) = Sequence::from_der(pkcs8).ok()?;
+    let (rest, _version) = <Any<'_> as FromBer<'_>>::from_ber(&sequence.content).ok()?;
+    let (_, found) = AlgorithmIdentifier::from_der(rest).ok()?;
+    Some(kind(&found))
 }
 
 /// An ECDSA key file without the public key, completed; `None` for everything else.
@@ -202,6 +267,25 @@ fn short_element(der: &[u8], tag: u8) -> Option<&[u8]> {
     }
 }
 
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = Self::NAMES.iter();
+        let name = names.find(|(_, key_type)| key_type == self);
+        f.write_str(name.map_or("", |(name, _)| name))
+    }
+}
+
+impl fmt::Display for OtherType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(path, wanted) = self;
+        write!(
+            f,
+            "the key in '{}' was there before and is used as it is, though it is no {wanted} key (--key-type)",
+            path.display()
+        )
+    }
+}
+
 impl FromStr for KeyType {
     type Err = String;
 
@@ -223,12 +307,9 @@ impl FromStr for KeyType {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use x509_parser::prelude::FromDer;
-    use x509_parser::x509::SubjectPublicKeyInfo;
-
     use crate::authority::read_chain;
 
-    fn vector(chain: &str, file: &str) -> std::path::PathBuf {
+    fn vector(chain: &str, file: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/vectors/chains")
             .join(chain)

@@ -20,9 +20,9 @@ pub use generate::{GenerateOrder, Generated, MAX_FILE_NAME, generate};
 pub use issue::{
     Issuer, LATENESS, Lifetime, Profile, Validity, common_name, key_identifier, self_signed,
 };
-pub use key::{Key, KeyType};
+pub use key::{Key, KeyType, OtherType};
+pub(crate) use key::{kind as key_kind, private_kind as private_key_kind};
 pub(crate) use request::requested_extensions;
-pub use request::{Request, create_request, file_stem, write_request};
-pub use revocation::MAX_SERIAL;
+pub use request::{Request, WrittenRequest, create_request, file_stem, write_request};
 pub use revoke::{LIST_DAYS, RevokeOrder, Revoked, RevokedEntry, revoke};
 pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, Caution, Draft, SignOrder, check_policy, sign};

@@ -3,26 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, DistinguishedName};
-use x509_parser::asn1_rs::{FromDer, Oid, oid};
+use x509_parser::asn1_rs::{FromDer, Oid};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::X509Extension;
 
 use super::certificate::{distinguished_name, last_common_name};
 use super::issue::{command_extension, image_extension};
-use super::{AuthorityError, Certificate, Key, KeyType, common_name, file};
-use crate::chain::{EXTENSION, IMAGE_EXTENSION, read_image_extension};
+use super::key::kind as key_kind;
+use super::{AuthorityError, Certificate, Key, KeyType, OtherType, common_name, file};
+use crate::chain::{EXTENSION, IMAGE_EXTENSION, SHA1_SIGNATURES, read_image_extension, unreadable};
 use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
 const LABEL: &str = "CERTIFICATE REQUEST";
-
-/// Signatures with SHA-1 are no proof any more.
-const SHA1_SIGNATURES: [Oid<'static>; 3] = [
-    oid!(1.2.840.113549.1.1.5),
-    oid!(1.3.14.3.2.29),
-    oid!(1.2.840.10045.4.1),
-];
 
 /// A signing request whose signature has been verified.
 #[derive(Debug)]
@@ -41,6 +35,17 @@ pub struct Request {
     pub image: Option<ImageDigest>,
 }
 
+/// The files of a new request.
+#[derive(Debug)]
+pub struct WrittenRequest {
+    /// The request.
+    pub request: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Set if the key was there before, and is not of the type asked for.
+    pub of_other_type: Option<OtherType>,
+}
+
 impl Request {
     /// Reads a file with exactly one request, and verifies its signature.
     pub fn read(path: &Path) -> Result<Self, AuthorityError> {
@@ -57,17 +62,22 @@ impl Request {
     pub fn parse(der: &[u8]) -> Result<Self, AuthorityError> {
         let refused = |why: &str| AuthorityError::Request(why.to_owned());
         let (rest, request) = X509CertificationRequest::from_der(der)
-            .map_err(|error| AuthorityError::Request(error.to_string()))?;
+            .map_err(|error| AuthorityError::Request(unreadable(error)))?;
         if !rest.is_empty() {
             return Err(refused("octets follow it"));
         }
         if SHA1_SIGNATURES.contains(&request.signature_algorithm.algorithm) {
             return Err(refused("it is signed with SHA-1"));
         }
-        request.verify_signature().map_err(|_| {
-            refused("its signature does not verify, or is of a kind that cannot be verified here")
-        })?;
         let information = &request.certification_request_info;
+        key_kind(&information.subject_pki.algorithm).map_err(|kind| {
+            AuthorityError::Request(format!(
+                "its key is of the kind {kind}, which is not supported"
+            ))
+        })?;
+        request
+            .verify_signature()
+            .map_err(|_| refused("its signature does not verify"))?;
         let unusual = || refused("its subject is unusual: it should be one common name");
         let extensions = requested_extensions(&request);
         let command = single(&extensions, &EXTENSION)?
@@ -164,21 +174,25 @@ pub fn file_stem(name: &str) -> &str {
 }
 
 /// Writes `<stem>.req` into `folder`, signed with the key in `<stem>.key` there, which is made unless it exists; see
-/// [`file_stem`]. A request that exists is replaced. Gives the names of both files.
+/// [`file_stem`]. A request that exists is replaced.
 pub fn write_request(
     folder: &Path,
     name: &str,
     command: &Command,
     image: Option<&ImageDigest>,
     key_type: KeyType,
-) -> Result<(PathBuf, PathBuf), AuthorityError> {
+) -> Result<WrittenRequest, AuthorityError> {
     let stem = file_stem(name);
     let request_file = folder.join(format!("{stem}.req"));
     let key_file = folder.join(format!("{stem}.key"));
-    let (key, _) = Key::reuse_or_generate(&key_file, key_type)?;
+    let (key, of_other_type) = Key::reuse_or_generate(&key_file, key_type)?;
     let request = create_request(name, command, image, &key)?;
     file::write(&request_file, 0o644, &file::encode(LABEL, &request), true)?;
-    Ok((request_file, key_file))
+    Ok(WrittenRequest {
+        request: request_file,
+        key: key_file,
+        of_other_type,
+    })
 }
 
 #[cfg(test)]

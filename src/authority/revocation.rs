@@ -1,5 +1,6 @@
 //! Revocation lists (RFC 5280 5): read, checked, extended, signed anew.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use rcgen::{
@@ -13,13 +14,10 @@ use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate
 use x509_parser::x509::ReasonCode;
 
 use super::issue::unusual_issuer;
-use super::{AuthorityError, Issuer, Validity};
-use crate::chain;
+use super::{AuthorityError, Certificate, Issuer, Validity};
+use crate::{chain, serial};
 
-/// Most octets of a serial number, and of the number of a list (RFC 5280 4.1.2.2, 5.2.3).
-pub const MAX_SERIAL: usize = 20;
-
-/// A serial number: its octets without leading zeros, at least one and at most [`MAX_SERIAL`].
+/// A serial number: its octets without leading zeros, at least one and at most [`serial::MAX_OCTETS`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Serial(Vec<u8>);
 
@@ -28,18 +26,36 @@ pub(super) struct Serial(Vec<u8>);
 pub(super) struct RevocationList {
     number: Option<BigUint>,
     entries: Vec<RevokedCertParams>,
+    /// The serial numbers of the entries.
+    known: HashSet<Serial>,
 }
 
 impl Serial {
     fn new(octets: &[u8]) -> Option<Self> {
-        let zeros = octets.iter().take_while(|octet| **octet == 0).count();
-        let significant = &octets[zeros..];
-        (1..=MAX_SERIAL)
+        let significant = serial::magnitude(octets);
+        (1..=serial::MAX_OCTETS)
             .contains(&significant.len())
             .then(|| Self(significant.to_vec()))
     }
 
-    /// Reads hexadecimal.
+    /// That of a certificate.
+    pub(super) fn of(certificate: &Certificate) -> Option<Self> {
+        Self::parse(&certificate.serial)
+    }
+
+    /// Reads what a person or another program wrote: colons between the octets, or no leading zero.
+    pub(super) fn parse_written(text: &str) -> Option<Self> {
+        if text.contains(':') {
+            let octets = text.split(':');
+            return octets
+                .clone()
+                .all(|octet| octet.len() == 2)
+                .then(|| Self::parse(&octets.collect::<String>()))?;
+        }
+        Self::parse(text).or_else(|| Self::parse(&format!("0{text}")))
+    }
+
+    /// Reads hexadecimal, two digits an octet.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if !text.len().is_multiple_of(2) || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
             return None;
@@ -58,7 +74,7 @@ impl RevocationList {
         let list = match CertificateRevocationList::from_der(der) {
             Ok((&[], list)) => list,
             Ok(_) => return Err("has octets after its end".to_owned()),
-            Err(error) => return Err(format!("cannot be read: {error}")),
+            Err(error) => return Err(format!("cannot be read: {}", chain::unreadable(error))),
         };
         let certificate = issuer.certificate();
         if list.issuer().as_raw() != certificate.subject {
@@ -74,19 +90,21 @@ impl RevocationList {
                 _ => return Err(format!("has the extension {}", extension.oid)),
             }
         }
-        let entries = list.iter_revoked_certificates().map(entry);
-        Ok(Self {
+        let mut kept = Self {
             number: list.crl_number().cloned(),
-            entries: entries.collect::<Result<_, _>>()?,
-        })
+            ..Self::default()
+        };
+        for revoked in list.iter_revoked_certificates() {
+            let (serial, entry) = entry(revoked)?;
+            kept.known.insert(serial);
+            kept.entries.push(entry);
+        }
+        Ok(kept)
     }
 
     /// Adds an entry; `false`: it was there already, and stays as it was.
     pub(super) fn add(&mut self, serial: &Serial, now: OffsetDateTime) -> bool {
-        let known = |entry: &RevokedCertParams| {
-            Serial::new(entry.serial_number.as_ref()).as_ref() == Some(serial)
-        };
-        if self.entries.iter().any(known) {
+        if !self.known.insert(serial.clone()) {
             return false;
         }
         self.entries.push(RevokedCertParams {
@@ -135,11 +153,11 @@ fn next_number(before: Option<&BigUint>, now: OffsetDateTime) -> Option<Vec<u8>>
     let time = BigUint::from(now.unix_timestamp().unsigned_abs());
     let next = before.map_or(BigUint::ZERO, |before| before + 1_u32);
     let octets = next.max(time).to_bytes_be();
-    (octets.len() <= MAX_SERIAL).then_some(octets)
+    (octets.len() <= serial::MAX_OCTETS).then_some(octets)
 }
 
-/// An entry as it will be written again.
-fn entry(entry: &RevokedCertificate<'_>) -> Result<RevokedCertParams, String> {
+/// An entry as it will be written again, with its serial number.
+fn entry(entry: &RevokedCertificate<'_>) -> Result<(Serial, RevokedCertParams), String> {
     // A negative number would be another one when it is written again.
     let serial = Some(entry.raw_serial())
         .filter(|octets| octets.first().is_some_and(|first| *first < 0x80))
@@ -171,7 +189,7 @@ fn entry(entry: &RevokedCertificate<'_>) -> Result<RevokedCertParams, String> {
             }
         }
     }
-    Ok(kept)
+    Ok((serial, kept))
 }
 
 /// RFC 5280 5.3.1; removeFromCRL has no place in a complete list.
@@ -212,7 +230,7 @@ mod tests {
         assert_eq!(Some(&serial), Serial::parse("abcd").as_ref());
         assert_eq!(serial.to_string(), "00abcd");
         assert_eq!(Serial::parse("000102").unwrap().to_string(), "0102");
-        let longest = "ff".repeat(MAX_SERIAL);
+        let longest = "ff".repeat(serial::MAX_OCTETS);
         assert!(Serial::parse(&longest).is_some());
         for wrong in [
             "",
@@ -228,6 +246,25 @@ mod tests {
     }
 
     #[test]
+    fn a_serial_number_may_be_written_as_openssl_prints_it() {
+        for (written, expected) in [
+            ("22:0d:37", Some("220d37")),
+            ("1", Some("01")),
+            ("00:FF", Some("00ff")),
+            ("220d37", Some("220d37")),
+            ("2:20", None),
+            (":22", None),
+            ("22:", None),
+            ("22::0d", None),
+            ("0", None),
+            ("", None),
+        ] {
+            let parsed = Serial::parse_written(written).map(|serial| serial.to_string());
+            assert_eq!(parsed.as_deref(), expected, "{written}");
+        }
+    }
+
+    #[test]
     fn numbers_of_lists_only_grow() {
         let at = |seconds| OffsetDateTime::from_unix_timestamp(seconds).unwrap();
         let next = |before: u64, now| next_number(Some(&BigUint::from(before)), at(now)).unwrap();
@@ -235,7 +272,7 @@ mod tests {
         assert_eq!(next(0xffff, 5), [1, 0, 0]);
         assert_eq!(next(7, 5), [8]);
         assert_eq!(next(7, 9), [9]);
-        let last = BigUint::from_bytes_be(&[0xff; MAX_SERIAL]);
+        let last = BigUint::from_bytes_be(&[0xff; serial::MAX_OCTETS]);
         assert_eq!(next_number(Some(&last), at(0)), None);
     }
 }

@@ -8,9 +8,10 @@ use nix::fcntl::{Flock, FlockArg};
 use time::OffsetDateTime;
 
 use super::revocation::{RevocationList, Serial};
-use super::{AuthorityError, Issuer, Validity, file};
-
-const LABEL: &str = "X509 CRL";
+use super::{AuthorityError, Issuer, Validity, file, read_chain};
+use crate::chain;
+use crate::chain::revocation::LABEL;
+use crate::endpoint::MAX_LIST_FILE;
 
 /// Days until a revocation list has to be renewed.
 pub const LIST_DAYS: u32 = 30;
@@ -24,7 +25,7 @@ pub struct RevokeOrder<'a> {
     pub key: &'a Path,
     /// List of issued certificates.
     pub database: &'a Path,
-    /// Serial numbers and names; none renews the list.
+    /// Serial numbers, names and files of certificates; none renews the list.
     pub certificates: &'a [String],
     /// File of the revocation list; `None`: that of the certificate, ending in `.crl`.
     pub list: Option<&'a Path>,
@@ -37,6 +38,8 @@ pub struct RevokeOrder<'a> {
 pub struct Revoked {
     /// What was asked for, in its order.
     pub entries: Vec<RevokedEntry>,
+    /// Common name of the authority, which alone the list is about.
+    pub authority: String,
     /// File of the revocation list.
     pub file: PathBuf,
     /// Number of the list, decimal.
@@ -52,12 +55,22 @@ pub struct Revoked {
 pub struct RevokedEntry {
     /// Serial number in hexadecimal.
     pub serial: String,
-    /// Its name in the data base.
+    /// Its name in the data base, or the file that was given.
     pub name: Option<String>,
-    /// Whether it is not in the data base.
-    pub unlisted: bool,
+    /// Whether its authority is known to have issued it, as its certificate was looked at.
+    pub seen: bool,
+    /// Whether it is known to be that of a server, which no client looks for in a list.
+    pub server: bool,
     /// Whether it was revoked before.
     pub before: bool,
+}
+
+/// A certificate to be revoked.
+struct Wanted {
+    serial: Serial,
+    name: Option<String>,
+    seen: bool,
+    server: bool,
 }
 
 /// A line of the data base (WIRE 6.4).
@@ -80,7 +93,7 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
         ));
     }
     let validity = Validity::days(now, order.days)?;
-    let wanted = wanted(order)?;
+    let wanted = wanted(order, &issuer)?;
     let path = match order.list {
         Some(path) => path.to_owned(),
         None => order.authority.with_extension("crl"),
@@ -91,17 +104,27 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
     let now = now.replace_nanosecond(0).unwrap_or(now);
     let entries = wanted
         .into_iter()
-        .map(|(serial, name)| RevokedEntry {
-            before: !list.add(&serial, now),
-            serial: serial.to_string(),
-            unlisted: name.is_none(),
-            name,
+        .map(|wanted| RevokedEntry {
+            before: !list.add(&wanted.serial, now),
+            serial: wanted.serial.to_string(),
+            name: wanted.name,
+            seen: wanted.seen,
+            server: wanted.server,
         })
         .collect();
     let (der, number) = list.sign(&issuer, validity)?;
-    file::write(&path, 0o644, &file::encode(LABEL, &der), true)?;
+    let text = file::encode(LABEL, &der);
+    if text.len() as u64 > MAX_LIST_FILE {
+        return Err(AuthorityError::ListTooLarge(path, list.len()));
+    }
+    file::write(&path, 0o644, &text, true)?;
+    let read = chain::Certificate::read(&issuer.certificate().der);
     Ok(Revoked {
         entries,
+        authority: read
+            .ok()
+            .and_then(|read| read.common_name())
+            .unwrap_or_default(),
         file: path,
         number,
         count: list.len(),
@@ -126,39 +149,62 @@ fn read_list(path: &Path, issuer: &Issuer) -> Result<RevocationList, AuthorityEr
     RevocationList::read(&der, issuer).map_err(|why| AuthorityError::List(path.to_owned(), why))
 }
 
-/// The serial numbers to be revoked, with their names as far as they are known.
-fn wanted(order: &RevokeOrder<'_>) -> Result<Vec<(Serial, Option<String>)>, AuthorityError> {
-    if order.certificates.is_empty() {
-        return Ok(Vec::new());
-    }
-    let issued = read_database(order.database)?;
+/// What is to be revoked. The data base is needed only for what is looked up there.
+fn wanted(order: &RevokeOrder<'_>, issuer: &Issuer) -> Result<Vec<Wanted>, AuthorityError> {
+    let mut database = None;
     let mut wanted = Vec::new();
     for word in order.certificates {
-        wanted.extend(find(word, &issued, order.database)?);
+        if let Some(path) = word.strip_prefix("file:") {
+            wanted.push(of_file(path.as_ref(), issuer)?);
+            continue;
+        }
+        let lines = match &mut database {
+            Some(lines) => lines,
+            none => none.insert(read_database(order.database)?),
+        };
+        wanted.extend(find(word, lines, order.database)?);
     }
     Ok(wanted)
 }
 
+/// The first certificate of a file, which must be one of this issuer.
+fn of_file(path: &Path, issuer: &Issuer) -> Result<Wanted, AuthorityError> {
+    let chain = read_chain(path)?;
+    let refused = |why| AuthorityError::NotOurs(path.to_owned(), why);
+    let leaf = &chain[0];
+    leaf.check_issuer(issuer.certificate()).map_err(refused)?;
+    let serial = Serial::of(leaf).ok_or_else(|| AuthorityError::Serial(leaf.serial.clone()))?;
+    Ok(Wanted {
+        serial,
+        name: Some(path.display().to_string()),
+        seen: true,
+        server: leaf.is_server,
+    })
+}
+
 /// What a word means: `serial:HEX`, `name:NAME`, or whichever of both the data base has.
-fn find(
-    word: &str,
-    issued: &[Issued],
-    database: &Path,
-) -> Result<Vec<(Serial, Option<String>)>, AuthorityError> {
+fn find(word: &str, issued: &[Issued], database: &Path) -> Result<Vec<Wanted>, AuthorityError> {
+    let unseen = |serial: &Serial, name| Wanted {
+        serial: serial.clone(),
+        name,
+        seen: false,
+        server: false,
+    };
     let with = |fits: &dyn Fn(&Issued) -> bool| -> Vec<_> {
         let fitting = issued.iter().filter(|one| fits(one));
         fitting
-            .map(|one| (one.serial.clone(), Some(one.name.clone())))
+            .map(|one| unseen(&one.serial, Some(one.name.clone())))
             .collect()
     };
     let named = |name: &str| with(&|one| one.name.eq_ignore_ascii_case(name));
     let numbered = |serial: &Serial| with(&|one| one.serial == *serial);
 
     if let Some(text) = word.strip_prefix("serial:") {
-        let serial = Serial::parse(text).ok_or_else(|| AuthorityError::Serial(text.to_owned()))?;
+        let serial =
+            Serial::parse_written(text).ok_or_else(|| AuthorityError::Serial(text.to_owned()))?;
         let found = numbered(&serial);
         return Ok(if found.is_empty() {
-            vec![(serial, None)]
+            vec![unseen(&serial, None)]
         } else {
             found
         });
@@ -167,7 +213,7 @@ fn find(
         Some(name) => (named(name), Vec::new()),
         None => (
             named(word),
-            Serial::parse(word).map_or(Vec::new(), |serial| numbered(&serial)),
+            Serial::parse_written(word).map_or(Vec::new(), |serial| numbered(&serial)),
         ),
     };
     match (by_name.is_empty(), by_serial.is_empty()) {

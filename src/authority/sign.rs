@@ -1,7 +1,6 @@
 //! `sign`: from a request to a certificate (WIRE 12.2).
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
@@ -82,7 +81,8 @@ pub fn sign<'a>(
     let target = order
         .folder
         .join(format!("{}.pem", file_stem(label.as_str())));
-    check_target(&target, order)?;
+    let own = [order.authority, order.key, order.database, order.request];
+    file::check_replaceable(&target, order.force, &own)?;
 
     let (profile, days) = profile(&request, &issuer)?;
     check_depth(&profile, &issuer)?;
@@ -126,20 +126,6 @@ impl Draft<'_> {
         )?;
         file::write(&self.target, 0o644, &to_pem(chain), self.order.force)?;
         Ok(&self.target)
-    }
-}
-
-/// The authority's own file is not replaced even with `force`.
-fn check_target(target: &Path, order: &SignOrder<'_>) -> Result<(), AuthorityError> {
-    if !target.exists() {
-        return Ok(());
-    }
-    if !order.force {
-        return Err(AuthorityError::Exists(target.to_owned()));
-    }
-    match (fs::canonicalize(target), fs::canonicalize(order.authority)) {
-        (Ok(target), Ok(authority)) if target == authority => Err(AuthorityError::OwnFile(target)),
-        _ => Ok(()),
     }
 }
 

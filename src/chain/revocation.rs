@@ -9,13 +9,15 @@ use std::fmt;
 use rustls::pki_types::UnixTime;
 use webpki::BorrowedCertRevocationList;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::oid_registry::{
-    OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT,
-};
+use x509_parser::oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::Certificate;
+use super::{Certificate, SHA1_SIGNATURES};
+use crate::serial::magnitude;
+
+/// The label of a list in PEM (RFC 7468 6).
+pub const LABEL: &str = "X509 CRL";
 
 /// A revocation list whose signature says nothing yet.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ pub struct RevocationList {
     /// Seconds since 1970.
     this_update: i64,
     next_update: i64,
-    /// Magnitudes of the revoked serial numbers.
+    /// Magnitudes of the revoked serial numbers; that of a negative one is another's, too: at worst too much is revoked.
     serials: BTreeSet<Vec<u8>>,
 }
 
@@ -60,7 +62,7 @@ impl RevocationList {
             BorrowedCertRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
         let serials = strict
             .into_iter()
-            .map(|entry| entry.map(|entry| magnitude(entry.serial_number)))
+            .map(|entry| entry.map(|entry| magnitude(entry.serial_number).to_vec()))
             .collect::<Result<_, _>>()
             .map_err(|error| unreadable(&error))?;
         let (_, list) =
@@ -85,8 +87,7 @@ impl RevocationList {
                 _ => {}
             }
         }
-        let sha1 = [OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA];
-        if sha1.contains(&list.signature_algorithm.algorithm) {
+        if SHA1_SIGNATURES.contains(&list.signature_algorithm.algorithm) {
             return Err(unreadable(&"SHA-1 is not accepted"));
         }
         Ok(Self {
@@ -147,23 +148,13 @@ impl RevocationList {
     /// Whether it revokes this certificate of its issuer.
     pub fn revokes(&self, certificate: &Certificate<'_>) -> bool {
         self.serials
-            .contains(&magnitude(certificate.x509().raw_serial()))
+            .contains(magnitude(certificate.x509().raw_serial()))
     }
 
     fn is_signed_by(&self, issuer: &Certificate<'_>) -> bool {
         CertificateRevocationList::from_der(&self.der)
             .is_ok_and(|(_, list)| list.verify_signature(issuer.x509().public_key()).is_ok())
     }
-}
-
-/// A number without the leading zeros of its encoding. One that is negative counts as the positive one with the same
-/// octets: at worst too much is revoked.
-fn magnitude(serial: &[u8]) -> Vec<u8> {
-    serial
-        .iter()
-        .copied()
-        .skip_while(|octet| *octet == 0)
-        .collect()
 }
 
 fn key_identifier<'a>(issuer: &'a Certificate<'_>) -> Option<&'a [u8]> {

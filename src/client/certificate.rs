@@ -48,7 +48,7 @@ pub(super) fn carry_out(
     let kind = route(&command).kind;
     output.step(&format!("'{kind}' goes to {place} over TLS"));
     let transport = connect(&place, &chain, &key, &anchors)?;
-    converse(transport, &[], &command, body, output)
+    converse(transport, &[], &command, body, output).map_err(|error| error.at(&place))
 }
 
 /// What has to follow the certificate: an image, if it creates a unikernel and has none inside, or the content of a

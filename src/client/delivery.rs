@@ -76,6 +76,7 @@ fn deliver(
             output.step(&format!("'{kind}' goes to {place} over TLS"));
             let transport = connect(place, &chain, &key, &anchors)?;
             converse(transport, &[], &request.command, request.body, output)
+                .map_err(|error| error.at(place))
         }
     }
 }
@@ -88,8 +89,11 @@ fn request_signature(
 ) -> Result<(), ClientError> {
     let name = subject(&request.name, &request.command, true)?;
     let image = request.image.as_ref();
-    let (file, key) = write_request("".as_ref(), &name, &request.command, image, key_type)?;
-    let (file, key) = (file.display(), key.display());
+    let written = write_request("".as_ref(), &name, &request.command, image, key_type)?;
+    if let Some(other) = &written.of_other_type {
+        output.warn(&other.to_string());
+    }
+    let (file, key) = (written.request.display(), written.key.display());
     output.line(&format!("signing request {file} key {key}"))?;
     let stream = match (&request.body, &request.command) {
         (Body::None, _) => String::new(),
@@ -181,7 +185,11 @@ fn subject(name: &Name, command: &Command, for_request: bool) -> Result<String, 
             .label()
             .map_or_else(|| PATH_ITSELF.to_owned(), ToString::to_string)),
         _ => refused(format!(
-            "'{name}' has a path: over TLS and in a request the certificates determine the path, give the last label alone"
+            "'{name}' has a path: over TLS and in a request the certificates determine the path, {}",
+            match name.label() {
+                Some(_) => "give the last label alone",
+                None => "give no name or path, and have the authority of that path sign",
+            }
         )),
     }
 }

@@ -182,15 +182,16 @@ pub(super) fn name(name: &Text) -> String {
     format!("[unikernel: {}]", escaped(&name.0))
 }
 
-/// Text of a peer, without what could steer a terminal.
+/// Text of a peer in one line, without what could steer a terminal or show it in another order: all that has no
+/// appearance of its own is escaped.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|character| match character {
-            '\n' => "\n".to_owned(),
-            control if control.is_control() => control.escape_default().to_string(),
-            other => other.to_string(),
-        })
-        .collect()
+    text.chars().fold(String::new(), |mut shown, character| {
+        match character {
+            '\'' | '"' | '\\' => shown.push(character),
+            other => shown.extend(other.escape_debug()),
+        }
+        shown
+    })
 }
 
 /// A console line: everything that is not printable ASCII is escaped, octets as three decimal digits.
@@ -446,8 +447,13 @@ mod tests {
             r#"a\027[2J\"\\\t\r\n\b\255\127 "#
         );
         assert_eq!(
-            printable("no\u{9b}31m\u{7}\nsuch"),
-            "no\\u{9b}31m\\u{7}\nsuch"
+            printable("no\u{9b}31m\u{7} \"such\" 'gr\u{fc}n' \\"),
+            "no\\u{9b}31m\\u{7} \"such\" 'gr\u{fc}n' \\"
+        );
+        // What would reverse the text, hide in it, or begin a line of its own.
+        assert_eq!(
+            printable("\u{202e}a\u{2066}b\u{200b}c\u{feff}\nhost \u{2028}d\u{e0041}"),
+            "\\u{202e}a\\u{2066}b\\u{200b}c\\u{feff}\\nhost \\u{2028}d\\u{e0041}"
         );
     }
 

@@ -11,7 +11,7 @@ use crate::show::ShowError;
 use crate::wire::WireError;
 use crate::wire::frame::FrameError;
 
-use super::tls::ConnectError;
+use super::tls::{self, ConnectError};
 use crate::chain::verify::PathError;
 
 /// Why the client failed.
@@ -39,7 +39,7 @@ pub(super) enum ClientError {
     Unreachable(&'static str, PathBuf, io::Error),
     /// The TLS connection failed (where, why).
     Tls(String, ConnectError),
-    /// The server does not accept this side's certificates.
+    /// The server does not accept this side's certificates; where is added by [`Self::at`].
     Rejected(ConnectError),
     /// Sending failed, and there was no answer.
     Send(io::Error),
@@ -112,6 +112,14 @@ impl ClientError {
     /// What to say about it, if anything.
     pub(super) fn message(&self) -> Option<String> {
         (!matches!(self, Self::Printed)).then(|| self.to_string())
+    }
+
+    /// The same, with the place whose server does not accept this side's certificates.
+    pub(super) fn at(self, place: &tls::Destination) -> Self {
+        match self {
+            Self::Rejected(error) => Self::Tls(place.to_string(), error),
+            other => other,
+        }
     }
 
     pub(super) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

@@ -97,6 +97,9 @@ fn generate(arguments: &arguments::Generate, output: &mut Output) -> Result<(), 
         force: arguments.force,
     };
     let files = authority::generate(&order, output.started())?;
+    for other in &files.of_other_type {
+        output.warn(&other.to_string());
+    }
     let pairs = [
         ("authority", &files.authority, &files.authority_key),
         ("server", &files.server, &files.server_key),
@@ -155,11 +158,17 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
     };
     let revoked = authority::revoke(&order, output.started())?;
     for entry in &revoked.entries {
-        if entry.unlisted {
+        if entry.name.is_none() {
             output.warn(&format!(
                 "serial number {} is not in '{}': it is revoked all the same",
                 entry.serial,
                 arguments.db.display()
+            ));
+        }
+        if entry.server {
+            output.warn(&format!(
+                "{} is the certificate of a server, which clients trust all the same",
+                entry.serial
             ));
         }
         output.line(&entry.to_string())?;
@@ -170,7 +179,20 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
         revoked.file.display(),
         revoked.number,
         revoked.count
-    ))
+    ))?;
+    output.line(&format!(
+        "it is for petrel-tls --crl, and only about what '{}' issued itself; clients look at no list, so that the \
+         certificates of servers stay good until they end",
+        revoked.authority.escape_default()
+    ))?;
+    if revoked.entries.iter().any(|entry| !entry.seen) {
+        output.line(&format!(
+            "whether '{}' issued what was revoked by name or number is not in '{}': file:CERTIFICATE is checked",
+            revoked.authority.escape_default(),
+            arguments.db.display()
+        ))?;
+    }
+    Ok(())
 }
 
 fn show(arguments: &arguments::Show, output: &mut Output) -> Result<(), ClientError> {

@@ -20,8 +20,7 @@ use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, Signatur
 
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify};
-use crate::endpoint::PORT;
-use crate::tls;
+use crate::tls::{self, PORT};
 
 /// How long one address may take to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,17 +31,47 @@ pub const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// How long the handshake may take: the server may have to wait for one of its connections to end.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The alerts that are about this side's certificates (RFC 8446 6.2); all others are about the protocol.
-pub const REJECTIONS: [AlertDescription; 9] = [
-    AlertDescription::BadCertificate,
-    AlertDescription::UnsupportedCertificate,
-    AlertDescription::CertificateRevoked,
-    AlertDescription::CertificateExpired,
-    AlertDescription::CertificateUnknown,
-    AlertDescription::UnknownCA,
-    AlertDescription::AccessDenied,
-    AlertDescription::DecryptError,
-    AlertDescription::CertificateRequired,
+/// The alerts that are about this side's certificates (RFC 8446 6.2), and what they mean and ask for; all others are
+/// about the protocol.
+pub const REJECTIONS: [(AlertDescription, &str); 9] = [
+    (
+        AlertDescription::BadCertificate,
+        "one of its path is damaged or against the rules; the server's log says which (alert bad_certificate)",
+    ),
+    (
+        AlertDescription::UnsupportedCertificate,
+        "it is not for clients, or its key is of a kind not supported (alert unsupported_certificate)",
+    ),
+    (
+        AlertDescription::CertificateRevoked,
+        "it, or an authority above it, is revoked: have another one signed (alert certificate_revoked)",
+    ),
+    (
+        AlertDescription::CertificateExpired,
+        "it, or an authority above it, has expired or is not valid yet by the server's clock: have a new one signed, or \
+         set the clock (alert certificate_expired)",
+    ),
+    (
+        AlertDescription::CertificateUnknown,
+        "the server's log says why (alert certificate_unknown)",
+    ),
+    (
+        AlertDescription::UnknownCA,
+        "it does not lead to the authority that the server trusts: take a certificate of that authority, and send those \
+         between along (alert unknown_ca)",
+    ),
+    (
+        AlertDescription::AccessDenied,
+        "the server does not let it in; its log says why (alert access_denied)",
+    ),
+    (
+        AlertDescription::DecryptError,
+        "the key does not fit it, or its signature is wrong (alert decrypt_error)",
+    ),
+    (
+        AlertDescription::CertificateRequired,
+        "none was sent (alert certificate_required)",
+    ),
 ];
 
 /// An endpoint's address.
@@ -449,7 +478,9 @@ impl From<io::Error> for ConnectError {
                 _ => None,
             });
         match alert {
-            Some(alert) if REJECTIONS.contains(&alert) => Self::Rejected(alert),
+            Some(alert) if REJECTIONS.iter().any(|(known, _)| *known == alert) => {
+                Self::Rejected(alert)
+            }
             _ => Self::Communication(error),
         }
     }
@@ -529,7 +560,11 @@ impl fmt::Display for ConnectError {
                 Ok(())
             }
             Self::NotTrusted(reason) => write!(f, "the server is not trusted: {reason}"),
-            Self::Rejected(alert) => write!(f, "the server rejected the certificate: {alert:?}"),
+            Self::Rejected(alert) => {
+                let known = REJECTIONS.iter().find(|(known, _)| known == alert);
+                let reason = known.map_or("it does not say why", |(_, reason)| reason);
+                write!(f, "the server does not accept the certificate: {reason}")
+            }
             Self::Identity(error) => {
                 write!(f, "certificate and key cannot be used together: {error}")
             }
@@ -573,7 +608,7 @@ mod tests {
             let error = rustls::Error::AlertReceived(alert);
             ConnectError::from(io::Error::new(ErrorKind::InvalidData, error)).exit_code()
         };
-        for alert in REJECTIONS {
+        for (alert, _) in REJECTIONS {
             assert_eq!(code(alert), 119, "{alert:?}");
         }
         for alert in [

@@ -4,9 +4,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::host::MAX_IMAGE;
 use crate::inflate::{Arriving, InflateError};
-use crate::unikernel::ImageDigest;
+use crate::unikernel::{ImageDigest, MAX_IMAGE};
 use crate::wire::{Command, UnikernelCommand as U};
 
 /// An image that passes, and what it must be.

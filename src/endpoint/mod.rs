@@ -36,6 +36,7 @@ use crate::command_line::{NO_LOG, USAGE};
 use crate::logging::{self, Destination, Verbosity};
 use crate::name;
 use crate::socket::RUNTIME_FOLDER;
+use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
 use listener::Most;
@@ -44,9 +45,6 @@ use lists::ListsError;
 pub use lists::{MAX_LIST_FILE, MAX_LISTS};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, UPLOAD_STEP, Verdict, relay};
 pub use stream::SecureStream;
-
-/// Port of the endpoint (BEHAVIOUR 9).
-pub const PORT: u16 = 1025;
 
 /// Default of `--max-connections`.
 pub const MAX_CONNECTIONS: usize = 64;

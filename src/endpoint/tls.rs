@@ -16,9 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
 
 use super::stream::{SecureStream, wait};
 use crate::chain::revocation::{RevocationError, RevocationList};
@@ -306,23 +304,6 @@ impl PathKeeper {
     }
 }
 
-/// The error, and with it the alert, for a client whose path is refused: `certificate_expired`,
-/// `certificate_revoked`, `unknown_ca`, otherwise `bad_certificate` (WIRE 11.2, RFC 8446 6.2).
-fn alert(error: &PathError) -> rustls::Error {
-    use webpki::Error as E;
-    match error {
-        PathError::Webpki(E::CertExpired { .. } | E::CertNotValidYet { .. }) => {
-            CertificateError::Expired
-        }
-        PathError::Revoked(..) => CertificateError::Revoked,
-        PathError::Webpki(E::UnknownIssuer) | PathError::AnchorNotValid => {
-            CertificateError::UnknownIssuer
-        }
-        _ => CertificateError::BadEncoding,
-    }
-    .into()
-}
-
 impl ClientCertVerifier for PathKeeper {
     /// No hints: a client has one certificate to show, whoever asks.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -338,7 +319,7 @@ impl ClientCertVerifier for PathKeeper {
         self.leaf.get_or_init(|| leaf.clone().into_owned());
         match self.result.get_or_init(|| self.verify(leaf, others, now)) {
             Ok(_) => Ok(ClientCertVerified::assertion()),
-            Err(error) => Err(alert(error)),
+            Err(error) => Err(tls::refusal(error)),
         }
     }
 

@@ -1,7 +1,6 @@
 //! A state file of albatross becomes ours: its images go to the image store, everything else to the state.
 
 use super::images::ImageError;
-use crate::supervisor::Ages;
 use crate::unikernel::{ImageDigest, Version};
 use crate::wire::state::albatross::{self, Import};
 use crate::wire::state::{Recorded, Standing, State};
@@ -60,7 +59,7 @@ pub fn import(
         state: State {
             unikernels: recorded,
             policies: policies.collect(),
-            ages: Ages::default(),
+            ..State::default()
         },
         refused,
     })

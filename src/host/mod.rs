@@ -48,7 +48,7 @@ use crate::supervisor::{
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
 use crate::sys::process::End;
-use crate::unikernel::{Death, ImageDigest, Version};
+use crate::unikernel::{Death, ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload, Timestamp};
@@ -75,9 +75,6 @@ pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long nothing happens before it is taken for quiet.
 const RELOAD_STEP: Duration = Duration::from_millis(20);
-
-/// Most octets of an image, uncompressed.
-pub const MAX_IMAGE: u64 = 1 << 30;
 
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]

@@ -38,7 +38,7 @@ pub(super) fn request(page: &mut Page, der: &[u8]) -> Result<(), String> {
     let request = match X509CertificationRequest::from_der(der) {
         Ok((&[], request)) => request,
         Ok(_) => return Err("octets follow the request".to_owned()),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(chain::unreadable(error)),
     };
     let information = &request.certification_request_info;
     page.group("signing request", |page| {

@@ -1,12 +1,10 @@
 //! Commands, policies and configurations in words.
 
-use std::io;
-
-use flate2::read::ZlibDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::page::{Page, hex, quoted, time};
 use crate::chain::route;
+use crate::inflate::{Arriving, InflateError};
 use crate::policy::{Policy, list};
 use crate::unikernel::{Config, FailBehaviour, Kind};
 use crate::wire::{
@@ -15,7 +13,7 @@ use crate::wire::{
 };
 
 /// Most octets of an unpacked image that are looked at: no host takes more.
-const LARGEST_IMAGE: u64 = crate::host::MAX_IMAGE;
+const LARGEST_IMAGE: u64 = crate::unikernel::MAX_IMAGE;
 
 /// A command with all its parameters.
 pub(super) fn command(page: &mut Page, command: &Command) {
@@ -92,17 +90,14 @@ pub(super) fn create(page: &mut Page, config: &wire::Config) {
 }
 
 /// The digest of an image, unpacked.
-fn digest(image: &[u8], compressed: bool) -> Result<String, String> {
+fn digest(image: &[u8], compressed: bool) -> Result<String, InflateError> {
     let mut digest = Sha256::new();
-    if compressed {
-        let mut unpacked = io::Read::take(ZlibDecoder::new(image), LARGEST_IMAGE + 1);
-        let octets = io::copy(&mut unpacked, &mut digest).map_err(|error| error.to_string())?;
-        if octets > LARGEST_IMAGE {
-            return Err(format!("it has more than {LARGEST_IMAGE} octets"));
-        }
-    } else {
-        digest.update(image);
-    }
+    let mut arriving = Arriving::new(compressed, LARGEST_IMAGE);
+    arriving.write(image, |plain| {
+        digest.update(plain);
+        Ok::<_, InflateError>(())
+    })?;
+    arriving.finish()?;
     Ok(hex(&digest.finalize()))
 }
 

@@ -5,13 +5,14 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::certificate::name;
 use super::page::{Page, hex, time, validity};
+use crate::chain::unreadable;
 
 /// A revocation list.
 pub(super) fn list(page: &mut Page, der: &[u8], now: i64) -> Result<(), String> {
     let list = match CertificateRevocationList::from_der(der) {
         Ok((&[], list)) => list,
         Ok(_) => return Err("octets follow the list".to_owned()),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(unreadable(error)),
     };
     page.group("revocation list", |page| {
         page.field("issuer", name(list.issuer()));

@@ -16,6 +16,7 @@ use pem::Pem;
 use time::OffsetDateTime;
 
 use crate::authority::Certificate;
+use crate::chain::revocation::LABEL;
 use crate::wire::state::{State, StateError, albatross};
 use page::{Page, quoted};
 
@@ -90,7 +91,7 @@ fn pem_blocks(
             "CERTIFICATE" => certificate::certificate(page, der, now)
                 .and_then(|()| Certificate::parse(der).map(|parsed| certificates.push(parsed))),
             "CERTIFICATE REQUEST" => certificate::request(page, der),
-            "X509 CRL" => list::list(page, der, now),
+            LABEL => list::list(page, der, now),
             "PRIVATE KEY" => key::private_key(page, der),
             label if label.ends_with("PRIVATE KEY") => {
                 key::other_private_key(page, label);

@@ -1,7 +1,8 @@
 //! State files in words.
 
 use super::command::{config, create, in_words, policy_text};
-use super::page::Page;
+use super::page::{Page, hex, time};
+use crate::policy::Age;
 use crate::unikernel::Version;
 use crate::wire::state::{Standing, State, albatross};
 
@@ -10,6 +11,13 @@ pub(super) fn ours(page: &mut Page, state: &State) {
     page.group("state of petreld", |page| {
         for (path, policy) in &state.policies {
             page.field("policy", format_args!("{path} {}", in_words(policy)));
+        }
+        for (path, age) in &state.ages {
+            page.field("newest certificate", format_args!("{path} {}", floor(age)));
+        }
+        for (path, age) in &state.forgotten {
+            let text = format!("and forgotten, below {path} {}", floor(age));
+            page.field("newest certificate", text);
         }
         for recorded in &state.unikernels {
             page.group(format_args!("unikernel: {}", recorded.name), |page| {
@@ -31,6 +39,18 @@ fn version(page: &mut Page, version: &Version) {
     page.field("kind", version.config.kind);
     config(page, &version.config);
     page.field("image", format_args!("SHA-256 {}", version.image));
+}
+
+/// The start of a certificate's validity, its serial number unless it is the lowest, and what that means.
+fn floor(age: &Age) -> String {
+    let serial = match age.serial() {
+        [] => String::new(),
+        serial => format!(", serial {}", hex(serial)),
+    };
+    format!(
+        "valid from {}{serial}; older ones set no policy",
+        time(age.not_before())
+    )
 }
 
 /// The policies and unikernels of a state of albatross, whichever version.

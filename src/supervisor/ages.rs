@@ -9,20 +9,11 @@ use std::time::Duration;
 
 use super::ledger::{MAX_POLICIES, Refusal};
 use crate::name::Path;
-use crate::wire::{DatedPolicy, Int, Octets};
+use crate::policy::Age;
 
 /// Certificates that are newer by no more than this, and change no policy, are remembered without a write of the state:
 /// what is recorded is an age as far ahead.
 pub const AGE_STEP: Duration = Duration::from_secs(60);
-
-/// How new a certificate is: by the start of its validity, then by its serial number.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Age {
-    /// Seconds since 1970.
-    not_before: i64,
-    /// Octets of the serial number without leading zeros, after their count.
-    serial: (usize, Vec<u8>),
-}
 
 /// Ages by path.
 type ByPath = Vec<(Path, Age)>;
@@ -41,41 +32,6 @@ struct Remembered {
     newest: Age,
     /// Not older: what the state file says.
     recorded: Age,
-}
-
-impl Age {
-    /// Most octets of a serial number (RFC 5280 4.1.2.2).
-    pub const MAX_SERIAL: usize = 20;
-
-    /// `None` if the serial number has more than [`Self::MAX_SERIAL`] octets. A negative one counts as the positive one
-    /// with the same octets.
-    pub fn new(not_before: i64, serial: &[u8]) -> Option<Self> {
-        let zeros = serial.iter().take_while(|octet| **octet == 0).count();
-        let serial = serial.get(zeros..).unwrap_or_default();
-        (serial.len() <= Self::MAX_SERIAL).then(|| Self {
-            not_before,
-            serial: (serial.len(), serial.to_vec()),
-        })
-    }
-
-    /// The age of the certificate that carried this policy.
-    pub fn of(policy: &DatedPolicy) -> Option<Self> {
-        Self::new(policy.not_before.get(), &policy.serial.0)
-    }
-
-    /// Start of validity and serial number.
-    pub fn to_wire(&self) -> (Int, Octets) {
-        (Int::new(self.not_before), Octets(self.serial.1.clone()))
-    }
-
-    /// Older than no certificate that is newer than this by less than [`AGE_STEP`].
-    fn ahead(&self) -> Self {
-        let step = i64::try_from(AGE_STEP.as_secs()).unwrap_or(0);
-        Self {
-            not_before: self.not_before.saturating_add(step),
-            serial: (0, Vec::new()),
-        }
-    }
 }
 
 impl Ages {
@@ -141,7 +97,7 @@ impl Ages {
         }
         let recorded = match self.newest.get(path) {
             Some(before) if same && age <= before.recorded => before.recorded.clone(),
-            Some(before) if same && age > before.newest => age.ahead(),
+            Some(before) if same && age > before.newest => age.after(AGE_STEP),
             _ => age.clone(),
         };
         let newest = age;
@@ -176,7 +132,7 @@ impl Ages {
                         .filter(|(path, _)| path.is_within(tenant));
                     of_tenant.map(|(_, age)| age.recorded.clone()).max()
                 });
-                let oldest = oldest.ok_or(Refusal::TooMany(Path::ROOT))?.clone();
+                let oldest = oldest.ok_or(Refusal::AllRemembered(Path::ROOT))?.clone();
                 self.forget(&Path::ROOT, |path| path.is_within(&oldest));
                 if let Some(floor) = self.forgotten.remove(&oldest) {
                     self.raise(&Path::ROOT, floor);
@@ -189,7 +145,7 @@ impl Ages {
                     .filter(|(path, _)| path.is_within(&tenant) && !has_policy(path))
                     .min_by_key(|(_, age)| age.recorded.clone())
                     .map(|(path, _)| path.clone())
-                    .ok_or_else(|| Refusal::TooMany(tenant.clone()))?;
+                    .ok_or_else(|| Refusal::AllRemembered(tenant.clone()))?;
                 self.forget(&tenant, |path| *path == oldest);
             }
             _ => {}
@@ -236,26 +192,6 @@ mod tests {
 
     fn remember(ages: &mut Ages, at: &str, age: Age, same: bool) {
         ages.remember(&path(at), age, same, &|_| true).unwrap();
-    }
-
-    #[test]
-    fn ages_are_compared_by_time_and_then_by_number() {
-        let ordered = [
-            Age::new(1, &[0xff; 20]).unwrap(),
-            age(2, 1),
-            age(2, 0x7f),
-            Age::new(2, &[0, 0xff]).unwrap(),
-            Age::new(2, &[1, 0]).unwrap(),
-            age(3, 0),
-        ];
-        assert!(ordered.is_sorted_by(|one, other| one < other));
-        assert_eq!(Age::new(1, &[0, 0, 7]), Age::new(1, &[7]));
-        assert!(Age::new(1, &[1; 21]).is_none());
-        let (not_before, serial) = ordered[3].to_wire();
-        assert_eq!(
-            Age::new(not_before.get(), &serial.0).as_ref(),
-            Some(&ordered[3])
-        );
     }
 
     #[test]
@@ -313,7 +249,9 @@ mod tests {
         assert!(ages.is_stale(&path("a:never"), &age(0, 9)));
         assert!(!ages.is_stale(&path("b:never"), &age(0, 9)));
         let full = ages.remember(&path("a:more"), age(6000, 1), false, &|_| true);
-        assert_eq!(full, Err(Refusal::TooMany(path("a"))));
+        assert_eq!(full, Err(Refusal::AllRemembered(path("a"))));
+        let text = full.unwrap_err().to_string();
+        assert!(text.contains("paths at and below"), "{text}");
     }
 
     #[test]
@@ -325,7 +263,9 @@ mod tests {
                 .unwrap();
         }
         let full = ages.remember(&path("more"), age(6000, 1), false, &|_| true);
-        assert_eq!(full, Err(Refusal::TooMany(Path::ROOT)));
+        assert_eq!(full, Err(Refusal::AllRemembered(Path::ROOT)));
+        let text = full.unwrap_err().to_string();
+        assert!(text.contains("tenants have policies"), "{text}");
         let in_force = |path: &Path| path.is_within(&"t0".parse().unwrap());
         ages.remember(&path("more"), age(6000, 1), false, &in_force)
             .unwrap();

@@ -41,6 +41,9 @@ pub enum Refusal {
     NoPolicy(Path),
     /// There are [`MAX_POLICIES`] directly below this path.
     TooMany(Path),
+    /// As many paths as are remembered with the ages of their certificates all have a policy: those of this tenant, or
+    /// the tenants themselves if it is the root.
+    AllRemembered(Path),
 }
 
 /// By whom something is used up: who is told may know the names below its own path, but of others only the sum.
@@ -323,6 +326,13 @@ impl fmt::Display for Refusal {
                     "there are {MAX_POLICIES} policies directly below {path} already"
                 )
             }
+            Self::AllRemembered(path) if path.is_root() => {
+                write!(f, "{MAX_POLICIES} tenants have policies already")
+            }
+            Self::AllRemembered(path) => write!(
+                f,
+                "{MAX_POLICIES} paths at and below {path} have policies already"
+            ),
         }
     }
 }

@@ -23,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::name::Name;
-use crate::policy::Policy;
+use crate::policy::{Age, Policy};
+use crate::serial;
 use crate::unikernel::{Config, ImageDigest, Version};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::{LastExit, Recorded, Standing, State};
@@ -34,7 +35,7 @@ use crate::wire::{
 
 use self::operation::{Operation, Request, Revival, Upload, Written};
 
-pub use ages::{AGE_STEP, Age, Ages};
+pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal};
 pub use event::{
     ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor, Ticket, Timer, UploadId,
@@ -165,17 +166,18 @@ struct Asker {
 impl Supervisor {
     /// A supervisor of what `state` says and of the tenders that still run. Nothing happens before [`Event::Boot`].
     pub fn new(state: State, survivors: Vec<Survivor>, settings: Settings) -> Self {
+        let ages = Ages::new(state.ages, state.forgotten);
         let mut ledger: Ledger = state.policies.into_iter().collect();
         ledger.reset(crate::name::Path::ROOT, Some(settings.resources));
         let mut supervisor = Self {
             stop_deadline: settings.stop_deadline,
             recorded: Some(Policies {
                 ledger: ledger.clone(),
-                ages: state.ages.clone(),
+                ages: ages.clone(),
             }),
             acknowledged: ledger.clone(),
             ledger,
-            ages: state.ages,
+            ages,
             unikernels: BTreeMap::new(),
             ended: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -260,7 +262,7 @@ impl Supervisor {
             .keys()
             .filter(|name| !self.unikernels.contains_key(name) && !self.ended.contains_key(name));
         let names = self.unikernels.keys().chain(ended).chain(operations);
-        let (newest, forgotten) = self.ages.recorded();
+        let (ages, forgotten) = self.ages.recorded();
         State {
             unikernels: names.filter_map(|name| self.recorded(name)).collect(),
             policies: self
@@ -268,7 +270,8 @@ impl Supervisor {
                 .all()
                 .map(|(path, policy)| (path.clone(), policy.clone()))
                 .collect(),
-            ages: Ages::new(newest, forgotten),
+            ages,
+            forgotten,
         }
     }
 
@@ -336,9 +339,9 @@ impl Supervisor {
             }
             Command::Policy(PolicyCommand::AddDated(dated)) => {
                 if let Some(age) = Age::of(&dated) {
-                    self.add_policy(asker, name.path(), &dated.policy, Some(age));
+                    self.add_policy(asker, name.path(), &dated.policy, Some(&age));
                 } else {
-                    let most = Age::MAX_SERIAL;
+                    let most = serial::MAX_OCTETS;
                     let why =
                         format!("the certificate's serial number has more than {most} octets");
                     self.refuse(&asker, &why);

@@ -1,9 +1,9 @@
 //! Changes of policies.
 
 use super::operation::Written;
-use super::{Age, Asker, BlockDevices, Ledger, Supervisor, claims};
+use super::{Asker, BlockDevices, Ledger, Supervisor, claims};
 use crate::name::Path;
-use crate::policy::Policy;
+use crate::policy::{Age, Policy};
 use crate::wire::POLICY_KEPT;
 
 const ADDED: &str = "added policy";
@@ -15,16 +15,14 @@ impl Supervisor {
         asker: Asker,
         path: &Path,
         policy: &crate::wire::Policy,
-        age: Option<Age>,
+        age: Option<&Age>,
     ) {
         let policy = match Policy::try_from(policy) {
             Ok(policy) => policy,
             Err(error) => return self.refuse(&asker, &error),
         };
         let same = self.ledger.at(path) == Some(&policy);
-        let stale = age
-            .as_ref()
-            .is_some_and(|age| self.ages.is_stale(path, age));
+        let stale = age.is_some_and(|age| self.ages.is_stale(path, age));
         if stale && !same {
             // What it carries is not brought back, and without a policy nothing would bound what follows.
             return match self.ledger.at(path) {
@@ -48,7 +46,7 @@ impl Supervisor {
                 .map(drop)
         });
         // The age only of a policy that is set; should the write fail, the certificate stays the newest.
-        let remembered = allowed.and_then(|()| match &age {
+        let remembered = allowed.and_then(|()| match age {
             Some(age) if !stale => {
                 let ledger = &self.ledger;
                 let has_policy = |path: &Path| ledger.at(path).is_some();
@@ -59,7 +57,7 @@ impl Supervisor {
         // One that is equal, but not surely on disk, is acknowledged when it is.
         let recorded = self.recorded.as_ref().is_some_and(|recorded| {
             let covers = |age| recorded.ages.covers(path, age);
-            recorded.ledger.at(path) == self.ledger.at(path) && age.as_ref().is_none_or(covers)
+            recorded.ledger.at(path) == self.ledger.at(path) && age.is_none_or(covers)
         });
         match remembered.and_then(|()| self.ledger.set(path, policy, &claims, &devices)) {
             Err(refusal) => self.refuse(&asker, &refusal),

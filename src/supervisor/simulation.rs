@@ -440,9 +440,10 @@ impl Schedule {
     /// The certificates whose age a crash would forget, so that an older one could win.
     fn forgotten(&self) -> Option<String> {
         let Host { disk, newest, .. } = &self.host;
+        let recorded = Ages::new(disk.ages.clone(), disk.forgotten.clone());
         newest.iter().find_map(|(path, age)| {
-            (!disk.ages.covers(path, age))
-                .then(|| format!("the disk forgets {age:?} of {path}: {:?}", disk.ages))
+            (!recorded.covers(path, age))
+                .then(|| format!("the disk forgets {age:?} of {path}: {recorded:?}"))
         })
     }
 

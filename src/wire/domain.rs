@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{
-    Arguments, Block3, Config as WireConfig, FailBehaviour as WireFailBehaviour, Int, MacAddress,
-    Net3, Octets, Policy as WirePolicy, Set, Text, Typ,
+    Arguments, Block3, Config as WireConfig, DatedPolicy, FailBehaviour as WireFailBehaviour, Int,
+    MacAddress, Net3, Octets, Policy as WirePolicy, Set, Text, Typ,
 };
 use crate::name::{Name, NameError};
-use crate::policy::{CpuId, Policy, UNLIMITED};
+use crate::policy::{Age, CpuId, Policy, UNLIMITED};
 use crate::unikernel::{Block, Config, FailBehaviour, Kind, Mac, Net};
 
 /// A field whose value makes no sense.
@@ -82,6 +82,13 @@ impl From<&Policy> for WirePolicy {
 }
 
 /// Reads a configuration; the image and whether it is compressed are the caller's.
+impl Age {
+    /// The age of the certificate that carried this policy; `None` if its serial number is too long.
+    pub fn of(policy: &DatedPolicy) -> Option<Self> {
+        Self::new(policy.not_before.get(), &policy.serial.0)
+    }
+}
+
 impl TryFrom<&WireConfig> for Config {
     type Error = DomainError;
 

@@ -19,8 +19,7 @@ use super::{
     encode,
 };
 use crate::name::{Name, Path};
-use crate::policy::Policy;
-use crate::supervisor::{Age, Ages};
+use crate::policy::{Age, Policy};
 use crate::unikernel::{Config, Death, ImageDigest, Version};
 
 /// What the supervisor remembers.
@@ -31,7 +30,9 @@ pub struct State {
     /// Policies, in any order.
     pub policies: Vec<(Path, Policy)>,
     /// Ages of the certificates whose policies were set.
-    pub ages: Ages,
+    pub ages: Vec<(Path, Age)>,
+    /// The newest ages that were forgotten below these paths.
+    pub forgotten: Vec<(Path, Age)>,
 }
 
 /// What the supervisor remembers of a unikernel.
@@ -177,7 +178,8 @@ impl State {
         Ok(Self {
             unikernels: unikernels.collect::<Result<_, _>>()?,
             policies: policies.collect::<Result<_, _>>()?,
-            ages: Ages::new(read_ages(file.ages)?, read_ages(file.forgotten)?),
+            ages: read_ages(file.ages)?,
+            forgotten: read_ages(file.forgotten)?,
         })
     }
 }
@@ -203,12 +205,11 @@ impl Encoder {
             name: path.to_string().into(),
             policy: policy.into(),
         });
-        let (ages, forgotten) = state.ages.recorded();
         encode(&EncodedFile::Petrel(Petrel1 {
             unikernels,
             policies: policies.collect(),
-            ages: written_ages(&ages),
-            forgotten: written_ages(&forgotten),
+            ages: written_ages(&state.ages),
+            forgotten: written_ages(&state.forgotten),
         }))
     }
 }
@@ -280,13 +281,10 @@ impl Version {
 
 /// Omitted where there are none, so that the file is as it was before there were any.
 fn written_ages(ages: &[(Path, Age)]) -> Option<Vec<NamedAge>> {
-    let named = ages.iter().map(|(path, age)| {
-        let (not_before, serial) = age.to_wire();
-        NamedAge {
-            name: path.to_string().into(),
-            not_before,
-            serial,
-        }
+    let named = ages.iter().map(|(path, age)| NamedAge {
+        name: path.to_string().into(),
+        not_before: Int::new(age.not_before()),
+        serial: Octets(age.serial().to_vec()),
     });
     (!ages.is_empty()).then(|| named.collect())
 }
@@ -372,17 +370,15 @@ mod tests {
                 recorded("a:d", None, Standing::Ended(ended)),
             ],
             policies: vec![("a".parse().unwrap(), policy)],
-            ages: Ages::default(),
+            ..State::default()
         };
         let without_ages = state.encode().unwrap();
         assert_eq!(State::decode(&without_ages), Ok(state.clone()));
 
         let age = |time, serial| Age::new(time, serial).unwrap();
         let state = State {
-            ages: Ages::new(
-                vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xff]))],
-                vec![(Path::ROOT, age(5, &[]))],
-            ),
+            ages: vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xff]))],
+            forgotten: vec![(Path::ROOT, age(5, &[]))],
             ..state
         };
         let with_ages = state.encode().unwrap();

@@ -8,11 +8,11 @@ use super::kept::{Kept, Status, creation};
 use super::manifest;
 use super::promise::Promise;
 use crate::name::{Name, Path};
-use crate::policy::Policy;
+use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    Age, ConnectionId, Effect, Event, Message, Payload, RunId, StagedImage, State, Survivor,
-    Ticket, Timer, UploadId,
+    ConnectionId, Effect, Event, Message, Payload, RunId, StagedImage, State, Survivor, Ticket,
+    Timer, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
 use crate::wire::{POLICY_KEPT, Success, Timestamp};

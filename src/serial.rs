@@ -1,0 +1,30 @@
+//! Serial numbers of certificates, as DER has them: octets, the highest first.
+#![forbid(unsafe_code)]
+
+/// Most octets of a serial number, and of the number of a revocation list (RFC 5280 4.1.2.2, 5.2.3).
+pub const MAX_OCTETS: usize = 20;
+
+/// A number without the leading zeros of its encoding. One that is negative counts as the positive one with the same
+/// octets.
+pub fn magnitude(octets: &[u8]) -> &[u8] {
+    let zeros = octets.iter().take_while(|octet| **octet == 0).count();
+    octets.get(zeros..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leading_zeros_do_not_count() {
+        for (octets, expected) in [
+            (&[0, 0, 7][..], &[7][..]),
+            (&[7, 0], &[7, 0]),
+            (&[0, 0xff], &[0xff]),
+            (&[0, 0], &[]),
+            (&[], &[]),
+        ] {
+            assert_eq!(magnitude(octets), expected);
+        }
+    }
+}
