@@ -379,6 +379,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} in a file of revocation lists",
             size(endpoint::MAX_LIST_FILE)
         ),
+        format!(
+            "{} days before a revocation list expires",
+            endpoint::EXPIRY_NOTICE.as_secs() / 86_400
+        ),
         format!("{} revocation lists", endpoint::MAX_LISTS),
     ];
     let console = vec![
