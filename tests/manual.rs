@@ -175,6 +175,13 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
 }
 
 #[test]
+fn no_example_runs_the_parser_of_the_network_as_root() {
+    let text = read("petrel-tls.8");
+    let inetd = part(&text, " nowait ", " ");
+    assert_eq!(inetd, "petrel");
+}
+
+#[test]
 fn limits_in_the_pages_are_those_of_the_code() {
     let deep = PathError::Webpki(webpki::Error::MaximumPathDepthExceeded).to_string();
     assert!(deep.contains("more than six"), "{deep}");

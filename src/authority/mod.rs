@@ -20,7 +20,7 @@ pub use generate::{GenerateOrder, Generated, MAX_FILE_NAME, generate};
 pub use issue::{
     Issuer, LATENESS, Lifetime, Profile, Validity, common_name, key_identifier, self_signed,
 };
-pub use key::{Key, KeyType};
+pub use key::{Key, KeyType, ecdsa_with_public_key};
 pub(crate) use request::requested_extensions;
 pub use request::{Request, create_request, file_stem, write_request};
 pub use revocation::MAX_SERIAL;

@@ -125,9 +125,8 @@ pub fn verdict(end: &End) -> (Outcome, &str) {
         End::Answered(Some(Verdict::Failure)) => (Outcome::Failure, ""),
         End::Answered(None) => (Outcome::Answered, ""),
         End::Failure(Fault::Request, reason) => (Outcome::Refused, reason),
-        End::Failure(Fault::Client, reason) => (Outcome::Gone, reason),
         End::Failure(Fault::Host, reason) => (Outcome::Broken, reason),
-        End::ClientGone(reason) => (Outcome::Gone, reason),
+        End::Failure(Fault::Client, reason) | End::ClientGone(reason) => (Outcome::Gone, reason),
         End::Broken => (Outcome::Broken, "the daemon left inside a message"),
     }
 }
