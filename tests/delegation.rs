@@ -1,6 +1,8 @@
-//! Random trees of delegation: whatever else a client sends along, its command stays below the path that was verified.
+//! Random trees of delegation: whatever else a client sends along, what it asks for is what the certificates of its
+//! verified path say, and lies below that path.
 //!
-//! `PETREL_TREES` is the number of trees; `PETREL_SEED` replays one of them.
+//! Keys and signatures are what costs, so each tree is signed once, and many of its certificates are shown in many
+//! ways. `PETREL_TREES` is the number of trees; `PETREL_SEED` replays one of them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,18 +10,20 @@
     reason = "clippy knows only the tests themselves as tests, not what helps them"
 )]
 
+#[path = "support/arbitrary.rs"]
+mod arbitrary;
 #[path = "support/random.rs"]
 mod random;
 
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
 use std::thread;
 
+use arbitrary::Arbitrary;
 use petrel::chain::verify::{Anchor, PathError, Usage, verify};
-use petrel::chain::{EXTENSION, numbers, request};
-use petrel::name::{Name, Path};
+use petrel::chain::{ChainError, EXTENSION, IMAGE_EXTENSION, Request, numbers, request, route};
+use petrel::name::{Label, Path};
 use petrel::wire::{
-    CertExtension, Command, ConsoleCommand, Int, Policy, PolicyCommand, UnikernelCommand,
+    BlockCommand, CertExtension, Command, ConsoleCommand, Policy, PolicyCommand, StatsCommand,
 };
 use random::Random;
 use rcgen::{
@@ -28,296 +32,683 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-/// Trees of which only one path is looked at, by certificates that are made once: keys and signatures are what costs.
-const TREES: u64 = 100_000;
+const TREES: u64 = 1_000;
 
-/// Every so many of them come with their signatures, and with certificates that are not theirs.
-const SIGNED: u64 = 200;
+/// How often something of one tree is shown. Some of it leads nowhere, as certificates are missing or forged.
+const SHOWN: usize = 110;
 
-const LABELS: [&str; 6] = ["a", "b", "web", "Web", "x", "a1"];
+/// Of all that is shown, at least as much per tree leads to the anchor.
+const VERIFIED: usize = 100;
 
-/// Intermediate certificates of the pool, and leaves.
-const NODES: usize = 120;
+/// Authorities of a tree, and leaves.
+const AUTHORITIES: usize = 6;
+const LEAVES: usize = 10;
 
 /// Most intermediate certificates in a path that webpki accepts.
 const DEPTH: usize = 6;
 
-/// Trees whose path was verified.
-static VERIFIED: AtomicU64 = AtomicU64::new(0);
+/// Common names in the order of the certificate, and the label that they make, if they do.
+type Subject = (&'static [&'static str], Option<&'static str>);
 
-static POOL: LazyLock<Pool> = LazyLock::new(Pool::new);
+const GOOD: [Subject; 8] = [
+    (&["a"], Some("a")),
+    (&["b"], Some("b")),
+    (&["web"], Some("web")),
+    (&["Web"], Some("web")),
+    (&["x.y-1"], Some("x.y-1")),
+    (&["root"], Some("root")),
+    // The last one counts.
+    (&["../a", "b"], Some("b")),
+    (&["a", "web"], Some("web")),
+];
+
+const BAD: [Subject; 8] = [
+    (&[""], None),
+    (&["-a"], None),
+    (&["a:b"], None),
+    (&["../a"], None),
+    (&["a b"], None),
+    (&["\u{fc}"], None),
+    (&["a", "a:b"], None),
+    (
+        &["a23456789012345678901234567890123456789012345678901234567890abcd"],
+        None,
+    ),
+];
+
+const NAMELESS: Subject = (&[], None);
+
+const ROOT: Subject = (&["root"], Some("root"));
+
+/// Leaves for the path itself.
+const OF_PATH: [Subject; 3] = [(&["."], None), (&[":"], None), (&["a", "."], None)];
+
+/// What a certificate says in an extension.
+#[derive(Clone)]
+enum Said<T> {
+    Nothing,
+    This(T),
+    /// This cannot be read.
+    Garbage(Vec<u8>),
+    Twice(T),
+}
+
+/// What a certificate says.
+#[derive(Clone)]
+struct Content {
+    subject: Subject,
+    command: Said<Command>,
+    image: Said<[u8; 32]>,
+    /// Seconds since 1970.
+    not_before: i64,
+    serial: Vec<u8>,
+}
+
+/// One that an authority of the tree has issued.
+struct Issued {
+    content: Content,
+    /// The authority that issued it; otherwise the root did.
+    issuer: Option<usize>,
+    /// The authority whose certificate it is, unless it is a leaf.
+    of: Option<usize>,
+    der: CertificateDer<'static>,
+}
+
+struct Authority {
+    issuer: Option<usize>,
+    subject: Subject,
+    key: KeyPair,
+    /// One, or two after a renewal.
+    certificates: Vec<usize>,
+    /// Certificates of the same name that nobody in the tree has issued.
+    strangers: Vec<CertificateDer<'static>>,
+}
+
+struct Tree {
+    anchor: Anchor,
+    authorities: Vec<Authority>,
+    issued: Vec<Issued>,
+    leaves: Vec<usize>,
+    by_der: HashMap<Vec<u8>, usize>,
+    /// Those of a tree that looks the same, with another root: a leaf first.
+    foreign: Vec<CertificateDer<'static>>,
+}
+
+/// How many of what was shown came to this.
+type Tally = BTreeMap<&'static str, usize>;
 
 #[test]
 fn a_command_stays_below_its_verified_path_whatever_is_sent_along() {
     if let Some(seed) = variable("PETREL_SEED") {
-        return check(seed);
+        return drop(check(seed));
     }
     let trees = variable("PETREL_TREES").unwrap_or(TREES);
     let workers = thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let mut tally = Tally::new();
     thread::scope(|scope| {
-        for worker in 0..workers {
-            scope.spawn(move || {
-                for seed in (worker..trees).step_by(usize::try_from(workers).unwrap()) {
-                    check(seed);
-                }
-            });
+        let workers: Vec<_> = (0..workers)
+            .map(|worker| {
+                let step = usize::try_from(workers).unwrap();
+                scope.spawn(move || (worker..trees).step_by(step).map(check).collect::<Vec<_>>())
+            })
+            .collect();
+        for one in workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap())
+        {
+            for (what, count) in one {
+                *tally.entry(what).or_default() += count;
+            }
         }
     });
-    let verified = VERIFIED.load(Ordering::Relaxed);
-    assert!(verified >= trees / SIGNED * 9 / 10, "only {verified}");
+    println!("{trees} trees: {tally:?}");
+    let trees = usize::try_from(trees).unwrap();
+    if trees >= 100 {
+        assert!(tally["verified"] >= trees * VERIFIED, "{tally:?}");
+        // Each way to refuse, and each command of a leaf.
+        let seen = |what: &&str| !tally.contains_key(what);
+        let never: Vec<_> = FAULTS
+            .iter()
+            .chain(&COMMANDS)
+            .copied()
+            .filter(seen)
+            .collect();
+        assert!(never.is_empty(), "never seen: {never:?}");
+    }
 }
+
+const FAULTS: [&str; 8] = [
+    "incomplete",
+    "forged",
+    "bad name",
+    "no name",
+    "bad extension",
+    "no policy in an issuer",
+    "no command",
+    "a command that is not allowed",
+];
+
+/// Those that a leaf may carry.
+const COMMANDS: [&str; 15] = [
+    "unikernel info",
+    "unikernel get",
+    "unikernel create",
+    "unikernel force-create",
+    "unikernel restart",
+    "unikernel destroy",
+    "policy info",
+    "block info",
+    "block add",
+    "block remove",
+    "block set",
+    "block dump",
+    "stats subscribe",
+    "console subscribe",
+    "console inactive",
+];
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// One tree. What fails names the seed.
-fn check(seed: u64) {
+/// Names the seed of what fails.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("PETREL_SEED={}", self.0);
+        }
+    }
+}
+
+/// One tree.
+fn check(seed: u64) -> Tally {
+    let _named = Named(seed);
     let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed);
     for _ in 0..4 {
         random.bits();
     }
-    if seed.is_multiple_of(SIGNED) {
-        check_signed(seed, &mut random);
-    } else {
-        check_derived(seed, &mut random);
+    let tree = Tree::grow(&mut random);
+    let mut tally = Tally::new();
+    for _ in 0..SHOWN {
+        tree.show(&mut random, &mut tally);
     }
+    tally
 }
 
-/// Any certificates of the pool, one below the other as if they were signed so.
-fn check_derived(seed: u64, random: &mut Random) {
-    let leaf = &POOL.leaves[random.below(NODES)];
-    // Mostly short, as reading certificates is what costs here.
-    let length = [2, 2, 2, DEPTH][random.below(4)];
-    let path: Vec<_> = (0..random.below(length + 1))
-        .map(|_| &POOL.nodes[random.below(NODES)])
-        .collect();
-    let mut sent = vec![&leaf.der];
-    sent.extend(path.iter().map(|node| &node.der));
-    expect(seed, &sent, leaf, &path);
-}
-
-/// A real path, sent along with strangers of the same names.
-fn check_signed(seed: u64, random: &mut Random) {
-    let leaf = &POOL.leaves[random.below(NODES)];
-    let mut path = Vec::new();
-    let mut issuer = leaf.issuer;
-    while let Some(node) = issuer {
-        path.push(&POOL.nodes[node]);
-        issuer = POOL.nodes[node].issuer;
-    }
-    let mut others: Vec<_> = path.iter().map(|node| node.der.clone()).collect();
-    for _ in 0..random.below(5) {
-        // Those that could take the place of one in the path come more often than others.
-        let alike = match path.len() {
-            0 => random.below(NODES),
-            count => path[random.below(count)].number,
+impl Tree {
+    /// Shows something, and looks at what comes of it.
+    fn show(&self, random: &mut Random, tally: &mut Tally) {
+        let mut count = |what| *tally.entry(what).or_default() += 1;
+        let leaf = &self.issued[self.leaves[random.below(LEAVES)]];
+        let mut others = Vec::new();
+        let mut complete = true;
+        let mut above = Vec::new();
+        let mut issuer = leaf.issuer;
+        while let Some(number) = issuer {
+            above.push(number);
+            let authority = &self.authorities[number];
+            // Either certificate serves after a renewal, and both together.
+            let first = random.below(authority.certificates.len());
+            let shown = match random.below(40) {
+                0 => &[],
+                1..30 => &authority.certificates[first..=first],
+                _ => &authority.certificates[..],
+            };
+            complete &= !shown.is_empty();
+            others.extend(shown.iter().map(|number| self.issued[*number].der.clone()));
+            issuer = authority.issuer;
+        }
+        // Mostly one, as each costs signatures.
+        for _ in 0..[1, 1, 2, 5][random.below(4)] {
+            others.push(self.stranger(&above, random));
+        }
+        let is_forged = random.below(30) == 0;
+        let shown = if is_forged {
+            others.extend(self.foreign.iter().skip(1).cloned());
+            &self.foreign[0]
+        } else {
+            &leaf.der
         };
-        let node = [alike, random.below(NODES)][random.below(2)];
-        let strangers = &POOL.strangers[node];
-        others.push(strangers[random.below(strangers.len())].clone());
-    }
-    // Neither order nor repetition matters.
-    if random.below(4) == 0 {
-        others.push(POOL.root.clone());
-    }
-    for last in (1..others.len()).rev() {
-        others.swap(last, random.below(last + 1));
-    }
-    let now = UnixTime::now();
-    let anchors = std::slice::from_ref(&POOL.anchor);
-    match verify(&leaf.der, &others, anchors, now, Usage::Client) {
-        Ok(verified) => {
-            VERIFIED.fetch_add(1, Ordering::Relaxed);
-            expect(seed, &verified, leaf, &path);
+        for last in (1..others.len()).rev() {
+            others.swap(last, random.below(last + 1));
         }
-        // Who sends many of the same names along may be refused, but no more.
-        Err(PathError::Webpki(webpki::Error::MaximumSignatureChecksExceeded)) => {}
-        Err(error) => panic!("PETREL_SEED={seed}: {error}"),
-    }
-}
-
-/// What a chain asks for is what the tree says.
-fn expect(seed: u64, chain: &[impl AsRef<[u8]>], leaf: &Leaf, path: &[&Node]) {
-    let found = request(chain).unwrap_or_else(|error| panic!("PETREL_SEED={seed}: {error}"));
-    let mut below = Path::ROOT;
-    let mut policies = Vec::new();
-    for node in path.iter().rev() {
-        if let Some(policy) = &node.policy {
-            below = below.child(node.label.parse().unwrap());
-            policies.push((below.clone(), policy.clone()));
+        let anchors = std::slice::from_ref(&self.anchor);
+        match verify(shown, &others, anchors, UnixTime::now(), Usage::Client) {
+            Ok(path) => {
+                assert!(!is_forged && complete);
+                let path = self.genuine(&path);
+                assert_eq!(path[0].der, leaf.der);
+                count("verified");
+                count(expect(&path));
+            }
+            // Who sends many of the same names along may be refused, but no more.
+            Err(PathError::Webpki(webpki::Error::MaximumSignatureChecksExceeded)) => {
+                count("too many");
+            }
+            Err(_) if is_forged => count("forged"),
+            Err(_) if !complete => count("incomplete"),
+            Err(error) => panic!("refused: {error}"),
         }
     }
-    policies.reverse();
-    let found_policies: Vec<_> = found
-        .policies
-        .iter()
-        .map(|(path, dated)| (path.clone(), dated.policy.clone()))
-        .collect();
-    let name = match leaf.label {
-        Some(label) => Name::new(below.clone(), label.parse().unwrap()),
-        None => below.clone().into(),
-    };
-    assert_eq!(found.name, name, "PETREL_SEED={seed}");
-    assert!(found.name.path().is_within(&below), "PETREL_SEED={seed}");
-    assert_eq!(found_policies, policies, "PETREL_SEED={seed}");
-    assert_eq!(found.command, leaf.command, "PETREL_SEED={seed}");
-}
 
-/// Certificates that are made once.
-struct Pool {
-    root: CertificateDer<'static>,
-    anchor: Anchor,
-    nodes: Vec<Node>,
-    leaves: Vec<Leaf>,
-    /// For each node, certificates of the same name that nobody in the tree has issued.
-    strangers: Vec<Vec<CertificateDer<'static>>>,
-}
-
-/// An intermediate certificate.
-struct Node {
-    number: usize,
-    /// The node that issued it; otherwise the root did.
-    issuer: Option<usize>,
-    label: &'static str,
-    policy: Option<Policy>,
-    der: CertificateDer<'static>,
-}
-
-struct Leaf {
-    issuer: Option<usize>,
-    /// `None` stands for the path itself.
-    label: Option<&'static str>,
-    command: Command,
-    der: CertificateDer<'static>,
-}
-
-type Signer<'a> = Issuer<'static, &'a KeyPair>;
-
-impl Pool {
-    fn new() -> Self {
-        let mut random = Random::new(4711);
-        let keys: Vec<_> = (0..NODES + 1)
-            .map(|_| KeyPair::generate_for(&PKCS_ED25519).unwrap())
+    /// The certificates of a verified path, each of which was issued by the next one's authority, the last by the root.
+    fn genuine(&self, path: &[CertificateDer<'_>]) -> Vec<&Issued> {
+        let path: Vec<_> = path
+            .iter()
+            .map(|der| &self.issued[self.by_der[der.as_ref()]])
             .collect();
-        let foreign = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let root = authority("root", None, 0);
-        let root_der = root.self_signed(&keys[NODES]).unwrap().der().clone();
-        let root_signer = Issuer::new(root.clone(), &keys[NODES]);
-        let mut signers: Vec<Signer<'_>> = Vec::new();
-        let (mut nodes, mut strangers): (Vec<Node>, Vec<_>) = (Vec::new(), Vec::new());
-        for (number, key) in keys[..NODES].iter().enumerate() {
+        let issuers = path.iter().skip(1).map(|issued| {
+            assert!(issued.of.is_some(), "a leaf has issued something");
+            issued.of
+        });
+        for (issued, issuer) in path.iter().zip(issuers.chain([None])) {
+            assert_eq!(issued.issuer, issuer);
+        }
+        path
+    }
+
+    /// A certificate that is not on the path over these authorities.
+    fn stranger(&self, above: &[usize], random: &mut Random) -> CertificateDer<'static> {
+        // Those that could take the place of one in the path come more often than others.
+        let alike = match above.len() {
+            0 => random.below(AUTHORITIES),
+            count => above[random.below(count)],
+        };
+        let strangers = &self.authorities[alike].strangers;
+        match random.below(8) {
+            0..3 => strangers[random.below(strangers.len())].clone(),
+            3 => {
+                let other = random.below(AUTHORITIES);
+                let place = if above.contains(&other) {
+                    self.leaves[0]
+                } else {
+                    self.authorities[other].certificates[0]
+                };
+                self.issued[place].der.clone()
+            }
+            4 => {
+                let all = &self.authorities[random.below(AUTHORITIES)].strangers;
+                all[random.below(all.len())].clone()
+            }
+            5 => self.issued[self.leaves[random.below(LEAVES)]].der.clone(),
+            6 => self.foreign[random.below(self.foreign.len())].clone(),
+            _ => {
+                let genuine = &self.issued[self.authorities[alike].certificates[0]].der;
+                let mut damaged = genuine.to_vec();
+                let position = random.below(damaged.len());
+                damaged[position] ^= 1 << random.below(8);
+                damaged.into()
+            }
+        }
+    }
+}
+
+/// What a path asks for is what its certificates say; in a word, what that is.
+fn expect(path: &[&Issued]) -> &'static str {
+    let found = request(
+        &path
+            .iter()
+            .map(|issued| &issued.der[..])
+            .collect::<Vec<_>>(),
+    );
+    let mut above = Vec::new();
+    let mut policies = Vec::new();
+    let fault = |expected: &'static str, position: usize| {
+        let (what, at) = match found.as_ref().expect_err(expected) {
+            ChainError::BadName(at, _) => ("bad name", *at),
+            ChainError::NameRequired(at) => ("no name", *at),
+            ChainError::BadExtension(at, _) => ("bad extension", *at),
+            ChainError::CommandInIntermediate(at, _) => ("no policy in an issuer", *at),
+            ChainError::NoExtensionInLeaf => ("no command", 0),
+            ChainError::CommandNotAllowed(..) => ("a command that is not allowed", 0),
+            other => panic!("{other}"),
+        };
+        assert_eq!((what, at), (expected, position));
+        expected
+    };
+    for (position, issued) in path.iter().enumerate().skip(1).rev() {
+        let content = &issued.content;
+        let policy = match &content.command {
+            Said::Nothing => continue,
+            Said::Garbage(_) | Said::Twice(_) => return fault("bad extension", position),
+            Said::This(Command::Policy(PolicyCommand::Add(policy))) => policy,
+            Said::This(_) => return fault("no policy in an issuer", position),
+        };
+        match content.subject {
+            ([], _) => return fault("no name", position),
+            (_, None) => return fault("bad name", position),
+            (_, Some(label)) => above.push(label),
+        }
+        policies.push((above.clone(), policy, content));
+    }
+    let leaf = &path[0].content;
+    let command = match &leaf.command {
+        Said::Nothing => return fault("no command", 0),
+        Said::Garbage(_) | Said::Twice(_) => return fault("bad extension", 0),
+        Said::This(command) => command,
+    };
+    let image = match &leaf.image {
+        Said::Nothing => None,
+        Said::This(digest) => Some(*digest),
+        Said::Garbage(_) | Said::Twice(_) => return fault("bad extension", 0),
+    };
+    let is_of_path = OF_PATH.contains(&leaf.subject);
+    match leaf.subject {
+        ([], _) if needs_name(command) => return fault("no name", 0),
+        ([..], None) if !is_of_path && leaf.subject != NAMELESS => return fault("bad name", 0),
+        _ => {}
+    }
+    let (Ok(Request { name, .. }) | Err(ChainError::CommandNotAllowed(name, _))) = &found else {
+        panic!("{found:?}");
+    };
+    assert_eq!(labels(name.path()), above);
+    assert_eq!(name.label().map(Label::as_str), leaf.subject.1);
+    if !may_be_in_leaf(command) {
+        return fault("a command that is not allowed", 0);
+    }
+    let found = found.unwrap();
+    assert_eq!(&found.command, command);
+    assert_eq!(found.image.map(|digest| digest.0), image);
+    policies.reverse();
+    assert_eq!(found.policies.len(), policies.len());
+    for ((path, dated), (above, policy, content)) in found.policies.iter().zip(policies) {
+        assert_eq!(labels(path), above);
+        assert_eq!(&dated.policy, policy);
+        assert_eq!(dated.not_before.get(), content.not_before);
+        assert_eq!(dated.serial.0, content.serial);
+    }
+    route(command).kind
+}
+
+fn needs_name(command: &Command) -> bool {
+    matches!(command, Command::Block(block) if *block != BlockCommand::Info(()))
+}
+
+fn may_be_in_leaf(command: &Command) -> bool {
+    match command {
+        Command::Unikernel(_) | Command::Block(_) => true,
+        Command::Policy(policy) => *policy == PolicyCommand::Info(()),
+        Command::Statistics(statistics) => *statistics == StatsCommand::Subscribe(()),
+        Command::Console(console) => !matches!(console, ConsoleCommand::Add(_)),
+    }
+}
+
+impl Tree {
+    fn grow(random: &mut Random) -> Self {
+        let (root_key, foreign_key) = (key(), key());
+        let [root_der, foreign_root] =
+            [&root_key, &foreign_key].map(|key| root().self_signed(key).unwrap().der().clone());
+        let root = signer(ROOT, &root_key);
+        let mut tree = Self {
+            anchor: Anchor::new(&root_der).unwrap(),
+            authorities: Vec::new(),
+            issued: Vec::new(),
+            leaves: Vec::new(),
+            by_der: HashMap::new(),
+            foreign: vec![root_der, foreign_root],
+        };
+        for number in 0..AUTHORITIES {
             let issuer = random
                 .below(number + 1)
                 .checked_sub(1)
-                .filter(|node| depth(&nodes, *node) < DEPTH);
-            let label = LABELS[random.below(LABELS.len())];
-            let policy = (random.below(5) > 0).then(|| policy(number as u64 + 1));
-            let params = authority(label, policy.clone(), number as u64 + 1);
-            let signer = issuer.map_or(&root_signer, |issuer| &signers[issuer]);
-            let der = params.signed_by(key, signer).unwrap().der().clone();
-            let above = issuer.map_or("root", |issuer| nodes[issuer].label);
-            strangers.push(imposters(label, above, key, &foreign));
-            nodes.push(Node {
-                number,
+                .filter(|above| tree.depth(*above) < DEPTH);
+            let subject = match random.below(12) {
+                0 => NAMELESS,
+                1 => BAD[random.below(BAD.len())],
+                _ => GOOD[random.below(GOOD.len())],
+            };
+            let authority = Authority {
                 issuer,
-                label,
-                policy,
-                der,
-            });
-            signers.push(Issuer::new(params, key));
-        }
-        let leaves = (0..NODES).map(|number| {
-            let issuer = random.below(NODES + 1).checked_sub(1);
-            let label = [None, Some(LABELS[random.below(LABELS.len())])][random.below(2)];
-            let command = [
-                Command::Unikernel(UnikernelCommand::Info(())),
-                Command::Policy(PolicyCommand::Info(())),
-                Command::Console(ConsoleCommand::Inactive(())),
-            ][random.below(3)]
-            .clone();
-            let params = leaf(label.unwrap_or("."), command.clone(), number as u64 + 1000);
-            let signer = issuer.map_or(&root_signer, |issuer| &signers[issuer]);
-            let der = params.signed_by(&foreign, signer).unwrap().der().clone();
-            Leaf {
-                issuer,
-                label,
-                command,
-                der,
+                subject,
+                key: key(),
+                certificates: Vec::new(),
+                strangers: Vec::new(),
+            };
+            tree.authorities.push(authority);
+            let renewals = [0, 0, 1][random.below(3)];
+            for _ in 0..=renewals {
+                let content = Content {
+                    subject,
+                    ..Content::of_authority(random)
+                };
+                tree.issue(content, issuer, Some(number), &root);
             }
+            let strangers = tree.imposters(number, &foreign_key, random);
+            tree.authorities[number].strangers = strangers;
+        }
+        for _ in 0..LEAVES {
+            let authorities = [2, AUTHORITIES][random.below(2)];
+            let issuer = random.below(authorities + 1).checked_sub(1);
+            let content = Content::of_leaf(random);
+            tree.issue(content, issuer, None, &root);
+        }
+        tree.foreign
+            .insert(0, tree.forged_leaf(&foreign_key, random));
+        tree
+    }
+
+    /// How many intermediate certificates there are up to the root.
+    fn depth(&self, authority: usize) -> usize {
+        let above = self.authorities[authority].issuer;
+        1 + above.map_or(0, |above| self.depth(above))
+    }
+
+    fn issue(
+        &mut self,
+        content: Content,
+        issuer: Option<usize>,
+        of: Option<usize>,
+        root: &Issuer<'static, &KeyPair>,
+    ) {
+        let params = content.params(of.is_some());
+        let leaf_key;
+        let key = if let Some(number) = of {
+            &self.authorities[number].key
+        } else {
+            leaf_key = key();
+            &leaf_key
+        };
+        let certificate = match issuer {
+            Some(issuer) => {
+                let issuer = &self.authorities[issuer];
+                params.signed_by(key, &signer(issuer.subject, &issuer.key))
+            }
+            None => params.signed_by(key, root),
+        };
+        let der = certificate.unwrap().der().clone();
+        let number = self.issued.len();
+        match of {
+            Some(authority) => self.authorities[authority].certificates.push(number),
+            None => self.leaves.push(number),
+        }
+        self.by_der.insert(der.to_vec(), number);
+        self.issued.push(Issued {
+            content,
+            issuer,
+            of,
+            der,
         });
+    }
+
+    /// Certificates with the name of an authority, and another content, that no authority of the tree has signed.
+    fn imposters(
+        &self,
+        number: usize,
+        foreign: &KeyPair,
+        random: &mut Random,
+    ) -> Vec<CertificateDer<'static>> {
+        let authority = &self.authorities[number];
+        let genuine = &authority.key;
+        let above = authority
+            .issuer
+            .map_or(ROOT, |above| self.authorities[above].subject);
+        // A stranger with the names of both sides, as if the issuer had signed it.
+        let alleged = signer(above, foreign);
+        let content = Content {
+            subject: authority.subject,
+            ..Content::of_authority(random)
+        };
+        let params = content.params(true);
+        [
+            params.self_signed(foreign),
+            params.self_signed(genuine),
+            // The genuine key with another content, and another key.
+            params.signed_by(genuine, &alleged),
+            params.signed_by(foreign, &alleged),
+        ]
+        .map(|certificate| certificate.unwrap().der().clone())
+        .into()
+    }
+
+    /// A leaf that an authority of the tree is said to have issued.
+    fn forged_leaf(&self, foreign: &KeyPair, random: &mut Random) -> CertificateDer<'static> {
+        let alleged = signer(self.authorities[random.below(AUTHORITIES)].subject, foreign);
+        let params = Content::of_leaf(random).params(false);
+        let leaf = params.signed_by(&key(), &alleged).unwrap();
+        leaf.der().clone()
+    }
+}
+
+impl Content {
+    fn of_authority(random: &mut Random) -> Self {
+        let policy = small(random, |random| {
+            Command::Policy(PolicyCommand::Add(Policy::arbitrary(random)))
+        });
+        let command = match random.below(16) {
+            0 | 1 => Said::Nothing,
+            2 if random.below(2) == 0 => Said::This(small(random, Command::arbitrary)),
+            _ => Said::likely(policy, random),
+        };
         Self {
-            leaves: leaves.collect(),
-            anchor: Anchor::new(&root_der).unwrap(),
-            root: root_der,
-            nodes,
-            strangers,
+            subject: NAMELESS,
+            command,
+            image: Said::Nothing,
+            not_before: i64::try_from(random.bits() >> 34).unwrap(),
+            serial: Self::serial(random),
+        }
+    }
+
+    fn of_leaf(random: &mut Random) -> Self {
+        let command = small(random, Command::arbitrary);
+        let image = match random.below(3) {
+            0 => Said::likely([(); 32].map(|()| random.octet()), random),
+            _ => Said::Nothing,
+        };
+        let command = match random.below(16) {
+            0 => Said::Nothing,
+            _ => Said::likely(command, random),
+        };
+        let subject = match random.below(12) {
+            0 | 1 => NAMELESS,
+            2 => BAD[random.below(BAD.len())],
+            3 | 4 => OF_PATH[random.below(OF_PATH.len())],
+            _ => GOOD[random.below(GOOD.len())],
+        };
+        Self {
+            subject,
+            command,
+            image,
+            ..Self::of_authority(random)
+        }
+    }
+
+    /// A positive one.
+    fn serial(random: &mut Random) -> Vec<u8> {
+        let length = 1 + random.below(19);
+        let rest = (1..length).map(|_| random.octet());
+        let first = 1 + u8::try_from(rest.len()).unwrap();
+        [first].into_iter().chain(rest).collect()
+    }
+
+    fn params(&self, is_authority: bool) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(self.subject);
+        params.serial_number = Some(SerialNumber::from_slice(&self.serial));
+        params.not_before = time::OffsetDateTime::from_unix_timestamp(self.not_before).unwrap();
+        let command = |command: &Command| CertExtension::new(command.clone()).encode().unwrap();
+        let digest = |digest: &[u8; 32]| [&[4, 32], &digest[..]].concat();
+        let commands = self.command.values(command).into_iter();
+        let images = self.image.values(digest).into_iter();
+        params.custom_extensions = commands
+            .map(|value| (EXTENSION, value))
+            .chain(images.map(|value| (IMAGE_EXTENSION, value)))
+            .map(|(oid, value)| CustomExtension::from_oid_content(&numbers(&oid), value))
+            .collect();
+        if is_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        } else {
+            params.is_ca = IsCa::ExplicitNoCa;
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        }
+        params
+    }
+}
+
+impl<T> Said<T> {
+    /// Mostly this.
+    fn likely(this: T, random: &mut Random) -> Self {
+        match random.below(32) {
+            // A sequence that holds nothing.
+            0 => Self::Garbage([&[0x30, 0][..], &[7; 3][..random.below(4)]].concat()),
+            1 => Self::Twice(this),
+            _ => Self::This(this),
+        }
+    }
+
+    /// The values of the extensions that say it.
+    fn values(&self, encode: impl Fn(&T) -> Vec<u8>) -> Vec<Vec<u8>> {
+        match self {
+            Self::Nothing => Vec::new(),
+            Self::This(this) => vec![encode(this)],
+            Self::Garbage(octets) => vec![octets.clone()],
+            Self::Twice(this) => vec![encode(this); 2],
         }
     }
 }
 
-/// Certificates with the name of a node, and another policy, that no authority of the tree has signed.
-fn imposters(
-    label: &str,
-    issuer: &str,
-    genuine: &KeyPair,
-    foreign: &KeyPair,
-) -> Vec<CertificateDer<'static>> {
-    let params = authority(label, Some(policy(9999)), 7);
-    // A stranger with the names of both sides, as if the issuer had signed it.
-    let alleged = Issuer::new(authority(issuer, None, 0), foreign);
-    [
-        params.self_signed(foreign).unwrap(),
-        params.self_signed(genuine).unwrap(),
-        // The genuine key with another policy, and another key.
-        params.signed_by(genuine, &alleged).unwrap(),
-        params.signed_by(foreign, &alleged).unwrap(),
-    ]
-    .map(|certificate| certificate.der().clone())
-    .into()
-}
-
-/// How many intermediate certificates there are up to the root.
-fn depth(nodes: &[Node], node: usize) -> usize {
-    1 + nodes[node].issuer.map_or(0, |issuer| depth(nodes, issuer))
-}
-
-fn policy(unikernels: u64) -> Policy {
-    Policy {
-        cpuids: vec![Int::new(0)],
-        unikernels: unikernels.into(),
-        memory: Int::new(64),
-        block: None,
-        bridges: Vec::new(),
+/// Something arbitrary that does not fill a certificate.
+fn small(random: &mut Random, make: impl Fn(&mut Random) -> Command) -> Command {
+    loop {
+        let command = make(random);
+        let encoded = CertExtension::new(command.clone()).encode();
+        if encoded.unwrap().len() <= 1_000 {
+            return command;
+        }
     }
 }
 
-fn params(name: &str, command: Option<Command>, serial: u64) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.serial_number = Some(SerialNumber::from(serial + 1));
-    params.custom_extensions = command
-        .into_iter()
-        .map(|command| {
-            let value = CertExtension::new(command).encode().unwrap();
-            CustomExtension::from_oid_content(&numbers(&EXTENSION), value)
-        })
-        .collect();
-    params
+fn key() -> KeyPair {
+    KeyPair::generate_for(&PKCS_ED25519).unwrap()
 }
 
-fn authority(name: &str, policy: Option<Policy>, serial: u64) -> CertificateParams {
-    let add = policy.map(|policy| Command::Policy(PolicyCommand::Add(policy)));
-    let mut params = params(name, add, serial);
+fn name((common_names, _): Subject) -> DistinguishedName {
+    // The same attribute type in two notations, as rcgen has each at most once.
+    let types = [DnType::CommonName, DnType::CustomDnType(vec![2, 5, 4, 3])];
+    let mut name = DistinguishedName::new();
+    for (kind, text) in types.into_iter().zip(common_names) {
+        name.push(kind, *text);
+    }
+    name
+}
+
+/// Whoever signs with this key in this name.
+fn signer(subject: Subject, key: &KeyPair) -> Issuer<'static, &KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name(subject);
+    Issuer::new(params, key)
+}
+
+fn root() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name(ROOT);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
 }
 
-fn leaf(name: &str, command: Command, serial: u64) -> CertificateParams {
-    let mut params = params(name, Some(command), serial);
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    params
+fn labels(path: &Path) -> Vec<&str> {
+    path.labels().iter().map(Label::as_str).collect()
 }

@@ -785,6 +785,7 @@ fn wrong_files_are_named_before_anything_listens() {
     host.folder.write("other.key", &other.key.serialize_pem());
     for (files, reason) in [
         (["missing.pem", "server.pem", "server.key"], "missing.pem"),
+        (["server.pem", "server.pem", "server.key"], "no authority's"),
         (["two.pem", "server.pem", "server.key"], "2 certificates"),
         (["ca.pem", "server.key", "server.key"], "no certificate"),
         (["ca.pem", "server.pem", "server.pem"], "server.pem"),

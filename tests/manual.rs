@@ -175,6 +175,13 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
 }
 
 #[test]
+fn no_example_runs_the_parser_of_the_network_as_root() {
+    let text = read("petrel-tls.8");
+    let inetd = part(&text, " nowait ", " ");
+    assert_eq!(inetd, "petrel");
+}
+
+#[test]
 fn limits_in_the_pages_are_those_of_the_code() {
     let deep = PathError::Webpki(webpki::Error::MaximumPathDepthExceeded).to_string();
     assert!(deep.contains("more than six"), "{deep}");
@@ -397,6 +404,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!(
             "{} in a file of revocation lists",
             size(endpoint::MAX_LIST_FILE)
+        ),
+        format!(
+            "{} days before a revocation list expires",
+            endpoint::EXPIRY_NOTICE.as_secs() / 86_400
         ),
         format!("{} revocation lists", endpoint::MAX_LISTS),
     ];

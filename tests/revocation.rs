@@ -12,6 +12,7 @@ mod endpoint;
 mod pki;
 
 use std::fs;
+use std::io::Write;
 
 use endpoint::{Host, failure_text, info, read_message, success};
 use petrel::chain::revocation::{RevocationError, RevocationList};
@@ -113,6 +114,16 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
             "x".repeat((4 << 20) + 1),
             "more than 4194304 octets",
         ),
+        (
+            "of another",
+            Authority::root("other").crl(&[]),
+            "no revocation list is that of the trusted certificate",
+        ),
+        (
+            "of a tenant",
+            host.root.delegate("foo", policy(1)).crl(&[]),
+            "no revocation list is that of the trusted certificate",
+        ),
         ("many", good.repeat(257), "more than 256 revocation lists"),
         ("missing", String::new(), "cannot be read"),
     ];
@@ -133,6 +144,82 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
         let audit = endpoint.log("verdict=");
         assert!(audit.contains("verdict=\"refused\""), "{audit}");
         assert!(audit.contains(reason), "{case}: {audit}");
+    }
+}
+
+#[test]
+fn lists_of_others_are_told_at_the_start() {
+    let host = Host::new();
+    let tenant = host.root.delegate("foo", policy(1));
+    let file = host.folder.write("lists.crl", &tenant.crl(&[]));
+    let arguments = ["--crl", file.to_str().unwrap()];
+    let line = host.listen(&arguments).log("error: ");
+    assert!(line.contains("no certificate is accepted"), "{line}");
+    // Beside that of the trusted certificate it is in order.
+    fs::write(&file, host.root.crl(&[]) + &tenant.crl(&[])).unwrap();
+    let endpoint = host.listen(&arguments);
+    let line = endpoint.log("warning: ");
+    assert!(
+        line.contains("'CN=foo' is not of the trusted certificate"),
+        "{line}"
+    );
+    let daemon = host.daemon("vmmd", endpoint::answer_all);
+    let mut client = endpoint.connect(&tenant.leaf("x", info())).unwrap();
+    assert_eq!(read_message(&mut client).unwrap().payload, success());
+    drop(daemon);
+}
+
+#[test]
+fn lists_are_not_read_for_strangers() {
+    let host = Host::new();
+    let file = host.folder.write("lists.crl", &host.root.crl(&[]));
+    let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
+    // Who reads this waits for ever.
+    fs::remove_file(&file).unwrap();
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    endpoint.tcp().write_all(b"abc").unwrap();
+    endpoint.log("handshake failed");
+    endpoint.rejection(&Authority::root("root").leaf("x", info()));
+    endpoint.log("certificates refused");
+}
+
+#[test]
+fn a_list_that_expires_soon_is_told() {
+    let host = Host::new();
+    let now = OffsetDateTime::now_utc();
+    let valid = |since: Duration, left: Duration| {
+        host.root.crl_with(&[], |list| {
+            list.this_update = now - since;
+            list.next_update = now + left;
+        })
+    };
+    let identity = host.root.leaf("x", info());
+    for (list, told) in [
+        (valid(Duration::days(9), Duration::hours(30)), true),
+        (valid(Duration::days(9), Duration::hours(73)), false),
+        // One that is made anew every day.
+        (valid(Duration::hours(17), Duration::hours(7)), false),
+        (valid(Duration::hours(19), Duration::hours(5)), true),
+    ] {
+        let file = host.folder.write("lists.crl", &list);
+        let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
+        for connection in [false, true] {
+            if connection {
+                let daemon = host.answering("vmmd", success());
+                let mut client = endpoint.connect(&identity).unwrap();
+                read_message(&mut client).unwrap();
+                daemon.wait();
+            }
+            if told {
+                let line = endpoint.log("warning: ");
+                assert!(
+                    line.contains("lists.crl") && line.contains("expires in "),
+                    "{line}"
+                );
+            }
+        }
+        let line = endpoint.log("");
+        assert!(line.contains("verdict=\"success\""), "{line}");
     }
 }
 
@@ -161,7 +248,9 @@ fn a_list_of_an_intermediate_that_was_wrongly_signed_refuses_what_it_issued() {
     let tenant = host.root.delegate("foo", policy(1));
     let other = host.root.delegate("other", policy(1));
     let forged = forged_list(&Authority::root("foo"), &tenant);
-    let file = host.folder.write("lists.crl", &forged);
+    let file = host
+        .folder
+        .write("lists.crl", &(host.root.crl(&[]) + &forged));
     let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
     let mut client = endpoint.connect(&tenant.leaf("x", info())).unwrap();
     let answer = read_message(&mut client).unwrap();

@@ -263,9 +263,40 @@ fn every_connection_leaves_one_line_of_the_documented_grammar() {
     let idle = endpoint.tcp();
     let line = Line::next(&endpoint);
     assert!(line["reason"].contains("not completed in time"));
+    assert_eq!(line["verdict"], "gone");
     assert_eq!(line["peer"], idle.local_addr().unwrap().to_string());
     drop(idle);
     assert!(endpoint.log.try_recv().is_err(), "nothing else was logged");
+}
+
+#[test]
+fn what_fails_on_this_host_is_broken_and_not_refused() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let tenant = host.root.delegate("foo", policy(1));
+    let fails = |reason: &str| {
+        let mut client = endpoint.connect(&tenant.leaf("x", info())).unwrap();
+        let text = failure_text(&read_message(&mut client).unwrap());
+        assert!(text.contains(reason), "{text}");
+        drop(client);
+        let line = Line::next(&endpoint);
+        assert_eq!(line["verdict"], "broken");
+        assert!(line["reason"].contains(reason), "{line:?}");
+    };
+    fails("the supervisor cannot be reached");
+    // A supervisor of an older release does not know the message with the policy's age, and closes.
+    let daemon = host.daemon("vmmd", |mut connection| {
+        receive(&mut connection);
+    });
+    fails("of an older release that knows no policies with the age of their certificate");
+    daemon.wait();
+    let daemon = host.daemon("vmmd", |mut connection| {
+        let policy = receive(&mut connection);
+        reply(&mut connection, &policy, success());
+        receive(&mut connection);
+    });
+    fails("the supervisor ended without an answer");
+    daemon.wait();
 }
 
 #[test]

@@ -7,22 +7,24 @@ pub mod seeds;
 
 use std::io::Cursor;
 
-use petrel::authority::Request;
+use petrel::authority::{Request, ecdsa_with_public_key};
 use petrel::chain::revocation::RevocationList;
 use petrel::chain::{
     image_extension_value, is_followed_by_stream, read_image_extension, request, route,
 };
+use petrel::client::{Head, MAX_HEAD};
 use petrel::console::lines::{MAX_LINE, Splitter, TRUNCATED};
 use petrel::console::ring::{Line, Moment, Ring};
+use petrel::endpoint::{Answers, RawStream, Verdict, read_lists};
 use petrel::inflate::{Arriving, InflateError};
 use petrel::manifest::Manifest;
 use petrel::name::{Label, Name, Path};
 use petrel::policy::Policy;
 use petrel::unikernel::Config;
-use petrel::wire::frame::{FrameBuffer, FrameError, Next, frame, read_frame};
+use petrel::wire::frame::{FrameBuffer, FrameError, MAX_CHUNK, Next, frame, read_frame};
 use petrel::wire::state::{State, albatross};
 use petrel::wire::{
-    CertExtension, Command, Message, Payload, PolicyCommand, UnikernelCommand, domain,
+    CertExtension, Command, Message, Payload, PolicyCommand, Success, UnikernelCommand, domain,
 };
 use time::OffsetDateTime;
 
@@ -30,9 +32,12 @@ use time::OffsetDateTime;
 pub type Body = fn(&[u8]) -> bool;
 
 /// Every target and its body.
-pub const TARGETS: [(&str, Body); 14] = [
+pub const TARGETS: [(&str, Body); 19] = [
+    ("answers", answers),
     ("chain", chain),
     ("console", console),
+    ("download", download),
+    ("ecdsa_key", ecdsa_key),
     ("extension", extension),
     ("frame", frames),
     ("image_extension", image_extension),
@@ -41,10 +46,12 @@ pub const TARGETS: [(&str, Body); 14] = [
     ("message", message),
     ("name", name),
     ("request", signing_request),
+    ("revocation_file", revocation_file),
     ("revocation_list", revocation_list),
     ("show", show),
     ("state", state),
     ("state_albatross", state_albatross),
+    ("upload", upload),
 ];
 
 /// A message is read, and what is written of it is read as the same; numbers and names are looked at as petreld does.
@@ -219,6 +226,128 @@ pub fn signing_request(octets: &[u8]) -> bool {
 /// A revocation list.
 pub fn revocation_list(octets: &[u8]) -> bool {
     RevocationList::read(octets).is_ok()
+}
+
+/// A file of revocation lists: the same ones are found if there is text around them.
+pub fn revocation_file(octets: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(octets) else {
+        return false;
+    };
+    let Ok(lists) = read_lists(text) else {
+        return false;
+    };
+    assert!(!lists.is_empty());
+    let more = read_lists(&format!("around\n{text}\n{text}\naround"));
+    // Without a line's end between them, the last section and the next one are in one line.
+    assert!(more.is_err() || more.is_ok_and(|more| more.len() == 2 * lists.len()));
+    true
+}
+
+/// An upload ends at the same place wherever it is cut, and that is where its frames end. The first octet chooses the
+/// size of the pieces.
+pub fn upload(octets: &[u8]) -> bool {
+    let Some((size, octets)) = octets.split_first() else {
+        return false;
+    };
+    let scan = |size: usize| {
+        let mut upload = RawStream::default();
+        let mut taken = 0;
+        for piece in octets.chunks(size.max(1)) {
+            taken += upload.scan(piece).ok()?;
+            if upload.has_ended() {
+                break;
+            }
+        }
+        Some((taken, upload.has_ended()))
+    };
+    let whole = scan(octets.len());
+    assert_eq!(scan(usize::from(*size)), whole);
+    let Some((taken, ended)) = whole else {
+        return false;
+    };
+    assert!(taken == octets.len() || ended);
+    let mut buffer = FrameBuffer::default();
+    buffer.push(&octets[..taken]);
+    while let Ok(Some(next)) = buffer.next(MAX_CHUNK) {
+        if matches!(next, Next::End) {
+            assert!(ended);
+            return true;
+        }
+    }
+    assert!(!ended);
+    false
+}
+
+/// A daemon's answers are the same wherever they are cut: those to policies stay, whole frames after them pass as they
+/// are. The first octets choose the number of policies, and the size of the pieces.
+pub fn answers(octets: &[u8]) -> bool {
+    let [policies, size, octets @ ..] = octets else {
+        return false;
+    };
+    let policies = usize::from(*policies % 4);
+    let pass = |size: usize, single: bool| {
+        let mut answers = Answers::new(policies);
+        let mut out = Vec::new();
+        for piece in octets.chunks(size.max(1)) {
+            if answers.pass(piece, single, &mut out).is_err() {
+                return None;
+            }
+        }
+        Some((out, answers.verdict()))
+    };
+    let mut passed = false;
+    for single in [true, false] {
+        let whole = pass(octets.len(), single);
+        assert_eq!(pass(usize::from(*size), single), whole);
+        let Some((out, verdict)) = whole else {
+            continue;
+        };
+        assert!(octets.windows(out.len().max(1)).any(|part| part == out) || out.is_empty());
+        if let Ok(Some(content)) = read_frame(&mut &out[..], octets.len())
+            && let Ok(message) = Message::decode(&content)
+            && content.len() < 1 << 10
+        {
+            let expected = match message.payload {
+                Payload::Failure(_) => Some(Verdict::Failure),
+                Payload::Reply(_) | Payload::Data(_) => Some(Verdict::Success),
+                Payload::Command(_) => None,
+            };
+            assert_eq!(verdict, expected);
+            passed = true;
+        }
+    }
+    passed
+}
+
+/// The image in a message is found where the whole message says that it is.
+pub fn download(octets: &[u8]) -> bool {
+    let head = &octets[..octets.len().min(MAX_HEAD)];
+    let Some(head) = Head::read(head, octets.len()) else {
+        return false;
+    };
+    if let Ok(message) = Message::decode(octets) {
+        let Payload::Reply(Success::UnikernelImage(image) | Success::OldBlockDeviceImage(image)) =
+            message.payload
+        else {
+            panic!("{:?} has no image", message.payload);
+        };
+        assert_eq!(message.header, head.header);
+        assert_eq!(image.compressed, head.compressed);
+        assert_eq!(image.image.0, &octets[head.image_start..]);
+    }
+    true
+}
+
+/// A key without its public half is the beginning of what is made of it.
+pub fn ecdsa_key(octets: &[u8]) -> bool {
+    for public in [&[4; 65][..], &[4; 97]] {
+        let Some(completed) = ecdsa_with_public_key(octets, public) else {
+            return false;
+        };
+        assert!(completed.len() > octets.len() + public.len());
+        assert!(completed.ends_with(public));
+    }
+    true
 }
 
 /// Whatever is in a file that is shown, nothing of it commands the terminal.

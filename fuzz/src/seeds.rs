@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use petrel::unikernel::ImageDigest;
 use petrel::wire::frame::frame;
 use petrel::wire::state::{State, albatross};
+use petrel::wire::{Header, Int, Int64, Message, Payload, Success, VERSION};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
@@ -15,11 +16,14 @@ use serde_json::Value;
 /// The seeds of a target; the vectors are where `PETREL_VECTORS` says, or in the project.
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     match target {
+        "answers" => answers(),
         "chain" => entries("chains/chains.json")
             .iter()
             .map(certificates)
             .collect(),
         "console" => lines(),
+        "download" => hex_in(&["wire.json"]),
+        "ecdsa_key" => bare_keys(),
         "extension" => hex_in(&["cert_extension.json"]),
         "frame" => hex_in(&["wire.json"])
             .iter()
@@ -34,10 +38,12 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "message" => hex_in(&["wire.json", "wire_decode_only.json", "wire_reject.json"]),
         "name" => names(),
         "request" => requests(),
+        "revocation_file" => vec![pem::encode(&list_section()).into_bytes()],
         "revocation_list" => vec![revocation_list()],
         "show" => shown(),
         "state" => imported(),
         "state_albatross" => states(),
+        "upload" => vec![b"\x05\0\0\0\x03abc\0\0\0\x01x\0\0\0\0more".to_vec()],
         other => panic!("there is no target {other}"),
     }
 }
@@ -188,6 +194,50 @@ fn revocation_list() -> Vec<u8> {
     list.der().to_vec()
 }
 
+fn list_section() -> pem::Pem {
+    pem::Pem::new("X509 CRL", revocation_list())
+}
+
+/// Every message as an answer: alone, and after one to a policy.
+fn answers() -> Vec<Vec<u8>> {
+    let header = Header {
+        version: Int::new(VERSION),
+        sequence: Int64(0),
+        name: "a:b".into(),
+    };
+    let done = Payload::Reply(Success::String("done".into()));
+    let kept = frame(&Message::answer(header, done).encode().unwrap()).unwrap();
+    hex_in(&["wire.json"])
+        .iter()
+        .map(|one| frame(one).unwrap())
+        .flat_map(|one| {
+            [
+                [&[0, 7], &one[..]].concat(),
+                [&[1, 7], &kept[..], &one].concat(),
+            ]
+        })
+        .collect()
+}
+
+/// ECDSA keys without their public halves, as albatross writes them: PKCS#8 of P-256 and of P-384.
+fn bare_keys() -> Vec<Vec<u8>> {
+    let algorithms: [(&[u8], u8); 2] = [
+        (&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7], 32),
+        (&[6, 5, 0x2b, 0x81, 4, 0, 0x22], 48),
+    ];
+    let element = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+    algorithms
+        .iter()
+        .map(|(curve, size)| {
+            let is_ec = [6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+            let algorithm = element(0x30, &[&is_ec, *curve].concat());
+            let scalar = element(4, &vec![7; usize::from(*size)]);
+            let key = element(4, &element(0x30, &[&[2, 1, 1], &scalar[..]].concat()));
+            element(0x30, &[&[2, 1, 0], &algorithm[..], &key].concat())
+        })
+        .collect()
+}
+
 /// State files, and certificates in PEM.
 fn shown() -> Vec<Vec<u8>> {
     let list = entries("chains/chains.json");
@@ -195,7 +245,7 @@ fn shown() -> Vec<Vec<u8>> {
         .iter()
         .flat_map(|entry| entry["files"].as_array().unwrap().first())
         .map(|file| fs::read(folder().join("chains").join(file.as_str().unwrap())).unwrap());
-    let lists = pem::encode(&pem::Pem::new("X509 CRL", revocation_list()));
+    let lists = pem::encode(&list_section());
     let states = states().into_iter().chain(imported());
     let small = states.filter(|octets| octets.len() <= 1 << 14);
     files.chain([lists.into_bytes()]).chain(small).collect()

@@ -233,7 +233,7 @@ pub(crate) fn private_kind(pkcs8: &[u8]) -> Option<Result<&'static str, String>>
 ///
 /// The layout is fixed: SEQUENCE { INTEGER 0, algorithm, OCTET STRING { SEQUENCE { INTEGER 1, OCTET STRING scalar } } }
 /// with every length below 128, as P-521 is out of reach anyway.
-fn ecdsa_with_public_key(pkcs8: &[u8], public: &[u8]) -> Option<Vec<u8>> {
+pub fn ecdsa_with_public_key(pkcs8: &[u8], public: &[u8]) -> Option<Vec<u8>> {
     let element = |tag: u8, content: &[u8]| -> Option<Vec<u8>> {
         let mut der = vec![tag];
         match u8::try_from(content.len()).ok()? {

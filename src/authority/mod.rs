@@ -20,7 +20,7 @@ pub use generate::{GenerateOrder, Generated, MAX_FILE_NAME, generate};
 pub use issue::{
     Issuer, LATENESS, Lifetime, Profile, Validity, common_name, key_identifier, self_signed,
 };
-pub use key::{Key, KeyType, OtherType};
+pub use key::{Key, KeyType, OtherType, ecdsa_with_public_key};
 pub(crate) use key::{kind as key_kind, private_kind as private_key_kind};
 pub(crate) use request::requested_extensions;
 pub use request::{Request, WrittenRequest, create_request, file_stem, write_request};

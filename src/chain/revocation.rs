@@ -3,15 +3,20 @@
 //! Common names are not unique: two tenants may both have an authority `web`. A list belongs to the issuer whose key
 //! signed it, and what cannot be told for sure refuses.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
 use webpki::BorrowedCertRevocationList;
+use x509_parser::asn1_rs::{Any, BitString};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::verify::verify_signature;
+use x509_parser::x509::{AlgorithmIdentifier, X509Name};
 
 use super::{Certificate, SHA1_SIGNATURES};
 use crate::serial::magnitude;
@@ -22,7 +27,10 @@ pub const LABEL: &str = "X509 CRL";
 /// A revocation list whose signature says nothing yet.
 #[derive(Clone, Debug)]
 pub struct RevocationList {
-    der: Vec<u8>,
+    /// DER of what is signed, and of the algorithm and signature after it.
+    signed: (Vec<u8>, Vec<u8>),
+    /// Whether these public keys (DER) are the one that signed it, as far as that was asked.
+    signers: RefCell<BTreeMap<Vec<u8>, bool>>,
     /// DER of the issuer's name.
     issuer: Vec<u8>,
     /// The issuer's key identifier.
@@ -90,8 +98,14 @@ impl RevocationList {
         if SHA1_SIGNATURES.contains(&list.signature_algorithm.algorithm) {
             return Err(unreadable(&"SHA-1 is not accepted"));
         }
+        let signed = list.tbs_cert_list.as_ref();
+        let signature = Any::from_der(der)
+            .ok()
+            .and_then(|(_, whole)| whole.data.strip_prefix(signed))
+            .ok_or_else(|| unreadable(&"its parts do not make a whole"))?;
         Ok(Self {
-            der: der.to_vec(),
+            signed: (signed.to_vec(), signature.to_vec()),
+            signers: RefCell::default(),
             issuer: list.issuer().as_raw().to_vec(),
             authority_key: authority_key.flatten(),
             this_update: list.last_update().timestamp(),
@@ -110,6 +124,21 @@ impl RevocationList {
         } else {
             Ok(())
         }
+    }
+
+    /// How long it can still be used, if that is less than `notice` and less than a quarter of all the time that it can.
+    pub fn ends_soon(&self, now: UnixTime, notice: Duration) -> Option<Duration> {
+        let seconds = |from, to: i64| u64::try_from(to.saturating_sub(from)).unwrap_or(0);
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let quarter = seconds(self.this_update, self.next_update) / 4;
+        let left = seconds(now, self.next_update);
+        (left < notice.as_secs().min(quarter)).then(|| Duration::from_secs(left))
+    }
+
+    /// Its issuer's name, in one line.
+    pub fn issuer(&self) -> String {
+        X509Name::from_der(&self.issuer)
+            .map_or_else(|_| String::new(), |(_, name)| name.to_string())
     }
 
     /// Whether it is a list of this issuer.
@@ -152,8 +181,16 @@ impl RevocationList {
     }
 
     fn is_signed_by(&self, issuer: &Certificate<'_>) -> bool {
-        CertificateRevocationList::from_der(&self.der)
-            .is_ok_and(|(_, list)| list.verify_signature(issuer.x509().public_key()).is_ok())
+        let key = issuer.x509().public_key();
+        let mut signers = self.signers.borrow_mut();
+        *signers.entry(key.raw.to_vec()).or_insert_with(|| {
+            let (signed, signature) = &self.signed;
+            AlgorithmIdentifier::from_der(signature).is_ok_and(|(signature, algorithm)| {
+                BitString::from_der(signature).is_ok_and(|(_, signature)| {
+                    verify_signature(key, &algorithm, &signature, signed).is_ok()
+                })
+            })
+        })
     }
 }
 

@@ -34,6 +34,7 @@ pub struct Anchor {
     trust: TrustAnchor<'static>,
     /// Seconds since 1970, both ends included.
     validity: (i64, i64),
+    is_authority: bool,
     /// Most intermediate certificates below the anchor.
     path_length: Option<u32>,
 }
@@ -86,18 +87,27 @@ impl Anchor {
                 validity.not_before.timestamp(),
                 validity.not_after.timestamp(),
             ),
+            is_authority: parsed.x509().is_ca(),
             path_length: constraints.and_then(|found| found.value.path_len_constraint),
         })
     }
 
-    /// Whether a list that has the anchor's name is the anchor's.
-    pub fn check_list(&self, list: &RevocationList) -> Result<(), RevocationError> {
+    /// Whether it is marked as that of a certificate authority.
+    pub fn is_authority(&self) -> bool {
+        self.is_authority
+    }
+
+    /// Whether a list is the anchor's.
+    ///
+    /// # Errors
+    /// If it has the anchor's name, but is not.
+    pub fn has_issued(&self, list: &RevocationList) -> Result<bool, RevocationError> {
         let issuer = self.read()?;
         match list.is_of(&issuer) {
             Ok(false) if list.has_name_of(&issuer) => Err(RevocationError::Signature(
                 issuer.common_name().unwrap_or_default(),
             )),
-            outcome => outcome.map(drop),
+            outcome => outcome,
         }
     }
 

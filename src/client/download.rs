@@ -90,18 +90,20 @@ fn read_up_to(
 }
 
 /// The beginning of a message with an image, as far as the image itself.
-struct Head {
-    header: Header,
+pub struct Head {
+    /// The message's header.
+    pub header: Header,
     /// What it is an image of.
-    content: &'static str,
-    compressed: bool,
+    pub content: &'static str,
+    /// Whether it is a zlib stream.
+    pub compressed: bool,
     /// Where the image begins; it goes to the end of the message.
-    image_start: usize,
+    pub image_start: usize,
 }
 
 impl Head {
-    /// Reads the records around an image, each of which must end where the message ends.
-    fn read(octets: &[u8], total: usize) -> Option<Self> {
+    /// Reads the records around an image, each of which must end where the message ends, after `total` octets.
+    pub fn read(octets: &[u8], total: usize) -> Option<Self> {
         const SEQUENCE: u8 = 0x30;
         const REPLY: u8 = 0xa1;
         const IMAGES: [(u8, &str); 2] = [(0xa6, "image"), (0xa7, "block device image")];

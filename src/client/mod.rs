@@ -35,7 +35,7 @@ use error::ClientError;
 
 pub use conversation::{MAX_ANSWER, MAX_STORED_DUMP};
 pub use delivery::LEAF_LIFETIME;
-pub use download::{MAX_HEAD, MAX_STORED_IMAGE};
+pub use download::{Head, MAX_HEAD, MAX_STORED_IMAGE};
 
 const PROGRAM: &str = "petrel";
 

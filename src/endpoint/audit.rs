@@ -6,7 +6,7 @@ use std::time::Instant;
 use log::info;
 use sha2::{Digest as _, Sha256};
 
-use super::relay::{End, Verdict};
+use super::end::{End, Fault, Verdict};
 use crate::chain::{self, Certificate, route};
 use crate::logging::AUDIT;
 use crate::name::Path;
@@ -32,7 +32,7 @@ pub enum Outcome {
     Refused,
     /// The client left, or was too slow.
     Gone,
-    /// The daemon left, or the process of the connection did not end properly.
+    /// A daemon cannot be reached or does not answer properly, or the process of the connection failed.
     Broken,
 }
 
@@ -124,8 +124,9 @@ pub fn verdict(end: &End) -> (Outcome, &str) {
         End::Answered(Some(Verdict::Success)) => (Outcome::Success, ""),
         End::Answered(Some(Verdict::Failure)) => (Outcome::Failure, ""),
         End::Answered(None) => (Outcome::Answered, ""),
-        End::Failure(reason) => (Outcome::Refused, reason),
-        End::ClientGone(reason) => (Outcome::Gone, reason),
+        End::Failure(Fault::Request, reason) => (Outcome::Refused, reason),
+        End::Failure(Fault::Host, reason) => (Outcome::Broken, reason),
+        End::Failure(Fault::Client, reason) | End::ClientGone(reason) => (Outcome::Gone, reason),
         End::Broken => (Outcome::Broken, "the daemon left inside a message"),
     }
 }
@@ -170,6 +171,18 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_of_the_side_that_failed() {
+        for (fault, expected) in [
+            (Fault::Request, Outcome::Refused),
+            (Fault::Client, Outcome::Gone),
+            (Fault::Host, Outcome::Broken),
+        ] {
+            let end = End::Failure(fault, "why".to_owned());
+            assert_eq!(verdict(&end), (expected, "why"));
+        }
+    }
 
     #[test]
     fn nothing_in_a_value_looks_like_a_field() {

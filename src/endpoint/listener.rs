@@ -1,6 +1,7 @@
 //! A listening socket and one process for each connection, which gets the socket as its standard input.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -83,7 +84,7 @@ struct Connection {
 /// Beyond all that there may be, connections wait in the kernel's queue: they are served in turn, where closing them
 /// would leave the service to whoever asks most often. One source's further connections are closed, so that it cannot
 /// take all places.
-pub fn serve(listener: &TcpListener, arguments: &[String], most: Most) -> io::Result<()> {
+pub fn serve(listener: &TcpListener, arguments: &[OsString], most: Most) -> io::Result<()> {
     let program = std::env::current_exe()?;
     listener.set_nonblocking(true)?;
     let mut signals = Signals::listen()?;
@@ -167,7 +168,7 @@ fn announce(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-fn spawn(program: &Path, arguments: &[String], socket: TcpStream) -> io::Result<Pid> {
+fn spawn(program: &Path, arguments: &[OsString], socket: TcpStream) -> io::Result<Pid> {
     // The child is not waited for by this handle, but by `reap`.
     Command::new(program)
         .args(arguments)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use log::warn;
 use rustls::pki_types::UnixTime;
@@ -17,8 +18,20 @@ pub const MAX_LIST_FILE: u64 = 4 << 20;
 /// Most revocation lists in all files together.
 pub const MAX_LISTS: usize = 256;
 
+/// From when on the log is told that a list will expire.
+pub const EXPIRY_NOTICE: Duration = Duration::from_secs(3 * 86_400);
+
 /// The label of a list in PEM (RFC 7468 6).
 const LABEL: &str = "X509 CRL";
+
+/// What `--crl` and the options with it say.
+#[derive(Clone, Debug, Default)]
+pub struct Lists {
+    /// Where the lists are.
+    pub files: Vec<PathBuf>,
+    /// Whether those that have expired are used.
+    pub accept_expired: bool,
+}
 
 /// Why the lists cannot be used, so that no certificate is accepted.
 #[derive(Debug)]
@@ -40,41 +53,95 @@ pub enum Reason {
     Empty,
     /// [`MAX_LISTS`] are exceeded.
     TooMany,
+    /// Neither in it nor in the others is one of the anchor.
+    NoneOfAnchor,
     /// One of its lists cannot be used.
     List(RevocationError),
 }
 
-/// Reads all lists. Those that have expired are used with a warning if `accept_expired`.
-pub fn read(
-    files: &[PathBuf],
-    anchor: &Anchor,
-    now: UnixTime,
-    accept_expired: bool,
-) -> Result<Vec<RevocationList>, ListsError> {
-    let mut lists = Vec::new();
-    for file in files {
-        let failed = |reason| ListsError {
-            file: file.clone(),
-            reason,
+/// The lists that were read.
+#[derive(Debug)]
+pub struct Found {
+    /// All of them.
+    pub lists: Vec<RevocationList>,
+    /// The files and issuers of those that are not the anchor's.
+    others: Vec<(PathBuf, String)>,
+}
+
+impl Lists {
+    /// Reads all lists. Those that have expired are used with a warning if that is allowed.
+    ///
+    /// # Errors
+    /// If one cannot be used, or there are some, but none of them is the anchor's: then they are perhaps another host's,
+    /// and what is revoked here is not known.
+    pub fn read(&self, anchor: &Anchor, now: UnixTime) -> Result<Found, ListsError> {
+        let mut found = Found {
+            lists: Vec::new(),
+            others: Vec::new(),
         };
-        let found = read_file(file).map_err(failed)?;
-        if lists.len() + found.len() > MAX_LISTS {
-            return Err(failed(Reason::TooMany));
-        }
-        for list in &found {
-            match list.check_time(now) {
-                Err(error @ RevocationError::Expired(_)) if accept_expired => {
-                    warn!("{}: {error}, and is used nevertheless", file.display());
-                }
-                outcome => outcome.map_err(|error| failed(Reason::List(error)))?,
+        for file in &self.files {
+            let failed = |reason| ListsError {
+                file: file.clone(),
+                reason,
+            };
+            let lists = read_file(file).map_err(failed)?;
+            if found.lists.len() + lists.len() > MAX_LISTS {
+                return Err(failed(Reason::TooMany));
             }
-            anchor
-                .check_list(list)
-                .map_err(|error| failed(Reason::List(error)))?;
+            for list in &lists {
+                let unusable = |error| failed(Reason::List(error));
+                self.check_time(file, list, now).map_err(unusable)?;
+                if !anchor.has_issued(list).map_err(unusable)? {
+                    found.others.push((file.clone(), list.issuer()));
+                }
+            }
+            found.lists.extend(lists);
         }
-        lists.extend(found);
+        match self.files.first() {
+            Some(file) if found.others.len() == found.lists.len() => Err(ListsError {
+                file: file.clone(),
+                reason: Reason::NoneOfAnchor,
+            }),
+            _ => Ok(found),
+        }
     }
-    Ok(lists)
+
+    fn check_time(
+        &self,
+        file: &Path,
+        list: &RevocationList,
+        now: UnixTime,
+    ) -> Result<(), RevocationError> {
+        match list.check_time(now) {
+            Err(error @ RevocationError::Expired(_)) if self.accept_expired => {
+                warn!("{}: {error}, and is used nevertheless", file.display());
+            }
+            outcome => outcome?,
+        }
+        if let Some(left) = list.ends_soon(now, EXPIRY_NOTICE) {
+            warn!(
+                "{}: the revocation list of '{}' expires in {} h; extend it, or no certificate is accepted then",
+                file.display(),
+                list.issuer().escape_default(),
+                left.as_secs() / 3600
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Found {
+    /// Tells the log of lists that may be of no use.
+    pub fn warn_of_others(&self) {
+        for (file, issuer) in &self.others {
+            warn!(
+                "{}: the revocation list of '{}' is not of the trusted certificate: it counts only for what an \
+                 authority below with this name and its key has issued",
+                file.display(),
+                issuer.escape_default()
+            );
+        }
+    }
 }
 
 fn read_file(file: &Path) -> Result<Vec<RevocationList>, Reason> {
@@ -85,7 +152,12 @@ fn read_file(file: &Path) -> Result<Vec<RevocationList>, Reason> {
     if text.len() as u64 > MAX_LIST_FILE {
         return Err(Reason::TooLarge);
     }
-    let sections = pem::parse_many(&text).map_err(|error| Reason::Content(error.to_string()))?;
+    read_lists(&text)
+}
+
+/// The lists in the content of a file, which holds nothing else.
+pub fn read_lists(text: &str) -> Result<Vec<RevocationList>, Reason> {
+    let sections = pem::parse_many(text).map_err(|error| Reason::Content(error.to_string()))?;
     // A section that was cut off would be skipped, and with it what it revokes.
     let begun = text.lines().filter(|line| line.contains("-----BEGIN"));
     if begun.count() != sections.len() || sections.iter().any(|section| section.tag() != LABEL) {
@@ -117,6 +189,9 @@ impl fmt::Display for Reason {
             Self::Content(reason) => write!(f, "a file of revocation lists is damaged: {reason}"),
             Self::Empty => f.write_str("a file without any revocation list"),
             Self::TooMany => write!(f, "more than {MAX_LISTS} revocation lists"),
+            Self::NoneOfAnchor => {
+                f.write_str("no revocation list is that of the trusted certificate")
+            }
             Self::List(error) => error.fmt(f),
         }
     }

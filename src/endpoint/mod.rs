@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod end;
+mod frames;
 mod image;
 mod listener;
 mod lists;
@@ -15,12 +17,13 @@ mod relay;
 mod stream;
 mod tls;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
@@ -31,7 +34,6 @@ use nix::sys::stat::{FileStat, fstat};
 use rustls::pki_types::UnixTime;
 
 use crate::chain;
-use crate::chain::revocation::RevocationList;
 use crate::command_line::{NO_LOG, USAGE};
 use crate::logging::{self, Destination, Verbosity};
 use crate::name;
@@ -39,11 +41,13 @@ use crate::socket::RUNTIME_FOLDER;
 use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
+pub use end::{End, Fault, Verdict};
+pub use frames::{Answers, RawStream, UploadError};
 use listener::Most;
 pub use listener::{BACKLOG, SHORTAGE};
-use lists::ListsError;
-pub use lists::{MAX_LIST_FILE, MAX_LISTS};
-pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, End, UPLOAD_STEP, Verdict, relay};
+use lists::Lists;
+pub use lists::{EXPIRY_NOTICE, MAX_LIST_FILE, MAX_LISTS, read_lists};
+pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, UPLOAD_STEP, relay};
 pub use stream::SecureStream;
 
 /// Default of `--max-connections`.
@@ -308,8 +312,9 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
     // Each connection reads the files anew. What is wrong with them should turn up now.
     let credentials = credentials(options)?;
     // Lists that cannot be used refuse everything, which may be mended while this goes on.
-    if let Err(error) = revocation_lists(options, &credentials) {
-        error!("{error}");
+    match lists(options).read(credentials.anchor(), UnixTime::now()) {
+        Ok(found) => found.warn_of_others(),
+        Err(error) => error!("{error}"),
     }
     credentials.check().map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
@@ -323,16 +328,15 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
 }
 
 /// The command line of the process for one connection.
-fn arguments(options: &Options) -> Vec<String> {
-    let text = |path: &Path| path.display().to_string();
-    let mut arguments = vec![
-        "--inetd".to_owned(),
-        "--tmpdir".to_owned(),
-        text(&options.tmpdir),
-        "--handshake-timeout".to_owned(),
-        options.handshake_timeout.as_secs().to_string(),
-        "--idle-timeout".to_owned(),
-        options.idle_timeout.as_secs().to_string(),
+fn arguments(options: &Options) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec![
+        "--inetd".into(),
+        "--tmpdir".into(),
+        options.tmpdir.clone().into(),
+        "--handshake-timeout".into(),
+        options.handshake_timeout.as_secs().to_string().into(),
+        "--idle-timeout".into(),
+        options.idle_timeout.as_secs().to_string().into(),
     ];
     for (given, option) in [
         (options.syslog, "--syslog"),
@@ -342,14 +346,14 @@ fn arguments(options: &Options) -> Vec<String> {
         (options.accept_expired_crl, "--accept-expired-crl"),
     ] {
         if given {
-            arguments.push(option.to_owned());
+            arguments.push(option.into());
         }
     }
     for file in &options.crl {
-        arguments.extend(["--crl".to_owned(), text(file)]);
+        arguments.extend(["--crl".into(), file.into()]);
     }
-    arguments.push("--".to_owned());
-    arguments.extend([&options.ca, &options.certificate, &options.key].map(|path| text(path)));
+    arguments.push("--".into());
+    arguments.extend([&options.ca, &options.certificate, &options.key].map(OsString::from));
     arguments
 }
 
@@ -358,12 +362,11 @@ fn credentials(options: &Options) -> Result<tls::Credentials, EndpointError> {
         .map_err(EndpointError::Credentials)
 }
 
-fn revocation_lists(
-    options: &Options,
-    credentials: &tls::Credentials,
-) -> Result<Vec<RevocationList>, ListsError> {
-    let (now, anchor) = (UnixTime::now(), credentials.anchor());
-    lists::read(&options.crl, anchor, now, options.accept_expired_crl)
+fn lists(options: &Options) -> Lists {
+    Lists {
+        files: options.crl.clone(),
+        accept_expired: options.accept_expired_crl,
+    }
 }
 
 /// Serves one connection, to whatever end: that is in the log, and no fault of this process.
@@ -392,28 +395,20 @@ fn converse(
     if let Err(error) = prepare(socket) {
         return audit.write(Outcome::Gone, &format!("connection lost: {error}"));
     }
-    let (lists, unusable) = match revocation_lists(options, &credentials) {
-        Ok(lists) => (lists, None),
-        Err(error) => {
-            error!("{error}");
-            (Vec::new(), Some(error.reason().to_string()))
-        }
-    };
-    let accepted = match tls::accept(socket, credentials, lists, deadline) {
+    let accepted = match tls::accept(socket, credentials, lists(options), deadline) {
         Ok(accepted) => accepted,
         Err(error) => {
             let _ = socket.shutdown(Shutdown::Write);
             if let Some(leaf) = &error.unverified {
                 audit.unverified(leaf);
             }
-            let gone = matches!(error.why, tls::HandshakeFailure::Gone(_));
-            let outcome = if gone {
-                Outcome::Gone
-            } else {
-                Outcome::Refused
+            let outcome = match error.why {
+                tls::HandshakeFailure::Gone(_) | tls::HandshakeFailure::TooSlow => Outcome::Gone,
+                tls::HandshakeFailure::Setup(_) => Outcome::Broken,
+                _ => Outcome::Refused,
             };
             audit.write(outcome, &error.why.to_string());
-            if !gone {
+            if !matches!(error.why, tls::HandshakeFailure::Gone(_)) {
                 linger(socket, STRANGER_LINGER);
             }
             return;
@@ -425,11 +420,10 @@ fn converse(
         mut stream,
     } = accepted;
     audit.certificates(&path);
-    let objection = unusable.or(doubt.map(|doubt| doubt.to_string()));
-    let (name, end) = answer(&mut stream, options, &path, objection, &mut audit);
+    let (name, end) = answer(&mut stream, options, &path, doubt, &mut audit);
     let told = match &end {
         End::Answered(_) => farewell(&mut stream, &[]),
-        End::Failure(text) => farewell(&mut stream, &relay::failure(&name, text)),
+        End::Failure(_, text) => farewell(&mut stream, &relay::failure(&name, text)),
         // Without close_notify the client knows that something is missing.
         End::ClientGone(_) | End::Broken => Ok(()),
     };
@@ -439,30 +433,30 @@ fn converse(
         Err(error) => audit.write(outcome, &format!("{reason}; not delivered: {error}")),
         Ok(()) => audit.write(outcome, reason),
     }
-    if matches!(end, End::Answered(_) | End::Failure(_)) {
+    if matches!(end, End::Answered(_) | End::Failure(..)) {
         linger(socket, LINGER);
     }
 }
 
-/// Does what the verified path asks for, unless there is an objection to any.
+/// Does what the verified path asks for, unless it is in doubt.
 fn answer(
     stream: &mut impl SecureStream,
     options: &Options,
     path: &[impl AsRef<[u8]>],
-    objection: Option<String>,
+    doubt: Option<String>,
     audit: &mut Audit,
 ) -> (name::Name, End) {
     let request = match chain::request(path) {
         Ok(request) => request,
         Err(error) => {
-            let end = End::Failure(format!("certificates refused: {error}"));
-            return (error.name(), end);
+            let reason = format!("certificates refused: {error}");
+            return (error.name(), End::Failure(Fault::Request, reason));
         }
     };
     audit.request(&request);
-    if let Some(reason) = objection {
-        let why = "no certificate is accepted, as revoked ones cannot be told";
-        return (request.name, End::Failure(format!("{why}: {reason}")));
+    if let Some(reason) = doubt {
+        let why = format!("no certificate is accepted, as revoked ones cannot be told: {reason}");
+        return (request.name, End::Failure(Fault::Request, why));
     }
     let (end, kept) = relay(stream, &request, &options.tmpdir, options.idle_timeout);
     audit.kept(&kept);

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use log::error;
 use nix::poll::{PollFd, PollFlags};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -18,8 +19,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
 use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
 
+use super::lists::Lists;
 use super::stream::{SecureStream, wait};
-use crate::chain::revocation::{RevocationError, RevocationList};
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
 use crate::tls;
 
@@ -40,7 +41,7 @@ pub struct Accepted<'a> {
     /// The path that was verified, leaf first, without the anchor.
     pub path: Vec<CertificateDer<'static>>,
     /// Why it is nevertheless not known whether it is revoked, so that nothing may come of it.
-    pub doubt: Option<RevocationError>,
+    pub doubt: Option<String>,
     /// The connection.
     pub stream: TlsStream<'a>,
 }
@@ -92,6 +93,10 @@ impl Credentials {
             )
         })?;
         let anchor = Anchor::new(&trusted).map_err(|error| content(ca, &error.to_string()))?;
+        if !anchor.is_authority() {
+            let reason = "the certificate is no authority's (CA), as that of clients has to be";
+            return Err(content(ca, reason));
+        }
         let chain = certificates(certificate)?;
         if chain.is_empty() {
             return Err(content(certificate, "no certificate"));
@@ -108,15 +113,12 @@ impl Credentials {
 
     /// Whether certificate and key make a server.
     pub fn check(self) -> Result<(), CredentialsError> {
-        self.server(Vec::new())
+        self.server(Lists::default())
             .map(|_| ())
             .map_err(CredentialsError::Pair)
     }
 
-    fn server(
-        self,
-        lists: Vec<RevocationList>,
-    ) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
+    fn server(self, lists: Lists) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
         let keeper = Arc::new(PathKeeper {
             anchor: self.anchor,
             lists,
@@ -135,11 +137,12 @@ impl Credentials {
     }
 }
 
-/// Carries out the handshake until `deadline`. Certificates that `lists` revoke are refused.
+/// Carries out the handshake until `deadline`. Certificates that `lists` revoke are refused; nobody but who shows others
+/// that lead to the anchor has the lists read.
 pub fn accept(
     socket: &TcpStream,
     credentials: Credentials,
-    lists: Vec<RevocationList>,
+    lists: Lists,
     deadline: Instant,
 ) -> Result<Accepted<'_>, HandshakeError> {
     let setup = |error| HandshakeError {
@@ -276,7 +279,7 @@ impl SecureStream for TlsStream<'_> {
 #[derive(Debug)]
 struct PathKeeper {
     anchor: Anchor,
-    lists: Vec<RevocationList>,
+    lists: Lists,
     algorithms: WebPkiSupportedAlgorithms,
     /// The leaf that was shown.
     leaf: OnceLock<CertificateDer<'static>>,
@@ -284,7 +287,7 @@ struct PathKeeper {
 }
 
 /// A path, and why it cannot be told whether it is revoked: the client is told so after the handshake.
-type Verified = (Vec<CertificateDer<'static>>, Option<RevocationError>);
+type Verified = (Vec<CertificateDer<'static>>, Option<String>);
 
 impl PathKeeper {
     fn verify(
@@ -294,11 +297,21 @@ impl PathKeeper {
         now: UnixTime,
     ) -> Result<Verified, PathError> {
         let anchors = std::slice::from_ref(&self.anchor);
-        match verify_unrevoked(leaf, others, anchors, &self.lists, now, Usage::Client) {
-            Ok(path) => Ok((path, None)),
-            Err(PathError::Revocation(doubt)) => {
-                verify(leaf, others, anchors, now, Usage::Client).map(|path| (path, Some(doubt)))
+        let path = verify(leaf, others, anchors, now, Usage::Client)?;
+        if self.lists.files.is_empty() {
+            return Ok((path, None));
+        }
+        // Large lists are work, which is not done for strangers.
+        let found = match self.lists.read(&self.anchor, now) {
+            Ok(found) => found,
+            Err(error) => {
+                error!("{error}");
+                return Ok((path, Some(error.reason().to_string())));
             }
+        };
+        match verify_unrevoked(leaf, others, anchors, &found.lists, now, Usage::Client) {
+            Ok(path) => Ok((path, None)),
+            Err(PathError::Revocation(doubt)) => Ok((path, Some(doubt.to_string()))),
             Err(error) => Err(error),
         }
     }
