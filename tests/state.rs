@@ -15,8 +15,10 @@ use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 use petrel::name::Name;
+use petrel::policy::Policy;
+use petrel::unikernel::{Config, FailBehaviour, Kind, Net};
 use petrel::wire::state::{State, albatross};
-use petrel::wire::{Config, FailBehaviour, Int, Octets, Set, Typ};
+use petrel::wire::{Config as WireConfig, Int};
 use sha2::{Digest, Sha256};
 
 use host::{Daemon, Host, Setup, eventually};
@@ -42,7 +44,7 @@ fn kill(host: &mut Host) {
     supervisor.end().unwrap();
 }
 
-/// What clients are told: the unikernels with their arguments, which processes they are left out, and the policies.
+/// What clients are told: the unikernels with their arguments, but not when they were started, and the policies.
 fn told(host: &Host) -> (String, String) {
     let info = host.petrel(&["info", "-v", "-v"]);
     let policies = host.petrel(&["policy"]);
@@ -151,48 +153,54 @@ fn a_damaged_or_missing_state_is_replaced_by_the_one_before() {
     assert!(refused.stderr.contains("from a backup"), "{refused:?}");
 }
 
-fn config(image: Vec<u8>) -> Config {
+fn config() -> Config {
     Config {
-        typ: Typ::Solo5(()),
-        compressed: false,
-        image: Octets(image),
-        fail_behaviour: FailBehaviour::Quit(()),
+        kind: Kind::Solo5,
         startup: None,
         add_name: true,
-        cpuids: Set::sorted(vec![Int::new(0)]),
-        memory: Int::new(32),
-        blocks: None,
-        bridges: None,
-        arguments: None,
-        cpus: Some(Int::new(1)),
+        fail_behaviour: FailBehaviour::Quit,
+        cpus: [0].into(),
+        memory: 32,
+        blocks: Vec::new(),
+        nets: Vec::new(),
+        arguments: Vec::new(),
+        vcpus: 1,
         linux_boot_partition: None,
     }
 }
 
-/// A state file of albatross: one that runs, one whose image is damaged, one with a device, a BHyve machine.
+/// A state file of albatross: a unikernel that runs, one with a damaged image and one that makes no sense, one with a
+/// device, and a BHyve machine.
 fn albatross_state() -> Vec<u8> {
     let forever = fs::read(guest("forever.spt")).unwrap();
-    let good = config(forever.clone());
-    let damaged = Config {
-        compressed: true,
-        ..config(b"no zlib stream".to_vec())
-    };
-    let bhyve = Config {
-        typ: Typ::Bhyve(()),
-        ..config(Vec::new())
-    };
-    let absurd = Config {
+    let good = config().to_wire(false, forever.clone());
+    let damaged = config().to_wire(true, b"no zlib stream".to_vec());
+    let absurd = WireConfig {
         memory: Int::new(-1),
-        ..config(forever)
+        ..good.clone()
+    };
+    let device = Config {
+        cpus: [0, 1000].into(),
+        nets: vec![Net {
+            device: "service".to_owned(),
+            bridge: Some("nowhere".to_owned()),
+            mac: None,
+        }],
+        ..config()
+    };
+    let machine = Config {
+        kind: Kind::Bhyve,
+        ..config()
     };
     let name = |text: &str| text.parse::<Name>().unwrap();
     let unikernels = [
         (name("a:good"), good),
         (name("a:damaged"), damaged),
-        (name("a:machine"), bhyve),
+        (name("a:device"), device.to_wire(false, forever)),
+        (name("a:machine"), machine.to_wire(false, Vec::new())),
         (name("a:absurd"), absurd),
     ];
-    let policy = |unikernels| petrel::policy::Policy {
+    let policy = |unikernels| Policy {
         unikernels,
         cpus: [0].into(),
         memory: 640,
@@ -216,7 +224,8 @@ fn a_state_of_albatross_is_imported_and_its_unikernel_runs() {
         "'a:damaged': its image: the zlib stream is damaged; not imported",
         "'a:absurd'",
         "a:machine: BHyve machines are not supported: imported, but cannot be started",
-        "2 unikernels and 1 policies of albatross are imported",
+        "a:device: network and block devices are not supported: imported",
+        "3 unikernels and 1 policies of albatross are imported",
         "state.albatross",
     ] {
         supervisor.says(said);
@@ -234,7 +243,20 @@ fn a_state_of_albatross_is_imported_and_its_unikernel_runs() {
         .iter()
         .map(|kept| kept.name.to_string())
         .collect();
-    assert_eq!(kept, ["a:good", "a:machine"]);
+    assert_eq!(kept, ["a:device", "a:good", "a:machine"]);
+    // These two are tried again.
+    for (name, why) in [
+        ("a:device", "network and block devices are not supported"),
+        ("a:machine", "cannot be started"),
+    ] {
+        eventually(name, || {
+            let said = host.supervisor().so_far();
+            let tries = said
+                .lines()
+                .filter(|line| line.contains(&format!("{name}: ")) && line.contains(why));
+            tries.count() > 1
+        });
+    }
 }
 
 #[test]
@@ -608,8 +630,17 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     assert!(
         import
             .stdout
-            .contains("imports 2 unikernels and 1 policies"),
+            .contains("imports 3 unikernels and 1 policies"),
         "{import:?}"
     );
-    assert!(import.stderr.contains("a:damaged"), "{import:?}");
+    for problem in [
+        "'a:damaged': its image",
+        "'a:absurd': ",
+        "a:device: network and block devices",
+        "a:device: CPU id 1000 is not one",
+        "a:device: there is no bridge nowhere",
+        "a:machine: BHyve",
+    ] {
+        assert!(import.stderr.contains(problem), "{problem}: {import:?}");
+    }
 }
