@@ -1,0 +1,161 @@
+/*
+ * Preloaded into petreld: lets it be killed, or fail, at one of the calls that
+ * change a folder.
+ *
+ * Environment:
+ *   FAULT_FOLDER  calls on it and on what is below it count ...
+ *   FAULT_ARMED   ... as long as this file is there
+ *   FAULT_AT      the number of the call, from 1, at which it happens
+ *   FAULT_KILL    if set, the process is killed; otherwise the call fails
+ *   FAULT_STRUCK  file that is made when it happens, with the call's name in it
+ *
+ * Children are left alone: the environment that they would inherit has no
+ * LD_PRELOAD.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static char folder[PATH_MAX], armed[PATH_MAX], struck[PATH_MAX];
+static long at, calls;
+static int deadly;
+
+static void take(char *to, const char *variable)
+{
+    const char *value = getenv(variable);
+
+    if (value)
+        strncpy(to, value, PATH_MAX - 1);
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    const char *value = getenv("FAULT_AT");
+
+    take(folder, "FAULT_FOLDER");
+    take(armed, "FAULT_ARMED");
+    take(struck, "FAULT_STRUCK");
+    at = value ? atol(value) : 0;
+    deadly = getenv("FAULT_KILL") != NULL;
+    unsetenv("LD_PRELOAD");
+}
+
+/* Whether it is the folder or anything in it. */
+static int below(const char *path)
+{
+    size_t length = strlen(folder);
+
+    return length && !strncmp(path, folder, length) && (!path[length] || path[length] == '/');
+}
+
+/* Whether this call is to fail. */
+static int strikes(const char *call, const char *path, int error)
+{
+    int file;
+
+    if (!below(path) || syscall(SYS_faccessat, AT_FDCWD, armed, F_OK, 0))
+        return 0;
+    if (++calls != at)
+        return 0;
+    file = syscall(SYS_openat, AT_FDCWD, struck, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    syscall(SYS_write, file, call, strlen(call));
+    syscall(SYS_close, file);
+    if (deadly)
+        kill(getpid(), SIGKILL);
+    errno = error;
+    return 1;
+}
+
+static int strikes_file(const char *call, int file, int error)
+{
+    char link[32 + sizeof "/proc/self/fd/"] = "/proc/self/fd/", path[PATH_MAX];
+    char digits[16], *digit = digits;
+    size_t end = strlen(link);
+    ssize_t length;
+
+    if (file < 0)
+        return 0;
+    do
+        *digit++ = '0' + file % 10;
+    while (file /= 10);
+    while (digit > digits)
+        link[end++] = *--digit;
+    link[end] = '\0';
+    length = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof path - 1);
+    if (length < 0)
+        return 0;
+    path[length] = '\0';
+    return strikes(call, path, error);
+}
+
+#define REAL(result, name, ...) \
+    static result (*real)(__VA_ARGS__); \
+    if (!real) \
+        real = (result (*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
+
+#define OPEN(function) \
+    int function(const char *path, int flags, ...) \
+    { \
+        REAL(int, #function, const char *, int, ...); \
+        va_list rest; \
+        mode_t mode; \
+        va_start(rest, flags); \
+        mode = flags & O_CREAT ? va_arg(rest, mode_t) : 0; \
+        va_end(rest); \
+        if (flags & O_CREAT && strikes(#function, path, ENOSPC)) \
+            return -1; \
+        return real(path, flags, mode); \
+    }
+
+OPEN(open)
+OPEN(open64)
+
+#define ON_FILE(result, function, error, parameters, arguments) \
+    result function parameters \
+    { \
+        static result (*real) parameters; \
+        if (!real) \
+            real = (result (*) parameters)dlsym(RTLD_NEXT, #function); \
+        return strikes_file(#function, file, error) ? -1 : real arguments; \
+    }
+
+ON_FILE(ssize_t, write, ENOSPC, (int file, const void *data, size_t size), (file, data, size))
+ON_FILE(ssize_t, writev, ENOSPC, (int file, const struct iovec *parts, int count), (file, parts, count))
+ON_FILE(ssize_t, pwrite, ENOSPC, (int file, const void *data, size_t size, off_t to), (file, data, size, to))
+ON_FILE(ssize_t, pwrite64, ENOSPC, (int file, const void *data, size_t size, off64_t to), (file, data, size, to))
+ON_FILE(int, ftruncate64, EIO, (int file, off64_t size), (file, size))
+ON_FILE(int, fsync, EIO, (int file), (file))
+ON_FILE(int, fdatasync, EIO, (int file), (file))
+
+int rename(const char *from, const char *to)
+{
+    REAL(int, "rename", const char *, const char *);
+    return strikes("rename", to, ENOSPC) ? -1 : real(from, to);
+}
+
+int link(const char *from, const char *to)
+{
+    REAL(int, "link", const char *, const char *);
+    return strikes("link", to, ENOSPC) ? -1 : real(from, to);
+}
+
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags)
+{
+    REAL(int, "linkat", int, const char *, int, const char *, int);
+    return strikes("linkat", to, ENOSPC) ? -1 : real(from_folder, from, to_folder, to, flags);
+}
+
+int unlink(const char *path)
+{
+    REAL(int, "unlink", const char *);
+    return strikes("unlink", path, EIO) ? -1 : real(path);
+}

@@ -1,0 +1,646 @@
+//! The state on disk: whatever happens to it, what was acknowledged is there, and what cannot be used is named.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+#[path = "support/host.rs"]
+mod host;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::sys::signal::Signal;
+use petrel::name::Name;
+use petrel::policy::Policy;
+use petrel::unikernel::{Config, FailBehaviour, Kind, Net};
+use petrel::wire::state::{State, albatross};
+use petrel::wire::{Config as WireConfig, Int};
+use sha2::{Digest, Sha256};
+
+use host::{Daemon, Host, Setup, eventually};
+use support::{guest, on_path, run, skipped};
+
+/// Keeps the guest from printing.
+const QUIET: &str = "--arg=--interval-ms=600000";
+
+/// A host with its console daemon; a test starts the supervisor as it needs it.
+fn prepared() -> Host {
+    let mut host = Host::prepared(Setup::default());
+    host.start_console();
+    host
+}
+
+fn stop(host: &mut Host) {
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+}
+
+fn kill(host: &mut Host) {
+    let supervisor = host.supervisor.take().unwrap();
+    supervisor.signal(Signal::SIGKILL);
+    supervisor.end().unwrap();
+}
+
+/// What clients are told: the unikernels with their arguments, but not when they were started, and the policies.
+fn told(host: &Host) -> (String, String) {
+    let info = host.petrel(&["info", "-v", "-v"]);
+    let policies = host.petrel(&["policy"]);
+    assert_eq!((info.code(), policies.code()), (0, 0), "{info:?}");
+    let lines = info.stdout.lines().map(|line| {
+        let words = line.split_whitespace();
+        words
+            .filter(|word| !is_of_a_run(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    });
+    (lines.collect::<Vec<_>>().join("\n"), policies.stdout)
+}
+
+/// When it was started, which differs from one run to the next.
+fn is_of_a_run(word: &str) -> bool {
+    word.starts_with("20") && word.contains(':')
+}
+
+fn create(host: &Host, name: &str, image: &Path) {
+    let create = ["create", name, image.to_str().unwrap(), QUIET];
+    host.expect(&host.petrel(&create), 0, &["created unikernel"]);
+}
+
+/// Another image that does the same.
+fn another(host: &Host) -> PathBuf {
+    let image = [fs::read(guest("forever.spt")).unwrap(), b"\n".to_vec()].concat();
+    host.file("another.spt", image)
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let names = fs::read_dir(folder).unwrap();
+    names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// Nothing is in the database but what belongs there, and every image that is wanted, undamaged.
+fn assert_tidy(host: &Host, more: &[&str]) {
+    let database = host.path("db");
+    let mut allowed: BTreeSet<String> = [".lock", "image", "state", "state.previous"]
+        .map(str::to_owned)
+        .into();
+    allowed.extend(more.iter().copied().map(str::to_owned));
+    let found = names(&database);
+    assert!(found.is_subset(&allowed), "{found:?}");
+    let mut wanted = BTreeSet::new();
+    for generation in ["state", "state.previous"] {
+        let octets = fs::read(database.join(generation)).unwrap_or_default();
+        let state = State::decode(&octets).unwrap_or_default();
+        wanted.extend(state.images().map(|image| image.to_string()));
+    }
+    let images = names(&database.join("image"));
+    if more.is_empty() {
+        assert_eq!(images, wanted);
+    }
+    assert!(wanted.is_subset(&images), "{images:?} {wanted:?}");
+    for image in wanted {
+        let octets = fs::read(database.join("image").join(&image)).unwrap();
+        let digest = Sha256::digest(&octets);
+        let digest: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(digest, image);
+    }
+}
+
+#[test]
+fn a_damaged_or_missing_state_is_replaced_by_the_one_before() {
+    let mut host = prepared();
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    create(&host, "two", &another(&host));
+    let before = told(&host);
+    host.expect(
+        &host.petrel(&["destroy", "two"]),
+        0,
+        &["destroyed unikernel"],
+    );
+    stop(&mut host);
+    let state = host.path("db/state");
+    let good = fs::read(&state).unwrap();
+    fs::write(&state, &good[..good.len() / 2]).unwrap();
+    host.start_supervisor();
+    let supervisor = host.supervisor();
+    let line = supervisor.says("state.previous is used");
+    assert!(
+        line.contains("kept as") && line.contains("state.bad"),
+        "{line}"
+    );
+    eventually("both run, the destroyed one too", || told(&host) == before);
+    assert_tidy(&host, &["state.bad"]);
+    assert_eq!(
+        fs::read(host.path("db/state.bad")).unwrap(),
+        good[..good.len() / 2]
+    );
+    stop(&mut host);
+    fs::remove_file(&state).unwrap();
+    host.start_supervisor();
+    host.supervisor().says("db/state is missing");
+    eventually("both run", || told(&host) == before);
+    stop(&mut host);
+    for file in ["state", "state.previous"] {
+        fs::write(host.path("db").join(file), b"").unwrap();
+    }
+    let refused = run(&mut host.supervisor_command());
+    assert_eq!(refused.code(), 124);
+    assert!(refused.stderr.contains("from a backup"), "{refused:?}");
+}
+
+fn config() -> Config {
+    Config {
+        kind: Kind::Solo5,
+        startup: None,
+        add_name: true,
+        fail_behaviour: FailBehaviour::Quit,
+        cpus: [0].into(),
+        memory: 32,
+        blocks: Vec::new(),
+        nets: Vec::new(),
+        arguments: Vec::new(),
+        vcpus: 1,
+        linux_boot_partition: None,
+    }
+}
+
+/// A state file of albatross: a unikernel that runs, one with a damaged image and one that makes no sense, one with a
+/// device, and a BHyve machine.
+fn albatross_state() -> Vec<u8> {
+    let forever = fs::read(guest("forever.spt")).unwrap();
+    let good = config().to_wire(false, forever.clone());
+    let damaged = config().to_wire(true, b"no zlib stream".to_vec());
+    let absurd = WireConfig {
+        memory: Int::new(-1),
+        ..good.clone()
+    };
+    let device = Config {
+        cpus: [0, 1000].into(),
+        nets: vec![Net {
+            device: "service".to_owned(),
+            bridge: Some("nowhere".to_owned()),
+            mac: None,
+        }],
+        ..config()
+    };
+    let machine = Config {
+        kind: Kind::Bhyve,
+        ..config()
+    };
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let unikernels = [
+        (name("a:good"), good),
+        (name("a:damaged"), damaged),
+        (name("a:device"), device.to_wire(false, forever)),
+        (name("a:machine"), machine.to_wire(false, Vec::new())),
+        (name("a:absurd"), absurd),
+    ];
+    let policy = |unikernels| Policy {
+        unikernels,
+        cpus: [0].into(),
+        memory: 640,
+        block: None,
+        bridges: [].into(),
+    };
+    let policies = [("a:", policy(10)), (":", policy(99))]
+        .map(|(path, policy)| (name(path).path().clone(), (&policy).into()));
+    let state = albatross::State::new(unikernels, policies).unwrap();
+    state.encode().unwrap()
+}
+
+#[test]
+fn a_state_of_albatross_is_imported_and_its_unikernel_runs() {
+    let mut host = prepared();
+    let original = albatross_state();
+    fs::write(host.path("db/state"), &original).unwrap();
+    host.start_supervisor();
+    let supervisor = host.supervisor();
+    for said in [
+        "'a:damaged': its image: the zlib stream is damaged; not imported",
+        "'a:absurd'",
+        "a:machine: BHyve machines are not supported: imported, but cannot be started",
+        "a:device: network and block devices are not supported: imported",
+        "3 unikernels and 1 policies of albatross are imported",
+        "state.albatross",
+    ] {
+        supervisor.says(said);
+    }
+    eventually("the unikernel runs", || told(&host).0.contains("a:good"));
+    host.expect(&host.petrel(&["policy"]), 0, &["a:", "10"]);
+    assert_eq!(fs::read(host.path("db/state.albatross")).unwrap(), original);
+    assert_tidy(&host, &["state.albatross"]);
+    stop(&mut host);
+    host.start_supervisor();
+    eventually("it comes back", || told(&host).0.contains("a:good"));
+    let kept = State::decode(&fs::read(host.path("db/state")).unwrap()).unwrap();
+    let kept: Vec<_> = kept
+        .unikernels
+        .iter()
+        .map(|kept| kept.name.to_string())
+        .collect();
+    assert_eq!(kept, ["a:device", "a:good", "a:machine"]);
+    // These two are tried again.
+    for (name, why) in [
+        ("a:device", "network and block devices are not supported"),
+        ("a:machine", "cannot be started"),
+    ] {
+        eventually(name, || {
+            let said = host.supervisor().so_far();
+            let tries = said
+                .lines()
+                .filter(|line| line.contains(&format!("{name}: ")) && line.contains(why));
+            tries.count() > 1
+        });
+    }
+}
+
+#[test]
+fn state_files_of_every_release_of_albatross_are_taken_over() {
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    let entries: Vec<serde_json::Value> =
+        serde_json::from_slice(&fs::read(vectors.join("state.json")).unwrap()).unwrap();
+    let mut files: Vec<(String, Vec<u8>, bool)> = entries
+        .iter()
+        .map(|entry| {
+            let hex = entry["hex"].as_str().unwrap();
+            let octets = (0..hex.len() / 2)
+                .map(|place| u8::from_str_radix(&hex[2 * place..2 * place + 2], 16).unwrap());
+            let good = entry["albatross"] == "accept";
+            (entry["id"].to_string(), octets.collect(), good)
+        })
+        .collect();
+    let dump = fs::read(vectors.join("albatross-state.bin")).unwrap();
+    files.push(("albatross-state.bin".to_owned(), dump, true));
+    let host = prepared();
+    for (id, octets, good) in files {
+        let _ = fs::remove_dir_all(host.path("db"));
+        fs::create_dir(host.path("db")).unwrap();
+        fs::write(host.path("db/state"), &octets).unwrap();
+        if good {
+            let mut command = host.supervisor_command();
+            drop(Daemon::start(&mut command, "listening"));
+            let state = State::decode(&fs::read(host.path("db/state")).unwrap());
+            assert!(state.is_ok(), "{id}: {state:?}");
+            assert_eq!(
+                fs::read(host.path("db/state.albatross")).unwrap(),
+                octets,
+                "{id}"
+            );
+        } else {
+            let refused = run(&mut host.supervisor_command());
+            assert_eq!(refused.code(), 124, "{id}: {refused:?}");
+            assert_eq!(fs::read(host.path("db/state")).unwrap(), octets, "{id}");
+        }
+    }
+}
+
+/// The library that is preloaded, if it can be built and used here.
+fn shim() -> Option<PathBuf> {
+    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let shim = SHIM.get_or_init(|| {
+        if !cfg!(target_os = "linux") || on_path("cc").is_none() {
+            skipped(
+                "faults of the disk",
+                "they need Linux and a C compiler (cc)",
+            );
+            return None;
+        }
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let shim = folder.join(format!("faults-{}.so", std::process::id()));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/faults.c");
+        let mut cc = Command::new("cc");
+        cc.args([
+            "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-o",
+        ]);
+        let built = run(cc.arg(&shim).arg(source).arg("-ldl"));
+        assert_eq!(built.code(), 0, "{built:?}");
+        Some(shim)
+    });
+    shim.clone()
+}
+
+/// What happens at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Fail,
+}
+
+/// `petreld` with a fault at a call, once there is a file `armed`.
+fn faulty(host: &Host, shim: &Path, fault: Fault, at: usize) -> Command {
+    let mut command = host.supervisor_command();
+    for file in ["armed", "struck"] {
+        let _ = fs::remove_file(host.path(file));
+    }
+    command
+        .env("LD_PRELOAD", shim)
+        .env("FAULT_FOLDER", host.path("db"))
+        .env("FAULT_ARMED", host.path("armed"))
+        .env("FAULT_STRUCK", host.path("struck"))
+        .env("FAULT_AT", at.to_string());
+    if fault == Fault::Kill {
+        command.env("FAULT_KILL", "1");
+    }
+    command
+}
+
+/// The call at which it has happened, if it has.
+fn struck(host: &Host) -> Option<String> {
+    fs::read_to_string(host.path("struck")).ok()
+}
+
+/// The database as it was at the beginning of a round.
+struct Base(Vec<(PathBuf, Vec<u8>)>);
+
+impl Base {
+    fn of(host: &Host) -> Self {
+        let files = ["db", "db/image"].into_iter().flat_map(|folder| {
+            let entries = fs::read_dir(host.path(folder)).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path())
+        });
+        let files = files.filter(|path| path.is_file());
+        Self(
+            files
+                .map(|path| (path.clone(), fs::read(&path).unwrap()))
+                .collect(),
+        )
+    }
+
+    fn restore(&self, host: &Host) {
+        fs::remove_dir_all(host.path("db")).unwrap();
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(host.path("db/image"))
+            .unwrap();
+        for (path, octets) in &self.0 {
+            fs::write(path, octets).unwrap();
+        }
+    }
+}
+
+/// A change of a base state of unikernels and a policy, with a fault at each of its calls in turn.
+fn survives(change: impl Fn(&Host) -> Vec<String>) {
+    let Some(shim) = shim() else {
+        return;
+    };
+    let mut host = prepared();
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    let change = change(&host);
+    let change: Vec<&str> = change.iter().map(String::as_str).collect();
+    stop(&mut host);
+    let base = Base::of(&host);
+    host.start_supervisor();
+    eventually("the first one runs", || host.tenders().len() == 1);
+    let old = told(&host);
+    host.expect(&host.petrel(&change), 0, &[]);
+    let new = told(&host);
+    assert_ne!(old, new);
+    stop(&mut host);
+
+    for fault in [Fault::Kill, Fault::Fail] {
+        for at in 1.. {
+            base.restore(&host);
+            let mut command = faulty(&host, &shim, fault, at);
+            host.supervisor = Some(Daemon::start(&mut command, "listening"));
+            eventually("the first one runs", || told(&host) == old);
+            fs::write(host.path("armed"), b"").unwrap();
+            let answer = host.petrel(&change);
+            let call = struck(&host);
+            let what = format!("{fault:?} at call {at}, {call:?}: {answer:?}");
+            let acknowledged = answer.code() == 0;
+            if fault == Fault::Fail {
+                let said = host.supervisor().so_far();
+                eventually(&format!("a whole state, {what} {said}"), || {
+                    let now = told(&host);
+                    now == new || (now == old && !acknowledged)
+                });
+            }
+            kill(&mut host);
+            let state = fs::read(host.path("db/state")).unwrap();
+            assert!(State::decode(&state).is_ok(), "a complete state, {what}");
+            host.start_supervisor();
+            eventually(&format!("the state after {what}"), || {
+                let now = told(&host);
+                now == new || (now == old && !acknowledged)
+            });
+            assert_tidy(&host, &[]);
+            stop(&mut host);
+            if call.is_none() {
+                assert!(acknowledged, "{what}");
+                assert!(at > 6, "no call was counted");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_create_survives_a_kill_or_failure_at_every_call() {
+    survives(|host| {
+        let image = another(host).to_str().unwrap().to_owned();
+        ["create", "two", &image, QUIET].map(str::to_owned).into()
+    });
+}
+
+#[test]
+fn a_destroy_survives_a_kill_or_failure_at_every_call() {
+    survives(|_| ["destroy", "one"].map(str::to_owned).into());
+}
+
+#[test]
+fn a_replacement_survives_a_kill_or_failure_at_every_call() {
+    survives(|host| {
+        let image = another(host).to_str().unwrap().to_owned();
+        ["create", "one", &image, "--force", "--mem", "33", QUIET]
+            .map(str::to_owned)
+            .into()
+    });
+}
+
+#[test]
+fn a_policy_survives_a_kill_or_failure_at_every_call() {
+    survives(|_| {
+        ["add-policy", "a", "3", "--mem", "64"]
+            .map(str::to_owned)
+            .into()
+    });
+}
+
+/// A start on this database, with a fault at each of its calls in turn; the next start has it as it should be.
+fn start_survives(host: &mut Host, more: &[&str], is_right: impl Fn(&Host) -> bool) {
+    let Some(shim) = shim() else {
+        return;
+    };
+    let base = Base::of(host);
+    for fault in [Fault::Kill, Fault::Fail] {
+        for at in 1.. {
+            base.restore(host);
+            let mut command = faulty(host, &shim, fault, at);
+            fs::write(host.path("armed"), b"").unwrap();
+            let log = host.path("log");
+            let file = fs::File::create(&log).unwrap();
+            let mut child = command.stderr(Stdio::from(file)).spawn().unwrap();
+            eventually("it has ended, or listens", || {
+                child.try_wait().unwrap().is_some()
+                    || fs::read_to_string(&log).unwrap().contains("listening")
+            });
+            let call = struck(host);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            host.start_supervisor();
+            eventually(
+                &format!("the state after {fault:?} at {at}, {call:?}"),
+                || is_right(host),
+            );
+            assert_tidy(host, more);
+            stop(host);
+            if call.is_none() {
+                assert!(at > 6, "no call was counted");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_import_survives_a_kill_or_failure_at_every_call() {
+    let mut host = prepared();
+    let original = albatross_state();
+    fs::write(host.path("db/state"), &original).unwrap();
+    start_survives(&mut host, &["state.albatross"], |host| {
+        told(host).0.contains("a:good")
+            && fs::read(host.path("db/state.albatross")).unwrap() == original
+    });
+}
+
+#[test]
+fn falling_back_survives_a_kill_or_failure_at_every_call() {
+    let mut host = prepared();
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    let before = told(&host);
+    host.expect(&host.petrel(&["destroy", "one"]), 0, &[]);
+    stop(&mut host);
+    fs::write(host.path("db/state"), b"").unwrap();
+    start_survives(&mut host, &["state.bad"], |host| told(host) == before);
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    let mounts = Command::new("unshare").args(["-m", "true"]).output();
+    if !nix::unistd::geteuid().is_root() || !mounts.is_ok_and(|output| output.status.success()) {
+        return skipped("a full disk", "only root can mount a small one");
+    }
+    let mut host = Host::prepared(Setup {
+        before: Some(
+            "exec unshare -m sh -c 'mount -t tmpfs -o size=256k none db && exec \"$@\"' sh \"$@\"",
+        ),
+        ..Setup::default()
+    });
+    host.start_console();
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    let before = told(&host);
+    let inside = PathBuf::from(format!("/proc/{}/root", host.supervisor().pid()));
+    let filler = inside.join(host.path("db/filler").strip_prefix("/").unwrap());
+    let full = fs::write(&filler, vec![0; 1 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    for change in [
+        &["add-policy", "a", "3", "--mem", "64"][..],
+        &["create", "two", another(&host).to_str().unwrap(), QUIET],
+    ] {
+        host.expect(&host.petrel(change), 117, &["No space left"]);
+        assert_eq!(told(&host), before);
+    }
+    fs::remove_file(filler).unwrap();
+    create(&host, "two", &another(&host));
+    let left = inside.join(host.path("db").strip_prefix("/").unwrap());
+    let expected = [".lock", "image", "state", "state.previous"].map(str::to_owned);
+    assert_eq!(names(&left), expected.into());
+}
+
+#[test]
+fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
+    let mut host = prepared();
+    let check = |host: &Host| run(host.supervisor_command().arg("--check"));
+    let first = check(&host);
+    assert_eq!((first.code(), first.stderr.as_str()), (0, ""));
+    assert!(names(&host.path("db")).is_empty(), "nothing is made");
+
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    let early = [
+        "create",
+        "two",
+        another(&host).to_str().unwrap().to_owned().leak(),
+        QUIET,
+        "--startup",
+        "7",
+    ];
+    host.expect(&host.petrel(&early), 0, &[]);
+    let all = host.snapshot();
+    let running = check(&host);
+    assert_eq!(running.code(), 0, "{running:?}");
+    assert!(running.stdout.contains("is running"), "{running:?}");
+    host.assert_unchanged(&all);
+    kill(&mut host);
+    let left = check(&host).stdout;
+    assert!(
+        left.contains("goes on with :two, which runs as process"),
+        "{left}"
+    );
+    assert!(!left.contains("starts"), "{left}");
+    host.start_supervisor();
+    stop(&mut host);
+    let stopped = check(&host);
+    assert_eq!(stopped.code(), 0, "{stopped:?}");
+    assert_eq!(
+        stopped.stdout,
+        "starts :two (order 7)\nstarts :one (order 50)\n"
+    );
+
+    let image = names(&host.path("db/image")).pop_first().unwrap();
+    fs::write(host.path("db/image").join(image), b"x").unwrap();
+    fs::write(host.path("db/state.previous"), b"x").unwrap();
+    fs::write(host.path("run/run/three"), b"x").unwrap();
+    let before = names(&host.path("db"));
+    let bad = check(&host);
+    assert_eq!(bad.code(), 124);
+    for problem in [
+        "has another SHA-256",
+        "state.previous: not a state file",
+        "run/three: ",
+    ] {
+        assert!(bad.stderr.contains(problem), "{bad:?}");
+    }
+    assert_eq!(bad.stderr.lines().count(), 3, "{bad:?}");
+    assert_eq!(names(&host.path("db")), before);
+    fs::remove_file(host.path("run/run/three")).unwrap();
+
+    fs::write(host.path("db/state"), albatross_state()).unwrap();
+    let import = check(&host);
+    assert_eq!(import.code(), 124);
+    assert!(
+        import
+            .stdout
+            .contains("imports 3 unikernels and 1 policies"),
+        "{import:?}"
+    );
+    for problem in [
+        "'a:damaged': its image",
+        "'a:absurd': ",
+        "a:device: network and block devices",
+        "a:device: CPU id 1000 is not one",
+        "a:device: there is no bridge nowhere",
+        "a:machine: BHyve",
+    ] {
+        assert!(import.stderr.contains(problem), "{problem}: {import:?}");
+    }
+}
