@@ -245,3 +245,39 @@ impl fmt::Display for RevocationError {
 }
 
 impl std::error::Error for RevocationError {}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, date_time_ymd,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_signature_is_verified_once_for_each_key() {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let mut issuer = CertificateParams::default();
+        issuer.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        issuer.key_usages = vec![KeyUsagePurpose::CrlSign];
+        let der = issuer.self_signed(&key).unwrap().der().to_vec();
+        let certificate = Certificate::read(&der).unwrap();
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2027, 1, 1),
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&Issuer::new(issuer, &key)).unwrap();
+        let mut list = RevocationList::read(list.der()).unwrap();
+        let mut forged = list.clone();
+        forged.signed.0.push(0);
+        assert!(forged.is_of(&certificate).is_err());
+        assert_eq!(list.is_of(&certificate), Ok(true));
+        list.signed.0.push(0);
+        assert_eq!(list.is_of(&certificate), Ok(true), "asked again");
+    }
+}
