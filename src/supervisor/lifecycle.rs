@@ -192,11 +192,10 @@ impl Supervisor {
             Revival::Start if present.is_some_and(Unikernel::is_up) => {
                 Err(format!("{name} runs already"))
             }
-            Revival::Start => Ok(version.clone()),
             Revival::Restart(_) if present.is_none() => Err(format!(
                 "there is no unikernel {name}: it has ended, start it instead"
             )),
-            Revival::Restart(None) => Ok(version.clone()),
+            Revival::Start | Revival::Restart(None) => Ok(version.clone()),
             Revival::Restart(Some(arguments)) => Ok(Arc::new(Version {
                 config: runnable(name, &version.config.with_arguments((**arguments).clone()))?,
                 image: version.image,
@@ -294,7 +293,7 @@ impl Supervisor {
                 let images = ended.iter().flat_map(super::Ended::versions);
                 self.superfluous.extend(images.map(|version| version.image));
                 // A write that failed may have reached the disk all the same.
-                self.come_back(name, &why, abandoned);
+                self.come_back(name, &why, abandoned.as_ref());
             }
             Some(Goal::Stop) => {
                 if let Some(unikernel) = self.unikernels.get_mut(name) {
@@ -376,31 +375,30 @@ impl Supervisor {
             Goal::Destroy(answer) => (answer, Some("destroyed")),
             Goal::Start | Goal::Abandon(_) | Goal::Evict(_) => return,
         };
-        match (result, undone) {
-            (Err(why), None) => self.abandon(name, format!("could not be recorded: {why}")),
-            (result, _) => {
-                let (previous, ended) = (operation.previous.take(), operation.ended.take());
-                let images = previous
-                    .iter()
-                    .flat_map(Unikernel::versions)
-                    .chain(ended.iter().flat_map(super::Ended::versions))
-                    .map(|version| version.image);
-                self.superfluous.extend(images);
-                match (result, undone) {
-                    (Err(why), Some(done)) => {
-                        self.save_later();
-                        let why = format!("{done}, but that could not be recorded: {why}");
-                        self.fail(name, &why);
-                    }
-                    _ => {
-                        // First, so that nothing of it is left when the answer arrives.
-                        self.forget_images();
-                        self.report(name, answer);
-                        self.finish(name);
-                    }
-                }
+        let failure = match (result, undone) {
+            (Ok(()), _) => None,
+            (Err(why), None) => {
+                return self.abandon(name, format!("could not be recorded: {why}"));
             }
+            (Err(why), Some(done)) => {
+                Some(format!("{done}, but that could not be recorded: {why}"))
+            }
+        };
+        let (previous, ended) = (operation.previous.take(), operation.ended.take());
+        let images = previous
+            .iter()
+            .flat_map(Unikernel::versions)
+            .chain(ended.iter().flat_map(super::Ended::versions))
+            .map(|version| version.image);
+        self.superfluous.extend(images);
+        if let Some(why) = failure {
+            self.save_later();
+            return self.fail(name, &why);
         }
+        // First, so that nothing of it is left when the answer arrives.
+        self.forget_images();
+        self.report(name, answer);
+        self.finish(name);
     }
 
     /// The unikernel that an operation was about to start cannot be started.
@@ -416,11 +414,11 @@ impl Supervisor {
             return self.finish(name);
         }
         let failed = self.unikernels.remove(name);
-        self.come_back(name, why, failed);
+        self.come_back(name, why, failed.as_ref());
     }
 
     /// Ends an operation of which `failed` came; the instance it replaced, if any, comes back.
-    fn come_back(&mut self, name: &Name, why: &str, failed: Option<Unikernel>) {
+    fn come_back(&mut self, name: &Name, why: &str, failed: Option<&Unikernel>) {
         let Some(operation) = self.operations.get_mut(name) else {
             return;
         };
@@ -435,7 +433,7 @@ impl Supervisor {
         if let Some(ended) = operation.ended.take() {
             self.ended.insert(name.clone(), ended);
         }
-        let images = failed.iter().flat_map(Unikernel::versions);
+        let images = failed.into_iter().flat_map(Unikernel::versions);
         self.superfluous.extend(images.map(|version| version.image));
         self.fail(name, &why);
         self.persist(Written::Change);

@@ -220,12 +220,12 @@ impl World {
     fn crash(&mut self) {
         let survivors = self.alive.iter().map(|(run, name, config)| {
             let recorded = self.saved.unikernels.iter();
-            let image = recorded
+            let mut image = recorded
                 .filter(|recorded| recorded.name == *name)
                 .map(|recorded| recorded.version.image);
             let version = Version {
                 config: config.clone(),
-                image: image.last().unwrap_or(ImageDigest([1; 32])),
+                image: image.next().unwrap_or(ImageDigest([1; 32])),
             };
             Survivor {
                 run: *run,

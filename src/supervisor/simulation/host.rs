@@ -470,7 +470,7 @@ impl Host {
         let Some(promise) = self.unikernels.get_mut(name) else {
             return;
         };
-        let settled = promise.settled().cloned();
+        let settled = promise.settled().copied();
         if let Some(settled) = settled.filter(|settled| self.ended.contains(&settled.creation)) {
             promise.turn(Some(settled.ended()));
         }

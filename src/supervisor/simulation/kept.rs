@@ -50,6 +50,7 @@ impl Kept {
 }
 
 /// A create, or a restart with other arguments.
+#[expect(clippy::unnecessary_wraps, reason = "one of several changes")]
 pub(super) fn created(before: Option<Kept>, request: i64) -> Option<Kept> {
     Some(Kept {
         creation: request,
