@@ -1,10 +1,11 @@
 #!/bin/sh
 # What Petrel's main paths cost, as ratios to the bare parts that they are made of, next to what is aimed at.
 #
-#   sh contrib/bench.sh [COUNT]      how many runs of each (500); deployments are a fifth of that
+#   sh contrib/bench.sh [--debug] [COUNT]      how many runs of each (500); deployments are a fifth of that
 #
 # It needs cargo and a C compiler on Linux x86_64; neither root nor Solo5. The daemons and all files are in a temporary
-# folder that takes 400 MB at most.
+# folder that takes 400 MB at most; a thousand small unikernels take 2 GB of address space, and little memory. With
+# --debug the programs are those of a debug build: to see that this script works, not for its figures.
 #
 # These are figures to look at, not tests: what is compared is measured in turns, and only ratios of one run mean
 # something. Each hand-over between processes waits for its turn on a busy machine, so that the longer chains look
@@ -12,25 +13,35 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+profile=release build=--release
+if [ "${1:-}" = --debug ]; then
+    profile=debug build=
+    shift
+fi
 count=${1:-500}
 deployments=$(((count + 4) / 5))
 size_limit=2621440          # bytes, each release binary
 
 echo "building"
-cargo build --quiet --release --locked --bins --examples
-release=$(cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
-PATH=$release:$release/examples:$PATH
+cargo build --quiet ${build:+"$build"} --locked --bins --examples
+programs=$(cd "${CARGO_TARGET_DIR:-target}/$profile" && pwd)
+PATH=$programs:$programs/examples:$PATH
 
 # Sockets have short names at most; the default temporary folder may not.
 work=$(mktemp -d /tmp/petrel.XXXXXX)
 started=
-leave() {
-    code=$?
-    trap - EXIT
+# Ends the daemons, the latest first.
+end() {
     for process in $started; do
         kill "$process" 2>/dev/null || true
         wait "$process" 2>/dev/null || true
     done
+    started=
+}
+leave() {
+    code=$?
+    trap - EXIT
+    end
     if [ $code != 0 ]; then
         for log in "$work"/*.log; do
             sed "s|^|$(basename "$log" .log): |" "$log" | tail -n 20 >&2
@@ -115,7 +126,7 @@ client --count "$deployments" first-line --create "$work/create" --console "$wor
     --image "$hello" --tender petrel-spt
 
 printf '\nthe shortest command (p50 below 1500 us), and the shortest program:\n'
-spawn-time "$count" /bin/true "$release/petrel --version"
+spawn-time "$count" /bin/true "$programs/petrel --version"
 
 printf '\nmemory:\n'
 client upload --create "$work/large" --image "$work/large.spt" --listener "$listener"
@@ -126,6 +137,14 @@ done
 awk '/^VmRSS:/ { printf "petreld, after ten images of 20 MB  %.1f MB  (below 8 MB)\n", $2 / 1024 }' \
     "/proc/$petreld/status"
 
+end
+printf '\na thousand unikernels:\n'
+mkdir "$work/many" "$work/many/run" "$work/many/db"
+start petrel-console --tmpdir "$work/many/run" -v
+start petreld --tmpdir "$work/many/run" --dbdir "$work/many/db" -v
+bench-many --tmpdir "$work/many/run" --dbdir "$work/many/db" --petreld $! --image "$work/guests/forever.spt" \
+    --count "$deployments"
+
 printf '\nsize of the programs (at most %s bytes):\n' $size_limit
-cd "$release"
+cd "$programs"
 wc -c petrel petrel-console petreld petrel-spt petrel-tls | sed '$d'

@@ -21,7 +21,8 @@ use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::supervisor::{
-    AGE_STEP, MAX_POLICIES, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_WAITING,
+    SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -117,7 +118,9 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let startup = Config::DEFAULT_STARTUP.to_string();
     let port = petrel::tls::PORT.to_string();
     let list = LIST_DAYS.to_string();
-    let cases: [(&str, &str, &str); 14] = [
+    let stop = STOP_DEADLINE.as_secs().to_string();
+    let cases: [(&str, &str, &str); 15] = [
+        ("petreld.8", "Fl -stop-deadline ", &stop),
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
         ("petrel.1", "Fl -days Ar number\nWhen the list", &list),
@@ -333,6 +336,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MEMORY_SLACK} MB and a {SLACK_PART}nd"),
         format!("{} as the OOM score", host::OOM_SCORE),
         format!("{} for a process", time(RECORD_PATIENCE)),
+        format!("{MAX_STARTING} starts"),
+        format!("{MAX_ENDED_IN_PATH} ended unikernels"),
+        format!("{MAX_ENDED} ended unikernels"),
+        format!("{} for requests", time(host::RELOAD_DEADLINE)),
+        format!("{} of quiet", time(host::RELOAD_STEP)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
         format!("{} before a restart", time(restart::SHORTEST_WAIT)),

@@ -74,7 +74,7 @@ pub const MAX_COMPRESSING: usize = 16;
 pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long nothing happens before it is taken for quiet.
-const RELOAD_STEP: Duration = Duration::from_millis(20);
+pub const RELOAD_STEP: Duration = Duration::from_millis(20);
 
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]
