@@ -102,7 +102,7 @@ petrel generate --server host ca issued >"$work/petrel.log"
 petrel sign cacert.pem issued ca.key "$work/tenant/tenant.req" >"$work/petrel.log"
 mv tenant.pem "$work/tenant"
 padded "$hello" 200M "$work/large.spt"
-request info . info
+request info _path info
 request console hello console hello --count 0
 request create hello create hello "$hello" --compression-level 0
 request large large create large "$work/large.spt" --compression-level 0
