@@ -139,11 +139,13 @@ awk '/^VmRSS:/ { printf "petreld, after ten images of 20 MB  %.1f MB  (below 8 M
 
 end
 printf '\na thousand unikernels:\n'
-mkdir "$work/many" "$work/many/run" "$work/many/db"
-start petrel-console --tmpdir "$work/many/run" -v
-start petreld --tmpdir "$work/many/run" --dbdir "$work/many/db" -v
-bench-many --tmpdir "$work/many/run" --dbdir "$work/many/db" --petreld $! --image "$work/guests/forever.spt" \
-    --count "$deployments"
+for folder in single many; do
+    mkdir "$work/$folder" "$work/$folder/run" "$work/$folder/db"
+    start petrel-console --tmpdir "$work/$folder/run" -v
+    start petreld --tmpdir "$work/$folder/run" --dbdir "$work/$folder/db" -v
+done
+bench-many --tmpdir "$work/many/run" --dbdir "$work/many/db" --petreld $! --other "$work/single/run" \
+    --image "$work/guests/forever.spt" --count "$deployments"
 
 printf '\nsize of the programs (at most %s bytes):\n' $size_limit
 cd "$programs"
