@@ -102,7 +102,7 @@ petrel generate --server host ca issued >"$work/petrel.log"
 petrel sign cacert.pem issued ca.key "$work/tenant/tenant.req" >"$work/petrel.log"
 mv tenant.pem "$work/tenant"
 padded "$hello" 200M "$work/large.spt"
-request info . info
+request info _path info
 request console hello console hello --count 0
 request create hello create hello "$hello" --compression-level 0
 request large large create large "$work/large.spt" --compression-level 0
@@ -139,11 +139,13 @@ awk '/^VmRSS:/ { printf "petreld, after ten images of 20 MB  %.1f MB  (below 8 M
 
 end
 printf '\na thousand unikernels:\n'
-mkdir "$work/many" "$work/many/run" "$work/many/db"
-start petrel-console --tmpdir "$work/many/run" -v
-start petreld --tmpdir "$work/many/run" --dbdir "$work/many/db" -v
-bench-many --tmpdir "$work/many/run" --dbdir "$work/many/db" --petreld $! --image "$work/guests/forever.spt" \
-    --count "$deployments"
+for folder in single many; do
+    mkdir "$work/$folder" "$work/$folder/run" "$work/$folder/db"
+    start petrel-console --tmpdir "$work/$folder/run" -v
+    start petreld --tmpdir "$work/$folder/run" --dbdir "$work/$folder/db" -v
+done
+bench-many --tmpdir "$work/many/run" --dbdir "$work/many/db" --petreld $! --other "$work/single/run" \
+    --image "$work/guests/forever.spt" --count "$deployments"
 
 printf '\nsize of the programs (at most %s bytes):\n' $size_limit
 cd "$programs"

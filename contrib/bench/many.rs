@@ -27,12 +27,15 @@ const MAX_ANSWER: usize = 1 << 24;
 /// Memory of a unikernel in MB.
 const MEMORY: u32 = 2;
 
-/// Time a petreld of this host with one unikernel and with many. It must have none.
+/// Time a petreld of this host with many unikernels, in turns with another one with a single one. They must have none.
 #[derive(FromArgs)]
 struct Options {
     /// runtime folder
     #[argh(option)]
     tmpdir: PathBuf,
+    /// runtime folder of the one with a single unikernel
+    #[argh(option)]
+    other: PathBuf,
     /// database folder
     #[argh(option)]
     dbdir: PathBuf,
@@ -53,23 +56,31 @@ struct Options {
 fn main() -> Result<()> {
     let Options {
         tmpdir,
+        other,
         dbdir,
         petreld,
         image,
         many,
         count,
     } = argh::from_env();
-    let client = Client {
-        socket: tmpdir.join("util/vmmd.sock"),
-        image: fs::read(image)?,
+    let image = fs::read(image)?;
+    let client = |folder: &Path| Client {
+        socket: folder.join("util/vmmd.sock"),
+        image: image.clone(),
     };
+    let (single, client) = (client(&other), client(&tmpdir));
 
-    client.create("u1")?;
-    let with_one = report("create, with 1", client.creates(count)?);
-    for number in 2..=many {
+    single.create("u1")?;
+    for number in 1..=many {
         client.create(&format!("u{number}"))?;
     }
-    let with_many = report(&format!("create, with {many}"), client.creates(count)?);
+    let (mut with_one, mut with_many) = (Vec::new(), Vec::new());
+    for round in 0..WARM_UP + count {
+        keep(&mut with_one, round, single.create_and_destroy()?);
+        keep(&mut with_many, round, client.create_and_destroy()?);
+    }
+    let with_one = report("create, with 1", with_one);
+    let with_many = report(&format!("create, with {many}"), with_many);
     println!(
         "create with {many} / with 1  {:.2}  (at most 1.5)",
         with_many / with_one
@@ -145,14 +156,11 @@ struct Client {
 }
 
 impl Client {
-    /// The times of creates, each undone before the next.
-    fn creates(&self, count: usize) -> Result<Vec<Duration>> {
-        let mut times = Vec::new();
-        for round in 0..WARM_UP + count {
-            keep(&mut times, round, self.create("extra")?);
-            self.ask(":extra", Command::Unikernel(UnikernelCommand::Destroy(())))?;
-        }
-        Ok(times)
+    /// The time of a create, which is undone afterwards.
+    fn create_and_destroy(&self) -> Result<Duration> {
+        let time = self.create("extra")?;
+        self.ask(":extra", Command::Unikernel(UnikernelCommand::Destroy(())))?;
+        Ok(time)
     }
 
     /// Creates a unikernel; the time from connecting to the answer.
