@@ -173,7 +173,7 @@ fn details_are_appended_and_what_runs_is_shown_first() {
         format!("[unikernel: :web]: {started} {digest}"),
         format!(
             "[unikernel: :later]: {down} {digest} next start 1970-01-01T00:02:00-00:00 \
-             (could not be started: no tender for \\u{{1b}}it) {at} (signal 9)"
+             (could not be started: no tender\\nfor \\u{{1b}}it) {at} (signal 9)"
         ),
         format!("[unikernel: :soon]: {down} {digest} next start in its turn"),
         format!("[unikernel: :stopped]: {down} {digest} stopped"),

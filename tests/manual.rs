@@ -17,6 +17,7 @@ use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAG
 use petrel::console::{daemon as console, lines, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
+use petrel::host::store::LOCK_PATIENCE;
 use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
@@ -336,6 +337,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MEMORY_SLACK} MB and a {SLACK_PART}nd"),
         format!("{} as the OOM score", host::OOM_SCORE),
         format!("{} for a process", time(RECORD_PATIENCE)),
+        format!("{} for another supervisor", time(LOCK_PATIENCE)),
         format!("{MAX_STARTING} starts"),
         format!("{MAX_ENDED_IN_PATH} ended unikernels"),
         format!("{MAX_ENDED} ended unikernels"),

@@ -10,6 +10,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -23,6 +25,8 @@ const FILE: &str = "state";
 const PREVIOUS: &str = "state.previous";
 /// What is locked as long as a supervisor runs.
 const LOCK: &str = ".lock";
+/// How long another supervisor that has the database is waited for.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const NEW: &str = ".state.new";
 const PREVIOUS_NEW: &str = ".state.previous.new";
 /// What a state file that cannot be used is renamed to; a number follows if that is taken.
@@ -154,8 +158,7 @@ impl Store {
             Some(kept) => File::from(kept),
             None => open(&path).map_err(StoreError::file("open", &path))?,
         };
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| StoreError::Locked(folder.to_path_buf()))?;
+        let lock = take(lock).ok_or_else(|| StoreError::Locked(folder.to_path_buf()))?;
         let store = Self {
             folder: folder.to_path_buf(),
             lock,
@@ -319,6 +322,20 @@ impl Store {
             }
         }
         Ok(self.folder.join(name))
+    }
+}
+
+/// Locks the database, waiting for one that is about to let go: a supervisor that was killed, or the child that it had
+/// just forked.
+fn take(mut lock: File) -> Option<Flock<File>> {
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(taken) => return Some(taken),
+            Err(_) if Instant::now() >= end => return None,
+            Err((again, _)) => lock = again,
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

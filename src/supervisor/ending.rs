@@ -57,7 +57,9 @@ impl Supervisor {
             death,
             at: now.wall.clone(),
         };
-        unikernel.last_exit = Some(exit.clone());
+        if !asked {
+            unikernel.last_exit = Some(exit.clone());
+        }
         unikernel.run = Run::Due;
         if asked || death == Death::Exit(0) {
             info!("{name}: ended with {death}");

@@ -125,6 +125,7 @@ struct Unikernel {
     failures: u32,
     /// Restarts after failures, in all.
     restarts: u64,
+    /// The last one that nobody asked for.
     last_exit: Option<LastExit>,
     /// Why it could not be started last time.
     trouble: Option<String>,

@@ -529,6 +529,9 @@ impl Schedule {
         for state in [&mut state, &mut disk] {
             // That of the root is the host's, and not worth a write of its own.
             state.policies.retain(|(path, _)| !path.is_root());
+            state
+                .unikernels
+                .sort_by(|one, other| one.name.cmp(&other.name));
         }
         host.must(state == disk, || {
             format!("the disk has {disk:?}, not {state:?}")
