@@ -6,6 +6,8 @@ pub mod verify;
 
 use std::fmt::{self, Write as _};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use x509_parser::asn1_rs::Error;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::error::X509Error;
@@ -50,6 +52,14 @@ pub const SHA1_SIGNATURES: [Oid<'static>; 3] = [
     oid!(1.3.14.3.2.29),
     oid!(1.2.840.10045.4.1),
 ];
+
+/// Seconds since 1970 as people write a time (RFC 3339, UTC).
+pub fn time(seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds} seconds since 1970"))
+}
 
 /// DER of the identifier and length octets of an OCTET STRING of 32 octets.
 const DIGEST_HEAD: [u8; 2] = [0x04, 32];

@@ -92,7 +92,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
     let garbage = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
     let cases = [
         ("expired", expired, "has expired"),
-        ("later", later, "is not valid yet"),
+        ("later", later, "is not valid before"),
         ("empty", String::new(), "without any revocation list"),
         ("garbage", garbage.to_owned(), "cannot be read"),
         ("cut", cut.to_owned(), "damaged"),

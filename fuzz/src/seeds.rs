@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use petrel::unikernel::ImageDigest;
+use petrel::unikernel::{ImageDigest, Version};
 use petrel::wire::frame::frame;
-use petrel::wire::state::{State, albatross};
+use petrel::wire::state::{Recorded, Standing, State, albatross};
 use petrel::wire::{Header, Int, Int64, Message, Payload, Success, VERSION};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
@@ -146,7 +147,15 @@ fn imported() -> Vec<Vec<u8>> {
             let unikernels = import.unikernels.into_iter();
             let state = State {
                 unikernels: unikernels
-                    .map(|one| (one.name, one.config, ImageDigest([0; 32])))
+                    .map(|one| Recorded {
+                        name: one.name,
+                        version: Arc::new(Version {
+                            config: one.config,
+                            image: ImageDigest([0; 32]),
+                        }),
+                        previous: None,
+                        standing: Standing::Up,
+                    })
                     .collect(),
                 policies: import.policies,
                 ..State::default()

@@ -224,11 +224,14 @@ impl fmt::Display for RevocationError {
             ),
             Self::NotValidYet(time) => write!(
                 f,
-                "the revocation list is not valid yet (before {time} seconds since 1970)"
+                "the revocation list is not valid before {}",
+                super::time(*time)
             ),
             Self::Expired(time) => write!(
                 f,
-                "the revocation list has expired (at {time} seconds since 1970)"
+                "the revocation list has expired, at {}: whoever has the authority's key can renew it by 'petrel \
+                 revoke' without names",
+                super::time(*time)
             ),
             Self::Signature(issuer) => write!(
                 f,

@@ -352,18 +352,22 @@ impl fmt::Display for PathError {
     }
 }
 
+fn seconds(time: UnixTime) -> String {
+    super::time(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}
+
 fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     use webpki::Error as E;
     match error {
         E::CertExpired { not_after, .. } => write!(
             f,
-            "a certificate has expired (at {} seconds since 1970)",
-            not_after.as_secs()
+            "a certificate has expired, at {}",
+            seconds(*not_after)
         ),
         E::CertNotValidYet { not_before, .. } => write!(
             f,
-            "a certificate is not valid yet (before {} seconds since 1970)",
-            not_before.as_secs()
+            "a certificate is not valid before {}",
+            seconds(*not_before)
         ),
         E::UnknownIssuer => f.write_str("no path leads to the trusted certificate"),
         E::InvalidSignatureForPublicKey => {
@@ -377,7 +381,10 @@ fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Resu
         ),
         E::UnsupportedSignatureAlgorithmContext(_)
         | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            f.write_str("a certificate uses an algorithm that is not supported (P-521 is not)")
+            f.write_str(
+                "a certificate is not signed by the kind of key that its issuer has, as if that was another authority \
+                 of the same name, or its algorithm is not supported (P-521 is not)",
+            )
         }
         E::CaUsedAsEndEntity => f.write_str("the leaf certificate is a CA"),
         E::EndEntityUsedAsCa => f.write_str("a certificate was issued by one that is no CA"),

@@ -113,7 +113,7 @@ pub fn serve(listener: &TcpListener, arguments: &[OsString], most: Most) -> io::
             Ok((socket, peer)) => {
                 let began = Instant::now();
                 let refused = |outcome, reason: &str| {
-                    Audit::new(&peer.to_string(), began).write(outcome, reason);
+                    Audit::new(&address(peer), began).write(outcome, reason);
                 };
                 let of_source = source(peer.ip());
                 let same = processes
@@ -149,6 +149,11 @@ pub fn serve(listener: &TcpListener, arguments: &[OsString], most: Most) -> io::
     }
     info!("asked to end, {} connections go on", processes.len());
     Ok(())
+}
+
+/// An address as people write it: IPv4, also where the socket takes both.
+pub(super) fn address(peer: SocketAddr) -> String {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
 }
 
 /// What counts as one source: of IPv6 a whole /64, as a single host has all of its addresses.
@@ -192,7 +197,7 @@ fn reap(processes: &mut Processes) {
                 // Otherwise the process has written the line of its connection.
                 if !matches!(how, Ended::Exit(code) if [0, USAGE].contains(&code.into())) {
                     let reason = format!("process {pid} was ended by {how}");
-                    Audit::new(&peer.to_string(), began).write(Outcome::Broken, &reason);
+                    Audit::new(&address(peer), began).write(Outcome::Broken, &reason);
                 }
             }
             Err(error) => {

@@ -371,7 +371,7 @@ fn lists(options: &Options) -> Lists {
 
 /// Serves one connection, to whatever end: that is in the log, and no fault of this process.
 fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), EndpointError> {
-    let peer = socket.peer_addr().map(|peer| peer.to_string());
+    let peer = socket.peer_addr().map(listener::address);
     let audit = Audit::new(peer.as_deref().unwrap_or("unknown"), started);
     let credentials = match credentials(options) {
         Ok(credentials) => credentials,

@@ -2,8 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+pub(super) use crate::chain::time;
 
 /// A text under construction.
 #[derive(Debug, Default)]
@@ -50,14 +49,6 @@ pub(super) fn hex(octets: &[u8]) -> String {
         let _ = write!(text, "{octet:02x}");
         text
     })
-}
-
-/// Seconds since 1970 as RFC 3339 in UTC.
-pub(super) fn time(seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{seconds} seconds since 1970"))
 }
 
 /// From when until when something is valid, and whether it is.
