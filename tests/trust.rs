@@ -131,7 +131,7 @@ fn a_refused_chain_gets_the_alert_of_its_fault() {
             "certificate_expired",
             "has expired",
         ),
-        (not_yet, "certificate_expired", "not valid yet"),
+        (not_yet, "certificate_expired", "is not valid before"),
         (unknown, "unknown_ca", "no path leads"),
         (server, "bad_certificate", "is not for clients"),
         (
