@@ -205,6 +205,8 @@ struct Daemon {
     program: Program,
     /// Since when this program is to be executed anew.
     reload: Option<Instant>,
+    /// All unikernels are being stopped, and then this program.
+    stopping: bool,
     timers: Vec<(Instant, Timer)>,
     done: bool,
 }
@@ -284,6 +286,7 @@ impl Daemon {
             runs,
             program,
             reload: None,
+            stopping: false,
             timers: Vec::new(),
             done: false,
             options,
@@ -441,11 +444,15 @@ impl Daemon {
             self.signals.drain();
             self.reap();
             if self.signals.reload() {
-                log::info!("this program is executed anew when nothing is under way");
-                self.reload = Some(now);
+                if self.stopping {
+                    log::info!("this program is stopping, and not executed anew");
+                } else {
+                    log::info!("this program is executed anew when nothing is under way");
+                    self.reload.get_or_insert(now);
+                }
             }
             if self.signals.terminate() {
-                self.reload = None;
+                (self.stopping, self.reload) = (true, None);
                 self.events.push_back(Event::Terminate);
             }
         }
@@ -467,7 +474,8 @@ impl Daemon {
         self.connect_console(false);
         self.expire(now);
         // What is readable was read: a client whose next request is on its way is not idle.
-        if ready.iter().all(PollFlags::is_empty) {
+        let overdue = |since| now >= since + RELOAD_DEADLINE;
+        if ready.iter().all(PollFlags::is_empty) || self.reload.is_some_and(overdue) {
             self.reload_when_quiet(now);
         }
         Ok(())

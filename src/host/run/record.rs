@@ -125,8 +125,7 @@ impl Records {
         }
     }
 
-    /// The tenders that run. Records of others are removed; what is no record is named in the log, and removed; what
-    /// cannot be read is named in the log, and stays.
+    /// The tenders that run. Records of others are removed; what is no record is named in the log, and removed.
     pub fn survivors(&self) -> Result<Vec<Survivor>, RecordError> {
         let mut survivors = Vec::new();
         let failed = || RecordError::file("list", &self.folder);
@@ -140,8 +139,8 @@ impl Records {
                     }
                     fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
                 }
-                // One that cannot be read is no reason to leave the others alone.
-                Err(error) => log::error!("{error}"),
+                // Its tender may run: a second one must not be started.
+                Err(error) => return Err(error),
             }
         }
         Ok(survivors)
