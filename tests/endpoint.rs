@@ -11,7 +11,7 @@ mod endpoint;
 #[path = "support/pki.rs"]
 mod pki;
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -22,11 +22,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use endpoint::*;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use petrel::chain::verify::Anchor;
 use petrel::endpoint::LINGER;
-use petrel::wire::frame::{END, MAX_MESSAGE, read_frame, write_frame};
+use petrel::wire::frame::{END, write_frame};
 use petrel::wire::legacy::{BlockAdd, BlockSet};
 use petrel::wire::{
     BlockCommand, BlockData, Command, ConsoleCommand, Data, DatedPolicy, Int, Int64, Message,
@@ -93,6 +92,9 @@ fn standard_input_can_be_the_connection() {
 #[test]
 #[cfg(target_os = "linux")]
 fn systemd_may_hand_over_a_connection_or_a_listener() {
+    use nix::sys::signal::kill;
+    use nix::unistd::Pid;
+
     // What systemd does: the socket as descriptor 3, and the number of the process in its environment.
     const ACTIVATE: &str =
         r#"LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; exec "$@" 3<&0 </dev/null"#;
@@ -616,6 +618,10 @@ fn an_upload_that_trickles_fails() {
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_does_not_depend_on_the_size_of_an_image() {
+    use std::io;
+
+    use petrel::wire::frame::{MAX_MESSAGE, read_frame};
+
     const CHUNKS: usize = 3200;
     const OCTETS: usize = CHUNKS * 65_536;
     let host = Host::new();
