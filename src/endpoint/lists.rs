@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::warn;
 use rustls::pki_types::UnixTime;
 
-use crate::chain::revocation::{RevocationError, RevocationList};
+use crate::chain::revocation::{LABEL, RevocationError, RevocationList};
 use crate::chain::verify::Anchor;
 
 /// Most octets in a file with revocation lists.
@@ -20,9 +20,6 @@ pub const MAX_LISTS: usize = 256;
 
 /// From when on the log is told that a list will expire.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(3 * 86_400);
-
-/// The label of a list in PEM (RFC 7468 6).
-const LABEL: &str = "X509 CRL";
 
 /// What `--crl` and the options with it say.
 #[derive(Clone, Debug, Default)]

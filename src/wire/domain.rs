@@ -81,7 +81,6 @@ impl From<&Policy> for WirePolicy {
     }
 }
 
-/// Reads a configuration; the image and whether it is compressed are the caller's.
 impl Age {
     /// The age of the certificate that carried this policy; `None` if its serial number is too long.
     pub fn of(policy: &DatedPolicy) -> Option<Self> {
@@ -89,6 +88,7 @@ impl Age {
     }
 }
 
+/// Reads a configuration; the image and whether it is compressed are the caller's.
 impl TryFrom<&WireConfig> for Config {
     type Error = DomainError;
 

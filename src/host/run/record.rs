@@ -73,6 +73,8 @@ pub struct Opened {
 pub enum RecordError {
     /// A file operation failed (what, on which file, why).
     File(&'static str, PathBuf, io::Error),
+    /// A record cannot be read (why): its tender may run.
+    Unreadable(Box<RecordError>),
     /// The system does not tell its boot id.
     Boot(io::Error),
 }
@@ -140,7 +142,7 @@ impl Records {
                     fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
                 }
                 // Its tender may run: a second one must not be started.
-                Err(error) => return Err(error),
+                Err(error) => return Err(RecordError::Unreadable(Box::new(error))),
             }
         }
         Ok(survivors)
@@ -336,6 +338,10 @@ impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::Unreadable(error) => write!(
+                f,
+                "{error}: its tender may run, and is not to run twice; end it, and remove the record"
+            ),
             Self::Boot(error) => write!(
                 f,
                 "cannot find out which boot of the system this is: {error}"
@@ -405,6 +411,16 @@ mod tests {
 
     fn is_removed(records: &Records) -> bool {
         !records.path(&name()).exists()
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_not_taken_for_none() {
+        let (_folder, records) = records("unreadable");
+        let path = records.path(&name());
+        fs::create_dir(&path).unwrap();
+        let error = records.survivors().unwrap_err().to_string();
+        assert!(error.contains("remove the record"), "{error}");
+        assert!(path.exists());
     }
 
     #[test]
