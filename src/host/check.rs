@@ -13,14 +13,14 @@ use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::store::{self, Content, Found};
 use super::tender::Tenders;
-use super::{MAX_IMAGE, Options, images, resources};
+use super::{Options, images, resources};
 use crate::command_line;
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::socket;
 use crate::supervisor::launch;
-use crate::unikernel::{Config, ImageDigest};
+use crate::unikernel::{Config, ImageDigest, MAX_IMAGE};
 use crate::wire::state::{Recorded, Standing, State};
 
 /// What was found.

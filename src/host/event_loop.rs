@@ -1,0 +1,522 @@
+//! The loop of `petreld`: it waits for what happens, and feeds it to the supervisor.
+
+mod effects;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::connection::{Arrival, Connection};
+use super::console::{ConsoleLink, Outcome};
+use super::images::{ImageStore, Staged};
+use super::import::{self, Imported};
+use super::reexec::{Inherited, Kept, Program};
+use super::run::{self, Over, Runs, TenderUsers};
+use super::store::{Content, Found, Store};
+use super::tender::{Fifo, Tenders};
+use super::{HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, resources};
+use crate::daemon::{self, ACCEPT_PAUSE, Signals};
+use crate::manifest::Target;
+use crate::name::Name;
+use crate::socket;
+use crate::supervisor::{
+    ConnectionId, Event, Moment, RunId, Settings, Supervisor, Survivor, Timer, UploadId, launch,
+};
+use crate::sys::child::{self, Ended};
+use crate::sys::descriptor;
+use crate::sys::process::End;
+use crate::unikernel::{Death, ImageDigest, MAX_IMAGE};
+use crate::wire::Timestamp;
+use crate::wire::state::State;
+
+/// `petreld`, as it runs.
+pub(super) struct Daemon {
+    options: Options,
+    supervisor: Supervisor,
+    events: VecDeque<Event>,
+    /// What came of the effects of the event that is being handled.
+    results: Vec<Event>,
+    start: Instant,
+    signals: Signals,
+    listener: UnixListener,
+    /// After accepting has failed.
+    accept_after: Option<Instant>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    counter: u64,
+    console: ConsoleLink,
+    store: Store,
+    images: ImageStore,
+    /// Images installed, but not yet sure to survive a crash of the host.
+    unsynced: Vec<(ImageDigest, File)>,
+    /// Images that could not be made to survive one.
+    unsafe_images: BTreeSet<ImageDigest>,
+    /// Images to be removed as soon as the state before the present one does not refer to them either.
+    superfluous: BTreeSet<ImageDigest>,
+    staged: HashMap<UploadId, Staged>,
+    tenders: Tenders,
+    /// The consoles of what runs, or is about to.
+    fifos: HashMap<Name, Fifo>,
+    /// What is about to run.
+    prepared: HashMap<Name, Prepared>,
+    runs: Runs,
+    program: Program,
+    /// Since when this program is to be executed anew.
+    reload: Option<Instant>,
+    /// All unikernels are being stopped, and then this program.
+    stopping: bool,
+    timers: Vec<(Instant, Timer)>,
+    done: bool,
+}
+
+/// Which tender is to run an image.
+struct Prepared {
+    tender: PathBuf,
+    target: Target,
+}
+
+impl Daemon {
+    /// With everything at hand that it needs; nothing of the state is started yet.
+    pub(super) fn start(options: Options) -> Result<Self, HostError> {
+        let program = Program::of_this_process()
+            .map_err(|error| HostError::System("find this program's file", error))?;
+        run::check_users(options.tender_uids).map_err(HostError::Runs)?;
+        let kept = Inherited::take()
+            .map_err(|error| HostError::System("take over what was kept for it", error))?;
+        let (kept_listener, kept_lock) = kept.map(|kept| (kept.listener, kept.lock)).unzip();
+        // Before the first child, so that no death is missed.
+        let signals =
+            Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
+        descriptor::keep_from_children();
+        daemon::raise_descriptor_limit();
+        let mut store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
+        let readers = options.tender_uids.map(TenderUsers::group);
+        let mut images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
+        let state = load(&mut store, &mut images)?;
+        let mut superfluous: BTreeSet<_> = store.images().collect();
+        for image in state.images() {
+            superfluous.remove(&image);
+        }
+        daemon::runtime_folders(&options.tmpdir)
+            .map_err(|(path, error)| HostError::Runtime(path, error))?;
+        let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
+        let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
+        let listener = match kept_listener {
+            Some(kept) => Ok(UnixListener::from(kept)),
+            None if options.systemd_socket_activation => socket::activated(),
+            None => socket::listen(&path),
+        }
+        .map_err(|error| HostError::File("listen on", path.clone(), error))?;
+        log::info!("listening on {}", path.display());
+        log::info!(
+            "{} unikernels and {} policies in {}",
+            state.unikernels.len(),
+            state.policies.len(),
+            options.dbdir.display()
+        );
+        let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
+        log::info!("this host has: {resources}");
+        let settings = Settings {
+            resources,
+            stop_deadline: options.stop_deadline,
+            seed: seed(),
+        };
+        let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
+        let mut daemon = Self {
+            supervisor: Supervisor::new(state, survivors, settings),
+            events: VecDeque::new(),
+            results: Vec::new(),
+            start: Instant::now(),
+            signals,
+            listener,
+            accept_after: None,
+            connections: BTreeMap::new(),
+            counter: 0,
+            console: ConsoleLink::new(socket::path(&options.tmpdir, socket::CONSOLE)),
+            store,
+            images,
+            unsynced: Vec::new(),
+            unsafe_images: BTreeSet::new(),
+            superfluous,
+            staged: HashMap::new(),
+            tenders: Tenders::new(&options.dbdir),
+            fifos,
+            prepared: HashMap::new(),
+            runs,
+            program,
+            reload: None,
+            stopping: false,
+            timers: Vec::new(),
+            done: false,
+            options,
+        };
+        daemon.tenders.look_around();
+        // A child may have ended when nobody listened.
+        daemon.reap();
+        daemon.connect_console(false);
+        Ok(daemon)
+    }
+
+    /// Works until it is told to end.
+    pub(super) fn run(mut self) -> Result<(), HostError> {
+        self.events.push_back(Event::Boot);
+        while self.settle() {
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Handles all events that are there. `false`: there is nothing more to do, ever.
+    fn settle(&mut self) -> bool {
+        while let Some(event) = self.events.pop_front() {
+            let now = Moment {
+                monotonic: self.start.elapsed(),
+                wall: wall_clock(),
+            };
+            for effect in self.supervisor.handle(&now, event) {
+                self.carry_out(effect);
+            }
+            // What came of it goes before what happens outside.
+            while let Some(result) = self.results.pop() {
+                self.events.push_front(result);
+            }
+        }
+        !self.done
+    }
+
+    /// Waits until something happens, and turns it into events.
+    fn wait(&mut self) -> Result<(), HostError> {
+        let ids: Vec<_> = self.connections.keys().copied().collect();
+        // Who comes while this program is executed anew waits for the new one.
+        let accepting =
+            ids.len() < MAX_CLIENTS && self.accept_after.is_none() && self.reload.is_none();
+        let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let mut busy = false;
+        let mut large = self
+            .connections
+            .values()
+            .filter(|client| client.is_unpacking())
+            .count();
+        for connection in self.connections.values() {
+            let interest = connection.interest();
+            busy |= interest.is_none();
+            let mut interest = interest.unwrap_or(PollFlags::empty());
+            if connection.is_large() {
+                large += 1;
+                interest.set(
+                    PollFlags::POLLIN,
+                    large <= MAX_LARGE && interest.contains(PollFlags::POLLIN),
+                );
+            }
+            waits.push(PollFd::new(connection.as_fd(), interest));
+        }
+        let listening = if accepting {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        };
+        waits.push(PollFd::new(self.listener.as_fd(), listening));
+        if let Some(peer) = self.console.peer() {
+            waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
+        }
+        let others = waits.len();
+        let adopted = self.runs.adopted().map(|(_, process)| process.as_fd());
+        waits.extend(adopted.map(|process| PollFd::new(process, PollFlags::POLLIN)));
+        let timeout = if busy {
+            PollTimeout::ZERO
+        } else {
+            self.timeout()
+        };
+        match poll(&mut waits, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(HostError::System("poll", error.into())),
+        }
+        let ready: Vec<_> = waits
+            .iter()
+            .map(|wait| wait.revents().unwrap_or(PollFlags::empty()))
+            .collect();
+        drop(waits);
+        let now = Instant::now();
+        if !ready[0].is_empty() {
+            self.signals.drain();
+            self.reap();
+            if self.signals.reload() {
+                if self.stopping {
+                    log::info!("this program is stopping, and not executed anew");
+                } else {
+                    log::info!("this program is executed anew when nothing is under way");
+                    self.reload.get_or_insert(now);
+                }
+            }
+            if self.signals.terminate() {
+                (self.stopping, self.reload) = (true, None);
+                self.events.push_back(Event::Terminate);
+            }
+        }
+        for (id, ready) in ids.iter().zip(&ready[1..]) {
+            self.progress(*id, *ready, now);
+        }
+        if !ready[ids.len() + 1].is_empty() {
+            self.accept(now);
+        }
+        if ready[others..].iter().any(|ready| !ready.is_empty()) {
+            // Those that are children after all tell more.
+            self.reap();
+            self.look_at_adopted();
+        }
+        for Outcome { name, call, result } in self.console.progress(now) {
+            self.events
+                .push_back(Event::Announced { name, call, result });
+        }
+        self.connect_console(false);
+        self.expire(now);
+        // What is readable was read: a client whose next request is on its way is not idle.
+        let overdue = |since| now >= since + RELOAD_DEADLINE;
+        if ready.iter().all(PollFlags::is_empty) || self.reload.is_some_and(overdue) {
+            self.reload_when_quiet(now);
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, id: ConnectionId, ready: PollFlags, now: Instant) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let arrival = connection.progress(ready, now).or_else(|| {
+            let idle = connection
+                .deadline()
+                .is_some_and(|deadline| deadline <= now);
+            idle.then_some(Arrival::Gone)
+        });
+        if let Some(arrival) = arrival {
+            self.arrived(id, arrival);
+        }
+    }
+
+    fn arrived(&mut self, from: ConnectionId, arrival: Arrival) {
+        match arrival {
+            Arrival::Message(message) => {
+                let message = *message;
+                self.events.push_back(Event::Message { from, message });
+            }
+            Arrival::Image(upload, staging) => self.stage(upload, *staging),
+            Arrival::NoImage(upload, why) => {
+                let result = Err(why);
+                self.events.push_back(Event::Staged { upload, result });
+            }
+            Arrival::Gone => {
+                self.connections.remove(&from);
+                self.events.push_back(Event::Closed(from));
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        match socket::accept(&self.listener) {
+            Ok(Some(peer)) => {
+                self.counter += 1;
+                self.connections
+                    .insert(ConnectionId(self.counter), Connection::new(peer, now));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log::warn!("cannot accept connections: {error}");
+                self.accept_after = Some(now + ACCEPT_PAUSE);
+            }
+        }
+    }
+
+    /// Collects the tenders that have ended.
+    fn reap(&mut self) {
+        loop {
+            let (process, ended) = match child::reap() {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return,
+                Err(error) => return log::error!("cannot ask for ended processes: {error}"),
+            };
+            let Some(Over { run, out_of_memory }) = self.runs.ended(process) else {
+                continue;
+            };
+            let death = match ended {
+                _ if out_of_memory => Death::OutOfMemory,
+                Ended::Exit(code) => Death::Exit(code),
+                Ended::Signal(signal) => Death::Signal(signal),
+            };
+            self.events.push_back(Event::Exited { run, death });
+        }
+    }
+
+    /// Looks for those among the tenders of an earlier supervisor that have ended, and are no children.
+    fn look_at_adopted(&mut self) {
+        let ended: Vec<_> = self
+            .runs
+            .adopted()
+            .filter_map(|(_, process)| {
+                let pid = process.id().pid;
+                let end = process.ended().unwrap_or_else(|error| {
+                    log::error!("cannot ask how process {pid} ended: {error}");
+                    Some(End::Unknown)
+                })?;
+                Some((pid, end))
+            })
+            .collect();
+        for (pid, end) in ended {
+            let Some(Over { run, out_of_memory }) = self.runs.ended(pid) else {
+                continue;
+            };
+            let death = match end {
+                _ if out_of_memory => Death::OutOfMemory,
+                End::Known(Ended::Exit(code)) => Death::Exit(code),
+                End::Known(Ended::Signal(signal)) => Death::Signal(signal),
+                End::Unknown => Death::Unknown,
+            };
+            self.events.push_back(Event::Exited { run, death });
+        }
+    }
+
+    /// Executes this program anew when nothing is under way, or has been for too long.
+    fn reload_when_quiet(&mut self, now: Instant) {
+        let Some(since) = self.reload else {
+            return;
+        };
+        let busy = !self.events.is_empty()
+            || !self.supervisor.is_quiet()
+            || !self.connections.values().all(Connection::is_idle);
+        if busy && now < since + RELOAD_DEADLINE {
+            return;
+        }
+        if busy {
+            log::warn!("some requests are broken off: they took longer than {RELOAD_DEADLINE:?}");
+        }
+        log::info!("this program is executed anew");
+        let error = self.program.execute(Kept {
+            listener: self.listener.as_fd(),
+            lock: self.store.lock(),
+        });
+        log::error!("{error}");
+        self.reload = None;
+    }
+
+    fn connect_console(&mut self, wanted: bool) {
+        if self.console.connect(Instant::now(), wanted) {
+            self.events.push_back(Event::ConsoleUp);
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.accept_after.take_if(|until| *until <= now);
+        let (due, later) = self.timers.drain(..).partition(|(at, _)| *at <= now);
+        self.timers = later;
+        self.events
+            .extend(due.into_iter().map(|(_, timer)| Event::Timer(timer)));
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let timers = self.timers.iter().map(|(at, _)| *at);
+        let idle = self.connections.values().filter_map(Connection::deadline);
+        let pause = self.accept_after;
+        daemon::timeout(
+            timers
+                .chain(idle)
+                .chain(self.console.deadline())
+                .chain(pause)
+                .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
+                .min(),
+        )
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.options.systemd_socket_activation {
+            let path = socket::path(&self.options.tmpdir, socket::SUPERVISOR);
+            if let Err(error) = fs::remove_file(&path) {
+                log::warn!("cannot remove {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// The state on disk; one of albatross is imported.
+fn load(store: &mut Store, images: &mut ImageStore) -> Result<State, HostError> {
+    let (content, complete) = match store.load().map_err(HostError::Store)? {
+        Found::Nothing => return Ok(State::default()),
+        Found::Present(content, _) => (content, true),
+        Found::Fallback(content, _) => (content, false),
+    };
+    match content {
+        Content::Own(state) => {
+            // Nobody knows which images a file that was set aside refers to.
+            if complete && !store.has_set_aside() {
+                images
+                    .keep_only(store.images())
+                    .map_err(HostError::Images)?;
+            } else if !complete && let Err(error) = store.save(&state) {
+                log::error!("{error}; it is tried again with the next change");
+            }
+            Ok(state)
+        }
+        Content::Albatross(file) => {
+            let keep = |image: &[u8], compressed| images.import(image, compressed, MAX_IMAGE);
+            let Imported { state, refused } =
+                import::import(file, keep).map_err(HostError::Images)?;
+            for why in refused {
+                log::error!("{why}; not imported");
+            }
+            for recorded in &state.unikernels {
+                if let Err(why) = launch::supported(&recorded.version.config) {
+                    log::warn!("{}: {why}: imported, but cannot be started", recorded.name);
+                }
+            }
+            log::info!(
+                "{} unikernels and {} policies of albatross are imported",
+                state.unikernels.len(),
+                state.policies.len()
+            );
+            let kept = store.keep_original().map_err(HostError::Store)?;
+            log::info!("the state file of albatross is kept as {}", kept.display());
+            store.save(&state).map_err(HostError::Store)?;
+            Ok(state)
+        }
+    }
+}
+
+/// Takes over the tenders of an earlier supervisor, and their consoles.
+fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name, Fifo>) {
+    let mut survivors = Vec::new();
+    let mut fifos = HashMap::new();
+    for (number, survivor) in (1..).zip(runs.survivors()) {
+        let run = RunId(number);
+        let name = survivor.name.clone();
+        match Fifo::create(runtime_folder, &name) {
+            Ok(fifo) => drop(fifos.insert(name.clone(), fifo)),
+            Err(error) => log::warn!("{name}: {error}"),
+        }
+        survivors.push(Survivor {
+            run,
+            name,
+            key: survivor.record.key,
+            since: timestamp(survivor.record.started),
+        });
+        runs.adopt(run, survivor);
+    }
+    (survivors, fifos)
+}
+
+fn wall_clock() -> Timestamp {
+    timestamp(daemon::wall_clock())
+}
+
+fn timestamp(since: Duration) -> Timestamp {
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_unix(seconds, u64::from(since.subsec_nanos()) * 1000)
+}
+
+/// Anything that differs from one start to the next.
+fn seed() -> u32 {
+    daemon::wall_clock().subsec_nanos() ^ std::process::id()
+}

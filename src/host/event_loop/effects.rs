@@ -1,0 +1,301 @@
+//! What the supervisor decided, carried out.
+
+use nix::sys::signal::Signal;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::super::MAX_COMPRESSING;
+use super::super::images::Staging;
+use super::super::tender::{Fifo, Start};
+use super::{Arrival, Daemon, Prepared};
+use crate::manifest::Manifest;
+use crate::name::Name;
+use crate::supervisor::{ConnectionId, Effect, Event, RunId, StagedImage, UploadId, launch};
+use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
+use crate::wire::frame::frame;
+use crate::wire::state::State;
+use crate::wire::{Header, Message, Payload};
+
+impl Daemon {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer { to, message, close } => self.answer(to, &message, close),
+            Effect::SendImage {
+                to,
+                header,
+                image,
+                level,
+            } => self.send_image(to, header, image, level),
+            Effect::ReceiveImage {
+                upload,
+                from,
+                embedded,
+                compressed,
+            } => {
+                self.receive_image(upload, from, embedded, compressed);
+            }
+            Effect::DiscardImage(upload) => drop(self.staged.remove(&upload)),
+            Effect::Inspect { name, image } => {
+                let result = self.inspect(&image).map(|(manifest, _)| manifest);
+                self.results.push(Event::Inspected { name, result });
+            }
+            Effect::Prepare {
+                name,
+                image,
+                staged,
+            } => {
+                let result = self.prepare(&name, image, staged);
+                self.results.push(Event::Prepared { name, result });
+            }
+            Effect::Announce { name, call, limit } => {
+                self.connect_console(true);
+                if let Err(why) = self.console.add(&name, call, limit) {
+                    let result = Err(why);
+                    self.results.push(Event::Announced { name, call, result });
+                }
+            }
+            Effect::Spawn {
+                run,
+                name,
+                config,
+                image,
+            } => {
+                let version = Version {
+                    config: *config,
+                    image,
+                };
+                let result = self.spawn(run, &name, &version);
+                self.results.push(Event::Spawned { run, result });
+            }
+            Effect::Release(name) => {
+                self.prepared.remove(&name);
+                if let Some(fifo) = self.fifos.remove(&name) {
+                    fifo.remove();
+                }
+            }
+            Effect::Signal { run, kill } => self.signal(run, kill),
+            Effect::Wake { after, timer } => self.timers.push((Instant::now() + after, timer)),
+            Effect::Persist { ticket, state } => {
+                let result = self.persist(&state);
+                self.results.push(Event::Persisted { ticket, result });
+            }
+            Effect::RemoveImage(digest) => {
+                self.unsafe_images.remove(&digest);
+                self.superfluous.insert(digest);
+                self.remove_superfluous();
+            }
+            Effect::Exit => self.done = true,
+        }
+    }
+
+    fn answer(&mut self, to: ConnectionId, message: &Message, close: bool) {
+        if let Payload::Failure(why) = &message.payload {
+            log::info!("{}: {}", message.header.name.to_lossy(), why.to_lossy());
+        }
+        let Some(connection) = self.connections.get_mut(&to) else {
+            return;
+        };
+        let octets = message
+            .encode()
+            .map_err(|error| error.to_string())
+            .and_then(|octets| frame(&octets).map_err(|error| error.to_string()));
+        let arrival = match octets {
+            Ok(octets) => connection.answer(&octets, close),
+            Err(error) => {
+                log::warn!("an answer cannot be sent: {error}");
+                Some(Arrival::Gone)
+            }
+        };
+        if let Some(arrival) = arrival {
+            self.arrived(to, arrival);
+        }
+    }
+
+    fn send_image(&mut self, to: ConnectionId, header: Header, image: ImageDigest, level: u8) {
+        let busy = self
+            .connections
+            .values()
+            .filter(|other| other.is_compressing())
+            .count();
+        let Some(connection) = self.connections.get_mut(&to) else {
+            return;
+        };
+        let begun = self
+            .images
+            .read(&image)
+            .map_err(|error| error.to_string())
+            .and_then(|file| {
+                if level == 0 {
+                    return connection.send_image(&header, false, file);
+                }
+                if busy >= MAX_COMPRESSING {
+                    return Err(format!(
+                        "{MAX_COMPRESSING} images are being compressed already, try again later"
+                    ));
+                }
+                let scratch = self.images.scratch().map_err(|error| error.to_string())?;
+                connection.send_compressed(header.clone(), level, file, scratch);
+                Ok(())
+            });
+        if let Err(why) = begun {
+            self.answer(
+                to,
+                &Message::answer(header, Payload::Failure(why.into())),
+                true,
+            );
+        }
+    }
+
+    fn receive_image(
+        &mut self,
+        upload: UploadId,
+        from: ConnectionId,
+        embedded: Option<Vec<u8>>,
+        compressed: bool,
+    ) {
+        let Some(connection) = self.connections.get_mut(&from) else {
+            // That it is gone is an event of its own.
+            return;
+        };
+        match self.images.stage(compressed, MAX_IMAGE) {
+            Ok(staging) => {
+                if let Some(arrival) = connection.receive_image(upload, staging, embedded) {
+                    self.arrived(from, arrival);
+                }
+            }
+            Err(error) => {
+                let result = Err(error.to_string());
+                self.events.push_back(Event::Staged { upload, result });
+            }
+        }
+    }
+
+    pub(super) fn stage(&mut self, upload: UploadId, staging: Staging) {
+        let result = staging
+            .finish()
+            .map_err(|error| error.to_string())
+            .and_then(|staged| {
+                let Manifest {
+                    target,
+                    abi_version,
+                    ..
+                } = staged.manifest;
+                self.tenders
+                    .find(target, abi_version)
+                    .map_err(|error| error.to_string())?;
+                let image = StagedImage {
+                    digest: staged.digest,
+                    manifest: staged.manifest.clone(),
+                };
+                self.staged.insert(upload, staged);
+                Ok(image)
+            });
+        self.events.push_back(Event::Staged { upload, result });
+    }
+
+    /// What an image of the store declares, and the tender that runs it.
+    fn inspect(&mut self, image: &ImageDigest) -> Result<(Manifest, PathBuf), String> {
+        let mut file = self.images.read(image).map_err(|error| error.to_string())?;
+        let manifest = Manifest::read(&mut file).map_err(|error| error.to_string())?;
+        let tender = self
+            .tenders
+            .find(manifest.target, manifest.abi_version)
+            .map_err(|error| error.to_string())?;
+        Ok((manifest, tender))
+    }
+
+    fn prepare(
+        &mut self,
+        name: &Name,
+        image: ImageDigest,
+        staged: Option<UploadId>,
+    ) -> Result<(), String> {
+        if let Some(staged) = staged.and_then(|upload| self.staged.remove(&upload)) {
+            let file = self
+                .images
+                .install(staged)
+                .map_err(|error| error.to_string())?;
+            self.superfluous.remove(&image);
+            self.unsynced.push((image, file));
+        }
+        let (manifest, tender) = self.inspect(&image)?;
+        let target = manifest.target;
+        let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
+        self.fifos.insert(name.clone(), fifo);
+        self.prepared
+            .insert(name.clone(), Prepared { tender, target });
+        Ok(())
+    }
+
+    fn spawn(&mut self, run: RunId, name: &Name, version: &Version) -> Result<(), String> {
+        let (Some(prepared), Some(fifo)) = (self.prepared.remove(name), self.fifos.get(name))
+        else {
+            return Err("its console was not prepared".to_owned());
+        };
+        let Version { config, image } = version;
+        launch::supported(config)?;
+        let start = Start {
+            tender: &prepared.tender,
+            target: prepared.target,
+            image: &self.images.path(image),
+            name,
+            config,
+            whole_name: self.options.no_drop_path,
+            fifo,
+            user: None,
+            group: None,
+            record: None,
+        };
+        let started = self.runs.start(run, version.key(), start);
+        let process = started.map_err(|error| error.to_string())?;
+        log::info!("{name}: started as process {process}");
+        Ok(())
+    }
+
+    fn signal(&mut self, run: RunId, urgent: bool) {
+        let signal = if urgent {
+            Signal::SIGKILL
+        } else {
+            Signal::SIGTERM
+        };
+        self.runs.signal(run, signal);
+    }
+
+    fn persist(&mut self, state: &State) -> Result<(), String> {
+        for (digest, image) in self.unsynced.drain(..) {
+            match self.images.sync(&image) {
+                Ok(()) => {
+                    self.unsafe_images.remove(&digest);
+                }
+                Err(error) => {
+                    log::error!("image {digest}: {error}");
+                    self.unsafe_images.insert(digest);
+                }
+            }
+        }
+        if let Some(image) = state
+            .images()
+            .find(|image| self.unsafe_images.contains(image))
+        {
+            return Err(format!("image {image} could not be written to disk"));
+        }
+        let saved = self.store.save(state).map_err(|error| error.to_string());
+        for image in state.images() {
+            self.superfluous.remove(&image);
+        }
+        self.remove_superfluous();
+        saved
+    }
+
+    fn remove_superfluous(&mut self) {
+        let (store, images) = (&self.store, &self.images);
+        self.superfluous.retain(|image| {
+            let wanted = store.refers_to(image);
+            if !wanted && let Err(error) = images.remove(image) {
+                log::warn!("{error}");
+            }
+            wanted
+        });
+    }
+}
