@@ -1,10 +1,11 @@
 //! What happens, and what is to be done: the two sides of the supervisor.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::unikernel::{Config, Death, ImageDigest};
+use crate::unikernel::{Death, ImageDigest, Version};
 use crate::wire::state::State;
 use crate::wire::{Header, Int, Message, Timestamp};
 
@@ -175,9 +176,9 @@ pub enum Effect {
     Prepare {
         /// The unikernel.
         name: Name,
-        /// Its image.
-        image: ImageDigest,
-        /// The image is staged under this number and goes to the store; otherwise it is there.
+        /// What it is to be.
+        version: Arc<Version>,
+        /// Its image is staged under this number and goes to the store; otherwise it is there.
         staged: Option<UploadId>,
     },
     /// Have the console read: leads to [`Event::Announced`].
@@ -195,10 +196,8 @@ pub enum Effect {
         run: RunId,
         /// The unikernel.
         name: Name,
-        /// Its configuration.
-        config: Box<Config>,
-        /// Its image, in the store.
-        image: ImageDigest,
+        /// What it is; its image is in the store.
+        version: Arc<Version>,
     },
     /// Undo what [`Effect::Prepare`] did, all of it.
     Release(Name),

@@ -333,8 +333,7 @@ impl Supervisor {
             (None, Some(old)) => Some((&old.version, &old.previous)),
             (None, None) => None,
         };
-        let image = version.image;
-        let mut unikernel = Unikernel::new(version, Run::Starting);
+        let mut unikernel = Unikernel::new(version.clone(), Run::Starting);
         unikernel.previous = match before {
             // The same once more is nothing to return to.
             Some((old, older)) if *old == unikernel.version => older.clone(),
@@ -351,7 +350,7 @@ impl Supervisor {
         self.unikernels.insert(name.clone(), unikernel);
         self.effects.push(Effect::Prepare {
             name: name.clone(),
-            image,
+            version,
             staged: upload,
         });
     }

@@ -100,12 +100,12 @@ impl Supervisor {
             return;
         }
         unikernel.run = Run::Starting;
-        let image = unikernel.version.image;
+        let version = unikernel.version.clone();
         let operation = Operation::new(None, Goal::Start, Phase::Preparing);
         self.operate(&name, operation, None);
         self.effects.push(Effect::Prepare {
             name,
-            image,
+            version,
             staged: None,
         });
     }
@@ -168,8 +168,7 @@ impl Supervisor {
         self.effects.push(Effect::Spawn {
             run,
             name: name.clone(),
-            config: Box::new(version.config.clone()),
-            image: version.image,
+            version,
         });
     }
 

@@ -105,10 +105,10 @@ impl World {
             }
             Effect::Prepare {
                 name,
-                image,
+                version,
                 staged,
             } => {
-                self.images.push(image);
+                self.images.push(version.image);
                 self.staged -= usize::from(staged.is_some());
                 let result = self.fails("prepare");
                 self.result("prepare", Event::Prepared { name, result }, events);
@@ -118,12 +118,10 @@ impl World {
                 let result = self.fails("announce");
                 self.result("announce", Event::Announced { name, call, result }, events);
             }
-            Effect::Spawn {
-                run, name, config, ..
-            } => {
+            Effect::Spawn { run, name, version } => {
                 let result = self.fails("spawn");
                 if result.is_ok() {
-                    self.alive.push((run, name, *config));
+                    self.alive.push((run, name, version.config.clone()));
                 }
                 self.result("spawn", Event::Spawned { run, result }, events);
             }

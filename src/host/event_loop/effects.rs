@@ -42,10 +42,10 @@ impl Daemon {
             }
             Effect::Prepare {
                 name,
-                image,
+                version,
                 staged,
             } => {
-                let result = self.prepare(&name, image, staged);
+                let result = self.prepare(&name, &version, staged);
                 self.results.push(Event::Prepared { name, result });
             }
             Effect::Announce { name, call, limit } => {
@@ -55,16 +55,7 @@ impl Daemon {
                     self.results.push(Event::Announced { name, call, result });
                 }
             }
-            Effect::Spawn {
-                run,
-                name,
-                config,
-                image,
-            } => {
-                let version = Version {
-                    config: *config,
-                    image,
-                };
+            Effect::Spawn { run, name, version } => {
                 let result = self.spawn(run, &name, &version);
                 self.results.push(Event::Spawned { run, result });
             }
@@ -208,7 +199,7 @@ impl Daemon {
     fn prepare(
         &mut self,
         name: &Name,
-        image: ImageDigest,
+        version: &Version,
         staged: Option<UploadId>,
     ) -> Result<(), String> {
         if let Some(staged) = staged.and_then(|upload| self.staged.remove(&upload)) {
@@ -216,10 +207,10 @@ impl Daemon {
                 .images
                 .install(staged)
                 .map_err(|error| error.to_string())?;
-            self.superfluous.remove(&image);
-            self.unsynced.push((image, file));
+            self.superfluous.remove(&version.image);
+            self.unsynced.push((version.image, file));
         }
-        let (manifest, tender) = self.inspect(&image)?;
+        let (manifest, tender) = self.inspect(&version.image)?;
         let target = manifest.target;
         let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
         self.fifos.insert(name.clone(), fifo);

@@ -148,9 +148,9 @@ impl Host {
             }
             Effect::Prepare {
                 name,
-                image,
+                version,
                 staged,
-            } => self.prepare(name, image, staged),
+            } => self.prepare(name, version.image, staged),
             Effect::Announce { name, call, .. } => {
                 if let Some(console) = self.consoles.get_mut(&name) {
                     console.calls.insert(call);
@@ -158,12 +158,7 @@ impl Host {
                 let result = self.outcome();
                 self.untold.push(Event::Announced { name, call, result });
             }
-            Effect::Spawn {
-                run,
-                name,
-                config,
-                image,
-            } => self.spawn(run, name, *config, image),
+            Effect::Spawn { run, name, version } => self.spawn(run, name, &version),
             Effect::Release(name) => self.release(&name),
             Effect::Signal { run, kill } => {
                 self.signalled.insert(run);
@@ -422,7 +417,8 @@ impl Host {
         self.untold.push(Event::Prepared { name, result });
     }
 
-    fn spawn(&mut self, run: RunId, name: Name, config: Config, image: ImageDigest) {
+    fn spawn(&mut self, run: RunId, name: Name, version: &Version) {
+        let Version { config, image } = version.clone();
         let ready = self
             .consoles
             .get(&name)
