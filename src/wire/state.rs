@@ -193,12 +193,17 @@ impl Encoder {
         let mut before = recorded.into_iter().zip(encoded).peekable();
         let mut unikernels = Vec::with_capacity(state.unikernels.len());
         for recorded in &state.unikernels {
-            while before
-                .next_if(|(old, _)| old.name < recorded.name)
-                .is_some()
-            {}
-            // Versions are the same in memory, so this is cheap.
-            let (recorded, encoded) = match before.next_if(|(old, _)| old == recorded) {
+            // Versions are the same in memory, so that comparing costs little.
+            let same = loop {
+                if let Some(same) = before.next_if(|(old, _)| old == recorded) {
+                    break Some(same);
+                }
+                // What is no longer there.
+                if before.next_if(|(old, _)| old.name < recorded.name).is_none() {
+                    break None;
+                }
+            };
+            let (recorded, encoded) = match same {
                 Some(same) => same,
                 None => (
                     recorded.clone(),
