@@ -199,16 +199,16 @@ impl Encoder {
                     break Some(same);
                 }
                 // What is no longer there.
-                if before.next_if(|(old, _)| old.name < recorded.name).is_none() {
+                if before
+                    .next_if(|(old, _)| old.name < recorded.name)
+                    .is_none()
+                {
                     break None;
                 }
             };
             let (recorded, encoded) = match same {
                 Some(same) => same,
-                None => (
-                    recorded.clone(),
-                    Any::new(encode(&Entry::from(recorded))?),
-                ),
+                None => (recorded.clone(), Any::new(encode(&Entry::from(recorded))?)),
             };
             self.recorded.push(recorded);
             unikernels.push(encoded);

@@ -11,7 +11,9 @@ use super::super::tender::{Fifo, Start};
 use super::{Arrival, Daemon, Prepared};
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::supervisor::{ConnectionId, Effect, Event, RunId, StagedImage, UploadId, launch};
+use crate::supervisor::{
+    ConnectionId, Effect, Event, History, RunId, StagedImage, UploadId, launch,
+};
 use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
@@ -55,8 +57,13 @@ impl Daemon {
                     self.results.push(Event::Announced { name, call, result });
                 }
             }
-            Effect::Spawn { run, name, version } => {
-                let result = self.spawn(run, &name, &version);
+            Effect::Spawn {
+                run,
+                name,
+                version,
+                history,
+            } => {
+                let result = self.spawn(run, &name, &version, history);
                 self.results.push(Event::Spawned { run, result });
             }
             Effect::Release(name) => {
@@ -219,7 +226,13 @@ impl Daemon {
         Ok(())
     }
 
-    fn spawn(&mut self, run: RunId, name: &Name, version: &Version) -> Result<(), String> {
+    fn spawn(
+        &mut self,
+        run: RunId,
+        name: &Name,
+        version: &Version,
+        history: History,
+    ) -> Result<(), String> {
         let (Some(prepared), Some(fifo)) = (self.prepared.remove(name), self.fifos.get(name))
         else {
             return Err("its console was not prepared".to_owned());
@@ -238,7 +251,7 @@ impl Daemon {
             group: None,
             record: None,
         };
-        let started = self.runs.start(run, version.key(), start);
+        let started = self.runs.start(run, version.key(), history, start);
         let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
         Ok(())
@@ -250,7 +263,7 @@ impl Daemon {
         } else {
             Signal::SIGTERM
         };
-        self.runs.signal(run, signal);
+        self.runs.end(run, signal);
     }
 
     fn persist(&mut self, state: &State) -> Result<(), String> {

@@ -7,8 +7,9 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc::{
-    self, CLONE_VFORK, CLONE_VM, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, SIGCHLD,
-    SYS_capset, SYS_rt_sigaction, SYS_setgroups, SYS_setresgid, SYS_setresuid, c_int, c_ulong,
+    self, CLONE_VFORK, CLONE_VM, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP,
+    SIGCHLD, SYS_capset, SYS_rt_sigaction, SYS_setgroups, SYS_setresgid, SYS_setresuid, c_int,
+    c_ulong,
 };
 use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;

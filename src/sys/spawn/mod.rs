@@ -180,7 +180,11 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
         oom_score: confinement.oom_score.to_string(),
         confinement,
     };
-    let mut arguments: Vec<_> = prepared.arguments.iter().map(|text| text.as_ptr()).collect();
+    let mut arguments: Vec<_> = prepared
+        .arguments
+        .iter()
+        .map(|text| text.as_ptr())
+        .collect();
     arguments.push(ptr::null());
     let (mut reported, report) = io::pipe().map_err(SpawnError::Pipe)?;
     let child = || prepared.execute(&arguments, &report);
