@@ -139,21 +139,33 @@ impl Supervisor {
             self.effects.push(Effect::DiscardImage(upload));
             return self.refuse(&asker, &why);
         }
-        let goal = Goal::Replace("created unikernel");
-        let operation = Operation::new(Some(asker), goal, Phase::Stopping);
         let version = Arc::new(Version {
             config,
             image: image.digest,
         });
-        self.operate(
-            name,
-            operation,
-            Some(Successor {
-                version,
-                upload: Some(upload),
-            }),
-        );
-        self.take_over(name);
+        self.inspect(asker, name, "created unikernel", version, Some(upload));
+    }
+
+    /// Begins to put this version in the place of what is there, if the host can run it.
+    fn inspect(
+        &mut self,
+        asker: Asker,
+        name: &Name,
+        answer: &'static str,
+        version: Arc<Version>,
+        upload: Option<UploadId>,
+    ) {
+        let operation = Operation::new(Some(asker), Goal::Replace(answer), Phase::Inspecting);
+        let successor = Successor {
+            version: version.clone(),
+            upload,
+        };
+        self.operate(name, operation, Some(successor));
+        self.effects.push(Effect::Inspect {
+            name: name.clone(),
+            version,
+            staged: upload,
+        });
     }
 
     /// A start from an image in the store.
@@ -165,18 +177,7 @@ impl Supervisor {
             Ok(version) => version,
             Err(why) => return self.refuse(&asker, &why),
         };
-        let image = version.image;
-        let goal = Goal::Replace(revival.answer());
-        let operation = Operation::new(Some(asker), goal, Phase::Inspecting);
-        let successor = Successor {
-            version,
-            upload: None,
-        };
-        self.operate(name, operation, Some(successor));
-        self.effects.push(Effect::Inspect {
-            name: name.clone(),
-            image,
-        });
+        self.inspect(asker, name, revival.answer(), version, None);
     }
 
     /// What a revival starts.
@@ -214,13 +215,19 @@ impl Supervisor {
             return;
         };
         let fits = result.and_then(|manifest| check_devices(&manifest, &successor.version.config));
+        let fits = fits.and_then(|()| match self.stopping {
+            true => Err("the supervisor is stopping".to_owned()),
+            false => Ok(()),
+        });
         match fits {
-            Ok(()) if self.stopping => self.fail(name, "the supervisor is stopping"),
             Ok(()) => {
                 self.set_phase(name, Phase::Stopping);
                 self.take_over(name);
             }
-            Err(why) => self.fail(name, &why),
+            Err(why) => {
+                self.discard_successor(name);
+                self.fail(name, &why);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use nix::sched::sched_getaffinity;
 use nix::unistd::{Gid, Pid};
 
 use super::{Fifo, TenderError, os};
+use crate::host::tap::Taps;
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::policy::CpuId;
@@ -49,6 +50,8 @@ pub struct Start<'a> {
     pub whole_name: bool,
     /// Where its output goes.
     pub fifo: &'a Fifo,
+    /// The taps of all, its own among them.
+    pub taps: &'a mut Taps,
     /// Its user and the group of all tenders, if they are not ours.
     pub user: Option<(u32, Gid)>,
     /// The file to enter its control group by.
@@ -63,7 +66,8 @@ impl Start<'_> {
         check_cpus(self.config)?;
         let user = match self.user {
             Some((id, tenders)) => {
-                let devices = os::group_of_devices(self.target, id)?;
+                let networks = !self.config.nets.is_empty();
+                let devices = os::groups_of_devices(self.target, networks, id)?;
                 let groups = [tenders].into_iter().chain(devices).collect();
                 Some(User { id, groups })
             }
@@ -77,12 +81,16 @@ impl Start<'_> {
                 self.config,
                 self.image,
                 self.whole_name,
+                &self.taps.names(self.name),
             ))
             .env_clear()
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors);
         let id = user.as_ref().map(|user| user.id);
+        self.taps
+            .hand_over(self.name, id)
+            .map_err(TenderError::Tap)?;
         let confinement = Confinement {
             cpus: self.config.cpus.iter().map(|cpu| (*cpu).into()).collect(),
             address_space: (u64::from(self.config.memory) + ADDRESS_SPACE_SLACK) << 20,

@@ -1,0 +1,85 @@
+//! Linux: tun(4).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+
+use super::TapError;
+use crate::sys::tap::{self, Interfaces};
+
+const TUN: &str = "/dev/net/tun";
+
+/// The first octet of a tap's own hardware address: local, and so high that no bridge takes it for its own, which is the
+/// lowest of its ports.
+const HIGH: u8 = 0xfe;
+
+/// A tap on a bridge. Until it is [handed over](Self::hand_over) it is held open, so that it goes with this process.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+    held: Option<File>,
+}
+
+impl Tap {
+    /// Makes it, up and on the bridge. `address` is anything that no other tap has.
+    pub fn make(name: &str, bridge: &str, address: [u8; 5]) -> Result<Self, TapError> {
+        let failed = |what| TapError::step(what, name);
+        let tun = open()?;
+        tap::create(&tun, name.as_bytes()).map_err(failed("make"))?;
+        let interfaces = Interfaces::open().map_err(failed("set up"))?;
+        let name_octets = name.as_bytes();
+        let [a, b, c, d, e] = address;
+        interfaces
+            .set_address(name_octets, [HIGH, a, b, c, d, e])
+            .map_err(failed("set the address of"))?;
+        // A tender without rights cannot: frames would reach the guest merged, and cut.
+        interfaces.disable_offloads(name_octets);
+        interfaces
+            .join_bridge(name_octets, bridge.as_bytes())
+            .map_err(|error| TapError::Bridge(name.to_owned(), bridge.to_owned(), error.into()))?;
+        interfaces.set_up(name_octets).map_err(failed("bring up"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            held: Some(tun),
+        })
+    }
+
+    /// One that an earlier supervisor has made.
+    pub fn found(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            held: None,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Lets go of it: from now on only a process of `user` can attach to it, and it stays until it is removed.
+    pub fn hand_over(&mut self, user: u32) -> Result<(), TapError> {
+        let Some(tun) = self.held.take() else {
+            return Ok(());
+        };
+        tap::set_owner(&tun, user).map_err(TapError::step("give away", &self.name))?;
+        tap::set_persistent(&tun, true).map_err(TapError::step("keep", &self.name))
+    }
+
+    /// Fails, and leaves it, if something is attached to it.
+    pub fn remove(self) -> Result<(), TapError> {
+        if self.held.is_some() {
+            return Ok(());
+        }
+        let tun = open()?;
+        // If it is gone, this makes another one, which goes with `tun`.
+        tap::attach(&tun, self.name.as_bytes()).map_err(TapError::step("remove", &self.name))?;
+        tap::set_persistent(&tun, false).map_err(TapError::step("remove", &self.name))
+    }
+}
+
+fn open() -> Result<File, TapError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(TUN)
+        .map_err(|error: io::Error| TapError::Device(TUN, error))
+}
