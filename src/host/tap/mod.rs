@@ -24,7 +24,7 @@ use self::name::Owner;
 use self::os::Tap;
 use super::resources;
 use crate::name::Name;
-use crate::unikernel::{Config, Mac};
+use crate::unikernel::Config;
 
 pub use self::lock::check as check_lock;
 
@@ -68,18 +68,22 @@ impl Taps {
         let owner = owner(database)?;
         let mut left = left_by(&owner)?;
         let mut made = HashMap::new();
-        let mut allowed = Vec::new();
+        let mut locked = Vec::new();
         for (name, config) in running {
-            made.insert(name.clone(), take(&mut left, &owner, name));
+            let taps = take(&mut left, &owner, name);
             // What runs without anybody knowing why is on its way out, and has no address.
-            allowed.extend(
-                config
-                    .into_iter()
-                    .flat_map(|config| addresses(&owner, name, config)),
-            );
+            let nets = config.map_or(&[][..], |config| &config.nets);
+            for tap in &taps {
+                let mut nets = nets.iter().enumerate();
+                let net = nets.find(|(number, _)| owner.tap(name, *number) == *tap);
+                locked.push((tap.clone(), net.map(|(_, net)| net.mac(name))));
+            }
+            let taps = taps.iter().map(|tap| Tap::found(tap)).collect();
+            made.insert(name.clone(), taps);
         }
         let lock = if lock_addresses {
-            Some(AddressLock::set(&owner, allowed)?)
+            let locked = locked.iter().map(|(tap, address)| (tap.as_str(), *address));
+            Some(AddressLock::set(&owner, locked)?)
         } else {
             lock::remove_left(&owner);
             None
@@ -104,18 +108,14 @@ impl Taps {
     }
 
     fn try_make(&mut self, name: &Name, config: &Config) -> Result<(), TapError> {
-        let addresses = addresses(&self.owner, name, config);
-        if let Some(lock) = &mut self.lock
-            && !config.nets.is_empty()
-        {
-            lock.allow(addresses.collect())?;
-        }
         let taps = self.made.entry(name.clone()).or_default();
         for (number, net) in config.nets.iter().enumerate() {
             let tap = self.owner.tap(name, number);
-            let made = Tap::make(&tap, net.bridge(), digest(&tap))?;
+            taps.push(Tap::make(&tap, net.bridge(), digest(&tap))?);
+            if let Some(lock) = &self.lock {
+                lock.add(&tap, net.mac(name))?;
+            }
             log::debug!("{name}: tap {tap} is on bridge {}", net.bridge());
-            taps.push(made);
         }
         Ok(())
     }
@@ -136,15 +136,15 @@ impl Taps {
     /// Removes the taps of a unikernel, if it has any.
     pub fn remove(&mut self, name: &Name) {
         for tap in self.made.remove(name).unwrap_or_default() {
-            if let Err(error) = tap.remove() {
+            let tap_name = tap.name().to_owned();
+            let removed = tap.remove();
+            if let Err(error) = &removed {
                 log::warn!("{name}: {error}; the next start tries again");
+            } else if let Some(lock) = &self.lock
+                && let Err(error) = lock.forget(&tap_name)
+            {
+                log::warn!("{name}: {error}");
             }
-        }
-        let prefix = self.owner.unikernel(name);
-        if let Some(lock) = &mut self.lock
-            && let Err(error) = lock.forget(&prefix)
-        {
-            log::warn!("{name}: {error}");
         }
     }
 
@@ -198,16 +198,10 @@ fn left_by(owner: &Owner) -> Result<Vec<String>, TapError> {
 }
 
 /// Takes those of a unikernel out of these.
-fn take(taps: &mut Vec<String>, owner: &Owner, name: &Name) -> Vec<Tap> {
+fn take(taps: &mut Vec<String>, owner: &Owner, name: &Name) -> Vec<String> {
     let prefix = owner.unikernel(name);
-    let own = taps.extract_if(.., |tap| tap.starts_with(&prefix));
-    own.map(|tap| Tap::found(&tap)).collect()
-}
-
-/// The taps of a unikernel, and the address of each.
-fn addresses(owner: &Owner, name: &Name, config: &Config) -> impl Iterator<Item = (String, Mac)> {
-    let nets = config.nets.iter().enumerate();
-    nets.map(|(number, net)| (owner.tap(name, number), net.mac(name)))
+    taps.extract_if(.., |tap| tap.starts_with(&prefix))
+        .collect()
 }
 
 /// Anything that no other tap has.
@@ -249,7 +243,7 @@ impl fmt::Display for TapError {
             ),
             Self::Lock(error) => write!(
                 f,
-                "cannot lock hardware addresses: {error}: the kernel needs nftables for bridges (NF_TABLES_BRIDGE)"
+                "cannot lock hardware addresses: {error}: the kernel needs nftables for interfaces (NF_TABLES_NETDEV)"
             ),
             Self::NoLock(why) => {
                 write!(f, "hardware addresses cannot be locked (--lock-mac): {why}")

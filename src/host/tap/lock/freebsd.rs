@@ -4,20 +4,25 @@ use super::super::TapError;
 use super::super::name::Owner;
 use crate::unikernel::Mac;
 
+const NOT_HERE: TapError = TapError::NoLock("only Linux can do that");
+
 /// None can be made here.
 #[derive(Debug)]
 pub enum AddressLock {}
 
 impl AddressLock {
-    pub fn set(_: &Owner, _: Vec<(String, Mac)>) -> Result<Self, TapError> {
+    pub fn set<'a>(
+        _: &Owner,
+        _: impl Iterator<Item = (&'a str, Option<Mac>)>,
+    ) -> Result<Self, TapError> {
         Err(NOT_HERE)
     }
 
-    pub fn allow(&mut self, _: Vec<(String, Mac)>) -> Result<(), TapError> {
+    pub fn add(&self, _: &str, _: Mac) -> Result<(), TapError> {
         match *self {}
     }
 
-    pub fn forget(&mut self, _: &str) -> Result<(), TapError> {
+    pub fn forget(&self, _: &str) -> Result<(), TapError> {
         match *self {}
     }
 
@@ -25,8 +30,6 @@ impl AddressLock {
         match *self {}
     }
 }
-
-const NOT_HERE: TapError = TapError::NoLock("only Linux can do that");
 
 pub fn check() -> Result<(), TapError> {
     Err(NOT_HERE)

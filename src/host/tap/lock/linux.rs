@@ -1,12 +1,12 @@
 //! Linux: nftables, over a netlink socket of its own for each batch.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+    sockopt,
 };
 
 use super::super::TapError;
@@ -14,69 +14,73 @@ use super::super::name::{Owner, PREFIX};
 use super::nftables::{Batch, refusal};
 use crate::unikernel::Mac;
 
+/// An interface that is in every network.
+const LOOPBACK: &str = "lo";
+
 /// The table of one supervisor. It outlives this value, and the process: unikernels that go on stay locked.
 #[derive(Debug)]
 pub struct AddressLock {
     owner: String,
-    allowed: HashMap<String, Mac>,
 }
 
 impl AddressLock {
-    /// Locks all taps of this owner, in one step: those in `allowed` to their addresses, others altogether.
-    pub fn set(owner: &Owner, allowed: Vec<(String, Mac)>) -> Result<Self, TapError> {
+    /// Locks the taps of this owner that there are, in one step: each to its address, or altogether.
+    pub fn set<'a>(
+        owner: &Owner,
+        taps: impl Iterator<Item = (&'a str, Option<Mac>)>,
+    ) -> Result<Self, TapError> {
+        check()?;
         let owner = owner.as_str().to_owned();
-        let batch = Batch::new(&owner).create(&owner).allow(&allowed);
-        carry_out(&batch.finish())?;
-        let allowed = allowed.into_iter().collect();
-        Ok(Self { owner, allowed })
+        let batch = Batch::new(&owner).new_table();
+        let batch = taps.fold(batch, |batch, (tap, address)| batch.lock(tap, address));
+        carry_out(&batch.finish()).map_err(TapError::Lock)?;
+        Ok(Self { owner })
     }
 
-    pub fn allow(&mut self, more: Vec<(String, Mac)>) -> Result<(), TapError> {
-        carry_out(&Batch::new(&self.owner).allow(&more).finish())?;
-        self.allowed.extend(more);
-        Ok(())
+    /// Locks a tap to an address.
+    pub fn add(&self, tap: &str, address: Mac) -> Result<(), TapError> {
+        let batch = Batch::new(&self.owner).lock(tap, Some(address));
+        carry_out(&batch.finish()).map_err(TapError::Lock)
     }
 
-    /// Lets nothing more pass from the taps whose names begin so.
-    pub fn forget(&mut self, prefix: &str) -> Result<(), TapError> {
-        let known = self.allowed.extract_if(|tap, _| tap.starts_with(prefix));
-        let forgotten: Vec<_> = known.collect();
-        if forgotten.is_empty() {
-            return Ok(());
+    /// Removes the lock of a tap that is gone: the kernel may have done so.
+    pub fn forget(&self, tap: &str) -> Result<(), TapError> {
+        match carry_out(&Batch::new(&self.owner).unlock(tap).finish()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TapError::Lock(error)),
+            _ => Ok(()),
         }
-        carry_out(&Batch::new(&self.owner).forget(&forgotten).finish())
     }
 
+    /// Removes all that there is of it.
     pub fn remove(&self) {
-        if let Err(error) = carry_out(&Batch::new(&self.owner).delete().finish()) {
-            log::warn!("{error}");
+        if let Err(error) = carry_out(&Batch::new(&self.owner).delete_table().finish()) {
+            log::warn!("{}", TapError::Lock(error));
         }
     }
 }
 
-/// Whether a lock could be set. Nothing is changed.
+/// Whether taps could be locked. Nothing is changed.
 pub fn check() -> Result<(), TapError> {
-    carry_out(&Batch::new(PREFIX).create(PREFIX).finish_for_check())
+    let batch = Batch::new(PREFIX).new_table().lock(LOOPBACK, None);
+    carry_out(&batch.finish_for_check()).map_err(TapError::Lock)
 }
 
-/// Removes the table that an earlier supervisor has left, if there is one.
+/// Removes what an earlier supervisor has left, if there is anything.
 pub fn remove_left(owner: &Owner) {
     // Without nftables, or the right to use it, there is none of ours either.
-    let _ = carry_out(&Batch::new(owner.as_str()).delete().finish());
+    let _ = carry_out(&Batch::new(owner.as_str()).delete_table().finish());
 }
 
-fn carry_out(batch: &[u8]) -> Result<(), TapError> {
-    talk(batch).map_err(TapError::Lock)
-}
-
-/// Sends a batch. The kernel carries it out, and answers, before sending returns.
-fn talk(batch: &[u8]) -> io::Result<()> {
+/// Sends a batch. The kernel carries it out, and tells what it refuses, before sending returns.
+fn carry_out(batch: &[u8]) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkNetFilter,
     )?;
+    // Of many taps it is more than a socket takes otherwise; without the right to do this it is refused anyway.
+    let _ = setsockopt(&socket, sockopt::SndBufForce, &batch.len());
     send(socket.as_raw_fd(), batch, MsgFlags::empty())?;
     let mut answer = [0; 8192];
     loop {

@@ -1,49 +1,32 @@
 //! The rules that drop frames with a foreign source address, as messages to nftables (`<linux/netfilter/nf_tables.h>`).
 //!
 //! ```text
-//! table bridge petrel-ptabc {
-//!     set allowed { type ifname . ether_addr; elements = { "ptabcdefghijk00" . 00:80:41:26:a8:89 } }
-//!     chain prerouting {
-//!         type filter hook prerouting priority -300;
-//!         iifname "ptabc*" iifname . ether saddr != @allowed drop
+//! table netdev petrel-ptabc {
+//!     chain ptabcdefghijk00 {
+//!         type filter hook ingress device "ptabcdefghijk00" priority 0; policy accept;
+//!         ether saddr != 00:80:41:26:a8:89 drop
 //!     }
-//!     chain input { type filter hook input priority -300; (the same rule) }
 //! }
 //! ```
 //!
-//! A tap without an element passes nothing. The second chain is for frames to the bridge itself, such as those of
-//! spanning tree and LLDP: they skip the first one, but a bridge learns from them.
+//! They stand where frames come in, and not at the bridge (family bridge): that learns from frames of spanning tree and
+//! LLDP, which are to itself, before it asks anybody.
 #![forbid(unsafe_code)]
 
 use crate::unikernel::Mac;
 
-/// Octets of an interface's name, zeros included.
-const NAME: usize = 16;
-/// Octets of a hardware address.
-const ADDRESS: usize = 6;
-/// Octets of a key of the set: each part is padded to four.
-const KEY: usize = NAME + 8;
-
-const SET: &str = "allowed";
-const CHAINS: [(&str, u32); 2] = [("prerouting", 0), ("input", 1)];
-/// Where bridges translate addresses: before they look at frames themselves.
-const PRIORITY: i32 = -300;
-
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFPROTO_BRIDGE: u8 = 7;
+const NFPROTO_NETDEV: u8 = 5;
 
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
-const NEW_SET: u16 = 9;
-const NEW_ELEMENTS: u16 = 12;
-const DELETE_ELEMENTS: u16 = 14;
 
 const REQUEST: u16 = 0x1;
-const ACKNOWLEDGE: u16 = 0x4;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
@@ -52,14 +35,11 @@ const HEADER: usize = 16 + 4;
 /// `struct nlattr`.
 const ATTRIBUTE: usize = 4;
 const NESTED: u16 = 0x8000;
-/// Most elements in a message: an attribute has less than 64 KiB.
-const ELEMENTS: usize = 1000;
 
-/// The first register of four octets; an interface's name takes four of them.
-const NAME_REGISTER: u32 = 8;
-const ADDRESS_REGISTER: u32 = NAME_REGISTER + 4;
+/// The register for the address of a frame.
+const REGISTER: u32 = 1;
 
-/// Messages that are carried out all or not at all.
+/// Messages that are carried out all or not at all. The kernel answers those that it refuses, and no others.
 pub struct Batch {
     table: String,
     octets: Vec<u8>,
@@ -79,62 +59,38 @@ impl Batch {
     }
 
     /// Removes the table.
-    pub fn delete(mut self) -> Self {
+    pub fn delete_table(mut self) -> Self {
         let table = self.table(1);
-        self.message(DELETE_TABLE, 0, table);
+        self.message(DELETE_TABLE, 0, &table);
         self
     }
 
-    /// Makes the table anew, with an empty set. The name of each tap begins with `owner`.
-    pub fn create(mut self, owner: &str) -> Self {
+    /// Makes the table anew, without chains.
+    pub fn new_table(mut self) -> Self {
         // It may be there or not: so it is there, and then not.
         let table = self.table(1);
-        self.message(NEW_TABLE, CREATE, table);
-        self = self.delete();
-        let table = self.table(1);
-        self.message(NEW_TABLE, CREATE, table);
-        let set = self
-            .table(1)
-            .text(2, SET)
-            // The types of an interface's name and an Ethernet address, for who lists the set.
-            .number(4, 41 << 6 | 9)
-            .number(5, KEY as u32)
-            // Within this batch.
-            .number(10, 1);
-        self.message(NEW_SET, CREATE, set);
-        for (chain, hook) in CHAINS {
-            let hook = Attributes::default()
-                .number(1, hook)
-                .number(2, PRIORITY.cast_unsigned());
-            let described = self.table(1).text(3, chain).nested(4, hook);
-            self.message(NEW_CHAIN, CREATE, described.text(7, "filter"));
-            let rule = self.table(1).text(2, chain).nested(4, rule(owner));
-            self.message(NEW_RULE, CREATE | APPEND, rule);
-        }
+        self.message(NEW_TABLE, CREATE, &table);
+        self = self.delete_table();
+        self.message(NEW_TABLE, CREATE, &table);
         self
     }
 
-    /// Lets frames with these addresses pass from these taps.
-    pub fn allow(self, allowed: &[(String, Mac)]) -> Self {
-        self.elements(NEW_ELEMENTS, CREATE, allowed)
+    /// Lets frames from this interface pass from one address only, or none at all.
+    pub fn lock(mut self, interface: &str, address: Option<Mac>) -> Self {
+        let ingress = Attributes::default().number(1, 0).number(2, 0);
+        let hook = ingress.text(3, interface);
+        let chain = self.table(1).text(3, interface).nested(4, &hook);
+        self.message(NEW_CHAIN, CREATE, &chain.text(7, "filter"));
+        let rule = self.table(1).text(2, interface);
+        let rule = rule.nested(4, &expressions(address));
+        self.message(NEW_RULE, CREATE | APPEND, &rule);
+        self
     }
 
-    /// Takes that back.
-    pub fn forget(self, allowed: &[(String, Mac)]) -> Self {
-        self.elements(DELETE_ELEMENTS, 0, allowed)
-    }
-
-    fn elements(mut self, kind: u16, flags: u16, elements: &[(String, Mac)]) -> Self {
-        for some in elements.chunks(ELEMENTS) {
-            let list = some
-                .iter()
-                .map(|(tap, mac)| Attributes::default().nested(1, value(&key(tap, *mac))))
-                .fold(Attributes::default(), |list, element| {
-                    list.nested(1, element)
-                });
-            let described = self.table(1).text(2, SET).nested(3, list);
-            self.message(kind, flags, described);
-        }
+    /// Removes the chain of an interface.
+    pub fn unlock(mut self, interface: &str) -> Self {
+        let chain = self.table(1).text(3, interface);
+        self.message(DELETE_CHAIN, 0, &chain);
         self
     }
 
@@ -153,15 +109,9 @@ impl Batch {
         Attributes::default().text(kind, &self.table)
     }
 
-    fn message(&mut self, kind: u16, flags: u16, attributes: Attributes) {
+    fn message(&mut self, kind: u16, flags: u16, attributes: &Attributes) {
         let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
-        self.put(
-            kind,
-            REQUEST | ACKNOWLEDGE | flags,
-            NFPROTO_BRIDGE,
-            0,
-            &attributes.0,
-        );
+        self.put(kind, REQUEST | flags, NFPROTO_NETDEV, 0, &attributes.0);
     }
 
     fn edge(&mut self, kind: u16) {
@@ -207,57 +157,31 @@ impl Attributes {
         self.octets(kind, &number.to_be_bytes())
     }
 
-    fn nested(self, kind: u16, inner: Self) -> Self {
+    fn nested(self, kind: u16, inner: &Self) -> Self {
         self.octets(NESTED | kind, &inner.0)
     }
 }
 
-/// `iifname "OWNER*" iifname . ether saddr != @allowed drop`.
-fn rule(owner: &str) -> Attributes {
+/// `ether saddr != ADDRESS drop`, or just `drop`.
+fn expressions(address: Option<Mac>) -> Attributes {
     let attributes = Attributes::default;
-    let name = attributes().number(1, NAME_REGISTER).number(2, 6);
-    let begins = attributes()
-        .number(1, NAME_REGISTER)
-        .number(2, 0)
-        .nested(3, value(owner.as_bytes()));
-    let address = attributes()
-        .number(1, ADDRESS_REGISTER)
-        // The link layer's header, after the destination.
-        .number(2, 0)
-        .number(3, ADDRESS as u32)
-        .number(4, ADDRESS as u32);
-    let unknown = attributes()
-        .text(1, SET)
-        .number(2, NAME_REGISTER)
-        .number(4, 1)
-        .number(5, 1);
-    let verdict = attributes().nested(2, attributes().number(1, 0));
-    let drop = attributes().number(1, 0).nested(2, verdict);
-    [
-        ("meta", name),
-        ("cmp", begins),
-        ("payload", address),
-        ("lookup", unknown),
-        ("immediate", drop),
-    ]
-    .into_iter()
-    .fold(attributes(), |list, (expression, data)| {
-        list.nested(1, attributes().text(1, expression).nested(2, data))
-    })
+    let list = address.map_or_else(attributes, |Mac(address)| {
+        // Six octets of the link layer's header, after the six of the destination.
+        let load = attributes().number(1, REGISTER).number(2, 0);
+        let load = load.number(3, 6).number(4, 6);
+        let differs = attributes().number(1, REGISTER).number(2, 1);
+        let differs = differs.nested(3, &attributes().octets(1, &address));
+        attributes()
+            .nested(1, &expression("payload", &load))
+            .nested(1, &expression("cmp", &differs))
+    });
+    let verdict = attributes().nested(2, &attributes().number(1, 0));
+    let drop = attributes().number(1, 0).nested(2, &verdict);
+    list.nested(1, &expression("immediate", &drop))
 }
 
-fn value(octets: &[u8]) -> Attributes {
-    Attributes::default().octets(1, octets)
-}
-
-/// A name is shorter than its place, which ends with zeros.
-fn key(tap: &str, mac: Mac) -> [u8; KEY] {
-    let mut key = [0; KEY];
-    for (to, from) in key[..NAME].iter_mut().zip(tap.bytes()) {
-        *to = from;
-    }
-    key[NAME..NAME + ADDRESS].copy_from_slice(&mac.0);
-    key
+fn expression(name: &str, data: &Attributes) -> Attributes {
+    Attributes::default().text(1, name).nested(2, data)
 }
 
 /// The first refusal among the answers in `octets`: an error number.
@@ -302,33 +226,31 @@ mod tests {
     #[test]
     fn a_batch_begins_and_ends_and_without_an_end_it_is_a_check() {
         let table = |kind| NFNL_SUBSYS_NFTABLES << 8 | kind;
-        let deleted = Batch::new("ptabc").delete().finish();
+        let deleted = Batch::new("ptabc").delete_table().finish();
         assert_eq!(kinds(&deleted), [16, table(DELETE_TABLE), 17]);
-        let created = Batch::new("ptabc").create("ptabc").finish_for_check();
+        let created = Batch::new("ptabc").new_table();
+        let created = created.lock("ptabcdefghijk00", Some(MAC)).unlock("lo");
         let wanted = [
             NEW_TABLE,
             DELETE_TABLE,
             NEW_TABLE,
-            NEW_SET,
             NEW_CHAIN,
             NEW_RULE,
-            NEW_CHAIN,
-            NEW_RULE,
+            DELETE_CHAIN,
         ];
-        assert_eq!(kinds(&created)[1..], wanted.map(table));
+        let kinds = kinds(&created.finish_for_check());
+        assert_eq!(kinds[1..], wanted.map(table));
     }
 
     #[test]
-    fn a_key_is_a_padded_name_and_a_padded_address() {
-        let key = key("ptabcdefghijk00", MAC);
-        assert_eq!(&key, b"ptabcdefghijk00\0\x00\x80\x41\x01\x02\x03\0\0");
-    }
-
-    #[test]
-    fn more_elements_than_fit_a_message_are_in_several() {
-        let many = vec![("ptabcdefghijk00".to_owned(), MAC); 2 * ELEMENTS + 1];
-        let octets = Batch::new("ptabc").allow(&many).finish();
-        assert_eq!(kinds(&octets).len(), 2 + 3);
+    fn a_rule_names_the_one_address_or_drops_everything() {
+        let has_address = |address| {
+            let octets = expressions(address).0;
+            assert!(octets.windows(10).any(|some| some == b"immediate\0"));
+            octets.windows(6).any(|some| some == MAC.0)
+        };
+        assert!(has_address(Some(MAC)));
+        assert!(!has_address(None));
     }
 
     #[test]
