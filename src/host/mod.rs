@@ -1,6 +1,7 @@
 //! `petreld`: carries out what [`crate::supervisor`] decides, and tells it what happens.
 //!
-//! One thread, poll(2), signals through a pipe. Nothing here decides anything about unikernels.
+//! One thread, poll(2), signals through a pipe; further threads only wait for the kernel to forget a tap. Nothing here
+//! decides anything about unikernels.
 #![forbid(unsafe_code)]
 
 mod check;

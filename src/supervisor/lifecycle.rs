@@ -214,11 +214,11 @@ impl Supervisor {
         let (Phase::Inspecting, Some(successor)) = (operation.phase, &operation.successor) else {
             return;
         };
-        let fits = result.and_then(|manifest| check_devices(&manifest, &successor.version.config));
-        let fits = fits.and_then(|()| match self.stopping {
-            true => Err("the supervisor is stopping".to_owned()),
-            false => Ok(()),
-        });
+        let fits = match result {
+            Ok(_) if self.stopping => Err("the supervisor is stopping".to_owned()),
+            Ok(manifest) => check_devices(&manifest, &successor.version.config),
+            Err(why) => Err(why),
+        };
         match fits {
             Ok(()) => {
                 self.set_phase(name, Phase::Stopping);

@@ -559,7 +559,7 @@ impl Schedule {
         let left = (running != prepared).then(|| format!("consoles of {prepared:?} are left"));
         let taps: Vec<_> = host.taps.iter().collect();
         let taps =
-            (running != taps).then(|| format!("{running:?} run, taps of {:?} are there", taps));
+            (running != taps).then(|| format!("{running:?} run, taps of {taps:?} are there"));
         let images: BTreeSet<_> = disk.images().collect();
         let superfluous = (host.store != images).then(|| format!("images: {:?}", host.store));
         let staged = (!host.staged.is_empty()).then(|| format!("staged: {:?}", host.staged));

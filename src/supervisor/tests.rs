@@ -359,7 +359,9 @@ fn a_name_is_taken_once() {
 
 #[test]
 fn what_fails_on_the_way_leaves_nothing_behind() {
-    for step in ["upload", "prepare", "announce", "spawn", "persist"] {
+    for step in [
+        "upload", "inspect", "prepare", "announce", "spawn", "persist",
+    ] {
         let mut world = World::new();
         world.fail = vec![step];
         let why = world.create(":a").unwrap_err();
@@ -368,7 +370,7 @@ fn what_fails_on_the_way_leaves_nothing_behind() {
             world.alive.is_empty() && world.saved.unikernels.is_empty(),
             "{step}"
         );
-        assert!(world.images.is_empty(), "{step}");
+        assert!(world.images.is_empty() && world.staged == 0, "{step}");
         assert_eq!(world.create(":a"), Ok("created unikernel".into()), "{step}");
     }
 }
@@ -412,8 +414,14 @@ fn a_refused_replacement_leaves_the_running_one_alone() {
             .unwrap_err()
             .contains("64 MB")
     );
-    world.fail = vec!["upload"];
-    assert!(world.answer(":a", create(&config(), true)).is_err());
+    for step in ["upload", "inspect"] {
+        world.fail = vec![step];
+        assert!(world.answer(":a", create(&config(), true)).is_err());
+        assert_eq!((world.alive[0].0, world.staged), (before, 0), "{step}");
+    }
+    // What the host lacks for a restart is found before, too.
+    world.fail = vec!["inspect"];
+    assert!(world.answer(":a", RESTART).is_err());
     assert_eq!(world.alive[0].0, before);
 }
 

@@ -14,7 +14,7 @@ pub struct Tap {
 
 impl Tap {
     /// Makes it, up and on the bridge. It has an address of the system's choice.
-    pub fn make(name: &str, bridge: &str, _: [u8; 5]) -> Result<Self, TapError> {
+    pub fn make(name: &str, bridge: &str, _: [u8; 6]) -> Result<Self, TapError> {
         // A process that is killed before the new name leaves a tap that nobody knows again.
         interfaces::create(TAP, name.as_bytes()).map_err(TapError::step("make", name))?;
         let tap = Self::found(name);
@@ -45,7 +45,7 @@ impl Tap {
     }
 
     /// Nothing to be done: it stays until it is removed, and tenders run as root.
-    #[allow(clippy::unnecessary_wraps)]
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
     pub fn hand_over(&mut self, _: u32) -> Result<(), TapError> {
         Ok(())
     }

@@ -99,6 +99,7 @@ impl Taps {
 
     /// Makes a tap for each network, or none.
     pub fn make(&mut self, name: &Name, config: &Config) -> Result<(), TapError> {
+        check_bridges(config)?;
         self.remove(name);
         let made = self.try_make(name, config);
         if made.is_err() {
@@ -137,8 +138,7 @@ impl Taps {
     pub fn remove(&mut self, name: &Name) {
         for tap in self.made.remove(name).unwrap_or_default() {
             let tap_name = tap.name().to_owned();
-            let removed = tap.remove();
-            if let Err(error) = &removed {
+            if let Err(error) = tap.remove() {
                 log::warn!("{name}: {error}; the next start tries again");
             } else if let Some(lock) = &self.lock
                 && let Err(error) = lock.forget(&tap_name)
@@ -205,7 +205,7 @@ fn take(taps: &mut Vec<String>, owner: &Owner, name: &Name) -> Vec<String> {
 }
 
 /// Anything that no other tap has.
-fn digest(tap: &str) -> [u8; 5] {
+fn digest(tap: &str) -> [u8; 6] {
     let digest = Sha256::digest(tap);
     std::array::from_fn(|place| digest[place])
 }

@@ -31,8 +31,10 @@ impl AddressLock {
     }
 }
 
+/// Says that they cannot.
 pub fn check() -> Result<(), TapError> {
     Err(NOT_HERE)
 }
 
+/// There is nothing.
 pub fn remove_left(_: &Owner) {}
