@@ -15,6 +15,7 @@ mod host;
 mod network;
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 
 use host::{Host, Setup, eventually};
@@ -128,6 +129,26 @@ fn a_ping_through_the_bridge_reaches_a_unikernel_deployed_over_tls() {
 
     let mut client = host.client_of("networker", &["destroy", "hello"]);
     host.expect(&run(&mut client), 0, &["destroyed"]);
+    assert_eq!(taps(&network), [""; 0]);
+}
+
+#[test]
+fn a_unikernel_for_hvt_is_reached_as_well() {
+    let what = "a ping to a unikernel for hvt";
+    if on_path("solo5-hvt").is_none() || !Path::new("/dev/kvm").exists() {
+        return skipped(what, "needs solo5-hvt(1) and /dev/kvm");
+    }
+    let Some(network) = bridges(what) else {
+        return;
+    };
+    let host = host(&[]);
+    let image = guest("net.hvt");
+    let create = ["create", "hello", image.to_str().unwrap(), "--mem", "16"];
+    let options = ["--net", "service", "--arg=--ipv4=10.99.0.2"];
+    host.expect(&host.petrel(&[&create[..], &options].concat()), 0, &[]);
+    ready(&host, "hello");
+    network.ping(SERVICE);
+    host.expect(&host.petrel(&["destroy", "hello"]), 0, &["destroyed"]);
     assert_eq!(taps(&network), [""; 0]);
 }
 
@@ -280,8 +301,13 @@ fn a_missing_bridge_is_an_error_before_anything_is_touched() {
     host.expect(&create(&host, "hello", &[]), 0, &[]);
     ready(&host, "hello");
     let tender = host.tender_of(":hello");
-    let refused = create_on(&host, "nowhere", &["other"]);
-    host.expect(&refused, 117, &["this host has no bridge nowhere"]);
+    let refused = create_on(&host, "late", &["late"]);
+    host.expect(&refused, 117, &["this host has no bridge late"]);
+    network.bridge("late", "10.99.2.1");
+    host.supervisor().signal(Signal::SIGHUP);
+    host.supervisor().says("bridges: admin, late, service");
+    host.expect(&create_on(&host, "late", &["late"]), 0, &[]);
+    host.expect(&host.petrel(&["destroy", "late"]), 0, &[]);
     // One that was there when petreld was started.
     network.ip(&["link", "del", "admin"]);
     let why = "there is no bridge admin on this host";

@@ -1,5 +1,6 @@
 //! From a request to what it asks for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use log::warn;
@@ -557,6 +558,13 @@ fn check_devices(manifest: &Manifest, config: &Config) -> Result<(), String> {
         .iter()
         .map(|block| block.device.as_str())
         .collect();
+    // Otherwise one of the two would do nothing.
+    for devices in [&nets, &blocks] {
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = devices.iter().find(|device| !seen.insert(**device)) {
+            return Err(format!("device '{twice}' is given twice"));
+        }
+    }
     manifest
         .check_devices(&nets, &blocks)
         .map_err(|mismatch| mismatch.to_string())

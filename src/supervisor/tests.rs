@@ -7,7 +7,7 @@ use super::fixtures::{config, settings};
 use super::*;
 use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
-use crate::unikernel::{Death, FailBehaviour};
+use crate::unikernel::{Death, FailBehaviour, Net};
 use crate::wire::{
     BlockCommand, ConsoleCommand, DatedPolicy, Octets, Policy as WirePolicy, Restart,
 };
@@ -423,6 +423,28 @@ fn a_refused_replacement_leaves_the_running_one_alone() {
     world.fail = vec!["inspect"];
     assert!(world.answer(":a", RESTART).is_err());
     assert_eq!(world.alive[0].0, before);
+}
+
+#[test]
+fn a_device_cannot_be_given_twice() {
+    let net = |bridge: &str| Net {
+        device: "service".to_owned(),
+        bridge: Some(bridge.to_owned()),
+        mac: None,
+    };
+    let mut settings = settings();
+    settings.resources.bridges = ["one", "two"].map(str::to_owned).into();
+    let mut world = World::new();
+    world.supervisor = Supervisor::new(State::default(), Vec::new(), settings);
+    let config = Config {
+        nets: vec![net("one"), net("two")],
+        ..config()
+    };
+    assert_eq!(
+        world.answer(":a", create(&config, false)),
+        Err("device 'service' is given twice".into())
+    );
+    assert_eq!(world.staged, 0);
 }
 
 #[test]
