@@ -132,7 +132,7 @@ client --count "$deployments" first-line --create "$work/create" --console "$wor
 printf '\nthe shortest command (p50 below 1500 us), and the shortest program:\n'
 spawn-time "$count" /bin/true "$programs/petrel --version"
 
-printf '\na tap, made, put on a bridge, attached to and removed (p50 below 2000 us):\n'
+printf '\na tap, made, put on a bridge, and gone again (p50 below 2000 us):\n'
 if [ "$(id -u)" = 0 ] && command -v ip >/dev/null; then
     mkdir "$work/taps"
     # shellcheck disable=SC2016  # expanded by the inner shell

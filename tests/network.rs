@@ -99,7 +99,7 @@ fn a_ping_through_the_bridge_reaches_a_unikernel_deployed_over_tls() {
         return;
     };
     network.open_tun(0o666);
-    let host = host(&["--tender-uids", "64100-64110"]);
+    let host = host(&["--tender-uids", "64300-64309"]);
     let image = guest("net.spt");
     let create = ["create", "hello", image.to_str().unwrap(), "--mem", "16"];
     let options = ["--net", "service", "--arg=--ipv4=10.99.0.2"];
@@ -231,9 +231,9 @@ fn a_start_that_fails_half_way_leaves_no_tap() {
         return;
     };
     network.open_tun(0o600);
-    let mut host = host(&["--tender-uids", "64100-64110"]);
+    let mut host = host(&["--tender-uids", "64310-64319"]);
     // Only when all is prepared the user is known, who cannot attach.
-    let why = "a tender that runs as user 64101 cannot open /dev/net/tun";
+    let why = "a tender that runs as user 64311 cannot open /dev/net/tun";
     host.expect(&create(&host, "hello", &[]), 117, &[why]);
     assert_eq!(taps(&network), [""; 0]);
     assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));

@@ -37,16 +37,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Made, on the bridge, given to its user, attached to as a tender does, and removed.
+/// Made, on the bridge, given to its user, and gone again.
 fn once(taps: &mut Taps, name: &Name, config: &Config) -> Result<(), Box<dyn Error>> {
     taps.make(name, config)?;
     taps.hand_over(name, None)?;
-    let mut options = std::fs::OpenOptions::new();
-    let tun = options.read(true).write(true).open("/dev/net/tun")?;
-    for tap in taps.names(name) {
-        petrel::sys::tap::attach(&tun, tap.as_bytes())?;
-    }
-    drop(tun);
     taps.remove(name);
     Ok(())
 }
