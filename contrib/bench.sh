@@ -3,7 +3,7 @@
 #
 #   sh contrib/bench.sh [--debug] [COUNT]      how many runs of each (500); deployments are a fifth of that
 #
-# It needs cargo and a C compiler on Linux x86_64; neither root nor Solo5. The daemons and all files are in a temporary
+# It needs cargo and a C compiler on Linux x86_64; neither root (but for taps) nor Solo5. The daemons and all files are in a temporary
 # folder that takes 400 MB at most; a thousand small unikernels take 2 GB of address space, and little memory. With
 # --debug the programs are those of a debug build: to see that this script works, not for its figures.
 #
@@ -131,6 +131,16 @@ client --count "$deployments" first-line --create "$work/create" --console "$wor
 
 printf '\nthe shortest command (p50 below 1500 us), and the shortest program:\n'
 spawn-time "$count" /bin/true "$programs/petrel --version"
+
+printf '\na tap, made, put on a bridge, and gone again (p50 below 2000 us):\n'
+if [ "$(id -u)" = 0 ] && command -v ip >/dev/null; then
+    mkdir "$work/taps"
+    # shellcheck disable=SC2016  # expanded by the inner shell
+    unshare --net sh -c 'ip link add bench type bridge && ip link set bench up && exec "$@"' sh \
+        tap-time "$count" "$work/taps" bench
+else
+    echo "not measured: needs root, and ip(8)"
+fi
 
 printf '\nmemory:\n'
 client upload --create "$work/large" --image "$work/large.spt" --listener "$listener"

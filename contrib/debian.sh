@@ -58,7 +58,8 @@ for program in "$folder"/root/bin/* "$folder"/root/sbin/* "$folder"/root/usr/bin
             "$libraries" "$program" >"$folder/bin/${program##*/}"
         chmod +x "$folder/bin/${program##*/}"
     else
-        ln -s "$program" "$folder/bin/${program##*/}"
+        # A program may be there twice, as a link.
+        ln -sf "$program" "$folder/bin/${program##*/}"
     fi
 done
 printf '%s\n' "$wanted" >"$folder/packages"

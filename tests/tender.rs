@@ -5,24 +5,21 @@
 
 mod support;
 
+#[path = "support/network.rs"]
+mod network;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto,
-    setsockopt, socket, sockopt,
-};
-use nix::sys::time::TimeVal;
-use nix::unistd::geteuid;
 
+use network::Network;
 use support::{Ended, Folder, Running, guest, on_path, run, skipped};
 
 /// The exit code of a shell for a process that died by a signal.
@@ -503,13 +500,13 @@ fn a_guest_answers_on_a_named_tap() {
         return;
     };
     for tender in tenders() {
-        network.make_tap();
+        make_tap(&network);
         let option = format!("--net:service={TAP}");
         let mut running = start_net(tender, &option);
         let line = running.line_with("net service: mac");
         assert_eq!(line, "net service: mac 02:00:00:00:12:34 mtu 1400");
         running.line_with("net service: ready");
-        network.ping();
+        network.ping(GUEST_ADDRESS);
         assert_eq!(running.end().code(), 0, "{tender:?}");
 
         let mut chosen = Running::start(&mut tender.command(&[&option], &tender.guest("net"), &[]));
@@ -539,14 +536,14 @@ fn a_guest_answers_on_an_inherited_tap() {
     let tender = ours();
     let tap = open_tap();
     petrel::sys::tap::attach(&tap, TAP.as_bytes()).unwrap();
-    network.set_up();
+    set_up(&network);
     fcntl(&tap, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let option = format!("--net:service=@{}", tap.as_raw_fd());
     let mut running = start_net(&tender, &option);
     let line = running.line_with("net service: mac");
     assert_eq!(line, "net service: mac 02:00:00:00:12:34 mtu 1400");
     running.line_with("net service: ready");
-    network.ping();
+    network.ping(GUEST_ADDRESS);
     assert_eq!(running.end().code(), 0);
     drop(tap);
 
@@ -565,7 +562,7 @@ fn both_kinds_of_devices_work_together() {
     let folder = Folder::new("tender-both");
     let disk = folder.file("disk", vec![7; 4096]);
     for tender in tenders() {
-        network.make_tap();
+        make_tap(&network);
         let ended = tender.run(
             &[
                 &format!("--block:storage={}", disk.display()),
@@ -586,72 +583,14 @@ fn both_kinds_of_devices_work_together() {
 const TAP: &str = "tap0";
 const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
-/// The network namespace that this test's thread has for itself, and what it starts.
-struct Network;
+fn make_tap(network: &Network) {
+    network.ip(&["tuntap", "add", TAP, "mode", "tap"]);
+    set_up(network);
+}
 
-impl Network {
-    /// Nothing, and a line that says why, where the test may not have one.
-    fn new(what: &str) -> Option<Self> {
-        let missing = |why: &str| {
-            skipped(what, why);
-            None
-        };
-        if !geteuid().is_root() {
-            return missing("needs root");
-        }
-        if !Path::new("/dev/net/tun").exists() {
-            return missing("needs /dev/net/tun");
-        }
-        if on_path("ip").is_none() {
-            return missing("needs ip(8)");
-        }
-        match unshare(CloneFlags::CLONE_NEWNET) {
-            Ok(()) => Some(Self),
-            Err(error) => missing(&format!("no network namespace of its own: {error}")),
-        }
-    }
-
-    fn make_tap(&self) {
-        self.ip(&["tuntap", "add", TAP, "mode", "tap"]);
-        self.set_up();
-    }
-
-    fn set_up(&self) {
-        self.ip(&["link", "set", TAP, "mtu", "1400", "up"]);
-        self.ip(&["address", "add", "10.99.0.1/24", "dev", TAP]);
-    }
-
-    fn ip(&self, arguments: &[&str]) {
-        let ended = run(Command::new("ip").args(arguments));
-        assert!(ended.status.success(), "ip {arguments:?}: {ended:?}");
-    }
-
-    /// One echo request to the guest and its answer; the kernel asks for its address before.
-    fn ping(&self) {
-        const REQUEST: [u8; 12] = [8, 0, 0x5d, 0xfc, 0x12, 0x34, 0, 1, 0x70, 0x65, 0x17, 0x69];
-        let socket: OwnedFd = socket(
-            AddressFamily::Inet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::Icmp,
-        )
-        .unwrap();
-        let seconds = i64::try_from(support::DEADLINE.as_secs()).unwrap();
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(seconds, 0)).unwrap();
-        let address = SockaddrIn::from(std::net::SocketAddrV4::new(GUEST_ADDRESS, 0));
-        sendto(socket.as_raw_fd(), &REQUEST, &address, MsgFlags::empty()).unwrap();
-        let mut packet = [0; 1500];
-        loop {
-            let length = recv(socket.as_raw_fd(), &mut packet, MsgFlags::empty())
-                .expect("no answer to the echo request");
-            let (header, body) = packet[..length].split_at(20);
-            // Echo reply from the guest, with the identifier and payload of the request.
-            if header[12..16] == GUEST_ADDRESS.octets() && body[..2] == [0, 0] {
-                assert_eq!(body[4..], REQUEST[4..]);
-                return;
-            }
-        }
-    }
+fn set_up(network: &Network) {
+    network.ip(&["link", "set", TAP, "mtu", "1400", "up"]);
+    network.ip(&["address", "add", "10.99.0.1/24", "dev", TAP]);
 }
 
 /// A guest that answers one ARP request and one echo request, and ends.

@@ -13,7 +13,7 @@ use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::store::{self, Content, Found};
 use super::tender::Tenders;
-use super::{Options, images, resources};
+use super::{Options, images, resources, tap};
 use crate::command_line;
 use crate::manifest::Manifest;
 use crate::name::Name;
@@ -51,6 +51,9 @@ pub fn check(options: &Options) -> Report {
     if store::is_in_use(database) {
         let database = database.display();
         report.plan(format!("not now: a petreld with {database} is running"));
+    }
+    if options.lock_mac {
+        report.note(tap::check_lock());
     }
     let state = report.state(database);
     report.unikernels(options, &state);
@@ -214,6 +217,13 @@ impl Report {
         let looked = self.note(run::look(&options.tmpdir));
         let (survivors, damaged) = looked.unwrap_or_default();
         self.problems.extend(damaged);
+        if options.dbdir.is_dir() {
+            let running = survivors.iter().map(|survivor| &survivor.name);
+            let left = self.note(tap::leftovers(&options.dbdir, running));
+            let removed = left.into_iter().flatten();
+            self.plan
+                .extend(removed.map(|tap| format!("removes tap {tap}, which nobody uses")));
+        }
         let mut survivors: BTreeMap<Name, Survivor> = survivors
             .into_iter()
             .map(|survivor| (survivor.name.clone(), survivor))

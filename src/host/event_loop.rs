@@ -18,6 +18,7 @@ use super::import::{self, Imported};
 use super::reexec::{Inherited, Kept, Program};
 use super::run::{self, Over, Runs, TenderUsers};
 use super::store::{Content, Found, Store};
+use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
 use super::{HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, resources};
 use crate::daemon::{self, ACCEPT_PAUSE, Signals};
@@ -61,6 +62,7 @@ pub(super) struct Daemon {
     tenders: Tenders,
     /// The consoles of what runs, or is about to.
     fifos: HashMap<Name, Fifo>,
+    taps: Taps,
     /// What is about to run.
     prepared: HashMap<Name, Prepared>,
     runs: Runs,
@@ -130,6 +132,15 @@ impl Daemon {
         let names = state.unikernels.iter().map(|recorded| &recorded.name);
         let wanted = names.chain(fifos.keys()).cloned().collect();
         Fifo::remove_others(&options.tmpdir, &wanted);
+        let running = survivors.iter().map(|survivor| {
+            let mut recorded = state.unikernels.iter();
+            let recorded = recorded.find(|recorded| recorded.name == survivor.name);
+            let version = recorded.map(|recorded| &recorded.version);
+            let known = version.filter(|version| version.key() == survivor.key);
+            (&survivor.name, known.map(|version| &version.config))
+        });
+        let taps =
+            Taps::open(&options.dbdir, options.lock_mac, running).map_err(HostError::Taps)?;
         let mut daemon = Self {
             supervisor: Supervisor::new(state, survivors, settings),
             events: VecDeque::new(),
@@ -149,6 +160,7 @@ impl Daemon {
             staged: HashMap::new(),
             tenders: Tenders::new(&options.dbdir),
             fifos,
+            taps,
             prepared: HashMap::new(),
             runs,
             program,
@@ -436,6 +448,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.taps.close();
         if !self.options.systemd_socket_activation {
             let path = socket::path(&self.options.tmpdir, socket::SUPERVISOR);
             if let Err(error) = fs::remove_file(&path) {

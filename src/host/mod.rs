@@ -1,6 +1,7 @@
 //! `petreld`: carries out what [`crate::supervisor`] decides, and tells it what happens.
 //!
-//! One thread, poll(2), signals through a pipe. Nothing here decides anything about unikernels.
+//! One thread, poll(2), signals through a pipe; further threads only wait for the kernel to forget a tap. Nothing here
+//! decides anything about unikernels.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -13,6 +14,7 @@ pub mod reexec;
 pub mod resources;
 pub mod run;
 pub mod store;
+pub mod tap;
 mod tender;
 
 use std::fmt;
@@ -26,6 +28,7 @@ use self::images::ImageError;
 use self::resources::ResourceError;
 use self::run::{RunError, TenderUsers};
 use self::store::StoreError;
+use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::supervisor::STOP_DEADLINE;
 use crate::{command_line, daemon, socket};
@@ -68,6 +71,9 @@ struct Options {
     /// seconds between SIGTERM and SIGKILL for a tender that is to stop (10)
     #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
     stop_deadline: Duration,
+    /// drop frames of unikernels with another source address than theirs; Linux only
+    #[argh(switch)]
+    lock_mac: bool,
     /// take the socket from systemd
     #[argh(switch)]
     systemd_socket_activation: bool,
@@ -101,6 +107,8 @@ pub enum HostError {
     Images(ImageError),
     /// What tenders run with.
     Runs(RunError),
+    /// The taps of unikernels.
+    Taps(TapError),
     /// What this host has.
     Resources(ResourceError),
     /// Something else of the system's.
@@ -156,6 +164,7 @@ impl fmt::Display for HostError {
             Self::Store(error) => error.fmt(f),
             Self::Images(error) => error.fmt(f),
             Self::Runs(error) => error.fmt(f),
+            Self::Taps(error) => error.fmt(f),
             Self::Resources(error) => error.fmt(f),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
         }

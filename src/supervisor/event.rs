@@ -87,7 +87,7 @@ pub enum Event {
     Inspected {
         /// The unikernel.
         name: Name,
-        /// What the image declares, or why it cannot run.
+        /// What the image declares, or why it cannot run here.
         result: Result<Manifest, String>,
     },
     /// The result of [`Effect::Prepare`].
@@ -180,12 +180,15 @@ pub enum Effect {
     },
     /// Forget an image that arrives, or is staged.
     DiscardImage(UploadId),
-    /// Look at an image of the store, and for a tender that runs it: leads to [`Event::Inspected`].
+    /// Look at an image, for a tender that runs it, and for what else of the host it needs: leads to
+    /// [`Event::Inspected`].
     Inspect {
         /// The unikernel.
         name: Name,
-        /// The image.
-        image: ImageDigest,
+        /// What it is to be.
+        version: Arc<Version>,
+        /// Its image is staged under this number; otherwise it is in the store.
+        staged: Option<UploadId>,
     },
     /// Make everything but the process: leads to [`Event::Prepared`].
     Prepare {

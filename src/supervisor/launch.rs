@@ -8,9 +8,22 @@ use crate::name::Name;
 use crate::unikernel::{Config, Kind};
 
 /// The arguments of the tender that runs `image` as `name`. `whole_name` puts the path into the added
-/// `--name`, too.
-pub fn arguments(name: &Name, config: &Config, image: &Path, whole_name: bool) -> Vec<OsString> {
+/// `--name`, too. `taps` are those of its networks, in their order.
+pub fn arguments(
+    name: &Name,
+    config: &Config,
+    image: &Path,
+    whole_name: bool,
+    taps: &[&str],
+) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec![format!("--mem={}", config.memory).into()];
+    let nets = || config.nets.iter();
+    let attached = nets().zip(taps);
+    arguments.extend(attached.map(|(net, tap)| format!("--net:{}={tap}", net.device).into()));
+    arguments.extend(nets().map(|net| {
+        let (device, mac) = (&net.device, net.mac(name));
+        format!("--net-mac:{device}={mac}").into()
+    }));
     arguments.push("--".into());
     arguments.push(image.into());
     if config.add_name {
@@ -29,8 +42,8 @@ pub fn supported(config: &Config) -> Result<(), &'static str> {
     if config.kind == Kind::Bhyve {
         return Err("BHyve machines are not supported");
     }
-    if !config.nets.is_empty() || !config.blocks.is_empty() {
-        return Err("network and block devices are not supported");
+    if !config.blocks.is_empty() {
+        return Err("block devices are not supported");
     }
     Ok(())
 }
@@ -75,6 +88,7 @@ pub fn folders(path: &OsStr) -> impl Iterator<Item = std::path::PathBuf> {
 mod tests {
     use super::*;
     use crate::supervisor::fixtures::config;
+    use crate::unikernel::{Mac, Net};
 
     #[test]
     fn the_name_is_the_first_guest_argument() {
@@ -85,17 +99,45 @@ mod tests {
         };
         let image = Path::new("/i");
         assert_eq!(
-            arguments(&name, &config, image, false),
+            arguments(&name, &config, image, false, &[]),
             ["--mem=32", "--", "/i", "--name=b", "--x"]
         );
-        assert_eq!(arguments(&name, &config, image, true)[3], "--name=a:b");
+        assert_eq!(arguments(&name, &config, image, true, &[])[3], "--name=a:b");
         let config = Config {
             add_name: false,
             ..config
         };
         assert_eq!(
-            arguments(&name, &config, image, false),
+            arguments(&name, &config, image, false, &[]),
             ["--mem=32", "--", "/i", "--x"]
+        );
+    }
+
+    #[test]
+    fn networks_come_before_their_addresses_in_the_order_of_the_configuration() {
+        let net = |device: &str, bridge: &str, mac| Net {
+            device: device.to_owned(),
+            bridge: Some(bridge.to_owned()),
+            mac,
+        };
+        let given = Mac([2, 0, 0, 0, 0, 0xfe]);
+        let config = Config {
+            nets: vec![
+                net("service0", "br1", None),
+                net("admin", "br0", Some(given)),
+            ],
+            ..config()
+        };
+        let name = ":net".parse().unwrap();
+        assert_eq!(
+            arguments(&name, &config, Path::new("/i"), false, &["pt0", "pt1"])[1..6],
+            [
+                "--net:service0=pt0",
+                "--net:admin=pt1",
+                "--net-mac:service0=00:80:41:26:a8:89",
+                "--net-mac:admin=02:00:00:00:00:fe",
+                "--",
+            ]
         );
     }
 

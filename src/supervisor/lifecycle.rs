@@ -1,5 +1,6 @@
 //! From a request to what it asks for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use log::warn;
@@ -139,21 +140,33 @@ impl Supervisor {
             self.effects.push(Effect::DiscardImage(upload));
             return self.refuse(&asker, &why);
         }
-        let goal = Goal::Replace("created unikernel");
-        let operation = Operation::new(Some(asker), goal, Phase::Stopping);
         let version = Arc::new(Version {
             config,
             image: image.digest,
         });
-        self.operate(
-            name,
-            operation,
-            Some(Successor {
-                version,
-                upload: Some(upload),
-            }),
-        );
-        self.take_over(name);
+        self.inspect(asker, name, "created unikernel", version, Some(upload));
+    }
+
+    /// Begins to put this version in the place of what is there, if the host can run it.
+    fn inspect(
+        &mut self,
+        asker: Asker,
+        name: &Name,
+        answer: &'static str,
+        version: Arc<Version>,
+        upload: Option<UploadId>,
+    ) {
+        let operation = Operation::new(Some(asker), Goal::Replace(answer), Phase::Inspecting);
+        let successor = Successor {
+            version: version.clone(),
+            upload,
+        };
+        self.operate(name, operation, Some(successor));
+        self.effects.push(Effect::Inspect {
+            name: name.clone(),
+            version,
+            staged: upload,
+        });
     }
 
     /// A start from an image in the store.
@@ -165,18 +178,7 @@ impl Supervisor {
             Ok(version) => version,
             Err(why) => return self.refuse(&asker, &why),
         };
-        let image = version.image;
-        let goal = Goal::Replace(revival.answer());
-        let operation = Operation::new(Some(asker), goal, Phase::Inspecting);
-        let successor = Successor {
-            version,
-            upload: None,
-        };
-        self.operate(name, operation, Some(successor));
-        self.effects.push(Effect::Inspect {
-            name: name.clone(),
-            image,
-        });
+        self.inspect(asker, name, revival.answer(), version, None);
     }
 
     /// What a revival starts.
@@ -213,14 +215,20 @@ impl Supervisor {
         let (Phase::Inspecting, Some(successor)) = (operation.phase, &operation.successor) else {
             return;
         };
-        let fits = result.and_then(|manifest| check_devices(&manifest, &successor.version.config));
+        let fits = match result {
+            Ok(_) if self.stopping => Err("the supervisor is stopping".to_owned()),
+            Ok(manifest) => check_devices(&manifest, &successor.version.config),
+            Err(why) => Err(why),
+        };
         match fits {
-            Ok(()) if self.stopping => self.fail(name, "the supervisor is stopping"),
             Ok(()) => {
                 self.set_phase(name, Phase::Stopping);
                 self.take_over(name);
             }
-            Err(why) => self.fail(name, &why),
+            Err(why) => {
+                self.discard_successor(name);
+                self.fail(name, &why);
+            }
         }
     }
 
@@ -550,6 +558,13 @@ fn check_devices(manifest: &Manifest, config: &Config) -> Result<(), String> {
         .iter()
         .map(|block| block.device.as_str())
         .collect();
+    // Otherwise one of the two would do nothing.
+    for devices in [&nets, &blocks] {
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = devices.iter().find(|device| !seen.insert(**device)) {
+            return Err(format!("device '{twice}' is given twice"));
+        }
+    }
     manifest
         .check_devices(&nets, &blocks)
         .map_err(|mismatch| mismatch.to_string())

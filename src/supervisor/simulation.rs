@@ -432,6 +432,7 @@ impl Schedule {
             .find(lost)
             .map(|image| format!("the disk names image {image}, which is gone"))
             .or_else(|| self.broken_promise())
+            .or_else(|| self.outliving_tap())
             .or_else(|| self.forgotten())
             .or_else(|| exceeded("on disk", policies, &recorded.collect()))
             .or_else(|| exceeded("in force", self.supervisor.ledger.all(), &memories))
@@ -445,6 +446,13 @@ impl Schedule {
             (!recorded.covers(path, age))
                 .then(|| format!("the disk forgets {age:?} of {path}: {recorded:?}"))
         })
+    }
+
+    /// No tap outlives its unikernel, or is there before somebody is about to start it.
+    fn outliving_tap(&self) -> Option<String> {
+        let operations = &self.supervisor.operations;
+        let stray = self.host.stray_tap(|name| operations.contains_key(name))?;
+        Some(format!("{stray} is gone, but not its taps"))
     }
 
     /// What was promised, but is not on disk.
@@ -549,10 +557,16 @@ impl Schedule {
         let broken = (running != recorded).then(|| format!("{recorded:?} not {running:?} run"));
         let prepared: Vec<_> = host.consoles.keys().collect();
         let left = (running != prepared).then(|| format!("consoles of {prepared:?} are left"));
+        let taps: Vec<_> = host.taps.iter().collect();
+        let taps =
+            (running != taps).then(|| format!("{running:?} run, taps of {taps:?} are there"));
         let images: BTreeSet<_> = disk.images().collect();
         let superfluous = (host.store != images).then(|| format!("images: {:?}", host.store));
         let staged = (!host.staged.is_empty()).then(|| format!("staged: {:?}", host.staged));
-        for text in [broken, left, superfluous, staged].into_iter().flatten() {
+        for text in [broken, left, taps, superfluous, staged]
+            .into_iter()
+            .flatten()
+        {
             host.must(false, || text);
         }
         self.check_promises();

@@ -7,7 +7,7 @@ use super::fixtures::{config, settings};
 use super::*;
 use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
-use crate::unikernel::{Death, FailBehaviour};
+use crate::unikernel::{Death, FailBehaviour, Net};
 use crate::wire::{
     BlockCommand, ConsoleCommand, DatedPolicy, Octets, Policy as WirePolicy, Restart,
 };
@@ -373,7 +373,9 @@ fn a_name_is_taken_once() {
 
 #[test]
 fn what_fails_on_the_way_leaves_nothing_behind() {
-    for step in ["upload", "prepare", "announce", "spawn", "persist"] {
+    for step in [
+        "upload", "inspect", "prepare", "announce", "spawn", "persist",
+    ] {
         let mut world = World::new();
         world.fail = vec![step];
         let why = world.create(":a").unwrap_err();
@@ -382,7 +384,7 @@ fn what_fails_on_the_way_leaves_nothing_behind() {
             world.alive.is_empty() && world.saved.unikernels.is_empty(),
             "{step}"
         );
-        assert!(world.images.is_empty(), "{step}");
+        assert!(world.images.is_empty() && world.staged == 0, "{step}");
         assert_eq!(world.create(":a"), Ok("created unikernel".into()), "{step}");
     }
 }
@@ -426,9 +428,37 @@ fn a_refused_replacement_leaves_the_running_one_alone() {
             .unwrap_err()
             .contains("64 MB")
     );
-    world.fail = vec!["upload"];
-    assert!(world.answer(":a", create(&config(), true)).is_err());
+    for step in ["upload", "inspect"] {
+        world.fail = vec![step];
+        assert!(world.answer(":a", create(&config(), true)).is_err());
+        assert_eq!((world.alive[0].0, world.staged), (before, 0), "{step}");
+    }
+    // What the host lacks for a restart is found before, too.
+    world.fail = vec!["inspect"];
+    assert!(world.answer(":a", RESTART).is_err());
     assert_eq!(world.alive[0].0, before);
+}
+
+#[test]
+fn a_device_cannot_be_given_twice() {
+    let net = |bridge: &str| Net {
+        device: "service".to_owned(),
+        bridge: Some(bridge.to_owned()),
+        mac: None,
+    };
+    let mut settings = settings();
+    settings.resources.bridges = ["one", "two"].map(str::to_owned).into();
+    let mut world = World::new();
+    world.supervisor = Supervisor::new(State::default(), Vec::new(), settings);
+    let config = Config {
+        nets: vec![net("one"), net("two")],
+        ..config()
+    };
+    assert_eq!(
+        world.answer(":a", create(&config, false)),
+        Err("device 'service' is given twice".into())
+    );
+    assert_eq!(world.staged, 0);
 }
 
 #[test]

@@ -1,15 +1,17 @@
-//! FreeBSD: the interfaces of a group, and the memory of the host.
+//! FreeBSD: interfaces, their groups and bridges, and the memory of the host.
 #![allow(unsafe_code)]
 
 use std::ffi::c_char;
 use std::io;
 use std::mem::zeroed;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
-use nix::libc::{self, IFNAMSIZ};
+use nix::libc::{self, IFF_UP, IFNAMSIZ, c_short, ifreq};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use super::bridge::{ADD_MEMBER, DriverRequest, Member};
 
 /// `struct ifgroupreq` of `<net/if.h>`; the pointer is in a union with a name of [`IFNAMSIZ`] octets.
 #[repr(C)]
@@ -28,10 +30,118 @@ nix::ioctl_readwrite!(
     GroupRequest
 );
 
+nix::ioctl_write_ptr!(
+    /// SIOCSIFFLAGS: sets the flags of an interface.
+    set_flags,
+    b'i',
+    16,
+    ifreq
+);
+nix::ioctl_readwrite!(
+    /// SIOCGIFFLAGS: the flags of an interface.
+    get_flags,
+    b'i',
+    17,
+    ifreq
+);
+nix::ioctl_write_ptr!(
+    /// SIOCSIFNAME: gives an interface the name that the request points to.
+    set_name,
+    b'i',
+    40,
+    ifreq
+);
+nix::ioctl_write_ptr!(
+    /// SIOCIFDESTROY: removes a cloned interface.
+    destroy_interface,
+    b'i',
+    121,
+    ifreq
+);
+nix::ioctl_readwrite!(
+    /// SIOCIFCREATE: makes an interface of a kind; its name comes back.
+    create_interface,
+    b'i',
+    122,
+    ifreq
+);
+nix::ioctl_write_ptr!(
+    /// SIOCSDRVSPEC: a request to an interface's driver.
+    set_driver,
+    b'i',
+    123,
+    DriverRequest
+);
+
+/// Makes an interface of this kind, and gives it another name.
+pub fn create(kind: &[u8], name: &[u8]) -> io::Result<()> {
+    let socket = local_socket()?;
+    let mut made = request(kind)?;
+    let mut wanted = request(name)?.ifr_name;
+    // SAFETY: the kernel reads and writes this `ifreq` only.
+    unsafe { create_interface(socket.as_raw_fd(), &raw mut made)? };
+    made.ifr_ifru.ifru_data = wanted.as_mut_ptr();
+    // SAFETY: the request points to a name with a zero at its end, which outlives the call.
+    if let Err(error) = unsafe { set_name(socket.as_raw_fd(), &raw const made) } {
+        // SAFETY: the kernel reads the name in this `ifreq` only.
+        let _ = unsafe { destroy_interface(socket.as_raw_fd(), &raw const made) };
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Removes an interface that was made.
+pub fn destroy(name: &[u8]) -> io::Result<()> {
+    let request = request(name)?;
+    // SAFETY: the kernel reads this `ifreq` only.
+    unsafe { destroy_interface(local_socket()?.as_raw_fd(), &raw const request)? };
+    Ok(())
+}
+
+/// Brings an interface up.
+pub fn set_up(name: &[u8]) -> io::Result<()> {
+    let socket = local_socket()?;
+    let mut request = request(name)?;
+    // SAFETY: the kernel reads and writes this `ifreq` only.
+    unsafe { get_flags(socket.as_raw_fd(), &raw mut request)? };
+    // SAFETY: SIOCGIFFLAGS has filled this member of the union, whose first half are the flags below 2^16.
+    let [low, high] = unsafe { request.ifr_ifru.ifru_flags };
+    let up = c_short::try_from(IFF_UP).map_err(|_| Errno::EOVERFLOW)?;
+    request.ifr_ifru.ifru_flags = [low | up, high];
+    // SAFETY: the kernel reads this `ifreq` only.
+    unsafe { set_flags(socket.as_raw_fd(), &raw const request)? };
+    Ok(())
+}
+
+/// Puts an interface on a bridge.
+pub fn join_bridge(name: &[u8], bridge: &[u8]) -> io::Result<()> {
+    let mut member = Member::named(name).ok_or(Errno::ENAMETOOLONG)?;
+    let add = DriverRequest::new(bridge, ADD_MEMBER, &mut member).ok_or(Errno::ENAMETOOLONG)?;
+    // SAFETY: the request points to a member, which it tells the size of, and which outlives the call.
+    unsafe { set_driver(local_socket()?.as_raw_fd(), &raw const add)? };
+    Ok(())
+}
+
+fn local_socket() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Unix, SockType::Datagram, flags, None)
+}
+
+fn request(name: &[u8]) -> nix::Result<ifreq> {
+    // SAFETY: `ifreq` is plain data, for which zero is a value.
+    let mut request: ifreq = unsafe { zeroed() };
+    if name.len() >= IFNAMSIZ || name.contains(&0) {
+        return Err(Errno::EINVAL);
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = c_char::from_ne_bytes([*from]);
+    }
+    Ok(request)
+}
+
 /// The names of the interfaces in `group`, of 15 octets at most; none if there is no such group.
 pub fn members(group: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    let socket = local_socket()?;
     // SAFETY: plain data, for which zero is a value.
     let mut request: GroupRequest = unsafe { zeroed() };
     let name = request.name.get_mut(..group.len()).ok_or(Errno::EINVAL)?;

@@ -1,5 +1,7 @@
 //! The only room with `unsafe`: what neither the standard library nor nix wraps. One file a matter.
 
+#[cfg(any(target_os = "freebsd", test))]
+pub mod bridge;
 pub mod child;
 pub mod descriptor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]

@@ -1,4 +1,4 @@
-//! Tap interfaces, as a tender attaches to them: by name, or by an inherited descriptor.
+//! Tap interfaces: as a supervisor makes them, and as a tender attaches to them, by name or by an inherited descriptor.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, c_short, c_ulong};
@@ -11,9 +11,15 @@ use nix::libc::{IFF_NO_PI, IFF_RUNNING, IFF_TAP, IFF_UP, IFNAMSIZ, ifreq};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const IFF_VNET_HDR: c_int = 0x4000;
+const IFF_TUN_EXCL: c_int = 0x8000;
+const ARPHRD_ETHER: u16 = 1;
 const SIOCGIFFLAGS: c_ulong = 0x8913;
+const SIOCSIFFLAGS: c_ulong = 0x8914;
 const SIOCGIFMTU: c_ulong = 0x8921;
+const SIOCSIFHWADDR: c_ulong = 0x8924;
+const SIOCGIFINDEX: c_ulong = 0x8933;
 const SIOCETHTOOL: c_ulong = 0x8946;
+const SIOCBRADDIF: c_ulong = 0x89a2;
 const ETHTOOL_GET_DRIVER: u32 = 0x3;
 const ETHTOOL_SET_GSO: u32 = 0x24;
 const ETHTOOL_SET_GRO: u32 = 0x2c;
@@ -22,6 +28,30 @@ nix::ioctl_read_bad!(
     /// The flags of the interface named in the request.
     get_flags,
     SIOCGIFFLAGS,
+    ifreq
+);
+nix::ioctl_write_ptr_bad!(
+    /// Sets the flags of the interface named in the request.
+    set_flags,
+    SIOCSIFFLAGS,
+    ifreq
+);
+nix::ioctl_write_ptr_bad!(
+    /// Sets the hardware address of the interface named in the request.
+    set_hardware_address,
+    SIOCSIFHWADDR,
+    ifreq
+);
+nix::ioctl_read_bad!(
+    /// The index of the interface named in the request.
+    get_index,
+    SIOCGIFINDEX,
+    ifreq
+);
+nix::ioctl_write_ptr_bad!(
+    /// Puts the interface with the index in the request on the bridge named in it.
+    bridge_add_interface,
+    SIOCBRADDIF,
     ifreq
 );
 nix::ioctl_read_bad!(
@@ -47,6 +77,17 @@ nix::ioctl_read_bad!(
     tun_get_interface,
     nix::request_code_read!(b'T', 210, size_of::<c_int>()),
     ifreq
+);
+
+nix::ioctl_write_int_bad!(
+    /// TUNSETPERSIST: whether the interface stays when nothing is attached to it.
+    tun_set_persistent,
+    nix::request_code_write!(b'T', 203, size_of::<c_int>())
+);
+nix::ioctl_write_int_bad!(
+    /// TUNSETOWNER: the only user who may attach to the interface.
+    tun_set_owner,
+    nix::request_code_write!(b'T', 204, size_of::<c_int>())
 );
 
 /// `struct ethtool_drvinfo` of `<linux/ethtool.h>`, 196 octets.
@@ -118,6 +159,45 @@ impl Interfaces {
         Ok(octets.take_while(|octet| *octet != 0).collect())
     }
 
+    /// Brings interface `name` up.
+    pub fn set_up(&self, name: &[u8]) -> nix::Result<()> {
+        let mut request = request(name)?;
+        // SAFETY: the kernel reads the name and writes the flags of this `ifreq`.
+        unsafe { get_flags(self.socket.as_raw_fd(), &raw mut request)? };
+        request.ifr_ifru.ifru_flags = flags(&request) | short(IFF_UP);
+        // SAFETY: the kernel reads this `ifreq` only.
+        unsafe { set_flags(self.socket.as_raw_fd(), &raw const request)? };
+        Ok(())
+    }
+
+    /// Gives Ethernet interface `name` this hardware address.
+    pub fn set_address(&self, name: &[u8], address: [u8; 6]) -> nix::Result<()> {
+        let mut request = request(name)?;
+        // SAFETY: zeros are a value of every member of this union of plain data.
+        let mut hardware = unsafe { request.ifr_ifru.ifru_hwaddr };
+        hardware.sa_family = ARPHRD_ETHER;
+        for (to, from) in hardware.sa_data.iter_mut().zip(address) {
+            *to = c_char::from_ne_bytes([from]);
+        }
+        request.ifr_ifru.ifru_hwaddr = hardware;
+        // SAFETY: the kernel reads this `ifreq` only.
+        unsafe { set_hardware_address(self.socket.as_raw_fd(), &raw const request)? };
+        Ok(())
+    }
+
+    /// Puts interface `name` on `bridge`.
+    pub fn join_bridge(&self, name: &[u8], bridge: &[u8]) -> nix::Result<()> {
+        let mut port = request(name)?;
+        // SAFETY: the kernel reads the name and writes the index of this `ifreq`.
+        unsafe { get_index(self.socket.as_raw_fd(), &raw mut port)? };
+        let mut request = request(bridge)?;
+        // SAFETY: SIOCGIFINDEX has filled this member of the union.
+        request.ifr_ifru.ifru_ifindex = unsafe { port.ifr_ifru.ifru_ifindex };
+        // SAFETY: the kernel reads this `ifreq` only.
+        unsafe { bridge_add_interface(self.socket.as_raw_fd(), &raw const request)? };
+        Ok(())
+    }
+
     /// Asks that frames are neither merged on receipt nor split late on sending. The kernel
     /// refuses this to an unprivileged caller, to whom the host's own settings then apply.
     pub fn disable_offloads(&self, name: &[u8]) {
@@ -135,12 +215,37 @@ impl Interfaces {
 
 /// Attaches `tun`, an open `/dev/net/tun`, to the tap interface `name`, without any header
 /// before the frames. Returns the name the kernel says it is attached to.
+///
+/// An interface that is not there is made by who may do that, and goes with `tun` unless it is made persistent.
 pub fn attach(tun: impl AsFd, name: &[u8]) -> nix::Result<Vec<u8>> {
+    set_interface(tun, name, IFF_TAP | IFF_NO_PI)
+}
+
+/// As [`attach`], to an interface that must not be there yet: `EBUSY` if it is.
+pub fn create(tun: impl AsFd, name: &[u8]) -> nix::Result<Vec<u8>> {
+    set_interface(tun, name, IFF_TAP | IFF_NO_PI | IFF_TUN_EXCL)
+}
+
+fn set_interface(tun: impl AsFd, name: &[u8], flags: c_int) -> nix::Result<Vec<u8>> {
     let mut request = request(name)?;
-    request.ifr_ifru.ifru_flags = short(IFF_TAP | IFF_NO_PI);
+    request.ifr_ifru.ifru_flags = short(flags);
     // SAFETY: the kernel reads and writes this `ifreq` only, which outlives the call.
     unsafe { tun_set_interface(tun.as_fd().as_raw_fd(), &raw const request)? };
     Ok(interface_name(&request))
+}
+
+/// Lets only `user` attach to the interface that `tun` is attached to, beside those with `CAP_NET_ADMIN`.
+pub fn set_owner(tun: impl AsFd, user: u32) -> nix::Result<()> {
+    // SAFETY: an ioctl of an attached `/dev/net/tun` with a number.
+    unsafe { tun_set_owner(tun.as_fd().as_raw_fd(), user.cast_signed())? };
+    Ok(())
+}
+
+/// Whether the interface that `tun` is attached to stays when nothing is attached to it.
+pub fn set_persistent(tun: impl AsFd, stays: bool) -> nix::Result<()> {
+    // SAFETY: as above.
+    unsafe { tun_set_persistent(tun.as_fd().as_raw_fd(), stays.into())? };
+    Ok(())
 }
 
 /// A duplicate of an inherited descriptor of `/dev/net/tun`, made non-blocking, and how it is

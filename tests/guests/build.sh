@@ -50,6 +50,7 @@ for name in hello forever flood fault devices; do
     link "$name" "$name.c"
 done
 link net devices.c -DNET_ONLY
+link nets devices.c -DTWO_NETS
 link block devices.c -DBLOCK_ONLY
 
 for image in "$work"/*.spt "$work"/*.hvt; do

@@ -1,11 +1,15 @@
 /*
  * Uses every device of its manifest: net `service` and block `storage`,
- * or one of them (-DNET_ONLY, -DBLOCK_ONLY).
+ * or one of them (-DNET_ONLY, -DBLOCK_ONLY), or nets `service` and `admin`
+ * (-DTWO_NETS).
  *
  *   --write-block=N   writes block N with a pattern and reads it back
  *   --read-at=OFFSET  reads one block at any offset in bytes, checked or not
  *   --read-size=N     with N bytes instead of one block
- *   --ipv4=A.B.C.D    answers ARP and ICMP echo for this address
+ *   --ipv4=A.B.C.D    answers ARP and ICMP echo for this address on `service`
+ *   --admin=A.B.C.D   the same on `admin`
+ *   --spoof=MAC       sends each answer from this address, too, and something to
+ *                     the bridge itself, both before the true answer
  *   --frames=N        exits after N answered frames (default: never)
  *   --stay            does not exit at the end, until killed
  *   --exit=STATUS
@@ -19,6 +23,8 @@
 MANIFEST(NET("service"));
 #elif defined BLOCK_ONLY
 MANIFEST(BLOCK("storage"));
+#elif defined TWO_NETS
+MANIFEST(NET("service"), NET("admin"));
 #else
 MANIFEST(NET("service"), BLOCK("storage"));
 #endif
@@ -91,9 +97,9 @@ static uint32_t checksum(const uint8_t *data, size_t length)
     return ~sum & 0xffff;
 }
 
-static int parse_ipv4(uint8_t *address)
+static int parse_ipv4(uint8_t *address, const char *prefix)
 {
-    const char *s = argument("--ipv4=");
+    const char *s = argument(prefix);
 
     if (s == NULL)
         return 0;
@@ -103,9 +109,20 @@ static int parse_ipv4(uint8_t *address)
             n = n * 10 + (unsigned)(*s - '0');
         address[i] = (uint8_t)n;
         if (i < 3 && *s != '.')
-            fail("--ipv4: not an address");
+            fail("not an IPv4 address");
     }
     return 1;
+}
+
+static int parse_mac(uint8_t *mac)
+{
+    const char *s = argument("--spoof=");
+
+    for (int i = 0; s != NULL && i < 12; i++, s += i % 2 == 0 ? 2 : 1) {
+        unsigned digit = (unsigned)(*s <= '9' ? *s - '0' : *s - 'a' + 10);
+        mac[i / 2] = (uint8_t)(i % 2 == 0 ? digit << 4 : mac[i / 2] | digit);
+    }
+    return s != NULL;
 }
 
 /* Turns the frame into its answer; 0 when there is none to give. */
@@ -142,32 +159,78 @@ static int answer(long length, const uint8_t *mac, const uint8_t *ipv4)
     return 1;
 }
 
-static void use_net(uint32_t handle)
-{
-    const uint8_t *mac = manifest()->entry[handle].u.net.mac;
-    uint64_t frames = argument_number("--frames=", UINT64_MAX);
-    uint8_t ipv4[4];
-    int has_ipv4 = parse_ipv4(ipv4);
+/* What a bridge never passes on, but learns from. */
+static const uint8_t to_the_bridge[6] = { 0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e };
 
-    text("net service: mac ");
+static void write_frame(uint32_t handle, long length)
+{
+    if (net_write(handle, frame, (size_t)length) != 0)
+        fail("net: write failed");
+}
+
+static void write_spoofed(uint32_t handle, long length, const uint8_t *spoofed)
+{
+    uint8_t addresses[12];
+
+    memcpy(addresses, frame, 12);
+    memcpy(frame + 6, spoofed, 6);
+    write_frame(handle, length);
+    memcpy(frame, to_the_bridge, 6);
+    /* Another address, to be told from the first. */
+    frame[11] ^= 1;
+    write_frame(handle, length);
+    memcpy(frame, addresses, 12);
+}
+
+/* Answers what has arrived; the number of answers, or -1 when nothing had. */
+static int use_net(uint32_t handle, const char *option)
+{
+    uint8_t ipv4[4], spoofed[6];
+    int has_ipv4 = parse_ipv4(ipv4, option);
+    const uint8_t *mac = manifest()->entry[handle].u.net.mac;
+    long length = net_read(handle, frame, sizeof frame);
+
+    if (length < 0)
+        fail("net: read failed");
+    if (length == 0)
+        return -1;
+    if (!answer(length, mac, has_ipv4 ? ipv4 : NULL))
+        return 0;
+    if (parse_mac(spoofed))
+        write_spoofed(handle, length, spoofed);
+    write_frame(handle, length);
+    return 1;
+}
+
+static void describe_net(uint32_t handle)
+{
+    const struct entry *net = &manifest()->entry[handle];
+
+    text("net ");
+    text(net->name);
+    text(": mac ");
     for (int i = 0; i < 6; i++) {
-        hex(mac[i], 2);
+        hex(net->u.net.mac[i], 2);
         text(i < 5 ? ":" : " mtu ");
     }
-    number(manifest()->entry[handle].u.net.mtu);
+    number(net->u.net.mtu);
     end_line();
+}
+
+static void use_nets(uint32_t service, uint32_t admin)
+{
+    uint64_t frames = argument_number("--frames=", UINT64_MAX);
+
+    describe_net(service);
+    if (admin != 0)
+        describe_net(admin);
     line("net service: ready");
     for (uint64_t done = 0; done < frames;) {
-        long length = net_read(handle, frame, sizeof frame);
-        if (length < 0)
-            fail("net service: read failed");
-        if (length == 0) {
+        int first = use_net(service, "--ipv4=");
+        int second = admin != 0 ? use_net(admin, "--admin=") : -1;
+        if (first < 0 && second < 0)
             wait_ns(1000000000);
-        } else if (answer(length, mac, has_ipv4 ? ipv4 : NULL)) {
-            if (net_write(handle, frame, (size_t)length) != 0)
-                fail("net service: write failed");
-            done++;
-        }
+        done += (uint64_t)(first > 0) + (uint64_t)(second > 0);
     }
     line("net service: done");
 }
@@ -180,7 +243,7 @@ int guest_main(void)
     if (storage != 0)
         use_block(storage);
     if (service != 0)
-        use_net(service);
+        use_nets(service, device("admin", TYPE_NET));
     line("devices: done");
     while (argument("--stay") != NULL)
         wait_ns(1000000000);

@@ -52,8 +52,8 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Certificates and keys of a host, and of two of its tenants: `tenant` may run 2 unikernels in 64 MB,
-/// `crowd` 20 in 640 MB.
+/// Certificates and keys of a host, and of some of its tenants: `tenant` may run 2 unikernels in 64 MB,
+/// `crowd` 20 in 640 MB, and `networker` 2 in 64 MB on the bridges `service` and `admin`.
 fn certificates() -> &'static [(OsString, Vec<u8>)] {
     static FILES: OnceLock<Vec<(OsString, Vec<u8>)>> = OnceLock::new();
     FILES.get_or_init(|| {
@@ -65,8 +65,14 @@ fn certificates() -> &'static [(OsString, Vec<u8>)] {
             assert_eq!(ended.code(), 0, "{arguments:?}: {ended:?}");
         };
         tool(&["generate", "--server", "host", "ca", "issued"]);
-        for (tenant, unikernels, memory) in [("tenant", "2", "64"), ("crowd", "20", "640")] {
-            tool(&["add-policy", tenant, unikernels, "--mem", memory, "--csr"]);
+        let bridges = ["--bridge", "service", "--bridge", "admin"];
+        for (tenant, unikernels, memory, more) in [
+            ("tenant", "2", "64", &[][..]),
+            ("crowd", "20", "640", &[]),
+            ("networker", "2", "64", &bridges),
+        ] {
+            let policy = ["add-policy", tenant, unikernels, "--mem", memory, "--csr"];
+            tool(&[&policy, more].concat());
             let request = format!("{tenant}.req");
             tool(&["sign", "cacert.pem", "issued", "ca.key", &request]);
         }

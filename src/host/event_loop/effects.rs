@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::super::MAX_COMPRESSING;
 use super::super::images::Staging;
+use super::super::tap;
 use super::super::tender::{Fifo, Start};
 use super::{Arrival, Daemon, Prepared};
 use crate::manifest::Manifest;
@@ -38,8 +39,12 @@ impl Daemon {
                 self.receive_image(upload, from, embedded, compressed);
             }
             Effect::DiscardImage(upload) => drop(self.staged.remove(&upload)),
-            Effect::Inspect { name, image } => {
-                let result = self.inspect(&image).map(|(manifest, _)| manifest);
+            Effect::Inspect {
+                name,
+                version,
+                staged,
+            } => {
+                let result = self.can_run(&version, staged);
                 self.results.push(Event::Inspected { name, result });
             }
             Effect::Prepare {
@@ -68,6 +73,7 @@ impl Daemon {
             }
             Effect::Release(name) => {
                 self.prepared.remove(&name);
+                self.taps.remove(&name);
                 if let Some(fifo) = self.fifos.remove(&name) {
                     fifo.remove();
                 }
@@ -192,6 +198,16 @@ impl Daemon {
         self.events.push_back(Event::Staged { upload, result });
     }
 
+    /// What the image of a version declares, if this host can run it.
+    fn can_run(&mut self, version: &Version, staged: Option<UploadId>) -> Result<Manifest, String> {
+        tap::check_bridges(&version.config).map_err(|error| error.to_string())?;
+        match staged.and_then(|upload| self.staged.get(&upload)) {
+            // That there is a tender was found when it was staged.
+            Some(staged) => Ok(staged.manifest.clone()),
+            None => self.inspect(&version.image).map(|(manifest, _)| manifest),
+        }
+    }
+
     /// What an image of the store declares, and the tender that runs it.
     fn inspect(&mut self, image: &ImageDigest) -> Result<(Manifest, PathBuf), String> {
         let mut file = self.images.read(image).map_err(|error| error.to_string())?;
@@ -221,6 +237,8 @@ impl Daemon {
         let target = manifest.target;
         let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
         self.fifos.insert(name.clone(), fifo);
+        let made = self.taps.make(name, &version.config);
+        made.map_err(|error| error.to_string())?;
         self.prepared
             .insert(name.clone(), Prepared { tender, target });
         Ok(())
@@ -247,6 +265,7 @@ impl Daemon {
             config,
             whole_name: self.options.no_drop_path,
             fifo,
+            taps: &mut self.taps,
             user: None,
             group: None,
             record: None,

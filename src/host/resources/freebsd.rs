@@ -19,3 +19,8 @@ pub(super) fn bridges() -> io::Result<BTreeSet<String>> {
     let names = members.into_iter().map(String::from_utf8);
     Ok(names.filter_map(Result::ok).collect())
 }
+
+pub(super) fn is_bridge(name: &str) -> io::Result<bool> {
+    let bridges = interfaces::members(BRIDGE)?;
+    Ok(bridges.iter().any(|bridge| bridge == name.as_bytes()))
+}

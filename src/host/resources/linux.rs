@@ -23,12 +23,22 @@ pub(super) fn bridges() -> io::Result<BTreeSet<String>> {
     let mut bridges = BTreeSet::new();
     for interface in &if_nameindex()? {
         let name = interface.name();
-        match interfaces.driver(name.to_bytes()) {
-            Ok(driver) if driver == BRIDGE => bridges.extend(name.to_str().map(str::to_owned)),
-            // No driver at all, or gone meanwhile.
-            Ok(_) | Err(Errno::EOPNOTSUPP | Errno::ENODEV) => {}
-            Err(error) => return Err(error.into()),
+        if drives_bridge(&interfaces, name.to_bytes())? {
+            bridges.extend(name.to_str().map(str::to_owned));
         }
     }
     Ok(bridges)
+}
+
+pub(super) fn is_bridge(name: &str) -> io::Result<bool> {
+    drives_bridge(&Interfaces::open()?, name.as_bytes())
+}
+
+fn drives_bridge(interfaces: &Interfaces, name: &[u8]) -> io::Result<bool> {
+    match interfaces.driver(name) {
+        Ok(driver) => Ok(driver == BRIDGE),
+        // No driver at all, not there, or no name of an interface.
+        Err(Errno::EOPNOTSUPP | Errno::ENODEV | Errno::EINVAL) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -53,6 +53,11 @@ pub fn discover(database: &Path) -> Result<Policy, ResourceError> {
     })
 }
 
+/// Whether there is a bridge of this name in this process's network.
+pub fn is_bridge(name: &str) -> io::Result<bool> {
+    os::is_bridge(name)
+}
+
 /// Those that are online and in the affinity of this process: the system leaves out the others.
 fn processors() -> io::Result<BTreeSet<CpuId>> {
     let ours = sched_getaffinity(Pid::from_raw(0))?;

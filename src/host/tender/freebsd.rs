@@ -10,7 +10,7 @@ use crate::manifest::Target;
 pub const ONLY_ROOT: Option<&str> =
     Some("on FreeBSD only root can make the virtual machines of hvt (vmm), so tenders run as root");
 
-/// The group that a tender which runs as `user` must be in for its devices, if there is one.
-pub(super) fn group_of_devices(_: Target, _: u32) -> Result<Option<Gid>, TenderError> {
-    Ok(None)
+/// The groups that a tender which runs as `user` must be in for its devices.
+pub(super) fn groups_of_devices(_: Target, _: bool, _: u32) -> Result<Vec<Gid>, TenderError> {
+    Ok(Vec::new())
 }

@@ -1,4 +1,4 @@
-//! Linux: tenders need no rights, but hvt its device.
+//! Linux: tenders need no rights, but hvt and networks their devices.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,22 +14,38 @@ pub const ONLY_ROOT: Option<&str> = None;
 /// What hvt needs.
 const KVM: &str = "/dev/kvm";
 
-/// The group that a tender which runs as `user` must be in for its devices, if there is one.
-pub(super) fn group_of_devices(target: Target, user: u32) -> Result<Option<Gid>, TenderError> {
-    match Path::new(KVM).metadata() {
-        Ok(device) if target == Target::Hvt => group_of(device.mode(), device.gid(), user),
+/// What networks need.
+const TUN: &str = "/dev/net/tun";
+
+/// The groups that a tender which runs as `user` must be in for its devices.
+pub(super) fn groups_of_devices(
+    target: Target,
+    networks: bool,
+    user: u32,
+) -> Result<Vec<Gid>, TenderError> {
+    let needed = [(KVM, target == Target::Hvt), (TUN, networks)];
+    let mut groups = Vec::new();
+    for (path, _) in needed.into_iter().filter(|(_, needed)| *needed) {
         // Without the device the tender itself says so.
-        _ => Ok(None),
+        if let Ok(device) = Path::new(path).metadata() {
+            groups.extend(group_of(path, device.mode(), device.gid(), user)?);
+        }
     }
+    Ok(groups)
 }
 
-fn group_of(mode: u32, group: u32, user: u32) -> Result<Option<Gid>, TenderError> {
+fn group_of(
+    device: &'static str,
+    mode: u32,
+    group: u32,
+    user: u32,
+) -> Result<Option<Gid>, TenderError> {
     if mode & 0o006 == 0o006 {
         Ok(None)
     } else if mode & 0o060 == 0o060 && group != 0 {
         Ok(Some(Gid::from_raw(group)))
     } else {
-        Err(TenderError::Device(KVM, user))
+        Err(TenderError::Device(device, user))
     }
 }
 
@@ -39,10 +55,10 @@ mod tests {
 
     #[test]
     fn the_group_of_a_device_is_taken_where_it_helps_and_is_not_roots() {
-        assert_eq!(group_of(0o666, 7, 1).unwrap(), None);
-        assert_eq!(group_of(0o660, 7, 1).unwrap(), Some(Gid::from_raw(7)));
+        assert_eq!(group_of(KVM, 0o666, 7, 1).unwrap(), None);
+        assert_eq!(group_of(KVM, 0o660, 7, 1).unwrap(), Some(Gid::from_raw(7)));
         for (mode, group) in [(0o600, 7), (0o640, 7), (0o660, 0)] {
-            let error = group_of(mode, group, 2001).unwrap_err().to_string();
+            let error = group_of(KVM, mode, group, 2001).unwrap_err().to_string();
             assert!(error.contains("user 2001 cannot open /dev/kvm"), "{error}");
         }
     }

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::tap::TapError;
 use crate::manifest::Target;
 use crate::policy::CpuId;
 use crate::sys::spawn::SpawnError;
@@ -36,6 +37,8 @@ pub enum TenderError {
     NoCpu(CpuId),
     /// The tender cannot be started (as this user, if not as ours).
     Start(PathBuf, Option<u32>, SpawnError),
+    /// Its taps.
+    Tap(TapError),
     /// A tender that runs as this user cannot open the device it needs.
     Device(&'static str, u32),
 }
@@ -74,6 +77,7 @@ impl fmt::Display for TenderError {
                     tender.display()
                 )
             }
+            Self::Tap(error) => error.fmt(f),
             Self::Device(device, user) => write!(
                 f,
                 "a tender that runs as user {user} cannot open {device}: give the device to a group of its own, readable and writable for it"

@@ -8,6 +8,7 @@ use nix::sched::sched_getaffinity;
 use nix::unistd::{Gid, Pid};
 
 use super::{Fifo, TenderError, os};
+use crate::host::tap::Taps;
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::policy::CpuId;
@@ -48,6 +49,8 @@ pub struct Start<'a> {
     pub whole_name: bool,
     /// Where its output goes.
     pub fifo: &'a Fifo,
+    /// The taps of all, its own among them.
+    pub taps: &'a mut Taps,
     /// Its user and the group of all tenders, if they are not ours.
     pub user: Option<(u32, Gid)>,
     /// The file to enter its control group by.
@@ -62,18 +65,29 @@ impl Start<'_> {
         check_cpus(self.config)?;
         let user = match self.user {
             Some((id, tenders)) => {
-                let devices = os::group_of_devices(self.target, id)?;
+                let networks = !self.config.nets.is_empty();
+                let devices = os::groups_of_devices(self.target, networks, id)?;
                 let groups = [tenders].into_iter().chain(devices).collect();
                 Some(User { id, groups })
             }
             None => None,
         };
+        let taps = self.taps.names(self.name);
         let program = Program {
             path: self.tender,
-            arguments: launch::arguments(self.name, self.config, self.image, self.whole_name),
+            arguments: launch::arguments(
+                self.name,
+                self.config,
+                self.image,
+                self.whole_name,
+                &taps,
+            ),
             output: self.fifo.output()?,
         };
         let id = user.as_ref().map(|user| user.id);
+        self.taps
+            .hand_over(self.name, id)
+            .map_err(TenderError::Tap)?;
         let confinement = Confinement {
             cpus: self.config.cpus.iter().map(|cpu| (*cpu).into()).collect(),
             address_space: (u64::from(self.config.memory) + ADDRESS_SPACE_SLACK) << 20,

@@ -35,6 +35,8 @@ pub(super) struct Host {
     pub(super) staged: BTreeMap<UploadId, ImageDigest>,
     pub(super) store: BTreeSet<ImageDigest>,
     pub(super) consoles: BTreeMap<Name, Console>,
+    /// The unikernels with taps; some may be left of a preparation that failed.
+    pub(super) taps: BTreeSet<Name>,
     pub(super) tenders: BTreeMap<RunId, Tender>,
     /// Tenders that have ended, until the supervisor lets go of their consoles.
     dead: BTreeMap<RunId, (Tender, Death)>,
@@ -107,6 +109,7 @@ impl Host {
             staged: BTreeMap::new(),
             store: BTreeSet::new(),
             consoles: BTreeMap::new(),
+            taps: BTreeSet::new(),
             tenders: BTreeMap::new(),
             dead: BTreeMap::new(),
             signalled: BTreeSet::new(),
@@ -140,9 +143,17 @@ impl Host {
             Effect::DiscardImage(upload) => {
                 self.staged.remove(&upload);
             }
-            Effect::Inspect { name, image } => {
-                let stored = self.store.contains(&image);
-                self.must(stored, || format!("{name}: its image {image} is gone"));
+            Effect::Inspect {
+                name,
+                version,
+                staged,
+            } => {
+                let image = version.image;
+                let there = match staged {
+                    Some(upload) => self.staged.get(&upload) == Some(&image),
+                    None => self.store.contains(&image),
+                };
+                self.must(there, || format!("{name}: its image {image} is gone"));
                 let result = self.outcome().map(|()| manifest());
                 self.untold.push(Event::Inspected { name, result });
             }
@@ -325,6 +336,8 @@ impl Host {
                 .map(|(path, policy)| (path.clone(), Promise::of(Some(policy.clone()))))
                 .collect(),
             consoles: tenders.values().map(read).collect(),
+            // A start removes the others.
+            taps: tenders.values().map(|tender| tender.name.clone()).collect(),
             tenders,
             signalled: told,
             disk,
@@ -404,11 +417,15 @@ impl Host {
     }
 
     fn prepare(&mut self, name: Name, image: ImageDigest, staged: Option<UploadId>) {
-        let alone = !self.runs(&name) && !self.consoles.contains_key(&name);
+        let alone =
+            !self.runs(&name) && !self.consoles.contains_key(&name) && !self.taps.contains(&name);
         self.must(alone, || {
             format!("{name} is prepared while another instance is there")
         });
         let result = self.outcome();
+        if result.is_ok() || self.dice.chance(50) {
+            self.taps.insert(name.clone());
+        }
         if let Some(upload) = staged {
             let found = self.staged.remove(&upload);
             self.must(found == Some(image), || {
@@ -430,6 +447,8 @@ impl Host {
 
     fn spawn(&mut self, run: RunId, name: Name, version: &Version) {
         let Version { config, image } = version.clone();
+        let attached = self.taps.contains(&name);
+        self.must(attached, || format!("{name} is spawned without its taps"));
         let ready = self
             .consoles
             .get(&name)
@@ -456,8 +475,11 @@ impl Host {
 
     fn release(&mut self, name: &Name) {
         let alive = self.runs(name);
-        self.must(!alive, || format!("{name} runs and loses its console"));
+        self.must(!alive, || {
+            format!("{name} runs and loses its console and taps")
+        });
         self.consoles.remove(name);
+        self.taps.remove(name);
         // Only now the supervisor has decided what follows the death.
         let dead: Vec<_> = self
             .dead
@@ -498,6 +520,13 @@ impl Host {
         });
         let writes = self.writes.len();
         self.must(writes == 0, || format!("exit leaves {writes} writes"));
+    }
+
+    /// A tap of a unikernel that neither runs nor has ended without the supervisor knowing.
+    pub(super) fn stray_tap(&self, under_way: impl Fn(&Name) -> bool) -> Option<&Name> {
+        let untold = |name: &Name| self.dead.values().any(|(tender, _)| tender.name == *name);
+        let mut taps = self.taps.iter();
+        taps.find(|name| !self.runs(name) && !untold(name) && !under_way(name))
     }
 
     fn runs(&self, name: &Name) -> bool {

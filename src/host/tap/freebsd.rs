@@ -1,0 +1,56 @@
+//! FreeBSD 13 and later: tap(4), whose device node gets the name that the interface is given.
+
+use super::TapError;
+use crate::sys::interfaces;
+
+/// What such interfaces are cloned from.
+const TAP: &[u8] = b"tap";
+
+/// A tap on a bridge.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+}
+
+impl Tap {
+    /// Makes it, up and on the bridge. It has an address of the system's choice.
+    pub fn make(name: &str, bridge: &str, _: [u8; 6]) -> Result<Self, TapError> {
+        // A process that is killed before the new name leaves a tap that nobody knows again.
+        interfaces::create(TAP, name.as_bytes()).map_err(TapError::step("make", name))?;
+        let tap = Self::found(name);
+        let joined = interfaces::join_bridge(name.as_bytes(), bridge.as_bytes())
+            .map_err(|error| TapError::Bridge(name.to_owned(), bridge.to_owned(), error))
+            .and_then(|()| {
+                interfaces::set_up(name.as_bytes()).map_err(TapError::step("bring up", name))
+            });
+        match joined {
+            Ok(()) => Ok(tap),
+            Err(error) => {
+                if let Err(error) = tap.remove() {
+                    log::warn!("{error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// One that an earlier supervisor has made.
+    pub fn found(name: &str) -> Self {
+        let name = name.to_owned();
+        Self { name }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Nothing to be done: it stays until it is removed, and tenders run as root.
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
+    pub fn hand_over(&mut self, _: u32) -> Result<(), TapError> {
+        Ok(())
+    }
+
+    pub fn remove(self) -> Result<(), TapError> {
+        interfaces::destroy(self.name.as_bytes()).map_err(TapError::step("remove", &self.name))
+    }
+}

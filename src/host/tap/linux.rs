@@ -1,0 +1,116 @@
+//! Linux: tun(4).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+
+use super::TapError;
+use crate::sys::tap::{self, Interfaces};
+
+const TUN: &str = "/dev/net/tun";
+
+/// Octets of the stack of a thread that does nothing but close.
+const STACK: usize = 64 << 10;
+
+/// How long to wait before looking again whether an interface is gone.
+const STEP: Duration = Duration::from_micros(50);
+
+/// The first octet of a tap's own hardware address: local, and so high that no bridge takes it for its own, which is the
+/// lowest of its ports.
+const HIGH: u8 = 0xfe;
+
+/// A tap on a bridge. Until it is [handed over](Self::hand_over) it is held open, so that it goes with this process.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+    held: Option<File>,
+}
+
+impl Tap {
+    /// Makes it, up and on the bridge. `address` is any that no other tap has.
+    pub fn make(name: &str, bridge: &str, mut address: [u8; 6]) -> Result<Self, TapError> {
+        let failed = |what| TapError::step(what, name);
+        let tun = open()?;
+        tap::create(&tun, name.as_bytes()).map_err(failed("make"))?;
+        let interfaces = Interfaces::open().map_err(failed("set up"))?;
+        let name_octets = name.as_bytes();
+        address[0] = HIGH;
+        interfaces
+            .set_address(name_octets, address)
+            .map_err(failed("set the address of"))?;
+        // A tender without rights cannot: frames would reach the guest merged, and cut.
+        interfaces.disable_offloads(name_octets);
+        interfaces
+            .join_bridge(name_octets, bridge.as_bytes())
+            .map_err(|error| TapError::Bridge(name.to_owned(), bridge.to_owned(), error.into()))?;
+        interfaces.set_up(name_octets).map_err(failed("bring up"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            held: Some(tun),
+        })
+    }
+
+    /// One that an earlier supervisor has made.
+    pub fn found(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            held: None,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Lets go of it: from now on only a process of `user` can attach to it, and it stays until it is removed.
+    pub fn hand_over(&mut self, user: u32) -> Result<(), TapError> {
+        let Some(tun) = self.held.take() else {
+            return Ok(());
+        };
+        tap::set_owner(&tun, user).map_err(TapError::step("give away", &self.name))?;
+        tap::set_persistent(&tun, true).map_err(TapError::step("keep", &self.name))
+    }
+
+    /// Fails, and leaves it, if something is attached to it.
+    pub fn remove(self) -> Result<(), TapError> {
+        let tun = if let Some(tun) = self.held {
+            tun
+        } else {
+            let tun = open()?;
+            // If it is gone, this makes another one, which goes with `tun`.
+            tap::attach(&tun, self.name.as_bytes())
+                .map_err(TapError::step("remove", &self.name))?;
+            tap::set_persistent(&tun, false).map_err(TapError::step("remove", &self.name))?;
+            tun
+        };
+        close(tun, &self.name)
+    }
+}
+
+/// Closes what an interface goes with, and waits until it is gone. The kernel keeps who closes it for long after that.
+fn close(tun: File, name: &str) -> Result<(), TapError> {
+    let closing = thread::Builder::new()
+        .stack_size(STACK)
+        .spawn(move || drop(tun));
+    // Without a thread it was closed here.
+    while closing.as_ref().is_ok_and(|thread| !thread.is_finished()) && if_nametoindex(name).is_ok()
+    {
+        thread::sleep(STEP);
+    }
+    match if_nametoindex(name) {
+        Ok(_) => Err(TapError::step("remove", name)(Errno::EBUSY)),
+        Err(_) => Ok(()),
+    }
+}
+
+fn open() -> Result<File, TapError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(TUN)
+        .map_err(|error: io::Error| TapError::Device(TUN, error))
+}

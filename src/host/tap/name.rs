@@ -1,0 +1,97 @@
+//! Names of taps: they tell which supervisor made a tap, and for which unikernel, whatever happened to the supervisor.
+//!
+//! ```text
+//! pt abc defghijk 00
+//! |  |   |        the number of the network in the unikernel's configuration, from 00
+//! |  |   the unikernel: 40 bits of the SHA-256 of its name
+//! |  the database folder, which one supervisor at a time has: 15 bits of the SHA-256 of its device and inode
+//! the same for all
+//! ```
+//!
+//! 15 octets are all that an interface's name can have. Two databases of one host share their part once in 32768 pairs:
+//! then a supervisor takes the other's taps for leftovers, but on Linux none can be removed that is in use.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::name::Name;
+
+/// What the name of every tap begins with.
+pub const PREFIX: &str = "pt";
+
+const DATABASE: usize = 3;
+const UNIKERNEL: usize = 8;
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// What the names of one supervisor's taps begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner(String);
+
+impl Owner {
+    /// The supervisor of this database folder.
+    pub fn of(database: &Path) -> io::Result<Self> {
+        let found = fs::metadata(database)?;
+        Ok(Self::numbered(found.dev(), found.ino()))
+    }
+
+    fn numbered(device: u64, inode: u64) -> Self {
+        let octets = [device.to_be_bytes(), inode.to_be_bytes()].concat();
+        Self(format!("{PREFIX}{}", letters(&octets, DATABASE)))
+    }
+
+    /// What they begin with.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What the names of the taps of a unikernel begin with: all of them but two digits.
+    pub fn unikernel(&self, name: &Name) -> String {
+        let letters = letters(name.to_string().as_bytes(), UNIKERNEL);
+        format!("{}{letters}", self.0)
+    }
+
+    /// The tap of the network with this number, below [`crate::unikernel::Config::MAX_DEVICES`].
+    pub fn tap(&self, name: &Name, network: usize) -> String {
+        format!("{}{network:02}", self.unikernel(name))
+    }
+}
+
+/// The first five bits of each of the first octets of a SHA-256.
+fn letters(octets: &[u8], count: usize) -> String {
+    let digest = Sha256::digest(octets);
+    let letter = |octet: &u8| char::from(ALPHABET[usize::from(octet >> 3)]);
+    digest.iter().take(count).map(letter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unikernel::Config;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_name_fits_an_interface_and_never_changes() {
+        let owner = Owner::numbered(1, 2);
+        assert_eq!(owner.tap(&name("tenant:hello"), 0), "ptrokadufvjpo00");
+        let last = owner.tap(&name("tenant:hello"), Config::MAX_DEVICES - 1);
+        assert_eq!(last.len(), 15);
+        assert!(last.bytes().all(|octet| octet.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn databases_unikernels_and_networks_have_different_names() {
+        let (one, other) = (Owner::numbered(1, 2), Owner::numbered(2, 1));
+        assert_ne!(one, other);
+        assert_ne!(one.unikernel(&name("a:b")), one.unikernel(&name("a:c")));
+        assert_ne!(one.unikernel(&name("a")), other.unikernel(&name("a")));
+        assert_ne!(one.tap(&name("a"), 0), one.tap(&name("a"), 1));
+        assert!(one.unikernel(&name("a")).starts_with(one.as_str()));
+    }
+}

@@ -1,0 +1,421 @@
+//! Unikernels on real bridges, in a network namespace of each test.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only the tests themselves as tests, not what helps them"
+)]
+
+mod support;
+
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/network.rs"]
+mod network;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Command;
+
+use host::{Host, Setup, eventually};
+use network::Network;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Ended, guest, on_path, run, skipped};
+
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 2);
+
+/// What the names of all taps begin with.
+const TAPS: &str = "pt";
+
+/// Two bridges: `service`, on which the host is 10.99.0.1, and `admin`, on which it is 10.99.1.1.
+fn bridges(what: &str) -> Option<Network> {
+    let network = Network::new(what)?;
+    network.ip(&["link", "set", "lo", "up"]);
+    network.bridge("service", "10.99.0.1");
+    network.bridge("admin", "10.99.1.1");
+    Some(network)
+}
+
+fn host(options: &'static [&'static str]) -> Host {
+    Host::with(Setup {
+        options,
+        ..Setup::default()
+    })
+}
+
+/// Creates a unikernel that answers on bridge `service`.
+fn create(host: &Host, name: &str, more: &[&str]) -> Ended {
+    let image = guest("net.spt");
+    let fixed = ["create", name, image.to_str().unwrap(), "--mem", "16"];
+    let options = ["--net", "service", "--arg=--ipv4=10.99.0.2"];
+    host.petrel(&[&fixed[..], &options, more].concat())
+}
+
+/// Creates a unikernel on this bridge.
+fn create_on(host: &Host, bridge: &str, arguments: &[&str]) -> Ended {
+    let image = guest("net.spt");
+    let net = format!("--net=service:{bridge}");
+    let fixed = [image.to_str().unwrap(), "--mem=16", &net];
+    host.petrel(&[&["create"], arguments, &fixed].concat())
+}
+
+/// Waits until a unikernel says that it listens. Returns what it has said of its networks.
+fn ready(host: &Host, name: &str) -> Vec<String> {
+    let mut console = host.follow(name, &["--count", "20"]);
+    let mut said = Vec::new();
+    loop {
+        let line = console.line();
+        if line.contains("net service: ready") {
+            return said;
+        }
+        if line.contains(": mac ") {
+            said.push(line);
+        }
+    }
+}
+
+/// The names of the taps that there are.
+fn taps(network: &Network) -> Vec<String> {
+    let name = |line: &String| line.split(' ').nth(1).unwrap().replace(':', "");
+    network.interfaces(TAPS).iter().map(name).collect()
+}
+
+/// The same with the number of each, which another one of the same name would not have.
+fn numbers(network: &Network) -> Vec<String> {
+    let number = |line: &String| line.split(": ").take(2).collect::<Vec<_>>().join(" ");
+    network.interfaces(TAPS).iter().map(number).collect()
+}
+
+fn gone(network: &Network) {
+    eventually("the taps are gone", || taps(network).is_empty());
+}
+
+#[test]
+fn a_ping_through_the_bridge_reaches_a_unikernel_deployed_over_tls() {
+    let Some(network) = bridges("a ping through a bridge") else {
+        return;
+    };
+    network.open_tun(0o666);
+    let host = host(&["--tender-uids", "64300-64309"]);
+    let image = guest("net.spt");
+    let create = ["create", "hello", image.to_str().unwrap(), "--mem", "16"];
+    let options = ["--net", "service", "--arg=--ipv4=10.99.0.2"];
+    let mut client = host.client_of("networker", &[&create[..], &options].concat());
+    host.expect(&run(&mut client), 0, &["created unikernel"]);
+    let said = ready(&host, "networker:hello");
+    // The first octets of the MD5 of "servicenetworker:hello".
+    assert!(said[0].contains("net service: mac 00:80:41:"), "{said:?}");
+    assert!(said[0].ends_with("mtu 1500"), "{said:?}");
+    network.ping(SERVICE);
+
+    let found = network.interfaces(TAPS);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let user = std::fs::read_to_string(host.path("run/run/networker:hello")).unwrap();
+    let user = user.lines().find(|line| line.starts_with("user ")).unwrap();
+    for part in [
+        "tun type tap pi off",
+        "persist on",
+        user,
+        "master service",
+        ",UP",
+    ] {
+        assert!(found[0].contains(part), "{part}: {found:?}");
+    }
+    // So that no bridge takes the address of a tap for its own.
+    assert!(found[0].contains("link/ether fe:"), "{found:?}");
+
+    let mut client = host.client_of("networker", &["destroy", "hello"]);
+    host.expect(&run(&mut client), 0, &["destroyed"]);
+    assert_eq!(taps(&network), [""; 0]);
+}
+
+#[test]
+fn a_unikernel_for_hvt_is_reached_as_well() {
+    let what = "a ping to a unikernel for hvt";
+    if on_path("solo5-hvt").is_none() || !Path::new("/dev/kvm").exists() {
+        return skipped(what, "needs solo5-hvt(1) and /dev/kvm");
+    }
+    let Some(network) = bridges(what) else {
+        return;
+    };
+    let host = host(&[]);
+    let image = guest("net.hvt");
+    let create = ["create", "hello", image.to_str().unwrap(), "--mem", "16"];
+    let options = ["--net", "service", "--arg=--ipv4=10.99.0.2"];
+    host.expect(&host.petrel(&[&create[..], &options].concat()), 0, &[]);
+    ready(&host, "hello");
+    network.ping(SERVICE);
+    host.expect(&host.petrel(&["destroy", "hello"]), 0, &["destroyed"]);
+    assert_eq!(taps(&network), [""; 0]);
+}
+
+#[test]
+fn a_unikernel_has_several_networks_and_the_addresses_it_is_given() {
+    let Some(network) = bridges("several networks") else {
+        return;
+    };
+    let host = host(&[]);
+    let image = guest("nets.spt");
+    let created = host.petrel(&[
+        "create",
+        "two",
+        image.to_str().unwrap(),
+        "--mem=16",
+        "--net=service:admin",
+        "--net=admin:service@02:00:00:00:00:77",
+        "--arg=--ipv4=10.99.1.2",
+        "--arg=--admin=10.99.0.2",
+    ]);
+    host.expect(&created, 0, &["created unikernel"]);
+    let said = ready(&host, "two").concat();
+    assert!(said.contains("net service: mac 00:80:41:"), "{said}");
+    assert!(said.contains("net admin: mac 02:00:00:00:00:77 "), "{said}");
+    network.ping(SERVICE);
+    network.ping(ADMIN);
+    let found = network.interfaces(TAPS);
+    assert_eq!(found.len(), 2, "{found:?}");
+    for bridge in ["master service", "master admin"] {
+        let on_it = found.iter().filter(|tap| tap.contains(bridge));
+        assert_eq!(on_it.count(), 1, "{found:?}");
+    }
+    // A second unikernel of this kind, of which the first has the address.
+    let more = ["--arg=--frames=0", "--restart-on-fail"];
+    host.expect(&create(&host, "other", &more[..1]), 0, &[]);
+    eventually("it has ended, and its tap is gone", || {
+        taps(&network).len() == 2
+    });
+    host.expect(&host.petrel(&["destroy", "two"]), 0, &["destroyed"]);
+    assert_eq!(taps(&network), [""; 0]);
+}
+
+#[test]
+fn taps_are_gone_whatever_way_their_unikernel_ends() {
+    let Some(network) = bridges("the ends of taps") else {
+        return;
+    };
+    let host = host(&[]);
+    // It exits.
+    host.expect(&create(&host, "brief", &["--arg=--frames=0"]), 0, &[]);
+    gone(&network);
+    // It is killed.
+    host.expect(&create(&host, "killed", &[]), 0, &[]);
+    assert_eq!(taps(&network).len(), 1);
+    let tender = host.tender_of(":killed").unwrap();
+    kill(Pid::from_raw(tender), Signal::SIGKILL).unwrap();
+    gone(&network);
+    host.expect(&host.petrel(&["destroy", "killed"]), 0, &[]);
+    // It is replaced, and stopped.
+    host.expect(&create(&host, "stopped", &[]), 0, &[]);
+    let before = taps(&network);
+    ready(&host, "stopped");
+    host.expect(&create(&host, "stopped", &["--force"]), 0, &[]);
+    assert_eq!(taps(&network), before);
+    ready(&host, "stopped");
+    network.ping(SERVICE);
+    host.expect(&host.petrel(&["stop", "stopped"]), 0, &[]);
+    assert_eq!(taps(&network), [""; 0]);
+    // The supervisor ends.
+    host.expect(&host.petrel(&["start", "stopped"]), 0, &[]);
+    assert_eq!(taps(&network), before);
+    let mut host = host;
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+    assert_eq!(taps(&network), [""; 0]);
+}
+
+#[test]
+fn a_start_that_fails_half_way_leaves_no_tap() {
+    let Some(network) = bridges("a start that fails half-way") else {
+        return;
+    };
+    network.open_tun(0o600);
+    let mut host = host(&["--tender-uids", "64310-64319"]);
+    // Only when all is prepared the user is known, who cannot attach.
+    let why = "a tender that runs as user 64311 cannot open /dev/net/tun";
+    host.expect(&create(&host, "hello", &[]), 117, &[why]);
+    assert_eq!(taps(&network), [""; 0]);
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+
+    let image = guest("nets.spt");
+    let both = ["--net=service", "--net=admin"];
+    let mut create = vec!["create", "two", image.to_str().unwrap(), "--mem=16"];
+    create.extend(both);
+    let setup = Setup::default();
+    let host = Host::with(setup);
+    host.expect(&host.petrel(&create), 0, &[]);
+    let names = taps(&network);
+    host.expect(&host.petrel(&["destroy", "two"]), 0, &[]);
+    // Somebody else has the name of the second.
+    network.ip(&["tuntap", "add", &names[1], "mode", "tap"]);
+    let why = format!("cannot make tap {}: Device or resource busy", names[1]);
+    host.expect(&host.petrel(&create), 117, &[&why]);
+    assert_eq!(taps(&network), names[1..]);
+}
+
+#[test]
+fn taps_outlive_the_supervisor_with_their_unikernel_and_not_without() {
+    let Some(network) = bridges("taps without a supervisor") else {
+        return;
+    };
+    let mut host = host(&[]);
+    host.expect(&create(&host, "hello", &[]), 0, &[]);
+    host.expect(&create(&host, "other", &[]), 0, &[]);
+    ready(&host, "hello");
+    let before = numbers(&network);
+    host.kill_supervisor();
+    assert_eq!(numbers(&network), before);
+    let tender = host.tender_of(":other").unwrap();
+    kill(Pid::from_raw(tender), Signal::SIGKILL).unwrap();
+    eventually("it is dead", || !host.left_tenders().contains(&tender));
+    // Not ours, however alike.
+    network.ip(&["tuntap", "add", "pt0000000000000", "mode", "tap"]);
+    // A supervisor of another database leaves them alone.
+    drop(self::host(&[]));
+    let check = run(host.supervisor_command().arg("--check"));
+    assert!(check.stdout.contains("removes tap pt"), "{check:?}");
+    assert_eq!(numbers(&network)[..2], before);
+
+    host.start_supervisor();
+    host.supervisor()
+        .says("which an earlier supervisor has left, is removed");
+    let there = |name: &str| host.petrel(&["info"]).stdout.contains(name);
+    eventually("both run", || there(":hello") && there("other"));
+    network.ping(SERVICE);
+    host.supervisor().signal(Signal::SIGHUP);
+    host.supervisor().says("executed anew");
+    eventually("it is there again", || there(":hello"));
+    for name in ["hello", "other"] {
+        host.expect(&host.petrel(&["destroy", name]), 0, &[]);
+    }
+    assert_eq!(taps(&network), ["pt0000000000000"]);
+}
+
+#[test]
+fn a_missing_bridge_is_an_error_before_anything_is_touched() {
+    let Some(network) = bridges("a missing bridge") else {
+        return;
+    };
+    let host = host(&[]);
+    host.expect(&create(&host, "hello", &[]), 0, &[]);
+    ready(&host, "hello");
+    let tender = host.tender_of(":hello");
+    let refused = create_on(&host, "late", &["late"]);
+    host.expect(&refused, 117, &["this host has no bridge late"]);
+    network.bridge("late", "10.99.2.1");
+    host.supervisor().signal(Signal::SIGHUP);
+    host.supervisor().says("bridges: admin, late, service");
+    host.expect(&create_on(&host, "late", &["late"]), 0, &[]);
+    host.expect(&host.petrel(&["destroy", "late"]), 0, &[]);
+    // One that was there when petreld was started.
+    network.ip(&["link", "del", "admin"]);
+    let why = "there is no bridge admin on this host";
+    for arguments in [&["other"][..], &["--force", "hello"]] {
+        let before = host.snapshot();
+        let refused = create_on(&host, "admin", arguments);
+        host.expect(&refused, 117, &[why]);
+        host.assert_unchanged(&before);
+    }
+    assert_eq!(host.tender_of(":hello"), tender);
+    network.ip(&["link", "del", "service"]);
+    let why = "there is no bridge service on this host";
+    host.expect(&host.petrel(&["restart", "hello"]), 117, &[why]);
+    assert_eq!(host.tender_of(":hello"), tender);
+    assert_eq!(taps(&network).len(), 1);
+    let check = run(host.supervisor_command().arg("--check"));
+    assert!(check.stderr.contains(why), "{check:?}");
+    assert_eq!(check.code(), 124);
+}
+
+#[test]
+fn who_may_not_make_taps_is_told_what_is_needed() {
+    let Some(network) = bridges("a supervisor without rights") else {
+        return;
+    };
+    network.open_tun(0o666);
+    let mut host = Host::with(Setup {
+        user: Some(64200),
+        ..Setup::default()
+    });
+    let why = "petreld needs to be root, or CAP_NET_ADMIN";
+    host.expect(&create(&host, "hello", &[]), 117, &["cannot make tap", why]);
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+    for options in [&["--lock-mac"][..], &["--lock-mac", "--check"]] {
+        let ended = run(host.supervisor_command().args(options));
+        assert_eq!(ended.code(), 124);
+        let said = "cannot lock hardware addresses";
+        assert!(
+            ended.stderr.contains(said) && ended.stderr.contains(why),
+            "{ended:?}"
+        );
+    }
+}
+
+/// What a bridge has learned of addresses that begin with 02:66.
+fn learned() -> Vec<String> {
+    let ended = run(Command::new("bridge").args(["fdb", "show"]));
+    assert!(ended.status.success(), "{ended:?}");
+    let lines = ended.stdout.lines().map(str::to_owned);
+    lines.filter(|line| line.starts_with("02:66:")).collect()
+}
+
+/// Replaces the unikernel by one that lies, and waits until an answer has come after the lies.
+fn lie(host: &Host, network: &Network) {
+    let spoof = ["--force", "--arg=--spoof=02:66:00:00:00:66"];
+    host.expect(&create(host, "hello", &spoof), 0, &[]);
+    ready(host, "hello");
+    network.ping(SERVICE);
+}
+
+#[test]
+fn a_locked_unikernel_cannot_send_from_another_address() {
+    let Some(network) = bridges("locked addresses") else {
+        return;
+    };
+    if on_path("bridge").is_none() {
+        return skipped("locked addresses", "needs bridge(8)");
+    }
+    let mut host = host(&[]);
+    lie(&host, &network);
+    assert_eq!(learned().len(), 2, "both lies pass: {:?}", learned());
+    host.expect(&host.petrel(&["destroy", "hello"]), 0, &[]);
+    assert_eq!(learned(), [""; 0]);
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+    drop(host);
+
+    let mut host = self::host(&["--lock-mac"]);
+    lie(&host, &network);
+    assert_eq!(learned(), [""; 0]);
+    // What runs goes on, locked all the time, whatever becomes of the supervisor.
+    host.kill_supervisor();
+    network.ping(SERVICE);
+    assert_eq!(learned(), [""; 0]);
+    host.start_supervisor();
+    network.ping(SERVICE);
+    assert_eq!(learned(), [""; 0]);
+    host.supervisor().signal(Signal::SIGHUP);
+    host.supervisor().says("executed anew");
+    eventually("it is there again", || host.petrel(&["info"]).code() == 0);
+    network.ping(SERVICE);
+    assert_eq!(learned(), [""; 0]);
+
+    let Some(nft) = on_path("nft") else {
+        return skipped("the rules of locked addresses", "needs nft(8)");
+    };
+    let rules = || run(Command::new(&nft).args(["list", "ruleset"])).stdout;
+    let tap = &taps(&network)[0];
+    let listed = rules();
+    for part in [
+        &format!("chain {tap} {{"),
+        &format!("hook ingress device \"{tap}\""),
+        " != 0x",
+        " drop",
+    ] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    host.expect(&host.petrel(&["destroy", "hello"]), 0, &[]);
+    assert!(!rules().contains(tap.as_str()), "{}", rules());
+    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
+    assert_eq!(rules(), "");
+}
