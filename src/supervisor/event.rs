@@ -224,6 +224,14 @@ pub enum Effect {
     },
     /// Remove an image from the store: nothing refers to it.
     RemoveImage(ImageDigest),
+    /// Tell whoever is at the other end of this connection of all tenders from now on, after this answer; in place
+    /// of whoever was told before.
+    Observe {
+        /// The connection, which is no client's any more.
+        by: ConnectionId,
+        /// The header of the answer.
+        header: Header,
+    },
     /// All is done.
     Exit,
 }

@@ -29,8 +29,8 @@ use crate::unikernel::{Config, ImageDigest, Version};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::{LastExit, Recorded, Standing, State};
 use crate::wire::{
-    Command, Config as WireConfig, Int, Message, NamedInfo, Payload, PolicyCommand, Success,
-    Timestamp, UnikernelCommand,
+    Command, Config as WireConfig, Int, Message, NamedInfo, Payload, PolicyCommand, StatsCommand,
+    Success, Timestamp, UnikernelCommand,
 };
 
 use self::operation::{Operation, Request, Revival, Upload, Written};
@@ -349,6 +349,10 @@ impl Supervisor {
                 }
             }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
+            Command::Statistics(StatsCommand::Initial(())) => self.effects.push(Effect::Observe {
+                by: from,
+                header: asker.header,
+            }),
             _ => self.refuse(&asker, "unknown command"),
         }
     }

@@ -76,6 +76,12 @@ impl Daemon {
                 self.superfluous.insert(digest);
                 self.remove_superfluous();
             }
+            Effect::Observe { by, header } => {
+                if let Some(connection) = self.connections.remove(&by) {
+                    let peer = connection.into_peer();
+                    self.statistics.serve(peer, header, self.runs.observed());
+                }
+            }
             Effect::Exit => self.done = true,
         }
     }
@@ -241,6 +247,9 @@ impl Daemon {
         let started = self.runs.start(run, version.key(), start);
         let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
+        if let Some((name, to_observe)) = self.runs.to_observe(run) {
+            self.statistics.add(name, to_observe);
+        }
         Ok(())
     }
 

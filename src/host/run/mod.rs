@@ -20,6 +20,7 @@ use crate::daemon;
 use crate::name::Name;
 use crate::supervisor::RunId;
 use crate::sys::process::{Process, ProcessId};
+use crate::wire::{BridgeTap, Int, StatsAdd};
 
 pub use group::{MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
@@ -206,9 +207,19 @@ impl Runs {
         }
     }
 
+    /// What the statistics daemon is told of each run, and of which unikernel it is.
+    pub fn observed(&self) -> impl Iterator<Item = (&Name, StatsAdd)> {
+        self.running.values().map(Running::to_observe)
+    }
+
+    /// The same of one.
+    pub fn to_observe(&self, run: RunId) -> Option<(&Name, StatsAdd)> {
+        self.running.get(&run).map(Running::to_observe)
+    }
+
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
-    /// was no tender.
-    pub fn ended(&mut self, pid: Pid) -> Option<Over> {
+    /// was no tender, otherwise also the name of its unikernel.
+    pub fn ended(&mut self, pid: Pid) -> Option<(Name, Over)> {
         let mut runs = self.running.iter();
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
@@ -218,7 +229,7 @@ impl Runs {
         if let Err(error) = self.records.remove(&running.name) {
             log::warn!("{error}");
         }
-        Some(Over { run, out_of_memory })
+        Some((running.name, Over { run, out_of_memory }))
     }
 
     fn next_user(&self) -> Result<Option<u32>, Exhausted> {
@@ -229,6 +240,23 @@ impl Runs {
         let running = self.running.values().map(|running| running.user);
         let taken: BTreeSet<_> = left.chain(running).flatten().collect();
         users.next(self.latest_user, &taken).map(Some)
+    }
+}
+
+impl Running {
+    fn to_observe(&self) -> (&Name, StatsAdd) {
+        let to_observe = StatsAdd {
+            vmmdev: tender::vmm_device(self.pid).into(),
+            pid: Int::new(self.pid.as_raw().into()),
+            network: self.network(),
+        };
+        (&self.name, to_observe)
+    }
+
+    /// Its network devices, each with the tap behind it: none, as none can be had yet.
+    #[expect(clippy::unused_self, reason = "taps will be known of a run")]
+    fn network(&self) -> Vec<BridgeTap> {
+        Vec::new()
     }
 }
 
