@@ -194,7 +194,7 @@ fn a_second_introduction_to_the_supervisor_replaces_the_first() {
 
 #[test]
 fn processes_are_added_and_removed_by_hand_even_twice() {
-    let host = Host::prepared(host::Setup::default());
+    let host = Host::start();
     let _stats = start(&host, &[]);
     let pid = process::id().to_string();
     for _ in 0..2 {
