@@ -17,7 +17,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # program:Debian package
-tools='inetd:openbsd-inetd ip:iproute2 mandoc:mandoc openssl:openssl socat:socat shellcheck:shellcheck'
+tools='inetd:openbsd-inetd influxd:influxdb ip:iproute2 mandoc:mandoc openssl:openssl promtool:prometheus socat:socat shellcheck:shellcheck'
 size_limit=2621440          # bytes, each release binary
 target=${CARGO_TARGET_DIR:-target}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check

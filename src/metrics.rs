@@ -117,10 +117,16 @@ fn request(head: &[u8]) -> Request {
     let line = line.and_then(|line| std::str::from_utf8(line).ok());
     let words: Vec<&str> = line.unwrap_or_default().split(' ').collect();
     let ([method, target, version], true) = (&words[..], is_complete(head)) else {
-        return Request::Other("400 Bad Request", "this is no request that is understood here");
+        return Request::Other(
+            "400 Bad Request",
+            "this is no request that is understood here",
+        );
     };
     if !version.starts_with("HTTP/1.") {
-        return Request::Other("505 HTTP Version Not Supported", "only HTTP/1 is spoken here");
+        return Request::Other(
+            "505 HTTP Version Not Supported",
+            "only HTTP/1 is spoken here",
+        );
     }
     let path = target.split('?').next().unwrap_or_default();
     match (*method, path) {
@@ -134,7 +140,10 @@ fn request(head: &[u8]) -> Request {
 fn read(file: &Path, most: Duration) -> Result<String, String> {
     let failed = |error: io::Error| format!("cannot read {}: {error}", file.display());
     let open = File::open(file).map_err(failed)?;
-    let modified = open.metadata().and_then(|about| about.modified()).map_err(failed)?;
+    let modified = open
+        .metadata()
+        .and_then(|about| about.modified())
+        .map_err(failed)?;
     // One from the future is as young as can be.
     let age = modified.elapsed().unwrap_or_default();
     if age > most {
@@ -145,7 +154,9 @@ fn read(file: &Path, most: Duration) -> Result<String, String> {
         ));
     }
     let mut text = String::new();
-    open.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
+    open.take(MAX_FILE)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
     Ok(text)
 }
 
@@ -223,7 +234,10 @@ mod tests {
             };
             assert_eq!(told, expected, "{head:?}");
         }
-        assert!(matches!(request(b"\xff \xff \xff\r\n\r\n"), Request::Other(..)));
+        assert!(matches!(
+            request(b"\xff \xff \xff\r\n\r\n"),
+            Request::Other(..)
+        ));
     }
 
     #[test]

@@ -97,7 +97,14 @@ fn a_record_of_a_guest_becomes_the_lines_of_albatross_over_tcp() {
 fn names_are_selected_and_whole_and_lines_have_times_where_that_is_asked_for() {
     let (host, _stats) = observing(&["t:a", "u:b"]);
     let (listener, address) = listener();
-    let options = ["--influx", &address, "-n", "u:", "--no-drop-path", "--timestamps"];
+    let options = [
+        "--influx",
+        &address,
+        "-n",
+        "u:",
+        "--no-drop-path",
+        "--timestamps",
+    ];
     let _exporter = start(&host, &options);
     let mut lines = accept(&listener);
     for _ in 0..6 {
@@ -128,7 +135,11 @@ fn lines_wait_while_the_collector_is_away_and_the_oldest_are_dropped_beyond_a_bo
     assert!(times.is_sorted());
     times.dedup();
     assert!(times.len() >= 10, "{times:?}");
-    assert!(exporter.says("takes lines again").contains("dropped meanwhile"));
+    assert!(
+        exporter
+            .says("takes lines again")
+            .contains("dropped meanwhile")
+    );
 }
 
 #[test]
@@ -179,7 +190,10 @@ fn server(answers: &'static [&'static str]) -> (String, Receiver<(String, String
 fn a_bucket_is_written_to_with_the_token_of_a_file_or_of_the_environment() {
     let (host, _stats) = observing(&[":a"]);
     let file = host.file("token", "from file\n");
-    for (option, token) in [(Some(file.to_str().unwrap()), "from file"), (None, "from env")] {
+    for (option, token) in [
+        (Some(file.to_str().unwrap()), "from file"),
+        (None, "from env"),
+    ] {
         let (url, told) = server(&["204 No Content"]);
         let mut options = vec!["--url", &url, "--org", "my org", "--bucket", "b"];
         options.extend(option.iter().flat_map(|file| ["--token-file", *file]));
@@ -190,7 +204,10 @@ fn a_bucket_is_written_to_with_the_token_of_a_file_or_of_the_environment() {
             head.starts_with("POST /api/v2/write?org=my%20org&bucket=b&precision=ns HTTP/1.1\r\n"),
             "{head}"
         );
-        assert!(head.contains(&format!("\r\nAuthorization: Token {token}\r\n")), "{head}");
+        assert!(
+            head.contains(&format!("\r\nAuthorization: Token {token}\r\n")),
+            "{head}"
+        );
         assert!(body.starts_with("resource_usage,vm=a utime="), "{body}");
         assert!(body.ends_with('\n'));
     }
@@ -199,7 +216,12 @@ fn a_bucket_is_written_to_with_the_token_of_a_file_or_of_the_environment() {
 #[test]
 fn what_a_server_may_take_later_is_sent_again_and_what_it_refuses_is_not() {
     let (host, _stats) = observing(&[":a"]);
-    let (url, told) = server(&["500 Oops", "401 Unauthorized", "400 Bad Request", "204 No Content"]);
+    let (url, told) = server(&[
+        "500 Oops",
+        "401 Unauthorized",
+        "400 Bad Request",
+        "204 No Content",
+    ]);
     let exporter = start(&host, &["--url", &url, "--database", "d"]);
     let bodies: Vec<String> = (0..4)
         .map(|_| told.recv_timeout(DEADLINE).unwrap().1)
@@ -215,15 +237,22 @@ fn what_a_server_may_take_later_is_sent_again_and_what_it_refuses_is_not() {
 fn influxd(program: &Path, host: &Host, port: u16) -> Daemon {
     let folder = host.path("influx");
     let folder = folder.display();
-    let mut text = format!("reporting-disabled = true\nbind-address = \"127.0.0.1:0\"\n");
+    let mut text = "reporting-disabled = true\nbind-address = \"127.0.0.1:0\"\n".to_owned();
     for (section, place) in [("meta", "dir"), ("data", "dir")] {
         let _ = writeln!(text, "[{section}]\n{place} = \"{folder}/{section}\"");
     }
-    let _ = writeln!(text, "wal-dir = \"{folder}/wal\"\n[http]\nbind-address = \"127.0.0.1:{port}\"");
-    text += "flux-enabled = false\n[monitor]\nstore-enabled = false\n[subscriber]\nenabled = false\n";
+    let _ = writeln!(
+        text,
+        "wal-dir = \"{folder}/wal\"\n[http]\nbind-address = \"127.0.0.1:{port}\""
+    );
+    text +=
+        "flux-enabled = false\n[monitor]\nstore-enabled = false\n[subscriber]\nenabled = false\n";
     let config = host.file("influx.conf", text);
     let mut command = Command::new(program);
-    command.env("HOME", host.path(".")).arg("-config").arg(config);
+    command
+        .env("HOME", host.path("."))
+        .arg("-config")
+        .arg(config);
     let database = Daemon::start(&mut command, "InfluxDB");
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     eventually("InfluxDB answers", || TcpStream::connect(address).is_ok());
@@ -268,7 +297,14 @@ fn a_real_influxdb_has_every_measurement_and_misses_nothing_of_its_own_outage() 
     let database = influxd(&program, &host, port);
     query(port, "POST", "CREATE DATABASE petrel");
     let url = format!("http://127.0.0.1:{port}");
-    let options = ["--url", &url, "--database", "petrel", "--no-drop-path", "--all-fields"];
+    let options = [
+        "--url",
+        &url,
+        "--database",
+        "petrel",
+        "--no-drop-path",
+        "--all-fields",
+    ];
     let exporter = start(&host, &options);
     for (measurement, field, vm) in [
         ("resource_usage", "maxrss", ":guest"),
@@ -278,10 +314,18 @@ fn a_real_influxdb_has_every_measurement_and_misses_nothing_of_its_own_outage() 
         ("interface", "vm_to_host_bytes", "t:odd"),
         ("interface", "flags", "t:odd"),
     ] {
-        eventually(measurement, || times(port, measurement, field, vm).len() > 2);
+        eventually(measurement, || {
+            times(port, measurement, field, vm).len() > 2
+        });
     }
-    let resident = query(port, "GET", "SELECT last(maxrss) FROM resource_usage WHERE vm=':guest'");
-    let resident = resident["results"][0]["series"][0]["values"][0][1].as_i64().unwrap();
+    let resident = query(
+        port,
+        "GET",
+        "SELECT last(maxrss) FROM resource_usage WHERE vm=':guest'",
+    );
+    let resident = resident["results"][0]["series"][0]["values"][0][1]
+        .as_i64()
+        .unwrap();
     assert!(resident > 100, "{resident}");
 
     assert_eq!(database.stop(), Some(0));
@@ -295,7 +339,11 @@ fn a_real_influxdb_has_every_measurement_and_misses_nothing_of_its_own_outage() 
     let (begin, end) = (begin.as_nanos() as u64, end.as_nanos() as u64);
     eventually("the outage is told of", || {
         let times = times(port, "resource_usage", "utime", ":guest");
-        times.iter().filter(|time| (begin..end).contains(time)).count() >= 5
+        times
+            .iter()
+            .filter(|time| (begin..end).contains(time))
+            .count()
+            >= 5
     });
 }
 
@@ -310,9 +358,25 @@ fn what_does_not_say_where_lines_go_is_refused() {
         (&["--url", "https://h"], "a proxy on this host"),
         (&["--url", "http://h"], "--url needs either"),
         (&["--url", "http://h", "--org", "o"], "--url needs either"),
-        (&["--influx", "127.0.0.1", "--database", "d"], "only with --url"),
-        (&["--url", "http://h", "--database", "d", "--token-file", "none"], "cannot read none"),
-        (&["--influx", "127.0.0.1", "--buffer", "0"], "is no number of lines"),
+        (
+            &["--influx", "127.0.0.1", "--database", "d"],
+            "only with --url",
+        ),
+        (
+            &[
+                "--url",
+                "http://h",
+                "--database",
+                "d",
+                "--token-file",
+                "none",
+            ],
+            "cannot read none",
+        ),
+        (
+            &["--influx", "127.0.0.1", "--buffer", "0"],
+            "is no number of lines",
+        ),
     ] {
         let ended = run(&mut exporter(&host, options));
         assert_eq!(ended.code(), 124, "{options:?}");

@@ -21,9 +21,7 @@ use std::time::{Duration, SystemTime};
 use std::{process, thread};
 
 use petrel::stats::prometheus::{Report, text};
-use petrel::wire::{
-    Data, IfData, Message, Payload, Statistics, Text, VmmStat,
-};
+use petrel::wire::{Data, IfData, Message, Payload, Statistics, Text, VmmStat};
 use serde_json::Value;
 
 use host::{Daemon, Host, Setup, eventually};
@@ -58,21 +56,34 @@ fn the_file_tells_what_unikernels_use_and_what_the_supervisor_knows_of_them() {
     create(&host, "t:a");
     let _stats = start(&host);
     let of = |name: &str| format!("petrel_unikernel_{name}{{unikernel=\"t:a\"");
-    let resident: u64 = value(&host, &(of("resident_memory_bytes") + "} ")).parse().unwrap();
-    let most: u64 = value(&host, &(of("resident_memory_max_bytes") + "} ")).parse().unwrap();
+    let resident: u64 = value(&host, &(of("resident_memory_bytes") + "} "))
+        .parse()
+        .unwrap();
+    let most: u64 = value(&host, &(of("resident_memory_max_bytes") + "} "))
+        .parse()
+        .unwrap();
     assert!(resident > 100_000 && most >= resident, "{resident} {most}");
-    let started: f64 = value(&host, &(of("start_time_seconds") + "} ")).parse().unwrap();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let started: f64 = value(&host, &(of("start_time_seconds") + "} "))
+        .parse()
+        .unwrap();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
     assert!((now.as_secs_f64() - started).abs() < 600.0);
     assert_eq!(value(&host, &(of("state") + ",state=")), "\"running\"} 1");
     assert_eq!(value(&host, &(of("restarts_total") + "} ")), "0");
-    assert_eq!(value(&host, &(of("guest_memory_bytes") + "} ")), (16 << 20).to_string());
+    assert_eq!(
+        value(&host, &(of("guest_memory_bytes") + "} ")),
+        (16 << 20).to_string()
+    );
     value(&host, &(of("cpu_seconds_total") + ",mode=\"system\"} "));
     assert_eq!(value(&host, "petrel_supervisor_up "), "1");
     host.expect(&host.petrel(&["stop", "t:a"]), 0, &[]);
     value(&host, &(of("state") + ",state=\"stopped\"} "));
     host.kill_supervisor();
-    eventually("the supervisor is missed", || read(&host).contains("petrel_supervisor_up 0\n"));
+    eventually("the supervisor is missed", || {
+        read(&host).contains("petrel_supervisor_up 0\n")
+    });
 }
 
 #[test]
@@ -83,20 +94,29 @@ fn the_file_is_whole_at_any_time_and_others_can_read_it() {
     let _stats = start(&host);
     let mut client = Client::connect(&host);
     for number in 0..100 {
-        client.ask(&format!("n{number}:a"), add(process::id().into(), Some("lo")));
+        client.ask(
+            &format!("n{number}:a"),
+            add(process::id().into(), Some("lo")),
+        );
     }
     let mut seen = BTreeSet::new();
     eventually("several versions", || {
         let text = read(&host);
         if !text.is_empty() {
             let (_, last) = text.trim_end().rsplit_once('\n').unwrap();
-            assert!(last.starts_with("petrel_stats_collected_timestamp_seconds "), "{last}");
+            assert!(
+                last.starts_with("petrel_stats_collected_timestamp_seconds "),
+                "{last}"
+            );
             assert!(text.ends_with('\n'));
             seen.insert(last.to_owned());
         }
         seen.len() > 5
     });
-    let mode = fs::metadata(host.path("petrel.prom")).unwrap().permissions().mode();
+    let mode = fs::metadata(host.path("petrel.prom"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o644);
 }
 
@@ -193,7 +213,12 @@ fn promtool_finds_nothing_to_complain_of() {
     let host = Host::start();
     let everything = everything(&host);
     let ended = promtool(&program, &everything);
-    assert_eq!((ended.code(), &ended.stderr[..]), (0, ""), "{}\n{everything}", ended.stdout);
+    assert_eq!(
+        (ended.code(), &ended.stderr[..]),
+        (0, ""),
+        "{}\n{everything}",
+        ended.stdout
+    );
     // It does complain of what is wrong.
     let wrong = everything.replace("_restarts_total", "_restarts");
     assert_ne!(promtool(&program, &wrong).code(), 0);
@@ -264,10 +289,16 @@ fn the_same_text_is_served_over_http_on_standard_input_and_output() {
         (GET.replace("/metrics", "/"), "404 "),
         (GET.replace("GET", "PUT"), "405 "),
         ("nonsense\r\n\r\n".to_owned(), "400 "),
-        (format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(1 << 14)), "400 "),
+        (
+            format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(1 << 14)),
+            "400 ",
+        ),
     ] {
         let (_, answer) = ask(&host, &request, &[]);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
     }
 }
 
@@ -278,11 +309,15 @@ fn a_file_that_is_missing_or_old_is_no_answer() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("cannot read petrel.prom: "), "{answer}");
     let file = File::create(host.path("petrel.prom")).unwrap();
-    file.set_modified(SystemTime::now() - Duration::from_secs(100)).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(100))
+        .unwrap();
     assert!(ask(&host, GET, &[]).1.starts_with("HTTP/1.1 200 "));
     let (_, answer) = ask(&host, GET, &["--max-age", "60"]);
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("does petrel-stats --prometheus run?"), "{answer}");
+    assert!(
+        answer.contains("does petrel-stats --prometheus run?"),
+        "{answer}"
+    );
 }
 
 #[test]
@@ -305,7 +340,10 @@ fn a_client_that_says_nothing_is_not_waited_for_long() {
 #[test]
 fn promtool_reads_what_is_served_by_a_listener_of_others() {
     let (Some(socat), Some(promtool)) = (on_path("socat"), on_path("promtool")) else {
-        return skipped("metrics served by socat, read by promtool", "one is not on PATH");
+        return skipped(
+            "metrics served by socat, read by promtool",
+            "one is not on PATH",
+        );
     };
     let host = Host::start();
     create(&host, "a");

@@ -46,13 +46,19 @@ fn what_runs_is_told_with_all_that_the_system_knows_and_what_has_ended_no_longer
     let tender = host.tender_of(":before").unwrap();
     let (usage, memory) = (used.resource_usage, used.kinfo_mem.unwrap());
     let resident = memory.rss.0 * 4096 / 1024;
-    assert!(resident > 0 && usage.maxrss.0 >= resident, "{usage:?} {memory:?}");
+    assert!(
+        resident > 0 && usage.maxrss.0 >= resident,
+        "{usage:?} {memory:?}"
+    );
     assert!(memory.vsize.0 >= 16 << 20 && usage.minflt.0 > 0);
     let own_ticks = fs::read_to_string(format!("/proc/{tender}/stat")).unwrap();
     assert!(own_ticks.contains("petrel-spt"), "{own_ticks}");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let now = i64::try_from(now.as_secs()).unwrap();
-    assert!((now - 600..=now).contains(&memory.start.seconds.0), "{memory:?}");
+    assert!(
+        (now - 600..=now).contains(&memory.start.seconds.0),
+        "{memory:?}"
+    );
     assert!(used.ifdata.is_empty() && used.vmm_stats.is_none());
 
     create(&host, "after");
@@ -258,7 +264,10 @@ fn connections_are_bounded_and_a_place_that_is_free_is_taken() {
     let mut waiting = Client::connect(&host);
     waiting.send(":a", add(own(), None));
     crowd.pop();
-    assert!(matches!(waiting.receive().unwrap().payload, Payload::Reply(_)));
+    assert!(matches!(
+        waiting.receive().unwrap().payload,
+        Payload::Reply(_)
+    ));
     crowd[0].names(1);
     assert_eq!(stats.stop(), Some(0));
     assert!(!host.path("run/util/stat.sock").exists());
@@ -274,7 +283,11 @@ fn a_socket_can_be_handed_over() {
         let program = host.command("petrel-stats").get_program().to_owned();
         let mut shell = process::Command::new("sh");
         shell
-            .args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 </dev/null", "sh"])
+            .args([
+                "-c",
+                "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 </dev/null",
+                "sh",
+            ])
             .arg(program)
             .args(["-v", "--tmpdir", "run", "--systemd-socket-activation"])
             .current_dir(command.get_current_dir().unwrap());

@@ -92,7 +92,9 @@ impl StatisticsLink {
 
     fn judge(&mut self, result: Result<(), String>) {
         if let Err(why) = result {
-            log::warn!("statistics daemon: {why}; it is told nothing until it introduces itself again");
+            log::warn!(
+                "statistics daemon: {why}; it is told nothing until it introduces itself again"
+            );
             self.0 = None;
         }
     }
@@ -108,7 +110,9 @@ impl Told {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), String> {
-        let octets = message.encode().map_err(|error: WireError| error.to_string())?;
+        let octets = message
+            .encode()
+            .map_err(|error: WireError| error.to_string())?;
         let octets = frame(&octets).map_err(|error| error.to_string())?;
         self.peer.send(&octets).map_err(|error| error.to_string())?;
         if self.peer.queued() > MAX_WAITING {
@@ -197,7 +201,10 @@ mod tests {
     #[test]
     fn whoever_introduces_itself_is_told_what_runs_and_what_changes() {
         let (mut link, mut daemon) = link(&[":a", "t:b"]);
-        assert_eq!(read(&mut daemon).payload, Payload::Reply(Success::Empty(())));
+        assert_eq!(
+            read(&mut daemon).payload,
+            Payload::Reply(Success::Empty(()))
+        );
         link.remove(&":a".parse().unwrap());
         let told: Vec<_> = (0..3).map(|_| read(&mut daemon)).collect();
         let told = told.iter().map(|message| {

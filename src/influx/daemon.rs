@@ -47,7 +47,7 @@ struct Options {
     #[argh(option, arg_name = "address", from_str_fn(address))]
     influx: Option<SocketAddr>,
 
-    /// write to this server over HTTP, http://HOST[:PORT][/PATH]
+    /// write to this server over HTTP, `http://HOST[:PORT][/PATH]`
     #[argh(option, arg_name = "url")]
     url: Option<Url>,
 
@@ -63,7 +63,7 @@ struct Options {
     #[argh(option, arg_name = "name")]
     bucket: Option<String>,
 
-    /// with --url: file with the token; otherwise it is in INFLUX_TOKEN, if anywhere
+    /// with --url: file with the token; otherwise it is in `INFLUX_TOKEN`, if anywhere
     #[argh(option, arg_name = "file")]
     token_file: Option<PathBuf>,
 
@@ -129,16 +129,24 @@ pub fn main() -> i32 {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     text.parse()
-        .or_else(|_| bare.unwrap_or(text).parse().map(|ip: IpAddr| (ip, PORT).into()))
+        .or_else(|_| {
+            bare.unwrap_or(text)
+                .parse()
+                .map(|ip: IpAddr| (ip, PORT).into())
+        })
         .map_err(|_| format!("'{text}' is no IP[:PORT]"))
 }
 
 fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(lines @ 1..=MAX_LINES) => Ok(lines),
-        _ => Err(format!("'{text}' is no number of lines from 1 to {MAX_LINES}")),
+        _ => Err(format!(
+            "'{text}' is no number of lines from 1 to {MAX_LINES}"
+        )),
     }
 }
 
@@ -190,7 +198,10 @@ fn destination(options: Options) -> Result<Destination, String> {
         || options.token_file.is_some();
     let url = match (options.influx, options.url) {
         (Some(_), None) if of_server => {
-            return Err("--database, --org, --bucket and --token-file are of use only with --url".to_owned());
+            return Err(
+                "--database, --org, --bucket and --token-file are of use only with --url"
+                    .to_owned(),
+            );
         }
         (Some(address), None) => return Ok(Destination::Lines(address)),
         (None, Some(url)) => url,
@@ -202,10 +213,14 @@ fn destination(options: Options) -> Result<Destination, String> {
         _ => return Err("--url needs either --database, or --org and --bucket".to_owned()),
     };
     let token = match &options.token_file {
-        Some(file) => Some(read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?),
+        Some(file) => {
+            Some(read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
+        }
         None => env::var(TOKEN).ok(),
     };
-    let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+    let token = token
+        .map(|token| token.trim().to_owned())
+        .filter(|token| !token.is_empty());
     let sendable = |token: &String| token.bytes().all(|octet| matches!(octet, 0x20..=0x7e));
     if !token.iter().all(sendable) {
         return Err("the token has characters that cannot be sent".to_owned());
@@ -215,7 +230,9 @@ fn destination(options: Options) -> Result<Destination, String> {
 
 fn read(file: &Path) -> io::Result<String> {
     let mut text = String::new();
-    File::open(file)?.take(MAX_TOKEN).read_to_string(&mut text)?;
+    File::open(file)?
+        .take(MAX_TOKEN)
+        .read_to_string(&mut text)?;
     Ok(text)
 }
 

@@ -1,6 +1,6 @@
 //! What is said to a server of InfluxDB, and what it answers: HTTP/1.1, one request a connection.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 /// Most octets of an answer that are read.
@@ -166,7 +166,7 @@ fn percent(text: &str) -> String {
         if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
             encoded.push(char::from(octet));
         } else {
-            encoded += &format!("%{octet:02X}");
+            let _ = write!(encoded, "%{octet:02X}");
         }
         encoded
     })
@@ -198,7 +198,10 @@ mod tests {
             ("http://[::1]/x", "::1", 80, "/x"),
         ] {
             let url: Url = text.parse().unwrap();
-            assert_eq!((&url.host[..], url.port, &url.prefix[..]), (host, port, prefix));
+            assert_eq!(
+                (&url.host[..], url.port, &url.prefix[..]),
+                (host, port, prefix)
+            );
         }
         for wrong in [
             "influx:8086",
@@ -248,7 +251,11 @@ mod tests {
         assert_eq!(answer(bad, false), Ok(None));
         let told = answer(bad, true).unwrap().unwrap();
         assert_eq!(told.to_string(), "400 Bad Request {\"error\":\"no  [2J\"}");
-        for wrong in [&b"SSH-2.0-x\r\n\r\n"[..], b"HTTP/1.1 abc\r\n\r\n", b"\r\n\r\n"] {
+        for wrong in [
+            &b"SSH-2.0-x\r\n\r\n"[..],
+            b"HTTP/1.1 abc\r\n\r\n",
+            b"\r\n\r\n",
+        ] {
             assert!(answer(wrong, true).is_err());
         }
         assert!(answer(&vec![b'x'; MAX_ANSWER], false).is_err());

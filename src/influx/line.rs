@@ -96,7 +96,10 @@ fn memory(memory: &KInfoMem, now: Duration) -> String {
     let micros = u64::try_from(memory.start.microseconds.get()).unwrap_or(0);
     let start = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
     let up = now.saturating_sub(start);
-    fields.add("uptime", format!("{}.{:06}", up.as_secs(), up.subsec_micros()));
+    fields.add(
+        "uptime",
+        format!("{}.{:06}", up.as_secs(), up.subsec_micros()),
+    );
     fields.0
 }
 

@@ -83,13 +83,15 @@ impl Source {
 
     fn subscribe(&mut self, now: Instant) -> Result<(), String> {
         let connected = socket::connect(&self.path).map_err(io::Error::from);
-        let mut peer = connected.and_then(Peer::new).map_err(text)?;
+        let mut peer = connected
+            .and_then(Peer::new)
+            .map_err(|error| error.to_string())?;
         self.sequence += 1;
         let command = Command::Statistics(StatsCommand::Subscribe(()));
         let message = Message::command(self.sequence, &self.name, command);
         let octets = message.encode().map_err(|error| error.to_string())?;
         let octets = frame(&octets).map_err(|error| error.to_string())?;
-        peer.send(&octets).map_err(text)?;
+        peer.send(&octets).map_err(|error| error.to_string())?;
         (self.peer, self.unanswered) = (Some(peer), Some(now + ANSWER));
         Ok(())
     }
@@ -98,8 +100,8 @@ impl Source {
         let Some(peer) = &mut self.peer else {
             return Ok(());
         };
-        peer.flush().map_err(text)?;
-        let open = peer.receive().map_err(text)?;
+        peer.flush().map_err(|error| error.to_string())?;
+        let open = peer.receive().map_err(|error| error.to_string())?;
         while let Some(next) = peer.next(MAX_MESSAGE).map_err(|error| error.to_string())? {
             let Next::Frame(octets) = next else {
                 return Err("it ended the conversation".to_owned());
@@ -128,8 +130,4 @@ impl Source {
         }
         Ok(())
     }
-}
-
-fn text(error: io::Error) -> String {
-    error.to_string()
 }

@@ -104,7 +104,10 @@ impl Upstream {
             State::Connecting(stream, _) => Some((stream.as_fd(), PollFlags::POLLOUT)),
             State::Connected(exchange) => {
                 let mut flags = PollFlags::POLLIN;
-                flags.set(PollFlags::POLLOUT, exchange.written < exchange.request.len());
+                flags.set(
+                    PollFlags::POLLOUT,
+                    exchange.written < exchange.request.len(),
+                );
                 Some((exchange.stream.as_fd(), flags))
             }
         }
@@ -153,9 +156,14 @@ impl Upstream {
                 }
                 if stream.peer_addr().is_err() {
                     let late = *deadline <= now;
-                    return if late { Err("it does not accept a connection".to_owned()) } else { Ok(()) };
+                    return if late {
+                        Err("it does not accept a connection".to_owned())
+                    } else {
+                        Ok(())
+                    };
                 }
-                if let State::Connecting(stream, _) = std::mem::replace(&mut self.state, State::Away)
+                if let State::Connecting(stream, _) =
+                    std::mem::replace(&mut self.state, State::Away)
                 {
                     self.state = State::Connected(Exchange::new(stream));
                 }
@@ -201,7 +209,11 @@ impl Upstream {
                 },
             };
             if !done {
-                return if late { Err("it is too slow".to_owned()) } else { Ok(()) };
+                return if late {
+                    Err("it is too slow".to_owned())
+                } else {
+                    Ok(())
+                };
             }
             exchange.lines.clear();
             self.succeeded();

@@ -66,7 +66,11 @@ impl Connection {
         if self.closing {
             return Ok(None);
         }
-        match self.peer.next(MAX_REQUEST).map_err(|error| error.to_string())? {
+        match self
+            .peer
+            .next(MAX_REQUEST)
+            .map_err(|error| error.to_string())?
+        {
             Some(Next::Frame(request)) => {
                 self.deadline = None;
                 Ok(Some(request))

@@ -61,9 +61,13 @@ struct Options {
     )]
     interval: Duration,
 
-    /// rewrite this file for node_exporter each time
+    /// rewrite this file for `node_exporter` each time
     #[argh(option, arg_name = "file")]
     prometheus: Option<PathBuf>,
+
+    /// gather counters of virtual machines, too; only FreeBSD has them
+    #[argh(switch)]
+    gather_bhyve_stats: bool,
 
     /// log to syslog
     #[argh(switch)]
@@ -152,6 +156,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         next_round: Instant::now() + options.interval,
         reporter,
         missed: 0,
+        with_machines: options.gather_bhyve_stats,
     };
     let ended = daemon.serve(&listener, &mut signals);
     if !options.systemd_socket_activation
@@ -178,6 +183,8 @@ struct Daemon {
     reporter: Option<Reporter>,
     /// How often subscribers missed a round.
     missed: u64,
+    /// Whether counters of virtual machines are gathered.
+    with_machines: bool,
 }
 
 impl Daemon {
@@ -214,14 +221,12 @@ impl Daemon {
 
     /// Waits for something to happen, or for the next deadline: whether there is somebody to accept, and which
     /// connections are ready.
-    #[expect(clippy::type_complexity, reason = "used once")]
     fn wait(
         &self,
         listener: &UnixListener,
         signals: &Signals,
     ) -> Result<(bool, Vec<(ConnectionId, PollFlags)>), DaemonError> {
-        let accepting =
-            self.connections.len() < MAX_CONNECTIONS && self.no_accept_before.is_none();
+        let accepting = self.connections.len() < MAX_CONNECTIONS && self.no_accept_before.is_none();
         let listening = if accepting {
             PollFlags::POLLIN
         } else {
@@ -391,7 +396,7 @@ impl Daemon {
     }
 
     fn observe(&mut self, name: Name, add: &StatsAdd) -> Result<(), String> {
-        let target = Target::open(add).map_err(|error| error.to_string())?;
+        let target = Target::open(add, self.with_machines).map_err(|error| error.to_string())?;
         debug!("{name}: process {} is observed", add.pid.get());
         self.registry
             .add(name, target)
@@ -409,7 +414,10 @@ impl Daemon {
             let keeps_up = connection.keeps_up();
             if !keeps_up {
                 self.missed += 1;
-                debug!("connection {id}: does not read, and missed {} times", connection.missed());
+                debug!(
+                    "connection {id}: does not read, and missed {} times",
+                    connection.missed()
+                );
             }
             readers.insert(*id, keeps_up);
         }
@@ -468,7 +476,13 @@ impl Daemon {
 
 /// The frame with what `name` has used, for those for whom so many labels of its path are left out.
 fn sample(name: &Name, left_out: usize, used: &Statistics) -> Vec<u8> {
-    let prefix: Path = name.path().labels().iter().take(left_out).cloned().collect();
+    let prefix: Path = name
+        .path()
+        .labels()
+        .iter()
+        .take(left_out)
+        .cloned()
+        .collect();
     let shown = name.relative_to(&prefix).unwrap_or_else(|| name.clone());
     let header = Header {
         version: Int::new(VERSION),

@@ -130,7 +130,10 @@ fn usage(text: &mut Exposition, report: &Report<'_>) {
             samples,
             "mode",
             [
-                ("user", (|used| seconds(&used.resource_usage.utime)) as fn(&Statistics) -> String),
+                (
+                    "user",
+                    (|used| seconds(&used.resource_usage.utime)) as fn(&Statistics) -> String,
+                ),
                 ("system", |used| seconds(&used.resource_usage.stime)),
             ],
         ),
@@ -147,13 +150,17 @@ fn usage(text: &mut Exposition, report: &Report<'_>) {
         "petrel_unikernel_resident_memory_max_bytes",
         Gauge,
         "Most memory the tender ever had in RAM.",
-        each(samples, |used| used.resource_usage.maxrss.0.saturating_mul(1024)),
+        each(samples, |used| {
+            used.resource_usage.maxrss.0.saturating_mul(1024)
+        }),
     );
     text.metric(
         "petrel_unikernel_virtual_memory_bytes",
         Gauge,
         "Address space of the tender.",
-        each(samples, |used| memory(used).map_or(0, |memory| memory.vsize.0)),
+        each(samples, |used| {
+            memory(used).map_or(0, |memory| memory.vsize.0)
+        }),
     );
     text.metric(
         "petrel_unikernel_start_time_seconds",
@@ -171,7 +178,10 @@ fn usage(text: &mut Exposition, report: &Report<'_>) {
             samples,
             "kind",
             [
-                ("minor", (|used| used.resource_usage.minflt.0) as fn(&Statistics) -> i64),
+                (
+                    "minor",
+                    (|used| used.resource_usage.minflt.0) as fn(&Statistics) -> i64,
+                ),
                 ("major", |used| used.resource_usage.majflt.0),
             ],
         ),
@@ -184,7 +194,10 @@ fn usage(text: &mut Exposition, report: &Report<'_>) {
             samples,
             "kind",
             [
-                ("voluntary", (|used| used.resource_usage.nvcsw.0) as fn(&Statistics) -> i64),
+                (
+                    "voluntary",
+                    (|used| used.resource_usage.nvcsw.0) as fn(&Statistics) -> i64,
+                ),
                 ("involuntary", |used| used.resource_usage.nivcsw.0),
             ],
         ),
@@ -193,27 +206,64 @@ fn usage(text: &mut Exposition, report: &Report<'_>) {
         "petrel_unikernel_disk_read_bytes_total",
         Counter,
         "What the tender read from disks.",
-        each(samples, |used| used.resource_usage.inblock.0.saturating_mul(BLOCK)),
+        each(samples, |used| {
+            used.resource_usage.inblock.0.saturating_mul(BLOCK)
+        }),
     );
     text.metric(
         "petrel_unikernel_disk_written_bytes_total",
         Counter,
         "What the tender wrote to disks.",
-        each(samples, |used| used.resource_usage.outblock.0.saturating_mul(BLOCK)),
+        each(samples, |used| {
+            used.resource_usage.outblock.0.saturating_mul(BLOCK)
+        }),
     );
 }
 
+/// Where a counter of a network device is.
+type Counter = fn(&IfData) -> Int64;
+
 /// Counters of network devices: their names, what they count, and where that is. What the host takes in is what the
 /// unikernel transmits.
-const NETWORK: [(&str, &str, fn(&IfData) -> Int64); 8] = [
-    ("transmit_bytes_total", "Octets that the unikernel sent.", |data| data.input_bytes),
-    ("transmit_packets_total", "Packets that the unikernel sent.", |data| data.input_packets),
-    ("transmit_errors_total", "Packets of the unikernel with errors.", |data| data.input_errors),
-    ("transmit_drops_total", "Packets of the unikernel that were dropped.", |data| data.input_dropped),
-    ("receive_bytes_total", "Octets for the unikernel.", |data| data.output_bytes),
-    ("receive_packets_total", "Packets for the unikernel.", |data| data.output_packets),
-    ("receive_errors_total", "Packets for the unikernel with errors.", |data| data.output_errors),
-    ("receive_drops_total", "Packets for the unikernel that were dropped.", |data| data.output_dropped),
+const NETWORK: [(&str, &str, Counter); 8] = [
+    (
+        "transmit_bytes_total",
+        "Octets that the unikernel sent.",
+        |data| data.input_bytes,
+    ),
+    (
+        "transmit_packets_total",
+        "Packets that the unikernel sent.",
+        |data| data.input_packets,
+    ),
+    (
+        "transmit_errors_total",
+        "Packets of the unikernel with errors.",
+        |data| data.input_errors,
+    ),
+    (
+        "transmit_drops_total",
+        "Packets of the unikernel that were dropped.",
+        |data| data.input_dropped,
+    ),
+    ("receive_bytes_total", "Octets for the unikernel.", |data| {
+        data.output_bytes
+    }),
+    (
+        "receive_packets_total",
+        "Packets for the unikernel.",
+        |data| data.output_packets,
+    ),
+    (
+        "receive_errors_total",
+        "Packets for the unikernel with errors.",
+        |data| data.output_errors,
+    ),
+    (
+        "receive_drops_total",
+        "Packets for the unikernel that were dropped.",
+        |data| data.output_dropped,
+    ),
 ];
 
 fn network(text: &mut Exposition, samples: &[(Name, Statistics)]) {
@@ -322,7 +372,14 @@ fn daemons(text: &mut Exposition, report: &Report<'_>) {
         "petrel_stats_collected_timestamp_seconds",
         Kind::Gauge,
         "When this was gathered, since the Unix epoch.",
-        [(Vec::new(), format!("{}.{:03}", report.collected.as_secs(), report.collected.subsec_millis()))],
+        [(
+            Vec::new(),
+            format!(
+                "{}.{:03}",
+                report.collected.as_secs(),
+                report.collected.subsec_millis()
+            ),
+        )],
     );
 }
 

@@ -99,7 +99,10 @@ impl<'a> Subscriptions<'a> {
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{MAX_OBSERVED} processes are the most that can be observed")
+        write!(
+            f,
+            "{MAX_OBSERVED} processes are the most that can be observed"
+        )
     }
 }
 

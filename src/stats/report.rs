@@ -1,4 +1,4 @@
-//! The file for node_exporter's textfile collector: what was gathered, and what the supervisor tells of its unikernels.
+//! The file for `node_exporter`'s textfile collector: what was gathered, and what the supervisor tells of its unikernels.
 
 use std::fs;
 use std::io;
@@ -137,7 +137,9 @@ impl Reporter {
 /// A connection on which the supervisor is asked for all unikernels.
 fn ask(socket: &Path) -> Result<Peer, String> {
     let connected = socket::connect(socket).map_err(io::Error::from);
-    let mut peer = connected.and_then(Peer::new).map_err(|error| error.to_string())?;
+    let mut peer = connected
+        .and_then(Peer::new)
+        .map_err(|error| error.to_string())?;
     let command = Command::Unikernel(UnikernelCommand::Details(()));
     let message = Message::command(0, &Name::from(NamePath::ROOT), command);
     let octets = message.encode().map_err(|error| error.to_string())?;
@@ -173,7 +175,7 @@ fn details(peer: &mut Peer) -> Result<Option<Vec<NamedDetails>>, String> {
 
 /// Puts a file with this text in place of that which is there: a reader finds the one or the other, whole.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
-    // Not the ending of those that node_exporter reads.
+    // Not the ending of those that `node_exporter` reads.
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
     fs::write(&new, text)?;

@@ -94,7 +94,9 @@ impl SupervisorLink {
 
     fn introduce(&mut self, now: Instant) -> Result<(), String> {
         let connected = socket::connect(&self.path).map_err(io::Error::from);
-        let mut peer = connected.and_then(Peer::new).map_err(text)?;
+        let mut peer = connected
+            .and_then(Peer::new)
+            .map_err(|error| error.to_string())?;
         let root = Name::from(Path::ROOT);
         let command = Command::Statistics(StatsCommand::Initial(()));
         send(&mut peer, &Message::command(0, &root, command))?;
@@ -104,7 +106,7 @@ impl SupervisorLink {
 
     fn listen(&mut self, now: Instant, told: &mut Vec<Told>) -> Result<(), String> {
         while let State::Introduced(peer, _) | State::Told(peer) = &mut self.state {
-            peer.flush().map_err(text)?;
+            peer.flush().map_err(|error| error.to_string())?;
             let Some(Message { header, payload }) = next(peer)? else {
                 break;
             };
@@ -123,7 +125,9 @@ impl SupervisorLink {
             send(peer, &Message::answer(header, answer))?;
         }
         match self.state {
-            State::Introduced(_, deadline) if deadline <= now => Err("it does not answer".to_owned()),
+            State::Introduced(_, deadline) if deadline <= now => {
+                Err("it does not answer".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -156,7 +160,7 @@ fn next(peer: &mut Peer) -> Result<Option<Message>, String> {
             None => {}
         }
         let held = peer.held();
-        if !peer.receive().map_err(text)? {
+        if !peer.receive().map_err(|error| error.to_string())? {
             return Err("it has closed the connection".to_owned());
         }
         if peer.held() == held {
@@ -177,9 +181,5 @@ fn command(header: &Header, payload: Payload) -> Result<Told, String> {
 fn send(peer: &mut Peer, message: &Message) -> Result<(), String> {
     let octets = message.encode().map_err(|error| error.to_string())?;
     let octets = frame(&octets).map_err(|error| error.to_string())?;
-    peer.send(&octets).map_err(text)
-}
-
-fn text(error: io::Error) -> String {
-    error.to_string()
+    peer.send(&octets).map_err(|error| error.to_string())
 }

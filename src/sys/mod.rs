@@ -12,3 +12,5 @@ pub mod rctl;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod tap;
+#[cfg(target_os = "freebsd")]
+pub mod vmm;

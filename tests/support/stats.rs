@@ -5,9 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use petrel::wire::frame::{MAX_MESSAGE, read_frame, write_frame};
-use petrel::wire::{
-    Command, Data, Message, Payload, Statistics, StatsAdd, StatsCommand, Success,
-};
+use petrel::wire::{Command, Data, Message, Payload, Statistics, StatsAdd, StatsCommand, Success};
 
 use crate::host::{Daemon, Host};
 use crate::support::{DEADLINE, guest};

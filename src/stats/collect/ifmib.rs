@@ -88,7 +88,10 @@ mod tests {
             data.input_dropped,
             data.output_dropped,
         ];
-        assert_eq!(longs.map(|long| long.0), std::array::from_fn(|n| 100 + n as i64));
+        assert_eq!(
+            longs.map(|long| long.0),
+            std::array::from_fn(|n| 100 + i64::try_from(n).unwrap())
+        );
         assert!(parse(&octets[1..]).is_none());
     }
 }

@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::procfs::{Counters, Io, Stat, Status};
-use super::time;
+use super::{MAX_TEXT, time};
 use crate::wire::{IfData, Int, Int32, Int64, KInfoMem, RUsage, TimeVal, VmmStat};
 
 /// What may keep processes out of sight.
@@ -21,9 +21,6 @@ pub(super) const VISIBILITY: &str = "mount option hidepid of /proc";
 
 /// Octets of a block, in which getrusage(2) counts.
 const BLOCK: i64 = 512;
-
-/// Most octets read of a file of `/proc`; the longest, `net/dev`, has some 130 a line.
-const MAX_TEXT: u64 = 1 << 20;
 
 /// The folder of a process in `/proc`. Once that process has ended nothing can be read there, whoever has its number.
 #[derive(Debug)]
@@ -41,6 +38,10 @@ struct Units {
     /// Octets of a page.
     page: i64,
 }
+
+/// There is no vmm(4) on this system.
+#[derive(Debug)]
+pub(super) struct Machine;
 
 /// The counters of all interfaces at one time.
 #[derive(Debug)]
@@ -72,7 +73,8 @@ impl Process {
 
     /// Nothing if it has ended.
     pub(super) fn usage(&mut self) -> io::Result<Option<(RUsage, KInfoMem)>> {
-        let (Some(stat), Some(status)) = (read(&self.folder, "stat")?, read(&self.folder, "status")?)
+        let (Some(stat), Some(status)) =
+            (read(&self.folder, "stat")?, read(&self.folder, "status")?)
         else {
             return Ok(None);
         };
@@ -180,9 +182,15 @@ impl Interfaces {
     }
 }
 
-/// There is no vmm(4) on this system.
-pub(super) fn vmm(_: &str) -> Option<Vec<VmmStat>> {
-    None
+impl Machine {
+    pub(super) fn new(_: &str) -> Self {
+        Self
+    }
+
+    #[expect(clippy::unused_self, reason = "there is one on FreeBSD")]
+    pub(super) fn counters(&mut self) -> Option<Vec<VmmStat>> {
+        None
+    }
 }
 
 fn flags(folder: &Path) -> u32 {
@@ -192,7 +200,11 @@ fn flags(folder: &Path) -> u32 {
 }
 
 fn attribute<T: FromStr>(folder: &Path, name: &str) -> Option<T> {
-    fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok()
+    fs::read_to_string(folder.join(name))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// A file of a process; nothing if that has ended.
@@ -233,13 +245,19 @@ mod tests {
         let mut own = Process::open(Pid::this()).unwrap().unwrap();
         let (usage, memory) = own.usage().unwrap().unwrap();
         let resident = memory.rss.0 * own.units.page / 1024;
-        assert!(usage.maxrss.0 >= resident && resident > 100, "{usage:?} {memory:?}");
+        assert!(
+            usage.maxrss.0 >= resident && resident > 100,
+            "{usage:?} {memory:?}"
+        );
         assert!(memory.vsize.0 > memory.rss.0 * own.units.page);
         assert!(memory.tsize.0 > 0 && memory.dsize.0 > 0 && memory.ssize.0 > 0);
         assert_ne!(memory.dsize, memory.ssize);
         assert!(usage.minflt.0 > 0 && usage.nvcsw.0 + usage.nivcsw.0 > 0);
         let now = i64::try_from(wall_clock().as_secs()).unwrap();
-        assert!((now - 3600..=now).contains(&memory.start.seconds.0), "{memory:?}");
+        assert!(
+            (now - 3600..=now).contains(&memory.start.seconds.0),
+            "{memory:?}"
+        );
     }
 
     #[test]
@@ -264,7 +282,10 @@ mod tests {
     fn the_loopback_interface_has_counters_and_an_invented_one_none() {
         let now = Interfaces::now().unwrap();
         let data = now.get("lo").unwrap();
-        assert!(data.mtu.bits() > 0 && data.flags.bits() & 8 != 0, "{data:?}");
+        assert!(
+            data.mtu.bits() > 0 && data.flags.bits() & 8 != 0,
+            "{data:?}"
+        );
         assert_eq!(data.input_bytes, data.output_bytes);
         assert!(now.get("invented").is_none());
     }

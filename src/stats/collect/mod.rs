@@ -23,12 +23,15 @@ pub use os::{Interfaces, page_size};
 /// Most octets in the name of an interface, on Linux and on FreeBSD.
 pub const MAX_INTERFACE: usize = 15;
 
+/// Most octets read of a file of `proc(5)`; the longest, `net/dev`, has some 130 a line.
+pub const MAX_TEXT: u64 = 1 << 20;
+
 /// A process that is observed, with its network devices. It is never taken for another one with the same number.
 #[derive(Debug)]
 pub struct Target {
     process: os::Process,
     network: Vec<(Text, String)>,
-    vmm: Option<String>,
+    machine: Option<os::Machine>,
 }
 
 /// Why a process cannot be observed.
@@ -47,8 +50,8 @@ pub enum CollectError {
 }
 
 impl Target {
-    /// The process that `add` is about.
-    pub fn open(add: &StatsAdd) -> Result<Self, CollectError> {
+    /// The process that `add` is about; with the counters of its virtual machine, if so wanted and there are any.
+    pub fn open(add: &StatsAdd, with_machine: bool) -> Result<Self, CollectError> {
         let number = add.pid.get();
         let pid = pid_t::try_from(number).ok().filter(|pid| *pid > 0);
         let pid = Pid::from_raw(pid.ok_or(CollectError::Number(number))?);
@@ -62,11 +65,12 @@ impl Target {
         });
         let network = network.collect::<Result<_, _>>()?;
         let opened = os::Process::open(pid).map_err(|error| CollectError::System(pid, error))?;
-        let vmm = add.vmmdev.as_str().filter(|device| !device.is_empty());
+        let machine = add.vmmdev.as_str().filter(|name| !name.is_empty());
+        let machine = machine.filter(|name| with_machine && !name.contains('/'));
         Ok(Self {
             process: opened.ok_or(CollectError::Absent(pid))?,
             network,
-            vmm: vmm.map(ToOwned::to_owned),
+            machine: machine.map(os::Machine::new),
         })
     }
 
@@ -85,7 +89,7 @@ impl Target {
         Ok(Some(Statistics {
             resource_usage,
             ifdata: ifdata.collect(),
-            vmm_stats: self.vmm.as_deref().and_then(os::vmm),
+            vmm_stats: self.machine.as_mut().and_then(os::Machine::counters),
             kinfo_mem: Some(kinfo_mem),
         }))
     }
@@ -156,23 +160,23 @@ mod tests {
         let own = i64::from(std::process::id());
         for pid in [0, -1, i64::from(i32::MAX) + 1] {
             assert!(matches!(
-                Target::open(&add(pid, &[])),
+                Target::open(&add(pid, &[]), false),
                 Err(CollectError::Number(_))
             ));
         }
         for tap in ["", ".", "..", "a/b", "a b", "sixteen-octets-x", "a\nb"] {
             assert!(matches!(
-                Target::open(&add(own, &[tap])),
+                Target::open(&add(own, &[tap]), false),
                 Err(CollectError::Interface(_))
             ));
         }
         let many = vec!["tap0"; Config::MAX_DEVICES + 1];
         assert!(matches!(
-            Target::open(&add(own, &many)),
+            Target::open(&add(own, &many), false),
             Err(CollectError::TooManyDevices(_))
         ));
         assert!(matches!(
-            Target::open(&add(i64::from(i32::MAX), &[])),
+            Target::open(&add(i64::from(i32::MAX), &[]), false),
             Err(CollectError::Absent(_))
         ));
     }

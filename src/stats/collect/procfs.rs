@@ -112,7 +112,9 @@ impl Io {
 /// The first number of the line that begins so.
 fn value(text: &str, key: &str) -> i64 {
     let mut values = text.lines().filter_map(|line| line.strip_prefix(key));
-    let value = values.next().and_then(|rest| rest.split_whitespace().next());
+    let value = values
+        .next()
+        .and_then(|rest| rest.split_whitespace().next());
     value.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
@@ -207,10 +209,17 @@ mod tests {
                     tap1:1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
         let found = Counters::find(text, "tap1").unwrap();
         assert_eq!(
-            (found.received_octets, found.received_packets, found.received_multicast),
+            (
+                found.received_octets,
+                found.received_packets,
+                found.received_multicast
+            ),
             (1, 2, 8)
         );
-        assert_eq!((found.sent_octets, found.sent_dropped, found.collisions), (9, 12, 14));
+        assert_eq!(
+            (found.sent_octets, found.sent_dropped, found.collisions),
+            (9, 12, 14)
+        );
         assert_eq!(Counters::find(text, "tap"), None);
         assert_eq!(Counters::find(text, "ap1"), None);
     }
