@@ -13,7 +13,9 @@ use std::time::Duration;
 use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
-use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
+use petrel::client::{
+    LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client,
+};
 use petrel::console::{daemon as console, lines, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
@@ -313,6 +315,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in an answer", size(MAX_ANSWER)),
         format!("{} in an image", size(MAX_STORED_IMAGE)),
         format!("{} in a dump", size(MAX_STORED_DUMP)),
+        format!("{MAX_ROWS} rows in a table"),
+        format!(
+            "{} for the supervisor to tell of its unikernels",
+            time(LIVES)
+        ),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),

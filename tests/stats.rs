@@ -216,7 +216,7 @@ fn processes_are_added_and_removed_by_hand_even_twice() {
         host.expect(&ended, 0, &["removed"]);
     }
     let nobody = host.petrel(&["stats-add", "2147483647", "-n", "t:me"]);
-    host.expect(&nobody, 2, &["there is no process 2147483647"]);
+    host.expect(&nobody, 117, &["there is no process 2147483647"]);
 }
 
 #[test]
@@ -228,6 +228,68 @@ fn the_client_prints_what_a_guest_used() {
     client.line_with("stats [unikernel: :a]:");
     assert!(client.line_with("usage: utime ").contains(" maxrss "));
     client.line_with("memory: vsize ");
+}
+
+#[test]
+fn each_record_is_a_line_of_json_where_that_is_asked_for() {
+    let host = Host::start();
+    let _stats = start(&host, &[]);
+    let mut control = Client::connect(&host);
+    control.ask("t:me", add(own(), Some("lo")));
+    let mut client = Running::start(&mut host.client(&["stats", "--json", "-n", "t:"]));
+    for _ in 0..2 {
+        let record: serde_json::Value = serde_json::from_str(&client.line()).unwrap();
+        assert_eq!(record["unikernel"], ":me");
+        assert!(record["usage"]["maxrss"].as_u64().unwrap() > 100);
+        assert!(record["usage"]["utime"].is_f64());
+        assert!(record["memory"]["start"].as_f64().unwrap() > 1e9);
+        assert!(record["vmm"].is_null());
+        assert_eq!(record["interfaces"][0]["device"], "service");
+        assert!(record["interfaces"][0]["input_bytes"].is_u64());
+    }
+}
+
+/// The client's statistics on a terminal.
+fn on_a_terminal(host: &Host, options: &[&str]) -> Option<Running> {
+    let Some(script) = support::on_path("script") else {
+        support::skipped("the table on a terminal", "script is not on PATH");
+        return None;
+    };
+    let client = host.client(options);
+    let words = [client.get_program()].into_iter().chain(client.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let mut command = process::Command::new(script);
+    command
+        .args(["-q", "-e", "-f", "-c", &words.join(" "), "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .current_dir(client.get_current_dir().unwrap());
+    Some(Running::start(&mut command))
+}
+
+#[test]
+fn on_a_terminal_a_table_is_kept_up_to_date_with_what_the_supervisor_knows() {
+    let host = Host::start();
+    create(&host, "t:runs");
+    create(&host, "t:stopped");
+    host.expect(&host.petrel(&["stop", "t:stopped"]), 0, &[]);
+    let _stats = start(&host, &[]);
+    let Some(mut client) = on_a_terminal(&host, &["stats", "-n", "t:"]) else {
+        return;
+    };
+    client.line_with("host [unikernel: t:]: success: subscribed");
+    client.line_with("UNIKERNEL ");
+    // The second one replaces the first, of three lines, and has rates.
+    client.line_with("\u{1b}[3A\r\u{1b}[JUNIKERNEL ");
+    let row = client.line_with(":runs ");
+    let fields: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(fields[1], "running", "{row}");
+    assert!(fields[2].parse::<f64>().is_ok(), "{row}");
+    assert!(fields[3].ends_with("iB"), "{row}");
+    assert_eq!(fields[6], "0", "{row}");
+    let row = client.line_with(":stopped ");
+    assert_eq!(row.split_whitespace().nth(1), Some("stopped"), "{row}");
+    host.expect(&host.petrel(&["destroy", "t:stopped"]), 0, &[]);
+    client.line_with("\u{1b}[2A\r\u{1b}[JUNIKERNEL ");
 }
 
 #[test]

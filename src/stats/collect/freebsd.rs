@@ -68,10 +68,10 @@ impl Process {
         };
         let memory = KInfoMem {
             vsize: Int64(i64::try_from(process.ki_size).unwrap_or(i64::MAX)),
-            rss: Int64(process.ki_rssize),
-            tsize: Int64(process.ki_tsize),
-            dsize: Int64(process.ki_dsize),
-            ssize: Int64(process.ki_ssize),
+            rss: pages(process.ki_rssize),
+            tsize: pages(process.ki_tsize),
+            dsize: pages(process.ki_dsize),
+            ssize: pages(process.ki_ssize),
             runtime: Int64(runtime),
             cow: Int::from(u64::from(process.ki_cow)),
             start: span(process.ki_start),
@@ -82,7 +82,6 @@ impl Process {
 
 impl Interfaces {
     /// As they are when asked for.
-    #[expect(clippy::unnecessary_wraps, reason = "reading them may fail on Linux")]
     pub fn now() -> io::Result<Self> {
         Ok(Self)
     }
@@ -149,4 +148,8 @@ fn span(value: timeval) -> TimeVal {
             .saturating_mul(1_000_000)
             .saturating_add(value.tv_usec),
     )
+}
+
+fn pages(count: isize) -> Int64 {
+    Int64(i64::try_from(count).unwrap_or(i64::MAX))
 }
