@@ -330,7 +330,7 @@ struct Tree {
 type Refused = (&'static str, Option<Path>);
 
 impl Tree {
-    fn claims(&self) -> Vec<(&Name, Claim)> {
+    fn claims(&self) -> Vec<(&Name, Claim<'_>)> {
         let claims = self.unikernels.iter();
         claims
             .map(|(name, config)| (name, Claim::of(config)))

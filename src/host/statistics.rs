@@ -4,11 +4,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
+
+use super::tender;
 use crate::name::Name;
 use crate::socket::Peer;
 use crate::wire::frame::{MAX_MESSAGE, Next, frame};
 use crate::wire::{
-    Command, Header, Int64, Message, Payload, StatsAdd, StatsCommand, Success, WireError,
+    BridgeTap, Command, Header, Int, Int64, Message, Payload, StatsAdd, StatsCommand, Success,
 };
 
 /// How long the statistics daemon may take for an answer.
@@ -20,6 +23,23 @@ pub const MAX_WAITING: usize = 1 << 20;
 /// The statistics daemon, if there is one.
 #[derive(Debug, Default)]
 pub struct StatisticsLink(Option<Told>);
+
+/// A tender as the statistics daemon is told of it: its process, and its network devices with the taps behind them.
+pub fn to_observe<'a>(
+    process: Pid,
+    devices: impl Iterator<Item = &'a String>,
+    taps: &[&str],
+) -> StatsAdd {
+    let network = devices.zip(taps).map(|(device, tap)| BridgeTap {
+        bridge: device.as_str().into(),
+        tap: (*tap).into(),
+    });
+    StatsAdd {
+        vmmdev: tender::vmm_device(process).into(),
+        pid: Int::new(process.as_raw().into()),
+        network: network.collect(),
+    }
+}
 
 /// A statistics daemon, and what it has still to answer.
 #[derive(Debug)]
@@ -33,12 +53,7 @@ struct Told {
 
 impl StatisticsLink {
     /// Answers the request with this header, and tells of everything that runs. Whoever was told before is forgotten.
-    pub fn serve<'a>(
-        &mut self,
-        peer: Peer,
-        header: Header,
-        running: impl Iterator<Item = (&'a Name, StatsAdd)>,
-    ) {
+    pub fn serve(&mut self, peer: Peer, header: Header, running: Vec<(Name, StatsAdd)>) {
         log::info!("the statistics daemon is there");
         let mut told = Told {
             peer,
@@ -50,7 +65,7 @@ impl StatisticsLink {
         self.0 = Some(told);
         self.judge(begun);
         for (name, to_observe) in running {
-            self.add(name, to_observe);
+            self.add(&name, to_observe);
         }
     }
 
@@ -110,9 +125,7 @@ impl Told {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), String> {
-        let octets = message
-            .encode()
-            .map_err(|error: WireError| error.to_string())?;
+        let octets = message.encode().map_err(|error| error.to_string())?;
         let octets = frame(&octets).map_err(|error| error.to_string())?;
         self.peer.send(&octets).map_err(|error| error.to_string())?;
         if self.peer.queued() > MAX_WAITING {
@@ -159,8 +172,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::wire::VERSION;
     use crate::wire::frame::read_frame;
-    use crate::wire::{Int, VERSION};
 
     fn header(sequence: i64) -> Header {
         Header {
@@ -170,20 +183,18 @@ mod tests {
         }
     }
 
-    fn to_observe(pid: i64) -> StatsAdd {
-        StatsAdd {
-            vmmdev: "".into(),
-            pid: Int::new(pid),
-            network: Vec::new(),
-        }
+    fn observed(pid: i32, devices: &[&str], taps: &[&str]) -> StatsAdd {
+        let devices: Vec<String> = devices.iter().map(|&device| device.to_owned()).collect();
+        to_observe(Pid::from_raw(pid), devices.iter(), taps)
     }
 
     fn link(names: &[&str]) -> (StatisticsLink, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let names: Vec<Name> = names.iter().map(|name| name.parse().unwrap()).collect();
         let mut link = StatisticsLink::default();
-        let running = names.iter().map(|name| (name, to_observe(7)));
-        link.serve(Peer::new(ours).unwrap(), header(41), running);
+        let running = names
+            .iter()
+            .map(|name| (name.parse().unwrap(), observed(7, &[], &[])));
+        link.serve(Peer::new(ours).unwrap(), header(41), running.collect());
         (link, theirs)
     }
 
@@ -224,6 +235,15 @@ mod tests {
     }
 
     #[test]
+    fn each_network_device_is_told_with_the_tap_behind_it() {
+        let told = observed(7, &["service", "other"], &["pt0", "pt1"]);
+        let pairs = told.network.iter().map(|pair| (&pair.bridge, &pair.tap));
+        let expected = [("service", "pt0"), ("other", "pt1")];
+        let expected = expected.map(|(device, tap)| (device.into(), tap.into()));
+        assert!(pairs.eq(expected.iter().map(|(device, tap)| (device, tap))));
+    }
+
+    #[test]
     fn one_that_answers_wrongly_or_not_at_all_is_forgotten() {
         for (sequence, payload) in [
             (43, Payload::Reply(Success::Empty(()))),
@@ -247,7 +267,7 @@ mod tests {
         let (mut link, _daemon) = link(&[]);
         let name = "t:a".parse().unwrap();
         for _ in 0..MAX_WAITING {
-            link.add(&name, to_observe(7));
+            link.add(&name, observed(7, &[], &[]));
             if link.peer().is_none() {
                 return;
             }

@@ -1,5 +1,6 @@
 //! What happens, and what is to be done: the two sides of the supervisor.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -231,6 +232,8 @@ pub enum Effect {
         by: ConnectionId,
         /// The header of the answer.
         header: Header,
+        /// The network devices of what runs, in the order of their configurations.
+        networks: BTreeMap<Name, Vec<String>>,
     },
     /// All is done.
     Exit,

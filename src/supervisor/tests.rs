@@ -148,7 +148,7 @@ impl World {
                 self.result("persist", Event::Persisted { ticket, result }, events);
             }
             Effect::RemoveImage(image) => self.images.retain(|kept| *kept != image),
-            Effect::Observe { by, header } => self.observers.push((by, header)),
+            Effect::Observe { by, header, .. } => self.observers.push((by, header)),
             Effect::Exit => self.done = true,
         }
     }

@@ -19,8 +19,7 @@ use super::tender::{self, Start, TenderError};
 use crate::daemon;
 use crate::name::Name;
 use crate::supervisor::RunId;
-use crate::sys::process::{Process, ProcessId};
-use crate::wire::{BridgeTap, Int, StatsAdd};
+use crate::sys::process::Process;
 
 pub use group::{MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
@@ -43,11 +42,10 @@ pub struct Runs {
 struct Running {
     name: Name,
     pid: Pid,
-    /// Nothing if it is a child that had ended before it could be looked at, or that the system has no handle of.
+    /// Of one that was adopted, and may be no child.
     process: Option<Process>,
     user: Option<u32>,
     group: Option<Group>,
-    adopted: bool,
 }
 
 /// A run that is over.
@@ -119,7 +117,6 @@ impl Runs {
             pid: survivor.process.id().pid,
             process: Some(survivor.process),
             user: survivor.record.user,
-            adopted: true,
         };
         self.running.insert(run, running);
     }
@@ -127,8 +124,8 @@ impl Runs {
     /// The processes that were adopted, which may be no children of this one: to be polled for reading and asked for
     /// their end. [`Self::ended`] is to be told of that, as of the end of a child.
     pub fn adopted(&self) -> impl Iterator<Item = (RunId, &Process)> {
-        let adopted = self.running.iter().filter(|(_, running)| running.adopted);
-        adopted.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
+        let running = self.running.iter();
+        running.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
     }
 
     /// Starts a tender as this run. `key` is that of the version it runs. Returns its process.
@@ -182,10 +179,9 @@ impl Runs {
         let running = Running {
             name,
             pid,
-            process: open(pid),
+            process: None,
             user,
             group,
-            adopted: false,
         };
         self.running.insert(run, running);
         self.latest_user = user.or(self.latest_user);
@@ -207,14 +203,11 @@ impl Runs {
         }
     }
 
-    /// What the statistics daemon is told of each run, and of which unikernel it is.
-    pub fn observed(&self) -> impl Iterator<Item = (&Name, StatsAdd)> {
-        self.running.values().map(Running::to_observe)
-    }
-
-    /// The same of one.
-    pub fn to_observe(&self, run: RunId) -> Option<(&Name, StatsAdd)> {
-        self.running.get(&run).map(Running::to_observe)
+    /// The processes of all runs, and which unikernels they are.
+    pub fn processes(&self) -> impl Iterator<Item = (&Name, Pid)> {
+        self.running
+            .values()
+            .map(|running| (&running.name, running.pid))
     }
 
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
@@ -243,23 +236,6 @@ impl Runs {
     }
 }
 
-impl Running {
-    fn to_observe(&self) -> (&Name, StatsAdd) {
-        let to_observe = StatsAdd {
-            vmmdev: tender::vmm_device(self.pid).into(),
-            pid: Int::new(self.pid.as_raw().into()),
-            network: self.network(),
-        };
-        (&self.name, to_observe)
-    }
-
-    /// Its network devices, each with the tap behind it: none, as none can be had yet.
-    #[expect(clippy::unused_self, reason = "taps will be known of a run")]
-    fn network(&self) -> Vec<BridgeTap> {
-        Vec::new()
-    }
-}
-
 /// The tenders that an earlier supervisor has left running, or that one runs now, and what is wrong with other records.
 /// Nothing is changed.
 pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), RunError> {
@@ -274,15 +250,6 @@ pub fn check_users(users: Option<TenderUsers>) -> Result<(), RunError> {
         (Some(_), None) if geteuid().is_root() => Ok(()),
         (Some(_), None) => Err(RunError::Users("only root can do that")),
     }
-}
-
-/// A handle of a child that was just started.
-fn open(pid: Pid) -> Option<Process> {
-    let opened = ProcessId::of(pid).and_then(|id| id.map_or(Ok(None), Process::open));
-    opened.unwrap_or_else(|error| {
-        log::warn!("cannot watch process {pid}: {error}");
-        None
-    })
 }
 
 impl fmt::Display for RunError {

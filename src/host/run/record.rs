@@ -361,9 +361,10 @@ impl std::error::Error for RecordError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::spawn::{Confinement, confined, record_line};
+    use crate::sys::spawn::{Confinement, Program, confined, record_line};
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::waitpid;
     use std::os::unix::fs::MetadataExt;
-    use std::process::{Child, Command, Stdio};
 
     struct Folder(PathBuf);
 
@@ -392,10 +393,13 @@ mod tests {
         }
     }
 
-    /// Runs until its input ends.
-    fn start(opened: &Opened) -> Child {
-        let mut command = Command::new("cat");
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
+    /// Runs until it is killed, or for a minute.
+    fn start(opened: &Opened) -> Pid {
+        let sleep = Program {
+            path: Path::new("/bin/sleep"),
+            arguments: vec!["60".into()],
+            output: File::create("/dev/null").unwrap(),
+        };
         let confinement = Confinement {
             user: None,
             cpus: Vec::new(),
@@ -406,7 +410,7 @@ mod tests {
             group: None,
             record: Some(opened.for_child().unwrap()),
         };
-        confined(command, confinement).unwrap()
+        confined(sleep, confinement).unwrap()
     }
 
     fn is_removed(records: &Records) -> bool {
@@ -427,7 +431,7 @@ mod tests {
     fn a_running_process_is_found_with_all_that_is_known_of_it() {
         let (_folder, records) = records("found");
         let opened = records.create(&name(), &record()).unwrap();
-        let mut child = start(&opened);
+        let child = start(&opened);
         drop(opened);
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&records.folder), 0o700);
@@ -435,11 +439,11 @@ mod tests {
         let mut survivors = records.survivors().unwrap();
         let survivor = survivors.pop().unwrap();
         assert_eq!((survivor.name, survivor.record), (name(), record()));
-        assert_eq!(survivor.process.id().pid.as_raw(), child.id().cast_signed());
+        assert_eq!(survivor.process.id().pid, child);
         assert!(survivors.is_empty() && !is_removed(&records));
 
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(child, Signal::SIGKILL).unwrap();
+        waitpid(child, None).unwrap();
         assert!(records.survivors().unwrap().is_empty());
         assert!(is_removed(&records));
     }
@@ -448,14 +452,14 @@ mod tests {
     fn a_process_that_only_waits_for_its_parent_is_no_survivor() {
         let (_folder, records) = records("zombie");
         let opened = records.create(&name(), &record()).unwrap();
-        let mut child = start(&opened);
+        let child = start(&opened);
         drop(opened);
-        child.kill().unwrap();
-        let pid = nix::sys::wait::Id::Pid(Pid::from_raw(child.id().cast_signed()));
+        kill(child, Signal::SIGKILL).unwrap();
+        let pid = nix::sys::wait::Id::Pid(child);
         let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
         nix::sys::wait::waitid(pid, flags).unwrap();
         assert!(records.survivors().unwrap().is_empty());
-        child.wait().unwrap();
+        waitpid(child, None).unwrap();
     }
 
     #[test]

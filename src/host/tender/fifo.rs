@@ -24,10 +24,19 @@ impl Fifo {
     /// Makes the fifo of `name`, or takes over the one that is there, with what is in it.
     pub fn create(runtime_folder: &Path, name: &Name) -> Result<Self, TenderError> {
         let path = runtime_folder.join(socket::FIFOS).join(name.to_string());
-        match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
-            Ok(()) | Err(nix::Error::EEXIST) => {}
+        let made = match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
+            Ok(()) => true,
+            Err(nix::Error::EEXIST) => false,
             Err(error) => return Err(TenderError::File("make the fifo", path, error.into())),
+        };
+        let opened = Self::open(path.clone());
+        if made && opened.is_err() {
+            let _ = fs::remove_file(path);
         }
+        opened
+    }
+
+    fn open(path: PathBuf) -> Result<Self, TenderError> {
         // Others may write to the folder, but not make a tender write elsewhere.
         let file = OpenOptions::new()
             .read(true)

@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use nix::sched::sched_getaffinity;
 use nix::unistd::{Gid, Pid};
@@ -13,7 +12,7 @@ use crate::manifest::Target;
 use crate::name::Name;
 use crate::policy::CpuId;
 use crate::supervisor::launch;
-use crate::sys::spawn::{self, Confinement, User};
+use crate::sys::spawn::{self, Confinement, Program, User};
 use crate::unikernel::Config;
 
 /// MB of address space of a tender beyond the guest's memory: its code, libraries, stacks, and what the C library
@@ -69,19 +68,11 @@ impl Start<'_> {
             }
             None => None,
         };
-        let (output, errors) = (self.fifo.output()?, self.fifo.output()?);
-        let mut command = Command::new(self.tender);
-        command
-            .args(launch::arguments(
-                self.name,
-                self.config,
-                self.image,
-                self.whole_name,
-            ))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors);
+        let program = Program {
+            path: self.tender,
+            arguments: launch::arguments(self.name, self.config, self.image, self.whole_name),
+            output: self.fifo.output()?,
+        };
         let id = user.as_ref().map(|user| user.id);
         let confinement = Confinement {
             cpus: self.config.cpus.iter().map(|cpu| (*cpu).into()).collect(),
@@ -97,9 +88,8 @@ impl Start<'_> {
             group: self.group,
             record: self.record,
         };
-        let child = spawn::confined(command, confinement)
-            .map_err(|error| TenderError::Start(self.tender.to_path_buf(), id, error))?;
-        Ok(Pid::from_raw(child.id().cast_signed()))
+        spawn::confined(program, confinement)
+            .map_err(|error| TenderError::Start(self.tender.to_path_buf(), id, error))
     }
 }
 
