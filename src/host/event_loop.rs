@@ -129,6 +129,10 @@ impl Daemon {
             seed: seed(),
         };
         let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
+        // What is in the console of one that is started again was not read yet.
+        let names = state.unikernels.iter().map(|recorded| &recorded.name);
+        let wanted = names.chain(fifos.keys()).cloned().collect();
+        Fifo::remove_others(&options.tmpdir, &wanted);
         let mut daemon = Self {
             supervisor: Supervisor::new(state, survivors, settings),
             events: VecDeque::new(),
@@ -515,6 +519,8 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
             name,
             key: survivor.record.key,
             since: timestamp(survivor.record.started),
+            history: survivor.record.history.clone(),
+            stopping: survivor.record.stopping,
         });
         runs.adopt(run, survivor);
     }

@@ -38,7 +38,8 @@ use self::operation::{Operation, Request, Revival, Upload, Written};
 pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal};
 pub use event::{
-    ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor, Ticket, Timer, UploadId,
+    ConnectionId, Effect, Event, History, Moment, RunId, StagedImage, Survivor, Ticket, Timer,
+    UploadId,
 };
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
 
@@ -121,12 +122,7 @@ struct Unikernel {
     /// What a rollback returns to.
     previous: Option<Arc<Version>>,
     run: Run,
-    /// Failures in a row, for the back-off.
-    failures: u32,
-    /// Restarts after failures, in all.
-    restarts: u64,
-    /// The last one that nobody asked for.
-    last_exit: Option<LastExit>,
+    history: History,
     /// Why it could not be started last time.
     trouble: Option<String>,
 }
@@ -557,9 +553,7 @@ impl Unikernel {
             version,
             previous: None,
             run,
-            failures: 0,
-            restarts: 0,
-            last_exit: None,
+            history: History::default(),
             trouble: None,
         }
     }

@@ -13,7 +13,9 @@ use super::super::tender::{Fifo, Start};
 use super::{Arrival, Daemon, Prepared};
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::supervisor::{ConnectionId, Effect, Event, RunId, StagedImage, UploadId, launch};
+use crate::supervisor::{
+    ConnectionId, Effect, Event, History, RunId, StagedImage, UploadId, launch,
+};
 use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
@@ -57,8 +59,13 @@ impl Daemon {
                     self.results.push(Event::Announced { name, call, result });
                 }
             }
-            Effect::Spawn { run, name, version } => {
-                let result = self.spawn(run, &name, &version);
+            Effect::Spawn {
+                run,
+                name,
+                version,
+                history,
+            } => {
+                let result = self.spawn(run, &name, &version, history);
                 self.results.push(Event::Spawned { run, result });
             }
             Effect::Release(name) => {
@@ -226,7 +233,13 @@ impl Daemon {
         Ok(())
     }
 
-    fn spawn(&mut self, run: RunId, name: &Name, version: &Version) -> Result<(), String> {
+    fn spawn(
+        &mut self,
+        run: RunId,
+        name: &Name,
+        version: &Version,
+        history: History,
+    ) -> Result<(), String> {
         let (Some(prepared), Some(fifo)) = (self.prepared.remove(name), self.fifos.get(name))
         else {
             return Err("its console was not prepared".to_owned());
@@ -245,7 +258,7 @@ impl Daemon {
             group: None,
             record: None,
         };
-        let started = self.runs.start(run, version.key(), start);
+        let started = self.runs.start(run, version.key(), history, start);
         let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
         let devices = config.nets.iter().map(|net| &net.device);
@@ -285,7 +298,7 @@ impl Daemon {
         } else {
             Signal::SIGTERM
         };
-        self.runs.signal(run, signal);
+        self.runs.end(run, signal);
     }
 
     fn persist(&mut self, state: &State) -> Result<(), String> {

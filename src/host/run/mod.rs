@@ -18,7 +18,7 @@ use self::users::Exhausted;
 use super::tender::{self, Start, TenderError};
 use crate::daemon;
 use crate::name::Name;
-use crate::supervisor::RunId;
+use crate::supervisor::{History, RunId};
 use crate::sys::process::Process;
 
 pub use group::{MEMORY_SLACK, SLACK_PART};
@@ -46,6 +46,7 @@ struct Running {
     process: Option<Process>,
     user: Option<u32>,
     group: Option<Group>,
+    stopping: bool,
 }
 
 /// A run that is over.
@@ -92,6 +93,9 @@ impl Runs {
             let pid = process.id().pid;
             log::info!("{name} runs already, as process {pid}");
         }
+        if let Some(groups) = &groups {
+            groups.remove_others(&survivors.iter().map(|survivor| &survivor.name).collect());
+        }
         Ok(Self {
             users,
             latest_user: None,
@@ -117,6 +121,7 @@ impl Runs {
             pid: survivor.process.id().pid,
             process: Some(survivor.process),
             user: survivor.record.user,
+            stopping: survivor.record.stopping,
         };
         self.running.insert(run, running);
     }
@@ -129,9 +134,15 @@ impl Runs {
     }
 
     /// Starts a tender as this run. `key` is that of the version it runs. Returns its process.
-    pub fn start(&mut self, run: RunId, key: [u8; 32], start: Start<'_>) -> Result<Pid, RunError> {
+    pub fn start(
+        &mut self,
+        run: RunId,
+        key: [u8; 32],
+        history: History,
+        start: Start<'_>,
+    ) -> Result<Pid, RunError> {
         let name = start.name.clone();
-        let started = self.try_start(run, key, start);
+        let started = self.try_start(run, key, history, start);
         if started.is_err()
             && let Err(error) = self.records.remove(&name)
         {
@@ -144,6 +155,7 @@ impl Runs {
         &mut self,
         run: RunId,
         key: [u8; 32],
+        history: History,
         mut start: Start<'_>,
     ) -> Result<Pid, RunError> {
         let user = self.next_user().map_err(RunError::User)?;
@@ -151,6 +163,8 @@ impl Runs {
             user,
             started: daemon::wall_clock(),
             key,
+            history,
+            stopping: false,
         };
         let name = start.name.clone();
         let opened = self.records.create(&name, &record);
@@ -182,17 +196,25 @@ impl Runs {
             process: None,
             user,
             group,
+            stopping: false,
         };
         self.running.insert(run, running);
         self.latest_user = user.or(self.latest_user);
         Ok(pid)
     }
 
-    /// Sends a signal to the tender, and never to another process.
-    pub fn signal(&self, run: RunId, signal: Signal) {
-        let Some(Running { pid, process, .. }) = self.running.get(&run) else {
+    /// Asks the tender to end, or ends it, and never another process. The record says so first: a supervisor that
+    /// finds the tender knows that its end was asked for.
+    pub fn end(&mut self, run: RunId, signal: Signal) {
+        let Some(running) = self.running.get_mut(&run) else {
             return;
         };
+        if !mem::replace(&mut running.stopping, true)
+            && let Err(error) = self.records.stopping(&running.name)
+        {
+            log::warn!("{error}");
+        }
+        let Running { pid, process, .. } = running;
         let sent = match process {
             Some(process) => process.signal(signal),
             // A child whose end nobody has asked for yet: its number is not given away before.

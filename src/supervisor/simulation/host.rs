@@ -11,8 +11,8 @@ use crate::name::{Name, Path};
 use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    ConnectionId, Effect, Event, Message, Payload, RunId, StagedImage, State, Survivor, Ticket,
-    Timer, UploadId,
+    ConnectionId, Effect, Event, History, Message, Payload, RunId, StagedImage, State, Survivor,
+    Ticket, Timer, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
 use crate::wire::{POLICY_KEPT, Success, Timestamp};
@@ -158,7 +158,9 @@ impl Host {
                 let result = self.outcome();
                 self.untold.push(Event::Announced { name, call, result });
             }
-            Effect::Spawn { run, name, version } => self.spawn(run, name, &version),
+            Effect::Spawn {
+                run, name, version, ..
+            } => self.spawn(run, name, &version),
             Effect::Release(name) => self.release(&name),
             Effect::Signal { run, kill } => {
                 self.signalled.insert(run);
@@ -284,6 +286,12 @@ impl Host {
             };
             (tender.name.clone(), console)
         };
+        // That one was asked to end is recorded before it is, if that is possible.
+        let signalled = std::mem::take(&mut self.signalled);
+        let told: BTreeSet<_> = signalled
+            .into_iter()
+            .filter(|_| self.dice.chance(90))
+            .collect();
         let survivors = tenders
             .iter()
             .map(|(run, tender)| Survivor {
@@ -295,6 +303,8 @@ impl Host {
                 }
                 .key(),
                 since: Timestamp::from_unix(0, 0),
+                history: History::default(),
+                stopping: told.contains(run),
             })
             .collect();
         *self = Self {
@@ -316,6 +326,7 @@ impl Host {
                 .collect(),
             consoles: tenders.values().map(read).collect(),
             tenders,
+            signalled: told,
             disk,
             newest: std::mem::take(&mut self.newest),
             violation: self.violation.take(),
