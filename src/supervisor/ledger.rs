@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::name::{Name, Path};
 use crate::policy::{CpuId, Excess, Policy, list};
-use crate::unikernel::Config;
+use crate::unikernel::{Config, Net};
 
 use super::blocks::BlockDevices;
 
@@ -131,7 +131,7 @@ impl<'a> Claim<'a> {
     /// Host bridges, each perhaps more than once.
     fn bridges(&self) -> impl Iterator<Item = &'a str> {
         let nets = self.configs.iter().flat_map(|config| &config.nets);
-        nets.map(|net| net.bridge())
+        nets.map(Net::bridge)
     }
 }
 
