@@ -17,7 +17,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # program:Debian package
-tools='inetd:openbsd-inetd ip:iproute2 mandoc:mandoc nft:nftables openssl:openssl socat:socat shellcheck:shellcheck'
+tools='inetd:openbsd-inetd influxd:influxdb ip:iproute2 mandoc:mandoc nft:nftables openssl:openssl promtool:prometheus socat:socat shellcheck:shellcheck'
 size_limit=2621440          # bytes, each release binary
 target=${CARGO_TARGET_DIR:-target}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check
@@ -105,12 +105,12 @@ step "tests"
 sed -n 's/^SKIPPED: //p' "$scratch/tests" | sort -u >>"$scratch/skipped"
 [ "$(cat "$scratch/code")" = 0 ] || fail "tests failed"
 
-step "petreld holds no TLS and no X.509 code, petrel-tls makes no certificates and keys"
+step "petreld and petrel-influx hold no TLS and no X.509 code, petrel-tls makes no certificates and keys"
 # Told by symbols, in the development build: nothing is inlined or stripped
 # there, so it shows the most. petrel must show every one of them, or the check
 # would be looking for names that no longer exist.
 cargo build --quiet --locked --bins
-for program in petreld petrel-tls petrel; do
+for program in petreld petrel-influx petrel-tls petrel; do
     nm "$target/debug/$program" >"$scratch/$program"
 done
 holds_no() {    # program crate
@@ -125,6 +125,7 @@ holds_no() {    # program crate
 # num_bigint_dig is below rsa, a name that ring has for a part of its own.
 for crate in ring rustls webpki x509_parser rcgen num_bigint_dig; do
     holds_no petreld $crate
+    holds_no petrel-influx $crate
 done
 for crate in rcgen num_bigint_dig; do
     holds_no petrel-tls $crate

@@ -88,6 +88,44 @@ pub fn wall_clock() -> Duration {
         .unwrap_or_default()
 }
 
+/// The shortest wait of [`Retry`].
+pub const RETRY_FIRST: Duration = Duration::from_millis(250);
+
+/// When something that fails again and again is tried next: after waits that double up to a longest one.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    at: Instant,
+    wait: Duration,
+    longest: Duration,
+}
+
+impl Retry {
+    /// At once, for the first time.
+    pub fn new(longest: Duration) -> Self {
+        Self {
+            at: Instant::now(),
+            wait: RETRY_FIRST,
+            longest,
+        }
+    }
+
+    /// When to try.
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// It failed at `now`.
+    pub fn failed(&mut self, now: Instant) {
+        self.at = now + self.wait;
+        self.wait = (self.wait * 2).min(self.longest);
+    }
+
+    /// It went well: the next failure is a first one.
+    pub fn succeeded(&mut self) {
+        self.wait = RETRY_FIRST;
+    }
+}
+
 /// The signals a daemon listens to, and the pipe that wakes it.
 #[derive(Debug)]
 pub struct Signals {
@@ -141,5 +179,25 @@ impl Signals {
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_until_it_went_well() {
+        let now = Instant::now();
+        let mut retry = Retry::new(RETRY_FIRST * 3);
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            retry.failed(now);
+            waits.push((retry.at() - now).as_millis() / RETRY_FIRST.as_millis());
+        }
+        assert_eq!(waits, [1, 2, 3, 3]);
+        retry.succeeded();
+        retry.failed(now);
+        assert_eq!(retry.at() - now, RETRY_FIRST);
     }
 }

@@ -30,6 +30,9 @@ pub mod client; //        petrel: commands, local and over TLS
 pub mod console; //       petrel-console: rings of lines, subscribers
 pub mod endpoint; //      petrel-tls: one TLS connection a process
 pub mod host; //          petreld: carries out what the supervisor decides
+pub mod influx; //        petrel-influx: what unikernels use, as lines for InfluxDB
+pub mod metrics; //       petrel-metrics: one request of Prometheus
+pub mod stats; //         petrel-stats: what unikernels use, and who wants to know
 pub mod supervisor; //    petreld: its decisions, events -> effects, pure
 pub mod tender; //        petrel-spt: runs an spt unikernel
 

@@ -13,14 +13,18 @@ use std::time::Duration;
 use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
-use petrel::client::{LEAF_LIFETIME, MAX_ANSWER, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client};
+use petrel::client::{
+    LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client,
+};
 use petrel::console::{daemon as console, lines, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
 use petrel::host::store::LOCK_PATIENCE;
+use petrel::influx::{buffer, daemon as influx, http};
 use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
+use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
     AGE_STEP, MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_WAITING,
     SAVE_RETRY, STOP_DEADLINE, restart,
@@ -29,16 +33,19 @@ use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
-use petrel::{endpoint, host, serial, socket};
+use petrel::{daemon, endpoint, host, metrics, serial, socket};
 
 use support::{on_path, run, skipped};
 
 /// The pages, and the programs that they describe.
-const PAGES: [(&str, &str); 5] = [
+const PAGES: [(&str, &str); 8] = [
     ("petrel.1", env!("CARGO_BIN_EXE_petrel")),
     ("petreld.8", env!("CARGO_BIN_EXE_petreld")),
     ("petrel-tls.8", env!("CARGO_BIN_EXE_petrel-tls")),
     ("petrel-console.8", env!("CARGO_BIN_EXE_petrel-console")),
+    ("petrel-stats.8", env!("CARGO_BIN_EXE_petrel-stats")),
+    ("petrel-influx.8", env!("CARGO_BIN_EXE_petrel-influx")),
+    ("petrel-metrics.8", env!("CARGO_BIN_EXE_petrel-metrics")),
     ("petrel-spt.8", env!("CARGO_BIN_EXE_petrel-spt")),
 ];
 
@@ -120,7 +127,17 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let port = petrel::tls::PORT.to_string();
     let list = LIST_DAYS.to_string();
     let stop = STOP_DEADLINE.as_secs().to_string();
-    let cases: [(&str, &str, &str); 15] = [
+    let interval = stats::INTERVAL.as_secs().to_string();
+    let age = metrics::AGE.as_secs().to_string();
+    let lines = influx::LINES.to_string();
+    let collector = format!("port {}", influx::PORT);
+    let cases: [(&str, &str, &str); 21] = [
+        ("petrel-stats.8", "Fl -interval ", &interval),
+        ("petrel-stats.8", "Fl -tmpdir ", &runtime),
+        ("petrel-influx.8", "Fl -influx ", &collector),
+        ("petrel-influx.8", "Fl -buffer ", &lines),
+        ("petrel-influx.8", "Fl -tmpdir ", &runtime),
+        ("petrel-metrics.8", "Fl -max-age ", &age),
         ("petreld.8", "Fl -stop-deadline ", &stop),
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
@@ -298,6 +315,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in an answer", size(MAX_ANSWER)),
         format!("{} in an image", size(MAX_STORED_IMAGE)),
         format!("{} in a dump", size(MAX_STORED_DUMP)),
+        format!("{MAX_ROWS} rows in a table"),
+        format!(
+            "{} for the supervisor to tell of its unikernels",
+            time(LIVES)
+        ),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),
@@ -357,6 +379,14 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             time(host::CONSOLE_RETRY) // RETRY
         ),
         format!("{} in an answer of the console daemon", size(MAX_MESSAGE)),
+        format!(
+            "{} for the statistics daemon to answer",
+            time(host::STATISTICS_PATIENCE)
+        ),
+        format!(
+            "{} waiting for the statistics daemon",
+            size(host::MAX_STATISTICS_WAITING)
+        ),
         format!(
             "{} for a tender to tell its version",
             time(host::PROBE_DEADLINE)
@@ -432,7 +462,71 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a request", size(console::MAX_REQUEST)),
         format!("{} waiting for a peer", size(console::MAX_QUEUE)),
         format!("{} for the rest of a request", time(console::PATIENCE)),
-        format!("{} pause", time(petrel::daemon::ACCEPT_PAUSE)),
+        format!("{} pause", time(daemon::ACCEPT_PAUSE)),
+    ];
+    let statistics = vec![
+        format!("{} processes", observed::MAX_OBSERVED),
+        format!("{} network devices", Config::MAX_DEVICES),
+        format!(
+            "{} octets in the name of an interface",
+            collect::MAX_INTERFACE
+        ),
+        format!("{} of a file in /proc", size(collect::MAX_TEXT)),
+        format!("{} connections", stats::MAX_CONNECTIONS),
+        format!("{} in a request", size(stats::MAX_REQUEST)),
+        format!("{} waiting for a subscriber", size(stats::MAX_BACKLOG)),
+        format!("{} waiting for a peer", size(stats::MAX_QUEUE)),
+        format!("{} for the rest of a request", time(stats::PATIENCE)),
+        format!("{} pause", time(daemon::ACCEPT_PAUSE)),
+        format!("{} for the supervisor to answer", time(stats::ANSWER)),
+        format!(
+            "{} before the second attempt to reach the supervisor",
+            time(daemon::RETRY_FIRST)
+        ),
+        format!(
+            "{} before a further attempt to reach the supervisor",
+            time(stats::LONGEST_RETRY)
+        ),
+        format!(
+            "{} for the supervisor to tell of its unikernels",
+            time(stats::DETAILS)
+        ),
+        format!(
+            "{} in what the supervisor tells of its unikernels",
+            size(stats::MAX_DETAILS)
+        ),
+    ];
+    let exporter = vec![
+        format!("{} lines", influx::LINES),
+        format!("{} lines", influx::MAX_LINES),
+        format!("{} in a line", size(buffer::MAX_LINE)),
+        format!("{} of lines", size(buffer::MAX_BATCH)),
+        format!("{} in an answer", size(http::MAX_ANSWER)),
+        format!("{} in a token", size(influx::MAX_TOKEN)),
+        format!("{} to connect", time(influx::CONNECT)),
+        format!("{} for the collector", time(influx::EXCHANGE)),
+        format!(
+            "{} before a further attempt to reach the collector",
+            time(influx::LONGEST_RETRY)
+        ),
+        format!(
+            "{} for the statistics daemon to answer",
+            time(influx::ANSWER)
+        ),
+        format!(
+            "{} before a further attempt to reach the statistics daemon",
+            time(influx::LONGEST_SOURCE_RETRY)
+        ),
+        format!(
+            "{} in a message of the statistics daemon",
+            size(MAX_MESSAGE)
+        ),
+    ];
+    let one_request = vec![
+        format!("{} in a request", size(metrics::MAX_REQUEST)),
+        format!("{} in the file", size(metrics::MAX_FILE)),
+        format!("{} for all of it", time(metrics::PATIENCE)),
+        format!("{} of age", time(metrics::AGE)),
     ];
     let tender = vec![
         devices,
@@ -451,6 +545,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ("petreld.8", supervisor),
         ("petrel-tls.8", endpoint),
         ("petrel-console.8", console),
+        ("petrel-stats.8", statistics),
+        ("petrel-influx.8", exporter),
+        ("petrel-metrics.8", one_request),
         ("petrel-spt.8", tender),
     ]
 }

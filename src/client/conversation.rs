@@ -1,6 +1,6 @@
 //! One exchange with a daemon or an endpoint: what follows the command is sent, answers are read and shown.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
 use super::display::{self, Output};
 use super::download::{self, Download};
@@ -81,15 +81,15 @@ pub(super) fn converse(
 }
 
 /// Reads the answers to one command.
-struct Listener<'a, R> {
-    peer: &'a mut R,
+struct Listener<'a> {
+    peer: &'a mut Transport,
     /// The command in words.
     command: &'static str,
     /// Whether the peer has got all it needs.
     all_sent: bool,
 }
 
-impl<R: Read> Listener<'_, R> {
+impl Listener<'_> {
     fn one(&mut self, output: &mut Output) -> Result<(), ClientError> {
         let (header, success) = self.first()?;
         output.success(&header.name, &success)
@@ -119,6 +119,9 @@ impl<R: Read> Listener<'_, R> {
                 Said::Data(Data::Block(_)) => {
                     return Err(ClientError::Unexpected("a piece of a block device"));
                 }
+            }
+            if !self.peer.says_more() {
+                output.settle()?;
             }
         }
     }

@@ -8,7 +8,9 @@ use time::OffsetDateTime;
 
 use super::arguments::Common;
 use super::error::ClientError;
+use super::figures::Figures;
 use super::statistics;
+use crate::name::Name;
 use crate::policy::{Policy, list};
 use crate::unikernel::{Death, Mac};
 use crate::wire::own::{NamedDetails, Standing};
@@ -26,6 +28,8 @@ pub(super) struct Output {
     stdout: io::Stdout,
     started: OffsetDateTime,
     common: Common,
+    /// How statistics are shown.
+    pub(super) figures: Figures,
 }
 
 impl Output {
@@ -39,7 +43,13 @@ impl Output {
                 steps: false,
                 debug: false,
             },
+            figures: Figures::new(false, Name::default(), None),
         }
+    }
+
+    /// How statistics are shown from now on.
+    pub(super) fn set_figures(&mut self, figures: Figures) {
+        self.figures = figures;
     }
 
     /// When the program was started.
@@ -122,6 +132,9 @@ impl Output {
         name_asked: &Text,
         success: &Success,
     ) -> Result<(), ClientError> {
+        if matches!(self.figures, Figures::Json) {
+            return Ok(());
+        }
         let text = match success {
             Success::Empty(()) => "success".to_owned(),
             Success::String(text) => format!("success: {}", printable(&text.to_lossy())),
@@ -167,7 +180,17 @@ impl Output {
 
     /// What a unikernel used.
     pub(super) fn statistics(&mut self, of: &Text, used: &Statistics) -> Result<(), ClientError> {
-        self.item(&format!("stats {}:\n{}", name(of), statistics::text(used)))
+        match &mut self.figures {
+            Figures::Lines => {
+                self.item(&format!("stats {}:\n{}", name(of), statistics::text(used)))
+            }
+            Figures::Json => self.line(&statistics::json(of, used)),
+            Figures::Table(live) => {
+                let (table, at) = live.table();
+                table.sample(of, used, at);
+                Ok(())
+            }
+        }
     }
 
     /// A line of a console.

@@ -9,11 +9,13 @@ mod destination;
 mod display;
 mod download;
 mod error;
+mod figures;
 mod request;
 mod settings;
 mod source;
 mod statistics;
 mod stored;
+mod table;
 pub mod tls;
 mod transport;
 mod upload;
@@ -36,6 +38,8 @@ use error::ClientError;
 pub use conversation::{MAX_ANSWER, MAX_STORED_DUMP};
 pub use delivery::LEAF_LIFETIME;
 pub use download::{Head, MAX_HEAD, MAX_STORED_IMAGE};
+pub use figures::LIVES;
+pub use table::MAX_ROWS;
 
 const PROGRAM: &str = "petrel";
 
@@ -70,6 +74,7 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
         Some(command) => {
             let order = request::read(command)?;
             output.set_verbosity(order.common);
+            output.set_figures(order.figures());
             if let Some(oddity) = order.oddity {
                 output.warn(oddity);
             }

@@ -3,10 +3,12 @@
 use super::arguments::{self, Common, CreateBlock, DestinationOptions, PolicyToAdd, ToDaemon};
 use super::destination::Destination;
 use super::error::ClientError;
+use super::figures::Figures;
 use super::settings::{Settings, cpus};
 use super::source::Source;
 use crate::name::{Name, Path};
 use crate::policy::Policy;
+use crate::socket;
 use crate::unikernel::{ImageDigest, Kind};
 use crate::wire::{
     BlockCommand, Command, ConsoleCommand, PolicyCommand, Restart, SinceCount, StatsAdd,
@@ -50,8 +52,21 @@ pub(super) struct Order {
     pub(super) otherwise: Option<Request>,
     pub(super) destination: Destination,
     pub(super) common: Common,
+    /// Whether statistics are shown as JSON.
+    pub(super) json: bool,
     /// What the user may not have meant.
     pub(super) oddity: Option<&'static str>,
+}
+
+impl Order {
+    /// How statistics are shown. On the host itself the supervisor tells more, whose socket is beside the other one.
+    pub(super) fn figures(&self) -> Figures {
+        let supervisor = match &self.destination {
+            Destination::Local(path, _) => Some(path.with_file_name(socket::SUPERVISOR)),
+            _ => None,
+        };
+        Figures::new(self.json, self.request.name.clone(), supervisor)
+    }
 }
 
 impl Request {
@@ -143,8 +158,11 @@ pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
         Sub::InactiveConsoles(sub) => order(sub, |sub, _| {
             Ok(Request::console(sub.path, ConsoleCommand::Inactive(())))
         }),
-        Sub::Stats(sub) => order(sub, |sub, _| {
-            Ok(Request::statistics(sub.name, StatsCommand::Subscribe(())))
+        Sub::Stats(sub) => Ok(Order {
+            json: sub.json,
+            ..order(sub, |sub, _| {
+                Ok(Request::statistics(sub.name, StatsCommand::Subscribe(())))
+            })?
         }),
         Sub::StatsAdd(sub) => order(sub, |sub, _| {
             let command = StatsCommand::Add(StatsAdd {
@@ -204,6 +222,7 @@ fn order<S: ToDaemon>(
         otherwise: None,
         destination,
         common,
+        json: false,
         oddity: None,
     })
 }

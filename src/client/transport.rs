@@ -33,6 +33,16 @@ impl Transport {
         }
     }
 
+    /// Whether more has arrived already.
+    pub(super) fn says_more(&self) -> bool {
+        let socket = match self {
+            Self::Local(socket) => socket.as_fd(),
+            Self::Remote(stream) => stream.as_fd(),
+        };
+        let mut sockets = [PollFd::new(socket, PollFlags::POLLIN)];
+        poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// Says good-bye; whether the peer still hears it is of no consequence.
     pub(super) fn close(mut self) {
         if let Self::Remote(stream) = &mut self {

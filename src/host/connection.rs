@@ -87,6 +87,11 @@ impl Connection {
         }
     }
 
+    /// The connection, to be used by somebody else.
+    pub(super) fn into_peer(self) -> Peer {
+        self.peer
+    }
+
     /// What to poll for; `None`: nothing is needed but a turn.
     pub(super) fn interest(&self) -> Option<PollFlags> {
         match self.doing {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
 
 use super::connection::{Arrival, Connection};
 use super::console::{ConsoleLink, Outcome};
@@ -17,6 +18,7 @@ use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
 use super::reexec::{Inherited, Kept, Program};
 use super::run::{self, Over, Runs, TenderUsers};
+use super::statistics::StatisticsLink;
 use super::store::{Content, Found, Store};
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
@@ -50,6 +52,7 @@ pub(super) struct Daemon {
     connections: BTreeMap<ConnectionId, Connection>,
     counter: u64,
     console: ConsoleLink,
+    statistics: StatisticsLink,
     store: Store,
     images: ImageStore,
     /// Images installed, but not yet sure to survive a crash of the host.
@@ -152,6 +155,7 @@ impl Daemon {
             connections: BTreeMap::new(),
             counter: 0,
             console: ConsoleLink::new(socket::path(&options.tmpdir, socket::CONSOLE)),
+            statistics: StatisticsLink::default(),
             store,
             images,
             unsynced: Vec::new(),
@@ -236,7 +240,8 @@ impl Daemon {
             PollFlags::empty()
         };
         waits.push(PollFd::new(self.listener.as_fd(), listening));
-        if let Some(peer) = self.console.peer() {
+        let links = [self.console.peer(), self.statistics.peer()];
+        for peer in links.into_iter().flatten() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
         let others = waits.len();
@@ -289,6 +294,7 @@ impl Daemon {
                 .push_back(Event::Announced { name, call, result });
         }
         self.connect_console(false);
+        self.statistics.progress(now);
         self.expire(now);
         // What is readable was read: a client whose next request is on its way is not idle.
         let overdue = |since| now >= since + RELOAD_DEADLINE;
@@ -354,7 +360,7 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            let Some(Over { run, out_of_memory }) = self.runs.ended(process) else {
+            let Some(Over { run, out_of_memory }) = self.over(process) else {
                 continue;
             };
             let death = match ended {
@@ -381,7 +387,7 @@ impl Daemon {
             })
             .collect();
         for (pid, end) in ended {
-            let Some(Over { run, out_of_memory }) = self.runs.ended(pid) else {
+            let Some(Over { run, out_of_memory }) = self.over(pid) else {
                 continue;
             };
             let death = match end {
@@ -392,6 +398,13 @@ impl Daemon {
             };
             self.events.push_back(Event::Exited { run, death });
         }
+    }
+
+    /// The run that is over with this process, if it was a tender.
+    fn over(&mut self, process: Pid) -> Option<Over> {
+        let (name, over) = self.runs.ended(process)?;
+        self.statistics.remove(&name);
+        Some(over)
     }
 
     /// Executes this program anew when nothing is under way, or has been for too long.
@@ -439,6 +452,7 @@ impl Daemon {
             timers
                 .chain(idle)
                 .chain(self.console.deadline())
+                .chain(self.statistics.deadline())
                 .chain(pause)
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
                 .min(),

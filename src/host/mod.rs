@@ -13,6 +13,7 @@ mod import;
 pub mod reexec;
 pub mod resources;
 pub mod run;
+mod statistics;
 pub mod store;
 pub mod tap;
 mod tender;
@@ -35,6 +36,9 @@ use crate::{command_line, daemon, socket};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
+pub use self::statistics::{
+    MAX_WAITING as MAX_STATISTICS_WAITING, PATIENCE as STATISTICS_PATIENCE,
+};
 pub use self::tender::{
     ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, PROBE_DEADLINE, SPT_PROCESSES,
 };

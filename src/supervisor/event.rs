@@ -1,5 +1,6 @@
 //! What happens, and what is to be done: the two sides of the supervisor.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -244,6 +245,16 @@ pub enum Effect {
     },
     /// Remove an image from the store: nothing refers to it.
     RemoveImage(ImageDigest),
+    /// Tell whoever is at the other end of this connection of all tenders from now on, after this answer; in place
+    /// of whoever was told before.
+    Observe {
+        /// The connection, which is no client's any more.
+        by: ConnectionId,
+        /// The header of the answer.
+        header: Header,
+        /// The network devices of what runs, in the order of their configurations.
+        networks: BTreeMap<Name, Vec<String>>,
+    },
     /// All is done.
     Exit,
 }

@@ -29,8 +29,8 @@ use crate::unikernel::{Config, ImageDigest, Version};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::{LastExit, Recorded, Standing, State};
 use crate::wire::{
-    Command, Config as WireConfig, Int, Message, NamedInfo, Payload, PolicyCommand, Success,
-    Timestamp, UnikernelCommand,
+    Command, Config as WireConfig, Int, Message, NamedInfo, Payload, PolicyCommand, StatsCommand,
+    Success, Timestamp, UnikernelCommand,
 };
 
 use self::operation::{Operation, Request, Revival, Upload, Written};
@@ -359,6 +359,19 @@ impl Supervisor {
                 }
             }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
+            Command::Statistics(StatsCommand::Initial(())) => {
+                let running = self.unikernels.iter();
+                let running = running.filter(|(_, unikernel)| unikernel.started().is_some());
+                let networks = running.map(|(name, unikernel)| {
+                    let nets = unikernel.version.config.nets.iter();
+                    (name.clone(), nets.map(|net| net.device.clone()).collect())
+                });
+                self.effects.push(Effect::Observe {
+                    by: from,
+                    header: asker.header,
+                    networks: networks.collect(),
+                });
+            }
             _ => self.refuse(&asker, "unknown command"),
         }
     }

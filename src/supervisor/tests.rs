@@ -9,7 +9,7 @@ use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
 use crate::unikernel::{Death, FailBehaviour, Net};
 use crate::wire::{
-    BlockCommand, ConsoleCommand, DatedPolicy, Octets, Policy as WirePolicy, Restart,
+    BlockCommand, ConsoleCommand, DatedPolicy, Header, Octets, Policy as WirePolicy, Restart,
 };
 use crate::wire::{POLICY_KEPT, own};
 
@@ -20,6 +20,7 @@ struct World {
     answers: Vec<(ConnectionId, Payload, bool)>,
     alive: Vec<(RunId, Name, Config)>,
     announced: Vec<Name>,
+    observers: Vec<(ConnectionId, Header)>,
     saved: State,
     images: Vec<ImageDigest>,
     timers: Vec<(Duration, Timer)>,
@@ -53,6 +54,7 @@ impl World {
             answers: Vec::new(),
             alive: Vec::new(),
             announced: Vec::new(),
+            observers: Vec::new(),
             images: state.images().collect(),
             saved: state,
             timers: Vec::new(),
@@ -158,6 +160,7 @@ impl World {
                 self.result("persist", Event::Persisted { ticket, result }, events);
             }
             Effect::RemoveImage(image) => self.images.retain(|kept| *kept != image),
+            Effect::Observe { by, header, .. } => self.observers.push((by, header)),
             Effect::Exit => self.done = true,
         }
     }
@@ -777,6 +780,16 @@ fn commands_of_other_daemons_are_refused() {
     ] {
         assert_eq!(world.answer(":", command), Err("unknown command".into()));
     }
+}
+
+#[test]
+fn whoever_introduces_itself_observes_and_asks_nothing_more() {
+    let mut world = World::new();
+    let command = Command::Statistics(StatsCommand::Initial(()));
+    world.ask(":", command);
+    assert!(world.answers.is_empty());
+    assert_eq!(world.observers.len(), 1);
+    assert_eq!(world.observers[0].1.name, ":".into());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! FreeBSD: interfaces, their groups and bridges, and the memory of the host.
 #![allow(unsafe_code)]
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int};
 use std::io;
 use std::mem::zeroed;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,6 +9,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc::{self, IFF_UP, IFNAMSIZ, c_short, ifreq};
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::bridge::{ADD_MEMBER, DriverRequest, Member};
@@ -163,6 +164,39 @@ pub fn members(group: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         octets.take_while(|octet| *octet != 0).collect()
     };
     Ok(members.iter().map(name).collect())
+}
+
+/// sysctl(3) `net.link.generic.ifdata` of an interface: a `struct ifmibdata` of at most `most` octets; nothing if there
+/// is no such interface.
+pub fn counters(interface: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
+    let index = match if_nametoindex(interface) {
+        Ok(index) => c_int::try_from(index).map_err(|_| Errno::EOVERFLOW)?,
+        Err(Errno::ENXIO | Errno::ENOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // PF_LINK, NETLINK_GENERIC, IFMIB_IFDATA and IFDATA_GENERAL of <net/if_mib.h>.
+    let name = [libc::CTL_NET, libc::AF_LINK, 0, 2, index, 1];
+    let mut octets = vec![0_u8; most];
+    let mut length = octets.len();
+    // SAFETY: `name` has 6 numbers, at most `length` octets of `octets` are written, and nothing is set.
+    let asked = unsafe {
+        libc::sysctl(
+            name.as_ptr(),
+            6,
+            octets.as_mut_ptr().cast(),
+            &raw mut length,
+            ptr::null(),
+            0,
+        )
+    };
+    match Errno::result(asked) {
+        Ok(_) => {
+            octets.truncate(length);
+            Ok(Some(octets))
+        }
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// sysctl(3) `hw.physmem`, in octets.

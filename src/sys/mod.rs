@@ -14,3 +14,6 @@ pub mod rctl;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod tap;
+pub mod terminal;
+#[cfg(target_os = "freebsd")]
+pub mod vmm;

@@ -40,6 +40,9 @@ command_to_daemon! {
         /// unikernel, or path with everything below it (:)
         #[argh(option, short = 'n', default = "Name::default()")]
         pub(in crate::client) name: Name,
+        /// a line of JSON for each record, instead of text or a table
+        #[argh(switch)]
+        pub(in crate::client) json: bool,
     }
 }
 

@@ -2,11 +2,13 @@
 
 use nix::sys::signal::Signal;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use super::super::MAX_COMPRESSING;
 use super::super::images::Staging;
+use super::super::statistics::to_observe;
 use super::super::tap;
 use super::super::tender::{Fifo, Start};
 use super::{Arrival, Daemon, Prepared};
@@ -89,6 +91,11 @@ impl Daemon {
                 self.superfluous.insert(digest);
                 self.remove_superfluous();
             }
+            Effect::Observe {
+                by,
+                header,
+                networks,
+            } => self.observe(by, header, &networks),
             Effect::Exit => self.done = true,
         }
     }
@@ -273,7 +280,29 @@ impl Daemon {
         let started = self.runs.start(run, version.key(), history, start);
         let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
+        let devices = config.nets.iter().map(|net| &net.device);
+        let to_observe = to_observe(process, devices, &self.taps.names(name));
+        self.statistics.add(name, to_observe);
         Ok(())
+    }
+
+    fn observe(
+        &mut self,
+        by: ConnectionId,
+        header: Header,
+        networks: &BTreeMap<Name, Vec<String>>,
+    ) {
+        let Some(connection) = self.connections.remove(&by) else {
+            return;
+        };
+        let running = self.runs.processes().map(|(name, process)| {
+            let devices = networks.get(name).into_iter().flatten();
+            let to_observe = to_observe(process, devices, &self.taps.names(name));
+            (name.clone(), to_observe)
+        });
+        let running: Vec<_> = running.collect();
+        self.statistics
+            .serve(connection.into_peer(), header, running);
     }
 
     fn signal(&mut self, run: RunId, urgent: bool) {

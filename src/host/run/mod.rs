@@ -225,9 +225,16 @@ impl Runs {
         }
     }
 
+    /// The processes of all runs, and which unikernels they are.
+    pub fn processes(&self) -> impl Iterator<Item = (&Name, Pid)> {
+        self.running
+            .values()
+            .map(|running| (&running.name, running.pid))
+    }
+
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
-    /// was no tender.
-    pub fn ended(&mut self, pid: Pid) -> Option<Over> {
+    /// was no tender, otherwise also the name of its unikernel.
+    pub fn ended(&mut self, pid: Pid) -> Option<(Name, Over)> {
         let mut runs = self.running.iter();
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
@@ -237,7 +244,7 @@ impl Runs {
         if let Err(error) = self.records.remove(&running.name) {
             log::warn!("{error}");
         }
-        Some(Over { run, out_of_memory })
+        Some((running.name, Over { run, out_of_memory }))
     }
 
     fn next_user(&self) -> Result<Option<u32>, Exhausted> {

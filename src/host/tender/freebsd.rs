@@ -1,7 +1,7 @@
 //! FreeBSD: all tenders use vmm(4).
 #![allow(clippy::unnecessary_wraps)]
 
-use nix::unistd::Gid;
+use nix::unistd::{Gid, Pid};
 
 use super::TenderError;
 use crate::manifest::Target;
@@ -9,6 +9,11 @@ use crate::manifest::Target;
 /// Why tenders cannot run as other users than root on this system, if so.
 pub const ONLY_ROOT: Option<&str> =
     Some("on FreeBSD only root can make the virtual machines of hvt (vmm), so tenders run as root");
+
+/// The virtual machine of the tender with this process in vmm(4), as Solo5's hvt names it.
+pub fn vmm_device(process: Pid) -> String {
+    format!("solo5-{process}")
+}
 
 /// The groups that a tender which runs as `user` must be in for its devices.
 pub(super) fn groups_of_devices(_: Target, _: bool, _: u32) -> Result<Vec<Gid>, TenderError> {

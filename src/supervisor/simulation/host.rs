@@ -134,7 +134,7 @@ impl Host {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Answer { to, message, close } => self.answer(to, &message, close),
-            Effect::SendImage { .. } => {}
+            Effect::SendImage { .. } | Effect::Observe { .. } => {}
             Effect::ReceiveImage { upload, from, .. } => {
                 if self.connections.contains_key(&from) {
                     self.arriving.insert(upload, from);

@@ -70,6 +70,13 @@ pub(super) fn look(pid: Pid) -> io::Result<Option<Found>> {
     }))
 }
 
+/// All that is known about a process; nothing if there is none, or it has ended.
+pub fn usage(pid: Pid) -> io::Result<Option<kinfo_proc>> {
+    let name = [CTL_KERN, KERN_PROC, KERN_PROC_PID, pid.as_raw()];
+    let found = sysctl::<kinfo_proc>(&name)?;
+    Ok(found.filter(|process| process.ki_stat != ZOMBIE))
+}
+
 fn microseconds(time: timeval) -> i64 {
     time.tv_sec
         .saturating_mul(1_000_000)

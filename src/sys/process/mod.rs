@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 use super::child::{self, Ended};
 
 pub use os::boot_id;
+#[cfg(target_os = "freebsd")]
+pub use os::usage;
 
 /// What tells a process from every other one since the system was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,4 @@
+//! Metrics for Prometheus, over HTTP on standard input and output.
+fn main() {
+    std::process::exit(petrel::metrics::main())
+}

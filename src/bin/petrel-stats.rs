@@ -1,0 +1,4 @@
+//! The statistics daemon.
+fn main() {
+    std::process::exit(petrel::stats::daemon::main())
+}

@@ -1,0 +1,258 @@
+//! The exporter's process: one thread around poll(2).
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use argh::FromArgs;
+use log::{error, info};
+use nix::poll::{PollFd, PollFlags, poll};
+
+use super::http::{Place, Url};
+use super::line::{self, Style};
+use super::source::Source;
+use super::upstream::{Destination, Upstream};
+use crate::command_line::{self, USAGE};
+use crate::daemon::{self, Signals, wall_clock};
+use crate::logging::{self, Verbosity};
+use crate::name::Name;
+use crate::socket;
+
+pub use super::source::{ANSWER, LONGEST_RETRY as LONGEST_SOURCE_RETRY};
+pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY};
+
+/// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
+pub const PORT: u16 = 8094;
+
+/// Lines that wait for the collector at most, unless the operator says otherwise.
+pub const LINES: usize = 100_000;
+
+/// The most that the operator can say.
+pub const MAX_LINES: usize = 10_000_000;
+
+/// Most octets of a file with a token.
+pub const MAX_TOKEN: u64 = 4096;
+
+/// What holds the token if no file does.
+const TOKEN: &str = "INFLUX_TOKEN";
+
+/// Send what unikernels use to InfluxDB.
+#[derive(FromArgs, Debug)]
+struct Options {
+    /// send lines to this address, IP[:PORT] (port 8094)
+    #[argh(option, arg_name = "address", from_str_fn(address))]
+    influx: Option<SocketAddr>,
+
+    /// write to this server over HTTP, `http://HOST[:PORT][/PATH]`
+    #[argh(option, arg_name = "url")]
+    url: Option<Url>,
+
+    /// with --url: the database, of version 1
+    #[argh(option, arg_name = "name")]
+    database: Option<String>,
+
+    /// with --url: the organisation, of version 2
+    #[argh(option, arg_name = "name")]
+    org: Option<String>,
+
+    /// with --url: its bucket
+    #[argh(option, arg_name = "name")]
+    bucket: Option<String>,
+
+    /// with --url: file with the token; otherwise it is in `INFLUX_TOKEN`, if anywhere
+    #[argh(option, arg_name = "file")]
+    token_file: Option<PathBuf>,
+
+    /// unikernel, or path with everything below it (default :)
+    #[argh(option, short = 'n', default = "Name::default()")]
+    name: Name,
+
+    /// tag lines with the whole name, not just its label
+    #[argh(switch)]
+    no_drop_path: bool,
+
+    /// give lines their time; always so with --url
+    #[argh(switch)]
+    timestamps: bool,
+
+    /// add the fields that albatross does not write
+    #[argh(switch)]
+    all_fields: bool,
+
+    /// lines kept while the collector cannot be reached (default 100000)
+    #[argh(option, arg_name = "lines", default = "LINES", from_str_fn(count))]
+    buffer: usize,
+
+    /// folder of sockets
+    #[argh(
+        option,
+        arg_name = "folder",
+        default = "PathBuf::from(socket::RUNTIME_FOLDER)"
+    )]
+    tmpdir: PathBuf,
+
+    /// log to syslog
+    #[argh(switch)]
+    syslog: bool,
+
+    /// log more; twice for every detail
+    #[argh(switch, short = 'v')]
+    verbose: u8,
+
+    /// log nothing
+    #[argh(switch, short = 'q')]
+    quiet: bool,
+}
+
+/// Runs the exporter to its end and returns its exit code.
+pub fn main() -> i32 {
+    const PROGRAM: &str = "petrel-influx";
+    let options: Options = command_line::parse(PROGRAM);
+    let verbosity = Verbosity {
+        quiet: options.quiet,
+        verbose: options.verbose,
+    };
+    if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
+        return code;
+    }
+    match run(options) {
+        Ok(()) => 0,
+        Err(why) => {
+            error!("{why}");
+            USAGE
+        }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    text.parse()
+        .or_else(|_| {
+            bare.unwrap_or(text)
+                .parse()
+                .map(|ip: IpAddr| (ip, PORT).into())
+        })
+        .map_err(|_| format!("'{text}' is no IP[:PORT]"))
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(lines @ 1..=MAX_LINES) => Ok(lines),
+        _ => Err(format!(
+            "'{text}' is no number of lines from 1 to {MAX_LINES}"
+        )),
+    }
+}
+
+fn run(options: Options) -> Result<(), String> {
+    let style = Style {
+        whole_name: options.no_drop_path,
+        timestamps: options.timestamps || options.url.is_some(),
+        all_fields: options.all_fields,
+    };
+    let path = socket::path(&options.tmpdir, socket::STATISTICS);
+    let mut source = Source::new(path, options.name.clone());
+    let most = options.buffer;
+    let mut upstream = Upstream::new(destination(options)?, most);
+    let mut signals =
+        Signals::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
+    info!("ready");
+    loop {
+        let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(peer) = source.peer() {
+            waiting.push(PollFd::new(peer.as_fd(), peer.interest(true)));
+        }
+        if let Some((stream, flags)) = upstream.wait() {
+            waiting.push(PollFd::new(stream, flags));
+        }
+        let next = source.deadline().into_iter().chain(upstream.deadline());
+        match poll(&mut waiting, daemon::timeout(next.min())) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(format!("cannot wait for events: {error}")),
+        }
+        signals.drain();
+        if signals.terminate() {
+            info!("asked to end");
+            return Ok(());
+        }
+        let now = Instant::now();
+        for (name, used) in source.progress(now) {
+            for line in line::lines(&name, &used, wall_clock(), style) {
+                upstream.push(line);
+            }
+        }
+        upstream.progress(now);
+    }
+}
+
+fn destination(options: Options) -> Result<Destination, String> {
+    let of_server = options.database.is_some()
+        || options.org.is_some()
+        || options.bucket.is_some()
+        || options.token_file.is_some();
+    let url = match (options.influx, options.url) {
+        (Some(_), None) if of_server => {
+            return Err(
+                "--database, --org, --bucket and --token-file are of use only with --url"
+                    .to_owned(),
+            );
+        }
+        (Some(address), None) => return Ok(Destination::Lines(address)),
+        (None, Some(url)) => url,
+        _ => return Err("say where lines go: either --influx or --url".to_owned()),
+    };
+    let place = match (options.database, options.org, options.bucket) {
+        (Some(database), None, None) => Place::Database(database),
+        (None, Some(org), Some(bucket)) => Place::Bucket { org, bucket },
+        _ => return Err("--url needs either --database, or --org and --bucket".to_owned()),
+    };
+    let token = match &options.token_file {
+        Some(file) => {
+            Some(read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
+        }
+        None => env::var(TOKEN).ok(),
+    };
+    let token = token
+        .map(|token| token.trim().to_owned())
+        .filter(|token| !token.is_empty());
+    let sendable = |token: &String| token.bytes().all(|octet| matches!(octet, 0x20..=0x7e));
+    if !token.iter().all(sendable) {
+        return Err("the token has characters that cannot be sent".to_owned());
+    }
+    Ok(Destination::Server(url, place, token))
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?
+        .take(MAX_TOKEN)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_port_or_the_usual_one() {
+        for (text, expected) in [
+            ("127.0.0.1", "127.0.0.1:8094"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("::1", "[::1]:8094"),
+            ("[::1]", "[::1]:8094"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), expected);
+        }
+        for wrong in ["host", "127.0.0.1:x", "127.0.0.1:99999", ""] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
+}

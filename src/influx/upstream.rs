@@ -1,0 +1,363 @@
+//! The collector: lines go to it as fast as it takes them, and wait while it cannot be reached.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
+
+use super::buffer::Buffer;
+use super::http::{self, MAX_ANSWER, Place, Url, Verdict};
+use crate::daemon::Retry;
+
+/// How long the collector may take to accept a connection.
+pub const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long it may take for what is sent at once: to take it, and over HTTP to answer.
+pub const EXCHANGE: Duration = Duration::from_secs(30);
+
+/// The longest wait between two attempts to reach it.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Octets read at once.
+const READ: usize = 1 << 12;
+
+/// Where lines go.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// To a listener for lines.
+    Lines(SocketAddr),
+    /// To a server (with the token that is shown to it).
+    Server(Url, Place, Option<String>),
+}
+
+/// The collector, and the lines for it.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    destination: Destination,
+    buffer: Buffer,
+    state: State,
+    retry: Retry,
+    /// Counts attempts, so that each address of a name has its turn.
+    attempt: usize,
+    /// Whether the log knows what is wrong.
+    reported: bool,
+    /// Lines dropped since the collector was last reached.
+    dropped: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Away,
+    Connecting(TcpStream, Instant),
+    Connected(Exchange),
+}
+
+/// What is sent at once, and what is answered.
+#[derive(Debug)]
+struct Exchange {
+    stream: TcpStream,
+    lines: Vec<String>,
+    request: Vec<u8>,
+    written: usize,
+    answer: Vec<u8>,
+    deadline: Option<Instant>,
+}
+
+impl Upstream {
+    /// Keeps so many lines at most while the collector cannot be reached.
+    pub(super) fn new(destination: Destination, most: usize) -> Self {
+        Self {
+            destination,
+            buffer: Buffer::new(most),
+            state: State::Away,
+            retry: Retry::new(LONGEST_RETRY),
+            attempt: 0,
+            reported: false,
+            dropped: 0,
+        }
+    }
+
+    /// A line is to be sent.
+    pub(super) fn push(&mut self, line: String) {
+        self.buffer.push(line);
+        let dropped = self.buffer.dropped();
+        if dropped > 0 && self.dropped == 0 {
+            log::warn!(
+                "{}: {} lines wait, and the oldest are dropped",
+                self.place(),
+                self.buffer.len()
+            );
+        }
+        self.dropped += dropped;
+    }
+
+    /// What to poll for, where there is a connection.
+    pub(super) fn wait(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        match &self.state {
+            State::Away => None,
+            State::Connecting(stream, _) => Some((stream.as_fd(), PollFlags::POLLOUT)),
+            State::Connected(exchange) => {
+                let mut flags = PollFlags::POLLIN;
+                flags.set(
+                    PollFlags::POLLOUT,
+                    exchange.written < exchange.request.len(),
+                );
+                Some((exchange.stream.as_fd(), flags))
+            }
+        }
+    }
+
+    /// When [`Self::progress`] is wanted at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Away => (!self.buffer.is_empty()).then(|| self.retry.at()),
+            State::Connecting(_, deadline) => Some(*deadline),
+            State::Connected(exchange) => exchange.deadline,
+        }
+    }
+
+    /// Does what goes without waiting.
+    pub(super) fn progress(&mut self, now: Instant) {
+        if let Err(why) = self.step(now) {
+            if !self.reported {
+                log::warn!("{}: {why}; lines wait for it", self.place());
+            }
+            self.reported = true;
+            self.retry.failed(now);
+            if let State::Connected(exchange) = std::mem::replace(&mut self.state, State::Away) {
+                let unsent = match self.destination {
+                    Destination::Lines(_) => exchange.unsent(),
+                    Destination::Server(..) => exchange.lines,
+                };
+                self.buffer.put_back(unsent);
+                self.dropped += self.buffer.dropped();
+            }
+        }
+    }
+
+    fn step(&mut self, now: Instant) -> Result<(), String> {
+        match &mut self.state {
+            State::Away if self.buffer.is_empty() || now < self.retry.at() => Ok(()),
+            State::Away => {
+                let address = self.address()?;
+                let stream = begin(address).map_err(|error| format!("{address}: {error}"))?;
+                self.state = State::Connecting(stream, now + CONNECT);
+                Ok(())
+            }
+            State::Connecting(stream, deadline) => {
+                if let Some(error) = stream.take_error().ok().flatten() {
+                    return Err(error.to_string());
+                }
+                if stream.peer_addr().is_err() {
+                    let late = *deadline <= now;
+                    return if late {
+                        Err("it does not accept a connection".to_owned())
+                    } else {
+                        Ok(())
+                    };
+                }
+                if let State::Connecting(stream, _) =
+                    std::mem::replace(&mut self.state, State::Away)
+                {
+                    self.state = State::Connected(Exchange::new(stream));
+                }
+                self.exchange(now)
+            }
+            State::Connected(_) => self.exchange(now),
+        }
+    }
+
+    fn exchange(&mut self, now: Instant) -> Result<(), String> {
+        loop {
+            let State::Connected(exchange) = &mut self.state else {
+                return Ok(());
+            };
+            if exchange.lines.is_empty() {
+                exchange.begin(self.buffer.take(), &self.destination, now);
+            }
+            exchange.write().map_err(|error| error.to_string())?;
+            let open = exchange.read().map_err(|error| error.to_string())?;
+            let late = exchange.deadline.is_some_and(|deadline| deadline <= now);
+            let done = match &self.destination {
+                // Nobody says that lines have arrived.
+                Destination::Lines(_) if !open => return Err("it closed the connection".to_owned()),
+                Destination::Lines(_) => {
+                    exchange.answer.clear();
+                    !exchange.lines.is_empty() && exchange.written == exchange.request.len()
+                }
+                Destination::Server(..) => match http::answer(&exchange.answer, !open)? {
+                    None => false,
+                    Some(answer) => {
+                        match http::judge(answer.status) {
+                            Verdict::Stored => {}
+                            Verdict::Later => return Err(answer.to_string()),
+                            Verdict::Refused => {
+                                let count = exchange.lines.len();
+                                log::error!("{}: refuses {count} lines: {answer}", self.place());
+                            }
+                        }
+                        self.state = State::Away;
+                        self.succeeded();
+                        return Ok(());
+                    }
+                },
+            };
+            if !done {
+                return if late {
+                    Err("it is too slow".to_owned())
+                } else {
+                    Ok(())
+                };
+            }
+            exchange.lines.clear();
+            self.succeeded();
+            if self.buffer.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.retry.succeeded();
+        if self.reported || self.dropped > 0 {
+            log::warn!(
+                "{}: takes lines again; {} were dropped meanwhile",
+                self.place(),
+                self.dropped
+            );
+        }
+        (self.reported, self.dropped) = (false, 0);
+    }
+
+    fn place(&self) -> String {
+        match &self.destination {
+            Destination::Lines(address) => address.to_string(),
+            Destination::Server(url, ..) => url.to_string(),
+        }
+    }
+
+    fn address(&mut self) -> Result<SocketAddr, String> {
+        match &self.destination {
+            Destination::Lines(address) => Ok(*address),
+            Destination::Server(url, ..) => {
+                let found = (&url.host[..], url.port).to_socket_addrs();
+                let all: Vec<_> = found.map_err(|error| error.to_string())?.collect();
+                self.attempt = self.attempt.wrapping_add(1);
+                let turn = self.attempt % all.len().max(1);
+                all.get(turn)
+                    .copied()
+                    .ok_or_else(|| "its name has no address".to_owned())
+            }
+        }
+    }
+}
+
+impl Exchange {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            lines: Vec::new(),
+            request: Vec::new(),
+            written: 0,
+            answer: Vec::new(),
+            deadline: None,
+        }
+    }
+
+    fn begin(&mut self, lines: Vec<String>, destination: &Destination, now: Instant) {
+        self.request = match destination {
+            Destination::Lines(_) => lines.concat().into_bytes(),
+            Destination::Server(url, place, token) => {
+                http::request(url, place, token.as_deref(), &lines)
+            }
+        };
+        self.deadline = (!lines.is_empty()).then(|| now + EXCHANGE);
+        (self.lines, self.written) = (lines, 0);
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        while self.written < self.request.len() {
+            match self.stream.write(&self.request[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`: nothing more will come.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut octets = [0; READ];
+        while self.answer.len() < MAX_ANSWER {
+            match self.stream.read(&mut octets) {
+                Ok(0) => return Ok(false),
+                Ok(count) => self.answer.extend_from_slice(&octets[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The lines of which something is not written.
+    fn unsent(self) -> Vec<String> {
+        let mut end = 0;
+        let mut lines = self.lines;
+        let sent = lines.iter().take_while(|line| {
+            end += line.len();
+            end <= self.written
+        });
+        let sent = sent.count();
+        lines.split_off(sent)
+    }
+}
+
+/// A connection that is being made.
+fn begin(address: SocketAddr) -> Result<TcpStream, Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket.into()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_not_written_whole_is_sent_again() {
+        let stream = TcpStream::connect(
+            std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap(),
+        );
+        let exchange = |written| Exchange {
+            lines: ["ab\n", "cd\n", "ef\n"].map(str::to_owned).into(),
+            written,
+            ..Exchange::new(stream.as_ref().unwrap().try_clone().unwrap())
+        };
+        assert_eq!(exchange(0).unsent().len(), 3);
+        assert_eq!(exchange(2).unsent().len(), 3);
+        assert_eq!(exchange(3).unsent(), ["cd\n", "ef\n"]);
+        assert_eq!(exchange(8).unsent(), ["ef\n"]);
+        assert!(exchange(9).unsent().is_empty());
+    }
+}

@@ -1,0 +1,249 @@
+//! `petrel-metrics`: answers one request of Prometheus on standard input and output, with the file that
+//! `petrel-stats --prometheus` writes. What listens is inetd or systemd.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use argh::FromArgs;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+
+use crate::command_line;
+use crate::daemon;
+
+/// Most octets of a request.
+pub const MAX_REQUEST: usize = 1 << 13;
+
+/// Most octets of the file.
+pub const MAX_FILE: u64 = 1 << 24;
+
+/// How long all of it may take.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How old the file may be, unless the operator says otherwise.
+pub const AGE: Duration = Duration::from_secs(120);
+
+/// Octets written at once: a pipe that can be written to takes as many.
+const PIECE: usize = 4096;
+
+/// Exit code if there was nobody to answer.
+const NO_ANSWER: i32 = 1;
+
+/// Answer one request of Prometheus on standard input and output.
+#[derive(FromArgs, Debug)]
+struct Options {
+    /// what petrel-stats --prometheus writes
+    #[argh(positional)]
+    file: PathBuf,
+
+    /// seconds that it may be old, 1 to 86400 (default 120)
+    #[argh(option, arg_name = "seconds", default = "AGE", from_str_fn(seconds))]
+    max_age: Duration,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Reply {
+    status: &'static str,
+    /// Empty for a request of the head alone.
+    body: String,
+    length: usize,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    /// The metrics, or (`false`) only the head of that answer.
+    Metrics(bool),
+    /// Something else, which is answered so.
+    Other(&'static str, &'static str),
+}
+
+/// Answers one request, and returns the exit code.
+pub fn main() -> i32 {
+    let options: Options = command_line::parse("petrel-metrics");
+    let end = Instant::now() + PATIENCE;
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    let Ok(head) = receive(stdin.lock(), end) else {
+        return NO_ANSWER;
+    };
+    let reply = match request(&head) {
+        Request::Metrics(with_body) => match read(&options.file, options.max_age) {
+            Ok(text) => Reply::new("200 OK", text, with_body),
+            Err(why) => Reply::new("503 Service Unavailable", why + "\n", with_body),
+        },
+        Request::Other(status, why) => Reply::new(status, format!("{why}\n"), true),
+    };
+    let sent = transmit(&stdout, &reply.octets(), end);
+    // Where it is no socket, the end of this process says the same.
+    let _ = shutdown(stdout.as_raw_fd(), Shutdown::Write);
+    sent.map_or(NO_ANSWER, |()| 0)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("'{text}' is no number of seconds from 1 to 86400")),
+    }
+}
+
+/// The head of a request, complete unless it is too long.
+fn receive(mut input: impl Read + AsFd, end: Instant) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let mut octets = [0; 1024];
+    while head.len() < MAX_REQUEST && !is_complete(&head) {
+        wait(input.as_fd(), PollFlags::POLLIN, end)?;
+        match input.read(&mut octets) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => head.extend_from_slice(&octets[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(head)
+}
+
+fn is_complete(head: &[u8]) -> bool {
+    head.windows(4).any(|end| end == b"\r\n\r\n")
+}
+
+fn request(head: &[u8]) -> Request {
+    let line = head.split(|octet| *octet == b'\r').next();
+    let line = line.and_then(|line| std::str::from_utf8(line).ok());
+    let words: Vec<&str> = line.unwrap_or_default().split(' ').collect();
+    let ([method, target, version], true) = (&words[..], is_complete(head)) else {
+        return Request::Other(
+            "400 Bad Request",
+            "this is no request that is understood here",
+        );
+    };
+    if !version.starts_with("HTTP/1.") {
+        return Request::Other(
+            "505 HTTP Version Not Supported",
+            "only HTTP/1 is spoken here",
+        );
+    }
+    let path = target.split('?').next().unwrap_or_default();
+    match (*method, path) {
+        ("GET" | "HEAD", "/metrics") => Request::Metrics(*method == "GET"),
+        ("GET" | "HEAD", _) => Request::Other("404 Not Found", "metrics are at /metrics"),
+        _ => Request::Other("405 Method Not Allowed", "metrics can only be read"),
+    }
+}
+
+/// The file, or why it tells nothing.
+fn read(file: &Path, most: Duration) -> Result<String, String> {
+    let failed = |error: io::Error| format!("cannot read {}: {error}", file.display());
+    let open = File::open(file).map_err(failed)?;
+    let modified = open
+        .metadata()
+        .and_then(|about| about.modified())
+        .map_err(failed)?;
+    // One from the future is as young as can be.
+    let age = modified.elapsed().unwrap_or_default();
+    if age > most {
+        return Err(format!(
+            "{} is {} s old: does petrel-stats --prometheus run?",
+            file.display(),
+            age.as_secs()
+        ));
+    }
+    let mut text = String::new();
+    open.take(MAX_FILE)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    Ok(text)
+}
+
+impl Reply {
+    fn new(status: &'static str, body: String, with_body: bool) -> Self {
+        Self {
+            status,
+            length: body.len(),
+            body: if with_body { body } else { String::new() },
+        }
+    }
+
+    fn octets(&self) -> Vec<u8> {
+        let allow = if self.status.starts_with("405") {
+            "Allow: GET, HEAD\r\n"
+        } else {
+            ""
+        };
+        format!(
+            "HTTP/1.1 {}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n{allow}\
+             Connection: close\r\n\r\n{}",
+            self.status, self.length, self.body
+        )
+        .into_bytes()
+    }
+}
+
+fn transmit(output: &io::Stdout, mut octets: &[u8], end: Instant) -> io::Result<()> {
+    while !octets.is_empty() {
+        wait(output.as_fd(), PollFlags::POLLOUT, end)?;
+        let piece = octets.get(..PIECE).unwrap_or(octets);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = match send(output.as_raw_fd(), piece, flags) {
+            Err(Errno::ENOTSOCK) => nix::unistd::write(output, piece),
+            sent => sent,
+        };
+        match sent {
+            Ok(count) => octets = &octets[count..],
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    output.lock().flush()
+}
+
+fn wait(descriptor: impl AsFd, wanted: PollFlags, end: Instant) -> io::Result<()> {
+    let mut waiting = [PollFd::new(descriptor.as_fd(), wanted)];
+    if Instant::now() >= end || poll(&mut waiting, daemon::timeout(Some(end)))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_metrics_can_be_asked_for() {
+        for (head, expected) in [
+            ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "metrics"),
+            ("GET /metrics?x=y HTTP/1.0\r\n\r\n", "metrics"),
+            ("HEAD /metrics HTTP/1.1\r\n\r\n", "head"),
+            ("GET / HTTP/1.1\r\n\r\n", "404"),
+            ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
+            ("GET /metrics HTTP/2\r\n\r\n", "505"),
+            ("GET /metrics\r\n\r\n", "400"),
+            ("GET /metrics HTTP/1.1\r\nHost: x\r\n", "400"),
+            ("\r\n\r\n", "400"),
+        ] {
+            let told = match request(head.as_bytes()) {
+                Request::Metrics(true) => "metrics",
+                Request::Metrics(false) => "head",
+                Request::Other(status, _) => &status[..3],
+            };
+            assert_eq!(told, expected, "{head:?}");
+        }
+        assert!(matches!(
+            request(b"\xff \xff \xff\r\n\r\n"),
+            Request::Other(..)
+        ));
+    }
+
+    #[test]
+    fn a_head_alone_tells_the_length_of_the_body() {
+        let reply = Reply::new("200 OK", "12345".to_owned(), false).octets();
+        let text = String::from_utf8(reply).unwrap();
+        assert!(text.contains("\r\nContent-Length: 5\r\n") && text.ends_with("\r\n\r\n"));
+    }
+}

@@ -1,0 +1,193 @@
+//! What the system tells of a process and of network interfaces.
+
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
+mod os;
+
+#[cfg(any(test, not(target_os = "linux")))]
+mod ifmib;
+#[cfg(any(test, target_os = "linux"))]
+mod procfs;
+
+use std::fmt;
+use std::io;
+
+use nix::libc::pid_t;
+use nix::unistd::Pid;
+
+use crate::unikernel::Config;
+use crate::wire::{IfData, Statistics, StatsAdd, Text, TimeVal};
+
+pub use os::{Interfaces, page_size};
+
+/// Most octets in the name of an interface, on Linux and on FreeBSD.
+pub const MAX_INTERFACE: usize = 15;
+
+/// Most octets read of a file of `proc(5)`; the longest, `net/dev`, has some 130 a line.
+pub const MAX_TEXT: u64 = 1 << 20;
+
+/// A process that is observed, with its network devices. It is never taken for another one with the same number.
+#[derive(Debug)]
+pub struct Target {
+    process: os::Process,
+    network: Vec<(Text, String)>,
+    machine: Option<os::Machine>,
+}
+
+/// Why a process cannot be observed.
+#[derive(Debug)]
+pub enum CollectError {
+    /// There can be none with this number.
+    Number(i64),
+    /// There is none, or none that this program can see.
+    Absent(Pid),
+    /// It has more network devices than a unikernel.
+    TooManyDevices(usize),
+    /// No interface has such a name.
+    Interface(String),
+    /// The system does not tell (of which process, why).
+    System(Pid, io::Error),
+}
+
+impl Target {
+    /// The process that `add` is about; with the counters of its virtual machine, if so wanted and there are any.
+    pub fn open(add: &StatsAdd, with_machine: bool) -> Result<Self, CollectError> {
+        let number = add.pid.get();
+        let pid = pid_t::try_from(number).ok().filter(|pid| *pid > 0);
+        let pid = Pid::from_raw(pid.ok_or(CollectError::Number(number))?);
+        let count = add.network.len();
+        if count > Config::MAX_DEVICES {
+            return Err(CollectError::TooManyDevices(count));
+        }
+        let network = add.network.iter().map(|pair| {
+            let tap = interface(&pair.tap)?;
+            Ok((pair.bridge.clone(), tap))
+        });
+        let network = network.collect::<Result<_, _>>()?;
+        let opened = os::Process::open(pid).map_err(|error| CollectError::System(pid, error))?;
+        let machine = add.vmmdev.as_str().filter(|name| !name.is_empty());
+        let machine = machine.filter(|name| with_machine && !name.contains('/'));
+        Ok(Self {
+            process: opened.ok_or(CollectError::Absent(pid))?,
+            network,
+            machine: machine.map(os::Machine::new),
+        })
+    }
+
+    /// What it has used so far; nothing if it has ended.
+    pub fn gather(&mut self, interfaces: &Interfaces) -> io::Result<Option<Statistics>> {
+        let Some((resource_usage, kinfo_mem)) = self.process.usage()? else {
+            return Ok(None);
+        };
+        let ifdata = self.network.iter().filter_map(|(device, tap)| {
+            // The unikernel's name of the device stands where the host's stood (BEHAVIOUR 7).
+            Some(IfData {
+                bridge: device.clone(),
+                ..interfaces.get(tap)?
+            })
+        });
+        Ok(Some(Statistics {
+            resource_usage,
+            ifdata: ifdata.collect(),
+            vmm_stats: self.machine.as_mut().and_then(os::Machine::counters),
+            kinfo_mem: Some(kinfo_mem),
+        }))
+    }
+}
+
+/// The name of an interface, which also is safe as the name of a file.
+fn interface(text: &Text) -> Result<String, CollectError> {
+    let refused = || CollectError::Interface(text.to_lossy());
+    let name = text.as_str().ok_or_else(refused)?;
+    let fits = (1..=MAX_INTERFACE).contains(&name.len());
+    let plain = |octet: u8| octet.is_ascii_graphic() && octet != b'/';
+    if fits && name.bytes().all(plain) && !matches!(name, "." | "..") {
+        Ok(name.to_owned())
+    } else {
+        Err(refused())
+    }
+}
+
+/// So many microseconds.
+fn time(microseconds: i64) -> TimeVal {
+    TimeVal {
+        seconds: crate::wire::Int64(microseconds.div_euclid(1_000_000)),
+        microseconds: crate::wire::Int::new(microseconds.rem_euclid(1_000_000)),
+    }
+}
+
+impl fmt::Display for CollectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "no process can have the number {number}"),
+            Self::Absent(pid) => write!(
+                f,
+                "there is no process {pid}, or none that this program can see ({})",
+                os::VISIBILITY
+            ),
+            Self::TooManyDevices(count) => write!(
+                f,
+                "{count} network devices are more than the {} of a unikernel",
+                Config::MAX_DEVICES
+            ),
+            Self::Interface(name) => write!(f, "no interface can have the name '{name}'"),
+            Self::System(pid, error) => write!(f, "cannot observe process {pid}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CollectError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{BridgeTap, Int, Int64};
+
+    fn add(pid: i64, taps: &[&str]) -> StatsAdd {
+        let network = taps.iter().map(|tap| BridgeTap {
+            bridge: "service".into(),
+            tap: (*tap).into(),
+        });
+        StatsAdd {
+            vmmdev: "".into(),
+            pid: Int::new(pid),
+            network: network.collect(),
+        }
+    }
+
+    #[test]
+    fn what_can_be_no_process_and_no_interface_is_refused() {
+        let own = i64::from(std::process::id());
+        for pid in [0, -1, i64::from(i32::MAX) + 1] {
+            assert!(matches!(
+                Target::open(&add(pid, &[]), false),
+                Err(CollectError::Number(_))
+            ));
+        }
+        for tap in ["", ".", "..", "a/b", "a b", "sixteen-octets-x", "a\nb"] {
+            assert!(matches!(
+                Target::open(&add(own, &[tap]), false),
+                Err(CollectError::Interface(_))
+            ));
+        }
+        let many = vec!["tap0"; Config::MAX_DEVICES + 1];
+        assert!(matches!(
+            Target::open(&add(own, &many), false),
+            Err(CollectError::TooManyDevices(_))
+        ));
+        assert!(matches!(
+            Target::open(&add(i64::from(i32::MAX), &[]), false),
+            Err(CollectError::Absent(_))
+        ));
+    }
+
+    #[test]
+    fn times_before_and_after_1970_have_six_places() {
+        let split = |microseconds| {
+            let time = time(microseconds);
+            (time.seconds, time.microseconds.get())
+        };
+        assert_eq!(split(1_500_000), (Int64(1), 500_000));
+        assert_eq!(split(-1), (Int64(-1), 999_999));
+    }
+}

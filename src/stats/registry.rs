@@ -1,0 +1,178 @@
+//! Which unikernels are observed, and who wants to know.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::name::Name;
+
+/// Most processes that are observed at the same time.
+pub const MAX_OBSERVED: usize = 1024;
+
+/// Who subscribed; chosen by the caller, never used again for somebody else.
+pub type Subscriber = u64;
+
+/// As many processes are observed as can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// All that is observed, and all subscriptions: one a subscriber, any number a name.
+#[derive(Debug)]
+pub struct Registry<T> {
+    observed: BTreeMap<Name, T>,
+    subscriptions: BTreeMap<Subscriber, Name>,
+}
+
+impl<T> Default for Registry<T> {
+    fn default() -> Self {
+        Self {
+            observed: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+        }
+    }
+}
+
+impl<T> Registry<T> {
+    /// Observes `target` as `name` from now on, in place of what had this name before.
+    ///
+    /// # Errors
+    /// [`Full`] if there are [`MAX_OBSERVED`] others; nothing has changed then.
+    pub fn add(&mut self, name: Name, target: T) -> Result<(), Full> {
+        if self.observed.len() >= MAX_OBSERVED && !self.observed.contains_key(&name) {
+            return Err(Full);
+        }
+        self.observed.insert(name, target);
+        Ok(())
+    }
+
+    /// Observes it no longer.
+    pub fn remove(&mut self, name: &Name) {
+        self.observed.remove(name);
+    }
+
+    /// Goes through what is observed, and forgets that for which `go_on` says no.
+    pub fn retain(&mut self, mut go_on: impl FnMut(&Name, &mut T, &Subscriptions<'_>) -> bool) {
+        let subscriptions = Subscriptions(&self.subscriptions);
+        self.observed
+            .retain(|name, target| go_on(name, target, &subscriptions));
+    }
+
+    /// The subscriber wants to know of `name`: a unikernel, or all at and below a path. What it wanted before is
+    /// forgotten.
+    pub fn subscribe(&mut self, subscriber: Subscriber, name: Name) {
+        self.subscriptions.insert(subscriber, name);
+    }
+
+    /// The subscriber has left.
+    pub fn unsubscribe(&mut self, subscriber: Subscriber) {
+        self.subscriptions.remove(&subscriber);
+    }
+
+    /// How many are observed.
+    pub fn observed(&self) -> usize {
+        self.observed.len()
+    }
+
+    /// How many subscribers there are.
+    pub fn subscribers(&self) -> usize {
+        self.subscriptions.len()
+    }
+}
+
+/// The subscriptions, while what is observed is gone through.
+#[derive(Debug)]
+pub struct Subscriptions<'a>(&'a BTreeMap<Subscriber, Name>);
+
+impl<'a> Subscriptions<'a> {
+    /// Who wants to know of `name`, and how many labels of its path are left out for them (WIRE 9.3).
+    pub fn of(&self, name: &Name) -> impl Iterator<Item = (Subscriber, usize)> + use<'a> {
+        let name = name.clone();
+        let covering = move |wanted: &Name| match wanted.label() {
+            Some(_) => *wanted == name,
+            None => name.path().is_within(wanted.path()),
+        };
+        self.0
+            .iter()
+            .filter(move |(_, wanted)| covering(wanted))
+            .map(|(subscriber, wanted)| (*subscriber, wanted.path().labels().len()))
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{MAX_OBSERVED} processes are the most that can be observed"
+        )
+    }
+}
+
+impl std::error::Error for Full {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn told(registry: &mut Registry<()>) -> BTreeSet<(Subscriber, String, usize)> {
+        let mut told = BTreeSet::new();
+        registry.retain(|name, (), subscriptions| {
+            let of = subscriptions.of(name);
+            told.extend(of.map(|(who, left_out)| (who, name.to_string(), left_out)));
+            true
+        });
+        told
+    }
+
+    #[test]
+    fn a_subtree_is_told_of_itself_only_and_a_name_of_itself_only() {
+        let mut registry = Registry::default();
+        for unikernel in [":a", "t:a", "t:u:a", "tt:a", "t:u"] {
+            registry.add(name(unikernel), ()).unwrap();
+        }
+        for (who, wanted) in [(1, "t:"), (2, "t:u"), (3, "t:u:"), (4, "x:"), (5, ":t")] {
+            registry.subscribe(who, name(wanted));
+        }
+        let expected = [
+            (1, "t:a".to_owned(), 1),
+            (1, "t:u".to_owned(), 1),
+            (1, "t:u:a".to_owned(), 1),
+            (2, "t:u".to_owned(), 1),
+            (3, "t:u:a".to_owned(), 2),
+        ];
+        assert_eq!(told(&mut registry), expected.into());
+    }
+
+    #[test]
+    fn any_number_subscribes_to_one_name() {
+        let mut registry = Registry::default();
+        registry.add(name(":a"), ()).unwrap();
+        for who in 0..100 {
+            registry.subscribe(who, name(":a"));
+            registry.subscribe(1000 + who, name(":"));
+        }
+        assert_eq!(told(&mut registry).len(), 200);
+        registry.unsubscribe(7);
+        assert_eq!(registry.subscribers(), 199);
+    }
+
+    #[test]
+    fn a_name_added_twice_is_observed_as_the_latter_and_all_together_are_bounded() {
+        let mut registry = Registry::default();
+        for number in 0..MAX_OBSERVED {
+            assert_eq!(registry.add(name(&format!(":a{number}")), number), Ok(()));
+        }
+        assert_eq!(registry.add(name(":b"), 0), Err(Full));
+        assert_eq!(registry.add(name(":a7"), 0), Ok(()));
+        registry.remove(&name(":a9"));
+        assert_eq!(registry.add(name(":b"), 0), Ok(()));
+        assert_eq!(registry.observed(), MAX_OBSERVED);
+        registry.retain(|_, number, _| *number != 0);
+        // a0, a7, b.
+        assert_eq!(registry.observed(), MAX_OBSERVED - 3);
+    }
+}

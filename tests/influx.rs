@@ -1,0 +1,385 @@
+//! The exporter to InfluxDB: listeners of the test's own, and a real InfluxDB where there is one.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+#[path = "support/host.rs"]
+mod host;
+
+#[path = "support/stats.rs"]
+mod stats;
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use host::{Daemon, Host, Setup, eventually};
+use stats::{Client, add, create};
+use support::{DEADLINE, on_path, run, skipped};
+
+/// `petrel-influx` with these options.
+fn exporter(host: &Host, options: &[&str]) -> Command {
+    let mut command = host.command("petrel-influx");
+    command.args(["-v", "--tmpdir", "run"]).args(options);
+    command
+}
+
+fn start(host: &Host, options: &[&str]) -> Daemon {
+    Daemon::start(&mut exporter(host, options), "ready")
+}
+
+/// A statistics daemon without supervisor that observes this process under these names.
+fn observing(names: &[&str]) -> (Host, Daemon) {
+    let host = Host::prepared(Setup::default());
+    let stats = stats::start(&host, &[]);
+    observe(&host, names);
+    (host, stats)
+}
+
+fn observe(host: &Host, names: &[&str]) {
+    let mut client = Client::connect(host);
+    for name in names {
+        client.ask(name, add(std::process::id().into(), Some("lo")));
+    }
+}
+
+fn listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+fn accept(listener: &TcpListener) -> BufReader<TcpStream> {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    BufReader::new(stream)
+}
+
+fn line(reader: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.ends_with('\n'), "{line:?}");
+    line
+}
+
+#[test]
+fn a_record_of_a_guest_becomes_the_lines_of_albatross_over_tcp() {
+    let host = Host::start();
+    create(&host, "t:a");
+    let _stats = stats::start(&host, &[]);
+    let (listener, address) = listener();
+    let _exporter = start(&host, &["--influx", &address]);
+    let mut lines = accept(&listener);
+    for _ in 0..2 {
+        let usage = line(&mut lines);
+        assert!(usage.starts_with("resource_usage,vm=a utime="), "{usage}");
+        assert_eq!(usage.matches(' ').count(), 1);
+        let names: Vec<&str> = usage
+            .split([' ', ','])
+            .filter_map(|field| field.split('=').next())
+            .collect();
+        let expected = "resource_usage vm utime stime maxrss ixrss idrss isrss minflt maxflt nswap inblock outblock \
+                        msgsnd msgrcv nsignals nvcsw nivcsw";
+        assert_eq!(names.join(" "), expected);
+        assert!(line(&mut lines).starts_with("kinfo_mem,vm=a vsize="));
+    }
+}
+
+#[test]
+fn names_are_selected_and_whole_and_lines_have_times_where_that_is_asked_for() {
+    let (host, _stats) = observing(&["t:a", "u:b"]);
+    let (listener, address) = listener();
+    let options = [
+        "--influx",
+        &address,
+        "-n",
+        "u:",
+        "--no-drop-path",
+        "--timestamps",
+    ];
+    let _exporter = start(&host, &options);
+    let mut lines = accept(&listener);
+    for _ in 0..6 {
+        let line = line(&mut lines);
+        assert!(line.contains(",vm=:b"), "{line}");
+        let (_, time) = line.trim_end().rsplit_once(' ').unwrap();
+        let time = Duration::from_nanos(time.parse().unwrap());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(now.abs_diff(time) < DEADLINE, "{line}");
+    }
+}
+
+#[test]
+fn lines_wait_while_the_collector_is_away_and_the_oldest_are_dropped_beyond_a_bound() {
+    let (host, _stats) = observing(&[":a"]);
+    let (first, address) = listener();
+    let options = ["--influx", &address, "--timestamps", "--buffer", "30"];
+    let exporter = start(&host, &options);
+    let mut lines = accept(&first);
+    line(&mut lines);
+    drop((lines, first));
+    exporter.says("30 lines wait, and the oldest are dropped");
+    let second = TcpListener::bind(&address).unwrap();
+    let mut lines = accept(&second);
+    let time = |line: &str| -> u64 { line.trim_end().rsplit_once(' ').unwrap().1.parse().unwrap() };
+    let mut times: Vec<u64> = (0..30).map(|_| time(&line(&mut lines))).collect();
+    // Those of the outage, in their order.
+    assert!(times.is_sorted());
+    times.dedup();
+    assert!(times.len() >= 10, "{times:?}");
+    assert!(
+        exporter
+            .says("takes lines again")
+            .contains("dropped meanwhile")
+    );
+}
+
+#[test]
+fn a_statistics_daemon_that_comes_back_is_subscribed_to_again() {
+    let host = Host::prepared(Setup::default());
+    let (listener, address) = listener();
+    let exporter = start(&host, &["--influx", &address]);
+    exporter.says("statistics daemon at ");
+    let mut stats = stats::start(&host, &[]);
+    observe(&host, &[":first"]);
+    let mut lines = accept(&listener);
+    assert!(line(&mut lines).contains("vm=first "));
+    assert_eq!(stats.stop(), Some(0));
+    stats = stats::start(&host, &[]);
+    observe(&host, &[":second"]);
+    while !line(&mut lines).contains("vm=second ") {}
+    assert_eq!(exporter.stop(), Some(0));
+    drop(stats);
+}
+
+/// A server that answers each request with the next of these status lines, the last one for ever.
+fn server(answers: &'static [&'static str]) -> (String, Receiver<(String, String)>) {
+    let (listener, address) = listener();
+    let (tell, told) = channel();
+    thread::spawn(move || {
+        for number in 0.. {
+            let mut reader = accept(&listener);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                reader.read_line(&mut head).unwrap();
+            }
+            let length = head.split("Content-Length: ").nth(1).unwrap();
+            let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            let answer = answers.get(number).or(answers.last()).unwrap();
+            let answer = format!("HTTP/1.1 {answer}\r\nContent-Length: 4\r\n\r\nwhy\n");
+            let _ = reader.get_mut().write_all(answer.as_bytes());
+            if tell.send((head, String::from_utf8(body).unwrap())).is_err() {
+                return;
+            }
+        }
+    });
+    (format!("http://{address}"), told)
+}
+
+#[test]
+fn a_bucket_is_written_to_with_the_token_of_a_file_or_of_the_environment() {
+    let (host, _stats) = observing(&[":a"]);
+    let file = host.file("token", "from file\n");
+    for (option, token) in [
+        (Some(file.to_str().unwrap()), "from file"),
+        (None, "from env"),
+    ] {
+        let (url, told) = server(&["204 No Content"]);
+        let mut options = vec!["--url", &url, "--org", "my org", "--bucket", "b"];
+        options.extend(option.iter().flat_map(|file| ["--token-file", *file]));
+        let mut command = exporter(&host, &options);
+        let _exporter = Daemon::start(command.env("INFLUX_TOKEN", "from env"), "ready");
+        let (head, body) = told.recv_timeout(DEADLINE).unwrap();
+        assert!(
+            head.starts_with("POST /api/v2/write?org=my%20org&bucket=b&precision=ns HTTP/1.1\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains(&format!("\r\nAuthorization: Token {token}\r\n")),
+            "{head}"
+        );
+        assert!(body.starts_with("resource_usage,vm=a utime="), "{body}");
+        assert!(body.ends_with('\n'));
+    }
+}
+
+#[test]
+fn what_a_server_may_take_later_is_sent_again_and_what_it_refuses_is_not() {
+    let (host, _stats) = observing(&[":a"]);
+    let (url, told) = server(&[
+        "500 Oops",
+        "401 Unauthorized",
+        "400 Bad Request",
+        "204 No Content",
+    ]);
+    let exporter = start(&host, &["--url", &url, "--database", "d"]);
+    let bodies: Vec<String> = (0..4)
+        .map(|_| told.recv_timeout(DEADLINE).unwrap().1)
+        .collect();
+    let first = bodies[0].lines().next().unwrap();
+    assert!(bodies[1].starts_with(first) && bodies[2].starts_with(first));
+    assert!(!bodies[3].contains(first));
+    exporter.says("500 Oops why; lines wait for it");
+    exporter.says(" lines: 400 Bad Request why");
+}
+
+/// A real InfluxDB in a folder of its own.
+fn influxd(program: &Path, host: &Host, port: u16) -> Daemon {
+    let folder = host.path("influx");
+    let folder = folder.display();
+    let mut text = "reporting-disabled = true\nbind-address = \"127.0.0.1:0\"\n".to_owned();
+    for (section, place) in [("meta", "dir"), ("data", "dir")] {
+        let _ = writeln!(text, "[{section}]\n{place} = \"{folder}/{section}\"");
+    }
+    let _ = writeln!(
+        text,
+        "wal-dir = \"{folder}/wal\"\n[http]\nbind-address = \"127.0.0.1:{port}\""
+    );
+    text +=
+        "flux-enabled = false\n[monitor]\nstore-enabled = false\n[subscriber]\nenabled = false\n";
+    let config = host.file("influx.conf", text);
+    let mut command = Command::new(program);
+    command
+        .env("HOME", host.path("."))
+        .arg("-config")
+        .arg(config);
+    let database = Daemon::start(&mut command, "InfluxDB");
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    eventually("InfluxDB answers", || TcpStream::connect(address).is_ok());
+    database
+}
+
+/// What InfluxDB answers to a query.
+fn query(port: u16, method: &str, query: &str) -> Value {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let query = query.replace(' ', "%20").replace('"', "%22");
+    let request = format!(
+        "{method} /query?db=petrel&epoch=ns&q={query} HTTP/1.0\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{answer}");
+    serde_json::from_str(body).unwrap()
+}
+
+/// The times of the points of a measurement about `vm`.
+fn times(port: u16, measurement: &str, field: &str, vm: &str) -> Vec<u64> {
+    let asked = format!("SELECT {field} FROM {measurement} WHERE vm='{vm}'");
+    let answer = query(port, "GET", &asked);
+    let values = &answer["results"][0]["series"][0]["values"];
+    let rows = values.as_array().cloned().unwrap_or_default();
+    rows.iter().map(|row| row[0].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn a_real_influxdb_has_every_measurement_and_misses_nothing_of_its_own_outage() {
+    let Some(program) = on_path("influxd") else {
+        return skipped("the export to a real InfluxDB", "influxd is not on PATH");
+    };
+    let host = Host::start();
+    create(&host, "guest");
+    let _stats = stats::start(&host, &[]);
+    observe(&host, &["t:odd"]);
+    let port = listener().0.local_addr().unwrap().port();
+    let database = influxd(&program, &host, port);
+    query(port, "POST", "CREATE DATABASE petrel");
+    let url = format!("http://127.0.0.1:{port}");
+    let options = [
+        "--url",
+        &url,
+        "--database",
+        "petrel",
+        "--no-drop-path",
+        "--all-fields",
+    ];
+    let exporter = start(&host, &options);
+    for (measurement, field, vm) in [
+        ("resource_usage", "maxrss", ":guest"),
+        ("resource_usage", "majflt", ":guest"),
+        ("kinfo_mem", "uptime", ":guest"),
+        ("kinfo_mem", "rss", "t:odd"),
+        ("interface", "vm_to_host_bytes", "t:odd"),
+        ("interface", "flags", "t:odd"),
+    ] {
+        eventually(measurement, || {
+            times(port, measurement, field, vm).len() > 2
+        });
+    }
+    let resident = query(
+        port,
+        "GET",
+        "SELECT last(maxrss) FROM resource_usage WHERE vm=':guest'",
+    );
+    let resident = resident["results"][0]["series"][0]["values"][0][1]
+        .as_i64()
+        .unwrap();
+    assert!(resident > 100, "{resident}");
+
+    assert_eq!(database.stop(), Some(0));
+    let begin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    exporter.says("lines wait for it");
+    let since = Instant::now();
+    eventually("an outage", || since.elapsed() > Duration::from_secs(1));
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let _database = influxd(&program, &host, port);
+    exporter.says("takes lines again; 0 were dropped meanwhile");
+    let (begin, end) = (begin.as_nanos() as u64, end.as_nanos() as u64);
+    eventually("the outage is told of", || {
+        let times = times(port, "resource_usage", "utime", ":guest");
+        times
+            .iter()
+            .filter(|time| (begin..end).contains(time))
+            .count()
+            >= 5
+    });
+}
+
+#[test]
+fn what_does_not_say_where_lines_go_is_refused() {
+    let host = Host::prepared(Setup::default());
+    let both = ["--influx", "127.0.0.1", "--url", "http://h"];
+    for (options, why) in [
+        (&[][..], "either --influx or --url"),
+        (&both[..], "either --influx or --url"),
+        (&["--influx", "host"], "is no IP[:PORT]"),
+        (&["--url", "https://h"], "a proxy on this host"),
+        (&["--url", "http://h"], "--url needs either"),
+        (&["--url", "http://h", "--org", "o"], "--url needs either"),
+        (
+            &["--influx", "127.0.0.1", "--database", "d"],
+            "only with --url",
+        ),
+        (
+            &[
+                "--url",
+                "http://h",
+                "--database",
+                "d",
+                "--token-file",
+                "none",
+            ],
+            "cannot read none",
+        ),
+        (
+            &["--influx", "127.0.0.1", "--buffer", "0"],
+            "is no number of lines",
+        ),
+    ] {
+        let ended = run(&mut exporter(&host, options));
+        assert_eq!(ended.code(), 124, "{options:?}");
+        assert!(ended.stderr.contains(why), "{options:?}: {ended:?}");
+    }
+}
