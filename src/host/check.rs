@@ -231,13 +231,13 @@ impl Report {
         let mut recorded: Vec<_> = state.unikernels.iter().collect();
         recorded.sort_by_key(|recorded| (recorded.version.config.startup(), &recorded.name));
         let mut starts = Vec::new();
-        for Recorded {
-            name,
-            version,
-            standing,
-            ..
-        } in recorded
-        {
+        for recorded in recorded {
+            let Recorded {
+                name,
+                version,
+                standing,
+                ..
+            } = &**recorded;
             if let Some(has) = &has {
                 self.needs(name, &version.config, has);
             }

@@ -98,6 +98,8 @@ pub struct Supervisor {
     writes: BTreeMap<Ticket, (Written, Policies)>,
     /// The policies on disk; after a write that failed, which may have reached it all the same, nobody knows.
     recorded: Option<Policies>,
+    /// The entries of the last write, by name: most are those of the next one, too.
+    latest: Vec<Arc<Recorded>>,
     /// The policies that hold if the writes under way fail.
     acknowledged: Ledger,
     /// Images to be removed once nothing refers to them.
@@ -154,6 +156,15 @@ struct Ended {
     exit: LastExit,
 }
 
+/// An entry of the state file.
+#[derive(Debug)]
+struct Entry<'a> {
+    name: &'a Name,
+    version: &'a Arc<Version>,
+    previous: Option<&'a Arc<Version>>,
+    standing: Standing,
+}
+
 #[derive(Clone, Debug)]
 struct Asker {
     connection: ConnectionId,
@@ -173,6 +184,7 @@ impl Supervisor {
                 ages: ages.clone(),
             }),
             acknowledged: ledger.clone(),
+            latest: Vec::new(),
             ledger,
             ages,
             unikernels: BTreeMap::new(),
@@ -194,13 +206,13 @@ impl Supervisor {
             stopping: false,
             effects: Vec::new(),
         };
-        for Recorded {
-            name,
-            version,
-            previous,
-            standing,
-        } in state.unikernels
-        {
+        for recorded in state.unikernels {
+            let Recorded {
+                name,
+                version,
+                previous,
+                standing,
+            } = Arc::unwrap_or_clone(recorded);
             let run = match standing {
                 Standing::Up => Run::Due,
                 Standing::Stopped => Run::Stopped,
@@ -252,21 +264,33 @@ impl Supervisor {
 
     /// What the state file has to say now: what is acknowledged, or is acknowledged once this is written.
     pub fn state(&self) -> State {
-        let present = self.unikernels.iter();
-        let present = present.map(|(name, unikernel)| (name, Some(unikernel), None));
+        let mut entries: Vec<_> = self
+            .unikernels
+            .iter()
+            .filter_map(|(name, unikernel)| self.entry(name, Some(unikernel), None))
+            .collect();
+        let present = entries.len();
         let absent = |name: &&Name| !self.unikernels.contains_key(name);
         let ended = self.ended.iter().filter(|(name, _)| absent(name));
-        let ended = ended.map(|(name, ended)| (name, None, Some(ended)));
+        entries.extend(ended.filter_map(|(name, ended)| self.entry(name, None, Some(ended))));
         let operations = self.operations.keys();
-        let operations = operations
-            .filter(|name| absent(name) && !self.ended.contains_key(name))
-            .map(|name| (name, None, None));
-        let mut unikernels: Vec<_> = present
-            .chain(ended)
-            .chain(operations)
-            .filter_map(|(name, present, ended)| self.recorded(name, present, ended))
-            .collect();
-        unikernels.sort_by(|one, other| one.name.cmp(&other.name));
+        let operations = operations.filter(|name| absent(name) && !self.ended.contains_key(name));
+        entries.extend(operations.filter_map(|name| self.entry(name, None, None)));
+        if entries.len() > present {
+            entries.sort_by_key(|entry| entry.name);
+        }
+        let mut before = self.latest.iter().peekable();
+        let recorded = entries.into_iter().map(|entry| {
+            loop {
+                if let Some(same) = before.next_if(|old| entry.is(old)) {
+                    return same.clone();
+                }
+                if before.next_if(|old| old.name < *entry.name).is_none() {
+                    return Arc::new(entry.recorded());
+                }
+            }
+        });
+        let unikernels = recorded.collect();
         let (ages, forgotten) = self.ages.recorded();
         State {
             unikernels,
@@ -281,12 +305,12 @@ impl Supervisor {
     }
 
     /// What the state file has to say of a unikernel that is this now, or that ended so.
-    fn recorded(
-        &self,
-        name: &Name,
-        present: Option<&Unikernel>,
-        ended: Option<&Ended>,
-    ) -> Option<Recorded> {
+    fn entry<'a>(
+        &'a self,
+        name: &'a Name,
+        present: Option<&'a Unikernel>,
+        ended: Option<&'a Ended>,
+    ) -> Option<Entry<'a>> {
         let (present, ended) = match self.operations.get(name) {
             // Until the new one runs, what it replaces is what is to come back.
             Some(operation) if operation.is_unacknowledged() => {
@@ -308,10 +332,10 @@ impl Supervisor {
             }
             (None, None) => return None,
         };
-        Some(Recorded {
-            name: name.clone(),
-            version: version.clone(),
-            previous: previous.clone(),
+        Some(Entry {
+            name,
+            version,
+            previous: previous.as_ref(),
             standing,
         })
     }
@@ -484,6 +508,7 @@ impl Supervisor {
         };
         self.writes.insert(ticket, (why, policies));
         let state = self.state();
+        self.latest.clone_from(&state.unikernels);
         self.effects.push(Effect::Persist { ticket, state });
     }
 
@@ -544,6 +569,30 @@ impl Supervisor {
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
         self.random
+    }
+}
+
+impl Entry<'_> {
+    /// Whether it is this one, versions being the same in memory.
+    fn is(&self, recorded: &Recorded) -> bool {
+        let previous = match (self.previous, &recorded.previous) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        Arc::ptr_eq(self.version, &recorded.version)
+            && previous
+            && self.standing == recorded.standing
+            && *self.name == recorded.name
+    }
+
+    fn recorded(self) -> Recorded {
+        Recorded {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            previous: self.previous.cloned(),
+            standing: self.standing,
+        }
     }
 }
 

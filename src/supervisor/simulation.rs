@@ -465,7 +465,7 @@ impl Schedule {
         } = &self.host;
         let unikernel = unikernels.iter().find_map(|(name, promise)| {
             let found = disk.unikernels.iter().find(|other| other.name == *name);
-            let found = found.map(Kept::of);
+            let found = found.map(|recorded| Kept::of(recorded));
             // What is asked for may have ended before it could be acknowledged.
             let before = found
                 .filter(|found| self.host.has_ended(found))

@@ -304,8 +304,8 @@ fn manifest() -> Manifest {
     Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, &[]).build())).unwrap()
 }
 
-fn recorded(name: &str, config: Config) -> Recorded {
-    Recorded {
+fn recorded(name: &str, config: Config) -> Arc<Recorded> {
+    Arc::new(Recorded {
         name: name.parse().unwrap(),
         version: Arc::new(Version {
             config,
@@ -313,7 +313,7 @@ fn recorded(name: &str, config: Config) -> Recorded {
         }),
         previous: None,
         standing: Standing::Up,
-    }
+    })
 }
 
 fn create(config: &Config, force: bool) -> Command {
