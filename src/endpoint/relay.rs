@@ -332,7 +332,7 @@ impl<S: SecureStream> Relay<'_, S> {
     }
 
     fn is_between_messages(&self) -> bool {
-        self.to_client.is_empty() && (self.answers.policies > 0 || self.answers.frames.left == 0)
+        self.to_client.is_empty() && (self.answers.policies > 0 || !self.answers.frames.is_inside())
     }
 
     fn wants_answer(&self) -> bool {

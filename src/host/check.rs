@@ -13,13 +13,13 @@ use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::store::{self, Content, Found};
 use super::tender::Tenders;
-use super::{Options, images, resources};
+use super::{Options, block, check_zvols, images, resources};
 use crate::command_line;
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::socket;
-use crate::supervisor::launch;
+use crate::supervisor::{BlockDevices, launch};
 use crate::unikernel::{Config, ImageDigest, MAX_IMAGE};
 use crate::wire::state::{Recorded, Standing, State};
 
@@ -35,6 +35,7 @@ pub struct Report {
 pub fn check(options: &Options) -> Report {
     let mut report = Report::default();
     report.note(run::check_users(options.tender_uids));
+    report.note(check_zvols(options));
     if report.folder(&options.tmpdir).is_none() {
         let folder = options.tmpdir.display();
         report.problem(format!(
@@ -53,7 +54,8 @@ pub fn check(options: &Options) -> Report {
         report.plan(format!("not now: a petreld with {database} is running"));
     }
     let state = report.state(database);
-    report.unikernels(options, &state);
+    let devices = report.devices(options);
+    report.unikernels(options, &state, &devices);
     report
 }
 
@@ -208,8 +210,17 @@ impl Report {
         }
     }
 
+    /// The block devices that there are.
+    fn devices(&mut self, options: &Options) -> BlockDevices {
+        let (found, odd) = self.note(block::look(&options.dbdir)).unwrap_or_default();
+        for path in odd {
+            self.plan(format!("leaves {} alone: it is no block device", path.display()));
+        }
+        BlockDevices::new(found, options.allow_zvol_for.clone())
+    }
+
     /// What would become of the unikernels, lowest start order first.
-    fn unikernels(&mut self, options: &Options, state: &State) {
+    fn unikernels(&mut self, options: &Options, state: &State, devices: &BlockDevices) {
         let has = self.resources(&options.dbdir);
         let looked = self.note(run::look(&options.tmpdir));
         let (survivors, damaged) = looked.unwrap_or_default();
@@ -229,7 +240,7 @@ impl Report {
         } in recorded
         {
             if let Some(has) = &has {
-                self.needs(name, &version.config, has);
+                self.needs(name, &version.config, has, devices);
             }
             let order = version.config.startup();
             match standing {
@@ -272,7 +283,7 @@ impl Report {
         self.note(resources::discover(there))
     }
 
-    fn needs(&mut self, name: &Name, config: &Config, has: &Policy) {
+    fn needs(&mut self, name: &Name, config: &Config, has: &Policy, devices: &BlockDevices) {
         if let Err(why) = launch::supported(config) {
             self.problem(format!("{name}: {why}"));
         }
@@ -280,6 +291,9 @@ impl Report {
             self.problem(format!(
                 "{name}: CPU id {cpu} is not one that can be used on this host"
             ));
+        }
+        if let Err(why) = devices.admit(name.path(), &config.blocks, [].into_iter()) {
+            self.problem(format!("{name}: {why}"));
         }
         for net in &config.nets {
             let bridge = net.bridge();

@@ -4,7 +4,7 @@ mod group;
 mod record;
 mod users;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::mem;
 use std::path::Path;
@@ -128,6 +128,14 @@ impl Runs {
     pub fn adopted(&self) -> impl Iterator<Item = (RunId, &Process)> {
         let adopted = self.running.iter().filter(|(_, running)| running.adopted);
         adopted.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
+    }
+
+    /// The users that adopted tenders have of their own.
+    pub fn users_of_adopted(&self) -> BTreeMap<u32, Name> {
+        let adopted = self.running.values().filter(|running| running.adopted);
+        adopted
+            .filter_map(|running| Some((running.user?, running.name.clone())))
+            .collect()
     }
 
     /// Starts a tender as this run. `key` is that of the version it runs. Returns its process.
