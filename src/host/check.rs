@@ -212,11 +212,14 @@ impl Report {
 
     /// The block devices that there are.
     fn devices(&mut self, options: &Options) -> BlockDevices {
-        let (found, odd) = self.note(block::look(&options.dbdir)).unwrap_or_default();
-        for path in odd {
-            self.plan(format!("leaves {} alone: it is no block device", path.display()));
+        let found = self.note(block::look(&options.dbdir)).unwrap_or_default();
+        for path in &found.unfinished {
+            self.plan(format!("removes {}", path.display()));
         }
-        BlockDevices::new(found, options.allow_zvol_for.clone())
+        for path in &found.odd {
+            self.problem(format!("{} is no block device", path.display()));
+        }
+        BlockDevices::new(found.sizes, options.allow_zvol_for.clone())
     }
 
     /// What would become of the unikernels, lowest start order first.

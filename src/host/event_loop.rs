@@ -111,6 +111,9 @@ impl Daemon {
         daemon::runtime_folders(&options.tmpdir)
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
+        let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
+        let (blocks, sizes) = BlockStore::open(&options.dbdir, readers, &runs.users_of_adopted())
+            .map_err(HostError::Blocks)?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
         let listener = match kept_listener {
             Some(kept) => Ok(UnixListener::from(kept)),
@@ -120,17 +123,14 @@ impl Daemon {
         .map_err(|error| HostError::File("listen on", path.clone(), error))?;
         log::info!("listening on {}", path.display());
         log::info!(
-            "{} unikernels and {} policies in {}",
+            "{} unikernels, {} policies and {} block devices in {}",
             state.unikernels.len(),
             state.policies.len(),
+            sizes.len(),
             options.dbdir.display()
         );
         let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
         log::info!("this host has: {resources}");
-        let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
-        let (blocks, sizes) = BlockStore::open(&options.dbdir, readers, &runs.users_of_adopted())
-            .map_err(HostError::Blocks)?;
-        log::info!("{} block devices", sizes.len());
         let settings = Settings {
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),

@@ -128,19 +128,18 @@ mod tests {
             ..config()
         };
         let image = Path::new("/i");
-        let arguments =
-            |name, config, image, whole| super::arguments(name, config, image, Path::new("/b"), whole);
+        let blocks = Path::new("/b");
         assert_eq!(
-            arguments(&name, &config, image, false),
+            arguments(&name, &config, image, blocks, false),
             ["--mem=32", "--", "/i", "--name=b", "--x"]
         );
-        assert_eq!(arguments(&name, &config, image, true)[3], "--name=a:b");
+        assert_eq!(arguments(&name, &config, image, blocks, true)[3], "--name=a:b");
         let config = Config {
             add_name: false,
             ..config
         };
         assert_eq!(
-            arguments(&name, &config, image, false),
+            arguments(&name, &config, image, blocks, false),
             ["--mem=32", "--", "/i", "--x"]
         );
     }
@@ -162,9 +161,9 @@ mod tests {
             ..config()
         };
         let folder = Path::new("/db/block");
-        let arguments = arguments(&"a:b:x".parse().unwrap(), &config, Path::new("/i"), folder, false);
+        let given = arguments(&"a:b:x".parse().unwrap(), &config, Path::new("/i"), folder, false);
         assert_eq!(
-            arguments,
+            given,
             [
                 "--mem=32",
                 "--block:data=/db/block/a:b:data",

@@ -243,6 +243,7 @@ mod tests {
             config: config(),
             image: ImageDigest([0; 32]),
         };
+        let devices = BlockDevices::default();
         let running: Vec<Name> = running.iter().map(|name| name.parse().unwrap()).collect();
         let answer = unikernels(
             &asked.parse().unwrap(),
@@ -250,7 +251,7 @@ mod tests {
                 name,
                 version: &version,
                 started: Timestamp::from_unix(0, 0),
-                devices: &BlockDevices::default(),
+                devices: &devices,
             }),
         );
         answer.iter().map(|info| info.name.to_lossy()).collect()

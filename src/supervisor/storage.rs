@@ -108,6 +108,10 @@ impl Supervisor {
         if self.devices.size(name).is_some() {
             return Err(BlockRefusal::Exists(name.clone()).to_string());
         }
+        if self.recorded.is_none() {
+            // Devices are not in the state: it may have a policy by now, of a write that failed, which forbids this one.
+            return Err("the state could not be written last time: try again when it can be".to_owned());
+        }
         let kind = TaskKind::Make {
             stream: content.is_some(),
         };

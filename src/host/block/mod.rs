@@ -47,6 +47,17 @@ pub struct BlockStore {
     attached: HashMap<Name, Vec<Attached>>,
 }
 
+/// What is in the folder of the devices.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The devices, with their sizes in MB.
+    pub sizes: BTreeMap<Name, u64>,
+    /// What a run that was broken off has left.
+    pub unfinished: Vec<PathBuf>,
+    /// What else there is.
+    pub odd: Vec<PathBuf>,
+}
+
 /// A file that a unikernel has.
 #[derive(Debug)]
 pub struct Attached {
@@ -103,21 +114,17 @@ impl BlockStore {
             counter: 0,
             attached: HashMap::new(),
         };
-        let (found, odd) = look(database)?;
-        for path in odd {
-            let unfinished = path
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes()));
-            if unfinished {
-                fs::remove_file(&path).map_err(BlockError::file("remove", &path))?;
-            } else {
-                log::warn!("{} is no block device, and is left alone", path.display());
-            }
+        let found = look(database)?;
+        for path in &found.unfinished {
+            fs::remove_file(path).map_err(BlockError::file("remove", path))?;
         }
-        for name in found.keys() {
+        for path in &found.odd {
+            log::warn!("{} is no block device, and is left alone", path.display());
+        }
+        for name in found.sizes.keys() {
             store.take_back(name, users)?;
         }
-        Ok((store, found))
+        Ok((store, found.sizes))
     }
 
     /// Makes a file ours, unless a tender that runs has it.
@@ -360,29 +367,30 @@ fn volume(path: PathBuf) -> Result<Attached, BlockError> {
     })
 }
 
-/// The devices below `database` with their sizes in MB, and the paths of what else is there.
-pub fn look(database: &Path) -> Result<(BTreeMap<Name, u64>, Vec<PathBuf>), BlockError> {
+/// Looks at what is there below `database`.
+pub fn look(database: &Path) -> Result<Found, BlockError> {
     let folder = database.join(FOLDER);
     let failed = || BlockError::file("list", &folder);
-    let (mut found, mut odd) = (BTreeMap::new(), Vec::new());
+    let mut found = Found::default();
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((found, odd)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         Err(error) => return Err(failed()(error)),
     };
     for entry in entries {
         let entry = entry.map_err(failed())?;
         let file = entry.file_name();
-        let canonical = file.to_str().and_then(|text| {
-            let name: Name = text.parse().ok()?;
-            (name.label().is_some() && name.to_string() == text).then_some(name)
+        let text = file.to_str().unwrap_or_default();
+        let canonical = text.parse().ok().filter(|name: &Name| {
+            name.label().is_some() && name.to_string() == text
         });
         match canonical.and_then(|name| Some((name, size(&entry.path())?))) {
-            Some((name, size)) => drop(found.insert(name, size)),
-            None => odd.push(entry.path()),
+            Some((name, size)) => drop(found.sizes.insert(name, size)),
+            None if text.starts_with(UNFINISHED) => found.unfinished.push(entry.path()),
+            None => found.odd.push(entry.path()),
         }
     }
-    Ok((found, odd))
+    Ok(found)
 }
 
 /// The size in MB of what is a device at this path.
