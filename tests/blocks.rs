@@ -9,7 +9,7 @@ mod support;
 mod host;
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -19,10 +19,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
 use petrel::wire::legacy::{BlockAdd, BlockSet};
-use petrel::wire::{BlockCommand, BlockData, Command, Data, Int, Message, Octets, Payload, Success};
+use petrel::wire::{
+    BlockCommand, BlockData, Command, Data, Int, Message, Octets, Payload, Success,
+};
 
 use host::{Host, Setup, eventually};
-use support::{Ended, Running, guest, run, skipped};
+use support::{Ended, guest, run, skipped};
 
 const MB: usize = 1 << 20;
 
@@ -44,9 +46,11 @@ fn content(octets: usize) -> Vec<u8> {
 
 /// What the guest says of its content (FNV-1a, 64 bits).
 fn fnv(content: &[u8]) -> String {
-    let sum = content.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, octet| {
-        (sum ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let sum = content
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, octet| {
+            (sum ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("block storage: fnv1a {sum:016x}")
 }
 
@@ -87,7 +91,13 @@ impl Host {
     fn run_guest(&self, name: &str, device: &str, more: &[&str]) -> Ended {
         let image = guest("block.spt");
         let block = format!("--block=storage:{device}");
-        let create = ["create", name, image.to_str().unwrap(), &block, "--arg=--stay"];
+        let create = [
+            "create",
+            name,
+            image.to_str().unwrap(),
+            &block,
+            "--arg=--stay",
+        ];
         self.keeper(&[&create, more].concat())
     }
 
@@ -133,20 +143,36 @@ fn what_is_put_on_a_device_is_what_its_unikernel_reads_and_what_a_dump_brings() 
         assert_eq!(found.len(), 3 * MB as u64);
         assert_eq!(found.permissions().mode() & 0o7777, 0o600);
         // What is zero takes no room.
-        assert!(found.blocks() * 512 < 9 * MB as u64 / 4, "{}", found.blocks());
+        assert!(
+            found.blocks() * 512 < 9 * MB as u64 / 4,
+            "{}",
+            found.blocks()
+        );
         let dump = ["dump-block", device];
         let ended = host.keeper(&[&dump[..], &options].concat());
         assert!(host.dumped(&ended) == whole);
-        host.expect(&host.run_guest(device, device, &[]), 0, &["created unikernel"]);
+        host.expect(
+            &host.run_guest(device, device, &[]),
+            0,
+            &["created unikernel"],
+        );
         assert_eq!(host.says(device), fnv(&whole));
     }
     let ended = host.keeper(&["block"]);
     let lines = "block [unikernel: :plain] size 3 MB active true\nblock [unikernel: :packed] size 3 MB active true";
     host.expect(&ended, 0, &[lines]);
     let ended = host.petrel(&["info", "--name", "keeper:plain"]);
-    host.expect(&ended, 0, &["storage -> plain (sector-size: 512 bytes, size 3 MB)"]);
+    host.expect(
+        &ended,
+        0,
+        &["storage -> plain (sector-size: 512 bytes, size 3 MB)"],
+    );
     let ended = host.keeper(&["block", "--name=plain"]);
-    host.expect(&ended, 0, &["block [unikernel: keeper:plain] size 3 MB active true"]);
+    host.expect(
+        &ended,
+        0,
+        &["block [unikernel: keeper:plain] size 3 MB active true"],
+    );
 }
 
 #[test]
@@ -159,7 +185,11 @@ fn devices_are_made_within_the_policy_and_removed() {
     let again = ["create-block", "one", "5", "--data=data"];
     host.expect(&host.keeper(&again), 117, &[exists]);
     let ended = host.keeper(&["create-block", "two", "11"]);
-    host.expect(&ended, 117, &["allows 40 MB of block storage, 30 MB are used"]);
+    host.expect(
+        &ended,
+        117,
+        &["allows 40 MB of block storage, 30 MB are used"],
+    );
     let ended = host.tenant(&["create-block", "two", "1"]);
     host.expect(&ended, 117, &["block"]);
     let ended = host.petrel(&["create-block", "a:huge", "16777217"]);
@@ -167,9 +197,16 @@ fn devices_are_made_within_the_policy_and_removed() {
     let stream = &mut host.ask("keeper:none", BlockCommand::Add(Int::new(0)));
     assert!(said(answer(stream)).unwrap_err().contains("not 0"));
     assert_eq!(host.devices(), ["keeper:one"]);
-    assert_eq!(fs::read(host.device("keeper:one")).unwrap(), vec![0; 30 * MB]);
+    assert_eq!(
+        fs::read(host.device("keeper:one")).unwrap(),
+        vec![0; 30 * MB]
+    );
 
-    host.expect(&host.keeper(&["destroy-block", "one"]), 0, &["removed block"]);
+    host.expect(
+        &host.keeper(&["destroy-block", "one"]),
+        0,
+        &["removed block"],
+    );
     let missing = "there is no block device 'one' at keeper:";
     host.expect(&host.keeper(&["destroy-block", "one"]), 117, &[missing]);
     host.expect(&host.keeper(&["dump-block", "one"]), 117, &[missing]);
@@ -182,8 +219,16 @@ fn devices_are_made_within_the_policy_and_removed() {
 fn a_device_in_use_is_neither_changed_nor_read_nor_had_twice() {
     let host = Host::start();
     host.file("data", content(MB));
-    host.expect(&host.keeper(&["create-block", "disk", "1", "--data=data"]), 0, &[]);
-    host.expect(&host.run_guest("one", "disk", &[]), 0, &["created unikernel"]);
+    host.expect(
+        &host.keeper(&["create-block", "disk", "1", "--data=data"]),
+        0,
+        &[],
+    );
+    host.expect(
+        &host.run_guest("one", "disk", &[]),
+        0,
+        &["created unikernel"],
+    );
     let in_use = "block device keeper:disk is in use";
     for command in [
         &["set-block", "disk", "data"][..],
@@ -196,15 +241,31 @@ fn a_device_in_use_is_neither_changed_nor_read_nor_had_twice() {
     let before = host.tender_of("keeper:one");
     // Told before the instance that runs is touched.
     let missing = host.run_guest("one", "other", &["--force"]);
-    host.expect(&missing, 117, &["there is no block device 'other' at keeper:"]);
+    host.expect(
+        &missing,
+        117,
+        &["there is no block device 'other' at keeper:"],
+    );
     assert_eq!(host.tender_of("keeper:one"), before);
     // The same once more is the same device.
-    host.expect(&host.run_guest("one", "disk", &["--force"]), 0, &["created"]);
+    host.expect(
+        &host.run_guest("one", "disk", &["--force"]),
+        0,
+        &["created"],
+    );
     assert_ne!(host.tender_of("keeper:one"), before);
     // One that is stopped has it no more; nor has one that has ended.
     host.expect(&host.keeper(&["stop", "one"]), 0, &[]);
-    host.expect(&host.keeper(&["set-block", "disk", "data"]), 0, &["set block device"]);
-    host.expect(&host.run_guest("two", "disk", &[]), 0, &["created unikernel"]);
+    host.expect(
+        &host.keeper(&["set-block", "disk", "data"]),
+        0,
+        &["set block device"],
+    );
+    host.expect(
+        &host.run_guest("two", "disk", &[]),
+        0,
+        &["created unikernel"],
+    );
     host.expect(&host.keeper(&["start", "one"]), 117, &[in_use]);
     let tender = host.tender_of("keeper:two").unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(tender), Signal::SIGKILL).unwrap();
@@ -218,8 +279,17 @@ fn a_unikernel_writes_to_its_device_and_finds_it_again_after_a_restart_of_the_ho
     let mut host = Host::start();
     host.expect(&host.keeper(&["create-block", "disk", "2"]), 0, &[]);
     let image = guest("block.spt");
-    let create = ["create", "one", image.to_str().unwrap(), "--block=storage:disk@4096"];
-    host.expect(&host.keeper(&[&create[..], &["--arg=--write-block=3", "--arg=--stay"]].concat()), 0, &[]);
+    let create = [
+        "create",
+        "one",
+        image.to_str().unwrap(),
+        "--block=storage:disk@4096",
+    ];
+    host.expect(
+        &host.keeper(&[&create[..], &["--arg=--write-block=3", "--arg=--stay"]].concat()),
+        0,
+        &[],
+    );
     let mut whole = vec![0; 2 * MB];
     for (number, octet) in whole[3 * 4096..4 * 4096].iter_mut().enumerate() {
         *octet = u8::try_from((3 + number * 7) % 256).unwrap();
@@ -231,7 +301,11 @@ fn a_unikernel_writes_to_its_device_and_finds_it_again_after_a_restart_of_the_ho
     host.start_supervisor();
     eventually("it runs again", || host.tender_of("keeper:one").is_some());
     let ended = host.keeper(&["block"]);
-    host.expect(&ended, 0, &["block [unikernel: :disk] size 2 MB active true"]);
+    host.expect(
+        &ended,
+        0,
+        &["block [unikernel: :disk] size 2 MB active true"],
+    );
     host.expect(&host.keeper(&["destroy", "one"]), 0, &[]);
     assert!(host.dumped(&host.keeper(&["dump-block", "disk"])) == whole);
 }
@@ -241,12 +315,21 @@ fn a_broken_upload_leaves_the_old_content() {
     let host = Host::start();
     let before = content(2 * MB);
     host.file("data", &before);
-    host.expect(&host.petrel(&["create-block", "keeper:disk", "2", "--data=data"]), 0, &[]);
+    host.expect(
+        &host.petrel(&["create-block", "keeper:disk", "2", "--data=data"]),
+        0,
+        &[],
+    );
     let unchanged = |what: &str| {
         eventually(what, || host.devices() == ["keeper:disk"]);
-        assert!(fs::read(host.device("keeper:disk")).unwrap() == before, "{what}");
+        assert!(
+            fs::read(host.device("keeper:disk")).unwrap() == before,
+            "{what}"
+        );
         // Nothing keeps it.
-        eventually(what, || host.petrel(&["dump-block", "keeper:disk"]).code() == 0);
+        eventually(what, || {
+            host.petrel(&["dump-block", "keeper:disk"]).code() == 0
+        });
     };
     let set = |compressed| host.ask("keeper:disk", BlockCommand::Set(compressed));
     let chunk = frame(&[7; MAX_CHUNK]).unwrap();
@@ -267,18 +350,26 @@ fn a_broken_upload_leaves_the_old_content() {
     unchanged("a chunk that is too long");
 
     let mut stream = set(true);
-    stream.write_all(&frame(b"no zlib stream").unwrap()).unwrap();
+    stream
+        .write_all(&frame(b"no zlib stream").unwrap())
+        .unwrap();
     assert!(said(answer(&mut stream)).unwrap_err().contains("damaged"));
     unchanged("content that is damaged");
     let packed = zlib(&before);
     let mut stream = set(true);
     stream.write_all(&frame(&packed[..1000]).unwrap()).unwrap();
     stream.write_all(&END).unwrap();
-    assert!(said(answer(&mut stream)).unwrap_err().contains("not complete"));
+    assert!(
+        said(answer(&mut stream))
+            .unwrap_err()
+            .contains("not complete")
+    );
     unchanged("content that is cut");
     // 16 MB take 16 KiB.
     let mut stream = set(true);
-    stream.write_all(&frame(&zlib(&[0; 16 * MB])).unwrap()).unwrap();
+    stream
+        .write_all(&frame(&zlib(&[0; 16 * MB])).unwrap())
+        .unwrap();
     assert!(said(answer(&mut stream)).unwrap_err().contains("2097152"));
     unchanged("content that inflates to too much");
 }
@@ -296,7 +387,11 @@ fn one_octet_too_many_is_a_failure_on_both_sides_and_at_once() {
     host.file("data", &before);
     host.file("more", content(MB + 1));
     host.file("much-more", content(30 * MB));
-    host.expect(&host.keeper(&["create-block", "disk", "1", "--data=data"]), 0, &[]);
+    host.expect(
+        &host.keeper(&["create-block", "disk", "1", "--data=data"]),
+        0,
+        &[],
+    );
     for file in ["more", "much-more"] {
         for level in ["0", "1"] {
             let set = ["--compression-level", level, file];
@@ -316,7 +411,11 @@ fn a_set_goes_on_meanwhile_and_a_crash_in_it_leaves_the_old_content() {
     let mut host = Host::start();
     let before = content(2 * MB);
     host.file("data", &before);
-    host.expect(&host.petrel(&["create-block", "keeper:disk", "2", "--data=data"]), 0, &[]);
+    host.expect(
+        &host.petrel(&["create-block", "keeper:disk", "2", "--data=data"]),
+        0,
+        &[],
+    );
     let mut stream = host.ask("keeper:disk", BlockCommand::Set(false));
     write_frame(&mut stream, &[7; MAX_CHUNK]).unwrap();
     eventually("it has begun", || host.devices().len() == 2);
@@ -358,19 +457,31 @@ fn who_was_taken_over_keeps_its_device() {
             host.supervisor().says("executed anew");
         }
         assert!(locked(&host));
-        host.expect(&host.petrel(&["destroy-block", "keeper:disk"]), 117, &["in use"]);
+        host.expect(
+            &host.petrel(&["destroy-block", "keeper:disk"]),
+            117,
+            &["in use"],
+        );
         assert_eq!(host.tender_of("keeper:one"), tender);
     }
     host.expect(&host.keeper(&["destroy", "one"]), 0, &[]);
     assert!(!locked(&host));
-    host.expect(&host.petrel(&["destroy-block", "keeper:disk"]), 0, &["removed"]);
+    host.expect(
+        &host.petrel(&["destroy-block", "keeper:disk"]),
+        0,
+        &["removed"],
+    );
 }
 
 #[test]
 fn a_device_that_others_have_locked_is_left_alone() {
     let host = Host::start();
     host.file("data", content(MB));
-    host.expect(&host.petrel(&["create-block", "keeper:disk", "1", "--data=data"]), 0, &[]);
+    host.expect(
+        &host.petrel(&["create-block", "keeper:disk", "1", "--data=data"]),
+        0,
+        &[],
+    );
     let file = File::open(host.device("keeper:disk")).unwrap();
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
     let locked = "another process has it locked";
@@ -448,9 +559,16 @@ fn files_that_are_there_are_found_and_links_are_not_followed() {
     host.start_supervisor();
     host.start_endpoint();
     let ended = host.petrel(&["block"]);
-    host.expect(&ended, 0, &[":root] size 1 MB active false\nblock [unikernel: keeper:old] size 5 MB active false"]);
+    host.expect(
+        &ended,
+        0,
+        &[":root] size 1 MB active false\nblock [unikernel: keeper:old] size 5 MB active false"],
+    );
     assert_eq!(ended.stdout.lines().count(), 2, "{ended:?}");
-    assert!(!host.device(".new-7").exists(), "left over by a broken upload");
+    assert!(
+        !host.device(".new-7").exists(),
+        "left over by a broken upload"
+    );
     // It counts, whoever made it.
     let ended = host.keeper(&["create-block", "new", "36"]);
     host.expect(&ended, 117, &["5 MB are used"]);
@@ -462,7 +580,11 @@ fn files_that_are_there_are_found_and_links_are_not_followed() {
     fs::remove_file(host.device("keeper:old")).unwrap();
     symlink(&victim, host.device("keeper:old")).unwrap();
     host.expect(&host.run_guest("one", "old", &[]), 117, &["cannot open"]);
-    host.expect(&host.petrel(&["dump-block", "keeper:old"]), 117, &["cannot open"]);
+    host.expect(
+        &host.petrel(&["dump-block", "keeper:old"]),
+        117,
+        &["cannot open"],
+    );
     let ended = host.petrel(&["block"]);
     assert!(!ended.stdout.contains("old"), "it is gone: {ended:?}");
     assert_eq!(fs::read(victim).unwrap(), vec![7; MB]);
@@ -480,7 +602,9 @@ fn older_clients_bring_and_take_content_in_one_message() {
             compress,
             data: Some(Octets(sent.clone())),
         };
-        let added = said(answer(&mut host.ask(&name, BlockCommand::AddOld(add.clone()))));
+        let added = said(answer(
+            &mut host.ask(&name, BlockCommand::AddOld(add.clone())),
+        ));
         assert_eq!(added.unwrap(), "added block device");
         let again = said(answer(&mut host.ask(&name, BlockCommand::AddOld(add))));
         assert!(again.unwrap_err().contains("already"));
@@ -506,7 +630,10 @@ fn older_clients_bring_and_take_content_in_one_message() {
             data: Octets(octets.to_vec()),
         };
         let command = BlockCommand::SetOld(set(&sent));
-        assert_eq!(said(answer(&mut host.ask(&name, command))).unwrap(), "set block device");
+        assert_eq!(
+            said(answer(&mut host.ask(&name, command))).unwrap(),
+            "set block device"
+        );
         let large = content(MB + 1);
         let large = if compress { zlib(&large) } else { large };
         let command = BlockCommand::SetOld(set(&large));
@@ -549,7 +676,10 @@ fn a_dump_that_cannot_go_on_ends_with_a_failure() {
     let begun = Some(Payload::Reply(Success::BlockDeviceImage(false)));
     assert_eq!(answer(&mut stream), begun);
     // No socket holds so much.
-    let file = File::options().write(true).open(host.device("keeper:disk")).unwrap();
+    let file = File::options()
+        .write(true)
+        .open(host.device("keeper:disk"))
+        .unwrap();
     file.set_len(MB as u64).unwrap();
     let mut pieces = 0;
     let end = loop {

@@ -9,6 +9,7 @@ mod destination;
 mod display;
 mod download;
 mod error;
+mod progress;
 mod request;
 mod settings;
 mod source;

@@ -254,7 +254,11 @@ impl Connection {
         let Doing::Uploading(uploading) = &mut self.doing else {
             return Ok(None);
         };
-        let turns = if uploading.intake.is_compressed() { 1 } else { PIECES };
+        let turns = if uploading.intake.is_compressed() {
+            1
+        } else {
+            PIECES
+        };
         let mut result = Ok(false);
         for _ in 0..turns {
             let read = self.peer.read(&mut uploading.room);
@@ -283,15 +287,18 @@ impl Connection {
     }
 
     /// Takes an upload in: `embedded`, or as raw frames, of which some may have arrived already.
-    pub(super) fn receive(
-        &mut self,
-        intake: Intake,
-        embedded: Option<Vec<u8>>,
-    ) -> Option<Arrival> {
+    pub(super) fn receive(&mut self, intake: Intake, embedded: Option<Vec<u8>>) -> Option<Arrival> {
         self.become_active(match embedded {
             Some(content) => Doing::Unpacking(Box::new(intake), content, 0),
             None => Doing::Uploading(Box::new(Uploading {
-                room: vec![0; if intake.is_compressed() { READ_COMPRESSED } else { READ }],
+                room: vec![
+                    0;
+                    if intake.is_compressed() {
+                        READ_COMPRESSED
+                    } else {
+                        READ
+                    }
+                ],
                 intake,
                 frames: Frames::default(),
             })),
@@ -447,7 +454,7 @@ impl Connection {
         let text = |error: std::io::Error| error.to_string();
         if job.content.left() > 0 {
             let mut piece = Vec::new();
-            job.content.read(&mut piece).map_err(text)?;
+            job.content.read(&mut piece, 0).map_err(text)?;
             return job.to.write_all(&piece).map_err(text);
         }
         if let Doing::Compressing(job) = std::mem::replace(&mut self.doing, Doing::Waiting) {
@@ -470,9 +477,8 @@ impl Connection {
             if content.left() == 0 || self.peer.queued() > 0 {
                 break;
             }
-            piece.clear();
             content
-                .read(&mut piece)
+                .read(&mut piece, 0)
                 .and_then(|()| self.peer.send(&piece))
                 .map_err(|error| error.to_string())?;
         }
@@ -554,20 +560,23 @@ impl Uploading {
 impl Dump {
     /// Goes on by one piece.
     fn next(&mut self) -> Result<Made, String> {
-        self.message.clear();
         let text = |error: std::io::Error| format!("it cannot be read: {error}");
         let count = self.content.next();
         let Some(encoder) = &mut self.encoder else {
             if count == 0 {
                 return Ok(Made::All);
             }
-            self.message = self.head(count)?;
-            self.content.read(&mut self.message).map_err(text)?;
+            let head = self.head(count)?;
+            let read = self.content.read(&mut self.message, head.len());
+            read.map_err(text)?;
+            if let Some(front) = self.message.get_mut(..head.len()) {
+                front.copy_from_slice(&head);
+            }
             return Ok(Made::Message);
         };
         if encoder.get_ref().is_empty() && count > 0 {
             let mut piece = Vec::new();
-            self.content.read(&mut piece).map_err(text)?;
+            self.content.read(&mut piece, 0).map_err(text)?;
             encoder.write_all(&piece).map_err(text)?;
             if self.content.left() == 0 {
                 encoder.try_finish().map_err(text)?;

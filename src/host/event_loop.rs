@@ -21,7 +21,10 @@ use super::reexec::{Inherited, Kept, Program};
 use super::run::{self, Over, Runs, TenderUsers};
 use super::store::{Content, Found, Store};
 use super::tender::{Fifo, Tenders};
-use super::{HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, check_zvols, resources};
+use super::{
+    HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, check_zvols,
+    resources,
+};
 use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::manifest::Target;
 use crate::name::Name;

@@ -128,7 +128,8 @@ impl ImageStore {
     fn put(&self, file: Unfinished, digest: &ImageDigest) -> Result<File, ImageError> {
         self.open_to_readers(&file.path, IMAGE)?;
         let path = self.path(digest);
-        file.rename(&path).map_err(ImageError::file("rename to", &path))
+        file.rename(&path)
+            .map_err(ImageError::file("rename to", &path))
     }
 
     fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {

@@ -40,18 +40,17 @@ impl Outgoing {
         usize::try_from(self.left).unwrap_or(PIECE).min(PIECE)
     }
 
-    /// Appends the next piece.
-    pub fn read(&mut self, to: &mut Vec<u8>) -> io::Result<()> {
-        let (before, count) = (to.len(), self.next());
+    /// Puts the next piece behind the first `before` octets of `to`, and nothing behind it.
+    pub fn read(&mut self, to: &mut Vec<u8>, before: usize) -> io::Result<()> {
+        let count = self.next();
+        // What is there from the piece before is as good as zeros.
         to.resize(before + count, 0);
-        self.file
-            .read_exact_at(&mut to[before..], self.at)
-            .map_err(|error| match error.kind() {
-                ErrorKind::UnexpectedEof => {
-                    io::Error::new(error.kind(), "it is shorter than it was")
-                }
-                _ => error,
-            })?;
+        let room = to.get_mut(before..).unwrap_or_default();
+        let read = self.file.read_exact_at(room, self.at);
+        read.map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it is shorter than it was"),
+            _ => error,
+        })?;
         self.at += count as u64;
         self.left -= count as u64;
         Ok(())

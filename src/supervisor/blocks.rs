@@ -122,9 +122,7 @@ impl BlockDevices {
         unikernels: impl Iterator<Item = User<'a>>,
     ) -> Result<u64, BlockRefusal> {
         let label = name.label().map_or("", Label::as_str);
-        let size = self
-            .size(name)
-            .ok_or_else(|| missing(name.path(), label))?;
+        let size = self.size(name).ok_or_else(|| missing(name.path(), label))?;
         if is_in_use(&HostDevice::Ours(name.clone()), unikernels) {
             return Err(BlockRefusal::InUse(name.clone()));
         }
@@ -161,10 +159,7 @@ impl BlockDevices {
 }
 
 /// Whether one of these unikernels has the device.
-pub fn is_in_use<'a>(
-    device: &HostDevice,
-    mut unikernels: impl Iterator<Item = User<'a>>,
-) -> bool {
+pub fn is_in_use<'a>(device: &HostDevice, mut unikernels: impl Iterator<Item = User<'a>>) -> bool {
     unikernels.any(|(unikernel, blocks)| {
         let mut devices = blocks
             .iter()
@@ -279,7 +274,13 @@ mod tests {
             let admitted = devices.admit(&other, &volume, [].into_iter());
             assert!(matches!(admitted, Err(BlockRefusal::NoZvols(..))));
         }
-        for text in ["/dev/zvol/../ada0", "/dev/zvol//tank/a", "/dev/zvol/tank/./a", "/dev/zvol/", "/dev/ada0"] {
+        for text in [
+            "/dev/zvol/../ada0",
+            "/dev/zvol//tank/a",
+            "/dev/zvol/tank/./a",
+            "/dev/zvol/",
+            "/dev/ada0",
+        ] {
             let admitted = devices.admit(&path, &[block("x", Some(text))], [].into_iter());
             assert_eq!(admitted, Err(missing(&path, text)));
         }
@@ -290,7 +291,9 @@ mod tests {
         let mut devices = BlockDevices::default();
         for number in 0..MAX_BLOCK_DEVICES {
             let path = if number % 2 == 0 { "a" } else { "a:b" };
-            devices.add(format!("{path}:d{number}").parse().unwrap(), 1).unwrap();
+            devices
+                .add(format!("{path}:d{number}").parse().unwrap(), 1)
+                .unwrap();
         }
         let tenant = BlockRefusal::TooMany("a".parse().unwrap());
         assert_eq!(devices.add("a:b:c:more".parse().unwrap(), 1), Err(tenant));

@@ -133,7 +133,10 @@ mod tests {
             arguments(&name, &config, image, blocks, false),
             ["--mem=32", "--", "/i", "--name=b", "--x"]
         );
-        assert_eq!(arguments(&name, &config, image, blocks, true)[3], "--name=a:b");
+        assert_eq!(
+            arguments(&name, &config, image, blocks, true)[3],
+            "--name=a:b"
+        );
         let config = Config {
             add_name: false,
             ..config
@@ -161,7 +164,13 @@ mod tests {
             ..config()
         };
         let folder = Path::new("/db/block");
-        let given = arguments(&"a:b:x".parse().unwrap(), &config, Path::new("/i"), folder, false);
+        let given = arguments(
+            &"a:b:x".parse().unwrap(),
+            &config,
+            Path::new("/i"),
+            folder,
+            false,
+        );
         assert_eq!(
             given,
             [

@@ -42,8 +42,8 @@ pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor,
     TaskId, Ticket, Timer, UploadId,
 };
-pub use storage::MAX_BLOCK_STREAMS;
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
+pub use storage::MAX_BLOCK_STREAMS;
 
 /// Most images that arrive at the same time.
 pub const MAX_UPLOADS: usize = 32;

@@ -40,9 +40,7 @@ impl Supervisor {
         let devices = &self.devices;
         let allowed = self.ledgers().try_for_each(|ledger| {
             let mut ledger = ledger.clone();
-            ledger
-                .set(path, policy.clone(), &claims, devices)
-                .map(drop)
+            ledger.set(path, policy.clone(), &claims, devices).map(drop)
         });
         // The age only of a policy that is set; should the write fail, the certificate stays the newest.
         let remembered = allowed.and_then(|()| match age {

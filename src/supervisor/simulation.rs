@@ -409,7 +409,8 @@ impl Schedule {
         // Only what nobody wants any more may have what somebody is to get.
         for holder in std::mem::take(&mut self.host.holders) {
             let stray = self.is_stray(&holder);
-            self.host.must(stray, || format!("what {holder} has is used by others"));
+            self.host
+                .must(stray, || format!("what {holder} has is used by others"));
         }
         if let Some((path, before)) = stale {
             self.host.must(before.is_some() || refused, || {
@@ -509,7 +510,9 @@ impl Schedule {
     fn crowded(&self) -> Option<String> {
         let devices = &self.host.devices;
         self.supervisor.ledger.all().find_map(|(path, policy)| {
-            let below = devices.iter().filter(|(name, _)| name.path().is_within(path));
+            let below = devices
+                .iter()
+                .filter(|(name, _)| name.path().is_within(path));
             let sum: u64 = below.map(|(_, size)| size).sum();
             (sum > policy.block.unwrap_or(0))
                 .then(|| format!("the policy of {path} is exceeded by {devices:?}: {policy:?}"))
@@ -641,9 +644,16 @@ impl Schedule {
         let attached: Vec<_> = host.attached.keys().collect();
         let claims = (attached != have).then(|| format!("devices of {attached:?} are left"));
         let known: BTreeMap<_, _> = supervisor.devices.all().collect();
-        let found: BTreeMap<_, _> = host.devices.iter().map(|(name, size)| (name, *size)).collect();
+        let found: BTreeMap<_, _> = host
+            .devices
+            .iter()
+            .map(|(name, size)| (name, *size))
+            .collect();
         let devices = (known != found).then(|| format!("{found:?} are there, {known:?} known"));
-        for text in [broken, left, superfluous, staged, claims, devices].into_iter().flatten() {
+        for text in [broken, left, superfluous, staged, claims, devices]
+            .into_iter()
+            .flatten()
+        {
             host.must(false, || text);
         }
         self.check_promises();

@@ -110,7 +110,9 @@ impl Supervisor {
         }
         if self.recorded.is_none() {
             // Devices are not in the state: it may have a policy by now, of a write that failed, which forbids this one.
-            return Err("the state could not be written last time: try again when it can be".to_owned());
+            return Err(
+                "the state could not be written last time: try again when it can be".to_owned(),
+            );
         }
         let kind = TaskKind::Make {
             stream: content.is_some(),
@@ -277,10 +279,7 @@ impl Supervisor {
             .map(|(shown, (name, size))| BlockDevice {
                 name: shown,
                 size: size.into(),
-                active: is_in_use(
-                    &HostDevice::Ours(name.clone()),
-                    users.iter().copied(),
-                ),
+                active: is_in_use(&HostDevice::Ours(name.clone()), users.iter().copied()),
             })
             .collect()
     }

@@ -9,7 +9,7 @@ use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
 use crate::unikernel::{Death, FailBehaviour};
 use crate::wire::{
-    BlockCommand, ConsoleCommand, DatedPolicy, Octets, StatsCommand, Policy as WirePolicy, Restart,
+    BlockCommand, ConsoleCommand, DatedPolicy, Octets, Policy as WirePolicy, Restart, StatsCommand,
 };
 use crate::wire::{POLICY_KEPT, own};
 
@@ -1371,7 +1371,10 @@ fn a_device_counts_from_the_moment_it_is_asked_for_and_no_longer_if_nothing_come
     let first = world.ask("a:b:one", add_block(6));
     assert!(listed(&mut world, "a:").is_empty(), "not there yet");
     let refused = world.answer("a:two", add_block(5)).unwrap_err();
-    assert!(refused.contains("10 MB of block storage, 6 MB are used"), "{refused}");
+    assert!(
+        refused.contains("10 MB of block storage, 6 MB are used"),
+        "{refused}"
+    );
     let exists = world.answer("a:b:one", add_block(1)).unwrap_err();
     assert!(exists.contains("already"), "{exists}");
     let smaller = world.answer("a:", storage(5)).unwrap_err();
@@ -1379,14 +1382,25 @@ fn a_device_counts_from_the_moment_it_is_asked_for_and_no_longer_if_nothing_come
     world.hold.clear();
     world.release();
     assert_eq!(listed(&mut world, "a:"), [("b:one".into(), 6, false)]);
-    assert_eq!(listed(&mut world, "a:b:one"), [("a:b:one".into(), 6, false)]);
+    assert_eq!(
+        listed(&mut world, "a:b:one"),
+        [("a:b:one".into(), 6, false)]
+    );
     assert!(world.answers.iter().any(|(to, ..)| *to == first));
 
     world.fail.push("block");
     let failed = world.answer("a:two", add_block(4)).unwrap_err();
     assert_eq!(failed, "block device a:two: block failed");
-    assert_eq!(world.answer("a:two", add_block(4)).unwrap(), "added block device");
-    assert_eq!(world.answer("a:two", block(BlockCommand::Remove(()))).unwrap(), "removed block");
+    assert_eq!(
+        world.answer("a:two", add_block(4)).unwrap(),
+        "added block device"
+    );
+    assert_eq!(
+        world
+            .answer("a:two", block(BlockCommand::Remove(())))
+            .unwrap(),
+        "removed block"
+    );
     for size in [0, -1, i64::try_from(MAX_BLOCK_SIZE).unwrap() + 1] {
         assert!(world.answer("a:two", add_block(size)).is_err(), "{size}");
     }
@@ -1447,17 +1461,31 @@ fn a_unikernel_that_waits_for_its_restart_keeps_its_device_and_one_that_is_stopp
         ..with_device("disk")
     };
     let missing = world.answer("b:x", create(&with_device("disk"), false));
-    assert_eq!(missing.unwrap_err(), "there is no block device 'disk' at b:");
+    assert_eq!(
+        missing.unwrap_err(),
+        "there is no block device 'disk' at b:"
+    );
     world.answer("a:x", create(&restarts, false)).unwrap();
     assert_eq!(listed(&mut world, "a:"), [(":disk".into(), 1, true)]);
     let (run, ..) = world.alive.remove(0);
     let death = Death::Exit(2);
     world.happen(Event::Exited { run, death });
     let remove = || block(BlockCommand::Remove(()));
-    assert!(world.answer("a:disk", remove()).unwrap_err().contains("in use"));
-    assert!(world.answer("a:y", create(&with_device("disk"), false)).is_err());
+    assert!(
+        world
+            .answer("a:disk", remove())
+            .unwrap_err()
+            .contains("in use")
+    );
+    assert!(
+        world
+            .answer("a:y", create(&with_device("disk"), false))
+            .is_err()
+    );
     world.answer("a:x", STOP).unwrap();
-    world.answer("a:y", create(&with_device("disk"), false)).unwrap();
+    world
+        .answer("a:y", create(&with_device("disk"), false))
+        .unwrap();
     assert!(world.answer("a:x", START).unwrap_err().contains("in use"));
     world.answer("a:y", DESTROY).unwrap();
     world.answer("a:x", START).unwrap();

@@ -48,7 +48,7 @@ pub fn frame(content: &[u8]) -> Result<Vec<u8>, FrameError> {
 
 /// Reads one frame of at most `limit` octets. `None`: the peer ended the stream, by an end marker or by closing.
 ///
-/// Memory grows with what has arrived, not with what was announced.
+/// Memory grows with what has arrived, not with what was announced, but for little.
 pub fn read_frame(reader: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
     let Some(length) = read_prefix(reader)?.and_then(length) else {
         return Ok(None);
@@ -56,7 +56,7 @@ pub fn read_frame(reader: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>
     if length > limit {
         return Err(FrameError::TooLong(length, limit));
     }
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(length.min(2 * MAX_CHUNK));
     reader
         .by_ref()
         .take(length as u64)

@@ -14,6 +14,9 @@ const DATA: u8 = 0xa3;
 const BLOCK: u8 = 0xa4;
 const SOME: u8 = 0xa0;
 
+/// Values around an image or a piece, itself included, each with a length.
+const LEVELS: usize = 5;
+
 /// What the octets are that end a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
@@ -41,7 +44,11 @@ pub fn head(header: &Header, tail: Tail, length: u64) -> Result<Vec<u8>, WireErr
         Tail::Block(compressed) => ((SEQUENCE, flag(compressed)), OLD_BLOCK_DEVICE_IMAGE, REPLY),
         Tail::Piece => ((SOME, Vec::new()), BLOCK, DATA),
     };
-    let around = [(choice, Vec::new()), (payload, Vec::new()), (SEQUENCE, header)];
+    let around = [
+        (choice, Vec::new()),
+        (payload, Vec::new()),
+        (SEQUENCE, header),
+    ];
     // From the inside out: each level is the head of a value that ends with the tail.
     let mut head = value_head(OCTET_STRING, size);
     for (identifier, before) in [innermost].into_iter().chain(around) {
@@ -54,6 +61,19 @@ pub fn head(header: &Header, tail: Tail, length: u64) -> Result<Vec<u8>, WireErr
     framed.extend(prefix(length).ok_or_else(too_long)?);
     framed.extend(head);
     Ok(framed)
+}
+
+/// The piece of a block device that is all of this message, which is not framed any more and has this header. Nothing of
+/// any other message, or of one that is written in another way.
+pub fn piece<'a>(expected: &Header, message: &'a [u8]) -> Option<&'a [u8]> {
+    let longest = head(expected, Tail::Piece, message.len() as u64).ok()?;
+    let least = message.len().checked_sub(longest.len() - PREFIX)?;
+    // Next to a power of 256 each of its values may be shorter by one than with that.
+    (least..=least + LEVELS).find_map(|length| {
+        let head = head(expected, Tail::Piece, length as u64).ok()?;
+        let piece = message.strip_prefix(head.get(PREFIX..)?)?;
+        (piece.len() == length).then_some(piece)
+    })
 }
 
 /// Identifier and length octets of a DER value.
@@ -107,6 +127,21 @@ mod tests {
             }
             let piece = BlockData::Some(Octets(octets.clone()));
             check(Tail::Piece, Payload::Data(Data::Block(piece)));
+            let mut message = head(&header, Tail::Piece, length as u64).unwrap();
+            message.extend(&octets);
+            let message = &mut message[PREFIX..];
+            let found = super::piece(&header, message);
+            assert_eq!(found, Some(&octets[..]));
+            let other = Header {
+                name: ":y".into(),
+                ..header.clone()
+            };
+            assert_eq!(super::piece(&other, message), None);
+            for position in 0..message.len() - length {
+                message[position] ^= 1;
+                assert_eq!(super::piece(&header, message), None);
+                message[position] ^= 1;
+            }
         }
     }
 

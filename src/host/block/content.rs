@@ -99,11 +99,6 @@ fn is_zero(octets: &[u8]) -> bool {
 /// A hint only: what comes of it is told by the end.
 fn write_behind(file: &File, from: u64, octets: u64) {
     if let (Ok(from), Ok(octets)) = (i64::try_from(from), i64::try_from(octets)) {
-        let _ = posix_fadvise(
-            file,
-            from,
-            octets,
-            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-        );
+        let _ = posix_fadvise(file, from, octets, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 }

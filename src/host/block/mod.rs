@@ -182,7 +182,13 @@ impl BlockStore {
             Some(device.lock(FlockArg::LockExclusiveNonblock)?)
         };
         let file = self.unfinished()?;
-        Ok(Staging::new(name.clone(), file, before, size * MB, compressed))
+        Ok(Staging::new(
+            name.clone(),
+            file,
+            before,
+            size * MB,
+            compressed,
+        ))
     }
 
     /// Puts content that is complete in the place of what there was. It is on disk for good then.
@@ -381,9 +387,10 @@ pub fn look(database: &Path) -> Result<Found, BlockError> {
         let entry = entry.map_err(failed())?;
         let file = entry.file_name();
         let text = file.to_str().unwrap_or_default();
-        let canonical = text.parse().ok().filter(|name: &Name| {
-            name.label().is_some() && name.to_string() == text
-        });
+        let canonical = text
+            .parse()
+            .ok()
+            .filter(|name: &Name| name.label().is_some() && name.to_string() == text);
         match canonical.and_then(|name| Some((name, size(&entry.path())?))) {
             Some((name, size)) => drop(found.sizes.insert(name, size)),
             None if text.starts_with(UNFINISHED) => found.unfinished.push(entry.path()),

@@ -14,7 +14,9 @@ use super::blocks::GONE;
 use super::{Daemon, Prepared};
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::supervisor::{ConnectionId, Effect, Event, RunId, StagedImage, TaskId, UploadId, launch};
+use crate::supervisor::{
+    ConnectionId, Effect, Event, RunId, StagedImage, TaskId, UploadId, launch,
+};
 use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
 use crate::wire::state::State;

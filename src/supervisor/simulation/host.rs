@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use super::kept::{Kept, Status, creation};
-use super::{DEVICES, manifest};
 use super::promise::Promise;
+use super::{DEVICES, manifest};
 use crate::name::{Name, Path};
 use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    BlockContent, BlockWork, ConnectionId, Effect, Event, HostDevice, Message, Payload, RunId, StagedImage, State, Survivor, TaskId,
-    Ticket, Timer, UploadId,
+    BlockContent, BlockWork, ConnectionId, Effect, Event, HostDevice, Message, Payload, RunId,
+    StagedImage, State, Survivor, TaskId, Ticket, Timer, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
 use crate::wire::{POLICY_KEPT, Success, Timestamp};
@@ -429,7 +429,10 @@ impl Host {
             About::Block(name, there) if kept => {
                 let found = self.devices.contains_key(&name);
                 self.must(found == there, || {
-                    format!("request {request} about {name} succeeds: {:?}", message.payload)
+                    format!(
+                        "request {request} about {name} succeeds: {:?}",
+                        message.payload
+                    )
                 });
             }
             About::Block(..) => {}
@@ -465,12 +468,16 @@ impl Host {
             work,
             BlockWork::Make(_) | BlockWork::Receive(BlockContent { make: true, .. })
         );
-        self.must(there != makes, || format!("{task:?} about {name}: {work:?}"));
+        self.must(there != makes, || {
+            format!("{task:?} about {name}: {work:?}")
+        });
         let reads = matches!(work, BlockWork::Send { .. });
         let mut streams = self.streams.values();
         let disturbs =
             streams.any(|stream| stream.name == name && !(reads && stream.becomes.is_none()));
-        self.must(!disturbs, || format!("{task:?} disturbs another about {name}"));
+        self.must(!disturbs, || {
+            format!("{task:?} disturbs another about {name}")
+        });
         let held = self.is_held(&name);
         match work {
             BlockWork::Make(size) => {
@@ -559,8 +566,13 @@ impl Host {
         let wanted = devices(name, config);
         for device in &wanted {
             let there = self.devices.contains_key(device);
-            self.must(there, || format!("{name} is to have {device}, which is gone"));
-            let streams = self.streams.values().filter(|stream| stream.name == *device);
+            self.must(there, || {
+                format!("{name} is to have {device}, which is gone")
+            });
+            let streams = self
+                .streams
+                .values()
+                .filter(|stream| stream.name == *device);
             let busy = streams.count();
             self.must(busy == 0, || {
                 format!("{name} is to have {device}, whose content is on its way")
