@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "support/faults.rs"]
+mod faults;
 #[path = "support/host.rs"]
 mod host;
 
@@ -23,8 +25,9 @@ use petrel::wire::{
     BlockCommand, BlockData, Command, Data, Int, Message, Octets, Payload, Success,
 };
 
-use host::{Host, Setup, eventually};
-use support::{Ended, guest, run, skipped};
+use faults::{Fault, faulty, shim, struck};
+use host::{Daemon, Host, LISTEN, Setup, eventually};
+use support::{Ended, Running, guest, run, skipped};
 
 const MB: usize = 1 << 20;
 
@@ -726,4 +729,132 @@ fn zfs_volumes_are_refused_in_words_where_there_are_none() {
     let host = Host::start();
     let ended = host.run_guest("one", "/dev/zvol/tank/a", &[]);
     host.expect(&ended, 117, &["cannot have ZFS volumes"]);
+}
+
+#[test]
+fn whatever_fails_or_is_killed_a_device_has_its_old_or_its_new_content() {
+    let Some(shim) = shim() else {
+        return;
+    };
+    let mut host = Host::prepared(Setup::default());
+    fs::create_dir(host.path("db/block")).unwrap();
+    let (old, new) = (vec![1; MB], content(MB));
+    host.file("data", &new);
+    let devices = |host: &Host| {
+        let names = host.devices();
+        let read = |name: &String| (name.clone(), fs::read(host.device(name)).unwrap());
+        names.iter().map(read).collect::<Vec<_>>()
+    };
+    let disk = |content: &[u8]| ("keeper:disk".to_owned(), content.to_vec());
+    let empty = || ("keeper:new".to_owned(), vec![0; MB]);
+    let changes = [
+        (&["set-block", "keeper:disk", "data"][..], vec![disk(&new)]),
+        (
+            &["create-block", "keeper:new", "1"],
+            vec![disk(&old), empty()],
+        ),
+        (&["destroy-block", "keeper:disk"], Vec::new()),
+    ];
+    for (change, after) in changes {
+        for fault in [Fault::Kill, Fault::Fail] {
+            for at in 1.. {
+                let _ = fs::remove_file(host.device("keeper:new"));
+                fs::write(host.device("keeper:disk"), &old).unwrap();
+                let before = vec![disk(&old)];
+                let mut command = faulty(&host, &shim, fault, at);
+                host.supervisor = Some(Daemon::start(&mut command, "listening"));
+                fs::write(host.path("armed"), b"").unwrap();
+                let answer = host.petrel(change);
+                let call = struck(&host);
+                let what = format!("{fault:?} at call {at}, {call:?}: {answer:?}");
+                if fault == Fault::Fail {
+                    // What is told is what there is.
+                    let listed = host.petrel(&["block"]).stdout.matches("block [").count();
+                    assert_eq!(listed, host.devices().len(), "{what}");
+                }
+                host.kill_supervisor();
+                host.start_supervisor();
+                let now = devices(&host);
+                let acknowledged = answer.code() == 0;
+                assert!(now == after || now == before && !acknowledged, "{what}");
+                host.kill_supervisor();
+                if call.is_none() {
+                    assert!(acknowledged, "{what}");
+                    assert!(at > 2, "no call was counted");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn who_stalls_is_dropped_and_the_device_is_free() {
+    let mut host = Host::start();
+    let mut command = host.endpoint_command("host");
+    command.args(LISTEN).arg("--idle-timeout=1");
+    let endpoint = Daemon::start(&mut command, "listening on ");
+    host.address = endpoint.address();
+    host.endpoint = Some(endpoint);
+    let data = content(30 * MB);
+    host.file("data", &data);
+    host.expect(
+        &host.petrel(&["create-block", "keeper:disk", "30", "--data=data"]),
+        0,
+        &[],
+    );
+
+    let pipe = host.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let set = ["set-block", "disk", "pipe", "--compression-level=0"];
+    let client = Running::start(&mut host.client_of("keeper", &set));
+    let mut input = File::options().write(true).open(pipe).unwrap();
+    input.write_all(&data[..MB]).unwrap();
+    eventually("nothing is left of it", || {
+        host.devices() == ["keeper:disk"]
+    });
+    host.endpoint.as_ref().unwrap().says("slower than");
+    // The client is told when it goes on.
+    drop(input);
+    host.expect(&client.end(), 117, &["slower than"]);
+
+    let dump = ["dump-block", "disk", "--compression-level=0"];
+    let mut client = host.client_of("keeper", &dump);
+    client.env("TMPDIR", host.path("full"));
+    fs::create_dir(host.path("full")).unwrap();
+    let client = Running::start(&mut client);
+    eventually("it has begun", || {
+        fs::read_dir(host.path("full")).unwrap().count() > 0
+    });
+    client.signal(Signal::SIGSTOP);
+    eventually("the device is free", || {
+        host.petrel(&["set-block", "keeper:disk", "data"]).code() == 0
+    });
+    client.signal(Signal::SIGKILL);
+    client.end();
+}
+
+#[test]
+fn a_terminal_shows_how_far_it_is() {
+    let host = Host::start();
+    host.file("data", content(3 * MB));
+    host.expect(&host.petrel(&["create-block", "keeper:disk", "3"]), 0, &[]);
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut command = host.client(&["set-block", "keeper:disk", "data"]);
+    command.stderr(terminal.slave);
+    let status = command
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    drop(command);
+    assert!(status.success());
+    let mut said = Vec::new();
+    // It ends with an error when nobody has the other end any more.
+    let _ = File::from(terminal.master).read_to_end(&mut said);
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("] 100 % of 3 MB"), "{said:?}");
+    assert!(said.ends_with("\r\u{1b}[K"), "{said:?}");
+    // Nobody else sees anything of it.
+    let ended = host.petrel(&["set-block", "keeper:disk", "data"]);
+    assert_eq!(ended.stderr, "");
 }

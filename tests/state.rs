@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "support/faults.rs"]
+mod faults;
 #[path = "support/host.rs"]
 mod host;
 
@@ -11,7 +13,6 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 use petrel::name::Name;
@@ -21,8 +22,9 @@ use petrel::wire::state::{State, albatross};
 use petrel::wire::{Config as WireConfig, Int};
 use sha2::{Digest, Sha256};
 
+use faults::{Fault, faulty, shim, struck};
 use host::{Daemon, Host, Setup, eventually};
-use support::{guest, on_path, run, skipped};
+use support::{guest, run};
 
 /// Keeps the guest from printing.
 const QUIET: &str = "--arg=--interval-ms=600000";
@@ -232,7 +234,7 @@ fn a_state_of_albatross_is_imported_and_its_unikernel_runs() {
         "'a:damaged': its image: the zlib stream is damaged; not imported",
         "'a:absurd'",
         "a:machine: BHyve machines are not supported: imported, but cannot be started",
-        "a:device: network and block devices are not supported: imported",
+        "a:device: network devices are not supported: imported",
         "3 unikernels and 1 policies of albatross are imported",
         "state.albatross",
     ] {
@@ -254,7 +256,7 @@ fn a_state_of_albatross_is_imported_and_its_unikernel_runs() {
     assert_eq!(kept, ["a:device", "a:good", "a:machine"]);
     // These two are tried again.
     for (name, why) in [
-        ("a:device", "network and block devices are not supported"),
+        ("a:device", "network devices are not supported"),
         ("a:machine", "cannot be started"),
     ] {
         eventually(name, || {
@@ -305,61 +307,6 @@ fn state_files_of_every_release_of_albatross_are_taken_over() {
             assert_eq!(fs::read(host.path("db/state")).unwrap(), octets, "{id}");
         }
     }
-}
-
-/// The library that is preloaded, if it can be built and used here.
-fn shim() -> Option<PathBuf> {
-    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let shim = SHIM.get_or_init(|| {
-        if !cfg!(target_os = "linux") || on_path("cc").is_none() {
-            skipped(
-                "faults of the disk",
-                "they need Linux and a C compiler (cc)",
-            );
-            return None;
-        }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let shim = folder.join(format!("faults-{}.so", std::process::id()));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/faults.c");
-        let mut cc = Command::new("cc");
-        cc.args([
-            "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-o",
-        ]);
-        let built = run(cc.arg(&shim).arg(source).arg("-ldl"));
-        assert_eq!(built.code(), 0, "{built:?}");
-        Some(shim)
-    });
-    shim.clone()
-}
-
-/// What happens at a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    Kill,
-    Fail,
-}
-
-/// `petreld` with a fault at a call, once there is a file `armed`.
-fn faulty(host: &Host, shim: &Path, fault: Fault, at: usize) -> Command {
-    let mut command = host.supervisor_command();
-    for file in ["armed", "struck"] {
-        let _ = fs::remove_file(host.path(file));
-    }
-    command
-        .env("LD_PRELOAD", shim)
-        .env("FAULT_FOLDER", host.path("db"))
-        .env("FAULT_ARMED", host.path("armed"))
-        .env("FAULT_STRUCK", host.path("struck"))
-        .env("FAULT_AT", at.to_string());
-    if fault == Fault::Kill {
-        command.env("FAULT_KILL", "1");
-    }
-    command
-}
-
-/// The call at which it has happened, if it has.
-fn struck(host: &Host) -> Option<String> {
-    fs::read_to_string(host.path("struck")).ok()
 }
 
 /// The database as it was at the beginning of a round.

@@ -603,3 +603,51 @@ impl AsFd for Connection {
         self.peer.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::frame;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn an_upload_or_dump_that_stands_still_has_a_deadline_and_each_step_a_new_one() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let began = Instant::now();
+        let mut connection = Connection::new(Peer::new(ours).unwrap(), began);
+        let folder = std::env::temp_dir().join(format!("petrel-stall-{}", std::process::id()));
+        let mut images = images::ImageStore::open(&folder, None).unwrap();
+        let staging = images.stage(false, 100).unwrap();
+        let intake = Intake::Image(UploadId(1), staging);
+        assert!(connection.receive(intake, None).is_none());
+        let deadline = connection.deadline().unwrap();
+        assert!(deadline >= began + IDLE);
+        // Time alone does not move it.
+        let later = began + IDLE / 2;
+        assert!(connection.progress(PollFlags::empty(), later).is_none());
+        assert_eq!(connection.deadline(), Some(deadline));
+        theirs.write_all(&frame(b"abc").unwrap()).unwrap();
+        assert!(connection.progress(PollFlags::POLLIN, later).is_none());
+        assert_eq!(connection.deadline(), Some(later + IDLE));
+
+        let file = folder.join("content");
+        std::fs::write(&file, vec![7; 1 << 22]).unwrap();
+        let content = Outgoing::new(File::open(file).unwrap(), None).unwrap();
+        let command = crate::wire::Command::Block(crate::wire::BlockCommand::Info(()));
+        let header = Message::command(0, &":x".parse().unwrap(), command).header;
+        connection
+            .send_pieces(TaskId(1), header, 0, content)
+            .unwrap();
+        assert!(connection.deadline().is_some());
+        while connection.peer.queued() == 0 {
+            assert!(connection.progress(PollFlags::POLLOUT, later).is_none());
+        }
+        assert_eq!(
+            connection.task(),
+            Some(TaskId(1)),
+            "it is not read to its end"
+        );
+        assert_eq!(connection.deadline(), Some(later + IDLE));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
