@@ -67,10 +67,12 @@ fn receive(options: &Options, provider: Arc<CryptoProvider>) -> Result<()> {
     let (socket, _) = listener.accept()?;
     let chain =
         CertificateDer::pem_file_iter(&options.cert)?.collect::<std::result::Result<_, _>>()?;
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_no_client_auth()
         .with_single_cert(chain, PrivateKeyDer::from_pem_file(&options.key)?)?;
+    // The sender reads nothing.
+    config.send_tls13_tickets = 0;
     let began = Instant::now();
     let mut stream = StreamOwned::new(ServerConnection::new(Arc::new(config))?, socket);
     let mut target = File::create(&options.target)?;

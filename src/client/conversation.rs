@@ -13,7 +13,7 @@ use super::transport::Transport;
 use super::upload::{self, Sent};
 use crate::chain::{Answer, route};
 use crate::wire::frame::{FrameError, read_frame};
-use crate::wire::image;
+use crate::wire::image::Pieces;
 use crate::wire::{
     BlockCommand, BlockData, Command, Data, Header, Message, Payload, Success, UnikernelCommand,
     domain,
@@ -135,10 +135,11 @@ impl<R: Read> Listener<'_, R> {
         let mut file = StoredFile::create(&name, compressed, MAX_STORED_DUMP, output)?;
         let mut received = 0;
         let mut progress = Progress::new(None);
+        let mut pieces = Pieces::new(header.clone());
         loop {
             let frame = self.frame()?.ok_or(ClientError::BrokenOff(self.command))?;
             // By far the most, and decoded with care below if it is anything else.
-            if let Some(octets) = image::piece(&header, &frame) {
+            if let Some(octets) = pieces.of(&frame) {
                 file.push(octets)?;
                 received += octets.len() as u64;
                 progress.advance(octets.len());

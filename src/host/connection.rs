@@ -14,7 +14,7 @@ use super::{block, images};
 use crate::socket::Peer;
 use crate::supervisor::{TaskId, UploadId};
 use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, MAX_MESSAGE, Next, Passed, frame, length};
-use crate::wire::image::{self, Tail};
+use crate::wire::image::{self, Pieces, Tail};
 use crate::wire::{BlockData, Data, Header, Message, Payload, Success};
 
 /// Most octets of a request. Images can be part of it: older clients send them so.
@@ -95,6 +95,7 @@ struct Compressing {
 struct Dump {
     task: TaskId,
     header: Header,
+    pieces: Pieces,
     content: Outgoing,
     /// Where it is compressed.
     encoder: Option<ZlibEncoder<Vec<u8>>>,
@@ -406,6 +407,7 @@ impl Connection {
         let level = Some(Compression::new(level.into())).filter(|_| level > 0);
         self.become_active(Doing::Dumping(Box::new(Dump {
             task,
+            pieces: Pieces::new(header.clone()),
             header,
             content,
             encoder: level.map(|level| ZlibEncoder::new(Vec::new(), level)),
@@ -566,11 +568,11 @@ impl Dump {
             if count == 0 {
                 return Ok(Made::All);
             }
-            let head = self.head(count)?;
+            let head = self.pieces.head(count).map_err(|error| error.to_string())?;
             let read = self.content.read(&mut self.message, head.len());
             read.map_err(text)?;
             if let Some(front) = self.message.get_mut(..head.len()) {
-                front.copy_from_slice(&head);
+                front.copy_from_slice(head);
             }
             return Ok(Made::Message);
         };
@@ -588,13 +590,10 @@ impl Dump {
         if now.is_empty() {
             return Ok(if count == 0 { Made::All } else { Made::Nothing });
         }
-        self.message = self.head(now.len())?;
+        let head = self.pieces.head(now.len());
+        self.message = head.map_err(|error| error.to_string())?.to_vec();
         self.message.extend_from_slice(now);
         Ok(Made::Message)
-    }
-
-    fn head(&self, length: usize) -> Result<Vec<u8>, String> {
-        image::head(&self.header, Tail::Piece, length as u64).map_err(|error| error.to_string())
     }
 }
 

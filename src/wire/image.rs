@@ -63,17 +63,52 @@ pub fn head(header: &Header, tail: Tail, length: u64) -> Result<Vec<u8>, WireErr
     Ok(framed)
 }
 
-/// The piece of a block device that is all of this message, which is not framed any more and has this header. Nothing of
-/// any other message, or of one that is written in another way.
-pub fn piece<'a>(expected: &Header, message: &'a [u8]) -> Option<&'a [u8]> {
-    let longest = head(expected, Tail::Piece, message.len() as u64).ok()?;
-    let least = message.len().checked_sub(longest.len() - PREFIX)?;
-    // Next to a power of 256 each of its values may be shorter by one than with that.
-    (least..=least + LEVELS).find_map(|length| {
-        let head = head(expected, Tail::Piece, length as u64).ok()?;
-        let piece = message.strip_prefix(head.get(PREFIX..)?)?;
-        (piece.len() == length).then_some(piece)
-    })
+/// Messages with pieces of one block device, which differ in nothing but the piece: most of them have the same length.
+#[derive(Debug)]
+pub struct Pieces {
+    header: Header,
+    /// The latest length of a piece, and what came before it.
+    latest: Option<(usize, Vec<u8>)>,
+}
+
+impl Pieces {
+    /// Those with this header.
+    pub fn new(header: Header) -> Self {
+        Self {
+            header,
+            latest: None,
+        }
+    }
+
+    /// What comes before a piece of this length, framed.
+    pub fn head(&mut self, length: usize) -> Result<&[u8], WireError> {
+        let head = match self.latest.take() {
+            Some((latest, head)) if latest == length => head,
+            _ => head(&self.header, Tail::Piece, length as u64)?,
+        };
+        Ok(&self.latest.insert((length, head)).1)
+    }
+
+    /// The piece that is all of this message, which is not framed any more. Nothing of any other message, or of one that
+    /// is written in another way.
+    pub fn of<'a>(&mut self, message: &'a [u8]) -> Option<&'a [u8]> {
+        let latest = self.latest.as_ref();
+        let like_latest = latest
+            .filter(|(length, head)| head.len() - PREFIX + length == message.len())
+            .map(|(length, _)| *length);
+        let least = match like_latest {
+            Some(length) => length,
+            None => {
+                let longest = self.head(message.len()).ok()?.len() - PREFIX;
+                message.len().checked_sub(longest)?
+            }
+        };
+        // Next to a power of 256 each of its values may be shorter by one than with that.
+        (least..=least + LEVELS).find_map(|length| {
+            let piece = message.strip_prefix(self.head(length).ok()?.get(PREFIX..)?)?;
+            (piece.len() == length).then_some(piece)
+        })
+    }
 }
 
 /// Identifier and length octets of a DER value.
@@ -130,16 +165,18 @@ mod tests {
             let mut message = head(&header, Tail::Piece, length as u64).unwrap();
             message.extend(&octets);
             let message = &mut message[PREFIX..];
-            let found = super::piece(&header, message);
+            let mut pieces = Pieces::new(header.clone());
+            let found = pieces.of(message);
             assert_eq!(found, Some(&octets[..]));
             let other = Header {
                 name: ":y".into(),
                 ..header.clone()
             };
-            assert_eq!(super::piece(&other, message), None);
+            assert_eq!(pieces.of(message), Some(&octets[..]), "once more");
+            assert_eq!(Pieces::new(other).of(message), None);
             for position in 0..message.len() - length {
                 message[position] ^= 1;
-                assert_eq!(super::piece(&header, message), None);
+                assert_eq!(pieces.of(message), None);
                 message[position] ^= 1;
             }
         }
