@@ -29,6 +29,10 @@ PATH=$programs:$programs/examples:$PATH
 
 # Sockets have short names at most; the default temporary folder may not.
 work=$(mktemp -d /tmp/petrel.XXXXXX)
+# The runtime folder is in memory on every host, as /run is.
+memory=/dev/shm
+[ -d $memory ] || memory=/tmp
+runtime=$(mktemp -d $memory/petrel.XXXXXX)
 # For block devices, their content and dumps of it.
 free=$(df -kP /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
 [ "${free:-0}" -ge 6000000 ] && large=$(mktemp -d /dev/shm/petrel.XXXXXX) || large=$work/large
@@ -50,7 +54,7 @@ leave() {
             sed "s|^|$(basename "$log" .log): |" "$log" | tail -n 20 >&2
         done
     fi
-    rm -rf "$work" "$large"
+    rm -rf "$work" "$runtime" "$large"
     exit $code
 }
 trap leave EXIT
@@ -97,7 +101,7 @@ padded() {
 
 sh tests/guests/build.sh "$work/guests"
 hello=$work/guests/hello.spt
-mkdir "$work/host" "$work/tenant" "$work/run" "$work/db"
+mkdir "$work/host" "$work/tenant" "$runtime/run" "$work/db"
 cd "$work/tenant"
 petrel add-policy tenant 2 --mem 64 --cpu 0 --block 1024 --csr >"$work/petrel.log" 2>&1
 cd "$work/host"
@@ -110,10 +114,10 @@ request console hello console hello --count 0
 request create hello create hello "$hello" --compression-level 0
 request large large create large "$work/large.spt" --compression-level 0
 
-start petrel-console --tmpdir "$work/run" -v
-start petreld --tmpdir "$work/run" --dbdir "$work/db" -v
+start petrel-console --tmpdir "$runtime/run" -v
+start petreld --tmpdir "$runtime/run" --dbdir "$work/db" -v
 petreld=$!
-start petrel-tls --tmpdir "$work/run" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key
+start petrel-tls --tmpdir "$runtime/run" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key
 listener=$!
 start tls-echo cacert.pem host.pem host.key
 
@@ -135,7 +139,7 @@ printf '\nmemory:\n'
 client upload --create "$work/large" --image "$work/large.spt" --listener "$listener"
 for number in 1 2 3 4 5 6 7 8 9 10; do
     padded "$work/guests/forever.spt" 20M "$work/image$number.spt"
-    petrel create --tmpdir "$work/run" "image$number" "$work/image$number.spt" --mem 16 >"$work/petrel.log" 2>&1
+    petrel create --tmpdir "$runtime/run" "image$number" "$work/image$number.spt" --mem 16 >"$work/petrel.log" 2>&1
 done
 awk '/^VmRSS:/ { printf "petreld, after ten images of 20 MB  %.1f MB  (below 8 MB)\n", $2 / 1024 }' \
     "/proc/$petreld/status"
@@ -144,9 +148,9 @@ end
 printf '\nblock devices, 1 GiB over TLS, not compressed, median of 5 in turns:\n'
 mkdir -p "$large/db" "$large/down"
 head -c 1073741824 /dev/urandom >"$large/data"
-start petreld --tmpdir "$work/run" --dbdir "$large/db" -v
+start petreld --tmpdir "$runtime/run" --dbdir "$large/db" -v
 petreld=$!
-start petrel-tls --tmpdir "$work/run" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key
+start petrel-tls --tmpdir "$runtime/run" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key
 listener=$!
 # remote COMMAND...: as the tenant, over TLS.
 remote() {
@@ -192,11 +196,11 @@ sort -n "$large/memory" | awk 'END { printf "the largest process  %.1f MB  (belo
 end
 printf '\na thousand unikernels:\n'
 for folder in single many; do
-    mkdir "$work/$folder" "$work/$folder/run" "$work/$folder/db"
-    start petrel-console --tmpdir "$work/$folder/run" -v
-    start petreld --tmpdir "$work/$folder/run" --dbdir "$work/$folder/db" -v
+    mkdir "$work/$folder" "$runtime/$folder" "$work/$folder/db"
+    start petrel-console --tmpdir "$runtime/$folder" -v
+    start petreld --tmpdir "$runtime/$folder" --dbdir "$work/$folder/db" -v
 done
-bench-many --tmpdir "$work/many/run" --dbdir "$work/many/db" --petreld $! --other "$work/single/run" \
+bench-many --tmpdir "$runtime/many" --dbdir "$work/many/db" --petreld $! --other "$runtime/single" \
     --image "$work/guests/forever.spt" --count "$deployments"
 
 printf '\nsize of the programs (at most %s bytes):\n' $size_limit

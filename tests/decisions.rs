@@ -331,7 +331,7 @@ struct Tree {
 type Refused = (&'static str, Option<Path>);
 
 impl Tree {
-    fn claims(&self) -> Vec<(&Name, Claim)> {
+    fn claims(&self) -> Vec<(&Name, Claim<'_>)> {
         let claims = self.unikernels.iter();
         claims
             .map(|(name, config)| (name, Claim::of(config)))
@@ -357,7 +357,7 @@ impl Tree {
             return Err(("unikernel_exists", None));
         }
         self.devices
-            .admit(name.path(), &config.blocks, self.blocks())
+            .admit(name.path(), &config.blocks, &self.blocks())
             .map_err(|refusal| (block_kind(&refusal), None))
     }
 }

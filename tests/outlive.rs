@@ -490,6 +490,45 @@ fn a_death_by_a_signal_that_nobody_asked_for_is_a_failure() {
 }
 
 #[test]
+fn how_it_ended_before_is_known_after_both() {
+    for (way, change) in CHANGES {
+        let mut host = Host::start();
+        create(&host, "again", "forever.spt", &[QUIET, "--restart"]);
+        kill(
+            Pid::from_raw(host.tender_of(":again").unwrap()),
+            Signal::SIGSEGV,
+        )
+        .unwrap();
+        let told =
+            |info: &str| info.contains(" restarts 1 last exit ") && info.contains("(signal 11)");
+        eventually("it runs again", || told(&host.petrel(&["info"]).stdout));
+        change(&mut host);
+        let info = host.petrel(&["info"]).stdout;
+        assert!(told(&info), "{way}: {info}");
+    }
+}
+
+#[test]
+fn a_stop_that_was_under_way_is_no_end_that_nobody_asked_for() {
+    let mut host = host_with_puppets(&["--stop-deadline", "1"]);
+    let puppet = Puppet::create(&host, "asked", &["--arg=--stubborn"]);
+    let client = Running::start(&mut host.client(&["destroy", "asked"]));
+    let record = host.path("run/run/:asked");
+    eventually("the stop is on record", || {
+        fs::read_to_string(&record).is_ok_and(|text| text.ends_with("stop asked\n"))
+    });
+    host.kill_supervisor();
+    assert_ne!(client.end().code(), 0);
+    host.start_supervisor();
+    // Nothing was acknowledged: it is to run.
+    eventually("it runs again", || {
+        host.tender_of(":asked")
+            .is_some_and(|process| process != puppet.process)
+    });
+    assert_eq!(infos(&host).len(), 1);
+}
+
+#[test]
 fn what_does_not_stop_in_time_is_killed() {
     let mut host = host_with_puppets(&["--stop-deadline", "1"]);
     let puppets = ["destroyed", "kept"].map(|name| {

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use faults::{Fault, faulty, shim, struck};
 use host::{Daemon, Host, Setup, eventually};
-use support::{guest, run};
+use support::{guest, run, skipped};
 
 /// Keeps the guest from printing.
 const QUIET: &str = "--arg=--interval-ms=600000";

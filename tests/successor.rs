@@ -61,7 +61,7 @@ fn a_tender_that_outlives_its_supervisor_is_found_and_watched() {
         process.ended().unwrap()
     };
     assert_eq!(end(&runs), None);
-    runs.signal(run, Signal::SIGKILL);
+    runs.end(run, Signal::SIGKILL);
     eventually("it has ended", || end(&runs).is_some());
     let killed = End::Known(Ended::Signal(9));
     assert!([killed, End::Unknown].contains(&end(&runs).unwrap()));

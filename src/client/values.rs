@@ -87,9 +87,11 @@ pub(super) fn block(text: &str) -> Result<Block, String> {
         None => (text, None),
     };
     let (name, host) = split_host(rest);
-    let host_device = |host: &str| match host.starts_with(Block::VOLUMES) {
-        true => Ok(host.to_owned()),
-        false => Label::from_str(host).map(|label| label.to_string()),
+    let host_device = |host: &str| {
+        if host.starts_with(Block::VOLUMES) {
+            return Ok(host.to_owned());
+        }
+        Label::from_str(host).map(|label| label.to_string())
     };
     let sector_size = sector.map(|sector| {
         sector_size(number::<u32>(sector)?.into())

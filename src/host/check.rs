@@ -295,7 +295,7 @@ impl Report {
                 "{name}: CPU id {cpu} is not one that can be used on this host"
             ));
         }
-        if let Err(why) = devices.admit(name.path(), &config.blocks, [].into_iter()) {
+        if let Err(why) = devices.admit(name.path(), &config.blocks, &[].into_iter()) {
             self.problem(format!("{name}: {why}"));
         }
         for net in &config.nets {

@@ -403,7 +403,7 @@ impl Connection {
         content: Outgoing,
     ) -> Result<(), String> {
         let reply = Payload::Reply(Success::BlockDeviceImage(level > 0));
-        self.tell(Message::answer(header.clone(), reply))?;
+        self.tell(&Message::answer(header.clone(), reply))?;
         let level = Some(Compression::new(level.into())).filter(|_| level > 0);
         self.become_active(Doing::Dumping(Box::new(Dump {
             task,
@@ -434,7 +434,7 @@ impl Connection {
         !matches!(doing, Doing::Downloading(_))
     }
 
-    fn tell(&mut self, message: Message) -> Result<(), String> {
+    fn tell(&mut self, message: &Message) -> Result<(), String> {
         let octets = message.encode().map_err(|error| error.to_string())?;
         let octets = frame(&octets).map_err(|error| error.to_string())?;
         self.peer.send(&octets).map_err(|error| error.to_string())
@@ -513,7 +513,7 @@ impl Connection {
                 Ok(Made::All) => {
                     let end = Payload::Data(Data::Block(BlockData::End(())));
                     let end = Message::answer(dump.header.clone(), end);
-                    self.tell(end)?;
+                    self.tell(&end)?;
                     self.doing = Doing::Leaving;
                     return Ok(Some(Arrival::Sent(task, Ok(()))));
                 }

@@ -140,6 +140,10 @@ impl Daemon {
             stop_deadline: options.stop_deadline,
             seed: seed(),
         };
+        // What is in the console of one that is started again was not read yet.
+        let names = state.unikernels.iter().map(|recorded| &recorded.name);
+        let wanted = names.chain(fifos.keys()).cloned().collect();
+        Fifo::remove_others(&options.tmpdir, &wanted);
         let mut daemon = Self {
             supervisor: Supervisor::new(state, survivors, settings),
             events: VecDeque::new(),
@@ -528,6 +532,8 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
             name,
             key: survivor.record.key,
             since: timestamp(survivor.record.started),
+            history: survivor.record.history.clone(),
+            stopping: survivor.record.stopping,
         });
         runs.adopt(run, survivor);
     }

@@ -96,9 +96,9 @@ impl BlockDevices {
             return Err(BlockRefusal::Exists(name));
         }
         let tenant: Path = name.path().labels().iter().take(1).cloned().collect();
-        let of_tenant = |other: &&Name| match tenant.is_root() {
-            true => other.path().is_root(),
-            false => other.path().is_within(&tenant),
+        let of_tenant = |other: &&Name| {
+            let path = other.path();
+            path.is_within(&tenant) && tenant.is_root() == path.is_root()
         };
         if self.sizes.keys().filter(of_tenant).count() >= MAX_BLOCK_DEVICES {
             return Err(BlockRefusal::TooMany(tenant));
@@ -135,7 +135,7 @@ impl BlockDevices {
         &self,
         path: &Path,
         blocks: &[Block],
-        unikernels: impl Iterator<Item = User<'a>> + Clone,
+        unikernels: &(impl Iterator<Item = User<'a>> + Clone),
     ) -> Result<(), BlockRefusal> {
         for (at, block) in blocks.iter().enumerate() {
             let no_such = || missing(path, block.host_device());
@@ -232,7 +232,7 @@ mod tests {
         let running = [(&owner, &has[..])];
         let admit = |path: &str, blocks: &[Block], running: &[(&Name, &[Block])]| {
             let path = path.parse().unwrap();
-            devices.admit(&path, blocks, running.iter().copied())
+            devices.admit(&path, blocks, &running.iter().copied())
         };
         assert_eq!(admit("a", &has, &[]), Ok(()));
         assert_eq!(admit("a", &[block("x", Some("disk"))], &[]), Ok(()));
@@ -263,15 +263,15 @@ mod tests {
         let path: Path = "z".parse().unwrap();
         let devices = BlockDevices::new(BTreeMap::new(), Some(path.clone()));
         let volume = [block("x", Some("/dev/zvol/tank/a"))];
-        assert_eq!(devices.admit(&path, &volume, [].into_iter()), Ok(()));
+        assert_eq!(devices.admit(&path, &volume, &[].into_iter()), Ok(()));
         let owner: Name = "z:one".parse().unwrap();
         let running = [(&owner, &volume[..])];
         let in_use = BlockRefusal::ZvolInUse("/dev/zvol/tank/a".into());
-        let admitted = devices.admit(&path, &volume, running.into_iter());
+        let admitted = devices.admit(&path, &volume, &running.into_iter());
         assert_eq!(admitted, Err(in_use));
         for other in ["", "z:y"] {
             let other: Path = other.parse().unwrap();
-            let admitted = devices.admit(&other, &volume, [].into_iter());
+            let admitted = devices.admit(&other, &volume, &[].into_iter());
             assert!(matches!(admitted, Err(BlockRefusal::NoZvols(..))));
         }
         for text in [
@@ -281,7 +281,7 @@ mod tests {
             "/dev/zvol/",
             "/dev/ada0",
         ] {
-            let admitted = devices.admit(&path, &[block("x", Some(text))], [].into_iter());
+            let admitted = devices.admit(&path, &[block("x", Some(text))], &[].into_iter());
             assert_eq!(admitted, Err(missing(&path, text)));
         }
     }

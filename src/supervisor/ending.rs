@@ -58,7 +58,7 @@ impl Supervisor {
             at: now.wall.clone(),
         };
         if !asked {
-            unikernel.last_exit = Some(exit.clone());
+            unikernel.history.last_exit = Some(exit.clone());
         }
         unikernel.run = Run::Due;
         if asked || death == Death::Exit(0) {
@@ -73,7 +73,7 @@ impl Supervisor {
             return;
         }
         if now.monotonic.saturating_sub(since) >= restart::STABLE {
-            unikernel.failures = 0;
+            unikernel.history.failures = 0;
         }
         match restart::decide(&unikernel.version.config, death) {
             Decision::Stay => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::unikernel::{Death, ImageDigest, Version};
-use crate::wire::state::State;
+use crate::wire::state::{LastExit, State};
 use crate::wire::{Header, Int, Message, Timestamp};
 
 /// A connection of a client.
@@ -49,6 +49,21 @@ pub struct Survivor {
     pub key: [u8; 32],
     /// When it was started.
     pub since: Timestamp,
+    /// What went before.
+    pub history: History,
+    /// It was asked to stop.
+    pub stopping: bool,
+}
+
+/// What went before a run of a unikernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Failures in a row, for the back-off.
+    pub failures: u32,
+    /// Restarts after failures, in all.
+    pub restarts: u64,
+    /// The last end that nobody asked for.
+    pub last_exit: Option<LastExit>,
 }
 
 /// What happened.
@@ -211,6 +226,8 @@ pub enum Effect {
         name: Name,
         /// What it is; its image is in the store.
         version: Arc<Version>,
+        /// What went before, for a supervisor that finds it running.
+        history: History,
     },
     /// Undo what [`Effect::Prepare`] did, all of it.
     Release(Name),

@@ -2,7 +2,7 @@
 //!
 //! A unikernel must fit the policy of its own path and of every path above; each counts everything below it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::name::{Name, Path};
@@ -52,13 +52,11 @@ pub struct Users(Vec<(String, u64)>);
 
 /// What a unikernel takes.
 #[derive(Clone, Debug, Default)]
-pub struct Claim {
+pub struct Claim<'a> {
     /// MB.
-    pub memory: u64,
-    /// Host processors.
-    pub cpus: BTreeSet<CpuId>,
-    /// Host bridges.
-    pub bridges: BTreeSet<String>,
+    memory: u64,
+    /// Of these configurations it has one at a time: what it is, was, or becomes.
+    configs: Vec<&'a Config>,
 }
 
 impl Users {
@@ -66,7 +64,7 @@ impl Users {
     const MOST: usize = 5;
 
     /// Who uses what the policy of `at` allows, as far as somebody at `path`, at or below it, may know.
-    fn of(at: &Path, path: &Path, running: &[(&Name, Claim)]) -> Self {
+    fn of(at: &Path, path: &Path, running: &[(&Name, Claim<'_>)]) -> Self {
         let below = running.iter().filter(|(name, _)| name.path().is_within(at));
         let mut users: BTreeMap<String, u64> = BTreeMap::new();
         // The path on the way from the policy to who asks.
@@ -107,17 +105,12 @@ impl fmt::Display for Users {
     }
 }
 
-impl Claim {
+impl<'a> Claim<'a> {
     /// What a unikernel of this configuration takes.
-    pub fn of(config: &Config) -> Self {
+    pub fn of(config: &'a Config) -> Self {
         Self {
             memory: config.memory.into(),
-            cpus: config.cpus.clone(),
-            bridges: config
-                .nets
-                .iter()
-                .map(|net| net.bridge().to_owned())
-                .collect(),
+            configs: vec![config],
         }
     }
 
@@ -125,9 +118,20 @@ impl Claim {
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.memory = self.memory.max(other.memory);
-        self.cpus.extend(other.cpus);
-        self.bridges.extend(other.bridges);
+        self.configs.extend(other.configs);
         self
+    }
+
+    /// Host processors, each perhaps more than once.
+    fn cpus(&self) -> impl Iterator<Item = CpuId> {
+        let configs = self.configs.iter();
+        configs.flat_map(|config| config.cpus.iter().copied())
+    }
+
+    /// Host bridges, each perhaps more than once.
+    fn bridges(&self) -> impl Iterator<Item = &'a str> {
+        let nets = self.configs.iter().flat_map(|config| &config.nets);
+        nets.map(crate::unikernel::Net::bridge)
     }
 }
 
@@ -151,8 +155,8 @@ impl Ledger {
     pub fn admit(
         &self,
         path: &Path,
-        claim: &Claim,
-        others: &[(&Name, Claim)],
+        claim: &Claim<'_>,
+        others: &[(&Name, Claim<'_>)],
     ) -> Result<(), Refusal> {
         for at in path.ancestry() {
             let Some(policy) = self.policies.get(&at) else {
@@ -169,8 +173,8 @@ impl Ledger {
                 return Err(Refusal::Memory(at, allowed, memory, asked, users));
             }
             policy
-                .allows_cpus(&claim.cpus)
-                .and_then(|()| policy.allows_bridges(claim.bridges.iter().map(String::as_str)))
+                .allows_cpus(&claim.cpus().collect())
+                .and_then(|()| policy.allows_bridges(claim.bridges()))
                 .map_err(|excess| Refusal::Forbidden(at, excess))?;
         }
         Ok(())
@@ -203,7 +207,7 @@ impl Ledger {
         &mut self,
         path: &Path,
         policy: Policy,
-        running: &[(&Name, Claim)],
+        running: &[(&Name, Claim<'_>)],
         devices: &BlockDevices,
     ) -> Result<bool, Refusal> {
         if self.policies.get(path) == Some(&policy) {
@@ -261,7 +265,7 @@ impl FromIterator<(Path, Policy)> for Ledger {
     }
 }
 
-fn usage(path: &Path, running: &[(&Name, Claim)]) -> (u64, u64) {
+fn usage(path: &Path, running: &[(&Name, Claim<'_>)]) -> (u64, u64) {
     running
         .iter()
         .filter(|(name, _)| name.path().is_within(path))
@@ -271,7 +275,7 @@ fn usage(path: &Path, running: &[(&Name, Claim)]) -> (u64, u64) {
 }
 
 /// What is at and below `path`, as the smallest policy that allows it.
-fn in_use(path: &Path, running: &[(&Name, Claim)], devices: &BlockDevices) -> Policy {
+fn in_use(path: &Path, running: &[(&Name, Claim<'_>)], devices: &BlockDevices) -> Policy {
     let (unikernels, memory) = usage(path, running);
     let claims = || {
         running
@@ -281,13 +285,12 @@ fn in_use(path: &Path, running: &[(&Name, Claim)], devices: &BlockDevices) -> Po
     };
     Policy {
         unikernels,
-        cpus: claims()
-            .flat_map(|claim| claim.cpus.iter().copied())
-            .collect(),
+        cpus: claims().flat_map(Claim::cpus).collect(),
         memory,
         block: Some(devices.storage_below(path)).filter(|storage| *storage > 0),
         bridges: claims()
-            .flat_map(|claim| claim.bridges.iter().cloned())
+            .flat_map(Claim::bridges)
+            .map(str::to_owned)
             .collect(),
     }
 }
@@ -349,15 +352,14 @@ mod tests {
             cpus: [0].into(),
             memory,
             block: None,
-            bridges: BTreeSet::new(),
+            bridges: [].into(),
         }
     }
 
-    fn claim(memory: u64) -> Claim {
+    fn claim(memory: u64) -> Claim<'static> {
         Claim {
             memory,
-            cpus: [0].into(),
-            bridges: BTreeSet::new(),
+            configs: Vec::new(),
         }
     }
 

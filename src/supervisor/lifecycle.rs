@@ -340,8 +340,8 @@ impl Supervisor {
             Some((old, _)) => Some(old.clone()),
             None => None,
         };
-        unikernel.last_exit = match (&previous, &ended) {
-            (Some(old), _) => old.last_exit.clone(),
+        unikernel.history.last_exit = match (&previous, &ended) {
+            (Some(old), _) => old.history.last_exit.clone(),
             (None, old) => old.as_ref().map(|old| old.exit.clone()),
         };
         operation.previous = previous;

@@ -39,8 +39,8 @@ use self::operation::{Operation, Request, Revival, Upload, Written};
 pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
 pub use event::{
-    BlockContent, BlockWork, ConnectionId, Effect, Event, Moment, RunId, StagedImage, Survivor,
-    TaskId, Ticket, Timer, UploadId,
+    BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
+    Survivor, TaskId, Ticket, Timer, UploadId,
 };
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
 pub use storage::MAX_BLOCK_STREAMS;
@@ -129,12 +129,7 @@ struct Unikernel {
     /// What a rollback returns to.
     previous: Option<Arc<Version>>,
     run: Run,
-    /// Failures in a row, for the back-off.
-    failures: u32,
-    /// Restarts after failures, in all.
-    restarts: u64,
-    /// The last one that nobody asked for.
-    last_exit: Option<LastExit>,
+    history: History,
     /// Why it could not be started last time.
     trouble: Option<String>,
 }
@@ -267,16 +262,24 @@ impl Supervisor {
 
     /// What the state file has to say now: what is acknowledged, or is acknowledged once this is written.
     pub fn state(&self) -> State {
-        let ended = self.ended.keys();
-        let ended = ended.filter(|name| !self.unikernels.contains_key(name));
-        let operations = self
-            .operations
-            .keys()
-            .filter(|name| !self.unikernels.contains_key(name) && !self.ended.contains_key(name));
-        let names = self.unikernels.keys().chain(ended).chain(operations);
+        let present = self.unikernels.iter();
+        let present = present.map(|(name, unikernel)| (name, Some(unikernel), None));
+        let absent = |name: &&Name| !self.unikernels.contains_key(name);
+        let ended = self.ended.iter().filter(|(name, _)| absent(name));
+        let ended = ended.map(|(name, ended)| (name, None, Some(ended)));
+        let operations = self.operations.keys();
+        let operations = operations
+            .filter(|name| absent(name) && !self.ended.contains_key(name))
+            .map(|name| (name, None, None));
+        let mut unikernels: Vec<_> = present
+            .chain(ended)
+            .chain(operations)
+            .filter_map(|(name, present, ended)| self.recorded(name, present, ended))
+            .collect();
+        unikernels.sort_by(|one, other| one.name.cmp(&other.name));
         let (ages, forgotten) = self.ages.recorded();
         State {
-            unikernels: names.filter_map(|name| self.recorded(name)).collect(),
+            unikernels,
             policies: self
                 .ledger
                 .all()
@@ -287,13 +290,19 @@ impl Supervisor {
         }
     }
 
-    fn recorded(&self, name: &Name) -> Option<Recorded> {
+    /// What the state file has to say of a unikernel that is this now, or that ended so.
+    fn recorded(
+        &self,
+        name: &Name,
+        present: Option<&Unikernel>,
+        ended: Option<&Ended>,
+    ) -> Option<Recorded> {
         let (present, ended) = match self.operations.get(name) {
             // Until the new one runs, what it replaces is what is to come back.
             Some(operation) if operation.is_unacknowledged() => {
                 (operation.previous.as_ref(), operation.ended.as_ref())
             }
-            _ => (self.unikernels.get(name), self.ended.get(name)),
+            _ => (present, ended),
         };
         let (version, previous, standing) = match (present, ended) {
             (Some(unikernel), _) => {
@@ -542,9 +551,7 @@ impl Unikernel {
             version,
             previous: None,
             run,
-            failures: 0,
-            restarts: 0,
-            last_exit: None,
+            history: History::default(),
             trouble: None,
         }
     }
@@ -562,7 +569,7 @@ impl Unikernel {
     }
 
     /// What it takes: one that was stopped takes nothing but its place.
-    fn claim(&self) -> Claim {
+    fn claim(&self) -> Claim<'_> {
         match self.run {
             Run::Stopped => Claim::default(),
             _ => Claim::of(&self.version.config),
@@ -584,21 +591,17 @@ impl Ended {
 fn claims<'a>(
     unikernels: &'a BTreeMap<Name, Unikernel>,
     operations: &'a BTreeMap<Name, Operation>,
-) -> Vec<(&'a Name, Claim)> {
-    let mut claims: BTreeMap<&Name, Claim> = unikernels
+) -> Vec<(&'a Name, Claim<'a>)> {
+    let present = unikernels.iter().map(|(name, unikernel)| {
+        let operation = operations.get(name).into_iter();
+        let claims = operation.flat_map(Operation::claims);
+        (name, claims.fold(unikernel.claim(), Claim::or))
+    });
+    let coming = operations
         .iter()
-        .map(|(name, unikernel)| (name, unikernel.claim()))
-        .collect();
-    for (name, operation) in operations {
-        for claim in operation.claims() {
-            let most = match claims.remove(name) {
-                Some(other) => claim.or(other),
-                None => claim,
-            };
-            claims.insert(name, most);
-        }
-    }
-    claims.into_iter().collect()
+        .filter(|(name, _)| !unikernels.contains_key(name))
+        .filter_map(|(name, operation)| Some((name, operation.claims().reduce(Claim::or)?)));
+    present.chain(coming).collect()
 }
 
 /// Reads a configuration and refuses what this supervisor cannot run.

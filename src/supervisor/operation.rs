@@ -133,7 +133,7 @@ impl Operation {
     }
 
     /// What may be taken once more, or instead of what is there.
-    pub(super) fn claims(&self) -> impl Iterator<Item = Claim> {
+    pub(super) fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
         // After a destroy nothing comes back.
         let previous = self
             .previous

@@ -171,8 +171,8 @@ fn details_of(name: &Name, unikernel: &Unikernel, devices: &BlockDevices) -> Det
             }),
             Run::Stopped => Standing::Stopped(()),
         },
-        restarts: unikernel.restarts.into(),
-        last_exit: unikernel.last_exit.as_ref().map(Into::into),
+        restarts: unikernel.history.restarts.into(),
+        last_exit: unikernel.history.last_exit.as_ref().map(Into::into),
         previous: unikernel.previous.as_deref().map(digest),
     }
 }

@@ -19,12 +19,16 @@ impl Supervisor {
             name,
             key,
             since,
+            history,
+            stopping,
         } = survivor;
         self.runs.insert(run, name.clone());
         let wanted = self.unikernels.get_mut(&name).filter(|unikernel| {
-            matches!(unikernel.run, Run::Due) && unikernel.version.key() == key
+            // One that is about to end is started again after that.
+            matches!(unikernel.run, Run::Due) && unikernel.version.key() == key && !stopping
         });
         if let Some(unikernel) = wanted {
+            unikernel.history = history;
             unikernel.run = Run::Up {
                 run,
                 since: Moment {
@@ -50,7 +54,9 @@ impl Supervisor {
             })
             .collect();
         for (run, name) in strays {
-            warn!("{name}: a tender of an earlier supervisor, which was not recorded, is ended");
+            warn!(
+                "{name}: a tender of an earlier supervisor, which was to end or is not recorded, is ended"
+            );
             self.end_run(run);
         }
         let mut due: Vec<_> = self
@@ -115,8 +121,9 @@ impl Supervisor {
         let Some(unikernel) = self.unikernels.get_mut(name) else {
             return;
         };
-        unikernel.failures = unikernel.failures.saturating_add(1);
-        let after = restart::wait(unikernel.failures, jitter);
+        let failures = &mut unikernel.history.failures;
+        *failures = failures.saturating_add(1);
+        let after = restart::wait(*failures, jitter);
         unikernel.run = Run::Waiting(wait, later(&now.wall, after));
         info!("{name}: starts again in {} ms", after.as_millis());
         self.effects.push(Effect::Wake {
@@ -163,13 +170,23 @@ impl Supervisor {
             return;
         };
         let version = unikernel.version.clone();
+        let mut history = unikernel.history.clone();
+        if self.is_own_start(name) && history.failures > 0 {
+            history.restarts += 1;
+        }
         self.runs.insert(run, name.clone());
         self.set_phase(name, Phase::Spawning);
         self.effects.push(Effect::Spawn {
             run,
             name: name.clone(),
             version,
+            history,
         });
+    }
+
+    fn is_own_start(&self, name: &Name) -> bool {
+        let operation = self.operations.get(name);
+        operation.is_some_and(|operation| matches!(operation.goal, Goal::Start))
     }
 
     pub(super) fn spawned(&mut self, now: &Moment, run: RunId, result: Result<(), String>) {
@@ -181,13 +198,7 @@ impl Supervisor {
             self.runs.remove(&run);
             return self.cannot_start(now, &name, &why);
         }
-        let own_start = matches!(
-            self.operations.get(&name),
-            Some(Operation {
-                goal: Goal::Start,
-                ..
-            })
-        );
+        let own_start = self.is_own_start(&name);
         if let Some(unikernel) = self.unikernels.get_mut(&name) {
             unikernel.run = Run::Up {
                 run,
@@ -195,8 +206,8 @@ impl Supervisor {
                 asked_to_stop: false,
             };
             unikernel.trouble = None;
-            if own_start && unikernel.failures > 0 {
-                unikernel.restarts += 1;
+            if own_start && unikernel.history.failures > 0 {
+                unikernel.history.restarts += 1;
             }
         }
         if own_start {

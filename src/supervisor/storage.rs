@@ -181,9 +181,11 @@ impl Supervisor {
         };
         self.devices
             .free(name, self.users(None).into_iter())
-            .and_then(|size| match self.tasks.values().any(disturbs) {
-                true => Err(BlockRefusal::Busy(name.clone())),
-                false => Ok(size),
+            .and_then(|size| {
+                if self.tasks.values().any(disturbs) {
+                    return Err(BlockRefusal::Busy(name.clone()));
+                }
+                Ok(size)
             })
             .map_err(|refusal| refusal.to_string())
     }
@@ -226,7 +228,7 @@ impl Supervisor {
     pub(super) fn admit_blocks(&self, name: &Name, blocks: &[Block]) -> Result<(), BlockRefusal> {
         let path = name.path();
         let users = self.users(Some(name));
-        self.devices.admit(path, blocks, users.into_iter())?;
+        self.devices.admit(path, blocks, &users.into_iter())?;
         let busy = |block: &Block| match HostDevice::of(path, block) {
             Some(HostDevice::Ours(device)) => {
                 let mut tasks = self.tasks.values();

@@ -1,6 +1,6 @@
 //! The life of unikernels, played against a host that is a few lines of test.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::fixtures::{config, settings};
@@ -42,6 +42,9 @@ struct World {
     devices: BTreeMap<Name, u64>,
     /// What is sent or received until a test says that it ends.
     streams: Vec<(TaskId, Name, BlockWork)>,
+    /// As the records of runs have it.
+    histories: BTreeMap<Name, History>,
+    stopping: BTreeSet<RunId>,
 }
 
 impl World {
@@ -71,6 +74,8 @@ impl World {
             device: false,
             devices: BTreeMap::new(),
             streams: Vec::new(),
+            histories: BTreeMap::new(),
+            stopping: BTreeSet::new(),
         }
     }
 
@@ -127,10 +132,16 @@ impl World {
                 let result = self.fails("announce");
                 self.result("announce", Event::Announced { name, call, result }, events);
             }
-            Effect::Spawn { run, name, version } => {
+            Effect::Spawn {
+                run,
+                name,
+                version,
+                history,
+            } => {
                 let result = self.fails("spawn");
                 if result.is_ok() {
-                    self.alive.push((run, name, version.config.clone()));
+                    self.alive.push((run, name.clone(), version.config.clone()));
+                    self.histories.insert(name, history);
                 }
                 self.result("spawn", Event::Spawned { run, result }, events);
             }
@@ -153,6 +164,7 @@ impl World {
                 }
             }
             Effect::Signal { run, kill } => {
+                self.stopping.insert(run);
                 let before = self.alive.len();
                 if kill || self.obedient {
                     self.alive.retain(|(alive, _, _)| *alive != run);
@@ -279,6 +291,8 @@ impl World {
                 name: name.clone(),
                 key: version.key(),
                 since: Timestamp::from_unix(7, 0),
+                history: self.histories.get(name).cloned().unwrap_or_default(),
+                stopping: self.stopping.contains(run),
             }
         });
         let survivors = survivors.collect();
@@ -1262,6 +1276,37 @@ fn a_tender_that_nobody_recorded_is_ended_before_its_name_is_used() {
 }
 
 #[test]
+fn one_that_was_asked_to_stop_is_ended_and_started_again_after_a_crash() {
+    let mut world = World::new();
+    world.obedient = false;
+    world.create(":a").unwrap();
+    let before = world.alive[0].0;
+    world.ask(":a", DESTROY);
+    world.crash();
+    assert_eq!(world.alive[0].0, before);
+    world.pass(STOP_DEADLINE);
+    assert_eq!(world.names_alive(), [":a"]);
+    assert_ne!(world.alive[0].0, before);
+}
+
+#[test]
+fn what_went_before_a_run_is_known_to_who_finds_it() {
+    let mut world = World::new();
+    let restarting = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..config()
+    };
+    world.answer(":a", create(&restarting, false)).unwrap();
+    world.die(Death::Exit(3));
+    world.pass(Duration::from_mins(1));
+    world.crash();
+    let told = world.details(":a");
+    let exit = told.last_exit.unwrap();
+    assert_eq!(Death::from(&exit.death), Death::Exit(3));
+    assert_eq!(told.restarts.get(), 1);
+}
+
+#[test]
 fn a_few_are_started_at_a_time() {
     let state = State {
         unikernels: (0..3 * MAX_STARTING)
@@ -1427,8 +1472,8 @@ fn a_device_whose_content_is_on_its_way_is_nobody_elses() {
     world.device = true;
     busy(world.answer("a:x", create(&with_device("disk"), false)));
     world.end_stream();
-    let word = Payload::Reply(Success::String("set block device".into()));
-    assert!(world.answers.contains(&(first, word, true)));
+    let done = Payload::Reply(Success::String("set block device".into()));
+    assert!(world.answers.contains(&(first, done, true)));
 
     // Several can read.
     world.ask("a:disk", dump());

@@ -6,6 +6,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::libc::{self, WEXITSTATUS, WIFEXITED, WIFSIGNALED, WTERMSIG, c_int, pid_t};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 /// How a child ended.
@@ -20,6 +21,16 @@ pub enum Ended {
 /// Takes note of one child that has ended, without waiting; nothing if there is none, or no child at all.
 pub fn reap() -> io::Result<Option<(Pid, Ended)>> {
     wait(-1, libc::WNOHANG)
+}
+
+/// Whether this is a child of this process that has ended, and was not [reaped](reap).
+pub fn is_unreaped(pid: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(pid), flags) {
+        Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => false,
+        // Of one that a real-time signal ended, too.
+        Ok(_) | Err(_) => true,
+    }
 }
 
 /// waitpid(2).

@@ -96,12 +96,11 @@ impl Pieces {
         let like_latest = latest
             .filter(|(length, head)| head.len() - PREFIX + length == message.len())
             .map(|(length, _)| *length);
-        let least = match like_latest {
-            Some(length) => length,
-            None => {
-                let longest = self.head(message.len()).ok()?.len() - PREFIX;
-                message.len().checked_sub(longest)?
-            }
+        let least = if let Some(length) = like_latest {
+            length
+        } else {
+            let longest = self.head(message.len()).ok()?.len() - PREFIX;
+            message.len().checked_sub(longest)?
         };
         // Next to a power of 256 each of its values may be shorter by one than with that.
         (least..=least + LEVELS).find_map(|length| {

@@ -5,7 +5,6 @@
 
 pub mod albatross;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use rasn::types::Any;
@@ -25,7 +24,7 @@ use crate::unikernel::{Config, Death, ImageDigest, Version};
 /// What the supervisor remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Unikernels, each name at most once, in any order.
+    /// Unikernels, each name at most once, in any order: by name is written fastest.
     pub unikernels: Vec<Recorded>,
     /// Policies, in any order.
     pub policies: Vec<(Path, Policy)>,
@@ -86,7 +85,10 @@ pub enum StateError {
 /// Encodes states one after the other, and of what has not changed since the last one nothing anew.
 #[derive(Debug, Default)]
 pub struct Encoder {
-    entries: HashMap<Name, (Recorded, Any)>,
+    /// What was written last, in that order.
+    recorded: Vec<Recorded>,
+    /// The same, encoded.
+    encoded: Vec<Any>,
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
@@ -187,30 +189,44 @@ impl State {
 impl Encoder {
     /// The content of the state file.
     pub fn encode(&mut self, state: &State) -> Result<Vec<u8>, WireError> {
-        let mut before = std::mem::take(&mut self.entries);
+        let Self { recorded, encoded } = std::mem::take(self);
+        let mut before = recorded.into_iter().zip(encoded).peekable();
         let mut unikernels = Vec::with_capacity(state.unikernels.len());
         for recorded in &state.unikernels {
-            let (name, entry) = match before.remove_entry(&recorded.name) {
-                // Versions are the same in memory, so this is cheap.
-                Some((name, entry)) if entry.0 == *recorded => (name, entry),
-                _ => {
-                    let encoded = Any::new(encode(&Entry::from(recorded))?);
-                    (recorded.name.clone(), (recorded.clone(), encoded))
+            // Versions are the same in memory, so that comparing costs little.
+            let same = loop {
+                if let Some(same) = before.next_if(|(old, _)| old == recorded) {
+                    break Some(same);
+                }
+                // What is no longer there.
+                if before
+                    .next_if(|(old, _)| old.name < recorded.name)
+                    .is_none()
+                {
+                    break None;
                 }
             };
-            unikernels.push(entry.1.clone());
-            self.entries.insert(name, entry);
+            let (recorded, encoded) = match same {
+                Some(same) => same,
+                None => (recorded.clone(), Any::new(encode(&Entry::from(recorded))?)),
+            };
+            self.recorded.push(recorded);
+            unikernels.push(encoded);
         }
         let policies = state.policies.iter().map(|(path, policy)| NamedPolicy {
             name: path.to_string().into(),
             policy: policy.into(),
         });
-        encode(&EncodedFile::Petrel(Petrel1 {
+        let file = EncodedFile::Petrel(Petrel1 {
             unikernels,
             policies: policies.collect(),
             ages: written_ages(&state.ages),
             forgotten: written_ages(&state.forgotten),
-        }))
+        });
+        let octets = encode(&file)?;
+        let EncodedFile::Petrel(Petrel1 { unikernels, .. }) = file;
+        self.encoded = unikernels;
+        Ok(octets)
     }
 }
 
@@ -412,7 +428,7 @@ mod tests {
                 ..State::default()
             };
             assert_eq!(encoder.encode(&state), state.encode());
-            assert_eq!(encoder.entries.len(), state.unikernels.len());
+            assert_eq!(encoder.encoded.len(), state.unikernels.len());
         }
     }
 

@@ -90,7 +90,7 @@ impl Staging {
 }
 
 fn is_zero(octets: &[u8]) -> bool {
-    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     octets
         .chunks(ZEROS.len())
         .all(|chunk| *chunk == ZEROS[..chunk.len()])

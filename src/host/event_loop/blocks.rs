@@ -8,13 +8,13 @@ use crate::supervisor::{BlockContent, BlockWork, ConnectionId, Event, TaskId};
 use crate::wire::Header;
 
 impl Daemon {
-    pub(super) fn work(&mut self, task: TaskId, name: Name, work: BlockWork) {
+    pub(super) fn work(&mut self, task: TaskId, name: &Name, work: BlockWork) {
         let done = match work {
-            BlockWork::Make(size) => self.blocks.make(&name, size).map_err(text),
-            BlockWork::Remove => self.blocks.remove(&name).map_err(text),
+            BlockWork::Make(size) => self.blocks.make(name, size).map_err(text),
+            BlockWork::Remove => self.blocks.remove(name).map_err(text),
             BlockWork::Receive(content) => {
                 self.tasks.insert(task, name.clone());
-                return self.receive_block(task, &name, content);
+                return self.receive_block(task, name, content);
             }
             BlockWork::Send {
                 to,
@@ -23,11 +23,11 @@ impl Daemon {
                 whole,
             } => {
                 self.tasks.insert(task, name.clone());
-                let begun = self.send_block(task, &name, to, header, (level, whole));
+                let begun = self.send_block(task, name, to, header, (level, whole));
                 return begun.unwrap_or_else(|why| self.end_task(task, Err(why)));
             }
         };
-        self.told(task, &name, done);
+        self.told(task, name, done);
     }
 
     /// A task that sends or receives has come to its end, unless it had before.

@@ -15,7 +15,7 @@ use super::{Daemon, Prepared};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::supervisor::{
-    ConnectionId, Effect, Event, RunId, StagedImage, TaskId, UploadId, launch,
+    ConnectionId, Effect, Event, History, RunId, StagedImage, TaskId, UploadId, launch,
 };
 use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
@@ -60,8 +60,13 @@ impl Daemon {
                     self.results.push(Event::Announced { name, call, result });
                 }
             }
-            Effect::Spawn { run, name, version } => {
-                let result = self.spawn(run, &name, &version);
+            Effect::Spawn {
+                run,
+                name,
+                version,
+                history,
+            } => {
+                let result = self.spawn(run, &name, &version, history);
                 self.results.push(Event::Spawned { run, result });
             }
             Effect::Release(name) => {
@@ -71,7 +76,7 @@ impl Daemon {
                 }
                 self.blocks.release(&name);
             }
-            Effect::Block { task, name, work } => self.work(task, name, work),
+            Effect::Block { task, name, work } => self.work(task, &name, work),
             Effect::EndBlock(task) => self.break_off(task),
             Effect::Signal { run, kill } => self.signal(run, kill),
             Effect::Wake { after, timer } => self.timers.push((Instant::now() + after, timer)),
@@ -239,7 +244,13 @@ impl Daemon {
         Ok(())
     }
 
-    fn spawn(&mut self, run: RunId, name: &Name, version: &Version) -> Result<(), String> {
+    fn spawn(
+        &mut self,
+        run: RunId,
+        name: &Name,
+        version: &Version,
+        history: History,
+    ) -> Result<(), String> {
         let (Some(prepared), Some(fifo)) = (self.prepared.remove(name), self.fifos.get(name))
         else {
             return Err("its console was not prepared".to_owned());
@@ -260,7 +271,7 @@ impl Daemon {
             group: None,
             record: None,
         };
-        let started = self.runs.start(run, version.key(), start);
+        let started = self.runs.start(run, version.key(), history, start);
         let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
         Ok(())
@@ -272,7 +283,7 @@ impl Daemon {
         } else {
             Signal::SIGTERM
         };
-        self.runs.signal(run, signal);
+        self.runs.end(run, signal);
     }
 
     fn persist(&mut self, state: &State) -> Result<(), String> {

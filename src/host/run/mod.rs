@@ -18,8 +18,8 @@ use self::users::Exhausted;
 use super::tender::{self, Start, TenderError};
 use crate::daemon;
 use crate::name::Name;
-use crate::supervisor::RunId;
-use crate::sys::process::{Process, ProcessId};
+use crate::supervisor::{History, RunId};
+use crate::sys::process::Process;
 
 pub use group::{MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
@@ -42,11 +42,11 @@ pub struct Runs {
 struct Running {
     name: Name,
     pid: Pid,
-    /// Nothing if it is a child that had ended before it could be looked at, or that the system has no handle of.
+    /// Of one that was adopted, and may be no child.
     process: Option<Process>,
     user: Option<u32>,
     group: Option<Group>,
-    adopted: bool,
+    stopping: bool,
 }
 
 /// A run that is over.
@@ -93,6 +93,9 @@ impl Runs {
             let pid = process.id().pid;
             log::info!("{name} runs already, as process {pid}");
         }
+        if let Some(groups) = &groups {
+            groups.remove_others(&survivors.iter().map(|survivor| &survivor.name).collect());
+        }
         Ok(Self {
             users,
             latest_user: None,
@@ -118,7 +121,7 @@ impl Runs {
             pid: survivor.process.id().pid,
             process: Some(survivor.process),
             user: survivor.record.user,
-            adopted: true,
+            stopping: survivor.record.stopping,
         };
         self.running.insert(run, running);
     }
@@ -126,22 +129,29 @@ impl Runs {
     /// The processes that were adopted, which may be no children of this one: to be polled for reading and asked for
     /// their end. [`Self::ended`] is to be told of that, as of the end of a child.
     pub fn adopted(&self) -> impl Iterator<Item = (RunId, &Process)> {
-        let adopted = self.running.iter().filter(|(_, running)| running.adopted);
-        adopted.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
+        let running = self.running.iter();
+        running.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
     }
 
     /// The users that adopted tenders have of their own.
     pub fn users_of_adopted(&self) -> BTreeMap<u32, Name> {
-        let adopted = self.running.values().filter(|running| running.adopted);
+        let running = self.running.values();
+        let adopted = running.filter(|running| running.process.is_some());
         adopted
             .filter_map(|running| Some((running.user?, running.name.clone())))
             .collect()
     }
 
     /// Starts a tender as this run. `key` is that of the version it runs. Returns its process.
-    pub fn start(&mut self, run: RunId, key: [u8; 32], start: Start<'_>) -> Result<Pid, RunError> {
+    pub fn start(
+        &mut self,
+        run: RunId,
+        key: [u8; 32],
+        history: History,
+        start: Start<'_>,
+    ) -> Result<Pid, RunError> {
         let name = start.name.clone();
-        let started = self.try_start(run, key, start);
+        let started = self.try_start(run, key, history, start);
         if started.is_err()
             && let Err(error) = self.records.remove(&name)
         {
@@ -154,6 +164,7 @@ impl Runs {
         &mut self,
         run: RunId,
         key: [u8; 32],
+        history: History,
         mut start: Start<'_>,
     ) -> Result<Pid, RunError> {
         let user = self.next_user().map_err(RunError::User)?;
@@ -161,6 +172,8 @@ impl Runs {
             user,
             started: daemon::wall_clock(),
             key,
+            history,
+            stopping: false,
         };
         let name = start.name.clone();
         let opened = self.records.create(&name, &record);
@@ -189,21 +202,28 @@ impl Runs {
         let running = Running {
             name,
             pid,
-            process: open(pid),
+            process: None,
             user,
             group,
-            adopted: false,
+            stopping: false,
         };
         self.running.insert(run, running);
         self.latest_user = user.or(self.latest_user);
         Ok(pid)
     }
 
-    /// Sends a signal to the tender, and never to another process.
-    pub fn signal(&self, run: RunId, signal: Signal) {
-        let Some(Running { pid, process, .. }) = self.running.get(&run) else {
+    /// Asks the tender to end, or ends it, and never another process. The record says so first: a supervisor that
+    /// finds the tender knows that its end was asked for.
+    pub fn end(&mut self, run: RunId, signal: Signal) {
+        let Some(running) = self.running.get_mut(&run) else {
             return;
         };
+        if !mem::replace(&mut running.stopping, true)
+            && let Err(error) = self.records.stopping(&running.name)
+        {
+            log::warn!("{error}");
+        }
+        let Running { pid, process, .. } = running;
         let sent = match process {
             Some(process) => process.signal(signal),
             // A child whose end nobody has asked for yet: its number is not given away before.
@@ -254,15 +274,6 @@ pub fn check_users(users: Option<TenderUsers>) -> Result<(), RunError> {
         (Some(_), None) if geteuid().is_root() => Ok(()),
         (Some(_), None) => Err(RunError::Users("only root can do that")),
     }
-}
-
-/// A handle of a child that was just started.
-fn open(pid: Pid) -> Option<Process> {
-    let opened = ProcessId::of(pid).and_then(|id| id.map_or(Ok(None), Process::open));
-    opened.unwrap_or_else(|error| {
-        log::warn!("cannot watch process {pid}: {error}");
-        None
-    })
 }
 
 impl fmt::Display for RunError {

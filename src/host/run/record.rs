@@ -17,8 +17,11 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::Pid;
 
 use crate::name::Name;
+use crate::supervisor::History;
 use crate::sys::process::{self, Process, ProcessId};
-use crate::unikernel::ImageDigest;
+use crate::unikernel::{Death, ImageDigest};
+use crate::wire::Timestamp;
+use crate::wire::state::LastExit;
 
 /// Folder of the records below the runtime folder.
 pub const FOLDER: &str = "run";
@@ -32,6 +35,9 @@ const LONGEST: u64 = 4096;
 /// The first line: what this is, and which form of it.
 const TITLE: &str = "petrel run 1";
 
+/// What a record gets when its run is asked to stop.
+const STOPPING: &str = "stop asked\n";
+
 /// What is known of a run before it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -41,6 +47,10 @@ pub struct Record {
     pub started: Duration,
     /// What tells whether it runs what it should: see [`crate::unikernel::Version::key`].
     pub key: [u8; 32],
+    /// What went before.
+    pub history: History,
+    /// It was asked to stop.
+    pub stopping: bool,
 }
 
 /// A tender that an earlier supervisor has started.
@@ -114,6 +124,15 @@ impl Records {
         file.write_all(encode(&self.boot, record).as_bytes())
             .map_err(RecordError::file("write", &path))?;
         Ok(Opened { path, file })
+    }
+
+    /// Adds that the run was asked to stop.
+    pub fn stopping(&self, name: &Name) -> Result<(), RecordError> {
+        let path = self.path(name);
+        let options = OpenOptions::new().append(true).open(&path);
+        let mut file = options.map_err(RecordError::file("open", &path))?;
+        file.write_all(STOPPING.as_bytes())
+            .map_err(RecordError::file("write", &path))
     }
 
     /// Removes the record of a run that has ended, if there is one.
@@ -265,6 +284,25 @@ fn encode(boot: &str, record: &Record) -> String {
     if let Some(user) = record.user {
         let _ = writeln!(text, "user {user}");
     }
+    let History {
+        failures,
+        restarts,
+        last_exit,
+    } = &record.history;
+    let _ = write!(text, "failures {failures}\nrestarts {restarts}\n");
+    if let Some(LastExit { death, at }) = last_exit {
+        let (kind, number) = match death {
+            Death::Exit(code) => ("code", i32::from(*code)),
+            Death::Signal(signal) => ("signal", *signal),
+            Death::OutOfMemory => ("memory", 0),
+            Death::Unknown => ("unknown", 0),
+        };
+        let (seconds, milliseconds) = (at.seconds(), at.milliseconds());
+        let _ = writeln!(text, "exit {kind} {number} {seconds} {milliseconds}");
+    }
+    if record.stopping {
+        text += STOPPING;
+    }
     text
 }
 
@@ -278,6 +316,7 @@ fn decode(text: &[u8]) -> Result<(&str, Record, Option<ProcessId>), Damage> {
         return Err(Damage("it is no record of a run"));
     }
     let (mut boot, mut started, mut key, mut user, mut id) = (None, None, None, None, None);
+    let (mut failures, mut restarts, mut exit, mut stopping) = (None, None, None, None);
     for line in lines {
         let (what, value) = line.split_once(' ').ok_or(Damage("a line has no value"))?;
         let wrong = Damage("a value makes no sense");
@@ -286,6 +325,14 @@ fn decode(text: &[u8]) -> Result<(&str, Record, Option<ProcessId>), Damage> {
             "started" => started.replace(time(value).ok_or(wrong)?).is_some(),
             "key" => key.replace(digest(value).ok_or(wrong)?).is_some(),
             "user" => user.replace(value.parse().map_err(|_| wrong)?).is_some(),
+            "failures" => failures
+                .replace(value.parse().map_err(|_| wrong)?)
+                .is_some(),
+            "restarts" => restarts
+                .replace(value.parse().map_err(|_| wrong)?)
+                .is_some(),
+            "exit" => exit.replace(last_exit(value).ok_or(wrong)?).is_some(),
+            "stop" => stopping.replace(()).is_some(),
             "process" => id.replace(process_id(value).ok_or(wrong)?).is_some(),
             _ => return Err(Damage("a line is unknown")),
         };
@@ -295,7 +342,18 @@ fn decode(text: &[u8]) -> Result<(&str, Record, Option<ProcessId>), Damage> {
     }
     match (boot, started, key) {
         (Some(boot), Some(started), Some(key)) => {
-            let record = Record { user, started, key };
+            let record = Record {
+                user,
+                started,
+                key,
+                // Records of earlier releases have none.
+                history: History {
+                    failures: failures.unwrap_or(0),
+                    restarts: restarts.unwrap_or(0),
+                    last_exit: exit,
+                },
+                stopping: stopping.is_some(),
+            };
             Ok((boot, record, id))
         }
         _ => Err(Damage("a line is missing")),
@@ -306,6 +364,22 @@ fn time(text: &str) -> Option<Duration> {
     let (seconds, nanoseconds) = text.split_once('.')?;
     let nanoseconds: u32 = nanoseconds.parse().ok().filter(|n| *n < 1_000_000_000)?;
     Some(Duration::new(seconds.parse().ok()?, nanoseconds))
+}
+
+fn last_exit(text: &str) -> Option<LastExit> {
+    let mut words = text.split(' ');
+    let (kind, number) = (words.next()?, words.next()?);
+    let death = match kind {
+        "code" => Death::Exit(number.parse().ok()?),
+        "signal" => Death::Signal(number.parse().ok()?),
+        "memory" => Death::OutOfMemory,
+        "unknown" => Death::Unknown,
+        _ => return None,
+    };
+    let (seconds, milliseconds) = (words.next()?.parse().ok()?, words.next()?);
+    let milliseconds: u16 = milliseconds.parse().ok().filter(|number| *number < 1000)?;
+    let at = Timestamp::from_unix(seconds, u64::from(milliseconds) * 1_000_000_000);
+    words.next().is_none().then_some(LastExit { death, at })
 }
 
 fn digest(text: &str) -> Option<[u8; 32]> {
@@ -361,9 +435,12 @@ impl std::error::Error for RecordError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::spawn::{Confinement, confined, record_line};
+    use crate::sys::child::Ended;
+    use crate::sys::process::End;
+    use crate::sys::spawn::{Confinement, Program, confined, record_line};
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::waitpid;
     use std::os::unix::fs::MetadataExt;
-    use std::process::{Child, Command, Stdio};
 
     struct Folder(PathBuf);
 
@@ -389,13 +466,25 @@ mod tests {
             user: Some(2001),
             started: Duration::new(1_700_000_000, 42),
             key: [0xab; 32],
+            history: History {
+                failures: 2,
+                restarts: 7,
+                last_exit: Some(LastExit {
+                    death: Death::Signal(11),
+                    at: Timestamp::from_unix(1_600_000_000, 250 * 1_000_000_000),
+                }),
+            },
+            stopping: false,
         }
     }
 
-    /// Runs until its input ends.
-    fn start(opened: &Opened) -> Child {
-        let mut command = Command::new("cat");
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
+    /// Runs until it is killed, or for a minute.
+    fn start(opened: &Opened) -> Pid {
+        let sleep = Program {
+            path: Path::new("/bin/sleep"),
+            arguments: vec!["60".into()],
+            output: File::create("/dev/null").unwrap(),
+        };
         let confinement = Confinement {
             user: None,
             cpus: Vec::new(),
@@ -407,7 +496,7 @@ mod tests {
             record: Some(opened.for_child().unwrap()),
             keep: Vec::new(),
         };
-        confined(command, confinement).unwrap()
+        confined(sleep, confinement).unwrap()
     }
 
     fn is_removed(records: &Records) -> bool {
@@ -428,7 +517,7 @@ mod tests {
     fn a_running_process_is_found_with_all_that_is_known_of_it() {
         let (_folder, records) = records("found");
         let opened = records.create(&name(), &record()).unwrap();
-        let mut child = start(&opened);
+        let child = start(&opened);
         drop(opened);
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&records.folder), 0o700);
@@ -436,27 +525,36 @@ mod tests {
         let mut survivors = records.survivors().unwrap();
         let survivor = survivors.pop().unwrap();
         assert_eq!((survivor.name, survivor.record), (name(), record()));
-        assert_eq!(survivor.process.id().pid.as_raw(), child.id().cast_signed());
+        assert_eq!(survivor.process.id().pid, child);
         assert!(survivors.is_empty() && !is_removed(&records));
+        records.stopping(&name()).unwrap();
+        let asked = Record {
+            stopping: true,
+            ..record()
+        };
+        assert_eq!(records.survivors().unwrap()[0].record, asked);
 
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill(child, Signal::SIGKILL).unwrap();
+        waitpid(child, None).unwrap();
         assert!(records.survivors().unwrap().is_empty());
         assert!(is_removed(&records));
     }
 
     #[test]
-    fn a_process_that_only_waits_for_its_parent_is_no_survivor() {
+    fn a_process_whose_end_nobody_has_asked_for_is_still_found() {
         let (_folder, records) = records("zombie");
         let opened = records.create(&name(), &record()).unwrap();
-        let mut child = start(&opened);
+        let child = start(&opened);
         drop(opened);
-        child.kill().unwrap();
-        let pid = nix::sys::wait::Id::Pid(Pid::from_raw(child.id().cast_signed()));
+        kill(child, Signal::SIGKILL).unwrap();
+        let pid = nix::sys::wait::Id::Pid(child);
         let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
         nix::sys::wait::waitid(pid, flags).unwrap();
+        let found = records.survivors().unwrap();
+        let ended = found[0].process.ended().unwrap();
+        assert_eq!(ended, Some(End::Known(Ended::Signal(9))));
+        waitpid(child, None).unwrap();
         assert!(records.survivors().unwrap().is_empty());
-        child.wait().unwrap();
     }
 
     #[test]
@@ -514,6 +612,10 @@ mod tests {
             good.replace("boot", "foot"),
             good.replace("abab", "xbab"),
             good.replace("user 2001", "user x"),
+            good.replace("failures 2", "failures -1"),
+            good.replace("exit signal", "exit sign"),
+            good.replace(" 250\n", " 1000\n"),
+            format!("{good}{STOPPING}{STOPPING}"),
             format!("{good}{good}"),
             format!("{good}user 1\n"),
             format!("{good}process 1\n"),

@@ -1,5 +1,6 @@
 //! A console's fifo.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -24,10 +25,19 @@ impl Fifo {
     /// Makes the fifo of `name`, or takes over the one that is there, with what is in it.
     pub fn create(runtime_folder: &Path, name: &Name) -> Result<Self, TenderError> {
         let path = runtime_folder.join(socket::FIFOS).join(name.to_string());
-        match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
-            Ok(()) | Err(nix::Error::EEXIST) => {}
+        let made = match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
+            Ok(()) => true,
+            Err(nix::Error::EEXIST) => false,
             Err(error) => return Err(TenderError::File("make the fifo", path, error.into())),
+        };
+        let opened = Self::open(path.clone());
+        if made && opened.is_err() {
+            let _ = fs::remove_file(path);
         }
+        opened
+    }
+
+    fn open(path: PathBuf) -> Result<Self, TenderError> {
         // Others may write to the folder, but not make a tender write elsewhere.
         let file = OpenOptions::new()
             .read(true)
@@ -47,11 +57,22 @@ impl Fifo {
         Ok(Self { path, file })
     }
 
+    /// Removes the fifos that an earlier supervisor has left, but for those of `wanted`.
+    pub fn remove_others(runtime_folder: &Path, wanted: &BTreeSet<Name>) {
+        let folder = runtime_folder.join(socket::FIFOS);
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name: Option<Name> = name.to_str().and_then(|name| name.parse().ok());
+            let is_fifo = entry.file_type().is_ok_and(|kind| kind.is_fifo());
+            if is_fifo && name.is_some_and(|name| !wanted.contains(&name)) {
+                remove(&entry.path());
+            }
+        }
+    }
+
     /// Removes the fifo; who reads it gets what is in it, and then its end.
     pub fn remove(self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            log::warn!("cannot remove {}: {error}", self.path.display());
-        }
+        remove(&self.path);
     }
 
     /// For a tender to write to.
@@ -59,6 +80,12 @@ impl Fifo {
         self.file
             .try_clone()
             .map_err(TenderError::file("duplicate", &self.path))
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        log::warn!("cannot remove {}: {error}", path.display());
     }
 }
 
@@ -88,6 +115,23 @@ mod tests {
         std::os::unix::fs::symlink(&victim, fifos.join(":ok")).unwrap();
         fifo.output().unwrap().write_all(b"lost").unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_supervisor_has_left_goes_and_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("petrel-left-{}", std::process::id()));
+        let fifos = folder.join(socket::FIFOS);
+        fs::create_dir_all(&fifos).unwrap();
+        fs::write(fifos.join(":file"), "").unwrap();
+        for name in [":wanted", "a:left"] {
+            Fifo::create(&folder, &name.parse().unwrap()).unwrap();
+        }
+        Fifo::remove_others(&folder, &[":wanted".parse().unwrap()].into());
+        let left = fs::read_dir(&fifos).unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [":file", ":wanted"]);
         fs::remove_dir_all(&folder).unwrap();
     }
 

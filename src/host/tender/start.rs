@@ -3,7 +3,6 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use nix::sched::sched_getaffinity;
 use nix::unistd::{Gid, Pid};
@@ -14,7 +13,7 @@ use crate::manifest::Target;
 use crate::name::Name;
 use crate::policy::CpuId;
 use crate::supervisor::launch;
-use crate::sys::spawn::{self, Confinement, User};
+use crate::sys::spawn::{self, Confinement, Program, User};
 use crate::unikernel::Config;
 
 /// MB of address space of a tender beyond the guest's memory: its code, libraries, stacks, and what the C library
@@ -74,20 +73,17 @@ impl Start<'_> {
             }
             None => None,
         };
-        let (output, errors) = (self.fifo.output()?, self.fifo.output()?);
-        let mut command = Command::new(self.tender);
-        command
-            .args(launch::arguments(
+        let program = Program {
+            path: self.tender,
+            arguments: launch::arguments(
                 self.name,
                 self.config,
                 self.image,
                 self.blocks,
                 self.whole_name,
-            ))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors);
+            ),
+            output: self.fifo.output()?,
+        };
         // With them it has the locks.
         let keep = self
             .attached
@@ -116,9 +112,8 @@ impl Start<'_> {
             record: self.record,
             keep,
         };
-        let child = spawn::confined(command, confinement)
-            .map_err(|error| TenderError::Start(self.tender.to_path_buf(), id, error))?;
-        Ok(Pid::from_raw(child.id().cast_signed()))
+        spawn::confined(program, confinement)
+            .map_err(|error| TenderError::Start(self.tender.to_path_buf(), id, error))
     }
 }
 

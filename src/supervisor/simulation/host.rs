@@ -11,8 +11,8 @@ use crate::name::{Name, Path};
 use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    BlockContent, BlockWork, ConnectionId, Effect, Event, HostDevice, Message, Payload, RunId,
-    StagedImage, State, Survivor, TaskId, Ticket, Timer, UploadId,
+    BlockContent, BlockWork, ConnectionId, Effect, Event, History, HostDevice, Message, Payload,
+    RunId, StagedImage, State, Survivor, TaskId, Ticket, Timer, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
 use crate::wire::{POLICY_KEPT, Success, Timestamp};
@@ -196,9 +196,11 @@ impl Host {
                 let result = self.outcome();
                 self.untold.push(Event::Announced { name, call, result });
             }
-            Effect::Spawn { run, name, version } => self.spawn(run, name, &version),
+            Effect::Spawn {
+                run, name, version, ..
+            } => self.spawn(run, name, &version),
             Effect::Release(name) => self.release(&name),
-            Effect::Block { task, name, work } => self.work(task, name, work),
+            Effect::Block { task, name, work } => self.work(task, name, &work),
             Effect::EndBlock(task) => self.end_stream(task, Err("broken off".to_owned())),
             Effect::Signal { run, kill } => {
                 self.signalled.insert(run);
@@ -277,9 +279,10 @@ impl Host {
         let client = self.arriving.remove(&upload);
         let mut open = self.open.values();
         let device = open.any(|open| open.device && Some(open.client) == client);
-        let digest = match device {
-            true => DEVICE,
-            false => ImageDigest([self.dice.pick(&[1, 2, 3]); 32]),
+        let digest = if device {
+            DEVICE
+        } else {
+            ImageDigest([self.dice.pick(&[1, 2, 3]); 32])
         };
         let result = self.outcome().map(|()| {
             self.staged.insert(upload, digest);
@@ -338,6 +341,12 @@ impl Host {
             };
             (tender.name.clone(), console)
         };
+        // That one was asked to end is recorded before it is, if that is possible.
+        let signalled = std::mem::take(&mut self.signalled);
+        let told: BTreeSet<_> = signalled
+            .into_iter()
+            .filter(|_| self.dice.chance(90))
+            .collect();
         let survivors = tenders
             .iter()
             .map(|(run, tender)| Survivor {
@@ -349,6 +358,8 @@ impl Host {
                 }
                 .key(),
                 since: Timestamp::from_unix(0, 0),
+                history: History::default(),
+                stopping: told.contains(run),
             })
             .collect();
         *self = Self {
@@ -376,6 +387,7 @@ impl Host {
                 .collect(),
             devices: std::mem::take(&mut self.devices),
             tenders,
+            signalled: told,
             disk,
             newest: std::mem::take(&mut self.newest),
             violation: self.violation.take(),
@@ -462,7 +474,7 @@ impl Host {
         }
     }
 
-    fn work(&mut self, task: TaskId, name: Name, work: BlockWork) {
+    fn work(&mut self, task: TaskId, name: Name, work: &BlockWork) {
         let there = self.devices.contains_key(&name);
         let makes = matches!(
             work,
@@ -483,21 +495,21 @@ impl Host {
             BlockWork::Make(size) => {
                 let result = self.outcome();
                 if result.is_ok() {
-                    self.devices.insert(name.clone(), size);
+                    self.devices.insert(name.clone(), *size);
                 }
                 self.tell_task(task, &name, result);
             }
             BlockWork::Remove => {
-                let result = self.outcome().and_then(|()| held);
+                let result = self.outcome().and(held);
                 if result.is_ok() {
                     self.devices.remove(&name);
                 }
                 self.tell_task(task, &name, result);
             }
             BlockWork::Receive(BlockContent { from, size, .. }) => {
-                self.stream(task, name, from, Some(size), held);
+                self.stream(task, name, *from, Some(*size), &held);
             }
-            BlockWork::Send { to, .. } => self.stream(task, name, to, None, held),
+            BlockWork::Send { to, .. } => self.stream(task, name, *to, None, &held),
         }
     }
 
@@ -507,7 +519,7 @@ impl Host {
         name: Name,
         client: ConnectionId,
         becomes: Option<u64>,
-        held: Result<(), String>,
+        held: &Result<(), String>,
     ) {
         if !self.connections.contains_key(&client) || held.is_err() {
             return self.tell_task(task, &name, Err("it cannot begin".to_owned()));

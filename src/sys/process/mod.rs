@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::child::Ended;
+use super::child::{self, Ended};
 
 pub use os::boot_id;
 
@@ -60,13 +60,15 @@ impl ProcessId {
 }
 
 impl Process {
-    /// The process, if it still runs.
+    /// The process, if it still runs, or if it is a child of this one that nobody has asked yet how it ended.
     pub fn open(id: ProcessId) -> io::Result<Option<Self>> {
         // The handle first: what is looked at after it is what it stands for, or has ended.
         let Some(handle) = os::Handle::open(id.pid)? else {
             return Ok(None);
         };
-        let same = ProcessId::of(id.pid)? == Some(id);
+        let same = os::look(id.pid)?.is_some_and(|found| {
+            found.start == id.start && (!found.ended || child::is_unreaped(id.pid))
+        });
         Ok(same.then_some(Self { id, handle }))
     }
 

@@ -7,12 +7,42 @@ use nix::errno::Errno;
 use nix::libc::{self, P_PID, PROC_NO_NEW_PRIVS_CTL, PROC_NO_NEW_PRIVS_ENABLE, c_int};
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgroups, setresgid, setresuid};
 
 /// Those that nix has a name for; it gives petreld no others.
 pub(super) const LAST_SIGNAL: c_int = libc::SIGUSR2;
 
 /// The limit of address space.
 pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_VMEM;
+
+/// Runs `child` in a new process. When it comes back, the new process is over.
+pub(super) fn start(child: &dyn Fn()) -> nix::Result<Pid> {
+    // SAFETY: the new process makes system calls only.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            child();
+            // SAFETY: it ends at once.
+            unsafe { libc::_exit(libc::EXIT_FAILURE) }
+        }
+    }
+}
+
+pub(super) fn set_groups(groups: &[Gid]) -> nix::Result<()> {
+    setgroups(groups)
+}
+
+/// Real, effective and saved.
+pub(super) fn set_group(id: u32) -> nix::Result<()> {
+    let id = Gid::from_raw(id);
+    setresgid(id, id, id)
+}
+
+/// Real, effective and saved.
+pub(super) fn set_user(id: u32) -> nix::Result<()> {
+    let id = Uid::from_raw(id);
+    setresuid(id, id, id)
+}
 
 /// Its default; nothing happens to those that have no other.
 pub(super) fn reset_signal(number: c_int) -> nix::Result<()> {

@@ -1,18 +1,19 @@
 //! Linux: capabilities(7), and what else only this system has.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc::{
-    self, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, SYS_capset, SYS_rt_sigaction,
-    c_int, c_ulong,
+    self, CLONE_VFORK, CLONE_VM, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP,
+    SIGCHLD, SYS_capset, SYS_rt_sigaction, SYS_setgroups, SYS_setresgid, SYS_setresuid, c_int,
+    c_ulong,
 };
 use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
-use nix::unistd::write;
+use nix::unistd::{Gid, Pid, write};
 
 /// Real-time signals included.
 pub(super) const LAST_SIGNAL: c_int = 64;
@@ -45,6 +46,49 @@ struct Half {
 /// `struct sigaction` of the kernel, and the octets of its signal set: more than any architecture has.
 const DEFAULT_ACTION: [u64; 8] = [0; 8];
 const SIGNAL_SET: usize = 8;
+
+/// Octets of stack for the steps of a new process.
+const STACK: usize = 64 << 10;
+
+/// Runs `child` in a new process that has this one's memory, while this one waits: it costs the same however much
+/// memory there is, and none of it is copied, now or later. When `child` comes back, the new process is over.
+pub(super) fn start(mut child: &dyn Fn()) -> nix::Result<Pid> {
+    extern "C" fn run(child: *mut c_void) -> c_int {
+        // SAFETY: it is the one below, which waits.
+        unsafe { (*child.cast::<&dyn Fn()>())() };
+        libc::EXIT_FAILURE
+    }
+
+    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
+    let top = stack.as_mut_ptr_range().end;
+    let (flags, child) = (CLONE_VM | CLONE_VFORK | SIGCHLD, &raw mut child);
+    // SAFETY: the new process has a stack of its own and makes system calls only, with all signals blocked; stack and
+    // `child` stay until it has executed another program or is over.
+    let pid = unsafe { libc::clone(run, top.cast(), flags, child.cast()) };
+    Errno::result(pid).map(Pid::from_raw)
+}
+
+/// This and the next two go straight to the kernel: the C library would change all threads of what it takes for this
+/// process.
+pub(super) fn set_groups(groups: &[Gid]) -> nix::Result<()> {
+    // SAFETY: a Gid is a gid_t.
+    let set = unsafe { libc::syscall(SYS_setgroups, groups.len(), groups.as_ptr()) };
+    Errno::result(set).map(drop)
+}
+
+/// Real, effective and saved.
+pub(super) fn set_group(id: u32) -> nix::Result<()> {
+    // SAFETY: numbers only.
+    let set = unsafe { libc::syscall(SYS_setresgid, id, id, id) };
+    Errno::result(set).map(drop)
+}
+
+/// Real, effective and saved.
+pub(super) fn set_user(id: u32) -> nix::Result<()> {
+    // SAFETY: numbers only.
+    let set = unsafe { libc::syscall(SYS_setresuid, id, id, id) };
+    Errno::result(set).map(drop)
+}
 
 /// Its default; nothing happens to those that have no other. Straight from the kernel: the C library keeps two
 /// real-time signals to itself, which may have been inherited ignored.

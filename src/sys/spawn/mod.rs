@@ -5,22 +5,37 @@
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
-use std::ffi::CString;
+use std::ffi::{CString, NulError, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::io::{self, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::ptr;
 
 use nix::errno::Errno;
+use nix::libc::{self, c_char};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Pid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Gid, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::descriptor;
 use super::process::ProcessId;
+
+/// What a process executes, with no environment, and with no input.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// Its file.
+    pub path: &'a Path,
+    /// What follows its name.
+    pub arguments: Vec<OsString>,
+    /// Standard output and error.
+    pub output: File,
+}
 
 /// What a process is allowed.
 #[derive(Debug)]
@@ -59,6 +74,10 @@ pub struct User {
 pub enum SpawnError {
     /// There is no processor of this number on any host.
     Processor(usize),
+    /// An argument that no program can be given.
+    Argument(NulError),
+    /// Its standard input, `/dev/null`.
+    Input(io::Error),
     /// The pipe on which steps are reported.
     Pipe(io::Error),
     /// This step failed in the new process.
@@ -67,7 +86,8 @@ pub enum SpawnError {
     Execute(io::Error),
 }
 
-/// A step between fork and exec. It makes system calls only: it neither allocates nor takes a lock.
+/// A step of the new process before exec. It makes system calls only: it neither allocates nor takes a lock, and all
+/// memory may be that of the process that starts it, which waits meanwhile.
 pub struct Step {
     /// What it does, after "cannot".
     pub name: &'static str,
@@ -76,9 +96,15 @@ pub struct Step {
 
 /// The steps, in their order; the manual page lists them. The order matters: what needs rights comes before they are
 /// given up, and what others could get in the way of comes first.
-pub const STEPS: [Step; 17] = [
+pub const STEPS: [Step; 18] = [
     step("begin a session", |_| setsid().map(drop)),
     step("reset the signals", |_| reset_signals()),
+    step("set the standard descriptors", |prepared| {
+        let output = prepared.output.as_fd();
+        dup2_stdin(&prepared.input)?;
+        dup2_stdout(output)?;
+        dup2_stderr(output)
+    }),
     step("set the umask", |_| {
         umask(Mode::from_bits_truncate(0o077));
         Ok(())
@@ -96,16 +122,14 @@ pub const STEPS: [Step; 17] = [
     // After the last step that opens a file: those of the parent count, too.
     step("set the resource limits", set_limits),
     step("set the supplementary groups", |prepared| {
-        prepared.with_user(|user| setgroups(&user.groups))
+        prepared.with_user(|user| os::set_groups(&user.groups))
     }),
     step("set the group", |prepared| {
-        let id = |user: &User| Gid::from_raw(user.id);
-        prepared.with_user(|user| setresgid(id(user), id(user), id(user)))
+        prepared.with_user(|user| os::set_group(user.id))
     }),
     step("empty the bounding set", |_| os::empty_bounding_set()),
     step("set the user", |prepared| {
-        let id = |user: &User| Uid::from_raw(user.id);
-        prepared.with_user(|user| setresuid(id(user), id(user), id(user)))
+        prepared.with_user(|user| os::set_user(user.id))
     }),
     step("drop the ambient capabilities", |_| {
         os::drop_ambient_capabilities()
@@ -123,8 +147,12 @@ const fn step(name: &'static str, run: fn(&Prepared) -> nix::Result<()>) -> Step
     Step { name, run }
 }
 
-/// A confinement, with all that the steps would have to allocate.
+/// A program and a confinement, with all that the steps would have to allocate.
 struct Prepared {
+    program: CString,
+    arguments: Vec<CString>,
+    input: File,
+    output: File,
     confinement: Confinement,
     cpus: Option<CpuSet>,
     oom_score: String,
@@ -136,40 +164,84 @@ impl Prepared {
     }
 }
 
-/// Executes `command` in a new process, after all [`STEPS`]. Its environment and standard descriptors are those of
-/// the command.
-pub fn confined(mut command: Command, confinement: Confinement) -> Result<Child, SpawnError> {
+/// Executes `program` in a new process, after all [`STEPS`]. Returns its number.
+pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, SpawnError> {
     let mut cpus = CpuSet::new();
     for cpu in &confinement.cpus {
         cpus.set(*cpu).map_err(|_| SpawnError::Processor(*cpu))?;
     }
+    let path = CString::new(program.path.as_os_str().as_bytes()).map_err(SpawnError::Argument)?;
+    let given = program.arguments.into_iter();
+    let given = given.map(|argument| CString::new(argument.into_vec()));
+    let arguments: Result<_, _> = [Ok(path.clone())].into_iter().chain(given).collect();
     let prepared = Prepared {
+        program: path,
+        arguments: arguments.map_err(SpawnError::Argument)?,
+        input: File::open("/dev/null").map_err(SpawnError::Input)?,
+        output: program.output,
         cpus: (!confinement.cpus.is_empty()).then_some(cpus),
         oom_score: confinement.oom_score.to_string(),
         confinement,
     };
-    let (mut reported, mut report) = io::pipe().map_err(SpawnError::Pipe)?;
-    let in_child = move || {
-        for (number, step) in (0_u8..).zip(&STEPS) {
-            if let Err(error) = (step.run)(&prepared) {
-                let _ = report.write(&[number]);
-                return Err(error.into());
+    let mut arguments: Vec<_> = prepared
+        .arguments
+        .iter()
+        .map(|text| text.as_ptr())
+        .collect();
+    arguments.push(ptr::null());
+    let (mut reported, report) = io::pipe().map_err(SpawnError::Pipe)?;
+    let child = || prepared.execute(&arguments, &report);
+
+    // Handlers are not for the new process; it unblocks them when it has reset them.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+    let started = os::start(&child);
+    if let Ok(mask) = &mask {
+        let _ = mask.thread_set_mask();
+    }
+    let failed = |error: Errno| SpawnError::Execute(error.into());
+    let pid = started.map_err(failed)?;
+    drop(report);
+    let mut failure = Vec::new();
+    match reported.read_to_end(&mut failure).map(|_| &failure[..]) {
+        Ok([step, errno @ ..]) => {
+            let _ = waitpid(pid, None);
+            let errno = errno.try_into().map_or(0, i32::from_ne_bytes);
+            let error = io::Error::from_raw_os_error(errno);
+            Err(match STEPS.get(usize::from(*step)) {
+                Some(step) => SpawnError::Step(step.name, error),
+                None => SpawnError::Execute(error),
+            })
+        }
+        // The pipe was closed by exec.
+        Ok([]) | Err(_) => Ok(pid),
+    }
+}
+
+impl Prepared {
+    /// In the new process: comes back only if the program cannot be executed, which is then told to `report`.
+    fn execute(&self, arguments: &[*const c_char], mut report: &PipeWriter) {
+        let mut done = 0_u8;
+        let error = loop {
+            let Some(step) = STEPS.get(usize::from(done)) else {
+                let environment = [ptr::null()];
+                // SAFETY: the texts and both lists end with zeros, and live in `self` and above.
+                unsafe {
+                    libc::execve(
+                        self.program.as_ptr(),
+                        arguments.as_ptr(),
+                        environment.as_ptr(),
+                    )
+                };
+                break Errno::last();
+            };
+            if let Err(error) = (step.run)(self) {
+                break error;
             }
-        }
-        Ok(())
-    };
-    // SAFETY: the steps make system calls only.
-    unsafe { command.pre_exec(in_child) };
-    let spawned = command.spawn();
-    // It holds the other end of the pipe.
-    drop(command);
-    spawned.map_err(|error| {
-        let mut number = [0];
-        match reported.read_exact(&mut number) {
-            Ok(()) => SpawnError::Step(STEPS[usize::from(number[0]) % STEPS.len()].name, error),
-            Err(_) => SpawnError::Execute(error),
-        }
-    })
+            done += 1;
+        };
+        let [a, b, c, d] = (error as i32).to_ne_bytes();
+        let _ = report.write(&[done, a, b, c, d]);
+    }
 }
 
 /// Default dispositions, and none blocked.
@@ -231,6 +303,8 @@ impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Processor(cpu) => write!(f, "there is no CPU id {cpu}"),
+            Self::Input(error) => write!(f, "cannot open /dev/null: {error}"),
+            Self::Argument(error) => write!(f, "an argument is not possible: {error}"),
             Self::Pipe(error) => write!(f, "cannot make a pipe: {error}"),
             Self::Step(name, error) => write!(f, "cannot {name}: {error}"),
             Self::Execute(error) => error.fmt(f),
@@ -243,6 +317,8 @@ impl std::error::Error for SpawnError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::wait::WaitStatus;
+    use std::os::fd::OwnedFd;
 
     fn unconfined() -> Confinement {
         Confinement {
@@ -258,6 +334,14 @@ mod tests {
         }
     }
 
+    fn program(path: &str) -> Program<'_> {
+        Program {
+            path: Path::new(path),
+            arguments: Vec::new(),
+            output: File::create("/dev/null").unwrap(),
+        }
+    }
+
     #[test]
     fn a_step_that_fails_is_named() {
         let group = Confinement {
@@ -265,7 +349,7 @@ mod tests {
             ..unconfined()
         };
         if cfg!(target_os = "linux") {
-            let error = confined(Command::new("true"), group).unwrap_err();
+            let error = confined(program("/bin/true"), group).unwrap_err();
             let text = error.to_string();
             assert!(
                 text.starts_with("cannot enter the control group: No such"),
@@ -276,7 +360,7 @@ mod tests {
             record: Some(File::open("/dev/null").unwrap()),
             ..unconfined()
         };
-        let error = confined(Command::new("true"), record)
+        let error = confined(program("/bin/true"), record)
             .unwrap_err()
             .to_string();
         assert!(
@@ -296,15 +380,32 @@ mod tests {
             record: Some(File::create(&record).unwrap()),
             ..unconfined()
         };
-        let started = confined(Command::new("true"), few);
+        let started = confined(program("/bin/true"), few);
         std::fs::remove_file(record).unwrap();
         drop(many);
-        assert!(started.unwrap().wait().unwrap().success());
+        let ended = waitpid(started.unwrap(), None).unwrap();
+        assert!(matches!(ended, WaitStatus::Exited(_, 0)), "{ended:?}");
+    }
+
+    #[test]
+    fn a_program_gets_its_arguments_no_environment_and_nothing_to_read() {
+        let (mut told, output) = io::pipe().unwrap();
+        let script = "echo \"$0 $*\"; env | grep -v ^PWD= | grep -v ^_= ; cat; echo error >&2";
+        let shell = Program {
+            path: Path::new("/bin/sh"),
+            arguments: ["-c", script, "a", "b c"].map(OsString::from).into(),
+            output: File::from(OwnedFd::from(output)),
+        };
+        let pid = confined(shell, unconfined()).unwrap();
+        let mut text = String::new();
+        told.read_to_string(&mut text).unwrap();
+        waitpid(pid, None).unwrap();
+        assert_eq!(text, "a b c\nerror\n");
     }
 
     #[test]
     fn a_program_that_is_not_there_is_no_failed_step() {
-        let error = confined(Command::new("/nowhere/tender"), unconfined()).unwrap_err();
+        let error = confined(program("/nowhere/tender"), unconfined()).unwrap_err();
         assert!(matches!(error, SpawnError::Execute(_)), "{error}");
     }
 
@@ -315,7 +416,7 @@ mod tests {
             cpus,
             ..unconfined()
         };
-        let error = confined(Command::new("true"), confinement).unwrap_err();
+        let error = confined(program("/bin/true"), confinement).unwrap_err();
         assert!(matches!(error, SpawnError::Processor(usize::MAX)));
     }
 

@@ -1,6 +1,7 @@
 //! FreeBSD: rules of rctl(8) on the process, which end with it. The interface is that of control groups.
 #![allow(clippy::unused_self, clippy::unnecessary_wraps)]
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io::ErrorKind;
 
@@ -39,6 +40,9 @@ impl Groups {
             memory: Some(super::memory(config)),
         })
     }
+
+    /// There are none: they end with the processes.
+    pub fn remove_others(&self, _: &BTreeSet<&Name>) {}
 
     /// Those of a unikernel that an earlier supervisor has started: they are set already.
     pub fn of(&self, _: &Name) -> Group {

@@ -3,6 +3,7 @@
 //! The group that the service manager has given to this program becomes a folder: `supervisor` in it is for the
 //! program itself, as a group with limits for others may have no processes of its own.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -89,6 +90,20 @@ impl Groups {
             }
         }
         Ok(group)
+    }
+
+    /// Removes the groups that an earlier supervisor has left, but for those of `running`.
+    pub fn remove_others(&self, running: &BTreeSet<&Name>) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for folder in entries.map(|entry| entry.path()) {
+            let name = folder.file_name().and_then(|name| name.to_str());
+            let name: Option<Name> = name
+                .filter(|name| name.contains(':'))
+                .and_then(|name| name.parse().ok());
+            if name.is_some_and(|name| !running.contains(&name)) {
+                Group { folder }.remove();
+            }
+        }
     }
 
     /// The group of a unikernel that an earlier supervisor has started.
@@ -236,6 +251,19 @@ mod tests {
         )
         .unwrap();
         assert!(group.out_of_memory());
+    }
+
+    #[test]
+    fn groups_of_runs_that_are_over_are_removed() {
+        let root = Folder::offering("left", "cpuset memory");
+        let groups = Groups::take_below(&root.0, "0::/a/b\n").unwrap();
+        for name in ["tenant:runs", "tenant:ended", "others"] {
+            fs::create_dir(root.0.join("a/b").join(name)).unwrap();
+        }
+        groups.remove_others(&[&"tenant:runs".parse().unwrap()].into());
+        let is_there = |name: &str| root.0.join("a/b").join(name).exists();
+        assert!(is_there("tenant:runs") && is_there("others") && is_there("supervisor"));
+        assert!(!is_there("tenant:ended"));
     }
 
     const MEMORY_SLACK_MB: u64 = super::super::MEMORY_SLACK;
