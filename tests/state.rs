@@ -95,7 +95,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
 /// Nothing is in the database but what belongs there, and every image that is wanted, undamaged.
 fn assert_tidy(host: &Host, more: &[&str]) {
     let database = host.path("db");
-    let mut allowed: BTreeSet<String> = [".lock", "image", "state", "state.previous"]
+    let mut allowed: BTreeSet<String> = [".lock", "block", "image", "state", "state.previous"]
         .map(str::to_owned)
         .into();
     allowed.extend(more.iter().copied().map(str::to_owned));
@@ -517,7 +517,7 @@ fn a_full_disk_loses_nothing() {
     fs::remove_file(filler).unwrap();
     create(&host, "two", &another(&host));
     let left = inside.join(host.path("db").strip_prefix("/").unwrap());
-    let expected = [".lock", "image", "state", "state.previous"].map(str::to_owned);
+    let expected = [".lock", "block", "image", "state", "state.previous"].map(str::to_owned);
     assert_eq!(names(&left), expected.into());
 }
 
@@ -591,7 +591,7 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     for problem in [
         "'a:damaged': its image",
         "'a:absurd': ",
-        "a:device: network and block devices",
+        "a:device: network devices",
         "a:device: CPU id 1000 is not one",
         "a:device: there is no bridge nowhere",
         "a:machine: BHyve",

@@ -345,7 +345,8 @@ impl Host {
         let signalled = std::mem::take(&mut self.signalled);
         let told: BTreeSet<_> = signalled
             .into_iter()
-            .filter(|_| self.dice.chance(90))
+            // The number of one that has ended may be given away again.
+            .filter(|run| tenders.contains_key(run) && self.dice.chance(90))
             .collect();
         let survivors = tenders
             .iter()
