@@ -14,6 +14,7 @@ mod operation;
 mod policies;
 mod reply;
 mod starting;
+mod storage;
 
 pub mod launch;
 pub mod restart;
@@ -36,12 +37,13 @@ use crate::wire::{
 use self::operation::{Operation, Request, Revival, Upload, Written};
 
 pub use ages::{AGE_STEP, Ages};
-pub use blocks::{BlockDevices, BlockRefusal};
+pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
 pub use event::{
-    ConnectionId, Effect, Event, History, Moment, RunId, StagedImage, Survivor, Ticket, Timer,
-    UploadId,
+    BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
+    Survivor, TaskId, Ticket, Timer, UploadId,
 };
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
+pub use storage::MAX_BLOCK_STREAMS;
 
 /// Most images that arrive at the same time.
 pub const MAX_UPLOADS: usize = 32;
@@ -69,6 +71,8 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// What the host has: the policy of the root.
     pub resources: Policy,
+    /// The block devices that it has.
+    pub devices: BlockDevices,
     /// How long a tender has between SIGTERM and SIGKILL.
     pub stop_deadline: Duration,
     /// Any number, for jitter.
@@ -81,6 +85,9 @@ pub struct Supervisor {
     stop_deadline: Duration,
     ledger: Ledger,
     ages: Ages,
+    devices: BlockDevices,
+    /// What is done about block devices.
+    tasks: BTreeMap<TaskId, storage::Task>,
     unikernels: BTreeMap<Name, Unikernel>,
     /// What ended by itself; out of the accounting.
     ended: BTreeMap<Name, Ended>,
@@ -187,6 +194,8 @@ impl Supervisor {
             latest: Vec::new(),
             ledger,
             ages,
+            devices: settings.devices,
+            tasks: BTreeMap::new(),
             unikernels: BTreeMap::new(),
             ended: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -251,6 +260,7 @@ impl Supervisor {
             Event::Spawned { run, result } => self.spawned(now, run, result),
             Event::Exited { run, death } => self.exited(now, run, death),
             Event::Persisted { ticket, result } => self.persisted(ticket, result),
+            Event::Block { task, result, left } => self.block_done(task, result, left),
             Event::Timer(timer) => self.timer(timer),
             Event::ConsoleUp => self.announce_all(),
             Event::Terminate => self.terminate(),
@@ -344,6 +354,7 @@ impl Supervisor {
     pub fn is_quiet(&self) -> bool {
         self.operations.is_empty()
             && self.uploads.is_empty()
+            && self.tasks.is_empty()
             && self.writes.is_empty()
             && self.early_deaths.is_empty()
     }
@@ -396,7 +407,8 @@ impl Supervisor {
                     networks: networks.collect(),
                 });
             }
-            _ => self.refuse(&asker, "unknown command"),
+            Command::Block(command) => self.block_command(asker, name, command),
+            Command::Console(_) | Command::Statistics(_) => self.refuse(&asker, "unknown command"),
         }
     }
 
@@ -417,7 +429,7 @@ impl Supervisor {
                 self.succeed(&asker, answer);
             }
             U::Details(()) => {
-                let answer = reply::details(&name, &self.unikernels, &self.ended);
+                let answer = reply::details(&name, &self.unikernels, &self.ended, &self.devices);
                 self.succeed(&asker, Success::UnikernelDetails(answer));
             }
             U::Get(level) => self.get(&asker, &name, level),
@@ -445,17 +457,16 @@ impl Supervisor {
                 name,
                 version: &unikernel.version,
                 started: started.clone(),
+                devices: &self.devices,
             })
         });
         reply::unikernels(name, running)
     }
 
     fn get(&mut self, asker: &Asker, name: &Name, level: Int) {
-        let Some(level) = u8::try_from(level.get()).ok().filter(|level| *level <= 9) else {
-            return self.refuse(
-                asker,
-                &format!("compression level {} is not one of 0 to 9", level.get()),
-            );
+        let level = match reply::compression_level(level) {
+            Ok(level) => level,
+            Err(why) => return self.refuse(asker, &why),
         };
         let Some(unikernel) = self.unikernels.get(name) else {
             return self.refuse(asker, &format!("there is no unikernel {name}"));
@@ -671,7 +682,7 @@ fn runnable(name: &Name, config: &WireConfig) -> Result<Config, String> {
 
 #[cfg(test)]
 pub(crate) mod fixtures {
-    use super::{STOP_DEADLINE, Settings};
+    use super::{BlockDevices, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
 
@@ -685,6 +696,7 @@ pub(crate) mod fixtures {
                 block: Some(UNLIMITED),
                 bridges: [].into(),
             },
+            devices: BlockDevices::default(),
             stop_deadline: STOP_DEADLINE,
             seed: 1,
         }

@@ -56,6 +56,8 @@ pub struct Confinement {
     pub group: Option<CString>,
     /// Gets a line with its number and start time before the program is executed: [`record_line`].
     pub record: Option<File>,
+    /// Descriptors that it has, too, beside the standard ones.
+    pub keep: Vec<File>,
 }
 
 /// A user that is no login: its group has the same number.
@@ -132,9 +134,10 @@ pub const STEPS: [Step; 18] = [
     }),
     step("drop the capabilities", |_| os::drop_capabilities()),
     step("forbid new privileges", |_| os::forbid_new_privileges()),
-    step("close the descriptors", |_| {
+    step("close the descriptors", |prepared| {
         descriptor::keep_from_children();
-        Ok(())
+        let mut kept = prepared.confinement.keep.iter();
+        kept.try_for_each(|kept| descriptor::keep_over_exec(kept, true))
     }),
 ];
 
@@ -323,6 +326,7 @@ mod tests {
             oom_score: 0,
             group: None,
             record: None,
+            keep: Vec::new(),
         }
     }
 
