@@ -274,20 +274,24 @@ impl Supervisor {
 
     /// What the state file has to say now: what is acknowledged, or is acknowledged once this is written.
     pub fn state(&self) -> State {
-        let mut entries: Vec<_> = self
-            .unikernels
-            .iter()
-            .filter_map(|(name, unikernel)| self.entry(name, Some(unikernel), None))
-            .collect();
-        let present = entries.len();
-        let absent = |name: &&Name| !self.unikernels.contains_key(name);
-        let ended = self.ended.iter().filter(|(name, _)| absent(name));
-        entries.extend(ended.filter_map(|(name, ended)| self.entry(name, None, Some(ended))));
-        let operations = self.operations.keys();
-        let operations = operations.filter(|name| absent(name) && !self.ended.contains_key(name));
-        entries.extend(operations.filter_map(|name| self.entry(name, None, None)));
-        if entries.len() > present {
-            entries.sort_by_key(|entry| entry.name);
+        let unikernels = self.unikernels.iter();
+        let mut entries: Vec<_> = unikernels.map(Entry::of_unikernel).collect();
+        let ended = self.ended.iter();
+        let ended = ended.filter(|(name, _)| !self.unikernels.contains_key(name));
+        entries.extend(ended.map(Entry::of_ended));
+        entries.sort_by_key(|entry| entry.name);
+        // Until the new one runs, what it replaces is what is to come back.
+        let unacknowledged = self.operations.iter();
+        for (name, operation) in unacknowledged.filter(|(_, one)| one.is_unacknowledged()) {
+            let previous = operation.previous.as_ref();
+            let ended = operation.ended.as_ref();
+            let before = previous
+                .map(|previous| Entry::of_unikernel((name, previous)))
+                .or(ended.map(|ended| Entry::of_ended((name, ended))));
+            match entries.binary_search_by_key(&name, |entry| entry.name) {
+                Ok(at) => drop(entries.splice(at..=at, before)),
+                Err(at) => drop(entries.splice(at..at, before)),
+            }
         }
         let mut before = self.latest.iter().peekable();
         let recorded = entries.into_iter().map(|entry| {
@@ -312,42 +316,6 @@ impl Supervisor {
             ages,
             forgotten,
         }
-    }
-
-    /// What the state file has to say of a unikernel that is this now, or that ended so.
-    fn entry<'a>(
-        &'a self,
-        name: &'a Name,
-        present: Option<&'a Unikernel>,
-        ended: Option<&'a Ended>,
-    ) -> Option<Entry<'a>> {
-        let (present, ended) = match self.operations.get(name) {
-            // Until the new one runs, what it replaces is what is to come back.
-            Some(operation) if operation.is_unacknowledged() => {
-                (operation.previous.as_ref(), operation.ended.as_ref())
-            }
-            _ => (present, ended),
-        };
-        let (version, previous, standing) = match (present, ended) {
-            (Some(unikernel), _) => {
-                let standing = match unikernel.run {
-                    Run::Stopped => Standing::Stopped,
-                    _ => Standing::Up,
-                };
-                (&unikernel.version, &unikernel.previous, standing)
-            }
-            (None, Some(ended)) => {
-                let standing = Standing::Ended(ended.exit.clone());
-                (&ended.version, &ended.previous, standing)
-            }
-            (None, None) => return None,
-        };
-        Some(Entry {
-            name,
-            version,
-            previous: previous.as_ref(),
-            standing,
-        })
     }
 
     /// Whether nothing is under way: another supervisor could take over.
@@ -583,7 +551,28 @@ impl Supervisor {
     }
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    fn of_unikernel((name, unikernel): (&'a Name, &'a Unikernel)) -> Self {
+        Self {
+            name,
+            version: &unikernel.version,
+            previous: unikernel.previous.as_ref(),
+            standing: match unikernel.run {
+                Run::Stopped => Standing::Stopped,
+                _ => Standing::Up,
+            },
+        }
+    }
+
+    fn of_ended((name, ended): (&'a Name, &'a Ended)) -> Self {
+        Self {
+            name,
+            version: &ended.version,
+            previous: ended.previous.as_ref(),
+            standing: Standing::Ended(ended.exit.clone()),
+        }
+    }
+
     /// Whether it is this one, versions being the same in memory.
     fn is(&self, recorded: &Recorded) -> bool {
         let previous = match (self.previous, &recorded.previous) {
@@ -654,16 +643,25 @@ fn claims<'a>(
     unikernels: &'a BTreeMap<Name, Unikernel>,
     operations: &'a BTreeMap<Name, Operation>,
 ) -> Vec<(&'a Name, Claim<'a>)> {
-    let present = unikernels.iter().map(|(name, unikernel)| {
-        let operation = operations.get(name).into_iter();
-        let claims = operation.flat_map(Operation::claims);
-        (name, claims.fold(unikernel.claim(), Claim::or))
-    });
-    let coming = operations
+    let mut claims: Vec<_> = unikernels
         .iter()
-        .filter(|(name, _)| !unikernels.contains_key(name))
-        .filter_map(|(name, operation)| Some((name, operation.claims().reduce(Claim::or)?)));
-    present.chain(coming).collect()
+        .map(|(name, unikernel)| (name, unikernel.claim()))
+        .collect();
+    let mut coming = Vec::new();
+    for (name, operation) in operations {
+        let claim = operation.claims().reduce(Claim::or);
+        let Some(claim) = claim else {
+            continue;
+        };
+        if let Ok(at) = claims.binary_search_by_key(&name, |(name, _)| name) {
+            let present = std::mem::take(&mut claims[at].1);
+            claims[at].1 = present.or(claim);
+        } else {
+            coming.push((name, claim));
+        }
+    }
+    claims.extend(coming);
+    claims
 }
 
 /// Reads a configuration and refuses what this supervisor cannot run.
