@@ -1128,6 +1128,38 @@ fn what_could_not_be_recorded_is_recorded_later() {
 }
 
 #[test]
+fn however_many_writes_fail_one_timer_runs() {
+    let mut world = World::new();
+    let timers = |world: &World| {
+        let timers = world.timers.iter();
+        timers.filter(|(_, timer)| *timer == Timer::Save).count()
+    };
+    world.fail = vec!["persist"; 4];
+    for _ in 0..3 {
+        world.answer("a:", policy(1, 32)).unwrap_err();
+        assert_eq!(timers(&world), 1);
+    }
+    world.pass(SAVE_RETRY);
+    assert!(world.fail.is_empty());
+    assert_eq!(timers(&world), 1);
+    world.pass(SAVE_RETRY);
+    assert_eq!(timers(&world), 0);
+}
+
+#[test]
+fn what_could_not_be_recorded_is_recorded_before_the_supervisor_ends_or_another_takes_over() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    world.fail = vec!["persist"];
+    world.answer(":a", DESTROY).unwrap_err();
+    assert_eq!(world.names_saved(), [":a"]);
+    assert!(!world.supervisor.is_quiet());
+    world.happen(Event::Terminate);
+    assert!(world.done && world.supervisor.is_quiet());
+    assert!(world.saved.unikernels.is_empty());
+}
+
+#[test]
 fn an_upload_keeps_nobody_from_its_name() {
     let mut world = World::new();
     let again = Config {
