@@ -333,6 +333,23 @@ fn all_are_stopped_in_the_reverse_of_the_start_order_and_come_back() {
 }
 
 #[test]
+fn a_tender_that_ends_with_its_supervisor_is_started_again_with_it() {
+    let mut host = Host::start();
+    create(&host, "hello", "forever.spt", &[QUIET]);
+    let tender = host.tender_of(":hello").unwrap();
+    let supervisor = host.supervisor.take().unwrap();
+    // As where all processes of a service are told to end: both are told before it looks.
+    supervisor.signal(Signal::SIGSTOP);
+    kill(Pid::from_raw(tender), Signal::SIGTERM).unwrap();
+    supervisor.signal(Signal::SIGTERM);
+    eventually("it is gone", || is_over(tender));
+    supervisor.signal(Signal::SIGCONT);
+    assert_eq!(supervisor.end().unwrap().code(), Some(0));
+    host.start_supervisor();
+    eventually("it is back", || infos(&host).len() == 1);
+}
+
+#[test]
 fn what_was_stopped_stays_down_until_it_is_started() {
     let mut host = Host::start();
     create(&host, "down", "forever.spt", &[QUIET, "--restart"]);
@@ -585,6 +602,12 @@ fn a_unikernel_whose_tender_is_missing_waits_for_it() {
 }
 
 /// Creates a unikernel.
+/// Whether a process has ended, though its parent may not have asked how.
+fn is_over(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    status.is_ok_and(|status| status.contains("\nState:\tZ"))
+}
+
 fn create(host: &Host, name: &str, image: &str, options: &[&str]) {
     let image = guest(image);
     let create = [&["create", name, image.to_str().unwrap()], options].concat();

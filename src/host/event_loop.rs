@@ -285,7 +285,8 @@ impl Daemon {
             }
             if self.signals.terminate() {
                 (self.stopping, self.reload) = (true, None);
-                self.events.push_back(Event::Terminate);
+                // Before the deaths that were found: whoever ends a service asks all of its processes.
+                self.events.push_front(Event::Terminate);
             }
         }
         for (id, ready) in ids.iter().zip(&ready[1..]) {
