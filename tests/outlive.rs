@@ -569,6 +569,31 @@ fn what_does_not_stop_in_time_is_killed() {
 }
 
 #[test]
+fn a_signal_does_not_make_a_tender_look_useless() {
+    let host = host_with_puppets(&[]);
+    let (asked, go) = (host.path("asked"), host.path("go"));
+    mkfifo(&go, Mode::S_IRWXU).unwrap();
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] || exec sleep 600\n> {}\nread -r go < {}\necho ABI version 2\n",
+        asked.display(),
+        go.display()
+    );
+    host.file("db/solo5-spt", script);
+    let image = guest("forever.spt");
+    let mut create = Running::start(&mut host.client(&["create", "web", image.to_str().unwrap()]));
+    eventually("it is asked for its version", || asked.exists());
+    host.supervisor().signal(Signal::SIGCHLD);
+    fs::write(&go, "\n").unwrap();
+    assert!(create.line().contains("created unikernel"));
+    host.expect(&create.end(), 0, &[]);
+    let said = host.supervisor().so_far();
+    assert!(
+        !said.contains("--version: "),
+        "another one was taken: {said}"
+    );
+}
+
+#[test]
 fn a_unikernel_whose_tender_is_missing_waits_for_it() {
     let mut host = Host::with(Setup {
         alone: true,
@@ -601,13 +626,13 @@ fn a_unikernel_whose_tender_is_missing_waits_for_it() {
     );
 }
 
-/// Creates a unikernel.
 /// Whether a process has ended, though its parent may not have asked how.
 fn is_over(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status"));
     status.is_ok_and(|status| status.contains("\nState:\tZ"))
 }
 
+/// Creates a unikernel.
 fn create(host: &Host, name: &str, image: &str, options: &[&str]) {
     let image = guest(image);
     let create = [&["create", name, image.to_str().unwrap()], options].concat();
