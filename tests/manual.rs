@@ -394,6 +394,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} for a tender to tell its version",
             time(host::PROBE_DEADLINE)
         ),
+        format!(
+            "{} until a tender that did not tell it in time is asked again",
+            time(host::PROBE_PAUSE)
+        ),
         memory,
         devices.clone(),
         arguments,

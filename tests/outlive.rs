@@ -333,6 +333,23 @@ fn all_are_stopped_in_the_reverse_of_the_start_order_and_come_back() {
 }
 
 #[test]
+fn a_tender_that_ends_with_its_supervisor_is_started_again_with_it() {
+    let mut host = Host::start();
+    create(&host, "hello", "forever.spt", &[QUIET]);
+    let tender = host.tender_of(":hello").unwrap();
+    let supervisor = host.supervisor.take().unwrap();
+    // As where all processes of a service are told to end: both are told before it looks.
+    supervisor.signal(Signal::SIGSTOP);
+    kill(Pid::from_raw(tender), Signal::SIGTERM).unwrap();
+    supervisor.signal(Signal::SIGTERM);
+    eventually("it is gone", || is_over(tender));
+    supervisor.signal(Signal::SIGCONT);
+    assert_eq!(supervisor.end().unwrap().code(), Some(0));
+    host.start_supervisor();
+    eventually("it is back", || infos(&host).len() == 1);
+}
+
+#[test]
 fn what_was_stopped_stays_down_until_it_is_started() {
     let mut host = Host::start();
     create(&host, "down", "forever.spt", &[QUIET, "--restart"]);
@@ -552,6 +569,31 @@ fn what_does_not_stop_in_time_is_killed() {
 }
 
 #[test]
+fn a_signal_does_not_make_a_tender_look_useless() {
+    let host = host_with_puppets(&[]);
+    let (asked, go) = (host.path("asked"), host.path("go"));
+    mkfifo(&go, Mode::S_IRWXU).unwrap();
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] || exec sleep 600\n> {}\nread -r go < {}\necho ABI version 2\n",
+        asked.display(),
+        go.display()
+    );
+    host.file("db/solo5-spt", script);
+    let image = guest("forever.spt");
+    let mut create = Running::start(&mut host.client(&["create", "web", image.to_str().unwrap()]));
+    eventually("it is asked for its version", || asked.exists());
+    host.supervisor().signal(Signal::SIGCHLD);
+    fs::write(&go, "\n").unwrap();
+    assert!(create.line().contains("created unikernel"));
+    host.expect(&create.end(), 0, &[]);
+    let said = host.supervisor().so_far();
+    assert!(
+        !said.contains("--version: "),
+        "another one was taken: {said}"
+    );
+}
+
+#[test]
 fn a_unikernel_whose_tender_is_missing_waits_for_it() {
     let mut host = Host::with(Setup {
         alone: true,
@@ -582,6 +624,12 @@ fn a_unikernel_whose_tender_is_missing_waits_for_it() {
             .stdout
             .contains("could not be started")
     );
+}
+
+/// Whether a process has ended, though its parent may not have asked how.
+fn is_over(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    status.is_ok_and(|status| status.contains("\nState:\tZ"))
 }
 
 /// Creates a unikernel.

@@ -404,6 +404,37 @@ fn a_create_survives_a_kill_or_failure_at_every_call() {
 }
 
 #[test]
+fn an_image_that_cannot_be_written_again_does_no_harm_to_what_runs_it() {
+    let Some(shim) = shim() else {
+        return;
+    };
+    let image = guest("forever.spt");
+    let mut host = prepared();
+    host.start_supervisor();
+    create(&host, "one", &image);
+    stop(&mut host);
+    let base = Base::of(&host);
+    for at in 1.. {
+        base.restore(&host);
+        let mut command = faulty(&host, &shim, Fault::Fail, at);
+        host.supervisor = Some(Daemon::start(&mut command, "listening"));
+        eventually("the first one runs", || host.tenders().len() == 1);
+        fs::write(host.path("armed"), b"").unwrap();
+        let answer = host.petrel(&["create", "two", image.to_str().unwrap(), QUIET]);
+        let call = struck(&host);
+        if call.is_none() {
+            assert_eq!(answer.code(), 0, "{answer:?}");
+            assert!(at > 6, "no call was counted");
+            break;
+        }
+        // The fault is over, and what is recorded refers to the image.
+        let policy = host.petrel(&["add-policy", "a", "3", "--mem", "64"]);
+        assert_eq!(policy.code(), 0, "after {call:?}: {answer:?}, {policy:?}");
+        stop(&mut host);
+    }
+}
+
+#[test]
 fn a_destroy_survives_a_kill_or_failure_at_every_call() {
     survives(|_| ["destroy", "one"].map(str::to_owned).into());
 }

@@ -4,7 +4,7 @@ mod blocks;
 mod effects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -61,10 +61,6 @@ pub(super) struct Daemon {
     statistics: StatisticsLink,
     store: Store,
     images: ImageStore,
-    /// Images installed, but not yet sure to survive a crash of the host.
-    unsynced: Vec<(ImageDigest, File)>,
-    /// Images that could not be made to survive one.
-    unsafe_images: BTreeSet<ImageDigest>,
     /// Images to be removed as soon as the state before the present one does not refer to them either.
     superfluous: BTreeSet<ImageDigest>,
     staged: HashMap<UploadId, Staged>,
@@ -172,8 +168,6 @@ impl Daemon {
             statistics: StatisticsLink::default(),
             store,
             images,
-            unsynced: Vec::new(),
-            unsafe_images: BTreeSet::new(),
             superfluous,
             staged: HashMap::new(),
             blocks,
@@ -291,7 +285,8 @@ impl Daemon {
             }
             if self.signals.terminate() {
                 (self.stopping, self.reload) = (true, None);
-                self.events.push_back(Event::Terminate);
+                // Before the deaths that were found: whoever ends a service asks all of its processes.
+                self.events.push_front(Event::Terminate);
             }
         }
         for (id, ready) in ids.iter().zip(&ready[1..]) {

@@ -115,21 +115,25 @@ impl ImageStore {
         let mut staging = self.stage(compressed, limit)?;
         staging.write(image)?;
         let (file, digest) = staging.complete()?;
-        let image = self.put(file, &digest)?;
-        self.sync(&image)?;
+        sync(&file)?;
+        self.put(file, &digest)?;
         Ok(digest)
     }
 
-    /// Puts a staged image into the store. It is on disk for good after [`Self::sync`] of what is returned.
-    pub fn install(&self, staged: Staged) -> Result<File, ImageError> {
+    /// Puts a staged image, which was [synced](Staged::sync), into the store: on disk for good, and at no moment in
+    /// place of a copy that is better.
+    pub fn install(&self, staged: Staged) -> Result<(), ImageError> {
         self.put(staged.file, &staged.digest)
     }
 
-    fn put(&self, file: Unfinished, digest: &ImageDigest) -> Result<File, ImageError> {
+    fn put(&self, file: Unfinished, digest: &ImageDigest) -> Result<(), ImageError> {
         self.open_to_readers(&file.path, IMAGE)?;
         let path = self.path(digest);
         file.rename(&path)
-            .map_err(ImageError::file("rename to", &path))
+            .map_err(ImageError::file("rename to", &path))?;
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(ImageError::file("sync", &self.folder))
     }
 
     fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {
@@ -140,17 +144,6 @@ impl ImageStore {
             .map_err(ImageError::file("change the owner of", path))?;
         fs::set_permissions(path, Permissions::from_mode(mode))
             .map_err(ImageError::file("change the mode of", path))
-    }
-
-    /// Makes an installed image, and its name, survive a crash of the host.
-    pub fn sync(&self, image: &File) -> Result<(), ImageError> {
-        image
-            .sync_all()
-            .map_err(ImageError::file("sync an image in", &self.folder))?;
-        let folder = File::open(&self.folder).map_err(ImageError::file("open", &self.folder))?;
-        folder
-            .sync_all()
-            .map_err(ImageError::file("sync", &self.folder))
     }
 
     /// Where the image of this digest is, or would be.
@@ -238,6 +231,19 @@ impl Staging {
         self.arriving.finish().map_err(ImageError::Content)?;
         Ok((self.file, ImageDigest(self.hash.finalize().into())))
     }
+}
+
+impl Staged {
+    /// Makes its content survive a crash of the host. Where that fails it is not to be installed.
+    pub fn sync(&self) -> Result<(), ImageError> {
+        sync(&self.file)
+    }
+}
+
+fn sync(file: &Unfinished) -> Result<(), ImageError> {
+    file.file
+        .sync_all()
+        .map_err(ImageError::file("sync", &file.path))
 }
 
 /// What is wrong with an image in the store below `database`; otherwise what it declares.

@@ -31,10 +31,10 @@ impl Unfinished {
     }
 
     /// Puts it in its place, instead of what is there.
-    pub fn rename(mut self, to: &Path) -> io::Result<File> {
+    pub fn rename(mut self, to: &Path) -> io::Result<()> {
         fs::rename(&self.path, to)?;
         self.path = PathBuf::new();
-        self.file.try_clone()
+        Ok(())
     }
 }
 

@@ -148,7 +148,7 @@ impl Supervisor {
                     self.enqueue(&name);
                 }
             }
-            Timer::Save if !self.stopping => self.persist(Written::Change),
+            Timer::Save if !self.stopping => self.save_again(),
             _ => {}
         }
     }
@@ -188,6 +188,8 @@ impl Supervisor {
             self.drop_request(&asker, &request, "the supervisor is stopping");
         }
         self.end_streams();
+        // There is no later any more.
+        self.save_again();
         self.stop_last();
     }
 

@@ -105,6 +105,8 @@ pub struct Supervisor {
     writes: BTreeMap<Ticket, (Written, Policies)>,
     /// The policies on disk; after a write that failed, which may have reached it all the same, nobody knows.
     recorded: Option<Policies>,
+    /// A write has failed, and is tried again when a timer says so.
+    save_due: bool,
     /// The entries of the last write, by name: most are those of the next one, too.
     latest: Vec<Arc<Recorded>>,
     /// The policies that hold if the writes under way fail.
@@ -191,6 +193,7 @@ impl Supervisor {
                 ages: ages.clone(),
             }),
             acknowledged: ledger.clone(),
+            save_due: false,
             latest: Vec::new(),
             ledger,
             ages,
@@ -318,9 +321,10 @@ impl Supervisor {
         }
     }
 
-    /// Whether nothing is under way: another supervisor could take over.
+    /// Whether nothing is under way, and all is on disk: another supervisor could take over.
     pub fn is_quiet(&self) -> bool {
-        self.operations.is_empty()
+        !self.save_due
+            && self.operations.is_empty()
             && self.uploads.is_empty()
             && self.tasks.is_empty()
             && self.writes.is_empty()
@@ -493,10 +497,19 @@ impl Supervisor {
 
     /// Tries again after a while to record what is.
     fn save_later(&mut self) {
-        self.effects.push(Effect::Wake {
-            after: SAVE_RETRY,
-            timer: Timer::Save,
-        });
+        if !std::mem::replace(&mut self.save_due, true) {
+            self.effects.push(Effect::Wake {
+                after: SAVE_RETRY,
+                timer: Timer::Save,
+            });
+        }
+    }
+
+    /// Tries it now, if it is to be tried again.
+    fn save_again(&mut self) {
+        if std::mem::take(&mut self.save_due) {
+            self.persist(Written::Change);
+        }
     }
 
     /// Removes the images that nothing refers to any more: nothing here, and nothing that is still being written.

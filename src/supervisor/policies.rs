@@ -8,6 +8,9 @@ use crate::wire::POLICY_KEPT;
 
 const ADDED: &str = "added policy";
 
+const OF_HOST: &str =
+    "the policy of the root is what the host has, and can be neither changed nor removed";
+
 impl Supervisor {
     /// Sets a policy: that of a certificate of this age, or one that was given without any.
     pub(super) fn add_policy(
@@ -22,6 +25,9 @@ impl Supervisor {
             Err(error) => return self.refuse(&asker, &error),
         };
         let same = self.ledger.at(path) == Some(&policy);
+        if path.is_root() && !same {
+            return self.refuse(&asker, OF_HOST);
+        }
         let stale = age.is_some_and(|age| self.ages.is_stale(path, age));
         if stale && !same {
             // What it carries is not brought back, and without a policy nothing would bound what follows.
@@ -68,6 +74,9 @@ impl Supervisor {
     }
 
     pub(super) fn remove_policy(&mut self, asker: Asker, path: &Path) {
+        if path.is_root() {
+            return self.refuse(&asker, OF_HOST);
+        }
         match self.ledger.remove(path) {
             Err(refusal) => self.refuse(&asker, &refusal),
             Ok(_) => self.persist(Written::Policy {

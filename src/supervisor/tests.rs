@@ -82,6 +82,23 @@ impl World {
         }
     }
 
+    /// This is the policy of the root.
+    fn host_has(&mut self, unikernels: u64, memory: u64) {
+        let has = Policy {
+            unikernels,
+            memory,
+            ..settings().resources
+        };
+        let Supervisor {
+            ledger,
+            acknowledged,
+            ..
+        } = &mut self.supervisor;
+        for ledger in [ledger, acknowledged] {
+            ledger.reset(crate::name::Path::ROOT, Some(has.clone()));
+        }
+    }
+
     fn fails(&mut self, effect: &str) -> Result<(), String> {
         match self.fail.iter().position(|name| *name == effect) {
             Some(index) => Err(format!("{} failed", self.fail.remove(index))),
@@ -470,7 +487,7 @@ fn a_failed_replacement_brings_the_previous_instance_back() {
 #[test]
 fn a_refused_replacement_leaves_the_running_one_alone() {
     let mut world = World::new();
-    world.answer(":", policy(1, 32)).unwrap();
+    world.host_has(1, 32);
     world.create(":a").unwrap();
     let before = world.alive[0].0;
     let bigger = Config {
@@ -519,7 +536,7 @@ fn a_device_cannot_be_given_twice() {
 #[test]
 fn a_replacement_counts_once() {
     let mut world = World::new();
-    world.answer(":", policy(1, 32)).unwrap();
+    world.host_has(1, 32);
     world.create(":a").unwrap();
     assert_eq!(
         world.answer(":a", create(&config(), true)),
@@ -575,7 +592,7 @@ fn a_client_that_leaves_during_its_upload_takes_the_request_with_it() {
 #[test]
 fn two_uploads_cannot_share_the_last_place() {
     let mut world = World::new();
-    world.answer(":", policy(1, 64)).unwrap();
+    world.host_has(1, 64);
     world.slow_upload = true;
     world.ask(":a", create(&config(), false));
     world.ask(":b", create(&config(), false));
@@ -724,6 +741,24 @@ fn policies_are_recorded_before_they_are_acknowledged() {
     assert_eq!(world.answer("a:", remove()), Ok("removed policy".into()));
     assert!(world.answer("a:", remove()).is_err());
     assert!(world.paths_saved().is_empty());
+}
+
+#[test]
+fn the_policy_of_the_root_is_neither_changed_nor_removed() {
+    let mut world = World::new();
+    let add = |policy: &Policy| Command::Policy(PolicyCommand::Add(policy.into()));
+    let host = settings().resources;
+    assert_eq!(
+        world.answer(":", add(&host)),
+        Ok("no modification of policy".into())
+    );
+    let smaller = Policy { memory: 1, ..host };
+    let remove = Command::Policy(PolicyCommand::Remove(()));
+    for command in [add(&smaller), dated(1, 1, b"a"), remove] {
+        let why = world.answer(":", command).unwrap_err();
+        assert!(why.contains("what the host has"), "{why}");
+    }
+    world.create(":a").unwrap();
 }
 
 /// The policy of a certificate for one unikernel.
@@ -928,7 +963,7 @@ fn what_comes_back_is_not_forgotten_when_others_wait_for_its_name() {
 #[test]
 fn room_is_kept_for_what_may_come_back() {
     let mut world = World::new();
-    world.answer(":", policy(9, 100)).unwrap();
+    world.host_has(9, 100);
     let all = Config {
         memory: 100,
         ..config()
@@ -945,7 +980,7 @@ fn room_is_kept_for_what_may_come_back() {
 fn room_is_kept_for_what_may_come_back_after_its_replacement_has_ended() {
     let (mut world, _) = replacement_at("persist");
     world.hold.clear();
-    world.answer(":", policy(1, 30)).unwrap();
+    world.host_has(1, 30);
     world.die(Death::Exit(0));
     assert!(world.create(":b").unwrap_err().contains("1 unikernels"));
     fail_held(&mut world);
@@ -1128,6 +1163,38 @@ fn what_could_not_be_recorded_is_recorded_later() {
 }
 
 #[test]
+fn however_many_writes_fail_one_timer_runs() {
+    let mut world = World::new();
+    let timers = |world: &World| {
+        let timers = world.timers.iter();
+        timers.filter(|(_, timer)| *timer == Timer::Save).count()
+    };
+    world.fail = vec!["persist"; 4];
+    for _ in 0..3 {
+        world.answer("a:", policy(1, 32)).unwrap_err();
+        assert_eq!(timers(&world), 1);
+    }
+    world.pass(SAVE_RETRY);
+    assert!(world.fail.is_empty());
+    assert_eq!(timers(&world), 1);
+    world.pass(SAVE_RETRY);
+    assert_eq!(timers(&world), 0);
+}
+
+#[test]
+fn what_could_not_be_recorded_is_recorded_before_the_supervisor_ends_or_another_takes_over() {
+    let mut world = World::new();
+    world.create(":a").unwrap();
+    world.fail = vec!["persist"];
+    world.answer(":a", DESTROY).unwrap_err();
+    assert_eq!(world.names_saved(), [":a"]);
+    assert!(!world.supervisor.is_quiet());
+    world.happen(Event::Terminate);
+    assert!(world.done && world.supervisor.is_quiet());
+    assert!(world.saved.unikernels.is_empty());
+}
+
+#[test]
 fn an_upload_keeps_nobody_from_its_name() {
     let mut world = World::new();
     let again = Config {
@@ -1166,7 +1233,7 @@ fn a_stopped_unikernel_stays_down_until_it_is_started() {
 #[test]
 fn a_stopped_unikernel_takes_its_place_but_no_memory() {
     let mut world = World::new();
-    world.answer(":", policy(2, 40)).unwrap();
+    world.host_has(2, 40);
     world.create(":a").unwrap();
     world.answer(":a", STOP).unwrap();
     world.create(":b").unwrap();
@@ -1180,7 +1247,7 @@ fn a_stopped_unikernel_takes_its_place_but_no_memory() {
 #[test]
 fn a_restart_is_checked_before_the_running_instance_is_touched() {
     let mut world = World::new();
-    world.answer(":", policy(1, 64)).unwrap();
+    world.host_has(1, 64);
     world.create(":a").unwrap();
     let before = world.alive[0].0;
     let too_large = world.answer(":a", restart(&with_memory(65)));
@@ -1236,7 +1303,7 @@ fn a_rollback_returns_to_what_was_there_before_and_back_again() {
 #[test]
 fn one_that_ended_leaves_the_accounting_and_can_be_started_again() {
     let mut world = World::new();
-    world.answer(":", policy(1, 32)).unwrap();
+    world.host_has(1, 32);
     world.create(":a").unwrap();
     world.die(Death::Exit(3));
     assert_eq!(world.details(":a").standing, own::Standing::Ended(()));

@@ -93,7 +93,6 @@ impl Daemon {
                 self.results.push(Event::Persisted { ticket, result });
             }
             Effect::RemoveImage(digest) => {
-                self.unsafe_images.remove(&digest);
                 self.superfluous.insert(digest);
                 self.remove_superfluous();
             }
@@ -224,8 +223,11 @@ impl Daemon {
     fn can_run(&mut self, version: &Version, staged: Option<UploadId>) -> Result<Manifest, String> {
         tap::check_bridges(&version.config).map_err(|error| error.to_string())?;
         match staged.and_then(|upload| self.staged.get(&upload)) {
-            // That there is a tender was found when it was staged.
-            Some(staged) => Ok(staged.manifest.clone()),
+            // That there is a tender was found when it was staged. The disk may yet refuse it.
+            Some(staged) => {
+                staged.sync().map_err(|error| error.to_string())?;
+                Ok(staged.manifest.clone())
+            }
             None => self.inspect(&version.image).map(|(manifest, _)| manifest),
         }
     }
@@ -248,12 +250,10 @@ impl Daemon {
         staged: Option<UploadId>,
     ) -> Result<(), String> {
         if let Some(staged) = staged.and_then(|upload| self.staged.remove(&upload)) {
-            let file = self
-                .images
+            self.superfluous.remove(&version.image);
+            self.images
                 .install(staged)
                 .map_err(|error| error.to_string())?;
-            self.superfluous.remove(&version.image);
-            self.unsynced.push((version.image, file));
         }
         let (manifest, tender) = self.inspect(&version.image)?;
         let target = manifest.target;
@@ -335,23 +335,6 @@ impl Daemon {
     }
 
     fn persist(&mut self, state: &State) -> Result<(), String> {
-        for (digest, image) in self.unsynced.drain(..) {
-            match self.images.sync(&image) {
-                Ok(()) => {
-                    self.unsafe_images.remove(&digest);
-                }
-                Err(error) => {
-                    log::error!("image {digest}: {error}");
-                    self.unsafe_images.insert(digest);
-                }
-            }
-        }
-        if let Some(image) = state
-            .images()
-            .find(|image| self.unsafe_images.contains(image))
-        {
-            return Err(format!("image {image} could not be written to disk"));
-        }
         let saved = self.store.save(state).map_err(|error| error.to_string());
         for image in state.images() {
             self.superfluous.remove(&image);

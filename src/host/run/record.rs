@@ -49,7 +49,7 @@ pub struct Record {
     pub key: [u8; 32],
     /// What went before.
     pub history: History,
-    /// It was asked to stop.
+    /// It was asked to stop; or it is to be, as its record is damaged.
     pub stopping: bool,
 }
 
@@ -146,31 +146,35 @@ impl Records {
         }
     }
 
-    /// The tenders that run. Records of others are removed; what is no record is named in the log, and removed.
+    /// The tenders that run. Records of others are removed; what is wrong with records is told in the log.
     pub fn survivors(&self) -> Result<Vec<Survivor>, RecordError> {
         let mut survivors = Vec::new();
         let failed = || RecordError::file("list", &self.folder);
         for entry in fs::read_dir(&self.folder).map_err(failed())? {
             let path = entry.map_err(failed())?.path();
-            match self.survivor(&path) {
-                Ok(Ok(Some(survivor))) => survivors.push(survivor),
-                Ok(found) => {
-                    if let Err(damage) = found {
-                        log::warn!("{}: {damage}; removed", path.display());
-                    }
-                    fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
-                }
-                // Its tender may run: a second one must not be started.
-                Err(error) => return Err(RecordError::Unreadable(Box::new(error))),
+            // Where that fails its tender may run: a second one must not be started.
+            let found = self.survivor(&path);
+            let (survivor, damage) =
+                found.map_err(|error| RecordError::Unreadable(Box::new(error)))?;
+            if let Some(damage) = damage {
+                let follows = match survivor {
+                    Some(_) => "its tender is ended",
+                    None => "removed",
+                };
+                log::warn!("{}: {damage}; {follows}", path.display());
+            }
+            match survivor {
+                Some(survivor) => survivors.push(survivor),
+                None => fs::remove_file(&path).map_err(RecordError::file("remove", &path))?,
             }
         }
         Ok(survivors)
     }
 
-    /// The tender of this record, if it runs.
-    fn survivor(&self, path: &Path) -> Result<Result<Option<Survivor>, Damage>, RecordError> {
+    /// The tender of this record, if it runs, and what is wrong with the record.
+    fn survivor(&self, path: &Path) -> Result<(Option<Survivor>, Option<Damage>), RecordError> {
         let Some(name) = name(path) else {
-            return Ok(Err(NAMELESS));
+            return Ok((None, Some(NAMELESS)));
         };
         let file = open(path)?;
         let file = patient_lock(file).map_err(RecordError::file("lock", path))?;
@@ -205,11 +209,13 @@ pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), Recor
         let path = entry.map_err(RecordError::file("list", &folder))?.path();
         let found = match name(&path) {
             Some(name) => open(&path).and_then(|file| read(name, &path, &file, &boot)),
-            None => Ok(Err(NAMELESS)),
+            None => Ok((None, Some(NAMELESS))),
         };
         match found {
-            Ok(Ok(survivor)) => survivors.extend(survivor),
-            Ok(Err(damage)) => problems.push(format!("{}: {damage}", path.display())),
+            Ok((survivor, damage)) => {
+                survivors.extend(survivor);
+                problems.extend(damage.map(|damage| format!("{}: {damage}", path.display())));
+            }
             Err(error) => problems.push(error.to_string()),
         }
     }
@@ -228,31 +234,33 @@ fn open(path: &Path) -> Result<File, RecordError> {
         .map_err(RecordError::file("open", path))
 }
 
-/// The tender of this record, if it runs since this boot of the system.
+/// The tender of this record, if it runs since this boot of the system, and what is wrong with the record.
 fn read(
     name: Name,
     path: &Path,
     file: &File,
     boot: &str,
-) -> Result<Result<Option<Survivor>, Damage>, RecordError> {
+) -> Result<(Option<Survivor>, Option<Damage>), RecordError> {
     let mut text = Vec::new();
     file.take(LONGEST)
         .read_to_end(&mut text)
         .map_err(RecordError::file("read", path))?;
-    let (recorded, record, id) = match decode(&text) {
-        Ok(parts) => parts,
-        Err(damage) => return Ok(Err(damage)),
-    };
+    let Decoded {
+        boot: recorded,
+        process,
+        record,
+        damage,
+    } = decode(&text);
     // Without a process it was never executed.
-    let Some(id) = id.filter(|_| recorded == boot) else {
-        return Ok(Ok(None));
-    };
-    let process = Process::open(id).map_err(RecordError::file("find the process of", path))?;
-    Ok(Ok(process.map(|process| Survivor {
+    let process = process.filter(|_| recorded == Some(boot));
+    let process = process.map(Process::open).transpose();
+    let process = process.map_err(RecordError::file("find the process of", path))?;
+    let survivor = process.flatten().map(|process| Survivor {
         name,
         record,
         process,
-    })))
+    });
+    Ok((survivor, damage))
 }
 
 /// Waits, but not for ever, for others that have it.
@@ -306,57 +314,85 @@ fn encode(boot: &str, record: &Record) -> String {
     text
 }
 
-fn decode(text: &[u8]) -> Result<(&str, Record, Option<ProcessId>), Damage> {
-    let text = str::from_utf8(text).map_err(|_| Damage("it is no text"))?;
-    let text = text
-        .strip_suffix('\n')
-        .ok_or(Damage("its last line is not complete"))?;
-    let mut lines = text.split('\n');
-    if lines.next() != Some(TITLE) {
-        return Err(Damage("it is no record of a run"));
+/// What can be made of a record.
+struct Decoded<'a> {
+    boot: Option<&'a str>,
+    process: Option<ProcessId>,
+    record: Record,
+    /// The first thing that is wrong with it.
+    damage: Option<Damage>,
+}
+
+/// Reads as much as there is: even from a damaged record it may be known which process is not to be run twice. Lines
+/// of later releases are skipped; should the meaning of the others change, the title does.
+fn decode(text: &[u8]) -> Decoded<'_> {
+    let mut damage = None;
+    let mut wrong = |what| {
+        damage.get_or_insert(Damage(what));
+    };
+    let mut lines = text.split(|octet| *octet == b'\n');
+    if lines.next_back() != Some(b"") {
+        wrong("its last line is not complete");
     }
-    let (mut boot, mut started, mut key, mut user, mut id) = (None, None, None, None, None);
+    if lines.next() != Some(TITLE.as_bytes()) {
+        wrong("it is no record of a run");
+    }
+    let (mut boot, mut started, mut key, mut user, mut process) = (None, None, None, None, None);
     let (mut failures, mut restarts, mut exit, mut stopping) = (None, None, None, None);
     for line in lines {
-        let (what, value) = line.split_once(' ').ok_or(Damage("a line has no value"))?;
-        let wrong = Damage("a value makes no sense");
-        let before = match what {
-            "boot" => boot.replace(value).is_some(),
-            "started" => started.replace(time(value).ok_or(wrong)?).is_some(),
-            "key" => key.replace(digest(value).ok_or(wrong)?).is_some(),
-            "user" => user.replace(value.parse().map_err(|_| wrong)?).is_some(),
-            "failures" => failures
-                .replace(value.parse().map_err(|_| wrong)?)
-                .is_some(),
-            "restarts" => restarts
-                .replace(value.parse().map_err(|_| wrong)?)
-                .is_some(),
-            "exit" => exit.replace(last_exit(value).ok_or(wrong)?).is_some(),
-            "stop" => stopping.replace(()).is_some(),
-            "process" => id.replace(process_id(value).ok_or(wrong)?).is_some(),
-            _ => return Err(Damage("a line is unknown")),
+        let line = str::from_utf8(line)
+            .ok()
+            .and_then(|line| line.split_once(' '));
+        let Some((what, value)) = line else {
+            wrong("a line is no text, or has no value");
+            continue;
         };
-        if before {
-            return Err(Damage("a line is there twice"));
+        match what {
+            "boot" => once(&mut boot, Some(value)),
+            "started" => once(&mut started, time(value)),
+            "key" => once(&mut key, digest(value)),
+            "user" => once(&mut user, value.parse().ok()),
+            "failures" => once(&mut failures, value.parse().ok()),
+            "restarts" => once(&mut restarts, value.parse().ok()),
+            "exit" => once(&mut exit, last_exit(value)),
+            "stop" => once(&mut stopping, Some(())),
+            "process" => once(&mut process, process_id(value)),
+            _ => Ok(()),
         }
+        .unwrap_or_else(&mut wrong);
     }
-    match (boot, started, key) {
-        (Some(boot), Some(started), Some(key)) => {
-            let record = Record {
-                user,
-                started,
-                key,
-                // Records of earlier releases have none.
-                history: History {
-                    failures: failures.unwrap_or(0),
-                    restarts: restarts.unwrap_or(0),
-                    last_exit: exit,
-                },
-                stopping: stopping.is_some(),
-            };
-            Ok((boot, record, id))
+    if boot.is_none() || started.is_none() || key.is_none() {
+        wrong("a line is missing");
+    }
+    let record = Record {
+        user,
+        started: started.unwrap_or_default(),
+        key: key.unwrap_or_default(),
+        // Records of earlier releases have none.
+        history: History {
+            failures: failures.unwrap_or(0),
+            restarts: restarts.unwrap_or(0),
+            last_exit: exit,
+        },
+        stopping: stopping.is_some() || damage.is_some(),
+    };
+    Decoded {
+        boot,
+        process,
+        record,
+        damage,
+    }
+}
+
+/// Takes the value of a line, which is there once.
+fn once<T>(place: &mut Option<T>, value: Option<T>) -> Result<(), &'static str> {
+    match (&place, value) {
+        (_, None) => Err("a value makes no sense"),
+        (Some(_), _) => Err("a line is there twice"),
+        (None, value) => {
+            *place = value;
+            Ok(())
         }
-        _ => Err(Damage("a line is missing")),
     }
 }
 
@@ -625,7 +661,7 @@ mod tests {
             good.replace(".000000042", ".x"),
         ];
         for text in cases {
-            assert!(decode(text.as_bytes()).is_err(), "{text}");
+            assert!(decode(text.as_bytes()).damage.is_some(), "{text}");
             fs::write(records.path(&name()), &text).unwrap();
             assert!(records.survivors().unwrap().is_empty(), "{text}");
             assert!(is_removed(&records), "{text}");
@@ -633,5 +669,43 @@ mod tests {
         fs::write(records.folder.join("no/name".replace('/', "\n")), good).unwrap();
         assert!(records.survivors().unwrap().is_empty());
         assert_eq!(fs::read_dir(&records.folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_a_damaged_record_the_process_is_known_and_is_to_end() {
+        let (_folder, records) = records("partly");
+        let good = encode(&records.boot, &record());
+        let mut process = Vec::new();
+        record_line(ProcessId::own().unwrap(), &mut process).unwrap();
+        let cases = [
+            good.replace("petrel run 1", "petrel run 2"),
+            good.replace("abab", "xbab"),
+            good.replace("key", "kex"),
+            good.replace("user 2001", "user x"),
+            format!("{good}{STOPPING}{STOPPING}"),
+        ];
+        let cases = cases.map(|text| [text.as_bytes(), &process].concat());
+        let torn = [good.as_bytes(), &process, b"stop as"].concat();
+        let no_text = [good.as_bytes(), b"\xff\n", &process].concat();
+        for text in cases.into_iter().chain([torn, no_text]) {
+            let told = String::from_utf8_lossy(&text).into_owned();
+            fs::write(records.path(&name()), &text).unwrap();
+            let survivors = records.survivors().unwrap();
+            assert_eq!(survivors.len(), 1, "{told}");
+            assert_eq!(survivors[0].process.id(), ProcessId::own().unwrap());
+            assert!(survivors[0].record.stopping, "{told}");
+            assert!(!is_removed(&records), "{told}");
+        }
+        // Not of another boot.
+        let other = encode("another", &record()).replace("user 2001", "user x");
+        fs::write(records.path(&name()), [other.as_bytes(), &process].concat()).unwrap();
+        assert!(records.survivors().unwrap().is_empty() && is_removed(&records));
+    }
+
+    #[test]
+    fn lines_of_later_releases_are_skipped() {
+        let text = encode("a", &record()) + "colour green\n";
+        let decoded = decode(text.as_bytes());
+        assert_eq!((decoded.record, decoded.damage), (record(), None));
     }
 }

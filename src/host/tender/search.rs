@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{AccessFlags, access};
 
@@ -19,6 +20,9 @@ use crate::supervisor::launch;
 
 /// How long a tender may take to tell its version.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a tender that did not tell it in time is not asked again: asking holds up everybody.
+pub const PROBE_PAUSE: Duration = Duration::from_secs(60);
 
 /// The ABI version of spt and hvt since Solo5 0.8 (SOLO5 2).
 const CURRENT_ABI: u32 = 2;
@@ -33,6 +37,8 @@ pub struct Tenders {
     database: PathBuf,
     /// Answers to `--version`, by the file that gave them.
     answers: HashMap<Identity, Vec<u8>>,
+    /// Those that did not answer in time, and when that was.
+    silent: HashMap<Identity, Instant>,
 }
 
 /// What tells a file from its replacement.
@@ -45,6 +51,7 @@ impl Tenders {
         Self {
             database: database.to_path_buf(),
             answers: HashMap::new(),
+            silent: HashMap::new(),
         }
     }
 
@@ -90,6 +97,11 @@ impl Tenders {
         if let Some(answer) = self.answers.get(&identity) {
             return launch::speaks(answer, abi_version);
         }
+        let now = Instant::now();
+        self.silent.retain(|_, since| now < *since + PROBE_PAUSE);
+        if self.silent.contains_key(&identity) {
+            return false;
+        }
         match probe(tender) {
             Ok(answer) => {
                 let speaks = launch::speaks(&answer, abi_version);
@@ -99,6 +111,9 @@ impl Tenders {
             // It may have been the host's fault, and not the tender's: asked again next time.
             Err(error) => {
                 log::warn!("{} --version: {error}", tender.display());
+                if error.kind() == ErrorKind::TimedOut {
+                    self.silent.insert(identity, Instant::now());
+                }
                 false
             }
         }
@@ -148,14 +163,39 @@ fn read_until(pipe: &mut io::PipeReader, deadline: Instant) -> io::Result<Vec<u8
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
         let mut waits = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut waits, timeout)? == 0 {
-            return Err(ErrorKind::TimedOut.into());
-        }
+        match poll(&mut waits, timeout) {
+            Ok(0) => return Err(ErrorKind::TimedOut.into()),
+            // Signals are looked at later.
+            Err(Errno::EINTR) => continue,
+            ready => ready?,
+        };
         let mut piece = [0; 512];
         let count = pipe.read(&mut piece)?;
         answer.extend_from_slice(&piece[..count]);
         if count == 0 || answer.len() as u64 > PROBE_ANSWER {
             return Ok(answer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_tender_that_does_not_answer_is_not_asked_each_time() {
+        let folder = std::env::temp_dir().join(format!("petrel-silent-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (tender, asked) = (folder.join("solo5-spt"), folder.join("asked"));
+        let script = format!("#!/bin/sh\necho >> {}\nexec sleep 600\n", asked.display());
+        fs::write(&tender, script).unwrap();
+        fs::set_permissions(&tender, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut tenders = Tenders::new(&folder);
+        for _ in 0..3 {
+            assert!(!tenders.speaks(&tender, CURRENT_ABI));
+        }
+        assert_eq!(fs::read(&asked).unwrap(), b"\n");
+        fs::remove_dir_all(folder).unwrap();
     }
 }

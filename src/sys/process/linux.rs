@@ -54,7 +54,8 @@ impl Handle {
         match (RawFd::try_from(descriptor), Errno::last()) {
             // SAFETY: just made, with close-on-exec set, and owned by nobody else.
             (Ok(number @ 0..), _) => Ok(Some(Self(unsafe { OwnedFd::from_raw_fd(number) }))),
-            (_, Errno::ESRCH) => Ok(None),
+            // Of a thread that is not the first of its process: ENOENT, on earlier kernels EINVAL.
+            (_, Errno::ESRCH | Errno::ENOENT | Errno::EINVAL) => Ok(None),
             (_, error) => Err(error.into()),
         }
     }
@@ -193,6 +194,12 @@ mod tests {
         assert!(Stat::parse(b"7 (a").is_none());
         assert!(Stat::parse(b"7 (a) S 1 2").is_none());
         assert!(Stat::parse(b"").is_none());
+    }
+
+    #[test]
+    fn the_number_of_a_thread_is_no_process() {
+        let opened = std::thread::spawn(|| Handle::open(nix::unistd::gettid()));
+        assert!(opened.join().unwrap().unwrap().is_none());
     }
 
     #[test]
