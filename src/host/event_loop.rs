@@ -23,7 +23,7 @@ use super::store::{Content, Found, Store};
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
 use super::{HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, resources};
-use crate::daemon::{self, ACCEPT_PAUSE, Signals};
+use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
@@ -75,6 +75,7 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    manager: Manager,
     done: bool,
 }
 
@@ -171,6 +172,7 @@ impl Daemon {
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            manager: Manager::ready(),
             done: false,
             options,
         };
@@ -271,10 +273,12 @@ impl Daemon {
                 } else {
                     log::info!("this program is executed anew when nothing is under way");
                     self.reload.get_or_insert(now);
+                    self.manager.reloading();
                 }
             }
             if self.signals.terminate() {
                 (self.stopping, self.reload) = (true, None);
+                self.manager.stopping();
                 self.events.push_back(Event::Terminate);
             }
         }
@@ -295,6 +299,7 @@ impl Daemon {
         }
         self.connect_console(false);
         self.statistics.progress(now);
+        self.manager.progress(now);
         self.expire(now);
         // What is readable was read: a client whose next request is on its way is not idle.
         let overdue = |since| now >= since + RELOAD_DEADLINE;
@@ -428,6 +433,7 @@ impl Daemon {
         });
         log::error!("{error}");
         self.reload = None;
+        self.manager.still_ready();
     }
 
     fn connect_console(&mut self, wanted: bool) {
@@ -454,6 +460,7 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain(self.manager.deadline())
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
                 .min(),
         )
