@@ -1,0 +1,89 @@
+#!/bin/bash
+# What an administrator does on a host with systemd, told by boot.sh: every
+# unit is the one that is shipped, with all that it forbids.
+set -eEu
+trap 'echo "FAILED in line $LINENO"; journalctl --no-pager -n 60; systemctl --no-pager status "petrel*"' ERR
+
+expect() { # text command...
+    local text=$1 said
+    shift
+    said=$("$@" 2>&1) || { echo "$*: exit code $?: $said"; return 1; }
+    [[ $said == *"$text"* ]] || { echo "$*: no '$text' in: $said"; return 1; }
+}
+# Waits for a line of what goes on for ever.
+line() { # text command...
+    local text=$1
+    shift
+    timeout 30 grep -qm1 -- "$text" < <("$@")
+}
+tender() { pgrep -f -- "--name=$1\$"; }
+main() { systemctl show --property=MainPID --value "$1"; }
+status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
+
+ip link add service type bridge
+ip link set service up
+
+cd /etc/petrel
+petrel generate ca issued
+petrel add-policy tenant 4 --mem=256 --cpu=0 --bridge=service --csr
+petrel sign cacert.pem issued ca.key tenant.req
+tenant=(--destination=localhost --ca=tenant.pem --ca-key=tenant.key --server-ca=cacert.pem)
+
+# Started means ready: what comes next fails otherwise.
+systemctl start petreld.service petrel-stats.service petrel-tls.socket petrel-metrics.socket
+for daemon in petreld petrel-console petrel-stats; do
+    expect active systemctl is-active $daemon.service
+done
+
+expect created petrel create hello /root/forever.spt "${tenant[@]}"
+line 'tick 1' petrel console tenant:hello --since=2020-01-01T00:00:00Z
+hello=$(tender hello)
+# A user of its own, in the group of all tenders, without any right.
+[ "$(status "$hello" Uid | cut -f1)" = 1900000001 ]
+[ "$(status "$hello" Groups)" = '1900000000 ' ]
+[ "$(status "$hello" CapBnd)" = 0000000000000000 ]
+expect created petrel create net /root/net.spt --net=service --mem=16 --arg=--ipv4=10.99.0.2 "${tenant[@]}"
+line 'net service: ready' petrel console tenant:net --since=2020-01-01T00:00:00Z
+[ "$(ip -o link show master service | wc -l)" = 1 ]
+
+# Reloaded, petreld is the same process, and ready again.
+before=$(main petreld)
+systemctl reload petreld
+until [ "$(systemctl is-active petreld)" = active ]; do sleep 0.05; done
+[ "$(main petreld)" = "$before" ]
+expect 'tenant:hello' petrel info
+[ "$(tender hello)" = "$hello" ]
+
+# Killed, it is started again, and takes over what runs.
+kill -KILL "$before"
+until [ "$(main petreld)" != "$before" ] && [ "$(main petreld)" != 0 ]; do sleep 0.05; done
+expect 'tenant:hello' petrel info
+[ "$(tender hello)" = "$hello" ]
+
+# So is one that hangs, by the watchdog: here of the console, whose guests go on.
+mkdir -p /run/systemd/system/petrel-console.service.d
+printf '[Service]\nWatchdogSec=1s\n' >/run/systemd/system/petrel-console.service.d/soon.conf
+systemctl daemon-reload
+systemctl restart petrel-console
+before=$(main petrel-console)
+kill -STOP "$before"
+until [ "$(main petrel-console)" != "$before" ] && [ "$(main petrel-console)" != 0 ]; do sleep 0.05; done
+[ "$(tender hello)" = "$hello" ]
+
+# Statistics come over TLS, and to Prometheus.
+line '"utime"' petrel stats --json --name=hello "${tenant[@]}"
+ask() { exec 3<>/dev/tcp/127.0.0.1/9559; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3; }
+expect 'petrel_unikernel_state{unikernel="tenant:hello",state="running"} 1' ask
+
+# Stopped, it stops all, and started again, it starts them again.
+systemctl stop petreld.socket petreld.service
+! tender hello || { echo "hello runs on"; false; }
+! tender net || { echo "net runs on"; false; }
+systemctl start petreld.service
+until tender hello; do sleep 0.05; done
+expect destroyed petrel destroy hello "${tenant[@]}"
+expect destroyed petrel destroy net "${tenant[@]}"
+[ -z "$(ip -o link show master service)" ]
+
+# Nobody needed a right that its unit does not give.
+! journalctl --no-pager | grep -iE 'permission denied|not permitted|read-only file system|SIGSYS'
