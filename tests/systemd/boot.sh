@@ -1,6 +1,7 @@
 #!/bin/sh
-# Boot systemd in namespaces of its own, with Petrel installed by its script
-# into a copy of this system that only lives in memory, and run host.sh there.
+# Boot systemd in namespaces of its own, in a copy of this system that only
+# lives in memory, and run host.sh there. On Debian that installs Petrel as a
+# package; elsewhere it is there already, by its script.
 #
 #   sh tests/systemd/boot.sh BUILT GUESTS
 #
@@ -15,7 +16,7 @@
 # overlayfs or control groups of version 2).
 set -eu
 
-[ $# = 2 ] || { sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+[ $# = 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 sources=$(cd "$(dirname "$0")/../.." && pwd)
 built=$(cd "$1" && pwd)
 guests=$(cd "$2" && pwd)
@@ -66,7 +67,8 @@ done
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
-for folder in run tmp var/tmp var/lib root home; do
+rm -rf var/lib/petrel etc/petrel
+for folder in run tmp var/tmp root home; do
     mkdir -p $folder
     mount -t tmpfs tmpfs $folder
 done
@@ -79,7 +81,14 @@ mkdir old
 pivot_root . old
 umount -l /old
 
-DESTDIR='' PREFIX=/usr SERVICES=systemd BUILT=$built sh "$sources/contrib/install.sh"
+if command -v dpkg >/dev/null; then
+    # host.sh installs it.
+    DPKG_DEB_COMPRESSOR_TYPE=none BUILT=$built sh "$sources/contrib/debian/package.sh" /root
+else
+    PREFIX=/usr SERVICES=systemd BUILT=$built sh "$sources/contrib/install.sh"
+    systemd-sysusers petrel.conf
+    systemd-tmpfiles --create petrel.conf
+fi
 cp "$guests/forever.spt" "$guests/net.spt" /root
 # Only what is told below; nothing of what this machine does at its start.
 rm -rf /etc/systemd/system
@@ -94,8 +103,6 @@ for file in /lib/systemd/system/sysinit.target.wants/* /lib/systemd/system/socke
         *) ln -sf /dev/null "/etc/systemd/system/${file##*/}" ;;
     esac
 done
-systemd-sysusers petrel.conf
-systemd-tmpfiles --create petrel.conf
 ip link set lo up
 cat >/etc/systemd/system/test.service <<UNIT
 [Service]

@@ -16,6 +16,12 @@ line() { # text command...
     shift
     timeout 30 grep -qm1 -- "$text" < <("$@")
 }
+# Says nothing.
+none() { # command...
+    local said
+    said=$("$@" || true)
+    [ -z "$said" ] || { echo "$*: $said"; return 1; }
+}
 tender() { pgrep -f -- "--name=$1\$"; }
 main() { systemctl show --property=MainPID --value "$1"; }
 status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
@@ -23,17 +29,23 @@ status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
 ip link add service type bridge
 ip link set service up
 
+if command -v dpkg >/dev/null; then
+    dpkg --no-triggers -i /root/petrel_*.deb
+else
+    systemctl start petreld.service petrel-stats.service
+fi
+# Started means ready: what comes next fails otherwise.
+for daemon in petreld petrel-console petrel-stats; do
+    expect active systemctl is-active $daemon.service
+done
+
 cd /etc/petrel
 petrel generate ca issued
 petrel add-policy tenant 4 --mem=256 --cpu=0 --bridge=service --csr
 petrel sign cacert.pem issued ca.key tenant.req
 tenant=(--destination=localhost --ca=tenant.pem --ca-key=tenant.key --server-ca=cacert.pem)
 
-# Started means ready: what comes next fails otherwise.
-systemctl start petreld.service petrel-stats.service petrel-tls.socket petrel-metrics.socket
-for daemon in petreld petrel-console petrel-stats; do
-    expect active systemctl is-active $daemon.service
-done
+systemctl start petrel-tls.socket petrel-metrics.socket
 
 expect created petrel create hello /root/forever.spt "${tenant[@]}"
 line 'tick 1' petrel console tenant:hello --since=2020-01-01T00:00:00Z
@@ -69,21 +81,45 @@ before=$(main petrel-console)
 kill -STOP "$before"
 until [ "$(main petrel-console)" != "$before" ] && [ "$(main petrel-console)" != 0 ]; do sleep 0.05; done
 [ "$(tender hello)" = "$hello" ]
+rm -r /run/systemd/system/petrel-console.service.d
+systemctl daemon-reload
 
 # Statistics come over TLS, and to Prometheus.
 line '"utime"' petrel stats --json --name=hello "${tenant[@]}"
 ask() { exec 3<>/dev/tcp/127.0.0.1/9559; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3; }
 expect 'petrel_unikernel_state{unikernel="tenant:hello",state="running"} 1' ask
 
+# An upgrade keeps what runs, and petreld's process.
+if command -v dpkg >/dev/null; then
+    before=$(main petreld)
+    dpkg --no-triggers -i /root/petrel_*.deb
+    expect 'tenant:hello' petrel info
+    [ "$(main petreld)" = "$before" ]
+    [ "$(tender hello)" = "$hello" ]
+fi
+
 # Stopped, it stops all, and started again, it starts them again.
 systemctl stop petreld.socket petreld.service
-! tender hello || { echo "hello runs on"; false; }
-! tender net || { echo "net runs on"; false; }
+none tender hello
+none tender net
 systemctl start petreld.service
-until tender hello; do sleep 0.05; done
+until tender hello >/dev/null; do sleep 0.05; done
 expect destroyed petrel destroy hello "${tenant[@]}"
 expect destroyed petrel destroy net "${tenant[@]}"
 [ -z "$(ip -o link show master service)" ]
 
 # Nobody needed a right that its unit does not give.
-! journalctl --no-pager | grep -iE 'permission denied|not permitted|read-only file system|SIGSYS'
+none journalctl --no-pager --quiet --grep='permission denied|not permitted|read-only file system|SIGSYS'
+
+# What is purged leaves data and keys, and nothing else.
+if command -v dpkg >/dev/null; then
+    cd /
+    dpkg --no-triggers --remove petrel
+    none pgrep -a petrel
+    [ ! -e /usr/sbin/petreld ]
+    expect 'kept: remove it yourself' dpkg --no-triggers --purge petrel
+    [ ! -e /run/petrel ]
+    [ -e /var/lib/petrel/state ] && [ -e /etc/petrel/ca.key ]
+    none find /usr /etc /run /var -name '*petrel*' -newer /root/forever.spt \
+        -not -path '/etc/petrel*' -not -path '/var/lib/petrel*' -not -path '/var/log/*'
+fi
