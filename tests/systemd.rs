@@ -15,6 +15,10 @@ use std::process::Command;
 
 use host::{Host, Setup, eventually};
 use nix::sys::signal::Signal;
+use petrel::name::Name;
+use petrel::policy::Policy;
+use petrel::unikernel::{Config, FailBehaviour, Kind};
+use petrel::wire::state::albatross;
 use support::{DEADLINE, Folder, Running, guest, on_path, run, skipped};
 
 /// The folder of the sources.
@@ -239,6 +243,36 @@ fn systemd_socket_activate_can_be_the_listener() {
     }
 }
 
+/// A state file of albatross: a unikernel that runs, and the policy of its path.
+fn albatross_state() -> Vec<u8> {
+    let config = Config {
+        kind: Kind::Solo5,
+        startup: None,
+        add_name: true,
+        fail_behaviour: FailBehaviour::Quit,
+        cpus: [0].into(),
+        memory: 32,
+        blocks: Vec::new(),
+        nets: Vec::new(),
+        arguments: Vec::new(),
+        vcpus: 1,
+        linux_boot_partition: None,
+    };
+    let policy = Policy {
+        unikernels: 10,
+        cpus: [0].into(),
+        memory: 640,
+        block: None,
+        bridges: [].into(),
+    };
+    let name: Name = "a:good".parse().unwrap();
+    let path = name.path().clone();
+    let image = fs::read(guest("forever.spt")).unwrap();
+    let unikernels = [(name, config.to_wire(false, image))];
+    let state = albatross::State::new(unikernels, [(path, (&policy).into())]);
+    state.unwrap().encode().unwrap()
+}
+
 #[test]
 fn a_host_runs_on_the_units_as_they_are() {
     let what = "the units under a real systemd";
@@ -246,10 +280,13 @@ fn a_host_runs_on_the_units_as_they_are() {
         return skipped(what, "no unshare on PATH");
     }
     let guests = guest("net.spt");
+    let folder = Folder::new("boot");
+    let state = folder.file("state", albatross_state());
     let ended = run(Command::new("sh")
         .arg(Path::new(SOURCES).join("tests/systemd/boot.sh"))
         .arg(built())
-        .arg(guests.parent().unwrap()));
+        .arg(guests.parent().unwrap())
+        .arg(state));
     match ended.code() {
         0 => {}
         69 => skipped(what, ended.stderr.trim()),

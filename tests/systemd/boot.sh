@@ -3,10 +3,11 @@
 # lives in memory, and run host.sh there. On Debian that installs Petrel as a
 # package; elsewhere it is there already, by its script.
 #
-#   sh tests/systemd/boot.sh BUILT GUESTS
+#   sh tests/systemd/boot.sh BUILT GUESTS STATE
 #
 # BUILT   folder of the programs
 # GUESTS  folder of the test guests
+# STATE   state file of albatross, with a unikernel a:good
 #
 # Nothing of this system is changed but for a control group, which is removed:
 # every file written is in a tmpfs above /, and what systemd would set in the
@@ -16,10 +17,11 @@
 # overlayfs or control groups of version 2).
 set -eu
 
-[ $# = 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 64; }
+[ $# = 3 ] || { sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 sources=$(cd "$(dirname "$0")/../.." && pwd)
 built=$(cd "$1" && pwd)
 guests=$(cd "$2" && pwd)
+state=$3
 cannot() { echo "$*" >&2; exit 69; }
 
 [ "$(id -u)" = 0 ] || cannot "only root can make namespaces and mounts"
@@ -30,6 +32,7 @@ groups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 
 group=$groups/petrel-test-$$
 scratch=$(mktemp -d)
+cp "$state" "$scratch/state"
 mkdir "$group" || cannot "no control group can be made"
 # shellcheck disable=SC2317  # called by the trap
 finish() {
@@ -48,6 +51,7 @@ cat >"$scratch/inside" <<'INSIDE'
 set -eu
 sources=$1 built=$2 guests=$3 result=$4
 mount --make-rprivate /
+exec 3<"$result/state"
 mount -t tmpfs tmpfs "$result"
 cd "$result"
 mkdir upper work new
@@ -89,6 +93,7 @@ else
     systemd-sysusers petrel.conf
     systemd-tmpfiles --create petrel.conf
 fi
+cat <&3 >/root/state
 cp "$guests/forever.spt" "$guests/net.spt" /root
 # Only what is told below; nothing of what this machine does at its start.
 rm -rf /etc/systemd/system

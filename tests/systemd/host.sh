@@ -108,6 +108,22 @@ expect destroyed petrel destroy hello "${tenant[@]}"
 expect destroyed petrel destroy net "${tenant[@]}"
 [ -z "$(ip -o link show master service)" ]
 
+# A host of albatross moves, as contrib/albatross.md says.
+useradd --system albatross
+install -d -o albatross -m 755 /var/lib/albatross
+install -o albatross -m 644 /root/state /var/lib/albatross/state
+expect 'a:good' petreld --check --dbdir /var/lib/albatross
+systemctl stop petreld.service petreld.socket
+cp -a --sparse=always /var/lib/albatross/. /var/lib/petrel/
+chown -R root:root /var/lib/petrel
+systemctl start petreld petrel-stats
+expect 'a:good' petrel info
+until tender good >/dev/null; do sleep 0.05; done
+expect '[unikernel: a:]' petrel policy
+[ -e /var/lib/petrel/state.albatross ]
+cmp /root/state /var/lib/albatross/state
+expect destroyed petrel destroy a:good
+
 # Nobody needed a right that its unit does not give.
 none journalctl --no-pager --quiet --grep='permission denied|not permitted|read-only file system|SIGSYS'
 
