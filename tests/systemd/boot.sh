@@ -94,7 +94,7 @@ else
     systemd-tmpfiles --create petrel.conf
 fi
 cat <&3 >/root/state
-cp "$guests/forever.spt" "$guests/net.spt" /root
+cp "$guests/forever.spt" "$guests/net.spt" "$guests/block.spt" /root
 # Only what is told below; nothing of what this machine does at its start.
 rm -rf /etc/systemd/system
 mkdir -p /etc/systemd/system

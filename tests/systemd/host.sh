@@ -57,6 +57,10 @@ hello=$(tender hello)
 expect created petrel create net /root/net.spt --net=service --mem=16 --arg=--ipv4=10.99.0.2 "${tenant[@]}"
 line 'net service: ready' petrel console tenant:net --since=2020-01-01T00:00:00Z
 [ "$(ip -o link show master service | wc -l)" = 1 ]
+expect created petrel create-block t:data 1
+expect created petrel create t:block /root/block.spt --block=storage:data --mem=16 --arg=--stay
+block=$(tender block)
+[ "$(stat -c %u /var/lib/petrel/block/t:data)" = "$(status "$block" Uid | cut -f1)" ]
 
 # Reloaded, petreld is the same process, and ready again.
 before=$(main petreld)
@@ -71,6 +75,7 @@ kill -KILL "$before"
 until [ "$(main petreld)" != "$before" ] && [ "$(main petreld)" != 0 ]; do sleep 0.05; done
 expect 'tenant:hello' petrel info
 [ "$(tender hello)" = "$hello" ]
+[ "$(tender block)" = "$block" ]
 
 # So is one that hangs, by the watchdog: here of the console, whose guests go on.
 mkdir -p /run/systemd/system/petrel-console.service.d
@@ -102,15 +107,21 @@ fi
 systemctl stop petreld.socket petreld.service
 none tender hello
 none tender net
+none tender block
 systemctl start petreld.service
 until tender hello >/dev/null; do sleep 0.05; done
 expect destroyed petrel destroy hello "${tenant[@]}"
+expect destroyed petrel destroy t:block
+[ "$(stat -c %u /var/lib/petrel/block/t:data)" = 0 ]
 expect destroyed petrel destroy net "${tenant[@]}"
 [ -z "$(ip -o link show master service)" ]
 
 # A host of albatross moves, as contrib/albatross.md says.
 useradd --system albatross
 install -d -o albatross -m 755 /var/lib/albatross
+install -d -o albatross -m 700 /var/lib/albatross/block
+truncate -s 1M /var/lib/albatross/block/a:old
+chown albatross /var/lib/albatross/block/a:old
 install -o albatross -m 644 /root/state /var/lib/albatross/state
 expect 'a:good' petreld --check --dbdir /var/lib/albatross
 systemctl stop petreld.service petreld.socket
@@ -120,6 +131,7 @@ systemctl start petreld petrel-stats
 expect 'a:good' petrel info
 until tender good >/dev/null; do sleep 0.05; done
 expect '[unikernel: a:]' petrel policy
+expect 'a:old' petrel block
 [ -e /var/lib/petrel/state.albatross ]
 cmp /root/state /var/lib/albatross/state
 expect destroyed petrel destroy a:good
