@@ -22,7 +22,7 @@ none() { # command...
     said=$("$@" || true)
     [ -z "$said" ] || { echo "$*: $said"; return 1; }
 }
-tender() { pgrep -f -- "--name=$1\$"; }
+tender() { pgrep -f -- "petrel-spt .*--name=$1( |\$)"; }
 main() { systemctl show --property=MainPID --value "$1"; }
 status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
 
@@ -57,7 +57,7 @@ hello=$(tender hello)
 expect created petrel create net /root/net.spt --net=service --mem=16 --arg=--ipv4=10.99.0.2 "${tenant[@]}"
 line 'net service: ready' petrel console tenant:net --since=2020-01-01T00:00:00Z
 [ "$(ip -o link show master service | wc -l)" = 1 ]
-expect created petrel create-block t:data 1
+expect added petrel create-block t:data 1
 expect created petrel create t:block /root/block.spt --block=storage:data --mem=16 --arg=--stay
 block=$(tender block)
 [ "$(stat -c %u /var/lib/petrel/block/t:data)" = "$(status "$block" Uid | cut -f1)" ]
