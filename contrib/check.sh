@@ -17,7 +17,9 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # program:Debian package
-tools='inetd:openbsd-inetd influxd:influxdb ip:iproute2 mandoc:mandoc nft:nftables openssl:openssl promtool:prometheus socat:socat shellcheck:shellcheck'
+tools='inetd:openbsd-inetd influxd:influxdb ip:iproute2 mandoc:mandoc nft:nftables nix-instantiate:nix-bin openssl:openssl promtool:prometheus socat:socat shellcheck:shellcheck systemd-analyze:systemd'
+# The same of those that rule each other out.
+rivals='inetutils-inetd:inetutils-inetd xinetd:xinetd'
 size_limit=2621440          # bytes, each release binary
 target=${CARGO_TARGET_DIR:-target}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check
@@ -66,6 +68,16 @@ if [ -n "$missing" ]; then
         *) fail "could not fetch$missing" ;;
     esac
 fi
+for tool in $rivals; do
+    command -v "${tool%:*}" && continue
+    code=0
+    sh contrib/debian.sh "$cache/${tool#*:}" "${tool#*:}" || code=$?
+    case $code in
+        0) PATH=$PATH:$cache/${tool#*:}/bin ;;
+        69) skip "tests that need ${tool#*:} (not installed, and this is no Debian amd64)" ;;
+        *) fail "could not fetch ${tool#*:}" ;;
+    esac
+done
 [ "$(id -u)" = 0 ] || skip "tests that need root: taps, uids, capabilities (this is an ordinary user)"
 for device in /dev/kvm /dev/net/tun; do
     (: <>"$device") 2>/dev/null || skip "tests that need $device (it is missing here or cannot be opened)"

@@ -51,6 +51,11 @@ mv "$scratch/root" "$scratch/bin" "$folder"
 # Started through the loader by name, a program finds its libraries without
 # LD_LIBRARY_PATH, which its own children would inherit.
 libraries=$folder/root/lib/x86_64-linux-gnu:$folder/root/usr/lib/x86_64-linux-gnu
+# Some packages keep theirs in a folder of their own, which only their own path names.
+for own in "$folder"/root/usr/lib/*/lib*.so; do
+    case $own in */x86_64-linux-gnu/*) continue ;; esac
+    case $libraries in *":${own%/*}"*) ;; *) libraries=$libraries:${own%/*} ;; esac
+done
 for program in "$folder"/root/bin/* "$folder"/root/sbin/* "$folder"/root/usr/bin/* "$folder"/root/usr/sbin/*; do
     [ -x "$program" ] || continue
     if ldd "$program" 2>/dev/null | grep -q 'not found'; then

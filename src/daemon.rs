@@ -1,5 +1,7 @@
-//! What every daemon needs: signals that poll(2) sees, folders, descriptors, the time.
+//! What every daemon needs: signals that poll(2) sees, folders, descriptors, the time, the service manager.
 #![forbid(unsafe_code)]
+
+mod manager;
 
 use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
@@ -16,6 +18,8 @@ use nix::poll::PollTimeout;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+
+pub use manager::Manager;
 
 use crate::socket;
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
+use petrel::chain::{EXTENSION, numbers};
 use petrel::client::{
     LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client,
 };
@@ -33,7 +34,9 @@ use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
+use petrel::wire::{DatedPolicy, Int, Octets, PolicyCommand, Success, UnikernelCommand};
 use petrel::{daemon, endpoint, host, metrics, serial, socket};
+use rasn::der::encode;
 
 use support::{on_path, run, skipped};
 
@@ -284,14 +287,65 @@ fn the_pages_are_well_formed() {
     let Some(mandoc) = on_path("mandoc") else {
         return skipped("manual pages checked by mandoc", "it is not on PATH");
     };
-    for (page, _) in PAGES {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let pages: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(pages.len() > PAGES.len());
+    for page in pages {
         let mut command = Command::new(&mandoc);
-        command
-            .args(["-T", "lint", "-W", "warning"])
-            .arg(path(page));
+        command.args(["-T", "lint", "-W", "warning"]).arg(&page);
         let ended = run(&mut command);
+        let page = page.display();
         assert_eq!((ended.code(), &ended.stdout[..]), (0, ""), "{page}");
     }
+}
+
+#[test]
+fn the_additions_to_the_protocol_are_those_of_the_page() {
+    let text = read("petrel-wire.5");
+    let nothing = Policy {
+        unikernels: 0,
+        cpus: [].into(),
+        memory: 0,
+        block: None,
+        bridges: [].into(),
+    };
+    let dated = DatedPolicy {
+        policy: (&nothing).into(),
+        not_before: Int::new(0),
+        serial: Octets(Vec::new()),
+    };
+    for (entry, encoded) in [
+        ("stop     [64] NULL", encode(&UnikernelCommand::Stop(()))),
+        ("start    [65] NULL", encode(&UnikernelCommand::Start(()))),
+        (
+            "rollback [66] NULL",
+            encode(&UnikernelCommand::Rollback(())),
+        ),
+        ("details  [67] NULL", encode(&UnikernelCommand::Details(()))),
+        (
+            "add-dated [64] SEQUENCE",
+            encode(&PolicyCommand::AddDated(dated)),
+        ),
+        (
+            "details  [64] SEQUENCE OF",
+            encode(&Success::UnikernelDetails(Vec::new())),
+        ),
+    ] {
+        assert!(text.contains(&format!("\n{entry}")), "{entry}");
+        // A context tag from 31 on: its number is the second octet.
+        let number = entry.split(['[', ']']).nth(1).unwrap();
+        let encoded = encoded.unwrap();
+        assert_eq!(
+            (encoded[0], encoded[1].to_string()),
+            (0xbf, number.to_owned()),
+            "{entry}"
+        );
+    }
+    let extension: Vec<_> = numbers(&EXTENSION).iter().map(u64::to_string).collect();
+    assert!(text.contains(&format!("extension {} of", extension.join("."))));
 }
 
 /// The entries of each page's LIMITS.

@@ -18,7 +18,7 @@ use super::fifo::Fifo;
 use super::registry::{History, Registry, SUBSCRIBERS};
 use super::ring::{Line, Moment};
 use crate::command_line::{self, USAGE};
-use crate::daemon::{self, ACCEPT_PAUSE, Signals};
+use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
 use crate::socket;
@@ -136,6 +136,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         connections: BTreeMap::new(),
         next_connection: 0,
         no_accept_before: None,
+        manager: Manager::ready(),
     };
     let ended = daemon.serve(&listener, &mut signals);
     if !options.systemd_socket_activation
@@ -158,6 +159,7 @@ struct Daemon {
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
     no_accept_before: Option<Instant>,
+    manager: Manager,
 }
 
 /// What a descriptor that is waited for belongs to.
@@ -180,6 +182,7 @@ impl Daemon {
                         signals.drain();
                         if signals.terminate() {
                             info!("asked to end");
+                            self.manager.stopping();
                             return Ok(());
                         }
                     }
@@ -189,6 +192,7 @@ impl Daemon {
                 }
             }
             self.end_patience();
+            self.manager.progress(Instant::now());
         }
     }
 
@@ -228,7 +232,11 @@ impl Daemon {
 
     fn timeout(&self) -> PollTimeout {
         let deadlines = self.connections.values().filter_map(Connection::deadline);
-        daemon::timeout(deadlines.chain(self.no_accept_before).min())
+        let others = self
+            .no_accept_before
+            .into_iter()
+            .chain(self.manager.deadline());
+        daemon::timeout(deadlines.chain(others).min())
     }
 
     fn end_patience(&mut self) {

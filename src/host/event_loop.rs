@@ -28,7 +28,7 @@ use super::{
     HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, check_zvols,
     resources,
 };
-use crate::daemon::{self, ACCEPT_PAUSE, Signals};
+use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
@@ -80,6 +80,7 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    manager: Manager,
     done: bool,
 }
 
@@ -181,6 +182,7 @@ impl Daemon {
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            manager: Manager::ready(),
             done: false,
             options,
         };
@@ -281,10 +283,12 @@ impl Daemon {
                 } else {
                     log::info!("this program is executed anew when nothing is under way");
                     self.reload.get_or_insert(now);
+                    self.manager.reloading();
                 }
             }
             if self.signals.terminate() {
                 (self.stopping, self.reload) = (true, None);
+                self.manager.stopping();
                 // Before the deaths that were found: whoever ends a service asks all of its processes.
                 self.events.push_front(Event::Terminate);
             }
@@ -306,6 +310,7 @@ impl Daemon {
         }
         self.connect_console(false);
         self.statistics.progress(now);
+        self.manager.progress(now);
         self.expire(now);
         // What is readable was read: a client whose next request is on its way is not idle.
         let overdue = |since| now >= since + RELOAD_DEADLINE;
@@ -450,6 +455,7 @@ impl Daemon {
         });
         log::error!("{error}");
         self.reload = None;
+        self.manager.still_ready();
     }
 
     fn connect_console(&mut self, wanted: bool) {
@@ -476,6 +482,7 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain(self.manager.deadline())
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
                 .min(),
         )

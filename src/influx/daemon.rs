@@ -17,7 +17,7 @@ use super::line::{self, Style};
 use super::source::Source;
 use super::upstream::{Destination, Upstream};
 use crate::command_line::{self, USAGE};
-use crate::daemon::{self, Signals, wall_clock};
+use crate::daemon::{self, Manager, Signals, wall_clock};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
 use crate::socket;
@@ -163,6 +163,7 @@ fn run(options: Options) -> Result<(), String> {
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
     info!("ready");
+    let mut manager = Manager::ready();
     loop {
         let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         if let Some(peer) = source.peer() {
@@ -171,17 +172,22 @@ fn run(options: Options) -> Result<(), String> {
         if let Some((stream, flags)) = upstream.wait() {
             waiting.push(PollFd::new(stream, flags));
         }
-        let next = source.deadline().into_iter().chain(upstream.deadline());
-        match poll(&mut waiting, daemon::timeout(next.min())) {
+        let next = [source.deadline(), upstream.deadline(), manager.deadline()];
+        match poll(
+            &mut waiting,
+            daemon::timeout(next.into_iter().flatten().min()),
+        ) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(format!("cannot wait for events: {error}")),
         }
         signals.drain();
         if signals.terminate() {
             info!("asked to end");
+            manager.stopping();
             return Ok(());
         }
         let now = Instant::now();
+        manager.progress(now);
         for (name, used) in source.progress(now) {
             for line in line::lines(&name, &used, wall_clock(), style) {
                 upstream.push(line);

@@ -19,7 +19,7 @@ use super::registry::Registry;
 use super::report::{Draft, Reporter};
 use super::supervisor::{SupervisorLink, Told};
 use crate::command_line::{self, USAGE};
-use crate::daemon::{self, ACCEPT_PAUSE, Signals};
+use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::{Name, Path};
 use crate::socket;
@@ -157,6 +157,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         reporter,
         missed: 0,
         with_machines: options.gather_bhyve_stats,
+        manager: Manager::ready(),
     };
     let ended = daemon.serve(&listener, &mut signals);
     if !options.systemd_socket_activation
@@ -185,6 +186,7 @@ struct Daemon {
     missed: u64,
     /// Whether counters of virtual machines are gathered.
     with_machines: bool,
+    manager: Manager,
 }
 
 impl Daemon {
@@ -195,6 +197,7 @@ impl Daemon {
             signals.drain();
             if signals.terminate() {
                 info!("asked to end");
+                self.manager.stopping();
                 return Ok(());
             }
             let now = Instant::now();
@@ -216,6 +219,7 @@ impl Daemon {
                 self.gather(now);
             }
             self.end_patience(now);
+            self.manager.progress(now);
         }
     }
 
@@ -264,6 +268,7 @@ impl Daemon {
                 .chain(self.supervisor.deadline())
                 .chain(self.reporter.as_ref().and_then(Reporter::deadline))
                 .chain([self.next_round])
+                .chain(self.manager.deadline())
                 .min(),
         )
     }

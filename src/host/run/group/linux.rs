@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::{env, process};
 
 use nix::unistd::Pid;
 
@@ -18,6 +19,9 @@ use crate::unikernel::Config;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const OWN: &str = "/proc/self/cgroup";
+
+/// The number of the process that systemd has started.
+const STARTED: &str = "SYSTEMD_EXEC_PID";
 
 /// This program's part of its group.
 const SUPERVISOR: &str = "supervisor";
@@ -44,7 +48,22 @@ impl Groups {
     pub fn take() -> Result<Self, GroupError> {
         let path = Path::new(OWN);
         let own = fs::read_to_string(path).map_err(file("read", path))?;
-        Self::take_below(Path::new(ROOT), &own)
+        let started = env::var(STARTED).is_ok_and(|pid| pid == process::id().to_string());
+        Self::take_of_manager(Path::new(ROOT), &own, started)
+    }
+
+    /// `started`: this very process is one that systemd has started. It cannot start another one in a group that has
+    /// limits for others, as after a crash, unless it puts it into the subgroup itself.
+    fn take_of_manager(root: &Path, own: &str, started: bool) -> Result<Self, GroupError> {
+        let below = own
+            .lines()
+            .any(|line| Path::new(line).ends_with(SUPERVISOR));
+        if started && !below {
+            return Err(GroupError::Absent(
+                "systemd did not start this program in a subgroup (DelegateSubgroup=supervisor, from systemd 254 on)",
+            ));
+        }
+        Self::take_below(root, own)
     }
 
     /// The same, with what stands for the root of all groups and for `/proc/self/cgroup`.
@@ -267,6 +286,16 @@ mod tests {
     }
 
     const MEMORY_SLACK_MB: u64 = super::super::MEMORY_SLACK;
+
+    #[test]
+    fn a_group_that_systemd_could_not_start_another_supervisor_in_is_left_alone() {
+        let root = Folder::offering("manager", "cpuset memory");
+        let error = Groups::take_of_manager(&root.0, "0::/a/b\n", true).unwrap_err();
+        assert!(error.to_string().contains("DelegateSubgroup="), "{error}");
+        assert!(!root.0.join("a/b/supervisor").exists());
+        Groups::take_of_manager(&root.0, "0::/a/b/supervisor\n", true).unwrap();
+        Groups::take_of_manager(&root.0, "0::/a/b\n", false).unwrap();
+    }
 
     #[test]
     fn a_group_that_cannot_limit_is_left_alone() {

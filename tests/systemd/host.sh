@@ -1,0 +1,153 @@
+#!/bin/bash
+# What an administrator does on a host with systemd, told by boot.sh: every
+# unit is the one that is shipped, with all that it forbids.
+set -eEu
+trap 'echo "FAILED in line $LINENO"; journalctl --no-pager -n 60; systemctl --no-pager status "petrel*"' ERR
+
+expect() { # text command...
+    local text=$1 said
+    shift
+    said=$("$@" 2>&1) || { echo "$*: exit code $?: $said"; return 1; }
+    [[ $said == *"$text"* ]] || { echo "$*: no '$text' in: $said"; return 1; }
+}
+# Waits for a line of what goes on for ever.
+line() { # text command...
+    local text=$1
+    shift
+    timeout 30 grep -qm1 -- "$text" < <("$@")
+}
+# Says nothing.
+none() { # command...
+    local said
+    said=$("$@" || true)
+    [ -z "$said" ] || { echo "$*: $said"; return 1; }
+}
+tender() { pgrep -f -- "petrel-spt .*--name=$1( |\$)"; }
+main() { systemctl show --property=MainPID --value "$1"; }
+status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
+
+ip link add service type bridge
+ip link set service up
+
+if command -v dpkg >/dev/null; then
+    dpkg --no-triggers -i /root/petrel_*.deb
+else
+    systemctl start petreld.service petrel-stats.service
+fi
+# Started means ready: what comes next fails otherwise.
+for daemon in petreld petrel-console petrel-stats; do
+    expect active systemctl is-active $daemon.service
+done
+
+cd /etc/petrel
+petrel generate ca issued
+petrel add-policy tenant 4 --mem=256 --cpu=0 --bridge=service --csr
+petrel sign cacert.pem issued ca.key tenant.req
+tenant=(--destination=localhost --ca=tenant.pem --ca-key=tenant.key --server-ca=cacert.pem)
+
+systemctl start petrel-tls.socket petrel-metrics.socket
+
+expect created petrel create hello /root/forever.spt "${tenant[@]}"
+line 'tick 1' petrel console tenant:hello --since=2020-01-01T00:00:00Z
+hello=$(tender hello)
+# A user of its own, in the group of all tenders, without any right.
+[ "$(status "$hello" Uid | cut -f1)" = 1900000001 ]
+[ "$(status "$hello" Groups)" = '1900000000 ' ]
+[ "$(status "$hello" CapBnd)" = 0000000000000000 ]
+expect created petrel create net /root/net.spt --net=service --mem=16 --arg=--ipv4=10.99.0.2 "${tenant[@]}"
+line 'net service: ready' petrel console tenant:net --since=2020-01-01T00:00:00Z
+[ "$(ip -o link show master service | wc -l)" = 1 ]
+expect added petrel create-block t:data 1
+expect created petrel create t:block /root/block.spt --block=storage:data --mem=16 --arg=--stay
+block=$(tender block)
+[ "$(stat -c %u /var/lib/petrel/block/t:data)" = "$(status "$block" Uid | cut -f1)" ]
+
+# Reloaded, petreld is the same process, and ready again.
+before=$(main petreld)
+systemctl reload petreld
+until [ "$(systemctl is-active petreld)" = active ]; do sleep 0.05; done
+[ "$(main petreld)" = "$before" ]
+expect 'tenant:hello' petrel info
+[ "$(tender hello)" = "$hello" ]
+
+# Killed, it is started again, and takes over what runs.
+kill -KILL "$before"
+until [ "$(main petreld)" != "$before" ] && [ "$(main petreld)" != 0 ]; do sleep 0.05; done
+expect 'tenant:hello' petrel info
+[ "$(tender hello)" = "$hello" ]
+[ "$(tender block)" = "$block" ]
+
+# So is one that hangs, by the watchdog: here of the console, whose guests go on.
+mkdir -p /run/systemd/system/petrel-console.service.d
+printf '[Service]\nWatchdogSec=1s\n' >/run/systemd/system/petrel-console.service.d/soon.conf
+systemctl daemon-reload
+systemctl restart petrel-console
+before=$(main petrel-console)
+kill -STOP "$before"
+until [ "$(main petrel-console)" != "$before" ] && [ "$(main petrel-console)" != 0 ]; do sleep 0.05; done
+[ "$(tender hello)" = "$hello" ]
+rm -r /run/systemd/system/petrel-console.service.d
+systemctl daemon-reload
+
+# Statistics come over TLS, and to Prometheus.
+line '"utime"' petrel stats --json --name=hello "${tenant[@]}"
+ask() { exec 3<>/dev/tcp/127.0.0.1/9559; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3; }
+expect 'petrel_unikernel_state{unikernel="tenant:hello",state="running"} 1' ask
+
+# An upgrade keeps what runs, and petreld's process.
+if command -v dpkg >/dev/null; then
+    before=$(main petreld)
+    dpkg --no-triggers -i /root/petrel_*.deb
+    expect 'tenant:hello' petrel info
+    [ "$(main petreld)" = "$before" ]
+    [ "$(tender hello)" = "$hello" ]
+fi
+
+# Stopped, it stops all, and started again, it starts them again.
+systemctl stop petreld.socket petreld.service
+none tender hello
+none tender net
+none tender block
+systemctl start petreld.service
+until tender hello >/dev/null; do sleep 0.05; done
+expect destroyed petrel destroy hello "${tenant[@]}"
+expect destroyed petrel destroy t:block
+[ "$(stat -c %u /var/lib/petrel/block/t:data)" = 0 ]
+expect destroyed petrel destroy net "${tenant[@]}"
+[ -z "$(ip -o link show master service)" ]
+
+# A host of albatross moves, as contrib/albatross.md says.
+useradd --system albatross
+install -d -o albatross -m 755 /var/lib/albatross
+install -d -o albatross -m 700 /var/lib/albatross/block
+truncate -s 1M /var/lib/albatross/block/a:old
+chown albatross /var/lib/albatross/block/a:old
+install -o albatross -m 644 /root/state /var/lib/albatross/state
+expect 'a:good' petreld --check --dbdir /var/lib/albatross
+systemctl stop petreld.service petreld.socket
+cp -a --sparse=always /var/lib/albatross/. /var/lib/petrel/
+chown -R root:root /var/lib/petrel
+systemctl start petreld petrel-stats
+expect 'a:good' petrel info
+until tender good >/dev/null; do sleep 0.05; done
+expect '[unikernel: a:]' petrel policy
+expect 'a:old' petrel block
+[ -e /var/lib/petrel/state.albatross ]
+cmp /root/state /var/lib/albatross/state
+expect destroyed petrel destroy a:good
+
+# Nobody needed a right that its unit does not give.
+none journalctl --no-pager --quiet --grep='permission denied|not permitted|read-only file system|SIGSYS'
+
+# What is purged leaves data and keys, and nothing else.
+if command -v dpkg >/dev/null; then
+    cd /
+    dpkg --no-triggers --remove petrel
+    none pgrep -a petrel
+    [ ! -e /usr/sbin/petreld ]
+    expect 'kept: remove it yourself' dpkg --no-triggers --purge petrel
+    [ ! -e /run/petrel ]
+    [ -e /var/lib/petrel/state ] && [ -e /etc/petrel/ca.key ]
+    none find /usr /etc /run /var -name '*petrel*' -newer /root/forever.spt \
+        -not -path '/etc/petrel*' -not -path '/var/lib/petrel*' -not -path '/var/log/*'
+fi
