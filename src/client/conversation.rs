@@ -13,8 +13,8 @@ use super::upload::{self, Sent};
 use crate::chain::{Answer, route};
 use crate::wire::frame::{FrameError, read_frame};
 use crate::wire::{
-    BlockCommand, BlockData, Command, Data, Header, Message, Payload, Success, UnikernelCommand,
-    domain,
+    BlockCommand, BlockData, Command, ConsoleCommand, Data, Header, Message, Payload, Success,
+    UnikernelCommand, domain,
 };
 
 /// Most octets of an answer that is held in memory: lists of very many unikernels.
@@ -32,6 +32,8 @@ enum Answers {
     Image,
     /// One message, then data until the peer closes.
     Follow,
+    /// One message, then lines and word of their end; whether that is the end of the run.
+    Console(bool),
     /// One message, then pieces of content up to a last one.
     Dump,
 }
@@ -63,6 +65,7 @@ pub(super) fn converse(
         Answers::One => answers.one(output),
         Answers::Image => answers.image(output),
         Answers::Follow => answers.follow(output),
+        Answers::Console(follow) => answers.console(follow, output),
         Answers::Dump => answers.dump(output),
     };
     match (received, sent) {
@@ -102,6 +105,31 @@ impl Listener<'_> {
             Some(Download::Message(message)) => {
                 self.judge(*message)?;
                 Err(ClientError::Unexpected("no image"))
+            }
+        }
+    }
+
+    /// History, which has an end, or runs, of which the last one has.
+    fn console(&mut self, follow: bool, output: &mut Output) -> Result<(), ClientError> {
+        let (header, success) = self.first()?;
+        output.success(&header.name, &success)?;
+        loop {
+            let (header, said) = match self.next() {
+                Ok(Some(answer)) => answer,
+                Err(error) if !error.is_silence() => return Err(error),
+                Ok(None) | Err(_) => return Err(ClientError::BrokenOff(self.command)),
+            };
+            match said {
+                Said::Data(Data::Console(line)) => output.console(&line)?,
+                Said::Reply(Success::Empty(())) if !follow => {
+                    return output.last_run(&header.name);
+                }
+                Said::Reply(Success::Empty(())) => {
+                    if !output.run_ended(&header.name)? {
+                        return Ok(());
+                    }
+                }
+                _ => return Err(ClientError::Unexpected("no line of a console")),
             }
         }
     }
@@ -199,6 +227,7 @@ fn is_own(command: &Command) -> bool {
     matches!(
         command,
         Command::Unikernel(Stop(()) | Start(()) | Rollback(()) | Details(()))
+            | Command::Console(ConsoleCommand::Read(_))
     )
 }
 
@@ -229,6 +258,7 @@ impl Answers {
                 | Command::Block(BlockCommand::DumpOld(_)),
                 _,
             ) => Self::Image,
+            (Command::Console(ConsoleCommand::Read(read)), _) => Self::Console(read.follow),
             (_, Answer::Subscription) => Self::Follow,
             (_, Answer::Dump) => Self::Dump,
             (_, Answer::Single) => Self::One,

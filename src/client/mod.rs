@@ -75,6 +75,7 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
             let order = request::read(command)?;
             output.set_verbosity(order.common);
             output.set_figures(order.figures());
+            output.set_supervisor(order.supervisor());
             if let Some(oddity) = order.oddity {
                 output.warn(oddity);
             }
