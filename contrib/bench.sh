@@ -152,6 +152,12 @@ awk '/^VmRSS:/ { printf "petreld, after ten images of 20 MB  %.1f MB  (below 8 M
     "/proc/$petreld/status"
 
 end
+printf '\nconsoles:\n'
+mkdir "$runtime/consoles"
+start petrel-console --tmpdir "$runtime/consoles" -v
+bench-flood --tmpdir "$runtime/consoles" --console $!
+
+end
 printf '\na thousand unikernels:\n'
 for folder in single many; do
     mkdir "$work/$folder" "$runtime/$folder" "$work/$folder/db"

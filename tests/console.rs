@@ -16,7 +16,8 @@ use petrel::console::lines::{MAX_LINE, TRUNCATED};
 use petrel::console::ring::{LINES, OCTETS};
 use petrel::wire::frame::frame;
 use petrel::wire::{
-    Command, ConsoleCommand, ConsoleRead, Int, Message, Payload, SinceCount, Timestamp, UnikernelCommand,
+    Command, ConsoleCommand, ConsoleRead, Int, Message, Payload, SinceCount, Timestamp,
+    UnikernelCommand,
 };
 use support::{Daemon, Folder, command, eventually, wait};
 

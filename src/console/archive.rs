@@ -82,6 +82,12 @@ impl Archive {
         }
     }
 
+    /// Whether lines of `name` are archived as they come.
+    pub(super) fn takes(&self, name: &Name) -> bool {
+        let progress = self.consoles.get(name);
+        progress.is_some_and(|progress| progress.again.is_none())
+    }
+
     /// Archives what is new, as far as that is possible.
     pub(super) fn go_on(&mut self, name: &Name, ring: &Ring, now: Instant, clock: Moment) {
         let Some(progress) = self.consoles.get_mut(name) else {

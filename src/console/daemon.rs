@@ -15,8 +15,8 @@ use argh::FromArgs;
 use log::{debug, error, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::connection::{Connection, Lost, Received};
 use super::archive::Archive;
+use super::connection::{Connection, Lost, Received};
 use super::fifo::{Arrived, Fifo};
 use super::log_folder::{LOG_FILES, LOG_SIZE, LogFolder};
 use super::registry::{Extent, Next, Registry, SUBSCRIBERS};
@@ -27,9 +27,10 @@ use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
 use crate::socket;
+use crate::wire::lines::LineFrames;
 use crate::wire::{
-    Command, ConsoleCommand, ConsoleData, ConsoleRead, Data, Header, Int, Int64, Message, Payload,
-    SinceCount, Success, Text, Timestamp, VERSION, domain, frame,
+    Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload, SinceCount,
+    Success, Timestamp, VERSION, domain, frame,
 };
 
 pub use super::connection::{MAX_QUEUE, MAX_REQUEST, PATIENCE};
@@ -413,6 +414,13 @@ impl Daemon {
             };
             let arrived = clock();
             let mut octets = &buffer[..count];
+            if !self.is_read_along(name)
+                && let Some(ring) = self.registry.ring_mut(name)
+            {
+                let (rest, lines) = fifo.splitter.pass_over(octets, LINES);
+                ring.pass_over(lines);
+                octets = rest;
+            }
             while !octets.is_empty() {
                 let Some(ring) = self.registry.ring_mut(name) else {
                     break;
@@ -425,6 +433,16 @@ impl Daemon {
         }
         self.buffer = buffer;
         outcome
+    }
+
+    /// Whether somebody takes every line of `name`. Otherwise those need not be kept that newer ones replace at once.
+    fn is_read_along(&self, name: &Name) -> bool {
+        let takes = |id| {
+            let connection = self.connections.get(&id);
+            connection.is_some_and(|connection| connection.queued() < MAX_WAITING_LINES)
+        };
+        self.archives.iter().any(|archive| archive.takes(name))
+            || self.registry.subscribers(name).any(takes)
     }
 
     /// The last line needs no newline.
@@ -450,24 +468,28 @@ impl Daemon {
     /// Sends a subscriber what it has not got yet, as far as it takes it.
     fn feed(&mut self, id: ConnectionId) {
         let waiting = self.connections.get(&id).map_or(0, Connection::queued);
-        let mut frames = Vec::new();
+        let mut octets = Vec::new();
+        let mut frames = None;
         let mut ended = false;
-        while waiting + frames.len() < MAX_WAITING_LINES && !ended {
+        while waiting + octets.len() < MAX_WAITING_LINES && !ended {
             match self.registry.next(id) {
-                Next::Item(name, Item::Line(line)) => frames.extend(line_frame(name, &line)),
-                Next::Item(name, Item::Missed(count)) => {
-                    frames.extend(line_frame(name, &Line::missed(count, clock())));
+                Next::Item(name, item) => {
+                    let line = match item {
+                        Item::Line(line) => line,
+                        Item::Missed(count) => Line::missed(count, clock()),
+                    };
+                    push_line(&mut frames, name, &line, &mut octets);
                 }
-                Next::RunEnded(name) => frames.extend(end_frame(name)),
+                Next::RunEnded(name) => octets.extend(end_frame(name)),
                 Next::HistoryEnded(name) => {
-                    frames.extend(end_frame(name));
+                    octets.extend(end_frame(name));
                     ended = true;
                 }
                 Next::Nothing => break,
             }
         }
-        if !frames.is_empty() {
-            self.send(id, &frames);
+        if !octets.is_empty() {
+            self.send(id, &octets);
         }
         if ended {
             self.registry.unsubscribe(id);
@@ -695,29 +717,28 @@ impl Daemon {
     }
 }
 
-/// The frame that carries a line of `name`.
-fn line_frame(name: &Name, line: &Line<'_>) -> Vec<u8> {
+/// Appends the frame that carries a line of `name` to `octets`; `frames` are those of `name` once there has been one.
+fn push_line(frames: &mut Option<LineFrames>, name: &Name, line: &Line<'_>, octets: &mut Vec<u8>) {
     let picoseconds = u64::from(line.arrived.nanoseconds) * 1000;
-    let data = ConsoleData {
-        timestamp: Timestamp::from_unix(line.arrived.seconds, picoseconds),
-        data: Text(line.octets.to_vec()),
+    let time = Timestamp::from_unix(line.arrived.seconds, picoseconds);
+    let pushed = match frames {
+        Some(frames) => frames.push(&time, &line.octets, octets),
+        None => LineFrames::new(name)
+            .and_then(|new| frames.insert(new).push(&time, &line.octets, octets)),
     };
-    frame_of(name, Payload::Data(Data::Console(data)))
+    if let Err(error) = pushed {
+        error!("cannot encode a line: {error}");
+    }
 }
 
 /// The frame that ends the lines of `name`, for now or for good.
 fn end_frame(name: &Name) -> Vec<u8> {
-    frame_of(name, Payload::Reply(Success::Empty(())))
-}
-
-/// A frame about `name` that answers no request.
-fn frame_of(name: &Name, payload: Payload) -> Vec<u8> {
     let header = Header {
         version: Int::new(VERSION),
         sequence: Int64(0),
         name: name.to_string().into(),
     };
-    framed(&Message::answer(header, payload))
+    framed(&Message::answer(header, Payload::Reply(Success::Empty(()))))
 }
 
 /// The frame around a message of our own, all of which are far below what a frame can hold.

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::mem;
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter, memrchr_iter};
 
 /// Most octets of a line; the rest up to the next newline is dropped and [`TRUNCATED`] appended.
 pub const MAX_LINE: usize = 512;
@@ -57,6 +57,21 @@ impl Splitter {
             }
         }
         octets
+    }
+
+    /// Passes over those lines that at least `keep` others follow in this piece of the stream: returns what is left of
+    /// it, and how many lines that were.
+    pub fn pass_over<'a>(&mut self, octets: &'a [u8], keep: usize) -> (&'a [u8], u64) {
+        let count = memchr_iter(b'\n', octets).count();
+        if count <= keep {
+            return (octets, 0);
+        }
+        let last = memrchr_iter(b'\n', octets).nth(keep);
+        let rest = last.and_then(|at| octets.get(at + 1..)).unwrap_or_default();
+        self.pending.clear();
+        // The first one may be the end of a line that was cut, and handed out then.
+        let lines = count - keep - usize::from(mem::take(&mut self.skipping));
+        (rest, lines as u64)
     }
 
     /// The stream has ended: hands out its last line if there was no newline after it, and starts anew.
@@ -153,6 +168,28 @@ mod tests {
         assert_eq!(lines([&long[..], b"yy\nnext"]), [&cut(b'x')[..], b"next"]);
         assert_eq!(lines([&long[..]]), [cut(b'x')]);
         assert_eq!(lines([&vec![b'z'; 1 << 20][..]]), [cut(b'z')]);
+    }
+
+    #[test]
+    fn lines_are_passed_over_as_if_they_had_been_handed_out() {
+        let long = "z".repeat(MAX_LINE + 9);
+        let stream = format!("{long}\none\n\ntwo\n{long}\nthree\nfour");
+        let whole = lines([stream.as_bytes()]);
+        for (size, keep) in [(1, 0), (700, 1), (700, 2), (stream.len(), 3), (530, 0)] {
+            let mut splitter = Splitter::default();
+            let (mut kept, mut passed) = (Vec::new(), 0);
+            for piece in stream.as_bytes().chunks(size) {
+                let (rest, count) = splitter.pass_over(piece, keep);
+                if count > 0 {
+                    passed += count + kept.len() as u64;
+                    kept.clear();
+                }
+                splitter.push(rest, usize::MAX, |line| kept.push(line.to_vec()));
+            }
+            splitter.finish(|line| kept.push(line.to_vec()));
+            assert_eq!(kept, whole[usize::try_from(passed).unwrap()..], "{size}");
+            assert!(kept.len() >= keep && passed > 0);
+        }
     }
 
     #[test]

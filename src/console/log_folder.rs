@@ -304,7 +304,11 @@ mod tests {
             case.say(":a", &number.to_string()).unwrap();
         }
         assert_eq!(case.files(), [":a.log", ":a.log.1", ":a.log.2"]);
-        let texts = case.files().iter().map(|file| case.read(file)).collect::<Vec<_>>();
+        let texts = case
+            .files()
+            .iter()
+            .map(|file| case.read(file))
+            .collect::<Vec<_>>();
         assert_eq!(texts, ["7\n8\n", "5\n6\n", "3\n4\n"]);
         // The limit is the same for one who comes back to a full file, and a line that is longer has one of its own.
         case.folder.reopen();

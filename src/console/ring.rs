@@ -116,9 +116,26 @@ impl Ring {
             self.octets.drain(..as_index(oldest.end - self.gone));
             self.gone = oldest.end;
         }
+        let needed = self.octets.len() + octets.len();
+        if needed > self.octets.capacity() {
+            // As a vector grows by itself, but not beyond what it may hold.
+            let capacity = (2 * self.octets.capacity()).min(self.max_octets);
+            let more = capacity.max(needed) - self.octets.len();
+            self.octets.reserve_exact(more);
+        }
         self.octets.extend(octets);
         let end = self.gone + self.octets.len() as u64;
         self.lines.push_back(Entry { arrived, end });
+    }
+
+    /// So many lines came and went, with all those before them.
+    pub fn pass_over(&mut self, lines: u64) {
+        if lines > 0 {
+            self.first = self.end() + lines;
+            self.gone += self.octets.len() as u64;
+            self.lines.clear();
+            self.octets.clear();
+        }
     }
 
     /// The number of the next line to arrive.
@@ -312,8 +329,12 @@ mod tests {
             ring.push(at(seconds), seconds.to_string().as_bytes());
             assert_eq!(rest(&ring, &mut quick), (vec![seconds.to_string()], 0));
         }
+        ring.pass_over(0);
         let left = ["6", "7", "8"].map(str::to_owned).to_vec();
         assert_eq!(rest(&ring, &mut reader), (left, 4));
         assert_eq!(rest(&ring, &mut Reader::default()).1, 5);
+        ring.pass_over(7);
+        ring.push(at(9), b"9");
+        assert_eq!(rest(&ring, &mut reader), (vec!["9".to_owned()], 7));
     }
 }

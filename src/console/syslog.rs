@@ -119,7 +119,10 @@ mod tests {
             arrived: Moment::default(),
             octets: b"hello\x1b".into(),
         };
-        let expected = format!("<30>petrel-console[{}]: t:a: hello\\027", std::process::id());
+        let expected = format!(
+            "<30>petrel-console[{}]: t:a: hello\\027",
+            std::process::id()
+        );
         let received = |daemon: &UnixDatagram| {
             let mut message = [0; 256];
             let count = daemon.recv(&mut message).unwrap();

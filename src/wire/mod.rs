@@ -17,6 +17,7 @@ pub mod domain;
 pub mod frame;
 pub mod image;
 pub mod legacy;
+pub mod lines;
 pub mod own;
 pub mod state;
 pub mod v5;

@@ -15,7 +15,8 @@ use nix::unistd::{Pid, mkfifo};
 use petrel::name::Name;
 use petrel::wire::frame::{frame, read_frame};
 use petrel::wire::{
-    Command, ConsoleCommand, ConsoleData, ConsoleRead, Data, Int, Message, Payload, SinceCount, Success,
+    Command, ConsoleCommand, ConsoleData, ConsoleRead, Data, Int, Message, Payload, SinceCount,
+    Success,
 };
 
 /// The longest anything may take on a busy machine.
