@@ -369,6 +369,70 @@ fn a_daemon_started_anew_reads_what_was_written_meanwhile() {
 }
 
 #[test]
+fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
+    let logs = Folder::new();
+    let path = logs.0.join("consoles");
+    let options = ["--log-dir", path.to_str().unwrap()];
+    let mut daemon = Daemon::start_with(&options);
+    let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
+    let lines = |file: &str| -> Vec<String> {
+        let text = read(file);
+        let lines = text.lines().map(|line| line.split_once("Z ").unwrap().1);
+        lines.map(str::to_owned).collect()
+    };
+    for run in ["one", "two"] {
+        let mut supervisor = daemon.connect();
+        let mut guest = daemon.guest(&mut supervisor, "t:a");
+        say(&mut guest, &format!("{run}\nunfinished \x1b"));
+        drop(guest);
+        eventually("the end of the run is in the file", || {
+            read("t:a.log").matches("unfinished").count() == if run == "one" { 1 } else { 2 }
+        });
+        fs::remove_file(daemon.fifo("t:a")).unwrap();
+        daemon.signal(Signal::SIGTERM);
+        daemon.wait();
+        let folder = std::mem::replace(&mut daemon.folder, Folder::new());
+        daemon = Daemon::start_in(folder, &options);
+    }
+    let expected = ["one", "unfinished \\027", "two", "unfinished \\027"];
+    assert_eq!(lines("t:a.log"), expected);
+
+    // Somebody renames the file, and says so.
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, "t:a");
+    fs::rename(path.join("t:a.log"), path.join("moved")).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.inactive(":");
+    say(&mut guest, "three\n");
+    eventually("there is a new file", || read("t:a.log").contains("three"));
+    assert_eq!(lines("t:a.log"), ["three"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_delays_nobody() {
+    let logs = Folder::new();
+    let daemon = Daemon::start_with(&["--log-dir", logs.0.to_str().unwrap()]);
+    symlink("/dev/null", logs.0.join(":a.log")).unwrap();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut client = daemon.connect();
+    client.subscribe_last(":a", 0);
+    for number in 0..2 * LINES {
+        say(&mut guest, &format!("{number}\n"));
+        assert_eq!(client.line(), number.to_string());
+    }
+    fs::remove_file(logs.0.join(":a.log")).unwrap();
+    let mut text = String::new();
+    eventually("what is left is archived", || {
+        text = fs::read_to_string(logs.0.join(":a.log")).unwrap_or_default();
+        text.ends_with(&format!("Z {}\n", 2 * LINES - 1))
+    });
+    let missed = format!("Z [petrel-console: {LINES} lines missed]");
+    assert!(text.lines().next().unwrap().ends_with(&missed), "{text}");
+    assert_eq!(text.lines().count(), LINES + 1);
+}
+
+#[test]
 fn whoever_waits_for_a_unikernel_sees_its_first_line() {
     let daemon = Daemon::start();
     let mut client = daemon.connect();
@@ -577,6 +641,9 @@ fn what_keeps_the_daemon_from_starting_is_one_message_and_exit_code_124() {
         (&occupied.0, &[], "util: "),
         (&running.folder.0, &[], "another daemon"),
         (&folder.0, &["--max-subscribers=0"], "'0'"),
+        (&folder.0, &["--log-files=0"], "'0'"),
+        (&folder.0, &["--log-dir=/dev/null"], "--log-dir"),
+        (&folder.0, &["--log-dir=missing/folder"], "--log-dir"),
         (&folder.0, &["--systemd-socket-activation"], "socket"),
     ] {
         let mut child = command(tmpdir)

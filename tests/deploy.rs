@@ -498,7 +498,11 @@ fn a_console_goes_on_with_the_next_run_of_what_is_started_again() {
     }
     host.expect(&host.petrel(&["stop", "web"]), 0, &["success"]);
     let ended = console.end();
-    host.expect(&ended, 0, &["the run has ended"]);
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    // Whether the next run had begun is a matter of time.
+    let last = ended.stdout.lines().last().unwrap();
+    let called_off = last.ends_with("no other run follows");
+    assert!(called_off || last.contains("the run has ended"), "{last}");
 }
 
 #[test]

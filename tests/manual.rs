@@ -14,7 +14,8 @@ use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_F
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
 use petrel::client::{
-    LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client,
+    BETWEEN_RUNS, LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE,
+    tls as client,
 };
 use petrel::console::{archive, daemon as console, lines, log_folder, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
@@ -330,6 +331,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} for the supervisor to tell of its unikernels",
             time(LIVES)
         ),
+        format!("{} between questions to the supervisor", time(BETWEEN_RUNS)),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),

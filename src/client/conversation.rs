@@ -1,6 +1,7 @@
 //! One exchange with a daemon or an endpoint: what follows the command is sent, answers are read and shown.
 
 use std::io::Write;
+use std::time::Duration;
 
 use super::display::{self, Output};
 use super::download::{self, Download};
@@ -22,6 +23,9 @@ pub const MAX_ANSWER: usize = 1 << 24;
 
 /// Most octets of a dump, inflated; nobody knows here how large the block device is.
 pub const MAX_STORED_DUMP: u64 = 1 << 40;
+
+/// How often the supervisor is asked whether a run still follows, while there is none.
+pub const BETWEEN_RUNS: Duration = Duration::from_secs(1);
 
 /// How the answers to a command look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,19 +117,30 @@ impl Listener<'_> {
     fn console(&mut self, follow: bool, output: &mut Output) -> Result<(), ClientError> {
         let (header, success) = self.first()?;
         output.success(&header.name, &success)?;
+        let mut between_runs = false;
         loop {
+            // The next run may be called off, of which the console daemon knows nothing.
+            while between_runs && !self.peer.says_more(BETWEEN_RUNS) {
+                if output.no_run_follows(&header.name)? {
+                    return Ok(());
+                }
+            }
             let (header, said) = match self.next() {
                 Ok(Some(answer)) => answer,
                 Err(error) if !error.is_silence() => return Err(error),
                 Ok(None) | Err(_) => return Err(ClientError::BrokenOff(self.command)),
             };
             match said {
-                Said::Data(Data::Console(line)) => output.console(&line)?,
+                Said::Data(Data::Console(line)) => {
+                    between_runs = false;
+                    output.console(&line)?;
+                }
                 Said::Reply(Success::Empty(())) if !follow => {
                     return output.last_run(&header.name);
                 }
                 Said::Reply(Success::Empty(())) => {
-                    if !output.run_ended(&header.name)? {
+                    between_runs = output.run_ended(&header.name)?;
+                    if !between_runs {
                         return Ok(());
                     }
                 }
@@ -148,7 +163,7 @@ impl Listener<'_> {
                     return Err(ClientError::Unexpected("a piece of a block device"));
                 }
             }
-            if !self.peer.says_more() {
+            if !self.peer.says_more(Duration::ZERO) {
                 output.settle()?;
             }
         }

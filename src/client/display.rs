@@ -211,13 +211,13 @@ impl Output {
     /// A run has ended: tells how, as far as the supervisor does. `true`: another one follows by itself.
     pub(super) fn run_ended(&mut self, of: &Text) -> Result<bool, ClientError> {
         let (text, goes_on) = match self.told_of(of) {
-            None => ("the run has ended".to_owned(), false),
-            Some(None) => (
+            Told::Nothing => ("the run has ended".to_owned(), false),
+            Told::Gone => (
                 "the run has ended, and the unikernel is no more".to_owned(),
                 false,
             ),
-            Some(Some(details)) if is_over(&details) => (end_of_run(&details), false),
-            Some(Some(details)) => {
+            Told::Of(details) if is_over(&details) => (end_of_run(&details), false),
+            Told::Of(details) => {
                 let text = format!("{}, and is followed by another one", end_of_run(&details));
                 (text, true)
             }
@@ -226,22 +226,51 @@ impl Output {
         Ok(goes_on)
     }
 
+    /// Whether the run that was to follow does not; which is told then. A supervisor that cannot be asked may be back.
+    pub(super) fn no_run_follows(&mut self, of: &Text) -> Result<bool, ClientError> {
+        let over = match self.told_of(of) {
+            Told::Nothing => false,
+            Told::Gone => true,
+            Told::Of(details) => is_over(&details),
+        };
+        if over {
+            self.line(&format!("host {}: no other run follows", name(of)))?;
+        }
+        Ok(over)
+    }
+
     /// Tells how the last run has ended, if there is none now and the supervisor knows.
     pub(super) fn last_run(&mut self, of: &Text) -> Result<(), ClientError> {
         match self.told_of(of) {
-            Some(Some(details)) if is_over(&details) => {
+            Told::Of(details) if is_over(&details) => {
                 self.line(&format!("host {}: {}", name(of), end_of_run(&details)))
             }
             _ => Ok(()),
         }
     }
 
-    /// What the supervisor tells of a unikernel, if it has one of that name; `None` if it cannot be asked.
-    fn told_of(&self, of: &Text) -> Option<Option<Details>> {
-        let name = domain::name(of).ok()?;
-        let told = figures::details(self.supervisor.as_deref()?, &name).ok()?;
-        Some(told.into_iter().next().map(|entry| entry.details))
+    /// What the supervisor tells of a unikernel.
+    fn told_of(&self, of: &Text) -> Told {
+        let Some((socket, name)) = self.supervisor.as_deref().zip(domain::name(of).ok()) else {
+            return Told::Nothing;
+        };
+        match figures::details(socket, &name) {
+            Ok(told) => told
+                .into_iter()
+                .next()
+                .map_or(Told::Gone, |entry| Told::Of(Box::new(entry.details))),
+            Err(_) => Told::Nothing,
+        }
     }
+}
+
+/// What the supervisor tells of a unikernel.
+enum Told {
+    /// It cannot be asked.
+    Nothing,
+    /// It has none of that name.
+    Gone,
+    Of(Box<Details>),
 }
 
 /// Whether the unikernel does not run, and will not by itself.

@@ -35,7 +35,7 @@ use arguments::{Arguments, Command};
 use display::Output;
 use error::ClientError;
 
-pub use conversation::{MAX_ANSWER, MAX_STORED_DUMP};
+pub use conversation::{BETWEEN_RUNS, MAX_ANSWER, MAX_STORED_DUMP};
 pub use delivery::LEAF_LIFETIME;
 pub use download::{Head, MAX_HEAD, MAX_STORED_IMAGE};
 pub use figures::LIVES;

@@ -7,7 +7,7 @@
 use super::{Header, Int, Int64, Text, Timestamp, VERSION, WireError, encode, frame};
 use crate::name::Name;
 
-/// Tags (WIRE 4): SEQUENCE, the alternatives [3] data and [3] console, UTF8String.
+/// Tags (WIRE 4): SEQUENCE, the alternatives [3] data and [3] console, `UTF8String`.
 const SEQUENCE: u8 = 0x30;
 const ALTERNATIVE: u8 = 0xa3;
 const STRING: u8 = 0x0c;
@@ -113,8 +113,8 @@ mod tests {
             for length in (0..700).chain([0xfff0, 0xffff, 0x1_0000]) {
                 let (line, time) = (vec![b'x'; length], length as u64 / 3);
                 let time = Timestamp::from_unix(1_700_000_000, time * 1_000_000_000);
-                let mut framed = Vec::new();
-                frames.push(&time, &line, &mut framed).unwrap();
+                let mut octets = Vec::new();
+                frames.push(&time, &line, &mut octets).unwrap();
                 let header = Header {
                     version: Int::new(VERSION),
                     sequence: Int64(0),
@@ -126,7 +126,7 @@ mod tests {
                 };
                 let data = Payload::Data(Data::Console(data));
                 let message = Message::answer(header, data).encode().unwrap();
-                assert_eq!(framed, frame::frame(&message).unwrap(), "{length}");
+                assert_eq!(octets, frame::frame(&message).unwrap(), "{length}");
             }
         }
     }
