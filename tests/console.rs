@@ -433,6 +433,14 @@ fn a_file_that_cannot_be_written_delays_nobody() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn the_daemon_gives_up_what_it_does_not_need() {
+    let daemon = Daemon::start();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+}
+
+#[test]
 fn whoever_waits_for_a_unikernel_sees_its_first_line() {
     let daemon = Daemon::start();
     let mut client = daemon.connect();

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::iter;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
 use argh::FromArgs;
 use log::{debug, error, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::archive::Archive;
 use super::connection::{Connection, Lost, Received};
@@ -26,6 +27,7 @@ use crate::command_line::{self, USAGE};
 use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
+use crate::sandbox::{self, Access};
 use crate::socket;
 use crate::wire::lines::LineFrames;
 use crate::wire::{
@@ -173,29 +175,45 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let fifo_folder = options.tmpdir.join(socket::FIFOS);
     daemon::runtime_folders(&options.tmpdir)
         .map_err(|(path, error)| DaemonError::Folder(path, error))?;
-    let folder = File::open(&fifo_folder)
-        .map_err(|error| DaemonError::Folder(fifo_folder.clone(), error))?;
+    let open =
+        |path: &Path| File::open(path).map_err(|error| DaemonError::Folder(path.to_owned(), error));
+    let fifos = open(&fifo_folder)?;
+    let archives = options.archives()?;
+    let logs = options.log_dir.as_deref().map(open).transpose()?;
     let path = socket::path(&options.tmpdir, socket::CONSOLE);
-    let listener = if options.systemd_socket_activation {
-        socket::activated().map_err(DaemonError::Activation)?
+    // That of systemd is not to be removed at the end.
+    let (listener, sockets) = if options.systemd_socket_activation {
+        (socket::activated().map_err(DaemonError::Activation)?, None)
     } else {
-        socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?
+        let listener =
+            socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?;
+        (listener, Some(open(&options.tmpdir.join(socket::FOLDER))?))
     };
     info!("listening on {}", path.display());
-    info!("ready, fifos in {}", fifo_folder.display());
     let mut daemon = Daemon {
-        fifo_folder: folder,
+        fifo_folder: fifos,
         registry: Registry::new(options.max_subscribers),
         fifos: BTreeMap::new(),
         connections: BTreeMap::new(),
         next_connection: 0,
-        archives: options.archives()?,
+        archives,
         buffer: vec![0; READ],
         no_accept_before: None,
     };
+    let reached = [
+        (Some(&daemon.fifo_folder), Access::Read),
+        (sockets.as_ref(), Access::Remove),
+        (logs.as_ref(), Access::Change),
+    ];
+    let reached = reached.into_iter();
+    let reached: Vec<_> = reached
+        .filter_map(|(folder, access)| Some((folder?.as_fd(), access)))
+        .collect();
+    sandbox::confine(&reached);
+    info!("ready, fifos in {}", fifo_folder.display());
     let ended = daemon.serve(&listener, &mut signals);
-    if !options.systemd_socket_activation
-        && let Err(error) = fs::remove_file(&path)
+    if let Some(sockets) = sockets
+        && let Err(error) = unlinkat(&sockets, socket::CONSOLE, UnlinkatFlags::NoRemoveDir)
     {
         warn!("cannot remove {}: {error}", path.display());
     }

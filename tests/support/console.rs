@@ -162,6 +162,10 @@ impl Daemon {
         assert!(used < 8, "{used} ticks of CPU time used for nothing");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         kill(pid, signal).unwrap();
