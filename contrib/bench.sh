@@ -3,8 +3,9 @@
 #
 #   sh contrib/bench.sh [--debug] [COUNT]      how many runs of each (500); deployments are a fifth of that
 #
-# It needs cargo and a C compiler on Linux x86_64; neither root (but for taps) nor Solo5. The daemons and all files are in a temporary
-# folder that takes 400 MB at most; a thousand small unikernels take 2 GB of address space, and little memory. With
+# It needs cargo and a C compiler on Linux x86_64; neither root (but for taps) nor Solo5. The daemons and all files are in
+# temporary folders that take 4 GB at most, in /dev/shm where there is room for them, so that no disk is measured; a
+# thousand small unikernels take 2 GB of address space, and little memory. With
 # --debug the programs are those of a debug build: to see that this script works, not for its figures.
 #
 # These are figures to look at, not tests: what is compared is measured in turns, and only ratios of one run mean
@@ -33,6 +34,9 @@ work=$(mktemp -d /tmp/petrel.XXXXXX)
 memory=/dev/shm
 [ -d $memory ] || memory=/tmp
 runtime=$(mktemp -d $memory/petrel.XXXXXX)
+# For block devices, their content and dumps of it.
+free=$(df -kP /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
+[ "${free:-0}" -ge 6000000 ] && large=$(mktemp -d /dev/shm/petrel.XXXXXX) || large=$work/large
 started=
 # Ends the daemons, the latest first.
 end() {
@@ -51,7 +55,7 @@ leave() {
             sed "s|^|$(basename "$log" .log): |" "$log" | tail -n 20 >&2
         done
     fi
-    rm -rf "$work" "$runtime"
+    rm -rf "$work" "$runtime" "$large"
     exit $code
 }
 trap leave EXIT
@@ -100,7 +104,7 @@ sh tests/guests/build.sh "$work/guests"
 hello=$work/guests/hello.spt
 mkdir "$work/host" "$work/tenant" "$runtime/run" "$work/db"
 cd "$work/tenant"
-petrel add-policy tenant 2 --mem 64 --cpu 0 --csr >"$work/petrel.log" 2>&1
+petrel add-policy tenant 2 --mem 64 --cpu 0 --block 1024 --csr >"$work/petrel.log" 2>&1
 cd "$work/host"
 petrel generate --server host ca issued >"$work/petrel.log"
 petrel sign cacert.pem issued ca.key "$work/tenant/tenant.req" >"$work/petrel.log"
@@ -150,6 +154,55 @@ for number in 1 2 3 4 5 6 7 8 9 10; do
 done
 awk '/^VmRSS:/ { printf "petreld, after ten images of 20 MB  %.1f MB  (below 8 MB)\n", $2 / 1024 }' \
     "/proc/$petreld/status"
+
+end
+printf '\nblock devices, 1 GiB over TLS, not compressed, median of 5 in turns:\n'
+mkdir -p "$large/db" "$large/down"
+head -c 1073741824 /dev/urandom >"$large/data"
+start petreld --tmpdir "$runtime/run" --dbdir "$large/db" -v
+petreld=$!
+start petrel-tls --tmpdir "$runtime/run" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key
+listener=$!
+# remote COMMAND...: as the tenant, over TLS.
+remote() {
+    TMPDIR=$large/down petrel "$@" --destination "$(address petrel-tls)" --ca "$work/tenant/tenant.pem" \
+        --ca-key "$work/tenant/tenant.key" --server-ca cacert.pem
+}
+# Notes the most memory that these processes ever had.
+peak() {
+    for process in "$@"; do
+        awk '/^VmHWM:/ { print $2 }' "/proc/$process/status" 2>/dev/null >>"$large/memory" || true
+    done
+}
+# timed NAME COMMAND...: how long it takes, and the memory of all that is part of it.
+timed() {
+    name=$1
+    shift
+    begin=$(date +%s%N)
+    "$@" >"$work/petrel.log" 2>&1 &
+    job=$!
+    while kill -0 $job 2>/dev/null; do
+        # shellcheck disable=SC2046
+        [ "$name" = bare ] || peak $petreld $(cat "/proc/$listener/task/$listener/children" "/proc/$job/task/$job/children" 2>/dev/null)
+        sleep 0.02
+    done
+    wait $job
+    echo $((($(date +%s%N) - begin) / 1000)) >>"$large/$name"
+}
+remote create-block disk 1024 >"$work/petrel.log" 2>&1
+for round in 1 2 3 4 5; do
+    echo "round $round" >"$work/petrel.log"
+    timed set remote set-block disk "$large/data" --compression-level 0
+    timed bare tls-pipe host.pem host.key "$large/data" "$large/copy"
+    timed dump remote dump-block disk --compression-level 0
+    cmp "$large/data" "$large"/down/*
+    rm -f "$large"/down/* "$large/copy"
+done
+median() { sort -n "$large/$1" | sed -n 3p; }
+for name in bare set dump; do
+    echo "$name $(median $name) $(median bare)"
+done | awk '{ printf "%-5s %5.0f MB/s  %3.0f %% of a bare pair  (70 %% or more)\n", $1, 1024e6 / $2, 100 * $3 / $2 }'
+sort -n "$large/memory" | awk 'END { printf "the largest process  %.1f MB  (below 10 MB)\n", $1 / 1024 }'
 
 end
 printf '\nconsoles:\n'

@@ -49,6 +49,11 @@ impl Arriving {
         }
     }
 
+    /// Whether it is a zlib stream.
+    pub fn is_compressed(&self) -> bool {
+        self.inflate.is_some()
+    }
+
     /// Takes the next piece, and hands what it is uncompressed to `keep`.
     pub fn write<E: From<InflateError>>(
         &mut self,

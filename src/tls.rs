@@ -1,6 +1,8 @@
 //! What both ends of a TLS connection have in common (WIRE 11.1).
 #![forbid(unsafe_code)]
 
+use std::io::{self, Read};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
@@ -11,6 +13,59 @@ use crate::chain::verify::PathError;
 
 /// Port of the endpoint (BEHAVIOUR 9).
 pub const PORT: u16 = 1025;
+
+/// Octets read from a socket at once.
+const READ: usize = 1 << 16;
+
+/// What has arrived on a socket, and the library has not taken yet, which asks for 4 KiB at a time. Before the socket
+/// is polled, all of it has to be taken.
+#[derive(Debug)]
+pub struct Arrived {
+    octets: Vec<u8>,
+    taken: usize,
+    end: usize,
+}
+
+impl Default for Arrived {
+    fn default() -> Self {
+        Self {
+            octets: vec![0; READ],
+            taken: 0,
+            end: 0,
+        }
+    }
+}
+
+impl Arrived {
+    /// A reader of this and of what follows on the socket.
+    pub fn from<'a>(&'a mut self, socket: &'a TcpStream) -> impl Read + 'a {
+        Reader(self, socket)
+    }
+
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.taken == self.end
+    }
+}
+
+struct Reader<'a>(&'a mut Arrived, &'a TcpStream);
+
+impl Read for Reader<'_> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let Self(arrived, socket) = self;
+        if arrived.is_empty() {
+            (arrived.taken, arrived.end) = (0, 0);
+            arrived.end = socket.read(&mut arrived.octets)?;
+        }
+        let mut held = arrived
+            .octets
+            .get(arrived.taken..arrived.end)
+            .unwrap_or_default();
+        let count = held.read(room)?;
+        arrived.taken += count;
+        Ok(count)
+    }
+}
 
 /// ring, with the cipher suites of TLS 1.3 only.
 pub fn provider() -> Arc<CryptoProvider> {

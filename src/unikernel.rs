@@ -126,6 +126,9 @@ impl Config {
 }
 
 impl Block {
+    /// Where the system has the volumes of ZFS (FreeBSD): a host device that begins so is the path of one.
+    pub const VOLUMES: &str = "/dev/zvol/";
+
     /// The host's name of the device.
     pub fn host_device(&self) -> &str {
         self.host_device.as_deref().unwrap_or(&self.device)

@@ -313,8 +313,9 @@ fn refusal_kind(refusal: &Refusal) -> &'static str {
 fn block_kind(refusal: &BlockRefusal) -> &'static str {
     match refusal {
         BlockRefusal::Exists(_) => "block_exists",
-        BlockRefusal::Missing(..) => "block_not_found",
-        BlockRefusal::InUse(_) => "block_in_use",
+        BlockRefusal::Missing(..) | BlockRefusal::NoZvols(..) => "block_not_found",
+        BlockRefusal::InUse(_) | BlockRefusal::ZvolInUse(_) => "block_in_use",
+        BlockRefusal::Busy(_) | BlockRefusal::TooMany(_) => "not recorded",
     }
 }
 
@@ -466,13 +467,14 @@ fn resources(differences: &mut Differences, entry: &Value) -> usize {
             "remove_block" => {
                 let unikernels = tree.unikernels.clone();
                 let blocks = unikernels.iter().map(|(n, config)| (n, &config.blocks[..]));
-                tree.devices
-                    .remove(&name, blocks)
+                let free = tree.devices.free(&name, blocks);
+                free.map(|_| tree.devices.set(&name, None))
                     .map_err(|refusal| (block_kind(&refusal), None))
             }
             "find_block" => {
                 let found = tree.devices.size(&name).map(|size| {
-                    let active = BlockDevices::is_in_use(&name, tree.blocks());
+                    let free = tree.devices.free(&name, tree.blocks());
+                    let active = free.is_err();
                     json!({"size": size, "active": active})
                 });
                 let expected = step.get("block").cloned().unwrap_or_default();

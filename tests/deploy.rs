@@ -44,8 +44,9 @@ use support::{DEADLINE, Ended, Running, guest, on_path, run, skipped};
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
 
-/// Most memory that petreld may ever take, in KiB.
-const MEMORY: u64 = 8 << 10;
+/// Most memory that petreld may ever take, in KiB; as it is built for tests it takes more than twice of what it does
+/// otherwise.
+const MEMORY: u64 = 9 << 10;
 
 /// A guest that runs until it is stopped, and says little.
 const QUIET: &str = "--arg=--interval-ms=600000";
@@ -1035,7 +1036,7 @@ fn an_upload_that_is_not_finished_leaves_nothing() {
     host.expect(&host.tenant(&create), 0, &["created unikernel"]);
 }
 
-/// Waits until `petreld` has written so much of an image.
+/// Waits until `petreld` has written at least so much of an image.
 fn uploading(host: &Host, octets: usize) {
     eventually("the image arrives", || {
         let mut files = fs::read_dir(host.path("db/image")).unwrap().flatten();
@@ -1044,7 +1045,7 @@ fn uploading(host: &Host, octets: usize) {
             unfinished
                 && file
                     .metadata()
-                    .is_ok_and(|data| data.len() == octets as u64)
+                    .is_ok_and(|data| data.len() >= octets as u64)
         })
     });
 }

@@ -27,8 +27,8 @@ use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
-    AGE_STEP, MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_WAITING,
-    SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_ENDED, MAX_ENDED_IN_PATH,
+    MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -356,6 +356,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in an image", size(MAX_IMAGE)),
         format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images"),
+        format!("{MAX_BLOCK_STREAMS} block devices"),
+        format!("{MAX_BLOCK_SIZE} MB in a block device"),
+        format!("{MAX_BLOCK_DEVICES} block devices"),
         format!("{} images", host::MAX_COMPRESSING),
         format!("{MAX_WAITING} requests"),
         format!("{MAX_POLICIES} policies"),

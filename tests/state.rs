@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "support/faults.rs"]
+mod faults;
 #[path = "support/host.rs"]
 mod host;
 
@@ -11,7 +13,6 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
 use petrel::name::Name;
@@ -21,8 +22,9 @@ use petrel::wire::state::{State, albatross};
 use petrel::wire::{Config as WireConfig, Int};
 use sha2::{Digest, Sha256};
 
+use faults::{Fault, faulty, shim, struck};
 use host::{Daemon, Host, Setup, eventually};
-use support::{guest, on_path, run, skipped};
+use support::{guest, run, skipped};
 
 /// Keeps the guest from printing.
 const QUIET: &str = "--arg=--interval-ms=600000";
@@ -93,7 +95,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
 /// Nothing is in the database but what belongs there, and every image that is wanted, undamaged.
 fn assert_tidy(host: &Host, more: &[&str]) {
     let database = host.path("db");
-    let mut allowed: BTreeSet<String> = [".lock", "image", "state", "state.previous"]
+    let mut allowed: BTreeSet<String> = [".lock", "block", "image", "state", "state.previous"]
         .map(str::to_owned)
         .into();
     allowed.extend(more.iter().copied().map(str::to_owned));
@@ -306,61 +308,6 @@ fn state_files_of_every_release_of_albatross_are_taken_over() {
     }
 }
 
-/// The library that is preloaded, if it can be built and used here.
-fn shim() -> Option<PathBuf> {
-    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let shim = SHIM.get_or_init(|| {
-        if !cfg!(target_os = "linux") || on_path("cc").is_none() {
-            skipped(
-                "faults of the disk",
-                "they need Linux and a C compiler (cc)",
-            );
-            return None;
-        }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let shim = folder.join(format!("faults-{}.so", std::process::id()));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/faults.c");
-        let mut cc = Command::new("cc");
-        cc.args([
-            "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-o",
-        ]);
-        let built = run(cc.arg(&shim).arg(source).arg("-ldl"));
-        assert_eq!(built.code(), 0, "{built:?}");
-        Some(shim)
-    });
-    shim.clone()
-}
-
-/// What happens at a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    Kill,
-    Fail,
-}
-
-/// `petreld` with a fault at a call, once there is a file `armed`.
-fn faulty(host: &Host, shim: &Path, fault: Fault, at: usize) -> Command {
-    let mut command = host.supervisor_command();
-    for file in ["armed", "struck"] {
-        let _ = fs::remove_file(host.path(file));
-    }
-    command
-        .env("LD_PRELOAD", shim)
-        .env("FAULT_FOLDER", host.path("db"))
-        .env("FAULT_ARMED", host.path("armed"))
-        .env("FAULT_STRUCK", host.path("struck"))
-        .env("FAULT_AT", at.to_string());
-    if fault == Fault::Kill {
-        command.env("FAULT_KILL", "1");
-    }
-    command
-}
-
-/// The call at which it has happened, if it has.
-fn struck(host: &Host) -> Option<String> {
-    fs::read_to_string(host.path("struck")).ok()
-}
-
 /// The database as it was at the beginning of a round.
 struct Base(Vec<(PathBuf, Vec<u8>)>);
 
@@ -569,7 +516,7 @@ fn a_full_disk_loses_nothing() {
     fs::remove_file(filler).unwrap();
     create(&host, "two", &another(&host));
     let left = inside.join(host.path("db").strip_prefix("/").unwrap());
-    let expected = [".lock", "image", "state", "state.previous"].map(str::to_owned);
+    let expected = [".lock", "block", "image", "state", "state.previous"].map(str::to_owned);
     assert_eq!(names(&left), expected.into());
 }
 

@@ -217,13 +217,13 @@ fn ours(import: albatross::Import) -> State {
                     death: Death::Signal(9),
                     at: Timestamp::from_unix(1_700_000_000, 0),
                 };
-                Recorded {
+                Arc::new(Recorded {
                     name: one.name,
                     previous: (number % 2 == 0).then(|| version.clone()),
                     version,
                     standing: [Standing::Up, Standing::Stopped, Standing::Ended(exit)][number % 3]
                         .clone(),
-                }
+                })
             })
             .collect(),
         policies: import.policies,

@@ -147,14 +147,16 @@ fn imported() -> Vec<Vec<u8>> {
             let unikernels = import.unikernels.into_iter();
             let state = State {
                 unikernels: unikernels
-                    .map(|one| Recorded {
-                        name: one.name,
-                        version: Arc::new(Version {
-                            config: one.config,
-                            image: ImageDigest([0; 32]),
-                        }),
-                        previous: None,
-                        standing: Standing::Up,
+                    .map(|one| {
+                        Arc::new(Recorded {
+                            name: one.name,
+                            version: Arc::new(Version {
+                                config: one.config,
+                                image: ImageDigest([0; 32]),
+                            }),
+                            previous: None,
+                            standing: Standing::Up,
+                        })
                     })
                     .collect(),
                 policies: import.policies,

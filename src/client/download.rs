@@ -5,6 +5,7 @@ use std::io::Read;
 use super::conversation::{MAX_ANSWER, receive_error};
 use super::display::Output;
 use super::error::ClientError;
+use super::progress::Progress;
 use super::stored::StoredFile;
 use crate::wire::frame::{FrameError, length, read_prefix};
 use crate::wire::{Header, Message, VERSION, domain};
@@ -55,6 +56,7 @@ pub(super) fn receive(
     let mut rest = octets[head.image_start..].chain(frame);
     let mut missing = total - head.image_start;
     let mut piece = Vec::with_capacity(PIECE);
+    let mut progress = Progress::new(Some(missing as u64));
     while missing > 0 {
         piece.clear();
         read_up_to(&mut rest, PIECE.min(missing), &mut piece)?;
@@ -63,7 +65,9 @@ pub(super) fn receive(
         }
         file.push(&piece)?;
         missing -= piece.len();
+        progress.advance(piece.len());
     }
+    drop(progress);
     let received = (total - head.image_start) as u64;
     let path = file.keep()?;
     output.stored(

@@ -10,6 +10,7 @@ mod display;
 mod download;
 mod error;
 mod figures;
+mod progress;
 mod request;
 mod settings;
 mod source;

@@ -20,6 +20,7 @@ use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, Signatur
 
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify};
+use crate::tls::Arrived;
 use crate::tls::{self, PORT};
 
 /// How long one address may take to accept a connection.
@@ -115,6 +116,7 @@ pub enum Untrusted {
 pub struct TlsStream {
     connection: ClientConnection,
     socket: TcpStream,
+    arrived: Arrived,
 }
 
 /// Connects to `destination` and proves itself with `chain` (leaf first) and its key. The server must show a path to
@@ -144,7 +146,11 @@ pub fn connect_to(
     let connection =
         ClientConnection::new(Arc::new(config), ServerName::IpAddress(address.ip().into()))
             .map_err(ConnectError::Identity)?;
-    let mut stream = TlsStream { connection, socket };
+    let mut stream = TlsStream {
+        connection,
+        socket,
+        arrived: Arrived::default(),
+    };
     match stream.handshake(Instant::now() + HANDSHAKE_TIMEOUT) {
         Ok(()) => Ok(stream),
         Err(error) => Err(match verifier.refusal.get() {
@@ -166,10 +172,14 @@ impl TlsStream {
                 return Ok(true);
             }
             let mut descriptors = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut descriptors, PollTimeout::ZERO)? == 0 {
+            if self.arrived.is_empty() && poll(&mut descriptors, PollTimeout::ZERO)? == 0 {
                 return Ok(false);
             }
-            if self.connection.read_tls(&mut self.socket)? == 0 {
+            if self
+                .connection
+                .read_tls(&mut self.arrived.from(&self.socket))?
+                == 0
+            {
                 return Ok(true);
             }
         }
@@ -210,7 +220,11 @@ impl TlsStream {
         if self.connection.wants_write() {
             return self.connection.write_tls(&mut self.socket).map(drop);
         }
-        if self.connection.read_tls(&mut self.socket)? == 0 {
+        if self
+            .connection
+            .read_tls(&mut self.arrived.from(&self.socket))?
+            == 0
+        {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         self.connection
@@ -240,7 +254,8 @@ impl Read for TlsStream {
                 }
                 done => return done,
             }
-            self.connection.read_tls(&mut self.socket)?;
+            self.connection
+                .read_tls(&mut self.arrived.from(&self.socket))?;
             self.connection
                 .process_new_packets()
                 .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
@@ -250,11 +265,16 @@ impl Read for TlsStream {
 
 impl Write for TlsStream {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        rustls::Stream::new(&mut self.connection, &mut self.socket).write(octets)
+        let count = self.connection.writer().write(octets)?;
+        self.flush()?;
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        rustls::Stream::new(&mut self.connection, &mut self.socket).flush()
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.socket)?;
+        }
+        Ok(())
     }
 }
 
@@ -679,7 +699,11 @@ mod tests {
             .with_no_client_auth();
         let name = ServerName::try_from("server").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut stream = TlsStream { connection, socket };
+        let mut stream = TlsStream {
+            connection,
+            socket,
+            arrived: Arrived::default(),
+        };
         let deadline = Instant::now() + Duration::from_millis(100);
         let error = stream.handshake(deadline).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);

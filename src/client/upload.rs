@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
 use super::error::ClientError;
+use super::progress::{Progress, Watched};
 use super::request::Body;
 use super::transport::Transport;
 use crate::wire::frame::{END, MAX_CHUNK, PREFIX, prefix};
@@ -27,15 +28,18 @@ pub(super) fn send(transport: &mut Transport, body: Body) -> Result<Sent, Client
         Body::None => return Ok(Sent::All),
         Body::File(file, level) => (file, level),
     };
+    let mut progress = Progress::new(file.length());
     let mut frames = Frames::new(transport);
     if level == 0 {
-        return Ok(match file.copy_to(&mut frames)? {
-            Ok(()) => frames.finish(),
-            Err(error) => frames.failed(error),
-        });
+        return Ok(
+            match file.copy_to(&mut Watched(&mut frames, &mut progress))? {
+                Ok(()) => frames.finish(),
+                Err(error) => frames.failed(error),
+            },
+        );
     }
     let mut encoder = ZlibEncoder::new(frames, Compression::new(level));
-    let copied = file.copy_to(&mut encoder);
+    let copied = file.copy_to(&mut Watched(&mut encoder, &mut progress));
     if copied.is_err() {
         // What the encoder still has would go out when it is dropped.
         encoder.get_mut().interrupted = true;
@@ -49,7 +53,10 @@ pub(super) fn send(transport: &mut Transport, body: Body) -> Result<Sent, Client
     })
 }
 
-/// Cuts what is written into frames of at most [`MAX_CHUNK`] octets.
+/// Most octets in a frame: with their prefix they fill whole records of TLS.
+const CHUNK: usize = MAX_CHUNK - PREFIX;
+
+/// Cuts what is written into frames of at most [`CHUNK`] octets.
 struct Frames<'a> {
     transport: &'a mut Transport,
     /// The prefix, still empty, and what is to follow it.
@@ -112,10 +119,10 @@ impl<'a> Frames<'a> {
 
 impl Write for Frames<'_> {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let room = PREFIX + MAX_CHUNK - self.frame.len();
+        let room = PREFIX + CHUNK - self.frame.len();
         let count = octets.len().min(room);
         self.frame.extend_from_slice(&octets[..count]);
-        if self.frame.len() == PREFIX + MAX_CHUNK {
+        if self.frame.len() == PREFIX + CHUNK {
             self.send()?;
         }
         Ok(count)

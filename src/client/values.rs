@@ -87,6 +87,12 @@ pub(super) fn block(text: &str) -> Result<Block, String> {
         None => (text, None),
     };
     let (name, host) = split_host(rest);
+    let host_device = |host: &str| {
+        if host.starts_with(Block::VOLUMES) {
+            return Ok(host.to_owned());
+        }
+        Label::from_str(host).map(|label| label.to_string())
+    };
     let sector_size = sector.map(|sector| {
         sector_size(number::<u32>(sector)?.into())
             .ok_or_else(|| "a sector size is a power of two from 512 to 32768".to_owned())
@@ -94,7 +100,7 @@ pub(super) fn block(text: &str) -> Result<Block, String> {
     Ok(Block {
         device: device(name)?,
         host_device: host
-            .map(|host| Label::from_str(host).map(|label| label.to_string()))
+            .map(host_device)
             .transpose()
             .map_err(|error| error.to_string())?,
         sector_size: sector_size.transpose()?,

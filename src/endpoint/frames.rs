@@ -6,52 +6,8 @@ use std::fmt;
 use super::end::{End, Fault, Verdict};
 use super::image::{FixedImage, ImageRefusal};
 use crate::chain::Request;
-use crate::wire::frame::{self, FrameError, MAX_CHUNK, MAX_MESSAGE, PREFIX};
+use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, MAX_MESSAGE, Passed};
 use crate::wire::{Message, POLICY_KEPT, Payload, Success};
-
-/// Follows the boundaries of frames in octets that pass by.
-#[derive(Debug, Default)]
-pub(super) struct Frames {
-    prefix: [u8; PREFIX],
-    /// How much of `prefix` has passed.
-    prefixed: usize,
-    /// How much of the content has not passed yet.
-    pub(super) left: usize,
-}
-
-/// What [`Frames::next`] came upon.
-#[derive(Debug, PartialEq, Eq)]
-enum Passed {
-    /// Octets inside a frame; the flag says whether its last one is among them.
-    Content(usize, bool),
-    /// The octets that complete a prefix, and what it announces.
-    Prefix(usize, u32),
-    /// A part of a prefix.
-    Part(usize),
-}
-
-impl Frames {
-    /// Looks at the front of `octets`, which are not empty.
-    fn next(&mut self, octets: &[u8]) -> Passed {
-        if self.left > 0 {
-            let count = self.left.min(octets.len());
-            self.left -= count;
-            return Passed::Content(count, self.left == 0);
-        }
-        let count = (PREFIX - self.prefixed).min(octets.len());
-        for (place, octet) in self.prefix[self.prefixed..].iter_mut().zip(octets) {
-            *place = *octet;
-        }
-        self.prefixed += count;
-        if self.prefixed < PREFIX {
-            return Passed::Part(count);
-        }
-        self.prefixed = 0;
-        let announced = u32::from_be_bytes(self.prefix);
-        self.left = frame::length(self.prefix).unwrap_or(0);
-        Passed::Prefix(count, announced)
-    }
-}
 
 /// An upload: frames of at most [`MAX_CHUNK`] octets up to an empty one (WIRE 7.3).
 #[derive(Debug, Default)]
@@ -190,7 +146,7 @@ impl Answers {
                 continue;
             }
             match passed {
-                Passed::Prefix(_, announced) if self.frames.left == 0 => {
+                Passed::Prefix(_, announced) if !self.frames.is_inside() => {
                     // No daemon ends its answers so. The client may be told nothing or everything after it.
                     let reason = format!(
                         "an unexpected frame of length {announced:#x} arrived from the daemon"
@@ -198,7 +154,7 @@ impl Answers {
                     return Err(End::Failure(Fault::Host, reason));
                 }
                 Passed::Part(_) => {}
-                Passed::Prefix(..) => out.extend_from_slice(&self.frames.prefix),
+                Passed::Prefix(..) => out.extend_from_slice(&self.frames.prefix()),
                 Passed::Content(_, last) => {
                     out.extend_from_slice(front);
                     self.look_at(front);
@@ -300,7 +256,7 @@ fn element(octets: &[u8]) -> Option<(u8, Option<usize>, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Header, Int, Int64, VERSION};
+    use crate::wire::{Header, Int, Int64, VERSION, frame};
 
     fn answer(payload: Payload) -> Vec<u8> {
         let header = Header {

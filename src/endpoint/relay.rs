@@ -22,7 +22,7 @@ use crate::wire::frame;
 use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
 
 /// Most octets that wait in one direction, above those in the TLS library and the kernel.
-const PIECE: usize = 1 << 15;
+const PIECE: usize = 1 << 16;
 
 /// How long a daemon may take to accept a connection.
 pub const DAEMON_CONNECT: Duration = Duration::from_secs(10);
@@ -209,7 +209,7 @@ impl<S: SecureStream> Relay<'_, S> {
         if self.client_ended || (self.upload.is_some() && !self.to_daemon.is_empty()) {
             return Ok(false);
         }
-        let count = match self.client.read(&mut self.scratch) {
+        let count = match self.take_in() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             outcome => outcome,
         };
@@ -250,6 +250,22 @@ impl<S: SecureStream> Relay<'_, S> {
                 "in the middle of the upload: {error}"
             ))),
         }
+    }
+
+    /// Reads from the client, of an upload as much as has arrived and there is room for: a record has 16 KiB only.
+    fn take_in(&mut self) -> io::Result<usize> {
+        let mut count = self.client.read(&mut self.scratch)?;
+        while self.upload.is_some() && count > 0 {
+            // What is wrong then is told once more by the next call.
+            match self
+                .client
+                .read(self.scratch.get_mut(count..).unwrap_or_default())
+            {
+                Ok(0) | Err(_) => break,
+                Ok(more) => count += more,
+            }
+        }
+        Ok(count)
     }
 
     fn write_daemon(&mut self) -> bool {
@@ -332,7 +348,7 @@ impl<S: SecureStream> Relay<'_, S> {
     }
 
     fn is_between_messages(&self) -> bool {
-        self.to_client.is_empty() && (self.answers.policies > 0 || self.answers.frames.left == 0)
+        self.to_client.is_empty() && (self.answers.policies > 0 || !self.answers.frames.is_inside())
     }
 
     fn wants_answer(&self) -> bool {

@@ -22,7 +22,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, Signature
 use super::lists::Lists;
 use super::stream::{SecureStream, wait};
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
-use crate::tls;
+use crate::tls::{self, Arrived};
 
 /// Most octets of ciphertext that wait for the socket.
 const OUTGOING: usize = 1 << 16;
@@ -152,7 +152,11 @@ pub fn accept(
     let (config, keeper) = credentials.server(lists).map_err(setup)?;
     let mut connection = ServerConnection::new(Arc::new(config)).map_err(setup)?;
     connection.set_buffer_limit(Some(OUTGOING));
-    let mut stream = TlsStream { connection, socket };
+    let mut stream = TlsStream {
+        connection,
+        socket,
+        arrived: Arrived::default(),
+    };
     let why = match (stream.handshake(deadline), keeper.result.get()) {
         (Ok(()), Some(Ok((path, doubt)))) => {
             return Ok(Accepted {
@@ -176,6 +180,7 @@ pub fn accept(
 pub struct TlsStream<'a> {
     connection: ServerConnection,
     socket: &'a TcpStream,
+    arrived: Arrived,
 }
 
 impl TlsStream<'_> {
@@ -188,7 +193,10 @@ impl TlsStream<'_> {
             }
             let mut blocked = true;
             if self.connection.wants_read() {
-                match self.connection.read_tls(&mut self.socket) {
+                let read = self
+                    .connection
+                    .read_tls(&mut self.arrived.from(self.socket));
+                match read {
                     Ok(0) => return Err(HandshakeFailure::Gone(ErrorKind::UnexpectedEof.into())),
                     Ok(_) => {
                         blocked = false;
@@ -232,7 +240,10 @@ impl SecureStream for TlsStream<'_> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 outcome => return outcome,
             }
-            match self.connection.read_tls(&mut self.socket) {
+            match self
+                .connection
+                .read_tls(&mut self.arrived.from(self.socket))
+            {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),

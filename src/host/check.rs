@@ -13,13 +13,13 @@ use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::store::{self, Content, Found};
 use super::tender::Tenders;
-use super::{Options, images, resources, tap};
+use super::{Options, block, check_zvols, images, resources, tap};
 use crate::command_line;
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::socket;
-use crate::supervisor::launch;
+use crate::supervisor::{BlockDevices, launch};
 use crate::unikernel::{Config, ImageDigest, MAX_IMAGE};
 use crate::wire::state::{Recorded, Standing, State};
 
@@ -35,6 +35,7 @@ pub struct Report {
 pub fn check(options: &Options) -> Report {
     let mut report = Report::default();
     report.note(run::check_users(options.tender_uids));
+    report.note(check_zvols(options));
     if report.folder(&options.tmpdir).is_none() {
         let folder = options.tmpdir.display();
         report.problem(format!(
@@ -56,7 +57,8 @@ pub fn check(options: &Options) -> Report {
         report.note(tap::check_lock());
     }
     let state = report.state(database);
-    report.unikernels(options, &state);
+    let devices = report.devices(options);
+    report.unikernels(options, &state, &devices);
     report
 }
 
@@ -211,8 +213,20 @@ impl Report {
         }
     }
 
+    /// The block devices that there are.
+    fn devices(&mut self, options: &Options) -> BlockDevices {
+        let found = self.note(block::look(&options.dbdir)).unwrap_or_default();
+        for path in &found.unfinished {
+            self.plan(format!("removes {}", path.display()));
+        }
+        for path in &found.odd {
+            self.problem(format!("{} is no block device", path.display()));
+        }
+        BlockDevices::new(found.sizes, options.allow_zvol_for.clone())
+    }
+
     /// What would become of the unikernels, lowest start order first.
-    fn unikernels(&mut self, options: &Options, state: &State) {
+    fn unikernels(&mut self, options: &Options, state: &State, devices: &BlockDevices) {
         let has = self.resources(&options.dbdir);
         let looked = self.note(run::look(&options.tmpdir));
         let (survivors, damaged) = looked.unwrap_or_default();
@@ -231,15 +245,15 @@ impl Report {
         let mut recorded: Vec<_> = state.unikernels.iter().collect();
         recorded.sort_by_key(|recorded| (recorded.version.config.startup(), &recorded.name));
         let mut starts = Vec::new();
-        for Recorded {
-            name,
-            version,
-            standing,
-            ..
-        } in recorded
-        {
+        for recorded in recorded {
+            let Recorded {
+                name,
+                version,
+                standing,
+                ..
+            } = &**recorded;
             if let Some(has) = &has {
-                self.needs(name, &version.config, has);
+                self.needs(name, &version.config, has, devices);
             }
             let order = version.config.startup();
             match standing {
@@ -282,7 +296,7 @@ impl Report {
         self.note(resources::discover(there))
     }
 
-    fn needs(&mut self, name: &Name, config: &Config, has: &Policy) {
+    fn needs(&mut self, name: &Name, config: &Config, has: &Policy, devices: &BlockDevices) {
         if let Err(why) = launch::supported(config) {
             self.problem(format!("{name}: {why}"));
         }
@@ -290,6 +304,9 @@ impl Report {
             self.problem(format!(
                 "{name}: CPU id {cpu} is not one that can be used on this host"
             ));
+        }
+        if let Err(why) = devices.admit(name.path(), &config.blocks, &[].into_iter()) {
+            self.problem(format!("{name}: {why}"));
         }
         for net in &config.nets {
             let bridge = net.bridge();

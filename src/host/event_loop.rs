@@ -1,5 +1,6 @@
 //! The loop of `petreld`: it waits for what happens, and feeds it to the supervisor.
 
+mod blocks;
 mod effects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use super::connection::{Arrival, Connection};
+use super::block::BlockStore;
+use super::connection::{Arrival, Connection, Intake};
 use super::console::{ConsoleLink, Outcome};
 use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
@@ -22,13 +24,17 @@ use super::statistics::StatisticsLink;
 use super::store::{Content, Found, Store};
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
-use super::{HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, resources};
+use super::{
+    HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, check_zvols,
+    resources,
+};
 use crate::daemon::{self, ACCEPT_PAUSE, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    ConnectionId, Event, Moment, RunId, Settings, Supervisor, Survivor, Timer, UploadId, launch,
+    BlockDevices, ConnectionId, Event, Moment, RunId, Settings, Supervisor, Survivor, TaskId,
+    Timer, UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
@@ -62,6 +68,9 @@ pub(super) struct Daemon {
     /// Images to be removed as soon as the state before the present one does not refer to them either.
     superfluous: BTreeSet<ImageDigest>,
     staged: HashMap<UploadId, Staged>,
+    blocks: BlockStore,
+    /// The devices whose content is sent or received.
+    tasks: HashMap<TaskId, Name>,
     tenders: Tenders,
     /// The consoles of what runs, or is about to.
     fifos: HashMap<Name, Fifo>,
@@ -90,6 +99,7 @@ impl Daemon {
         let program = Program::of_this_process()
             .map_err(|error| HostError::System("find this program's file", error))?;
         run::check_users(options.tender_uids).map_err(HostError::Runs)?;
+        check_zvols(&options)?;
         let kept = Inherited::take()
             .map_err(|error| HostError::System("take over what was kept for it", error))?;
         let (kept_listener, kept_lock) = kept.map(|kept| (kept.listener, kept.lock)).unzip();
@@ -109,6 +119,9 @@ impl Daemon {
         daemon::runtime_folders(&options.tmpdir)
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
+        let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
+        let (blocks, sizes) = BlockStore::open(&options.dbdir, readers, &runs.users_of_adopted())
+            .map_err(HostError::Blocks)?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
         let listener = match kept_listener {
             Some(kept) => Ok(UnixListener::from(kept)),
@@ -118,19 +131,20 @@ impl Daemon {
         .map_err(|error| HostError::File("listen on", path.clone(), error))?;
         log::info!("listening on {}", path.display());
         log::info!(
-            "{} unikernels and {} policies in {}",
+            "{} unikernels, {} policies and {} block devices in {}",
             state.unikernels.len(),
             state.policies.len(),
+            sizes.len(),
             options.dbdir.display()
         );
         let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
         log::info!("this host has: {resources}");
         let settings = Settings {
             resources,
+            devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
             stop_deadline: options.stop_deadline,
             seed: seed(),
         };
-        let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
         // What is in the console of one that is started again was not read yet.
         let names = state.unikernels.iter().map(|recorded| &recorded.name);
         let wanted = names.chain(fifos.keys()).cloned().collect();
@@ -162,6 +176,8 @@ impl Daemon {
             unsafe_images: BTreeSet::new(),
             superfluous,
             staged: HashMap::new(),
+            blocks,
+            tasks: HashMap::new(),
             tenders: Tenders::new(&options.dbdir),
             fifos,
             taps,
@@ -325,13 +341,24 @@ impl Daemon {
                 let message = *message;
                 self.events.push_back(Event::Message { from, message });
             }
-            Arrival::Image(upload, staging) => self.stage(upload, *staging),
-            Arrival::NoImage(upload, why) => {
-                let result = Err(why);
-                self.events.push_back(Event::Staged { upload, result });
-            }
+            Arrival::Complete(intake) => match *intake {
+                Intake::Image(upload, staging) => self.stage(upload, staging),
+                Intake::Block(task, staging) => self.install(task, staging),
+            },
+            Arrival::Broken(intake, why) => match *intake {
+                Intake::Image(upload, _) => {
+                    let result = Err(why);
+                    self.events.push_back(Event::Staged { upload, result });
+                }
+                Intake::Block(task, _) => self.end_task(task, Err(why)),
+            },
+            Arrival::Sent(task, result) => self.end_task(task, result),
             Arrival::Gone => {
-                self.connections.remove(&from);
+                let left = self.connections.remove(&from);
+                if let Some(task) = left.as_ref().and_then(Connection::task) {
+                    drop(left);
+                    self.end_task(task, Err(blocks::GONE.to_owned()));
+                }
                 self.events.push_back(Event::Closed(from));
             }
         }

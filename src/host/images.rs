@@ -2,23 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Gid;
 use sha2::{Digest as _, Sha256};
 
+use super::unfinished::{UNFINISHED, Unfinished};
 use crate::inflate::{Arriving, InflateError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::unikernel::ImageDigest;
 
 /// Folder of the store below the database folder.
 const FOLDER: &str = "image";
-
-/// What the names of files that are still being written begin with.
-const UNFINISHED: &str = ".new-";
 
 /// Mode of an image that a group can read: tenders open images by themselves.
 const IMAGE: u32 = 0o440;
@@ -47,13 +45,6 @@ pub struct Staged {
     pub digest: ImageDigest,
     /// What it declares.
     pub manifest: Manifest,
-}
-
-/// A file that is removed unless it is renamed.
-#[derive(Debug)]
-struct Unfinished {
-    path: PathBuf,
-    file: File,
 }
 
 /// Why an image is not taken in.
@@ -136,7 +127,9 @@ impl ImageStore {
 
     fn put(&self, file: Unfinished, digest: &ImageDigest) -> Result<File, ImageError> {
         self.open_to_readers(&file.path, IMAGE)?;
-        file.rename(&self.path(digest))
+        let path = self.path(digest);
+        file.rename(&path)
+            .map_err(ImageError::file("rename to", &path))
     }
 
     fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {
@@ -195,14 +188,7 @@ impl ImageStore {
     fn unfinished(&mut self) -> Result<Unfinished, ImageError> {
         self.counter += 1;
         let path = self.folder.join(format!("{UNFINISHED}{}", self.counter));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(ImageError::file("create", &path))?;
-        Ok(Unfinished { path, file })
+        Unfinished::create(&path).map_err(ImageError::file("create", &path))
     }
 
     fn delete(&self, name: &str) -> Result<(), ImageError> {
@@ -217,6 +203,11 @@ impl ImageStore {
 }
 
 impl Staging {
+    /// Whether it arrives as a zlib stream.
+    pub fn is_compressed(&self) -> bool {
+        self.arriving.is_compressed()
+    }
+
     /// Takes the next piece.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), ImageError> {
         let Self {
@@ -316,26 +307,6 @@ fn closed(folder: &Path, group: Gid) -> Option<&Path> {
         })
     };
     folder.ancestors().filter(|folder| !open(folder)).last()
-}
-
-impl Unfinished {
-    fn rename(mut self, to: &Path) -> Result<File, ImageError> {
-        fs::rename(&self.path, to).map_err(ImageError::file("rename to", to))?;
-        self.path = PathBuf::new();
-        self.file
-            .try_clone()
-            .map_err(ImageError::file("duplicate", to))
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty()
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            log::warn!("cannot remove {}: {error}", self.path.display());
-        }
-    }
 }
 
 impl From<InflateError> for ImageError {

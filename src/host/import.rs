@@ -42,12 +42,12 @@ pub fn import(
         // BHyve machines have none.
         let compressed = compressed && !image.is_empty();
         match keep(&image, compressed) {
-            Ok(image) => recorded.push(Recorded {
+            Ok(image) => recorded.push(Arc::new(Recorded {
                 name,
                 version: Arc::new(Version { config, image }),
                 previous: None,
                 standing: Standing::Up,
-            }),
+            })),
             Err(ImageError::Content(error)) => {
                 refused.push(format!("entry '{name}': its image: {error}"));
             }

@@ -4,12 +4,14 @@
 //! decides anything about unikernels.
 #![forbid(unsafe_code)]
 
+mod block;
 mod check;
 mod connection;
 mod console;
 mod event_loop;
 mod images;
 mod import;
+mod outgoing;
 pub mod reexec;
 pub mod resources;
 pub mod run;
@@ -17,6 +19,7 @@ mod statistics;
 pub mod store;
 pub mod tap;
 mod tender;
+mod unfinished;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
+use self::block::BlockError;
 use self::event_loop::Daemon;
 use self::images::ImageError;
 use self::resources::ResourceError;
@@ -32,7 +36,7 @@ use self::store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::supervisor::STOP_DEADLINE;
-use crate::{command_line, daemon, socket};
+use crate::{command_line, daemon, name, socket};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
@@ -72,6 +76,9 @@ struct Options {
     /// users of tenders, FIRST-LAST: each tender has one of its own after FIRST, which is the group of all
     #[argh(option)]
     tender_uids: Option<TenderUsers>,
+    /// path whose unikernels can have ZFS volumes as block devices (FreeBSD)
+    #[argh(option)]
+    allow_zvol_for: Option<name::Path>,
     /// seconds between SIGTERM and SIGKILL for a tender that is to stop (10)
     #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
     stop_deadline: Duration,
@@ -109,12 +116,16 @@ pub enum HostError {
     Store(StoreError),
     /// The image store.
     Images(ImageError),
+    /// The block devices.
+    Blocks(BlockError),
     /// What tenders run with.
     Runs(RunError),
     /// The taps of unikernels.
     Taps(TapError),
     /// What this host has.
     Resources(ResourceError),
+    /// This program may not give unikernels ZFS volumes (why).
+    Zvols(&'static str),
     /// Something else of the system's.
     System(&'static str, std::io::Error),
 }
@@ -153,6 +164,14 @@ fn absolute(mut options: Options) -> Result<Options, HostError> {
     Ok(options)
 }
 
+/// Refuses ZFS volumes where there are none.
+fn check_zvols(options: &Options) -> Result<(), HostError> {
+    match (&options.allow_zvol_for, block::NO_ZVOLS) {
+        (Some(_), Some(why)) => Err(HostError::Zvols(why)),
+        _ => Ok(()),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
@@ -167,9 +186,11 @@ impl fmt::Display for HostError {
             Self::Runtime(path, error) => daemon::explain_runtime_folder(f, path, error),
             Self::Store(error) => error.fmt(f),
             Self::Images(error) => error.fmt(f),
+            Self::Blocks(error) => error.fmt(f),
             Self::Runs(error) => error.fmt(f),
             Self::Taps(error) => error.fmt(f),
             Self::Resources(error) => error.fmt(f),
+            Self::Zvols(why) => write!(f, "--allow-zvol-for cannot be used: {why}"),
             Self::System(what, error) => write!(f, "cannot {what}: {error}"),
         }
     }

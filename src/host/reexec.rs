@@ -94,10 +94,12 @@ impl Program {
             descriptor::keep_over_exec(kept.listener, keep)
                 .and_then(|()| descriptor::keep_over_exec(kept.lock, keep))
         };
-        let executed = keep(true).and_then(|()| Ok(execve(&path, &arguments, &environment)?));
+        let executed = keep(true).and_then(|()| execve(&path, &arguments, &environment));
         let restored = keep(false);
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        executed.and_then(|never| restored.map(|()| never))
+        let never = executed?;
+        restored?;
+        Ok(never)
     }
 }
 

@@ -110,8 +110,6 @@ pub struct Peer {
     stream: UnixStream,
     incoming: FrameBuffer,
     outgoing: Vec<u8>,
-    /// Octets at the front of `outgoing` that are written already.
-    written: usize,
     ended: bool,
 }
 
@@ -123,7 +121,6 @@ impl Peer {
             stream,
             incoming: FrameBuffer::default(),
             outgoing: Vec::new(),
-            written: 0,
             ended: false,
         })
     }
@@ -138,6 +135,22 @@ impl Peer {
             Err(error) => return Err(error),
         }
         Ok(!self.ended)
+    }
+
+    /// Reads once into `room`, as it is, what was received and not handed out, or what arrives; nothing if there is
+    /// neither, or the peer [has closed](Self::has_ended) its side.
+    pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let held = self.incoming.take(room);
+        if held > 0 {
+            return Ok(held);
+        }
+        match self.stream.read(room) {
+            Ok(0) => self.ended = true,
+            Ok(count) => return Ok(count),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(0)
     }
 
     /// The next complete frame that was received.
@@ -155,25 +168,21 @@ impl Peer {
         !self.incoming.is_empty()
     }
 
-    /// Queues octets and writes what goes at once.
+    /// Writes what goes at once, and queues the rest.
     pub fn send(&mut self, octets: &[u8]) -> io::Result<()> {
-        self.outgoing.extend_from_slice(octets);
-        self.flush()
+        self.flush()?;
+        let written = match self.queued() {
+            0 => write(&mut self.stream, octets)?,
+            _ => 0,
+        };
+        self.outgoing.extend_from_slice(&octets[written..]);
+        Ok(())
     }
 
     /// Writes what is queued, as far as it goes.
     pub fn flush(&mut self) -> io::Result<()> {
-        while self.written < self.outgoing.len() {
-            match self.stream.write(&self.outgoing[self.written..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        self.outgoing.drain(..self.written);
-        self.written = 0;
+        let written = write(&mut self.stream, &self.outgoing)?;
+        self.outgoing.drain(..written);
         Ok(())
     }
 
@@ -184,7 +193,7 @@ impl Peer {
 
     /// Octets queued and not yet written.
     pub fn queued(&self) -> usize {
-        self.outgoing.len() - self.written
+        self.outgoing.len()
     }
 
     /// What to poll this connection for: always for writing while something is queued.
@@ -194,6 +203,21 @@ impl Peer {
         flags.set(PollFlags::POLLOUT, self.queued() > 0);
         flags
     }
+}
+
+/// Writes what goes without waiting: how many octets.
+fn write(stream: &mut UnixStream, octets: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < octets.len() {
+        match stream.write(&octets[written..]) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
 }
 
 impl AsFd for Peer {

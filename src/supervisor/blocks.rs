@@ -6,9 +6,28 @@ use std::fmt;
 use crate::name::{Label, Name, Path};
 use crate::unikernel::Block;
 
+/// Most MB of a block device (16 TB).
+pub const MAX_BLOCK_SIZE: u64 = 1 << 24;
+
+/// Most block devices of one tenant, which is the first label of a path: each takes a file and memory.
+pub const MAX_BLOCK_DEVICES: usize = 1024;
+
 /// The block devices that exist, by name, with their sizes in MB.
 #[derive(Clone, Debug, Default)]
-pub struct BlockDevices(BTreeMap<Name, u64>);
+pub struct BlockDevices {
+    sizes: BTreeMap<Name, u64>,
+    /// The path whose unikernels can have ZFS volumes, too.
+    zvols_of: Option<Path>,
+}
+
+/// What a unikernel's block device is on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostDevice {
+    /// A block device of ours.
+    Ours(Name),
+    /// A ZFS volume, by the path of its device.
+    Zvol(String),
+}
 
 /// Why a block device cannot be had, made or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,17 +38,53 @@ pub enum BlockRefusal {
     Missing(Path, String),
     /// A unikernel has it.
     InUse(Name),
+    /// A unikernel has this ZFS volume.
+    ZvolInUse(String),
+    /// Another request reads or changes it.
+    Busy(Name),
+    /// Unikernels at this path cannot have ZFS volumes such as this one.
+    NoZvols(Path, String),
+    /// This tenant has [`MAX_BLOCK_DEVICES`].
+    TooMany(Path),
+}
+
+/// A unikernel, and the block devices that it has or may have.
+pub type User<'a> = (&'a Name, &'a [Block]);
+
+impl HostDevice {
+    /// What a unikernel at `path` asks for. A label is taken as it is written: one that is not in lower case names no
+    /// device. Nor does a path of a volume with `..` in it, or anything else that leads somewhere in two ways.
+    pub fn of(path: &Path, block: &Block) -> Option<Self> {
+        let text = block.host_device();
+        if let Some(volume) = text.strip_prefix(Block::VOLUMES) {
+            let odd = |part: &str| matches!(part, "" | "." | "..");
+            let canonical = !volume.split('/').any(odd) && !volume.contains(char::is_whitespace);
+            return canonical.then(|| Self::Zvol(text.to_owned()));
+        }
+        let label: Label = text.parse().ok()?;
+        (label.as_str() == text).then(|| Self::Ours(Name::new(path.clone(), label)))
+    }
 }
 
 impl BlockDevices {
+    /// Devices with their sizes in MB; only unikernels at `zvols_of` can have ZFS volumes.
+    pub fn new(sizes: BTreeMap<Name, u64>, zvols_of: Option<Path>) -> Self {
+        Self { sizes, zvols_of }
+    }
+
     /// The size of a device in MB, if it exists.
     pub fn size(&self, name: &Name) -> Option<u64> {
-        self.0.get(name).copied()
+        self.sizes.get(name).copied()
+    }
+
+    /// All devices with their sizes in MB.
+    pub fn all(&self) -> impl Iterator<Item = (&Name, u64)> {
+        self.sizes.iter().map(|(name, size)| (name, *size))
     }
 
     /// The sizes of all devices at and below `path` together, in MB.
     pub fn storage_below(&self, path: &Path) -> u64 {
-        self.0
+        self.sizes
             .iter()
             .filter(|(name, _)| name.path().is_within(path))
             .fold(0, |sum, (_, size)| sum.saturating_add(*size))
@@ -37,38 +92,41 @@ impl BlockDevices {
 
     /// Adds a device.
     pub fn add(&mut self, name: Name, size: u64) -> Result<(), BlockRefusal> {
-        if self.0.contains_key(&name) {
+        if self.sizes.contains_key(&name) {
             return Err(BlockRefusal::Exists(name));
         }
-        self.0.insert(name, size);
+        let tenant: Path = name.path().labels().iter().take(1).cloned().collect();
+        let of_tenant = |other: &&Name| {
+            let path = other.path();
+            path.is_within(&tenant) && tenant.is_root() == path.is_root()
+        };
+        if self.sizes.keys().filter(of_tenant).count() >= MAX_BLOCK_DEVICES {
+            return Err(BlockRefusal::TooMany(tenant));
+        }
+        self.sizes.insert(name, size);
         Ok(())
     }
 
-    /// Whether one of these unikernels has the device.
-    pub fn is_in_use<'a>(
-        device: &Name,
-        mut unikernels: impl Iterator<Item = (&'a Name, &'a [Block])>,
-    ) -> bool {
-        unikernels.any(|(unikernel, blocks)| {
-            blocks
-                .iter()
-                .any(|block| device_name(unikernel.path(), block).as_ref() == Some(device))
-        })
+    /// Takes note of what there is of a device: its size, or that it is not there.
+    pub fn set(&mut self, name: &Name, size: Option<u64>) {
+        match size {
+            Some(size) => self.sizes.insert(name.clone(), size),
+            None => self.sizes.remove(name),
+        };
     }
 
-    /// Removes a device that none of these unikernels has.
-    pub fn remove<'a>(
-        &mut self,
+    /// The size of a device that none of these unikernels has.
+    pub fn free<'a>(
+        &self,
         name: &Name,
-        unikernels: impl Iterator<Item = (&'a Name, &'a [Block])>,
-    ) -> Result<(), BlockRefusal> {
-        if Self::is_in_use(name, unikernels) {
+        unikernels: impl Iterator<Item = User<'a>>,
+    ) -> Result<u64, BlockRefusal> {
+        let label = name.label().map_or("", Label::as_str);
+        let size = self.size(name).ok_or_else(|| missing(name.path(), label))?;
+        if is_in_use(&HostDevice::Ours(name.clone()), unikernels) {
             return Err(BlockRefusal::InUse(name.clone()));
         }
-        match self.0.remove(name) {
-            Some(_) => Ok(()),
-            None => Err(missing(name.path(), name.label().map_or("", Label::as_str))),
-        }
+        Ok(size)
     }
 
     /// Whether a unikernel at `path` can have these devices besides the other `unikernels`: each must exist at its
@@ -77,29 +135,37 @@ impl BlockDevices {
         &self,
         path: &Path,
         blocks: &[Block],
-        unikernels: &(impl Iterator<Item = (&'a Name, &'a [Block])> + Clone),
+        unikernels: &(impl Iterator<Item = User<'a>> + Clone),
     ) -> Result<(), BlockRefusal> {
         for (at, block) in blocks.iter().enumerate() {
-            let name = device_name(path, block)
-                .filter(|name| self.0.contains_key(name))
-                .ok_or_else(|| missing(path, block.host_device()))?;
+            let no_such = || missing(path, block.host_device());
+            let device = HostDevice::of(path, block).ok_or_else(no_such)?;
             let twice = blocks[..at]
                 .iter()
                 .any(|other| other.host_device() == block.host_device());
-            if twice || Self::is_in_use(&name, unikernels.clone()) {
-                return Err(BlockRefusal::InUse(name));
+            let in_use = twice || is_in_use(&device, unikernels.clone());
+            match device {
+                HostDevice::Zvol(volume) if self.zvols_of.as_ref() != Some(path) => {
+                    return Err(BlockRefusal::NoZvols(path.clone(), volume));
+                }
+                HostDevice::Ours(name) if self.size(&name).is_none() => return Err(no_such()),
+                HostDevice::Zvol(volume) if in_use => return Err(BlockRefusal::ZvolInUse(volume)),
+                HostDevice::Ours(name) if in_use => return Err(BlockRefusal::InUse(name)),
+                _ => {}
             }
         }
         Ok(())
     }
 }
 
-/// The device that a unikernel at `path` asks for. Its label is taken as it is written: one that is not in lower case
-/// names no device.
-fn device_name(path: &Path, block: &Block) -> Option<Name> {
-    let text = block.host_device();
-    let label: Label = text.parse().ok()?;
-    (label.as_str() == text).then(|| Name::new(path.clone(), label))
+/// Whether one of these unikernels has the device.
+pub fn is_in_use<'a>(device: &HostDevice, mut unikernels: impl Iterator<Item = User<'a>>) -> bool {
+    unikernels.any(|(unikernel, blocks)| {
+        let mut devices = blocks
+            .iter()
+            .filter_map(|block| HostDevice::of(unikernel.path(), block));
+        devices.any(|other| other == *device)
+    })
 }
 
 fn missing(path: &Path, device: &str) -> BlockRefusal {
@@ -115,7 +181,25 @@ impl fmt::Display for BlockRefusal {
                 "there is no block device '{}' at {path}",
                 device.escape_default()
             ),
-            Self::InUse(name) => write!(f, "block device {name} is in use"),
+            Self::InUse(name) => write!(
+                f,
+                "block device {name} is in use: stop or destroy the unikernel that has it"
+            ),
+            Self::ZvolInUse(volume) => write!(f, "volume {} is in use", volume.escape_default()),
+            Self::Busy(name) => write!(
+                f,
+                "block device {name} is being read or changed by another request, try again later"
+            ),
+            Self::NoZvols(path, volume) => write!(
+                f,
+                "unikernels at {path} cannot have ZFS volumes such as {}: that takes --allow-zvol-for of petreld, on \
+                 FreeBSD",
+                volume.escape_default()
+            ),
+            Self::TooMany(tenant) => write!(
+                f,
+                "there are {MAX_BLOCK_DEVICES} block devices at and below {tenant} already"
+            ),
         }
     }
 }
@@ -167,11 +251,54 @@ mod tests {
             let missing = BlockRefusal::Missing(path.parse().unwrap(), device.to_owned());
             assert_eq!(admit(path, &[block("x", Some(device))], &[]), Err(missing));
         }
-        assert_eq!(
-            devices.remove(&name("a:disk"), running.iter().copied()),
-            Err(BlockRefusal::InUse(name("a:disk")))
-        );
-        assert_eq!(devices.remove(&name("a:disk"), [].into_iter()), Ok(()));
+        let free = devices.free(&name("a:disk"), running.iter().copied());
+        assert_eq!(free, in_use.map(|()| 0));
+        assert_eq!(devices.free(&name("a:disk"), [].into_iter()), Ok(5));
+        devices.set(&name("a:disk"), None);
         assert_eq!(devices.storage_below(&Path::ROOT), 0);
+    }
+
+    #[test]
+    fn a_volume_is_had_by_one_unikernel_at_the_path_that_may_and_by_its_only_name() {
+        let path: Path = "z".parse().unwrap();
+        let devices = BlockDevices::new(BTreeMap::new(), Some(path.clone()));
+        let volume = [block("x", Some("/dev/zvol/tank/a"))];
+        assert_eq!(devices.admit(&path, &volume, &[].into_iter()), Ok(()));
+        let owner: Name = "z:one".parse().unwrap();
+        let running = [(&owner, &volume[..])];
+        let in_use = BlockRefusal::ZvolInUse("/dev/zvol/tank/a".into());
+        let admitted = devices.admit(&path, &volume, &running.into_iter());
+        assert_eq!(admitted, Err(in_use));
+        for other in ["", "z:y"] {
+            let other: Path = other.parse().unwrap();
+            let admitted = devices.admit(&other, &volume, &[].into_iter());
+            assert!(matches!(admitted, Err(BlockRefusal::NoZvols(..))));
+        }
+        for text in [
+            "/dev/zvol/../ada0",
+            "/dev/zvol//tank/a",
+            "/dev/zvol/tank/./a",
+            "/dev/zvol/",
+            "/dev/ada0",
+        ] {
+            let admitted = devices.admit(&path, &[block("x", Some(text))], &[].into_iter());
+            assert_eq!(admitted, Err(missing(&path, text)));
+        }
+    }
+
+    #[test]
+    fn a_tenant_has_so_many_devices_and_no_more() {
+        let mut devices = BlockDevices::default();
+        for number in 0..MAX_BLOCK_DEVICES {
+            let path = if number % 2 == 0 { "a" } else { "a:b" };
+            devices
+                .add(format!("{path}:d{number}").parse().unwrap(), 1)
+                .unwrap();
+        }
+        let tenant = BlockRefusal::TooMany("a".parse().unwrap());
+        assert_eq!(devices.add("a:b:c:more".parse().unwrap(), 1), Err(tenant));
+        for other in [":more", "b:more"] {
+            assert_eq!(devices.add(other.parse().unwrap(), 1), Ok(()));
+        }
     }
 }

@@ -187,6 +187,7 @@ impl Supervisor {
         for (asker, request) in std::mem::take(&mut self.waiting).into_values().flatten() {
             self.drop_request(&asker, &request, "the supervisor is stopping");
         }
+        self.end_streams();
         self.stop_last();
     }
 
@@ -224,6 +225,7 @@ impl Supervisor {
         self.stopping
             && self.runs.is_empty()
             && self.operations.is_empty()
+            && self.tasks.is_empty()
             && self.writes.is_empty()
     }
 }

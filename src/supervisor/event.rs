@@ -22,6 +22,10 @@ pub struct RunId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId(pub u64);
 
+/// A task on a block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(pub u64);
+
 /// A write of the state file, in the order of the writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
@@ -128,6 +132,15 @@ pub enum Event {
         /// Why the state is not on disk.
         result: Result<(), String>,
     },
+    /// What came of [`Effect::Block`].
+    Block {
+        /// Which task.
+        task: TaskId,
+        /// Why it was not done; what was sent is sent as far as that.
+        result: Result<(), String>,
+        /// What there is of the device now: its size in MB.
+        left: Option<u64>,
+    },
     /// A time asked for by [`Effect::Wake`] has come.
     Timer(Timer),
     /// The console daemon is there (again): it knows no unikernel.
@@ -222,6 +235,17 @@ pub enum Effect {
     },
     /// Undo what [`Effect::Prepare`] did, all of it.
     Release(Name),
+    /// Do something with a block device: leads to [`Event::Block`], sooner or later whatever becomes of the client.
+    Block {
+        /// Which task.
+        task: TaskId,
+        /// The device.
+        name: Name,
+        /// What is to be done.
+        work: BlockWork,
+    },
+    /// Have what a task sends or receives end now, unless it is done: leads to its [`Event::Block`] as well.
+    EndBlock(TaskId),
     /// Send a signal to a tender.
     Signal {
         /// The run.
@@ -257,6 +281,43 @@ pub enum Effect {
     },
     /// All is done.
     Exit,
+}
+
+/// What is done with a block device. After success it is on disk; after a failure everything is as it was.
+#[derive(Debug)]
+pub enum BlockWork {
+    /// Make it, of so many MB.
+    Make(u64),
+    /// Delete it.
+    Remove,
+    /// Take content in, and put it in the place of what there is.
+    Receive(BlockContent),
+    /// Send what is in it, and its end, as an answer with this header.
+    Send {
+        /// To this connection.
+        to: ConnectionId,
+        /// The header.
+        header: Header,
+        /// zlib level, 0 for not compressed.
+        level: u8,
+        /// Whether all is in one message, as older clients want it.
+        whole: bool,
+    },
+}
+
+/// The content of a block device that arrives.
+#[derive(Debug)]
+pub struct BlockContent {
+    /// From this connection.
+    pub from: ConnectionId,
+    /// MB of the device; the content is not larger.
+    pub size: u64,
+    /// Whether the device is made for it, and is not there yet.
+    pub make: bool,
+    /// The content, where the message had it; otherwise it follows as raw frames.
+    pub embedded: Option<Vec<u8>>,
+    /// Whether it is a zlib stream.
+    pub compressed: bool,
 }
 
 /// What a time is waited for.

@@ -1,18 +1,21 @@
 //! The command line of a tender (BEHAVIOUR 5.5).
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::HostDevice;
 use crate::name::Name;
-use crate::unikernel::{Config, Kind};
+use crate::unikernel::{Block, Config, Kind};
 
-/// The arguments of the tender that runs `image` as `name`. `whole_name` puts the path into the added
-/// `--name`, too. `taps` are those of its networks, in their order.
+/// The arguments of the tender that runs `image` as `name`, with block devices from the folder `blocks`. `whole_name`
+/// puts the path into the added `--name`, too. `taps` are those of its networks, in their order.
 pub fn arguments(
     name: &Name,
     config: &Config,
     image: &Path,
+    blocks: &Path,
     whole_name: bool,
     taps: &[&str],
 ) -> Vec<OsString> {
@@ -24,6 +27,7 @@ pub fn arguments(
         let (device, mac) = (&net.device, net.mac(name));
         format!("--net-mac:{device}={mac}").into()
     }));
+    arguments.extend(block_arguments(name, config, blocks));
     arguments.push("--".into());
     arguments.push(image.into());
     if config.add_name {
@@ -37,13 +41,45 @@ pub fn arguments(
     arguments
 }
 
+/// The block devices: all files, then the sector sizes that are not the tender's own.
+fn block_arguments<'a>(
+    name: &'a Name,
+    config: &'a Config,
+    folder: &'a Path,
+) -> impl Iterator<Item = OsString> {
+    let file = move |block: &Block| {
+        let mut argument = OsString::from(format!("--block:{}=", block.device));
+        argument.push(block_file(name, block, folder)?);
+        Some(argument)
+    };
+    let sector_size = |block: &Block| {
+        let size = block.sector_size?;
+        Some(format!("--block-sector-size:{}={size}", block.device).into())
+    };
+    let blocks = config.blocks.iter();
+    blocks
+        .clone()
+        .filter_map(file)
+        .chain(blocks.filter_map(sector_size))
+}
+
+/// What the unikernel has as this block device: a file in `folder` with the canonical name of the device (WIRE 6.2), or
+/// a volume. Nothing if there is no such device.
+pub fn block_file(unikernel: &Name, block: &Block, folder: &Path) -> Option<PathBuf> {
+    HostDevice::of(unikernel.path(), block).map(|device| match device {
+        HostDevice::Ours(name) => folder.join(name.to_string()),
+        HostDevice::Zvol(volume) => volume.into(),
+    })
+}
+
 /// Refuses what cannot be started yet.
 pub fn supported(config: &Config) -> Result<(), &'static str> {
     if config.kind == Kind::Bhyve {
         return Err("BHyve machines are not supported");
     }
-    if !config.blocks.is_empty() {
-        return Err("block devices are not supported");
+    let devices: BTreeSet<_> = config.blocks.iter().map(|block| &block.device).collect();
+    if devices.len() < config.blocks.len() {
+        return Err("two block devices have the same name");
     }
     Ok(())
 }
@@ -80,7 +116,7 @@ pub fn speaks(output: &[u8], abi_version: u32) -> bool {
 pub const EMBEDDED: &str = "petrel-spt";
 
 /// Folders of a `PATH`, the empty ones left out.
-pub fn folders(path: &OsStr) -> impl Iterator<Item = std::path::PathBuf> {
+pub fn folders(path: &OsStr) -> impl Iterator<Item = PathBuf> {
     std::env::split_paths(path).filter(|folder| folder.is_absolute())
 }
 
@@ -98,17 +134,21 @@ mod tests {
             ..config()
         };
         let image = Path::new("/i");
+        let blocks = Path::new("/b");
         assert_eq!(
-            arguments(&name, &config, image, false, &[]),
+            arguments(&name, &config, image, blocks, false, &[]),
             ["--mem=32", "--", "/i", "--name=b", "--x"]
         );
-        assert_eq!(arguments(&name, &config, image, true, &[])[3], "--name=a:b");
+        assert_eq!(
+            arguments(&name, &config, image, blocks, true, &[])[3],
+            "--name=a:b"
+        );
         let config = Config {
             add_name: false,
             ..config
         };
         assert_eq!(
-            arguments(&name, &config, image, false, &[]),
+            arguments(&name, &config, image, blocks, false, &[]),
             ["--mem=32", "--", "/i", "--x"]
         );
     }
@@ -130,13 +170,60 @@ mod tests {
         };
         let name = ":net".parse().unwrap();
         assert_eq!(
-            arguments(&name, &config, Path::new("/i"), false, &["pt0", "pt1"])[1..6],
+            arguments(
+                &name,
+                &config,
+                Path::new("/i"),
+                Path::new("/b"),
+                false,
+                &["pt0", "pt1"]
+            )[1..6],
             [
                 "--net:service0=pt0",
                 "--net:admin=pt1",
                 "--net-mac:service0=00:80:41:26:a8:89",
                 "--net-mac:admin=02:00:00:00:00:fe",
                 "--",
+            ]
+        );
+    }
+
+    #[test]
+    fn files_of_block_devices_come_before_sector_sizes() {
+        let block = |device: &str, host: Option<&str>, sector_size| Block {
+            device: device.into(),
+            host_device: host.map(Into::into),
+            sector_size,
+        };
+        let config = Config {
+            blocks: vec![
+                block("data", None, Some(4096)),
+                block("log", Some("disk.2"), None),
+                block("vol", Some("/dev/zvol/tank/v"), Some(512)),
+            ],
+            add_name: false,
+            ..config()
+        };
+        let folder = Path::new("/db/block");
+        let given = arguments(
+            &"a:b:x".parse().unwrap(),
+            &config,
+            Path::new("/i"),
+            folder,
+            false,
+            &[],
+        );
+        assert_eq!(
+            given,
+            [
+                "--mem=32",
+                "--block:data=/db/block/a:b:data",
+                "--block:log=/db/block/a:b:disk.2",
+                "--block:vol=/dev/zvol/tank/v",
+                "--block-sector-size:data=4096",
+                "--block-sector-size:vol=512",
+                "--",
+                "/i"
             ]
         );
     }

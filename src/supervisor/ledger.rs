@@ -55,8 +55,9 @@ pub struct Users(Vec<(String, u64)>);
 pub struct Claim<'a> {
     /// MB.
     memory: u64,
-    /// Of these configurations it has one at a time: what it is, was, or becomes.
-    configs: Vec<&'a Config>,
+    /// Of these configurations it has one at a time: what it is, was, or becomes. Most have only the first.
+    config: Option<&'a Config>,
+    others: Vec<&'a Config>,
 }
 
 impl Users {
@@ -110,7 +111,8 @@ impl<'a> Claim<'a> {
     pub fn of(config: &'a Config) -> Self {
         Self {
             memory: config.memory.into(),
-            configs: vec![config],
+            config: Some(config),
+            others: Vec::new(),
         }
     }
 
@@ -118,20 +120,26 @@ impl<'a> Claim<'a> {
     #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.memory = self.memory.max(other.memory);
-        self.configs.extend(other.configs);
+        self.others.extend(other.config);
+        self.others.extend(other.others);
         self
     }
 
     /// Host processors, each perhaps more than once.
     fn cpus(&self) -> impl Iterator<Item = CpuId> {
-        let configs = self.configs.iter();
-        configs.flat_map(|config| config.cpus.iter().copied())
+        self.configs()
+            .flat_map(|config| config.cpus.iter().copied())
     }
 
     /// Host bridges, each perhaps more than once.
     fn bridges(&self) -> impl Iterator<Item = &'a str> {
-        let nets = self.configs.iter().flat_map(|config| &config.nets);
-        nets.map(Net::bridge)
+        self.configs()
+            .flat_map(|config| &config.nets)
+            .map(Net::bridge)
+    }
+
+    fn configs(&self) -> impl Iterator<Item = &'a Config> {
+        self.config.into_iter().chain(self.others.iter().copied())
     }
 }
 
@@ -364,7 +372,8 @@ mod tests {
     fn claim(memory: u64) -> Claim<'static> {
         Claim {
             memory,
-            configs: Vec::new(),
+            config: None,
+            others: Vec::new(),
         }
     }
 

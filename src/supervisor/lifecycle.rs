@@ -478,6 +478,8 @@ impl Supervisor {
         let claim = Claim::of(config);
         self.ledgers()
             .try_for_each(|ledger| ledger.admit(name.path(), &claim, &others))
+            .map_err(|refusal| refusal.to_string())?;
+        self.admit_blocks(name, &config.blocks)
             .map_err(|refusal| refusal.to_string())
     }
 

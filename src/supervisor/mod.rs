@@ -14,6 +14,7 @@ mod operation;
 mod policies;
 mod reply;
 mod starting;
+mod storage;
 
 pub mod launch;
 pub mod restart;
@@ -36,12 +37,13 @@ use crate::wire::{
 use self::operation::{Operation, Request, Revival, Upload, Written};
 
 pub use ages::{AGE_STEP, Ages};
-pub use blocks::{BlockDevices, BlockRefusal};
+pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
 pub use event::{
-    ConnectionId, Effect, Event, History, Moment, RunId, StagedImage, Survivor, Ticket, Timer,
-    UploadId,
+    BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
+    Survivor, TaskId, Ticket, Timer, UploadId,
 };
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
+pub use storage::MAX_BLOCK_STREAMS;
 
 /// Most images that arrive at the same time.
 pub const MAX_UPLOADS: usize = 32;
@@ -69,6 +71,8 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// What the host has: the policy of the root.
     pub resources: Policy,
+    /// The block devices that it has.
+    pub devices: BlockDevices,
     /// How long a tender has between SIGTERM and SIGKILL.
     pub stop_deadline: Duration,
     /// Any number, for jitter.
@@ -81,6 +85,9 @@ pub struct Supervisor {
     stop_deadline: Duration,
     ledger: Ledger,
     ages: Ages,
+    devices: BlockDevices,
+    /// What is done about block devices.
+    tasks: BTreeMap<TaskId, storage::Task>,
     unikernels: BTreeMap<Name, Unikernel>,
     /// What ended by itself; out of the accounting.
     ended: BTreeMap<Name, Ended>,
@@ -98,6 +105,8 @@ pub struct Supervisor {
     writes: BTreeMap<Ticket, (Written, Policies)>,
     /// The policies on disk; after a write that failed, which may have reached it all the same, nobody knows.
     recorded: Option<Policies>,
+    /// The entries of the last write, by name: most are those of the next one, too.
+    latest: Vec<Arc<Recorded>>,
     /// The policies that hold if the writes under way fail.
     acknowledged: Ledger,
     /// Images to be removed once nothing refers to them.
@@ -154,6 +163,15 @@ struct Ended {
     exit: LastExit,
 }
 
+/// An entry of the state file.
+#[derive(Debug)]
+struct Entry<'a> {
+    name: &'a Name,
+    version: &'a Arc<Version>,
+    previous: Option<&'a Arc<Version>>,
+    standing: Standing,
+}
+
 #[derive(Clone, Debug)]
 struct Asker {
     connection: ConnectionId,
@@ -173,8 +191,11 @@ impl Supervisor {
                 ages: ages.clone(),
             }),
             acknowledged: ledger.clone(),
+            latest: Vec::new(),
             ledger,
             ages,
+            devices: settings.devices,
+            tasks: BTreeMap::new(),
             unikernels: BTreeMap::new(),
             ended: BTreeMap::new(),
             uploads: BTreeMap::new(),
@@ -194,13 +215,13 @@ impl Supervisor {
             stopping: false,
             effects: Vec::new(),
         };
-        for Recorded {
-            name,
-            version,
-            previous,
-            standing,
-        } in state.unikernels
-        {
+        for recorded in state.unikernels {
+            let Recorded {
+                name,
+                version,
+                previous,
+                standing,
+            } = Arc::unwrap_or_clone(recorded);
             let run = match standing {
                 Standing::Up => Run::Due,
                 Standing::Stopped => Run::Stopped,
@@ -239,6 +260,7 @@ impl Supervisor {
             Event::Spawned { run, result } => self.spawned(now, run, result),
             Event::Exited { run, death } => self.exited(now, run, death),
             Event::Persisted { ticket, result } => self.persisted(ticket, result),
+            Event::Block { task, result, left } => self.block_done(task, result, left),
             Event::Timer(timer) => self.timer(timer),
             Event::ConsoleUp => self.announce_all(),
             Event::Terminate => self.terminate(),
@@ -252,21 +274,37 @@ impl Supervisor {
 
     /// What the state file has to say now: what is acknowledged, or is acknowledged once this is written.
     pub fn state(&self) -> State {
-        let present = self.unikernels.iter();
-        let present = present.map(|(name, unikernel)| (name, Some(unikernel), None));
-        let absent = |name: &&Name| !self.unikernels.contains_key(name);
-        let ended = self.ended.iter().filter(|(name, _)| absent(name));
-        let ended = ended.map(|(name, ended)| (name, None, Some(ended)));
-        let operations = self.operations.keys();
-        let operations = operations
-            .filter(|name| absent(name) && !self.ended.contains_key(name))
-            .map(|name| (name, None, None));
-        let mut unikernels: Vec<_> = present
-            .chain(ended)
-            .chain(operations)
-            .filter_map(|(name, present, ended)| self.recorded(name, present, ended))
-            .collect();
-        unikernels.sort_by(|one, other| one.name.cmp(&other.name));
+        let unikernels = self.unikernels.iter();
+        let mut entries: Vec<_> = unikernels.map(Entry::of_unikernel).collect();
+        let ended = self.ended.iter();
+        let ended = ended.filter(|(name, _)| !self.unikernels.contains_key(name));
+        entries.extend(ended.map(Entry::of_ended));
+        entries.sort_by_key(|entry| entry.name);
+        // Until the new one runs, what it replaces is what is to come back.
+        let unacknowledged = self.operations.iter();
+        for (name, operation) in unacknowledged.filter(|(_, one)| one.is_unacknowledged()) {
+            let previous = operation.previous.as_ref();
+            let ended = operation.ended.as_ref();
+            let before = previous
+                .map(|previous| Entry::of_unikernel((name, previous)))
+                .or(ended.map(|ended| Entry::of_ended((name, ended))));
+            match entries.binary_search_by_key(&name, |entry| entry.name) {
+                Ok(at) => drop(entries.splice(at..=at, before)),
+                Err(at) => drop(entries.splice(at..at, before)),
+            }
+        }
+        let mut before = self.latest.iter().peekable();
+        let recorded = entries.into_iter().map(|entry| {
+            loop {
+                if let Some(same) = before.next_if(|old| entry.is(old)) {
+                    return same.clone();
+                }
+                if before.next_if(|old| old.name < *entry.name).is_none() {
+                    return Arc::new(entry.recorded());
+                }
+            }
+        });
+        let unikernels = recorded.collect();
         let (ages, forgotten) = self.ages.recorded();
         State {
             unikernels,
@@ -280,46 +318,11 @@ impl Supervisor {
         }
     }
 
-    /// What the state file has to say of a unikernel that is this now, or that ended so.
-    fn recorded(
-        &self,
-        name: &Name,
-        present: Option<&Unikernel>,
-        ended: Option<&Ended>,
-    ) -> Option<Recorded> {
-        let (present, ended) = match self.operations.get(name) {
-            // Until the new one runs, what it replaces is what is to come back.
-            Some(operation) if operation.is_unacknowledged() => {
-                (operation.previous.as_ref(), operation.ended.as_ref())
-            }
-            _ => (present, ended),
-        };
-        let (version, previous, standing) = match (present, ended) {
-            (Some(unikernel), _) => {
-                let standing = match unikernel.run {
-                    Run::Stopped => Standing::Stopped,
-                    _ => Standing::Up,
-                };
-                (&unikernel.version, &unikernel.previous, standing)
-            }
-            (None, Some(ended)) => {
-                let standing = Standing::Ended(ended.exit.clone());
-                (&ended.version, &ended.previous, standing)
-            }
-            (None, None) => return None,
-        };
-        Some(Recorded {
-            name: name.clone(),
-            version: version.clone(),
-            previous: previous.clone(),
-            standing,
-        })
-    }
-
     /// Whether nothing is under way: another supervisor could take over.
     pub fn is_quiet(&self) -> bool {
         self.operations.is_empty()
             && self.uploads.is_empty()
+            && self.tasks.is_empty()
             && self.writes.is_empty()
             && self.early_deaths.is_empty()
     }
@@ -372,7 +375,8 @@ impl Supervisor {
                     networks: networks.collect(),
                 });
             }
-            _ => self.refuse(&asker, "unknown command"),
+            Command::Block(command) => self.block_command(asker, name, command),
+            Command::Console(_) | Command::Statistics(_) => self.refuse(&asker, "unknown command"),
         }
     }
 
@@ -393,7 +397,7 @@ impl Supervisor {
                 self.succeed(&asker, answer);
             }
             U::Details(()) => {
-                let answer = reply::details(&name, &self.unikernels, &self.ended);
+                let answer = reply::details(&name, &self.unikernels, &self.ended, &self.devices);
                 self.succeed(&asker, Success::UnikernelDetails(answer));
             }
             U::Get(level) => self.get(&asker, &name, level),
@@ -421,17 +425,16 @@ impl Supervisor {
                 name,
                 version: &unikernel.version,
                 started: started.clone(),
+                devices: &self.devices,
             })
         });
         reply::unikernels(name, running)
     }
 
     fn get(&mut self, asker: &Asker, name: &Name, level: Int) {
-        let Some(level) = u8::try_from(level.get()).ok().filter(|level| *level <= 9) else {
-            return self.refuse(
-                asker,
-                &format!("compression level {} is not one of 0 to 9", level.get()),
-            );
+        let level = match reply::compression_level(level) {
+            Ok(level) => level,
+            Err(why) => return self.refuse(asker, &why),
         };
         let Some(unikernel) = self.unikernels.get(name) else {
             return self.refuse(asker, &format!("there is no unikernel {name}"));
@@ -484,6 +487,7 @@ impl Supervisor {
         };
         self.writes.insert(ticket, (why, policies));
         let state = self.state();
+        self.latest.clone_from(&state.unikernels);
         self.effects.push(Effect::Persist { ticket, state });
     }
 
@@ -547,6 +551,51 @@ impl Supervisor {
     }
 }
 
+impl<'a> Entry<'a> {
+    fn of_unikernel((name, unikernel): (&'a Name, &'a Unikernel)) -> Self {
+        Self {
+            name,
+            version: &unikernel.version,
+            previous: unikernel.previous.as_ref(),
+            standing: match unikernel.run {
+                Run::Stopped => Standing::Stopped,
+                _ => Standing::Up,
+            },
+        }
+    }
+
+    fn of_ended((name, ended): (&'a Name, &'a Ended)) -> Self {
+        Self {
+            name,
+            version: &ended.version,
+            previous: ended.previous.as_ref(),
+            standing: Standing::Ended(ended.exit.clone()),
+        }
+    }
+
+    /// Whether it is this one, versions being the same in memory.
+    fn is(&self, recorded: &Recorded) -> bool {
+        let previous = match (self.previous, &recorded.previous) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        Arc::ptr_eq(self.version, &recorded.version)
+            && previous
+            && self.standing == recorded.standing
+            && *self.name == recorded.name
+    }
+
+    fn recorded(self) -> Recorded {
+        Recorded {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            previous: self.previous.cloned(),
+            standing: self.standing,
+        }
+    }
+}
+
 impl Unikernel {
     fn new(version: Arc<Version>, run: Run) -> Self {
         Self {
@@ -594,16 +643,25 @@ fn claims<'a>(
     unikernels: &'a BTreeMap<Name, Unikernel>,
     operations: &'a BTreeMap<Name, Operation>,
 ) -> Vec<(&'a Name, Claim<'a>)> {
-    let present = unikernels.iter().map(|(name, unikernel)| {
-        let operation = operations.get(name).into_iter();
-        let claims = operation.flat_map(Operation::claims);
-        (name, claims.fold(unikernel.claim(), Claim::or))
-    });
-    let coming = operations
+    let mut claims: Vec<_> = unikernels
         .iter()
-        .filter(|(name, _)| !unikernels.contains_key(name))
-        .filter_map(|(name, operation)| Some((name, operation.claims().reduce(Claim::or)?)));
-    present.chain(coming).collect()
+        .map(|(name, unikernel)| (name, unikernel.claim()))
+        .collect();
+    let mut coming = Vec::new();
+    for (name, operation) in operations {
+        let claim = operation.claims().reduce(Claim::or);
+        let Some(claim) = claim else {
+            continue;
+        };
+        if let Ok(at) = claims.binary_search_by_key(&name, |(name, _)| name) {
+            let present = std::mem::take(&mut claims[at].1);
+            claims[at].1 = present.or(claim);
+        } else {
+            coming.push((name, claim));
+        }
+    }
+    claims.extend(coming);
+    claims
 }
 
 /// Reads a configuration and refuses what this supervisor cannot run.
@@ -622,7 +680,7 @@ fn runnable(name: &Name, config: &WireConfig) -> Result<Config, String> {
 
 #[cfg(test)]
 pub(crate) mod fixtures {
-    use super::{STOP_DEADLINE, Settings};
+    use super::{BlockDevices, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
 
@@ -636,6 +694,7 @@ pub(crate) mod fixtures {
                 block: Some(UNLIMITED),
                 bridges: [].into(),
             },
+            devices: BlockDevices::default(),
             stop_deadline: STOP_DEADLINE,
             seed: 1,
         }

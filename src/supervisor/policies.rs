@@ -1,7 +1,7 @@
 //! Changes of policies.
 
 use super::operation::Written;
-use super::{Asker, BlockDevices, Ledger, Supervisor, claims};
+use super::{Asker, Ledger, Supervisor, claims};
 use crate::name::Path;
 use crate::policy::{Age, Policy};
 use crate::wire::POLICY_KEPT;
@@ -37,13 +37,10 @@ impl Supervisor {
             };
         }
         let claims = claims(&self.unikernels, &self.operations);
-        // None is ever made.
-        let devices = BlockDevices::default();
+        let devices = &self.devices;
         let allowed = self.ledgers().try_for_each(|ledger| {
             let mut ledger = ledger.clone();
-            ledger
-                .set(path, policy.clone(), &claims, &devices)
-                .map(drop)
+            ledger.set(path, policy.clone(), &claims, devices).map(drop)
         });
         // The age only of a policy that is set; should the write fail, the certificate stays the newest.
         let remembered = allowed.and_then(|()| match age {
@@ -59,7 +56,7 @@ impl Supervisor {
             let covers = |age| recorded.ages.covers(path, age);
             recorded.ledger.at(path) == self.ledger.at(path) && age.is_none_or(covers)
         });
-        match remembered.and_then(|()| self.ledger.set(path, policy, &claims, &devices)) {
+        match remembered.and_then(|()| self.ledger.set(path, policy, &claims, &self.devices)) {
             Err(refusal) => self.refuse(&asker, &refusal),
             Ok(false) if recorded => self.tell(&asker, "no modification of policy", false),
             Ok(_) => self.persist(Written::Policy {

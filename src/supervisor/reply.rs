@@ -14,7 +14,7 @@ use crate::wire::{
     Octets, Success, Text, Timestamp,
 };
 
-use super::{Ended, Run, Unikernel};
+use super::{BlockDevices, Ended, Run, Unikernel, storage};
 
 /// Octets of a sector where none was specified.
 const DEFAULT_SECTOR: u16 = 512;
@@ -24,6 +24,16 @@ pub(super) struct Subject<'a> {
     pub name: &'a Name,
     pub version: &'a Version,
     pub started: Timestamp,
+    pub devices: &'a BlockDevices,
+}
+
+/// A zlib level that was asked for, 0 for no compression.
+pub(super) fn compression_level(level: Int) -> Result<u8, String> {
+    let asked = level.get();
+    u8::try_from(asked)
+        .ok()
+        .filter(|level| *level <= 9)
+        .ok_or_else(|| format!("compression level {asked} is not one of 0 to 9"))
 }
 
 /// What is told of the unikernels that `asked` covers: one by its name, or all below a path.
@@ -44,22 +54,23 @@ pub(super) fn details(
     asked: &Name,
     unikernels: &BTreeMap<Name, Unikernel>,
     ended: &BTreeMap<Name, Ended>,
+    devices: &BlockDevices,
 ) -> Vec<NamedDetails> {
     let present = unikernels
         .iter()
-        .map(|(name, unikernel)| (name, details_of(name, unikernel)));
+        .map(|(name, unikernel)| (name, details_of(name, unikernel, devices)));
     // What has a successor already is not told of twice.
     let ended = ended
         .iter()
         .filter(|(name, _)| !unikernels.contains_key(name))
-        .map(|(name, ended)| (name, details_of_ended(name, ended)));
+        .map(|(name, ended)| (name, details_of_ended(name, ended, devices)));
     covered(asked, present.chain(ended))
         .map(|(name, details)| NamedDetails { name, details })
         .collect()
 }
 
 /// Those that `asked` covers, in order, and under which name they are told of.
-fn covered<'a, Item>(
+pub(super) fn covered<'a, Item>(
     asked: &Name,
     all: impl Iterator<Item = (&'a Name, Item)>,
 ) -> impl Iterator<Item = (Text, Item)> {
@@ -138,13 +149,14 @@ fn preorder(one: &Name, other: &Name) -> Ordering {
         .unwrap_or_else(|| one.len().cmp(&other.len()))
 }
 
-fn details_of(name: &Name, unikernel: &Unikernel) -> Details {
+fn details_of(name: &Name, unikernel: &Unikernel, devices: &BlockDevices) -> Details {
     let started = unikernel.started().cloned();
     Details {
         info: info(Subject {
             name,
             version: &unikernel.version,
             started: started.unwrap_or_else(epoch),
+            devices,
         }),
         standing: match &unikernel.run {
             Run::Up { .. } => Standing::Running(()),
@@ -165,12 +177,13 @@ fn details_of(name: &Name, unikernel: &Unikernel) -> Details {
     }
 }
 
-fn details_of_ended(name: &Name, ended: &Ended) -> Details {
+fn details_of_ended(name: &Name, ended: &Ended, devices: &BlockDevices) -> Details {
     Details {
         info: info(Subject {
             name,
             version: &ended.version,
             started: epoch(),
+            devices,
         }),
         standing: Standing::Ended(()),
         restarts: Int::new(0),
@@ -192,6 +205,7 @@ fn info(subject: Subject<'_>) -> Info {
         name,
         version: Version { config, image },
         started,
+        devices,
     } = subject;
     Info {
         typ: config.wire_kind(),
@@ -204,7 +218,7 @@ fn info(subject: Subject<'_>) -> Info {
             unikernel_device: block.device.as_str().into(),
             host_device: block.host_device().into(),
             sector_size: u64::from(block.sector_size.unwrap_or(DEFAULT_SECTOR)).into(),
-            block_size: 0_u64.into(),
+            block_size: storage::size(devices, name.path(), block).into(),
         })),
         bridges: set_unless_empty(config.nets.iter().map(|net| NetInfo {
             unikernel_device: net.device.as_str().into(),
@@ -229,6 +243,7 @@ mod tests {
             config: config(),
             image: ImageDigest([0; 32]),
         };
+        let devices = BlockDevices::default();
         let running: Vec<Name> = running.iter().map(|name| name.parse().unwrap()).collect();
         let answer = unikernels(
             &asked.parse().unwrap(),
@@ -236,6 +251,7 @@ mod tests {
                 name,
                 version: &version,
                 started: Timestamp::from_unix(0, 0),
+                devices: &devices,
             }),
         );
         answer.iter().map(|info| info.name.to_lossy()).collect()

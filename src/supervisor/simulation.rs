@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use self::dice::Dice;
-use self::host::{About, Host, Open};
+use self::host::{About, Host, Open, Tender};
 use self::kept::{Kept, Status};
 use self::promise::Change;
 use super::fixtures::{config, settings};
@@ -21,8 +21,9 @@ use super::*;
 use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
 use crate::name::Path;
-use crate::unikernel::{Death, FailBehaviour};
-use crate::wire::{DatedPolicy, Octets, Restart};
+use crate::unikernel::{Block, Death, FailBehaviour};
+use crate::wire::legacy::BlockAdd;
+use crate::wire::{BlockCommand, DatedPolicy, Octets, Restart};
 
 const SCHEDULES: u64 = 100_000;
 
@@ -34,6 +35,12 @@ const REST: usize = 5_000;
 
 static NAMES: LazyLock<[Name; 4]> =
     LazyLock::new(|| ["a:x", "a:y", "a:b:x", "a:b:y"].map(|name| name.parse().unwrap()));
+/// Block devices that are there in the beginning.
+static DEVICES: LazyLock<[Name; 2]> =
+    LazyLock::new(|| ["a:disk", "a:b:disk"].map(|name| name.parse().unwrap()));
+/// What comes and goes.
+static MORE_DEVICES: LazyLock<[Name; 3]> =
+    LazyLock::new(|| ["a:disk", "a:more", "a:b:more"].map(|name| name.parse().unwrap()));
 static PATHS: LazyLock<[Path; 2]> =
     LazyLock::new(|| ["a", "a:b"].map(|path| path.parse().unwrap()));
 
@@ -86,9 +93,10 @@ impl Schedule {
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed);
         let (failing, prompt) = (dice.pick(&[0, 5, 30]), dice.chance(40));
+        let host = Host::new(dice, failing);
         Self {
-            supervisor: Supervisor::new(State::default(), Vec::new(), settings()),
-            host: Host::new(dice, failing),
+            supervisor: Supervisor::new(State::default(), Vec::new(), with_devices(&host)),
+            host,
             prompt,
             counter: 0,
             now: Moment {
@@ -145,6 +153,11 @@ impl Schedule {
                     let upload = self.host.dice.pick(&arriving);
                     self.host.finish_upload(upload);
                 }
+                let streams: Vec<_> = self.host.streams.keys().copied().collect();
+                if !streams.is_empty() {
+                    let task = self.host.dice.pick(&streams);
+                    self.host.finish_stream(task);
+                }
             }
             60..66 => {
                 let clients: Vec<_> = self.host.connections.keys().copied().collect();
@@ -184,7 +197,13 @@ impl Schedule {
         self.counter += 1;
         let (request, dice) = (self.counter, &mut self.host.dice);
         let reused = dice.chance(50);
-        let (command, name, about) = match dice.below(20) {
+        let (command, name, about) = match dice.below(24) {
+            20.. => {
+                let name = dice.pick(&*MORE_DEVICES);
+                let (command, there) = Self::random_block_command(dice);
+                let about = About::Block(name.clone(), there);
+                (Command::Block(command), name, about)
+            }
             kind @ 0..15 => {
                 let name = dice.pick(&*NAMES);
                 let (command, change) = Self::random_command(dice, kind, request);
@@ -218,7 +237,17 @@ impl Schedule {
             _ => ConnectionId(u64::try_from(request).unwrap()),
         };
         self.host.connections.insert(client, false);
-        self.host.open.insert(request, Open { client, about });
+        let device = matches!(
+            &command,
+            Command::Unikernel(UnikernelCommand::Create(config) | UnikernelCommand::ForceCreate(config))
+                if config.blocks.is_some()
+        );
+        let open = Open {
+            client,
+            about,
+            device,
+        };
+        self.host.open.insert(request, open);
         self.note(|| format!("request {request} for {name}"));
         let message = Message::command(request, &name, command);
         self.happen(Event::Message {
@@ -256,6 +285,25 @@ impl Schedule {
         }
     }
 
+    /// One of the requests for a block device, and whether it is there after success.
+    fn random_block_command(dice: &mut Dice) -> (BlockCommand, bool) {
+        let size = Int::new(dice.pick(&[5, 10]));
+        let add = |data| {
+            BlockCommand::AddOld(BlockAdd {
+                size,
+                compress: false,
+                data,
+            })
+        };
+        match dice.below(6) {
+            0 => (BlockCommand::Add(size), true),
+            1 => (add(Some(Octets::default())), true),
+            2 => (BlockCommand::Remove(()), false),
+            3 | 4 => (BlockCommand::Set(false), true),
+            _ => (BlockCommand::Dump(Int::new(0)), true),
+        }
+    }
+
     /// A configuration whose argument says by which request it came.
     fn random_config(dice: &mut Dice, request: i64) -> Config {
         let restarts = FailBehaviour::Restart(dice.pick(&[vec![], vec![2]]).into_iter().collect());
@@ -263,6 +311,14 @@ impl Schedule {
             memory: dice.pick(&[20, 30, 60]),
             fail_behaviour: dice.pick(&[FailBehaviour::Quit, restarts]),
             arguments: vec![request.to_string().into_bytes()],
+            blocks: match dice.below(3) {
+                0 => vec![Block {
+                    device: "data".to_owned(),
+                    host_device: Some("disk".to_owned()),
+                    sector_size: None,
+                }],
+                _ => Vec::new(),
+            },
             ..config()
         }
     }
@@ -272,7 +328,7 @@ impl Schedule {
             unikernels: dice.pick(&[1, 2, 4]),
             memory: dice.pick(&[40, 80, 120]),
             cpus: [0].into(),
-            block: None,
+            block: dice.pick(&[None, Some(20), Some(30), Some(60)]),
             bridges: BTreeSet::new(),
         }
     }
@@ -320,7 +376,10 @@ impl Schedule {
                 let at_once = |event: &Event| {
                     matches!(
                         event,
-                        Event::Inspected { .. } | Event::Prepared { .. } | Event::Spawned { .. }
+                        Event::Inspected { .. }
+                            | Event::Prepared { .. }
+                            | Event::Spawned { .. }
+                            | Event::Block { .. }
                     )
                 };
                 let Some(index) = self.host.untold.iter().position(at_once) else {
@@ -346,6 +405,12 @@ impl Schedule {
                 Effect::Answer { message, .. } if matches!(message.payload, Payload::Failure(_))
             );
             self.host.carry_out(effect);
+        }
+        // Only what nobody wants any more may have what somebody is to get.
+        for holder in std::mem::take(&mut self.host.holders) {
+            let stray = self.is_stray(&holder);
+            self.host
+                .must(stray, || format!("what {holder} has is used by others"));
         }
         if let Some((path, before)) = stale {
             self.host.must(before.is_some() || refused, || {
@@ -378,7 +443,8 @@ impl Schedule {
     fn reboot(&mut self) {
         self.note(|| "the supervisor starts anew".to_owned());
         let survivors = self.host.restart();
-        self.supervisor = Supervisor::new(self.host.disk.clone(), survivors, settings());
+        let settings = with_devices(&self.host);
+        self.supervisor = Supervisor::new(self.host.disk.clone(), survivors, settings);
         self.happen(Event::Boot);
     }
 
@@ -398,6 +464,8 @@ impl Schedule {
                 self.write();
             } else if let Some(upload) = self.host.arriving.keys().next().copied() {
                 self.host.finish_upload(upload);
+            } else if let Some(task) = self.host.streams.keys().next().copied() {
+                self.host.finish_stream(task);
             } else if let Some(next) = self.host.timers.iter().map(|(at, _)| *at).min() {
                 self.pass(next.saturating_sub(self.host.clock));
             } else {
@@ -436,6 +504,26 @@ impl Schedule {
             .or_else(|| self.forgotten())
             .or_else(|| exceeded("on disk", policies, &recorded.collect()))
             .or_else(|| exceeded("in force", self.supervisor.ledger.all(), &memories))
+            .or_else(|| self.crowded())
+    }
+
+    /// The policy in force that does not allow the block devices that there are.
+    fn crowded(&self) -> Option<String> {
+        let devices = &self.host.devices;
+        self.supervisor.ledger.all().find_map(|(path, policy)| {
+            let below = devices
+                .iter()
+                .filter(|(name, _)| name.path().is_within(path));
+            let sum: u64 = below.map(|(_, size)| size).sum();
+            (sum > policy.block.unwrap_or(0))
+                .then(|| format!("the policy of {path} is exceeded by {devices:?}: {policy:?}"))
+        })
+    }
+
+    /// Whether a unikernel is what an earlier supervisor has left, and nobody wants.
+    fn is_stray(&self, name: &Name) -> bool {
+        let operation = self.supervisor.operations.get(name);
+        operation.is_some_and(|operation| matches!(operation.goal, Goal::Evict(_)))
     }
 
     /// The certificates whose age a crash would forget, so that an older one could win.
@@ -465,7 +553,7 @@ impl Schedule {
         } = &self.host;
         let unikernel = unikernels.iter().find_map(|(name, promise)| {
             let found = disk.unikernels.iter().find(|other| other.name == *name);
-            let found = found.map(Kept::of);
+            let found = found.map(|recorded| Kept::of(recorded));
             // What is asked for may have ended before it could be acknowledged.
             let before = found
                 .filter(|found| self.host.has_ended(found))
@@ -502,13 +590,9 @@ impl Schedule {
         let present = self.supervisor.unikernels.iter();
         let present = present.map(|(name, unikernel)| (name, memory(unikernel)));
         // What an earlier supervisor has left, and nobody wants, is on its way out.
-        let stray = |name: &Name| {
-            let operation = self.supervisor.operations.get(name);
-            operation.is_some_and(|operation| matches!(operation.goal, Goal::Evict(_)))
-        };
         let alive = self.host.tenders.values();
         let alive = alive
-            .filter(|tender| !stray(&tender.name))
+            .filter(|tender| !self.is_stray(&tender.name))
             .map(|tender| (&tender.name, tender.config.memory));
         let mut memories = BTreeMap::new();
         for (name, memory) in previous.chain(present).chain(alive) {
@@ -526,6 +610,7 @@ impl Schedule {
         let idle = supervisor.uploads.is_empty()
             && supervisor.operations.is_empty()
             && supervisor.waiting.is_empty()
+            && supervisor.tasks.is_empty()
             && supervisor.early_deaths.is_empty()
             && supervisor.writes.is_empty();
         host.must(idle, || format!("left over: {supervisor:?}"));
@@ -563,7 +648,20 @@ impl Schedule {
         let images: BTreeSet<_> = disk.images().collect();
         let superfluous = (host.store != images).then(|| format!("images: {:?}", host.store));
         let staged = (!host.staged.is_empty()).then(|| format!("staged: {:?}", host.staged));
-        for text in [broken, left, taps, superfluous, staged]
+        let has = |tender: &Tender| !tender.config.blocks.is_empty();
+        let mut have: Vec<_> = host.tenders.values().filter(|tender| has(tender)).collect();
+        have.sort_by_key(|tender| &tender.name);
+        let have: Vec<_> = have.into_iter().map(|tender| &tender.name).collect();
+        let attached: Vec<_> = host.attached.keys().collect();
+        let claims = (attached != have).then(|| format!("devices of {attached:?} are left"));
+        let known: BTreeMap<_, _> = supervisor.devices.all().collect();
+        let found: BTreeMap<_, _> = host
+            .devices
+            .iter()
+            .map(|(name, size)| (name, *size))
+            .collect();
+        let devices = (known != found).then(|| format!("{found:?} are there, {known:?} known"));
+        for text in [broken, left, taps, superfluous, staged, claims, devices]
             .into_iter()
             .flatten()
         {
@@ -637,9 +735,21 @@ fn exceeded<'a>(
     })
 }
 
-fn manifest() -> Manifest {
-    static MANIFEST: LazyLock<Manifest> = LazyLock::new(|| {
-        Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, &[]).build())).unwrap()
+/// Of the image with a block device, or of another.
+fn manifest(device: bool) -> Manifest {
+    static MANIFESTS: LazyLock<[Manifest; 2]> = LazyLock::new(|| {
+        [&[][..], &[("data", 1)]].map(|devices| {
+            let image = Image::solo5(2, devices).build();
+            Manifest::read(&mut std::io::Cursor::new(image)).unwrap()
+        })
     });
-    MANIFEST.clone()
+    MANIFESTS[usize::from(device)].clone()
+}
+
+/// What a supervisor is told of this host.
+fn with_devices(host: &Host) -> Settings {
+    Settings {
+        devices: BlockDevices::new(host.devices.clone(), None),
+        ..settings()
+    }
 }

@@ -10,6 +10,7 @@ use crate::manifest::Manifest;
 use crate::unikernel::{Death, FailBehaviour, Net};
 use crate::wire::{
     BlockCommand, ConsoleCommand, DatedPolicy, Header, Octets, Policy as WirePolicy, Restart,
+    StatsCommand,
 };
 use crate::wire::{POLICY_KEPT, own};
 
@@ -37,6 +38,12 @@ struct World {
     hold: Vec<&'static str>,
     held: VecDeque<Event>,
     staged: usize,
+    /// Images have a block device.
+    device: bool,
+    /// The block devices on disk, in MB.
+    devices: BTreeMap<Name, u64>,
+    /// What is sent or received until a test says that it ends.
+    streams: Vec<(TaskId, Name, BlockWork)>,
     /// As the records of runs have it.
     histories: BTreeMap<Name, History>,
     stopping: BTreeSet<RunId>,
@@ -67,6 +74,9 @@ impl World {
             hold: Vec::new(),
             held: VecDeque::new(),
             staged: 0,
+            device: false,
+            devices: BTreeMap::new(),
+            streams: Vec::new(),
             histories: BTreeMap::new(),
             stopping: BTreeSet::new(),
         }
@@ -107,7 +117,7 @@ impl World {
                 }
             }
             Effect::Inspect { name, .. } => {
-                let result = self.fails("inspect").map(|()| manifest());
+                let result = self.fails("inspect").map(|()| manifest(self.device));
                 self.result("inspect", Event::Inspected { name, result }, events);
             }
             Effect::Prepare {
@@ -138,6 +148,24 @@ impl World {
                 }
                 self.result("spawn", Event::Spawned { run, result }, events);
             }
+            Effect::Block { task, name, work } => match work {
+                BlockWork::Make(_) | BlockWork::Remove => {
+                    let event = self.block_event(task, &name, &work);
+                    self.result("block", event, events);
+                }
+                BlockWork::Receive(_) | BlockWork::Send { .. } => {
+                    self.streams.push((task, name, work));
+                }
+            },
+            Effect::EndBlock(ended) => {
+                let mut streams = self.streams.iter();
+                if let Some(at) = streams.position(|(task, ..)| *task == ended) {
+                    let (task, name, work) = self.streams.remove(at);
+                    self.fail.push("block");
+                    let event = self.block_event(task, &name, &work);
+                    events.push_back(event);
+                }
+            }
             Effect::Signal { run, kill } => {
                 self.stopping.insert(run);
                 let before = self.alive.len();
@@ -165,6 +193,28 @@ impl World {
         }
     }
 
+    /// What comes of a task, which is done now.
+    fn block_event(&mut self, task: TaskId, name: &Name, work: &BlockWork) -> Event {
+        let result = self.fails("block");
+        match work {
+            _ if result.is_err() => {}
+            BlockWork::Make(size) | BlockWork::Receive(BlockContent { size, .. }) => {
+                self.devices.insert(name.clone(), *size);
+            }
+            BlockWork::Remove => drop(self.devices.remove(name)),
+            BlockWork::Send { .. } => {}
+        }
+        let left = self.devices.get(name).copied();
+        Event::Block { task, result, left }
+    }
+
+    /// The oldest of the streams comes to its end.
+    fn end_stream(&mut self) {
+        let (task, name, work) = self.streams.remove(0);
+        let event = self.block_event(task, &name, &work);
+        self.happen(event);
+    }
+
     fn result(&mut self, effect: &str, event: Event, events: &mut VecDeque<Event>) {
         if self.hold.contains(&effect) {
             self.held.push_back(event);
@@ -182,7 +232,7 @@ impl World {
     fn upload(&mut self, upload: UploadId) -> Event {
         let result = self.fails("upload").map(|()| StagedImage {
             digest: ImageDigest([self.connections.to_le_bytes()[0]; 32]),
-            manifest: manifest(),
+            manifest: manifest(self.device),
         });
         self.staged += usize::from(result.is_ok());
         Event::Staged { upload, result }
@@ -300,12 +350,14 @@ impl World {
     }
 }
 
-fn manifest() -> Manifest {
-    Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, &[]).build())).unwrap()
+/// That of an image with the block device `data`, or of one without any.
+fn manifest(device: bool) -> Manifest {
+    let devices: &[_] = if device { &[("data", 1)] } else { &[] };
+    Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, devices).build())).unwrap()
 }
 
-fn recorded(name: &str, config: Config) -> Recorded {
-    Recorded {
+fn recorded(name: &str, config: Config) -> Arc<Recorded> {
+    Arc::new(Recorded {
         name: name.parse().unwrap(),
         version: Arc::new(Version {
             config,
@@ -313,7 +365,7 @@ fn recorded(name: &str, config: Config) -> Recorded {
         }),
         previous: None,
         standing: Standing::Up,
-    }
+    })
 }
 
 fn create(config: &Config, force: bool) -> Command {
@@ -776,7 +828,7 @@ fn commands_of_other_daemons_are_refused() {
     let mut world = World::new();
     for command in [
         Command::Console(ConsoleCommand::Inactive(())),
-        Command::Block(BlockCommand::Info(())),
+        Command::Statistics(StatsCommand::Subscribe(())),
     ] {
         assert_eq!(world.answer(":", command), Err("unknown command".into()));
     }
@@ -1356,4 +1408,174 @@ fn what_is_told_of_one_that_waits_says_why_and_until_when() {
     let told = world.details(":a");
     assert_eq!(told.standing, own::Standing::Running(()));
     assert_eq!(told.restarts.get(), 1);
+}
+
+fn block(command: BlockCommand) -> Command {
+    Command::Block(command)
+}
+
+fn add_block(size: i64) -> Command {
+    block(BlockCommand::Add(Int::new(size)))
+}
+
+/// A policy that allows so many MB of block storage.
+fn storage(megabytes: u64) -> Command {
+    let policy = Policy {
+        block: Some(megabytes),
+        ..settings().resources
+    };
+    Command::Policy(PolicyCommand::Add(WirePolicy::from(&policy)))
+}
+
+/// A unikernel with this block device of the host.
+fn with_device(device: &str) -> Config {
+    Config {
+        blocks: vec![crate::unikernel::Block {
+            device: "data".into(),
+            host_device: Some(device.into()),
+            sector_size: None,
+        }],
+        ..config()
+    }
+}
+
+/// What is told of the block devices that a name covers: name, MB, whether a unikernel has it.
+fn listed(world: &mut World, name: &str) -> Vec<(String, i64, bool)> {
+    let from = world.ask(name, block(BlockCommand::Info(())));
+    let answers = world.answers.extract_if(.., |(to, ..)| *to == from);
+    answers
+        .flat_map(|(_, payload, _)| match payload {
+            Payload::Reply(Success::BlockDevices(devices)) => devices,
+            other => panic!("{other:?}"),
+        })
+        .map(|device| (device.name.to_lossy(), device.size.get(), device.active))
+        .collect()
+}
+
+#[test]
+fn a_device_counts_from_the_moment_it_is_asked_for_and_no_longer_if_nothing_comes_of_it() {
+    let mut world = World::new();
+    world.answer("a:", storage(10)).unwrap();
+    world.hold.push("block");
+    let first = world.ask("a:b:one", add_block(6));
+    assert!(listed(&mut world, "a:").is_empty(), "not there yet");
+    let refused = world.answer("a:two", add_block(5)).unwrap_err();
+    assert!(
+        refused.contains("10 MB of block storage, 6 MB are used"),
+        "{refused}"
+    );
+    let exists = world.answer("a:b:one", add_block(1)).unwrap_err();
+    assert!(exists.contains("already"), "{exists}");
+    let smaller = world.answer("a:", storage(5)).unwrap_err();
+    assert!(smaller.contains("in use"), "{smaller}");
+    world.hold.clear();
+    world.release();
+    assert_eq!(listed(&mut world, "a:"), [("b:one".into(), 6, false)]);
+    assert_eq!(
+        listed(&mut world, "a:b:one"),
+        [("a:b:one".into(), 6, false)]
+    );
+    assert!(world.answers.iter().any(|(to, ..)| *to == first));
+
+    world.fail.push("block");
+    let failed = world.answer("a:two", add_block(4)).unwrap_err();
+    assert_eq!(failed, "block device a:two: block failed");
+    assert_eq!(
+        world.answer("a:two", add_block(4)).unwrap(),
+        "added block device"
+    );
+    assert_eq!(
+        world
+            .answer("a:two", block(BlockCommand::Remove(())))
+            .unwrap(),
+        "removed block"
+    );
+    for size in [0, -1, i64::try_from(MAX_BLOCK_SIZE).unwrap() + 1] {
+        assert!(world.answer("a:two", add_block(size)).is_err(), "{size}");
+    }
+}
+
+#[test]
+fn a_device_whose_content_is_on_its_way_is_nobody_elses() {
+    let mut world = World::new();
+    world.answer("a:disk", add_block(1)).unwrap();
+    let (set, dump) = (
+        || block(BlockCommand::Set(false)),
+        || block(BlockCommand::Dump(Int::new(0))),
+    );
+    let level = world.answer("a:disk", block(BlockCommand::Dump(Int::new(10))));
+    assert!(level.unwrap_err().contains("level 10"));
+    let busy = |answer: Result<String, String>| {
+        let why = answer.unwrap_err();
+        assert!(why.contains("by another request"), "{why}");
+    };
+    let first = world.ask("a:disk", set());
+    busy(world.answer("a:disk", set()));
+    busy(world.answer("a:disk", dump()));
+    busy(world.answer("a:disk", block(BlockCommand::Remove(()))));
+    world.device = true;
+    busy(world.answer("a:x", create(&with_device("disk"), false)));
+    world.end_stream();
+    let done = Payload::Reply(Success::String("set block device".into()));
+    assert!(world.answers.contains(&(first, done, true)));
+
+    // Several can read.
+    world.ask("a:disk", dump());
+    world.ask("a:disk", dump());
+    assert_eq!(world.streams.len(), 2);
+    busy(world.answer("a:disk", set()));
+    world.end_stream();
+    world.fail.push("block");
+    let before = world.answers.len();
+    world.end_stream();
+    assert_eq!(world.answers.len(), before + 1, "of the one that failed");
+    for number in 0..MAX_BLOCK_STREAMS {
+        world.answer(&format!("a:d{number}"), add_block(1)).unwrap();
+        world.ask(&format!("a:d{number}"), set());
+    }
+    let many = world.answer("a:disk", set()).unwrap_err();
+    assert!(many.contains("16 block devices"), "{many}");
+    world.happen(Event::Terminate);
+    assert!(world.streams.is_empty());
+    assert!(world.done);
+}
+
+#[test]
+fn a_unikernel_that_waits_for_its_restart_keeps_its_device_and_one_that_is_stopped_does_not() {
+    let mut world = World::new();
+    world.device = true;
+    world.answer("a:disk", add_block(1)).unwrap();
+    let restarts = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..with_device("disk")
+    };
+    let missing = world.answer("b:x", create(&with_device("disk"), false));
+    assert_eq!(
+        missing.unwrap_err(),
+        "there is no block device 'disk' at b:"
+    );
+    world.answer("a:x", create(&restarts, false)).unwrap();
+    assert_eq!(listed(&mut world, "a:"), [(":disk".into(), 1, true)]);
+    let (run, ..) = world.alive.remove(0);
+    let death = Death::Exit(2);
+    world.happen(Event::Exited { run, death });
+    let remove = || block(BlockCommand::Remove(()));
+    assert!(
+        world
+            .answer("a:disk", remove())
+            .unwrap_err()
+            .contains("in use")
+    );
+    assert!(
+        world
+            .answer("a:y", create(&with_device("disk"), false))
+            .is_err()
+    );
+    world.answer("a:x", STOP).unwrap();
+    world
+        .answer("a:y", create(&with_device("disk"), false))
+        .unwrap();
+    assert!(world.answer("a:x", START).unwrap_err().contains("in use"));
+    world.answer("a:y", DESTROY).unwrap();
+    world.answer("a:x", START).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Capability mode, cap_enter(2).
+//! Capability mode, `cap_enter(2)`.
 #![allow(unsafe_code)]
 
 use std::io;

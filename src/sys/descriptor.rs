@@ -35,7 +35,7 @@ pub fn keep_from_children() {
 }
 
 /// Lets the program that is executed next have this descriptor, or not any more.
-pub fn keep_over_exec(descriptor: impl AsFd, keep: bool) -> io::Result<()> {
+pub fn keep_over_exec(descriptor: impl AsFd, keep: bool) -> nix::Result<()> {
     let mut flags = FdFlag::empty();
     flags.set(FdFlag::FD_CLOEXEC, !keep);
     fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(flags))?;

@@ -48,7 +48,7 @@ pub fn frame(content: &[u8]) -> Result<Vec<u8>, FrameError> {
 
 /// Reads one frame of at most `limit` octets. `None`: the peer ended the stream, by an end marker or by closing.
 ///
-/// Memory grows with what has arrived, not with what was announced.
+/// Memory grows with what has arrived, not with what was announced, but for little.
 pub fn read_frame(reader: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
     let Some(length) = read_prefix(reader)?.and_then(length) else {
         return Ok(None);
@@ -56,7 +56,7 @@ pub fn read_frame(reader: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>
     if length > limit {
         return Err(FrameError::TooLong(length, limit));
     }
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(length.min(2 * MAX_CHUNK));
     reader
         .by_ref()
         .take(length as u64)
@@ -132,6 +132,15 @@ impl FrameBuffer {
         Ok(Some(Next::Frame(content)))
     }
 
+    /// Takes what is held out as it is, as far as there is room: how many octets.
+    pub fn take(&mut self, room: &mut [u8]) -> usize {
+        let held = &self.octets[self.taken..];
+        let count = held.len().min(room.len());
+        room[..count].copy_from_slice(&held[..count]);
+        self.taken += count;
+        count
+    }
+
     /// Octets held.
     pub fn len(&self) -> usize {
         self.octets.len() - self.taken
@@ -140,6 +149,60 @@ impl FrameBuffer {
     /// Whether nothing is held: not even a part of a frame.
     pub fn is_empty(&self) -> bool {
         self.taken == self.octets.len()
+    }
+}
+
+/// Follows the boundaries of frames in octets that pass by.
+#[derive(Debug, Default)]
+pub struct Frames {
+    prefix: [u8; PREFIX],
+    /// How much of `prefix` has passed.
+    prefixed: usize,
+    /// How much of the content has not passed yet.
+    left: usize,
+}
+
+/// What [`Frames::next`] came upon.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// Octets inside a frame; the flag says whether its last one is among them.
+    Content(usize, bool),
+    /// The octets that complete a prefix, and what it announces.
+    Prefix(usize, u32),
+    /// A part of a prefix.
+    Part(usize),
+}
+
+impl Frames {
+    /// Looks at the front of `octets`, which are not empty.
+    pub fn next(&mut self, octets: &[u8]) -> Passed {
+        if self.left > 0 {
+            let count = self.left.min(octets.len());
+            self.left -= count;
+            return Passed::Content(count, self.left == 0);
+        }
+        let count = (PREFIX - self.prefixed).min(octets.len());
+        for (place, octet) in self.prefix[self.prefixed..].iter_mut().zip(octets) {
+            *place = *octet;
+        }
+        self.prefixed += count;
+        if self.prefixed < PREFIX {
+            return Passed::Part(count);
+        }
+        self.prefixed = 0;
+        let announced = u32::from_be_bytes(self.prefix);
+        self.left = length(self.prefix).unwrap_or(0);
+        Passed::Prefix(count, announced)
+    }
+
+    /// The latest prefix, once it is complete.
+    pub fn prefix(&self) -> [u8; PREFIX] {
+        self.prefix
+    }
+
+    /// Whether content is still to come that a prefix has announced.
+    pub fn is_inside(&self) -> bool {
+        self.left > 0
     }
 }
 

@@ -1,4 +1,4 @@
-//! The answer to `get`, where the image itself is sent piece by piece behind what is made here.
+//! Answers that end with an image or a piece of one, which is sent behind what is made here.
 
 use super::frame::{PREFIX, prefix};
 use super::{Header, WireError};
@@ -9,41 +9,105 @@ const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
 const REPLY: u8 = 0xa1;
 const UNIKERNEL_IMAGE: u8 = 0xa6;
+const OLD_BLOCK_DEVICE_IMAGE: u8 = 0xa7;
+const DATA: u8 = 0xa3;
+const BLOCK: u8 = 0xa4;
+const SOME: u8 = 0xa0;
 
-/// Everything of the framed answer with an image of `length` octets that comes before the image; nothing comes
-/// after it. An error if the frame would have more than 2^31−1 octets.
-pub fn answer_head(header: &Header, compressed: bool, length: u64) -> Result<Vec<u8>, WireError> {
+/// Values around an image or a piece, itself included, each with a length.
+const LEVELS: usize = 5;
+
+/// What the octets are that end a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// The image of a unikernel; whether it is compressed.
+    Image(bool),
+    /// The whole content of a block device, likewise.
+    Block(bool),
+    /// A piece of the content of a block device.
+    Piece,
+}
+
+/// Everything of the framed message with a tail of `length` octets that comes before the tail; nothing comes after it.
+/// An error if the frame would have more than 2^31−1 octets.
+pub fn head(header: &Header, tail: Tail, length: u64) -> Result<Vec<u8>, WireError> {
     let too_long = || {
         WireError::Grammar(format!(
             "an image of {length} octets does not fit into a frame"
         ))
     };
-    let image = usize::try_from(length).map_err(|_| too_long())?;
+    let size = usize::try_from(length).map_err(|_| too_long())?;
     let header = rasn::der::encode(header)?;
-    let flag = [BOOLEAN, 1, if compressed { 0xff } else { 0 }];
-    // From the inside out: each level is the head of a value that ends with the image.
-    let mut head = value_head(OCTET_STRING, image);
-    for (identifier, before) in [
-        (SEQUENCE, &flag[..]),
-        (UNIKERNEL_IMAGE, &[]),
-        (REPLY, &[]),
-        (SEQUENCE, &header),
-    ] {
-        let content = [before, &head].concat();
-        head = [
-            value_head(
-                identifier,
-                content.len().checked_add(image).ok_or_else(too_long)?,
-            ),
-            content,
-        ]
-        .concat();
+    let flag = |compressed| vec![BOOLEAN, 1, if compressed { 0xff } else { 0 }];
+    let (innermost, choice, payload) = match tail {
+        Tail::Image(compressed) => ((SEQUENCE, flag(compressed)), UNIKERNEL_IMAGE, REPLY),
+        Tail::Block(compressed) => ((SEQUENCE, flag(compressed)), OLD_BLOCK_DEVICE_IMAGE, REPLY),
+        Tail::Piece => ((SOME, Vec::new()), BLOCK, DATA),
+    };
+    let around = [
+        (choice, Vec::new()),
+        (payload, Vec::new()),
+        (SEQUENCE, header),
+    ];
+    // From the inside out: each level is the head of a value that ends with the tail.
+    let mut head = value_head(OCTET_STRING, size);
+    for (identifier, before) in [innermost].into_iter().chain(around) {
+        let content = [before, head].concat();
+        let inside = content.len().checked_add(size).ok_or_else(too_long)?;
+        head = [value_head(identifier, inside), content].concat();
     }
-    let length = head.len().checked_add(image).ok_or_else(too_long)?;
+    let length = head.len().checked_add(size).ok_or_else(too_long)?;
     let mut framed = Vec::with_capacity(PREFIX + head.len());
     framed.extend(prefix(length).ok_or_else(too_long)?);
     framed.extend(head);
     Ok(framed)
+}
+
+/// Messages with pieces of one block device, which differ in nothing but the piece: most of them have the same length.
+#[derive(Debug)]
+pub struct Pieces {
+    header: Header,
+    /// The latest length of a piece, and what came before it.
+    latest: Option<(usize, Vec<u8>)>,
+}
+
+impl Pieces {
+    /// Those with this header.
+    pub fn new(header: Header) -> Self {
+        Self {
+            header,
+            latest: None,
+        }
+    }
+
+    /// What comes before a piece of this length, framed.
+    pub fn head(&mut self, length: usize) -> Result<&[u8], WireError> {
+        let head = match self.latest.take() {
+            Some((latest, head)) if latest == length => head,
+            _ => head(&self.header, Tail::Piece, length as u64)?,
+        };
+        Ok(&self.latest.insert((length, head)).1)
+    }
+
+    /// The piece that is all of this message, which is not framed any more. Nothing of any other message, or of one that
+    /// is written in another way.
+    pub fn of<'a>(&mut self, message: &'a [u8]) -> Option<&'a [u8]> {
+        let latest = self.latest.as_ref();
+        let like_latest = latest
+            .filter(|(length, head)| head.len() - PREFIX + length == message.len())
+            .map(|(length, _)| *length);
+        let least = if let Some(length) = like_latest {
+            length
+        } else {
+            let longest = self.head(message.len()).ok()?.len() - PREFIX;
+            message.len().checked_sub(longest)?
+        };
+        // Next to a power of 256 each of its values may be shorter by one than with that.
+        (least..=least + LEVELS).find_map(|length| {
+            let piece = message.strip_prefix(self.head(length).ok()?.get(PREFIX..)?)?;
+            (piece.len() == length).then_some(piece)
+        })
+    }
 }
 
 /// Identifier and length octets of a DER value.
@@ -68,26 +132,51 @@ fn value_head(identifier: u8, length: usize) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::wire::frame::frame;
-    use crate::wire::{Image, Int, Int64, Message, Octets, Payload, Success};
+    use crate::wire::{BlockData, Data, Image, Int, Int64, Message, Octets, Payload, Success};
 
     #[test]
-    fn head_and_image_are_the_message() {
+    fn head_and_tail_are_the_message() {
         let header = Header {
             version: Int::new(5),
             sequence: Int64(7),
             name: ":x".into(),
         };
         for length in [0, 1, 100, 127, 128, 255, 256, 65_535, 65_536, 1 << 20] {
-            for compressed in [false, true] {
-                let image = vec![0x5a; length];
-                let mut streamed = answer_head(&header, compressed, length as u64).unwrap();
-                streamed.extend(&image);
-                let reply = Success::UnikernelImage(Image {
-                    compressed,
-                    image: Octets(image),
-                });
-                let message = Message::answer(header.clone(), Payload::Reply(reply));
+            let octets = vec![0x5a; length];
+            let check = |tail, payload| {
+                let mut streamed = head(&header, tail, length as u64).unwrap();
+                streamed.extend(&octets);
+                let message = Message::answer(header.clone(), payload);
                 assert_eq!(streamed, frame(&message.encode().unwrap()).unwrap());
+            };
+            for compressed in [false, true] {
+                let image = || Image {
+                    compressed,
+                    image: Octets(octets.clone()),
+                };
+                let reply = Success::UnikernelImage(image());
+                check(Tail::Image(compressed), Payload::Reply(reply));
+                let reply = Success::OldBlockDeviceImage(image());
+                check(Tail::Block(compressed), Payload::Reply(reply));
+            }
+            let piece = BlockData::Some(Octets(octets.clone()));
+            check(Tail::Piece, Payload::Data(Data::Block(piece)));
+            let mut message = head(&header, Tail::Piece, length as u64).unwrap();
+            message.extend(&octets);
+            let message = &mut message[PREFIX..];
+            let mut pieces = Pieces::new(header.clone());
+            let found = pieces.of(message);
+            assert_eq!(found, Some(&octets[..]));
+            let other = Header {
+                name: ":y".into(),
+                ..header.clone()
+            };
+            assert_eq!(pieces.of(message), Some(&octets[..]), "once more");
+            assert_eq!(Pieces::new(other).of(message), None);
+            for position in 0..message.len() - length {
+                message[position] ^= 1;
+                assert_eq!(pieces.of(message), None);
+                message[position] ^= 1;
             }
         }
     }
@@ -99,6 +188,6 @@ mod tests {
             sequence: Int64(0),
             name: ":".into(),
         };
-        assert!(answer_head(&header, false, 1 << 31).is_err());
+        assert!(head(&header, Tail::Image(false), 1 << 31).is_err());
     }
 }

@@ -25,7 +25,7 @@ use crate::unikernel::{Config, Death, ImageDigest, Version};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Unikernels, each name at most once, in any order: by name is written fastest.
-    pub unikernels: Vec<Recorded>,
+    pub unikernels: Vec<Arc<Recorded>>,
     /// Policies, in any order.
     pub policies: Vec<(Path, Policy)>,
     /// Ages of the certificates whose policies were set.
@@ -86,7 +86,7 @@ pub enum StateError {
 #[derive(Debug, Default)]
 pub struct Encoder {
     /// What was written last, in that order.
-    recorded: Vec<Recorded>,
+    recorded: Vec<Arc<Recorded>>,
     /// The same, encoded.
     encoded: Vec<Any>,
 }
@@ -168,7 +168,8 @@ impl State {
     /// Reads the content of a state file.
     pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
         let StateFile::Petrel(file) = decode_canonical(octets).map_err(StateError::Wire)?;
-        let unikernels = file.unikernels.iter().map(Recorded::try_from);
+        let unikernels = file.unikernels.iter();
+        let unikernels = unikernels.map(|entry| Recorded::try_from(entry).map(Arc::new));
         let policies = file.policies.iter().map(|entry| {
             let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
             let name = domain::name(&entry.name).map_err(bad)?;
@@ -193,7 +194,7 @@ impl Encoder {
         let mut before = recorded.into_iter().zip(encoded).peekable();
         let mut unikernels = Vec::with_capacity(state.unikernels.len());
         for recorded in &state.unikernels {
-            // Versions are the same in memory, so that comparing costs little.
+            // Most are the same in memory, so that comparing costs little.
             let same = loop {
                 if let Some(same) = before.next_if(|(old, _)| old == recorded) {
                     break Some(same);
@@ -208,7 +209,10 @@ impl Encoder {
             };
             let (recorded, encoded) = match same {
                 Some(same) => same,
-                None => (recorded.clone(), Any::new(encode(&Entry::from(recorded))?)),
+                None => (
+                    recorded.clone(),
+                    Any::new(encode(&Entry::from(&**recorded))?),
+                ),
             };
             self.recorded.push(recorded);
             unikernels.push(encoded);
@@ -369,11 +373,13 @@ mod tests {
             config,
             image: ImageDigest([7; 32]),
         });
-        let recorded = |name: &str, previous, standing| Recorded {
-            name: name.parse().unwrap(),
-            version: version.clone(),
-            previous,
-            standing,
+        let recorded = |name: &str, previous, standing| {
+            Arc::new(Recorded {
+                name: name.parse().unwrap(),
+                version: version.clone(),
+                previous,
+                standing,
+            })
         };
         let ended = LastExit {
             death: Death::Signal(9),
@@ -408,11 +414,13 @@ mod tests {
             config: crate::supervisor::fixtures::config(),
             image: ImageDigest([7; 32]),
         };
-        let recorded = |name: &str, standing| Recorded {
-            name: name.parse().unwrap(),
-            version: Arc::new(version.clone()),
-            previous: None,
-            standing,
+        let recorded = |name: &str, standing| {
+            Arc::new(Recorded {
+                name: name.parse().unwrap(),
+                version: Arc::new(version.clone()),
+                previous: None,
+                standing,
+            })
         };
         let (a, b) = (recorded("a:b", Standing::Up), recorded("a:c", Standing::Up));
         let stopped = recorded("a:b", Standing::Stopped);

@@ -52,8 +52,8 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Certificates and keys of a host, and of some of its tenants: `tenant` may run 2 unikernels in 64 MB,
-/// `crowd` 20 in 640 MB, and `networker` 2 in 64 MB on the bridges `service` and `admin`.
+/// Certificates and keys of a host, and of some of its tenants: `tenant` may run 2 unikernels in 64 MB, `crowd` 20 in
+/// 640 MB, `networker` 2 in 64 MB on the bridges `service` and `admin`, `keeper` 3 in 96 MB with 40 MB of block storage.
 fn certificates() -> &'static [(OsString, Vec<u8>)] {
     static FILES: OnceLock<Vec<(OsString, Vec<u8>)>> = OnceLock::new();
     FILES.get_or_init(|| {
@@ -65,14 +65,14 @@ fn certificates() -> &'static [(OsString, Vec<u8>)] {
             assert_eq!(ended.code(), 0, "{arguments:?}: {ended:?}");
         };
         tool(&["generate", "--server", "host", "ca", "issued"]);
-        let bridges = ["--bridge", "service", "--bridge", "admin"];
-        for (tenant, unikernels, memory, more) in [
-            ("tenant", "2", "64", &[][..]),
-            ("crowd", "20", "640", &[]),
-            ("networker", "2", "64", &bridges),
+        let bridges = ["--mem", "64", "--bridge", "service", "--bridge", "admin"];
+        for (tenant, unikernels, more) in [
+            ("tenant", "2", &["--mem", "64"][..]),
+            ("crowd", "20", &["--mem", "640"]),
+            ("networker", "2", &bridges),
+            ("keeper", "3", &["--mem", "96", "--block", "40"]),
         ] {
-            let policy = ["add-policy", tenant, unikernels, "--mem", memory, "--csr"];
-            tool(&[&policy, more].concat());
+            tool(&[&["add-policy", tenant, unikernels, "--csr"], more].concat());
             let request = format!("{tenant}.req");
             tool(&["sign", "cacert.pem", "issued", "ca.key", &request]);
         }
@@ -326,6 +326,10 @@ impl Host {
 
     pub fn crowd(&self, arguments: &[&str]) -> Ended {
         run(&mut self.client_of("crowd", arguments))
+    }
+
+    pub fn keeper(&self, arguments: &[&str]) -> Ended {
+        run(&mut self.client_of("keeper", arguments))
     }
 
     /// The certificate tools.

@@ -7,15 +7,18 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::super::MAX_COMPRESSING;
+use super::super::connection::Intake;
 use super::super::images::Staging;
+use super::super::outgoing::Outgoing;
 use super::super::statistics::to_observe;
 use super::super::tap;
 use super::super::tender::{Fifo, Start};
-use super::{Arrival, Daemon, Prepared};
+use super::blocks::GONE;
+use super::{Daemon, Prepared};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::supervisor::{
-    ConnectionId, Effect, Event, History, RunId, StagedImage, UploadId, launch,
+    ConnectionId, Effect, Event, History, RunId, StagedImage, TaskId, UploadId, launch,
 };
 use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
@@ -79,7 +82,10 @@ impl Daemon {
                 if let Some(fifo) = self.fifos.remove(&name) {
                     fifo.remove();
                 }
+                self.blocks.release(&name);
             }
+            Effect::Block { task, name, work } => self.work(task, &name, work),
+            Effect::EndBlock(task) => self.break_off(task),
             Effect::Signal { run, kill } => self.signal(run, kill),
             Effect::Wake { after, timer } => self.timers.push((Instant::now() + after, timer)),
             Effect::Persist { ticket, state } => {
@@ -115,7 +121,7 @@ impl Daemon {
             Ok(octets) => connection.answer(&octets, close),
             Err(error) => {
                 log::warn!("an answer cannot be sent: {error}");
-                Some(Arrival::Gone)
+                Some(super::Arrival::Gone)
             }
         };
         if let Some(arrival) = arrival {
@@ -124,31 +130,11 @@ impl Daemon {
     }
 
     fn send_image(&mut self, to: ConnectionId, header: Header, image: ImageDigest, level: u8) {
-        let busy = self
-            .connections
-            .values()
-            .filter(|other| other.is_compressing())
-            .count();
-        let Some(connection) = self.connections.get_mut(&to) else {
-            return;
-        };
-        let begun = self
-            .images
-            .read(&image)
-            .map_err(|error| error.to_string())
-            .and_then(|file| {
-                if level == 0 {
-                    return connection.send_image(&header, false, file);
-                }
-                if busy >= MAX_COMPRESSING {
-                    return Err(format!(
-                        "{MAX_COMPRESSING} images are being compressed already, try again later"
-                    ));
-                }
-                let scratch = self.images.scratch().map_err(|error| error.to_string())?;
-                connection.send_compressed(header.clone(), level, file, scratch);
-                Ok(())
-            });
+        let content = self.images.read(&image).map_err(|error| error.to_string());
+        let begun = content.and_then(|file| {
+            let content = Outgoing::new(file, None).map_err(|error| error.to_string())?;
+            self.send_whole(to, header.clone(), level, content, None)
+        });
         if let Err(why) = begun {
             self.answer(
                 to,
@@ -156,6 +142,34 @@ impl Daemon {
                 true,
             );
         }
+    }
+
+    /// Begins to answer with one message that ends with all of `content`.
+    pub(super) fn send_whole(
+        &mut self,
+        to: ConnectionId,
+        header: Header,
+        level: u8,
+        content: Outgoing,
+        task: Option<TaskId>,
+    ) -> Result<(), String> {
+        let busy = self
+            .connections
+            .values()
+            .filter(|other| other.is_compressing())
+            .count();
+        let connection = self.connections.get_mut(&to).ok_or(GONE)?;
+        if level == 0 {
+            return connection.send_whole(&header, content, task);
+        }
+        if busy >= MAX_COMPRESSING {
+            return Err(format!(
+                "{MAX_COMPRESSING} images are being compressed already, try again later"
+            ));
+        }
+        let scratch = self.images.scratch().map_err(|error| error.to_string())?;
+        connection.send_compressed(header, level, content, task, scratch);
+        Ok(())
     }
 
     fn receive_image(
@@ -171,7 +185,8 @@ impl Daemon {
         };
         match self.images.stage(compressed, MAX_IMAGE) {
             Ok(staging) => {
-                if let Some(arrival) = connection.receive_image(upload, staging, embedded) {
+                let intake = Intake::Image(upload, staging);
+                if let Some(arrival) = connection.receive(intake, embedded) {
                     self.arrived(from, arrival);
                 }
             }
@@ -242,6 +257,9 @@ impl Daemon {
         }
         let (manifest, tender) = self.inspect(&version.image)?;
         let target = manifest.target;
+        self.blocks
+            .attach(name, &version.config)
+            .map_err(|error| error.to_string())?;
         let fifo = Fifo::create(&self.options.tmpdir, name).map_err(|error| error.to_string())?;
         self.fifos.insert(name.clone(), fifo);
         let made = self.taps.make(name, &version.config);
@@ -268,6 +286,8 @@ impl Daemon {
             tender: &prepared.tender,
             target: prepared.target,
             image: &self.images.path(image),
+            blocks: self.blocks.folder(),
+            attached: self.blocks.of(name),
             name,
             config,
             whole_name: self.options.no_drop_path,

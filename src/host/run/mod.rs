@@ -4,7 +4,7 @@ mod group;
 mod record;
 mod users;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::mem;
 use std::path::Path;
@@ -131,6 +131,15 @@ impl Runs {
     pub fn adopted(&self) -> impl Iterator<Item = (RunId, &Process)> {
         let running = self.running.iter();
         running.filter_map(|(run, running)| Some((*run, running.process.as_ref()?)))
+    }
+
+    /// The users that adopted tenders have of their own.
+    pub fn users_of_adopted(&self) -> BTreeMap<u32, Name> {
+        let running = self.running.values();
+        let adopted = running.filter(|running| running.process.is_some());
+        adopted
+            .filter_map(|running| Some((running.user?, running.name.clone())))
+            .collect()
     }
 
     /// Starts a tender as this run. `key` is that of the version it runs. Returns its process.

@@ -494,6 +494,7 @@ mod tests {
             oom_score: 0,
             group: None,
             record: Some(opened.for_child().unwrap()),
+            keep: Vec::new(),
         };
         confined(sleep, confinement).unwrap()
     }

@@ -51,7 +51,7 @@ fn state(image: u8) -> State {
         standing: Standing::Up,
     };
     State {
-        unikernels: vec![unikernel],
+        unikernels: vec![unikernel.into()],
         ..State::default()
     }
 }

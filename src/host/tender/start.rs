@@ -8,6 +8,7 @@ use nix::sched::sched_getaffinity;
 use nix::unistd::{Gid, Pid};
 
 use super::{Fifo, TenderError, os};
+use crate::host::block::Attached;
 use crate::host::tap::Taps;
 use crate::manifest::Target;
 use crate::name::Name;
@@ -41,6 +42,10 @@ pub struct Start<'a> {
     pub target: Target,
     /// The image's file.
     pub image: &'a Path,
+    /// Folder of the block devices.
+    pub blocks: &'a Path,
+    /// Its block devices.
+    pub attached: &'a [Attached],
     /// The unikernel.
     pub name: &'a Name,
     /// Its configuration.
@@ -79,15 +84,28 @@ impl Start<'_> {
                 self.name,
                 self.config,
                 self.image,
+                self.blocks,
                 self.whole_name,
                 &taps,
             ),
             output: self.fifo.output()?,
         };
+        // With them it has the locks.
+        let keep = self
+            .attached
+            .iter()
+            .map(|device| {
+                let shared = device.file().try_clone();
+                shared.map_err(TenderError::file("duplicate", device.path()))
+            })
+            .collect::<Result<_, _>>()?;
         let id = user.as_ref().map(|user| user.id);
         self.taps
             .hand_over(self.name, id)
             .map_err(TenderError::Tap)?;
+        if let Some(id) = id {
+            self.attached.iter().for_each(|device| device.hand_over(id));
+        }
         let confinement = Confinement {
             cpus: self.config.cpus.iter().map(|cpu| (*cpu).into()).collect(),
             address_space: (u64::from(self.config.memory) + ADDRESS_SPACE_SLACK) << 20,
@@ -101,6 +119,7 @@ impl Start<'_> {
             oom_score: OOM_SCORE,
             group: self.group,
             record: self.record,
+            keep,
         };
         spawn::confined(program, confinement)
             .map_err(|error| TenderError::Start(self.tender.to_path_buf(), id, error))

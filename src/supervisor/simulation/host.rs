@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::dice::Dice;
 use super::kept::{Kept, Status, creation};
-use super::manifest;
 use super::promise::Promise;
+use super::{DEVICES, manifest};
 use crate::name::{Name, Path};
 use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
-    ConnectionId, Effect, Event, History, Message, Payload, RunId, StagedImage, State, Survivor,
-    Ticket, Timer, UploadId,
+    BlockContent, BlockWork, ConnectionId, Effect, Event, History, HostDevice, Message, Payload,
+    RunId, StagedImage, State, Survivor, TaskId, Ticket, Timer, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
 use crate::wire::{POLICY_KEPT, Success, Timestamp};
@@ -37,6 +37,14 @@ pub(super) struct Host {
     pub(super) consoles: BTreeMap<Name, Console>,
     /// The unikernels with taps; some may be left of a preparation that failed.
     pub(super) taps: BTreeSet<Name>,
+    /// Block devices on disk, and their MB.
+    pub(super) devices: BTreeMap<Name, u64>,
+    /// What was attached to which unikernel.
+    pub(super) attached: BTreeMap<Name, Vec<Name>>,
+    /// Content on its way.
+    pub(super) streams: BTreeMap<TaskId, Stream>,
+    /// Unikernels that still have what was asked for.
+    pub(super) holders: Vec<Name>,
     pub(super) tenders: BTreeMap<RunId, Tender>,
     /// Tenders that have ended, until the supervisor lets go of their consoles.
     dead: BTreeMap<RunId, (Tender, Death)>,
@@ -58,6 +66,8 @@ pub(super) struct Host {
 pub(super) struct Open {
     pub(super) client: ConnectionId,
     pub(super) about: About,
+    /// Whether it brings an image with a block device.
+    pub(super) device: bool,
 }
 
 /// What a request may change.
@@ -66,6 +76,17 @@ pub(super) enum About {
     Unikernel(Name),
     /// The age is that of the certificate, if the policy has one.
     Policy(Path, Option<Age>),
+    /// Whether it is there after success.
+    Block(Name, bool),
+}
+
+/// The content of a device on its way, in or out.
+#[derive(Debug)]
+pub(super) struct Stream {
+    client: ConnectionId,
+    name: Name,
+    /// The MB that it has then, unless it is only read.
+    becomes: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -95,6 +116,19 @@ pub(super) struct Tender {
     pub(super) image: ImageDigest,
 }
 
+/// The image with a block device.
+const DEVICE: ImageDigest = ImageDigest([4; 32]);
+
+/// The block devices of a unikernel.
+fn devices(name: &Name, config: &Config) -> Vec<Name> {
+    let devices = config.blocks.iter();
+    let devices = devices.filter_map(|block| match HostDevice::of(name.path(), block)? {
+        HostDevice::Ours(name) => Some(name),
+        HostDevice::Zvol(_) => None,
+    });
+    devices.collect()
+}
+
 impl Host {
     pub(super) fn new(dice: Dice, failing: usize) -> Self {
         Self {
@@ -110,6 +144,10 @@ impl Host {
             store: BTreeSet::new(),
             consoles: BTreeMap::new(),
             taps: BTreeSet::new(),
+            devices: DEVICES.iter().map(|name| (name.clone(), 10)).collect(),
+            attached: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            holders: Vec::new(),
             tenders: BTreeMap::new(),
             dead: BTreeMap::new(),
             signalled: BTreeSet::new(),
@@ -154,14 +192,14 @@ impl Host {
                     None => self.store.contains(&image),
                 };
                 self.must(there, || format!("{name}: its image {image} is gone"));
-                let result = self.outcome().map(|()| manifest());
+                let result = self.outcome().map(|()| manifest(image == DEVICE));
                 self.untold.push(Event::Inspected { name, result });
             }
             Effect::Prepare {
                 name,
                 version,
                 staged,
-            } => self.prepare(name, version.image, staged),
+            } => self.prepare(name, &version, staged),
             Effect::Announce { name, call, .. } => {
                 if let Some(console) = self.consoles.get_mut(&name) {
                     console.calls.insert(call);
@@ -173,6 +211,8 @@ impl Host {
                 run, name, version, ..
             } => self.spawn(run, name, &version),
             Effect::Release(name) => self.release(&name),
+            Effect::Block { task, name, work } => self.work(task, name, &work),
+            Effect::EndBlock(task) => self.end_stream(task, Err("broken off".to_owned())),
             Effect::Signal { run, kill } => {
                 self.signalled.insert(run);
                 if kill || self.dice.chance(70) {
@@ -247,13 +287,19 @@ impl Host {
 
     /// An image is complete, or will never be.
     pub(super) fn finish_upload(&mut self, upload: UploadId) {
-        self.arriving.remove(&upload);
-        let digest = ImageDigest([self.dice.pick(&[1, 2, 3]); 32]);
+        let client = self.arriving.remove(&upload);
+        let mut open = self.open.values();
+        let device = open.any(|open| open.device && Some(open.client) == client);
+        let digest = if device {
+            DEVICE
+        } else {
+            ImageDigest([self.dice.pick(&[1, 2, 3]); 32])
+        };
         let result = self.outcome().map(|()| {
             self.staged.insert(upload, digest);
             StagedImage {
                 digest,
-                manifest: manifest(),
+                manifest: manifest(device),
             }
         });
         self.untold.push(Event::Staged { upload, result });
@@ -263,6 +309,14 @@ impl Host {
     pub(super) fn leave(&mut self, client: ConnectionId) {
         self.connections.remove(&client);
         self.arriving.retain(|_, from| *from != client);
+        let streams = self.streams.iter();
+        let streams: Vec<_> = streams
+            .filter(|(_, stream)| stream.client == client)
+            .map(|(task, _)| *task)
+            .collect();
+        for task in streams {
+            self.end_stream(task, Err("it left".to_owned()));
+        }
         self.untold.push(Event::Closed(client));
     }
 
@@ -288,6 +342,7 @@ impl Host {
         let dice = Dice(self.dice.0);
         let disk = std::mem::take(&mut self.disk);
         let tenders = std::mem::take(&mut self.tenders);
+        let held = |tender: &Tender| (tender.name.clone(), devices(&tender.name, &tender.config));
         let named: BTreeSet<_> = disk.images().collect();
         let read = |tender: &Tender| {
             let console = Console {
@@ -301,6 +356,7 @@ impl Host {
         let signalled = std::mem::take(&mut self.signalled);
         let told: BTreeSet<_> = signalled
             .into_iter()
+            // The number of one that has ended may be given away again.
             .filter(|run| tenders.contains_key(run) && self.dice.chance(90))
             .collect();
         let survivors = tenders
@@ -338,6 +394,12 @@ impl Host {
             consoles: tenders.values().map(read).collect(),
             // A start removes the others.
             taps: tenders.values().map(|tender| tender.name.clone()).collect(),
+            attached: tenders
+                .values()
+                .map(held)
+                .filter(|(_, devices)| !devices.is_empty())
+                .collect(),
+            devices: std::mem::take(&mut self.devices),
             tenders,
             signalled: told,
             disk,
@@ -375,7 +437,7 @@ impl Host {
 
     fn answer(&mut self, to: ConnectionId, message: &Message, close: bool) {
         let request = message.header.sequence.0;
-        let Some(Open { client, about }) = self.open.remove(&request) else {
+        let Some(Open { client, about, .. }) = self.open.remove(&request) else {
             return self.must(false, || format!("request {request} is answered again"));
         };
         self.must(client == to, || format!("request {request}: wrong client"));
@@ -390,6 +452,16 @@ impl Host {
             _ => (true, String::new()),
         };
         match about {
+            About::Block(name, there) if kept => {
+                let found = self.devices.contains_key(&name);
+                self.must(found == there, || {
+                    format!(
+                        "request {request} about {name} succeeds: {:?}",
+                        message.payload
+                    )
+                });
+            }
+            About::Block(..) => {}
             About::Unikernel(name) if kept => {
                 self.unikernel(&name).keep(request);
                 self.bury(&name);
@@ -416,7 +488,131 @@ impl Host {
         }
     }
 
-    fn prepare(&mut self, name: Name, image: ImageDigest, staged: Option<UploadId>) {
+    fn work(&mut self, task: TaskId, name: Name, work: &BlockWork) {
+        let there = self.devices.contains_key(&name);
+        let makes = matches!(
+            work,
+            BlockWork::Make(_) | BlockWork::Receive(BlockContent { make: true, .. })
+        );
+        self.must(there != makes, || {
+            format!("{task:?} about {name}: {work:?}")
+        });
+        let reads = matches!(work, BlockWork::Send { .. });
+        let mut streams = self.streams.values();
+        let disturbs =
+            streams.any(|stream| stream.name == name && !(reads && stream.becomes.is_none()));
+        self.must(!disturbs, || {
+            format!("{task:?} disturbs another about {name}")
+        });
+        let held = self.is_held(&name);
+        match work {
+            BlockWork::Make(size) => {
+                let result = self.outcome();
+                if result.is_ok() {
+                    self.devices.insert(name.clone(), *size);
+                }
+                self.tell_task(task, &name, result);
+            }
+            BlockWork::Remove => {
+                let result = self.outcome().and(held);
+                if result.is_ok() {
+                    self.devices.remove(&name);
+                }
+                self.tell_task(task, &name, result);
+            }
+            BlockWork::Receive(BlockContent { from, size, .. }) => {
+                self.stream(task, name, *from, Some(*size), &held);
+            }
+            BlockWork::Send { to, .. } => self.stream(task, name, *to, None, &held),
+        }
+    }
+
+    fn stream(
+        &mut self,
+        task: TaskId,
+        name: Name,
+        client: ConnectionId,
+        becomes: Option<u64>,
+        held: &Result<(), String>,
+    ) {
+        if !self.connections.contains_key(&client) || held.is_err() {
+            return self.tell_task(task, &name, Err("it cannot begin".to_owned()));
+        }
+        let stream = Stream {
+            client,
+            name,
+            becomes,
+        };
+        self.streams.insert(task, stream);
+    }
+
+    /// All content is there, or on its way.
+    pub(super) fn finish_stream(&mut self, task: TaskId) {
+        let result = self.outcome();
+        self.end_stream(task, result);
+    }
+
+    fn end_stream(&mut self, task: TaskId, result: Result<(), String>) {
+        let Some(stream) = self.streams.remove(&task) else {
+            return;
+        };
+        let name = stream.name;
+        match stream.becomes {
+            Some(size) if result.is_ok() => drop(self.devices.insert(name.clone(), size)),
+            None if result.is_ok() => {
+                // The content is an answer itself.
+                let client = stream.client;
+                self.open.retain(|_, open| open.client != client);
+                self.tell_task(task, &name, result);
+                return self.leave(client);
+            }
+            _ => {}
+        }
+        self.tell_task(task, &name, result);
+    }
+
+    fn tell_task(&mut self, task: TaskId, name: &Name, result: Result<(), String>) {
+        let left = self.devices.get(name).copied();
+        self.untold.push(Event::Block { task, result, left });
+    }
+
+    /// An error, and a note who it is, if a unikernel has the device, as the lock of its file tells.
+    fn is_held(&mut self, name: &Name) -> Result<(), String> {
+        let mut attached = self.attached.iter();
+        match attached.find(|(_, devices)| devices.contains(name)) {
+            Some((holder, _)) => {
+                self.holders.push(holder.clone());
+                Err(format!("{name} is locked"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn attach(&mut self, name: &Name, config: &Config) -> Result<(), String> {
+        let wanted = devices(name, config);
+        for device in &wanted {
+            let there = self.devices.contains_key(device);
+            self.must(there, || {
+                format!("{name} is to have {device}, which is gone")
+            });
+            let streams = self
+                .streams
+                .values()
+                .filter(|stream| stream.name == *device);
+            let busy = streams.count();
+            self.must(busy == 0, || {
+                format!("{name} is to have {device}, whose content is on its way")
+            });
+            self.is_held(device)?;
+        }
+        if !wanted.is_empty() {
+            self.attached.insert(name.clone(), wanted);
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, name: Name, version: &Version, staged: Option<UploadId>) {
+        let image = version.image;
         let alone =
             !self.runs(&name) && !self.consoles.contains_key(&name) && !self.taps.contains(&name);
         self.must(alone, || {
@@ -435,6 +631,7 @@ impl Host {
                 self.store.insert(image);
             }
         }
+        let result = result.and_then(|()| self.attach(&name, &version.config));
         if result.is_ok() {
             let stored = self.store.contains(&image);
             self.must(stored, || {
@@ -480,6 +677,7 @@ impl Host {
         });
         self.consoles.remove(name);
         self.taps.remove(name);
+        self.attached.remove(name);
         // Only now the supervisor has decided what follows the death.
         let dead: Vec<_> = self
             .dead
@@ -520,6 +718,8 @@ impl Host {
         });
         let writes = self.writes.len();
         self.must(writes == 0, || format!("exit leaves {writes} writes"));
+        let streams = self.streams.len();
+        self.must(streams == 0, || format!("exit leaves {streams} streams"));
     }
 
     /// A tap of a unikernel that neither runs nor has ended without the supervisor knowing.

@@ -4,10 +4,15 @@
 use std::ffi::CStr;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc::{self, P_PID, PROC_NO_NEW_PRIVS_CTL, PROC_NO_NEW_PRIVS_ENABLE, c_int};
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, setgroups, setresgid, setresuid};
+use nix::unistd::{
+    ForkResult, Gid, Pid, Uid, fork, pipe2, read, setgroups, setresgid, setresuid, write,
+};
+
+use super::Failure;
 
 /// Those that nix has a name for; it gives petreld no others.
 pub(super) const LAST_SIGNAL: c_int = libc::SIGUSR2;
@@ -15,17 +20,35 @@ pub(super) const LAST_SIGNAL: c_int = libc::SIGUSR2;
 /// The limit of address space.
 pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_VMEM;
 
-/// Runs `child` in a new process. When it comes back, the new process is over.
-pub(super) fn start(child: &dyn Fn()) -> nix::Result<Pid> {
+/// Runs `child` in a new process. When it comes back, the new process is over, and what it says is returned, too.
+pub(super) fn start(child: &dyn Fn() -> Failure) -> nix::Result<(Pid, Option<Failure>)> {
+    let (told, tell) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: the new process makes system calls only.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
+    let pid = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            child();
+            let Failure { step, error } = child();
+            let [a, b, c, d] = (error as i32).to_ne_bytes();
+            let _ = write(&tell, &[u8::try_from(step).unwrap_or(u8::MAX), a, b, c, d]);
             // SAFETY: it ends at once.
             unsafe { libc::_exit(libc::EXIT_FAILURE) }
         }
-    }
+    };
+    drop(tell);
+    let mut failure = [0; 5];
+    // Exec closes the other end.
+    let length = loop {
+        match read(&told, &mut failure) {
+            Err(Errno::EINTR) => {}
+            read => break read?,
+        }
+    };
+    let [step, errno @ ..] = failure;
+    let failure = (length == failure.len()).then(|| Failure {
+        step: step.into(),
+        error: Errno::from_raw(i32::from_ne_bytes(errno)),
+    });
+    Ok((pid, failure))
 }
 
 pub(super) fn set_groups(groups: &[Gid]) -> nix::Result<()> {

@@ -15,6 +15,8 @@ use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Pid, write};
 
+use super::Failure;
+
 /// Real-time signals included.
 pub(super) const LAST_SIGNAL: c_int = 64;
 
@@ -51,21 +53,33 @@ const SIGNAL_SET: usize = 8;
 const STACK: usize = 64 << 10;
 
 /// Runs `child` in a new process that has this one's memory, while this one waits: it costs the same however much
-/// memory there is, and none of it is copied, now or later. When `child` comes back, the new process is over.
-pub(super) fn start(mut child: &dyn Fn()) -> nix::Result<Pid> {
+/// memory there is, and none of it is copied, now or later. When `child` comes back, the new process is over, and what
+/// it says is returned, too.
+pub(super) fn start(child: &dyn Fn() -> Failure) -> nix::Result<(Pid, Option<Failure>)> {
+    struct Child<'a> {
+        run: &'a dyn Fn() -> Failure,
+        failure: Option<Failure>,
+    }
+
     extern "C" fn run(child: *mut c_void) -> c_int {
-        // SAFETY: it is the one below, which waits.
-        unsafe { (*child.cast::<&dyn Fn()>())() };
+        // SAFETY: it is the one below, which nobody else touches meanwhile.
+        let child = unsafe { &mut *child.cast::<Child<'_>>() };
+        child.failure = Some((child.run)());
         libc::EXIT_FAILURE
     }
 
     let mut stack = vec![0_u128; STACK / size_of::<u128>()];
     let top = stack.as_mut_ptr_range().end;
-    let (flags, child) = (CLONE_VM | CLONE_VFORK | SIGCHLD, &raw mut child);
+    let mut child = Child {
+        run: child,
+        failure: None,
+    };
+    let (flags, argument) = (CLONE_VM | CLONE_VFORK | SIGCHLD, &raw mut child);
     // SAFETY: the new process has a stack of its own and makes system calls only, with all signals blocked; stack and
     // `child` stay until it has executed another program or is over.
-    let pid = unsafe { libc::clone(run, top.cast(), flags, child.cast()) };
-    Errno::result(pid).map(Pid::from_raw)
+    let pid = unsafe { libc::clone(run, top.cast(), flags, argument.cast()) };
+    let pid = Errno::result(pid).map(Pid::from_raw)?;
+    Ok((pid, child.failure))
 }
 
 /// This and the next two go straight to the kernel: the C library would change all threads of what it takes for this

@@ -8,7 +8,7 @@ mod os;
 use std::ffi::{CString, NulError, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, PipeWriter, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -56,6 +56,8 @@ pub struct Confinement {
     pub group: Option<CString>,
     /// Gets a line with its number and start time before the program is executed: [`record_line`].
     pub record: Option<File>,
+    /// Descriptors that it has, too, beside the standard ones.
+    pub keep: Vec<File>,
 }
 
 /// A user that is no login: its group has the same number.
@@ -76,8 +78,6 @@ pub enum SpawnError {
     Argument(NulError),
     /// Its standard input, `/dev/null`.
     Input(io::Error),
-    /// The pipe on which steps are reported.
-    Pipe(io::Error),
     /// This step failed in the new process.
     Step(&'static str, io::Error),
     /// The program cannot be executed, or there is no new process.
@@ -134,9 +134,10 @@ pub const STEPS: [Step; 18] = [
     }),
     step("drop the capabilities", |_| os::drop_capabilities()),
     step("forbid new privileges", |_| os::forbid_new_privileges()),
-    step("close the descriptors", |_| {
+    step("close the descriptors", |prepared| {
         descriptor::keep_from_children();
-        Ok(())
+        let mut kept = prepared.confinement.keep.iter();
+        kept.try_for_each(|kept| descriptor::keep_over_exec(kept, true))
     }),
 ];
 
@@ -186,8 +187,7 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
         .map(|text| text.as_ptr())
         .collect();
     arguments.push(ptr::null());
-    let (mut reported, report) = io::pipe().map_err(SpawnError::Pipe)?;
-    let child = || prepared.execute(&arguments, &report);
+    let child = || prepared.execute(&arguments);
 
     // Handlers are not for the new process; it unblocks them when it has reset them.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
@@ -195,49 +195,48 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
     if let Ok(mask) = &mask {
         let _ = mask.thread_set_mask();
     }
-    let failed = |error: Errno| SpawnError::Execute(error.into());
-    let pid = started.map_err(failed)?;
-    drop(report);
-    let mut failure = Vec::new();
-    match reported.read_to_end(&mut failure).map(|_| &failure[..]) {
-        Ok([step, errno @ ..]) => {
-            let _ = waitpid(pid, None);
-            let errno = errno.try_into().map_or(0, i32::from_ne_bytes);
-            let error = io::Error::from_raw_os_error(errno);
-            Err(match STEPS.get(usize::from(*step)) {
-                Some(step) => SpawnError::Step(step.name, error),
-                None => SpawnError::Execute(error),
-            })
-        }
-        // The pipe was closed by exec.
-        Ok([]) | Err(_) => Ok(pid),
-    }
+    let (pid, failure) = started.map_err(|error| SpawnError::Execute(error.into()))?;
+    let Some(Failure { step, error }) = failure else {
+        return Ok(pid);
+    };
+    let _ = waitpid(pid, None);
+    Err(match STEPS.get(step) {
+        Some(step) => SpawnError::Step(step.name, error.into()),
+        None => SpawnError::Execute(error.into()),
+    })
+}
+
+/// Why a new process executes nothing: the number of the step, after the last of them the execution.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    step: usize,
+    error: Errno,
 }
 
 impl Prepared {
-    /// In the new process: comes back only if the program cannot be executed, which is then told to `report`.
-    fn execute(&self, arguments: &[*const c_char], mut report: &PipeWriter) {
-        let mut done = 0_u8;
-        let error = loop {
-            let Some(step) = STEPS.get(usize::from(done)) else {
-                let environment = [ptr::null()];
-                // SAFETY: the texts and both lists end with zeros, and live in `self` and above.
-                unsafe {
-                    libc::execve(
-                        self.program.as_ptr(),
-                        arguments.as_ptr(),
-                        environment.as_ptr(),
-                    )
-                };
-                break Errno::last();
-            };
+    /// In the new process: comes back only if the program cannot be executed.
+    fn execute(&self, arguments: &[*const c_char]) -> Failure {
+        for (number, step) in STEPS.iter().enumerate() {
             if let Err(error) = (step.run)(self) {
-                break error;
+                return Failure {
+                    step: number,
+                    error,
+                };
             }
-            done += 1;
+        }
+        let environment = [ptr::null()];
+        // SAFETY: the texts and both lists end with zeros, and live in `self` and above.
+        unsafe {
+            libc::execve(
+                self.program.as_ptr(),
+                arguments.as_ptr(),
+                environment.as_ptr(),
+            )
         };
-        let [a, b, c, d] = (error as i32).to_ne_bytes();
-        let _ = report.write(&[done, a, b, c, d]);
+        Failure {
+            step: STEPS.len(),
+            error: Errno::last(),
+        }
     }
 }
 
@@ -302,7 +301,6 @@ impl fmt::Display for SpawnError {
             Self::Processor(cpu) => write!(f, "there is no CPU id {cpu}"),
             Self::Input(error) => write!(f, "cannot open /dev/null: {error}"),
             Self::Argument(error) => write!(f, "an argument is not possible: {error}"),
-            Self::Pipe(error) => write!(f, "cannot make a pipe: {error}"),
             Self::Step(name, error) => write!(f, "cannot {name}: {error}"),
             Self::Execute(error) => error.fmt(f),
         }
@@ -315,6 +313,7 @@ impl std::error::Error for SpawnError {}
 mod tests {
     use super::*;
     use nix::sys::wait::WaitStatus;
+    use std::io::Read;
     use std::os::fd::OwnedFd;
 
     fn unconfined() -> Confinement {
@@ -327,6 +326,7 @@ mod tests {
             oom_score: 0,
             group: None,
             record: None,
+            keep: Vec::new(),
         }
     }
 

@@ -1,0 +1,453 @@
+//! Block devices on disk: a sparse file each, under its canonical name (WIRE 6.2).
+//!
+//! Whoever uses a device locks its file (flock), exclusively to change it: a tender inherits the lock, so that it lasts
+//! as long as the tender, even if this program is killed.
+
+mod content;
+
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
+mod os;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown,
+};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::{Gid, geteuid};
+
+use super::outgoing::Outgoing;
+use super::unfinished::{UNFINISHED, Unfinished};
+use crate::inflate::InflateError;
+use crate::name::Name;
+use crate::supervisor::{HostDevice, launch};
+use crate::unikernel::Config;
+
+pub use content::Staging;
+pub use os::NO_ZVOLS;
+
+/// Folder of the devices below the database folder.
+const FOLDER: &str = "block";
+
+/// Octets of a MB.
+const MB: u64 = 1 << 20;
+
+/// The block devices of a database.
+#[derive(Debug)]
+pub struct BlockStore {
+    folder: PathBuf,
+    counter: u64,
+    /// What unikernels have.
+    attached: HashMap<Name, Vec<Attached>>,
+}
+
+/// What is in the folder of the devices.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The devices, with their sizes in MB.
+    pub sizes: BTreeMap<Name, u64>,
+    /// What a run that was broken off has left.
+    pub unfinished: Vec<PathBuf>,
+    /// What else there is.
+    pub odd: Vec<PathBuf>,
+}
+
+/// A file that a unikernel has.
+#[derive(Debug)]
+pub struct Attached {
+    path: PathBuf,
+    file: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Open(File),
+    Locked(Flock<File>),
+}
+
+/// Why something cannot be done with a block device.
+#[derive(Debug)]
+pub enum BlockError {
+    /// A file operation failed (what, on which file, why).
+    File(&'static str, PathBuf, io::Error),
+    /// Somebody has the file locked.
+    Locked(PathBuf),
+    /// There is something else than a device under its name.
+    NoDevice(PathBuf),
+    /// The content is too large, or no complete zlib stream.
+    Content(InflateError),
+    /// A tender cannot be given a path with white space in it.
+    WhiteSpace(PathBuf),
+    /// The path of a ZFS volume leads somewhere else (there).
+    Elsewhere(PathBuf, PathBuf),
+}
+
+impl BlockStore {
+    /// The devices below `database`, with their sizes in MB; what an earlier run has left unfinished is removed. The
+    /// group `readers` can reach files of the folder whose names it knows. `users` are those of tenders that still run:
+    /// what they own stays theirs.
+    pub fn open(
+        database: &Path,
+        readers: Option<Gid>,
+        users: &BTreeMap<u32, Name>,
+    ) -> Result<(Self, BTreeMap<Name, u64>), BlockError> {
+        let folder = database.join(FOLDER);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(BlockError::file("create", &folder))?;
+        if let Some(readers) = readers {
+            chown(&folder, Some(0), Some(readers.as_raw()))
+                .map_err(BlockError::file("change the owner of", &folder))?;
+            fs::set_permissions(&folder, Permissions::from_mode(0o710))
+                .map_err(BlockError::file("change the mode of", &folder))?;
+        }
+        let mut store = Self {
+            folder,
+            counter: 0,
+            attached: HashMap::new(),
+        };
+        let found = look(database)?;
+        for path in &found.unfinished {
+            fs::remove_file(path).map_err(BlockError::file("remove", path))?;
+        }
+        for path in &found.odd {
+            log::warn!("{} is no block device, and is left alone", path.display());
+        }
+        for name in found.sizes.keys() {
+            store.take_back(name, users)?;
+        }
+        Ok((store, found.sizes))
+    }
+
+    /// Makes a file ours, unless a tender that runs has it.
+    fn take_back(&mut self, name: &Name, users: &BTreeMap<u32, Name>) -> Result<(), BlockError> {
+        let device = self.device(name)?;
+        let found = device.metadata()?;
+        if found.uid() == geteuid().as_raw() {
+            return Ok(());
+        }
+        match users.get(&found.uid()) {
+            Some(unikernel) => {
+                let attached = self.attached.entry(unikernel.clone());
+                attached.or_default().push(device);
+            }
+            None => device.hand_over(geteuid().as_raw()),
+        }
+        Ok(())
+    }
+
+    /// The folder with the files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The size of a device in MB, if it is there.
+    pub fn size(&self, name: &Name) -> Option<u64> {
+        size(&self.path(name))
+    }
+
+    /// Makes a device of `size` MB, all zeros and without room on the disk.
+    pub fn make(&mut self, name: &Name, size: u64) -> Result<(), BlockError> {
+        let file = self.unfinished()?;
+        self.install(file, name, size, true)
+    }
+
+    /// Removes a device that nobody uses.
+    pub fn remove(&self, name: &Name) -> Result<(), BlockError> {
+        let device = self.device(name)?.lock(FlockArg::LockExclusiveNonblock)?;
+        fs::remove_file(&device.path).map_err(BlockError::file("remove", &device.path))?;
+        self.sync()
+    }
+
+    /// Begins to take in the content of a device of `size` MB, which is made for it or is one that nobody uses.
+    pub fn stage(
+        &mut self,
+        name: &Name,
+        size: u64,
+        make: bool,
+        compressed: bool,
+    ) -> Result<Staging, BlockError> {
+        let before = if make {
+            None
+        } else {
+            let device = self.device(name)?;
+            Some(device.lock(FlockArg::LockExclusiveNonblock)?)
+        };
+        let file = self.unfinished()?;
+        Ok(Staging::new(
+            name.clone(),
+            file,
+            before,
+            size * MB,
+            compressed,
+        ))
+    }
+
+    /// Puts content that is complete in the place of what there was. It is on disk for good then.
+    pub fn finish(&self, staging: Staging) -> Result<(), BlockError> {
+        let name = staging.name().clone();
+        let (file, before, octets) = staging.complete()?;
+        let installed = self.install(file, &name, octets / MB, before.is_none());
+        // Held until nobody can come upon the old file any more.
+        drop(before);
+        installed
+    }
+
+    /// The content of a device that nobody changes, as it is to be sent.
+    pub fn read(&self, name: &Name) -> Result<Outgoing, BlockError> {
+        let device = self.device(name)?.lock(FlockArg::LockSharedNonblock)?;
+        let file = device.file().try_clone();
+        let file = file.map_err(BlockError::file("duplicate", &device.path))?;
+        Outgoing::new(file, Some(device)).map_err(BlockError::file("look at", &self.path(name)))
+    }
+
+    /// Gives a unikernel its devices, which nobody else uses.
+    pub fn attach(&mut self, unikernel: &Name, config: &Config) -> Result<(), BlockError> {
+        let mut attached = Vec::new();
+        for block in &config.blocks {
+            let device = HostDevice::of(unikernel.path(), block);
+            let Some(path) = launch::block_file(unikernel, block, &self.folder) else {
+                let path = self.folder.join(block.host_device());
+                return Err(BlockError::NoDevice(path));
+            };
+            if path.to_string_lossy().contains(char::is_whitespace) {
+                return Err(BlockError::WhiteSpace(path));
+            }
+            let device = match device {
+                Some(HostDevice::Zvol(_)) => volume(path)?,
+                _ => Attached::open(path)?,
+            };
+            attached.push(device.lock(FlockArg::LockExclusiveNonblock)?);
+        }
+        if !attached.is_empty() {
+            self.attached.insert(unikernel.clone(), attached);
+        }
+        Ok(())
+    }
+
+    /// What a unikernel was given.
+    pub fn of(&self, unikernel: &Name) -> &[Attached] {
+        self.attached.get(unikernel).map_or(&[], Vec::as_slice)
+    }
+
+    /// Takes from a unikernel what it was given.
+    pub fn release(&mut self, unikernel: &Name) {
+        for device in self.attached.remove(unikernel).unwrap_or_default() {
+            device.hand_over(geteuid().as_raw());
+        }
+    }
+
+    fn install(
+        &self,
+        file: Unfinished,
+        name: &Name,
+        size: u64,
+        new: bool,
+    ) -> Result<(), BlockError> {
+        let path = self.path(name);
+        // The supervisor knows of no such device, but there may be something else.
+        if new && path.symlink_metadata().is_ok() {
+            return Err(BlockError::NoDevice(path));
+        }
+        let size = size * MB;
+        let set = file.file.set_len(size);
+        set.map_err(BlockError::file("set the size of", &path))?;
+        let synced = file.file.sync_all();
+        synced.map_err(BlockError::file("sync", &path))?;
+        file.rename(&path)
+            .map_err(BlockError::file("rename to", &path))?;
+        let synced = self.sync();
+        if synced.is_err() && new {
+            let removed = fs::remove_file(&path).map_err(BlockError::file("remove", &path));
+            if let Err(error) = removed {
+                log::warn!("{error}");
+            }
+        }
+        synced
+    }
+
+    fn unfinished(&mut self) -> Result<Unfinished, BlockError> {
+        self.counter += 1;
+        let path = self.folder.join(format!("{UNFINISHED}{}", self.counter));
+        Unfinished::create(&path).map_err(BlockError::file("create", &path))
+    }
+
+    fn device(&self, name: &Name) -> Result<Attached, BlockError> {
+        Attached::open(self.path(name))
+    }
+
+    fn path(&self, name: &Name) -> PathBuf {
+        self.folder.join(name.to_string())
+    }
+
+    fn sync(&self) -> Result<(), BlockError> {
+        File::open(&self.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(BlockError::file("sync", &self.folder))
+    }
+}
+
+impl Attached {
+    /// Opens a regular file, and never through a link.
+    fn open(path: PathBuf) -> Result<Self, BlockError> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(&path);
+        let file = opened.map_err(BlockError::file("open", &path))?;
+        let file = Held::Open(file);
+        let device = Self { path, file };
+        if !device.metadata()?.is_file() {
+            return Err(BlockError::NoDevice(device.path));
+        }
+        Ok(device)
+    }
+
+    fn lock(self, how: FlockArg) -> Result<Self, BlockError> {
+        let Self { path, file } = self;
+        let Held::Open(file) = file else {
+            return Ok(Self { path, file });
+        };
+        match Flock::lock(file, how) {
+            Ok(lock) => Ok(Self {
+                path,
+                file: Held::Locked(lock),
+            }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(BlockError::Locked(path)),
+            Err((_, error)) => Err(BlockError::File("lock", path, error.into())),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file, and with it the lock.
+    pub fn file(&self) -> &File {
+        match &self.file {
+            Held::Open(file) => file,
+            Held::Locked(lock) => lock,
+        }
+    }
+
+    /// Makes the file this user's alone.
+    pub fn hand_over(&self, user: u32) {
+        let changed = self.metadata().and_then(|found| {
+            if found.uid() == user {
+                return Ok(());
+            }
+            fchown(self.file(), Some(user), None)
+                .map_err(BlockError::file("change the owner of", &self.path))
+        });
+        if let Err(error) = changed {
+            log::warn!("{error}");
+        }
+    }
+
+    fn metadata(&self) -> Result<fs::Metadata, BlockError> {
+        self.file()
+            .metadata()
+            .map_err(BlockError::file("look at", &self.path))
+    }
+}
+
+/// Opens a ZFS volume, whose path must be its only one.
+fn volume(path: PathBuf) -> Result<Attached, BlockError> {
+    let leads_to = fs::canonicalize(&path).map_err(BlockError::file("find", &path))?;
+    if leads_to != path {
+        return Err(BlockError::Elsewhere(path, leads_to));
+    }
+    let file = File::open(&path).map_err(BlockError::file("open", &path))?;
+    Ok(Attached {
+        path,
+        file: Held::Open(file),
+    })
+}
+
+/// Looks at what is there below `database`.
+pub fn look(database: &Path) -> Result<Found, BlockError> {
+    let folder = database.join(FOLDER);
+    let failed = || BlockError::file("list", &folder);
+    let mut found = Found::default();
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(failed()(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed())?;
+        let file = entry.file_name();
+        let text = file.to_str().unwrap_or_default();
+        let canonical = text
+            .parse()
+            .ok()
+            .filter(|name: &Name| name.label().is_some() && name.to_string() == text);
+        match canonical.and_then(|name| Some((name, size(&entry.path())?))) {
+            Some((name, size)) => drop(found.sizes.insert(name, size)),
+            None if text.starts_with(UNFINISHED) => found.unfinished.push(entry.path()),
+            None => found.odd.push(entry.path()),
+        }
+    }
+    Ok(found)
+}
+
+/// The size in MB of what is a device at this path.
+fn size(path: &Path) -> Option<u64> {
+    let found = path.symlink_metadata().ok()?;
+    let whole = found.is_file() && found.len() > 0 && found.len() % MB == 0;
+    whole.then_some(found.len() / MB)
+}
+
+impl BlockError {
+    fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |error| Self::File(what, path, error)
+    }
+}
+
+impl From<InflateError> for BlockError {
+    fn from(error: InflateError) -> Self {
+        Self::Content(error)
+    }
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+            Self::Locked(path) => write!(
+                f,
+                "{} is in use: another process has it locked",
+                path.display()
+            ),
+            Self::NoDevice(path) => write!(
+                f,
+                "{} is no block device: it is to be a file of whole MB",
+                path.display()
+            ),
+            Self::Content(error) => write!(f, "the content is refused: {error}"),
+            Self::WhiteSpace(path) => write!(
+                f,
+                "tenders cannot open {}: there is white space in its path, choose another --dbdir",
+                path.display()
+            ),
+            Self::Elsewhere(path, leads_to) => write!(
+                f,
+                "{} leads to {}: give that path, if it is one of a volume",
+                path.display(),
+                leads_to.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for BlockError {}
