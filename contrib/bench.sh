@@ -205,6 +205,12 @@ done | awk '{ printf "%-5s %5.0f MB/s  %3.0f %% of a bare pair  (70 %% or more)\
 sort -n "$large/memory" | awk 'END { printf "the largest process  %.1f MB  (below 10 MB)\n", $1 / 1024 }'
 
 end
+printf '\nconsoles:\n'
+mkdir "$runtime/consoles"
+start petrel-console --tmpdir "$runtime/consoles" -v
+bench-flood --tmpdir "$runtime/consoles" --console $!
+
+end
 printf '\na thousand unikernels:\n'
 for folder in single many; do
     mkdir "$work/$folder" "$runtime/$folder" "$work/$folder/db"

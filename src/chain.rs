@@ -284,6 +284,10 @@ pub fn route(command: &Command) -> Route {
         },
         Command::Console(console) => match console {
             ConsoleCommand::Subscribe(_) => ("console subscribe", Console, Subscription, Any),
+            ConsoleCommand::Read(read) => {
+                let answer = if read.follow { Subscription } else { Dump };
+                ("console read", Console, answer, Any)
+            }
             ConsoleCommand::Inactive(()) => ("console inactive", Console, Single, Any),
             ConsoleCommand::Add(_) => ("console add", Console, Single, Never),
         },

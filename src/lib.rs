@@ -40,6 +40,7 @@ pub mod tender; //        petrel-spt: runs an spt unikernel
 pub mod command_line; //  options, help, version
 pub mod daemon; //        signals, folders, time
 pub mod logging; //       standard error, the journal, syslog
+pub mod sandbox; //       what a daemon can still reach
 pub mod socket; //        local sockets that never block a daemon
 pub mod sys; //           the only unsafe code
 pub mod tls; //           what both ends of TLS share

@@ -20,10 +20,11 @@ use petrel::name::Name;
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::own::{Death, Details, Exit, NamedDetails, Standing, Waiting};
 use petrel::wire::{
-    Arguments, BridgeTap, Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour,
-    IfData, Image, Info, Int, Int32, Int64, KInfoMem, Message, NamedInfo, NamedPolicy, Octets,
-    Payload, Policy, PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics, StatsAdd,
-    StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand, VmmStat,
+    Arguments, BridgeTap, Command, Config, ConsoleCommand, ConsoleData, ConsoleRead, Data,
+    FailBehaviour, IfData, Image, Info, Int, Int32, Int64, KInfoMem, Message, NamedInfo,
+    NamedPolicy, Octets, Payload, Policy, PolicyCommand, RUsage, Restart, Set, SinceCount,
+    Statistics, StatsAdd, StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand,
+    VmmStat,
 };
 use support::{DEADLINE, Folder, Running, guest};
 
@@ -702,22 +703,95 @@ fn console_lines_are_printed_as_they_come() {
     let ended = running.end();
     assert_eq!(ended.code(), 121);
     assert!(ended.stderr.contains("broken off"), "{ended:?}");
-    let asked = Command::Console(ConsoleCommand::Subscribe(SinceCount::Count(Int::new(7))));
-    assert_eq!(daemon.result().payload, Payload::Command(asked));
+    let asked = read(SinceCount::Count(Int::new(7)), true);
+    assert_eq!(daemon.result().payload, asked);
 }
 
 #[test]
 fn a_time_wins_over_a_count() {
     let folder = folder("since");
     let daemon = Daemon::start(&folder.path("util/console.sock"), |mut stream| {
-        command(&mut stream)
+        let request = command(&mut stream);
+        answer(&mut stream, &request, success("subscribed"));
+        request
     });
     let since = "--since=2026-01-02T03:04:05.5Z";
-    // It ends without an answer.
+    // It ends without an end.
     local(&folder, 121, &["console", "web", "--count=7", since]);
     let history = SinceCount::Since(Timestamp::from_unix(1_767_323_045, 500_000_000_000));
-    let asked = Command::Console(ConsoleCommand::Subscribe(history));
-    assert_eq!(daemon.result().payload, Payload::Command(asked));
+    assert_eq!(daemon.result().payload, read(history, true));
+}
+
+/// What Petrel's client asks a console daemon of its host.
+fn read(from: SinceCount, follow: bool) -> Payload {
+    let read = ConsoleRead { from, follow };
+    Payload::Command(Command::Console(ConsoleCommand::Read(read)))
+}
+
+/// No more lines, for now or for good.
+fn no_more() -> Payload {
+    Payload::Reply(Success::Empty(()))
+}
+
+#[test]
+fn a_console_daemon_of_albatross_is_asked_as_one() {
+    let folder = folder("console-plain");
+    let socket = folder.path("util/console.sock");
+    let mut connection = 0;
+    let daemon = daemon_of_several(&socket, 2, move |mut stream| {
+        let request = command(&mut stream);
+        connection += 1;
+        // It ends what it does not know without a word.
+        if connection == 2 {
+            answer(&mut stream, &request, success("subscribed"));
+            answer(&mut stream, &request, console_line(1, b"hello"));
+        }
+        request.payload
+    });
+    let ended = local(&folder, 121, &["console", "web"]);
+    assert!(ended.stdout.ends_with(": hello\n"), "{ended:?}");
+    let history = SinceCount::Count(Int::new(20));
+    let plain = Command::Console(ConsoleCommand::Subscribe(history.clone()));
+    let asked = [read(history, true), Payload::Command(plain)];
+    assert_eq!(daemon.result(), asked);
+    // Whoever asks for one of the two gets that or nothing.
+    for option in ["--follow", "--no-follow"] {
+        fs::remove_file(&socket).unwrap();
+        let daemon = Daemon::start(&socket, |mut stream| command(&mut stream));
+        let ended = local(&folder, 121, &["console", "web", option]);
+        assert!(ended.stderr.contains("'console read'"), "{ended:?}");
+        daemon.result();
+    }
+    local(&folder, 124, &["console", "web", "--follow", "--no-follow"]);
+}
+
+#[test]
+fn without_following_the_history_is_all() {
+    let folder = folder("console-history");
+    let daemon = Daemon::start(&folder.path("util/console.sock"), |mut stream| {
+        let request = command(&mut stream);
+        for payload in [success("subscribed"), console_line(1, b"hello"), no_more()] {
+            answer(&mut stream, &request, payload);
+        }
+        request.payload
+    });
+    let ended = local(&folder, 0, &["console", "web", "--no-follow", "--count=3"]);
+    assert!(ended.stdout.ends_with(": hello\n"), "{ended:?}");
+    assert_eq!(daemon.result(), read(SinceCount::Count(Int::new(3)), false));
+}
+
+#[test]
+fn a_run_whose_end_nobody_can_explain_is_over_all_the_same() {
+    let folder = folder("console-end");
+    let daemon = Daemon::start(&folder.path("util/console.sock"), |mut stream| {
+        let request = command(&mut stream);
+        answer(&mut stream, &request, success("subscribed"));
+        answer(&mut stream, &request, no_more());
+    });
+    let ended = local(&folder, 0, &["console", "web"]);
+    let last = "host [unikernel: :web]: the run has ended\n";
+    assert!(ended.stdout.ends_with(last), "{ended:?}");
+    daemon.result();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 #[path = "support/vectors.rs"]
 mod vectors;
 
-use petrel::console::ring::{Line, Moment, Ring};
+use petrel::console::ring::{History, Item, Moment, OCTETS, Ring};
 use serde_json::{Value, json};
 use vectors::{Differences, comparable, id, load, same};
 
@@ -16,16 +16,14 @@ fn moment(time: &Value) -> Moment {
     }
 }
 
-fn line(entry: &Value) -> Line {
-    Line {
-        arrived: moment(&entry["timestamp"]),
-        octets: entry["line"].as_str().unwrap().as_bytes().into(),
-    }
-}
-
-fn show<'a>(lines: impl Iterator<Item = &'a Line>) -> Value {
+fn show(ring: &Ring, history: History) -> Value {
+    let mut reader = ring.reader(history);
+    let lines = std::iter::from_fn(|| ring.read(&mut reader));
     lines
-        .map(|line| {
+        .map(|item| {
+            let Item::Line(line) = item else {
+                panic!("{item:?}");
+            };
             json!({
                 "timestamp": {
                     "unix_s": line.arrived.seconds,
@@ -64,15 +62,17 @@ fn the_ring_answers_as_recorded() {
     let mut differences = Differences::default();
     for entry in load("console.json") {
         let size = usize::try_from(entry["size"].as_u64().unwrap()).unwrap();
-        let mut ring = Ring::new(size);
+        let mut ring = Ring::new(size, OCTETS);
         for pushed in entry["entries"].as_array().unwrap() {
-            ring.push(line(pushed));
+            let octets = pushed["line"].as_str().unwrap().as_bytes();
+            ring.push(moment(&pushed["timestamp"]), octets);
         }
-        let result = match entry["kind"].as_str().unwrap() {
-            "read_last" => show(ring.last(entry["count"].as_i64().unwrap())),
-            "read_history" => show(ring.since(moment(&entry["since"]))),
+        let history = match entry["kind"].as_str().unwrap() {
+            "read_last" => History::Count(entry["count"].as_i64().unwrap()),
+            "read_history" => History::Since(moment(&entry["since"])),
             other => panic!("{other}"),
         };
+        let result = show(&ring, history);
         let expected = comparable(entry["result"].clone());
         let outcome = same("the result", &result, &expected);
         differences.judge_by_rule(id(&entry), outcome, difference(&entry, size, &expected));

@@ -442,6 +442,97 @@ fn a_unikernel_does_not_notice_a_restart_of_the_console_daemon() {
 }
 
 #[test]
+fn a_console_ends_with_the_run_and_tells_how() {
+    let host = Host::start();
+    let image = guest("hello.spt");
+    let image = image.to_str().unwrap();
+    let mut console = host.follow("web", &[]);
+    assert!(console.line().ends_with("success: waiting for VM"));
+    let create = ["create", "web", image, "--arg=--exit=3"];
+    host.expect(&host.petrel(&create), 0, &["created"]);
+    let first = console.line_with("console");
+    assert!(first.ends_with("hello from an spt guest"), "{first}");
+    let ended = console.end();
+    host.expect(
+        &ended,
+        0,
+        &["bye: exit 3", "the run has ended 20", "(exit 3)"],
+    );
+    // It is over: that is told at once, after the history.
+    for options in [&["--count=1"][..], &["--count=1", "--no-follow"]] {
+        let ended = host.petrel(&[&["console", "web"], options].concat());
+        host.expect(&ended, 0, &["subscribed", "bye: exit 3", "(exit 3)"]);
+        assert_eq!(ended.stdout.lines().count(), 3, "{ended:?}");
+    }
+    host.expect(&host.petrel(&["destroy", "web"]), 0, &["destroyed"]);
+    let ended = host.petrel(&["console", "web", "--count=0"]);
+    host.expect(
+        &ended,
+        0,
+        &["the run has ended, and the unikernel is no more"],
+    );
+    let ended = host.petrel(&["console", "new", "--no-follow"]);
+    host.expect(&ended, 117, &["there is no console of :new"]);
+}
+
+#[test]
+fn a_console_goes_on_with_the_next_run_of_what_is_started_again() {
+    let host = Host::start();
+    let image = guest("hello.spt");
+    let mut console = host.follow("web", &[]);
+    let create = [
+        "create",
+        "web",
+        image.to_str().unwrap(),
+        "--arg=--exit=3",
+        "--restart-on-fail",
+    ];
+    host.expect(&host.petrel(&create), 0, &["created"]);
+    for _ in 0..2 {
+        let end = console.line_with("host [unikernel: :web]: the run");
+        assert!(
+            end.ends_with("(exit 3), and is followed by another one"),
+            "{end}"
+        );
+        let next = console.line_with("console");
+        assert!(next.ends_with("hello from an spt guest"), "{next}");
+    }
+    host.expect(&host.petrel(&["stop", "web"]), 0, &["success"]);
+    let ended = console.end();
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    // Whether the next run had begun is a matter of time.
+    let last = ended.stdout.lines().last().unwrap();
+    let called_off = last.ends_with("no other run follows");
+    assert!(called_off || last.contains("the run has ended"), "{last}");
+}
+
+#[test]
+fn over_tls_a_console_ends_with_the_run_only_if_that_is_asked_for() {
+    let host = Host::start();
+    let image = guest("hello.spt");
+    let mut forever = Running::start(&mut host.client_of("tenant", &["console", "web"]));
+    assert!(forever.line().ends_with("success: waiting for VM"));
+    let follow = ["console", "web", "--follow"];
+    let mut console = Running::start(&mut host.client_of("tenant", &follow));
+    assert!(console.line().ends_with("success: waiting for VM"));
+    let create = ["create", "web", image.to_str().unwrap(), "--mem=16"];
+    host.expect(&host.tenant(&create), 0, &["created"]);
+    let ended = console.end();
+    host.expect(&ended, 0, &["bye: exit 0", "]: the run has ended\n"]);
+    let ended = host.tenant(&["console", "web", "--no-follow", "--count=1"]);
+    host.expect(&ended, 0, &["bye: exit 0"]);
+    assert_eq!(ended.stdout.lines().count(), 2, "{ended:?}");
+    while !forever.line().ends_with("bye: exit 0") {}
+    host.expect(&host.tenant(&create_again(&create)), 0, &["created"]);
+    while !forever.line().ends_with("bye: exit 0") {}
+}
+
+/// The same, in place of what is there.
+fn create_again<'a>(create: &[&'a str]) -> Vec<&'a str> {
+    [create, &["--force"]].concat()
+}
+
+#[test]
 fn ten_clients_at_once_are_all_answered() {
     let host = Host::start();
     let image = guest("forever.spt");

@@ -15,9 +15,10 @@ use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::{
-    LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE, tls as client,
+    BETWEEN_RUNS, LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE,
+    tls as client,
 };
-use petrel::console::{daemon as console, lines, registry, ring};
+use petrel::console::{archive, daemon as console, lines, log_folder, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
 use petrel::host::store::LOCK_PATIENCE;
@@ -134,7 +135,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 21] = [
+    let cases: [(&str, &str, &str); 23] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
@@ -170,6 +171,16 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
             "petrel-console.8",
             "Fl -max-subscribers ",
             &registry::SUBSCRIBERS.to_string(),
+        ),
+        (
+            "petrel-console.8",
+            "Fl -log-size ",
+            &log_folder::LOG_SIZE.to_string(),
+        ),
+        (
+            "petrel-console.8",
+            "Fl -log-files ",
+            &log_folder::LOG_FILES.to_string(),
         ),
         (
             "petrel-spt.8",
@@ -374,6 +385,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} for the supervisor to tell of its unikernels",
             time(LIVES)
         ),
+        format!("{} between questions to the supervisor", time(BETWEEN_RUNS)),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),
@@ -514,6 +526,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     ];
     let console = vec![
         format!("{} lines of a console", ring::LINES),
+        format!("{} of a console", size(ring::OCTETS)),
         format!("{} octets in a line", lines::MAX_LINE),
         format!("{} consoles", registry::MAX_CONSOLES),
         format!("{} subscribers of a console", registry::SUBSCRIBERS),
@@ -522,6 +535,15 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} connections", console::MAX_CONNECTIONS),
         format!("{} in a request", size(console::MAX_REQUEST)),
         format!("{} waiting for a peer", size(console::MAX_QUEUE)),
+        format!(
+            "{} of lines waiting for a subscriber",
+            size(console::MAX_WAITING_LINES)
+        ),
+        format!("{} a second of a console", size(archive::RATE)),
+        format!("{} of a console at once", size(archive::BURST)),
+        format!("{} pause", time(archive::PAUSE)),
+        format!("{} MiB in a file of a console", log_folder::LOG_SIZE),
+        format!("{} files of a console", log_folder::LOG_FILES),
         format!("{} for the rest of a request", time(console::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];

@@ -14,7 +14,7 @@ use petrel::chain::{
 };
 use petrel::client::{Head, MAX_HEAD};
 use petrel::console::lines::{MAX_LINE, Splitter, TRUNCATED};
-use petrel::console::ring::{Line, Moment, Ring};
+use petrel::console::ring::{History, Item, Moment, Ring};
 use petrel::endpoint::{Answers, RawStream, Verdict, read_lists};
 use petrel::inflate::{Arriving, InflateError};
 use petrel::manifest::Manifest;
@@ -370,38 +370,51 @@ pub fn manifest(octets: &[u8]) -> bool {
     true
 }
 
-/// Lines are the same wherever the stream is cut, none is longer than allowed, and the ring keeps the newest. The first
-/// octets choose the size of the pieces, and of the ring.
+/// Lines are the same wherever the stream is cut, none is longer than allowed, and the ring keeps the newest, whether those
+/// before are handed out or passed over. The first octets choose the size of the pieces, and of the ring.
 pub fn console(octets: &[u8]) -> bool {
+    const OCTETS: usize = 1 << 12;
     let [size, room, octets @ ..] = octets else {
         return false;
     };
+    let (size, room) = (usize::from(*size).max(1), usize::from(*room).max(1));
     let split = |size: usize| {
         let mut splitter = Splitter::default();
         let mut lines = Vec::new();
-        for piece in octets.chunks(size.max(1)) {
-            splitter.push(piece, |line| lines.push(line));
+        for mut piece in octets.chunks(size.max(1)) {
+            while !piece.is_empty() {
+                piece = splitter.push(piece, 7, |line| lines.push(line.to_vec()));
+            }
         }
-        lines.extend(splitter.finish());
+        splitter.finish(|line| lines.push(line.to_vec()));
         lines
     };
     let lines = split(octets.len());
-    assert_eq!(split(usize::from(*size)), lines);
-    let mut ring = Ring::new(usize::from(*room));
-    for (at, line) in (0..).zip(&lines) {
-        assert!(line.len() <= MAX_LINE + TRUNCATED.len() && !line.contains(&b'\n'));
-        let arrived = Moment {
-            seconds: at,
-            nanoseconds: 0,
-        };
-        ring.push(Line {
-            arrived,
-            octets: line.as_slice().into(),
-        });
+    assert_eq!(split(size), lines);
+    let allowed =
+        |line: &Vec<u8>| line.len() <= MAX_LINE + TRUNCATED.len() && !line.contains(&b'\n');
+    assert!(lines.iter().all(allowed));
+
+    let mut ring = Ring::new(room, OCTETS);
+    let mut splitter = Splitter::default();
+    let now = Moment::default();
+    for piece in octets.chunks(size) {
+        let (rest, passed) = splitter.pass_over(piece, room);
+        ring.pass_over(passed);
+        splitter.push(rest, usize::MAX, |line| ring.push(now, line));
     }
-    let kept: Vec<&[u8]> = ring.last(i64::MAX).map(|line| &line.octets[..]).collect();
-    assert!(lines.ends_with(&kept.iter().map(|line| line.to_vec()).collect::<Vec<_>>()));
-    assert!(kept.len() == lines.len().min(usize::from(*room)));
+    splitter.finish(|line| ring.push(now, line));
+    assert_eq!(ring.end(), lines.len() as u64);
+    let mut reader = ring.reader(History::Count(i64::MAX));
+    let mut kept = Vec::new();
+    while let Some(Item::Line(line)) = ring.read(&mut reader) {
+        kept.push(line.octets.into_owned());
+    }
+    assert!(lines.ends_with(&kept) && kept.len() <= room);
+    let held: usize = kept.iter().map(Vec::len).sum();
+    let next = lines.len().checked_sub(kept.len() + 1);
+    let is_full = kept.len() == room || next.is_none_or(|next| held + lines[next].len() > OCTETS);
+    assert!(held <= OCTETS && is_full);
     !lines.is_empty()
 }
 

@@ -1,6 +1,7 @@
 //! One exchange with a daemon or an endpoint: what follows the command is sent, answers are read and shown.
 
 use std::io::Write;
+use std::time::Duration;
 
 use super::display::{self, Output};
 use super::download::{self, Download};
@@ -15,8 +16,8 @@ use crate::chain::{Answer, route};
 use crate::wire::frame::{FrameError, read_frame};
 use crate::wire::image::Pieces;
 use crate::wire::{
-    BlockCommand, BlockData, Command, Data, Header, Message, Payload, Success, UnikernelCommand,
-    domain,
+    BlockCommand, BlockData, Command, ConsoleCommand, Data, Header, Message, Payload, Success,
+    UnikernelCommand, domain,
 };
 
 /// Most octets of an answer that is held in memory: lists of very many unikernels.
@@ -24,6 +25,9 @@ pub const MAX_ANSWER: usize = 1 << 24;
 
 /// Most octets of a dump, inflated; nobody knows here how large the block device is.
 pub const MAX_STORED_DUMP: u64 = 1 << 40;
+
+/// How often the supervisor is asked whether a run still follows, while there is none.
+pub const BETWEEN_RUNS: Duration = Duration::from_secs(1);
 
 /// How the answers to a command look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ enum Answers {
     Image,
     /// One message, then data until the peer closes.
     Follow,
+    /// One message, then lines and word of their end; whether that is the end of the run.
+    Console(bool),
     /// One message, then pieces of content up to a last one.
     Dump,
 }
@@ -65,6 +71,7 @@ pub(super) fn converse(
         Answers::One => answers.one(output),
         Answers::Image => answers.image(output),
         Answers::Follow => answers.follow(output),
+        Answers::Console(follow) => answers.console(follow, output),
         Answers::Dump => answers.dump(output),
     };
     match (received, sent) {
@@ -108,6 +115,42 @@ impl Listener<'_> {
         }
     }
 
+    /// History, which has an end, or runs, of which the last one has.
+    fn console(&mut self, follow: bool, output: &mut Output) -> Result<(), ClientError> {
+        let (header, success) = self.first()?;
+        output.success(&header.name, &success)?;
+        let mut between_runs = false;
+        loop {
+            // The next run may be called off, of which the console daemon knows nothing.
+            while between_runs && !self.peer.says_more(BETWEEN_RUNS) {
+                if output.no_run_follows(&header.name)? {
+                    return Ok(());
+                }
+            }
+            let (header, said) = match self.next() {
+                Ok(Some(answer)) => answer,
+                Err(error) if !error.is_silence() => return Err(error),
+                Ok(None) | Err(_) => return Err(ClientError::BrokenOff(self.command)),
+            };
+            match said {
+                Said::Data(Data::Console(line)) => {
+                    between_runs = false;
+                    output.console(&line)?;
+                }
+                Said::Reply(Success::Empty(())) if !follow => {
+                    return output.last_run(&header.name);
+                }
+                Said::Reply(Success::Empty(())) => {
+                    between_runs = output.run_ended(&header.name)?;
+                    if !between_runs {
+                        return Ok(());
+                    }
+                }
+                _ => return Err(ClientError::Unexpected("no line of a console")),
+            }
+        }
+    }
+
     /// A subscription has no end of its own: whoever closes it on the other side breaks it off.
     fn follow(&mut self, output: &mut Output) -> Result<(), ClientError> {
         let (header, success) = self.first()?;
@@ -122,7 +165,7 @@ impl Listener<'_> {
                     return Err(ClientError::Unexpected("a piece of a block device"));
                 }
             }
-            if !self.peer.says_more() {
+            if !self.peer.says_more(Duration::ZERO) {
                 output.settle()?;
             }
         }
@@ -216,6 +259,7 @@ fn is_own(command: &Command) -> bool {
     matches!(
         command,
         Command::Unikernel(Stop(()) | Start(()) | Rollback(()) | Details(()))
+            | Command::Console(ConsoleCommand::Read(_))
     )
 }
 
@@ -246,6 +290,7 @@ impl Answers {
                 | Command::Block(BlockCommand::DumpOld(_)),
                 _,
             ) => Self::Image,
+            (Command::Console(ConsoleCommand::Read(read)), _) => Self::Console(read.follow),
             (_, Answer::Subscription) => Self::Follow,
             (_, Answer::Dump) => Self::Dump,
             (_, Answer::Single) => Self::One,

@@ -2,21 +2,22 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
 use super::arguments::Common;
 use super::error::ClientError;
 use super::figures::Figures;
-use super::statistics;
+use super::{figures, statistics};
+pub(super) use crate::console::lines::escaped;
 use crate::name::Name;
 use crate::policy::{Policy, list};
 use crate::unikernel::{Death, Mac};
-use crate::wire::own::{NamedDetails, Standing};
+use crate::wire::own::{Details, Exit, NamedDetails, Standing};
 use crate::wire::{
     BlockDevice, ConsoleData, FailBehaviour, Info, Int, NamedInfo, NamedPolicy, Octets, Statistics,
-    Success, Text, Typ,
+    Success, Text, Typ, domain,
 };
 
 /// Columns of a line on a terminal; what is piped has one line an item.
@@ -30,6 +31,8 @@ pub(super) struct Output {
     common: Common,
     /// How statistics are shown.
     pub(super) figures: Figures,
+    /// Whom to ask why a run has ended.
+    supervisor: Option<PathBuf>,
 }
 
 impl Output {
@@ -44,12 +47,18 @@ impl Output {
                 debug: false,
             },
             figures: Figures::new(false, Name::default(), None),
+            supervisor: None,
         }
     }
 
     /// How statistics are shown from now on.
     pub(super) fn set_figures(&mut self, figures: Figures) {
         self.figures = figures;
+    }
+
+    /// The supervisor of the host listens on this socket.
+    pub(super) fn set_supervisor(&mut self, socket: Option<PathBuf>) {
+        self.supervisor = socket;
     }
 
     /// When the program was started.
@@ -198,6 +207,85 @@ impl Output {
         let time = time(line.timestamp.seconds());
         self.line(&format!("console {time}: {}", escaped(&line.data.0)))
     }
+
+    /// A run has ended: tells how, as far as the supervisor does. `true`: another one follows by itself.
+    pub(super) fn run_ended(&mut self, of: &Text) -> Result<bool, ClientError> {
+        let (text, goes_on) = match self.told_of(of) {
+            Told::Nothing => ("the run has ended".to_owned(), false),
+            Told::Gone => (
+                "the run has ended, and the unikernel is no more".to_owned(),
+                false,
+            ),
+            Told::Of(details) if is_over(&details) => (end_of_run(&details), false),
+            Told::Of(details) => {
+                let text = format!("{}, and is followed by another one", end_of_run(&details));
+                (text, true)
+            }
+        };
+        self.line(&format!("host {}: {text}", name(of)))?;
+        Ok(goes_on)
+    }
+
+    /// Whether the run that was to follow does not; which is told then. A supervisor that cannot be asked may be back.
+    pub(super) fn no_run_follows(&mut self, of: &Text) -> Result<bool, ClientError> {
+        let over = match self.told_of(of) {
+            Told::Nothing => false,
+            Told::Gone => true,
+            Told::Of(details) => is_over(&details),
+        };
+        if over {
+            self.line(&format!("host {}: no other run follows", name(of)))?;
+        }
+        Ok(over)
+    }
+
+    /// Tells how the last run has ended, if there is none now and the supervisor knows.
+    pub(super) fn last_run(&mut self, of: &Text) -> Result<(), ClientError> {
+        match self.told_of(of) {
+            Told::Of(details) if is_over(&details) => {
+                self.line(&format!("host {}: {}", name(of), end_of_run(&details)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the supervisor tells of a unikernel.
+    fn told_of(&self, of: &Text) -> Told {
+        let Some((socket, name)) = self.supervisor.as_deref().zip(domain::name(of).ok()) else {
+            return Told::Nothing;
+        };
+        match figures::details(socket, &name) {
+            Ok(told) => told
+                .into_iter()
+                .next()
+                .map_or(Told::Gone, |entry| Told::Of(Box::new(entry.details))),
+            Err(_) => Told::Nothing,
+        }
+    }
+}
+
+/// What the supervisor tells of a unikernel.
+enum Told {
+    /// It cannot be asked.
+    Nothing,
+    /// It has none of that name.
+    Gone,
+    Of(Box<Details>),
+}
+
+/// Whether the unikernel does not run, and will not by itself.
+fn is_over(details: &Details) -> bool {
+    matches!(
+        details.standing,
+        Standing::Stopped(()) | Standing::Ended(())
+    )
+}
+
+fn end_of_run(details: &Details) -> String {
+    match &details.last_exit {
+        Some(exit) => format!("the run has ended {}", how(exit)),
+        None => "the run has ended".to_owned(),
+    }
 }
 
 /// A name as it is printed.
@@ -215,26 +303,6 @@ pub(super) fn printable(text: &str) -> String {
         }
         shown
     })
-}
-
-/// A console line: everything that is not printable ASCII is escaped, octets as three decimal digits.
-pub(super) fn escaped(octets: &[u8]) -> String {
-    let mut text = String::with_capacity(octets.len());
-    for octet in octets {
-        match octet {
-            b'\n' => text.push_str("\\n"),
-            b'\t' => text.push_str("\\t"),
-            b'\r' => text.push_str("\\r"),
-            8 => text.push_str("\\b"),
-            b'"' => text.push_str("\\\""),
-            b'\\' => text.push_str("\\\\"),
-            0x20..0x7f => text.push(char::from(*octet)),
-            other => {
-                let _ = write!(text, "\\{other:03}");
-            }
-        }
-    }
-    text
 }
 
 /// Lines cut at spaces, as far as there are some, with what follows a cut indented.
@@ -347,13 +415,18 @@ fn details(NamedDetails { name, details }: &NamedDetails, with_arguments: bool) 
         let _ = write!(text, " restarts {}", details.restarts.get());
     }
     if let Some(exit) = &details.last_exit {
-        let death = Death::from(&exit.death);
-        let _ = write!(text, " last exit {} ({death})", time(exit.at.seconds()));
+        let _ = write!(text, " last exit {}", how(exit));
     }
     if let Some(previous) = &details.previous {
         let _ = write!(text, " previous digest {}", hexadecimal(previous));
     }
     text
+}
+
+/// When and how a run has ended.
+fn how(exit: &Exit) -> String {
+    let death = Death::from(&exit.death);
+    format!("{} ({death})", time(exit.at.seconds()))
 }
 
 fn info(NamedInfo { name: of, info }: &NamedInfo, with_arguments: bool) -> String {

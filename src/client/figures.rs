@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::conversation::MAX_ANSWER;
@@ -82,7 +82,7 @@ impl Live {
 }
 
 /// What the supervisor tells of the unikernels that `name` is about, under the names that statistics have.
-fn details(socket: &PathBuf, name: &Name) -> Result<Vec<NamedDetails>, ClientError> {
+pub(super) fn details(socket: &Path, name: &Name) -> Result<Vec<NamedDetails>, ClientError> {
     let mut stream = UnixStream::connect(socket).map_err(ClientError::Send)?;
     for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
         set(&stream, Some(LIVES)).map_err(ClientError::Send)?;

@@ -36,7 +36,7 @@ use arguments::{Arguments, Command};
 use display::Output;
 use error::ClientError;
 
-pub use conversation::{MAX_ANSWER, MAX_STORED_DUMP};
+pub use conversation::{BETWEEN_RUNS, MAX_ANSWER, MAX_STORED_DUMP};
 pub use delivery::LEAF_LIFETIME;
 pub use download::{Head, MAX_HEAD, MAX_STORED_IMAGE};
 pub use figures::LIVES;
@@ -76,6 +76,7 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
             let order = request::read(command)?;
             output.set_verbosity(order.common);
             output.set_figures(order.figures());
+            output.set_supervisor(order.supervisor());
             if let Some(oddity) = order.oddity {
                 output.warn(oddity);
             }

@@ -1,5 +1,7 @@
 //! From a sub-command to the messages it stands for.
 
+use std::path::PathBuf;
+
 use super::arguments::{self, Common, CreateBlock, DestinationOptions, PolicyToAdd, ToDaemon};
 use super::destination::Destination;
 use super::error::ClientError;
@@ -11,8 +13,8 @@ use crate::policy::Policy;
 use crate::socket;
 use crate::unikernel::{ImageDigest, Kind};
 use crate::wire::{
-    BlockCommand, Command, ConsoleCommand, PolicyCommand, Restart, SinceCount, StatsAdd,
-    StatsCommand, Timestamp, UnikernelCommand,
+    BlockCommand, Command, ConsoleCommand, ConsoleRead, PolicyCommand, Restart, SinceCount,
+    StatsAdd, StatsCommand, Timestamp, UnikernelCommand,
 };
 
 /// Compression levels where none is asked for (BEHAVIOUR 3.1).
@@ -59,13 +61,17 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// How statistics are shown. On the host itself the supervisor tells more, whose socket is beside the other one.
+    /// How statistics are shown.
     pub(super) fn figures(&self) -> Figures {
-        let supervisor = match &self.destination {
+        Figures::new(self.json, self.request.name.clone(), self.supervisor())
+    }
+
+    /// Whom to ask for more on the host itself, beside the daemon that answers.
+    pub(super) fn supervisor(&self) -> Option<PathBuf> {
+        match &self.destination {
             Destination::Local(path, _) => Some(path.with_file_name(socket::SUPERVISOR)),
             _ => None,
-        };
-        Figures::new(self.json, self.request.name.clone(), supervisor)
+        }
     }
 }
 
@@ -144,17 +150,7 @@ pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
             let command = UnikernelCommand::Get(level.into());
             Ok(Request::unikernel(labelled(sub.name)?, command))
         }),
-        Sub::Console(sub) => order(sub, |sub, _| {
-            let history = match sub.since {
-                Some(since) => SinceCount::Since(Timestamp::from_unix(
-                    since.unix_timestamp(),
-                    u64::from(since.nanosecond()) * 1000,
-                )),
-                None => SinceCount::Count(u64::from(sub.count).into()),
-            };
-            let command = ConsoleCommand::Subscribe(history);
-            Ok(Request::console(labelled(sub.name)?, command))
-        }),
+        Sub::Console(sub) => console(sub),
         Sub::InactiveConsoles(sub) => order(sub, |sub, _| {
             Ok(Request::console(sub.path, ConsoleCommand::Inactive(())))
         }),
@@ -274,6 +270,44 @@ fn info(sub: arguments::Info) -> Result<Order, ClientError> {
         Destination::Local(..) | Destination::Remote(..)
     );
     Ok(match (only_details, sent) {
+        (true, _) => order,
+        (false, true) => Order {
+            otherwise: Some(plain),
+            ..order
+        },
+        (false, false) => Order {
+            request: plain,
+            ..order
+        },
+    })
+}
+
+/// On the host itself the run is followed to its end, unless its console daemon is one of albatross. Elsewhere nobody knows
+/// who will answer: there the console is followed for ever, as albatross does, unless something else is asked for.
+fn console(sub: arguments::Console) -> Result<Order, ClientError> {
+    let (follow, no_follow) = (sub.follow, sub.no_follow);
+    if follow && no_follow {
+        return Err(ClientError::Usage(
+            "--follow and --no-follow exclude each other".to_owned(),
+        ));
+    }
+    let name = labelled(sub.name.clone())?;
+    let from = match sub.since {
+        Some(since) => SinceCount::Since(Timestamp::from_unix(
+            since.unix_timestamp(),
+            u64::from(since.nanosecond()) * 1000,
+        )),
+        None => SinceCount::Count(u64::from(sub.count).into()),
+    };
+    let plain = Request::console(name.clone(), ConsoleCommand::Subscribe(from.clone()));
+    let read = ConsoleRead {
+        from,
+        follow: !no_follow,
+    };
+    let read = Request::console(name, ConsoleCommand::Read(read));
+    let order = order(sub, |_, _| Ok(read))?;
+    let is_local = matches!(order.destination, Destination::Local(..));
+    Ok(match (follow || no_follow, is_local) {
         (true, _) => order,
         (false, true) => Order {
             otherwise: Some(plain),

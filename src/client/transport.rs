@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,14 +34,15 @@ impl Transport {
         }
     }
 
-    /// Whether more has arrived already.
-    pub(super) fn says_more(&self) -> bool {
+    /// Whether more has arrived already, or arrives in this time.
+    pub(super) fn says_more(&self, within: Duration) -> bool {
         let socket = match self {
             Self::Local(socket) => socket.as_fd(),
             Self::Remote(stream) => stream.as_fd(),
         };
         let mut sockets = [PollFd::new(socket, PollFlags::POLLIN)];
-        poll(&mut sockets, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
+        poll(&mut sockets, within).is_ok_and(|ready| ready > 0)
     }
 
     /// Says good-bye; whether the peer still hears it is of no consequence.

@@ -12,9 +12,9 @@ use crate::wire::frame::{FrameError, Next};
 /// Most octets of a request; the longest are those about a deep path.
 pub const MAX_REQUEST: usize = 1 << 16;
 
-/// Most octets that wait for a peer which does not read them. The longest history, with the longest names that can have
-/// one, takes less than half of it.
-pub const MAX_QUEUE: usize = 1 << 21;
+/// Most octets that wait for a peer which does not read them. The longest answer, a list of all consoles with the longest
+/// names, takes about half of it.
+pub const MAX_QUEUE: usize = 1 << 19;
 
 /// How long a peer may take for the rest of a request it has begun, or to read its last answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -125,6 +125,11 @@ impl Connection {
             return Err(Lost::Slow);
         }
         Ok(())
+    }
+
+    /// Octets queued and not yet written.
+    pub(super) fn queued(&self) -> usize {
+        self.peer.queued()
     }
 
     /// Writes what is queued, as far as it goes.

@@ -2,29 +2,37 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
+use std::fs::File;
 use std::io;
+use std::iter;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Instant;
 
 use argh::FromArgs;
 use log::{debug, error, info, warn};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::archive::Archive;
 use super::connection::{Connection, Lost, Received};
-use super::fifo::Fifo;
-use super::registry::{History, Registry, SUBSCRIBERS};
-use super::ring::{Line, Moment};
+use super::fifo::{Arrived, Fifo};
+use super::log_folder::{LOG_FILES, LOG_SIZE, LogFolder};
+use super::registry::{Extent, Next, Registry, SUBSCRIBERS};
+use super::ring::{History, Item, LINES, Line, Moment};
+use super::syslog::{self, Syslog};
 use crate::command_line::{self, USAGE};
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
+use crate::sandbox::{self, Access};
 use crate::socket;
+use crate::wire::lines::LineFrames;
 use crate::wire::{
-    Command, ConsoleCommand, ConsoleData, Data, Header, Int, Int64, Message, Payload, SinceCount,
-    Success, Text, Timestamp, VERSION, domain, frame,
+    Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload, SinceCount,
+    Success, Timestamp, VERSION, domain, frame,
 };
 
 pub use super::connection::{MAX_QUEUE, MAX_REQUEST, PATIENCE};
@@ -32,6 +40,22 @@ pub use super::connection::{MAX_QUEUE, MAX_REQUEST, PATIENCE};
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
 /// accepted.
 pub const MAX_CONNECTIONS: usize = 256;
+
+/// Octets of lines that wait for a subscriber at most, and a line more. What arrives meanwhile is read from the console's
+/// ring later; what is no longer there then is missed.
+pub const MAX_WAITING_LINES: usize = 1 << 18;
+
+/// Octets read from a fifo at once: what a pipe of the usual size can hold.
+const READ: usize = 1 << 16;
+
+/// Reads of one fifo before the others have their turn.
+const READS: usize = 16;
+
+/// Reads of what a replaced fifo still holds: as much as a pipe of the greatest usual size (1 MB) can.
+const LAST_READS: usize = 1 << 5;
+
+/// Lines that are kept before those who read along get them: fewer than a ring has, or even quick readers would miss some.
+const LINES_AT_ONCE: usize = LINES / 2;
 
 /// Connections accepted in one round, so that a storm of them does not keep the guests waiting.
 const ACCEPT_BURST: usize = 16;
@@ -55,6 +79,32 @@ struct Options {
         from_str_fn(at_least_one)
     )]
     max_subscribers: usize,
+
+    /// write each console to a file in this folder
+    #[argh(option, arg_name = "folder")]
+    log_dir: Option<PathBuf>,
+
+    /// with --log-dir: most MiB of a file (default 10)
+    #[argh(
+        option,
+        arg_name = "MiB",
+        default = "LOG_SIZE",
+        from_str_fn(at_least_one)
+    )]
+    log_size: u64,
+
+    /// with --log-dir: most files of a console (default 5)
+    #[argh(
+        option,
+        arg_name = "number",
+        default = "LOG_FILES",
+        from_str_fn(at_least_one)
+    )]
+    log_files: u32,
+
+    /// send the consoles to syslog
+    #[argh(switch)]
+    syslog_consoles: bool,
 
     /// log to syslog
     #[argh(switch)]
@@ -80,6 +130,10 @@ pub enum DaemonError {
     Folder(PathBuf, io::Error),
     /// Listening on this socket failed.
     Listen(PathBuf, io::Error),
+    /// Files cannot be written to this folder.
+    LogFolder(PathBuf, io::Error),
+    /// The local syslog daemon cannot be reached.
+    Syslog(io::Error),
     /// No socket was handed over.
     Activation(io::Error),
     /// Signals cannot be received.
@@ -108,9 +162,9 @@ pub fn main() -> i32 {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+fn at_least_one<N: FromStr + From<u8> + PartialOrd>(text: &str) -> Result<N, String> {
     match text.parse() {
-        Ok(number) if number > 0 => Ok(number),
+        Ok(number) if number >= N::from(1) => Ok(number),
         _ => Err(format!("'{text}' is no number of at least 1")),
     }
 }
@@ -121,30 +175,67 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let fifo_folder = options.tmpdir.join(socket::FIFOS);
     daemon::runtime_folders(&options.tmpdir)
         .map_err(|(path, error)| DaemonError::Folder(path, error))?;
+    let open =
+        |path: &Path| File::open(path).map_err(|error| DaemonError::Folder(path.to_owned(), error));
+    let fifos = open(&fifo_folder)?;
+    let archives = options.archives()?;
+    let logs = options.log_dir.as_deref().map(open).transpose()?;
     let path = socket::path(&options.tmpdir, socket::CONSOLE);
-    let listener = if options.systemd_socket_activation {
-        socket::activated().map_err(DaemonError::Activation)?
+    // That of systemd is not to be removed at the end.
+    let (listener, sockets) = if options.systemd_socket_activation {
+        (socket::activated().map_err(DaemonError::Activation)?, None)
     } else {
-        socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?
+        let listener =
+            socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?;
+        (listener, Some(open(&options.tmpdir.join(socket::FOLDER))?))
     };
     info!("listening on {}", path.display());
-    info!("ready, fifos in {}", fifo_folder.display());
     let mut daemon = Daemon {
-        fifo_folder,
+        fifo_folder: fifos,
         registry: Registry::new(options.max_subscribers),
         fifos: BTreeMap::new(),
         connections: BTreeMap::new(),
         next_connection: 0,
+        archives,
+        buffer: vec![0; READ],
         no_accept_before: None,
         manager: Manager::ready(),
     };
+    let reached = [
+        (Some(&daemon.fifo_folder), Access::Read),
+        (sockets.as_ref(), Access::Remove),
+        (logs.as_ref(), Access::Change),
+    ];
+    let reached = reached.into_iter();
+    let reached: Vec<_> = reached
+        .filter_map(|(folder, access)| Some((folder?.as_fd(), access)))
+        .collect();
+    sandbox::confine(&reached);
+    info!("ready, fifos in {}", fifo_folder.display());
     let ended = daemon.serve(&listener, &mut signals);
-    if !options.systemd_socket_activation
-        && let Err(error) = fs::remove_file(&path)
+    if let Some(sockets) = sockets
+        && let Err(error) = unlinkat(&sockets, socket::CONSOLE, UnlinkatFlags::NoRemoveDir)
     {
         warn!("cannot remove {}: {error}", path.display());
     }
     ended
+}
+
+impl Options {
+    fn archives(&self) -> Result<Vec<Archive>, DaemonError> {
+        let mut archives = Vec::new();
+        if let Some(path) = &self.log_dir {
+            let size = self.log_size.saturating_mul(1 << 20);
+            let folder = LogFolder::open(path, size, self.log_files)
+                .map_err(|error| DaemonError::LogFolder(path.clone(), error))?;
+            archives.push(Archive::new(Box::new(folder)));
+        }
+        if self.syslog_consoles {
+            let syslog = Syslog::connect(&syslog::SOCKETS).map_err(DaemonError::Syslog)?;
+            archives.push(Archive::new(Box::new(syslog)));
+        }
+        Ok(archives)
+    }
 }
 
 /// Numbers connections, and with that subscribers, in the order of arrival.
@@ -152,23 +243,37 @@ type ConnectionId = u64;
 
 #[derive(Debug)]
 struct Daemon {
-    fifo_folder: PathBuf,
+    fifo_folder: File,
     registry: Registry,
     /// What running unikernels write to.
     fifos: BTreeMap<Name, Fifo>,
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
+    archives: Vec<Archive>,
+    /// What a fifo is read into.
+    buffer: Vec<u8>,
     no_accept_before: Option<Instant>,
     manager: Manager,
 }
 
 /// What a descriptor that is waited for belongs to.
-#[derive(Clone, Debug)]
-enum Source {
+#[derive(Debug)]
+enum Source<N> {
     Signals,
-    Fifo(Name),
+    Fifo(N),
     Connection(ConnectionId),
     Listener,
+}
+
+impl Source<&Name> {
+    fn cloned(self) -> Source<Name> {
+        match self {
+            Self::Signals => Source::Signals,
+            Self::Fifo(name) => Source::Fifo(name.clone()),
+            Self::Connection(id) => Source::Connection(id),
+            Self::Listener => Source::Listener,
+        }
+    }
 }
 
 impl Daemon {
@@ -185,6 +290,9 @@ impl Daemon {
                             self.manager.stopping();
                             return Ok(());
                         }
+                        if signals.reload() {
+                            self.archives.iter_mut().for_each(Archive::reopen);
+                        }
                     }
                     Source::Fifo(name) => self.read_fifo(&name),
                     Source::Connection(id) => self.attend(id, events),
@@ -193,6 +301,7 @@ impl Daemon {
             }
             self.end_patience();
             self.manager.progress(Instant::now());
+            self.catch_up();
         }
     }
 
@@ -201,42 +310,60 @@ impl Daemon {
         &self,
         listener: &UnixListener,
         signals: &Signals,
-    ) -> Result<Vec<(Source, PollFlags)>, DaemonError> {
-        let mut sources = vec![Source::Signals];
+    ) -> Result<Vec<(Source<Name>, PollFlags)>, DaemonError> {
+        let accepting = self.connections.len() < MAX_CONNECTIONS && self.no_accept_before.is_none();
         let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        for (name, fifo) in &self.fifos {
-            sources.push(Source::Fifo(name.clone()));
+        for fifo in self.fifos.values() {
             waiting.push(PollFd::new(fifo.as_fd(), PollFlags::POLLIN));
         }
-        for (id, connection) in &self.connections {
-            sources.push(Source::Connection(*id));
+        for connection in self.connections.values() {
             waiting.push(PollFd::new(connection.as_fd(), connection.interest()));
         }
-        if self.connections.len() < MAX_CONNECTIONS && self.no_accept_before.is_none() {
-            sources.push(Source::Listener);
+        if accepting {
             waiting.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         match poll(&mut waiting, self.timeout()) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(DaemonError::Poll(error.into())),
         }
+        // In the order of the descriptors. Names are copied of those only of which there is news.
+        let fifos = self.fifos.keys().map(Source::Fifo);
+        let connections = self.connections.keys().copied().map(Source::Connection);
+        let sources = iter::once(Source::Signals)
+            .chain(fifos)
+            .chain(connections)
+            .chain(iter::once(Source::Listener));
         let events = waiting
             .iter()
             .map(|one| one.revents().unwrap_or(PollFlags::POLLERR));
         Ok(sources
-            .into_iter()
             .zip(events)
             .filter(|(_, events)| !events.is_empty())
+            .map(|(source, events)| (source.cloned(), events))
             .collect())
     }
 
     fn timeout(&self) -> PollTimeout {
         let deadlines = self.connections.values().filter_map(Connection::deadline);
-        let others = self
-            .no_accept_before
-            .into_iter()
-            .chain(self.manager.deadline());
+        let archives = self.archives.iter().flat_map(Archive::behind);
+        let again = archives.map(|(_, again)| again);
+        let others = self.no_accept_before.into_iter().chain(again);
+        let others = others.chain(self.manager.deadline());
         daemon::timeout(deadlines.chain(others).min())
+    }
+
+    /// Archives what could not be archived before.
+    fn catch_up(&mut self) {
+        let (now, clock) = (Instant::now(), clock());
+        for archive in &mut self.archives {
+            let behind: Vec<_> = archive.behind().map(|(name, _)| name.clone()).collect();
+            for name in behind {
+                match self.registry.ring(&name) {
+                    Some(ring) => archive.go_on(&name, ring, now, clock),
+                    None => archive.forget(&name),
+                }
+            }
+        }
     }
 
     fn end_patience(&mut self) {
@@ -278,41 +405,119 @@ impl Daemon {
     }
 
     fn read_fifo(&mut self, name: &Name) {
-        let Some(fifo) = self.fifos.get_mut(name) else {
+        let Some(mut fifo) = self.fifos.remove(name) else {
             return;
         };
-        let mut lines = Vec::new();
-        let writers = fifo.read(|line| lines.push(line)).unwrap_or_else(|error| {
-            error!("{name}: cannot read the console: {error}");
-            false
-        });
-        if !writers {
+        if self.take_in(name, &mut fifo, READS) == Arrived::End {
             // A fifo at its end would be reported by poll(2) for ever.
-            self.fifos.remove(name);
+            self.end_line(name, &mut fifo);
             self.registry.deactivate(name);
+            self.deliver(name);
+            if let Some(ring) = self.registry.ring(name) {
+                for archive in &mut self.archives {
+                    archive.end(name, ring, Instant::now(), clock());
+                }
+            }
             debug!("{name}: nobody writes to the console any longer");
+        } else {
+            self.fifos.insert(name.clone(), fifo);
         }
-        self.deliver(name, lines);
     }
 
-    /// Keeps the lines and sends them to everybody who reads along.
-    fn deliver(&mut self, name: &Name, lines: Vec<Vec<u8>>) {
-        if lines.is_empty() {
-            return;
-        }
-        let arrived = now();
-        let mut frames = Vec::new();
-        for octets in lines {
-            let line = Line {
-                arrived,
-                octets: octets.into(),
+    /// Reads a fifo until it is empty or at its end, but so many times at most.
+    fn take_in(&mut self, name: &Name, fifo: &mut Fifo, reads: usize) -> Arrived {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut outcome = Arrived::Nothing;
+        for _ in 0..reads {
+            outcome = fifo.read(&mut buffer).unwrap_or_else(|error| {
+                error!("{name}: cannot read the console: {error}");
+                Arrived::End
+            });
+            let Arrived::Octets(count) = outcome else {
+                break;
             };
-            frames.extend(line_frame(name, &line));
-            self.registry.push(name, line);
+            let arrived = clock();
+            let mut octets = &buffer[..count];
+            if !self.is_read_along(name)
+                && let Some(ring) = self.registry.ring_mut(name)
+            {
+                let (rest, lines) = fifo.splitter.pass_over(octets, LINES);
+                ring.pass_over(lines);
+                octets = rest;
+            }
+            while !octets.is_empty() {
+                let Some(ring) = self.registry.ring_mut(name) else {
+                    break;
+                };
+                octets = fifo
+                    .splitter
+                    .push(octets, LINES_AT_ONCE, |line| ring.push(arrived, line));
+                self.deliver(name);
+            }
         }
+        self.buffer = buffer;
+        outcome
+    }
+
+    /// Whether somebody takes every line of `name`. Otherwise those need not be kept that newer ones replace at once.
+    fn is_read_along(&self, name: &Name) -> bool {
+        let takes = |id| {
+            let connection = self.connections.get(&id);
+            connection.is_some_and(|connection| connection.queued() < MAX_WAITING_LINES)
+        };
+        self.archives.iter().any(|archive| archive.takes(name))
+            || self.registry.subscribers(name).any(takes)
+    }
+
+    /// The last line needs no newline.
+    fn end_line(&mut self, name: &Name, fifo: &mut Fifo) {
+        if let Some(ring) = self.registry.ring_mut(name) {
+            fifo.splitter.finish(|line| ring.push(clock(), line));
+        }
+    }
+
+    /// Everybody who reads along gets what is new, and the archives.
+    fn deliver(&mut self, name: &Name) {
         let subscribers: Vec<_> = self.registry.subscribers(name).collect();
         for id in subscribers {
-            self.send(id, &frames);
+            self.feed(id);
+        }
+        if let Some(ring) = self.registry.ring(name) {
+            for archive in &mut self.archives {
+                archive.go_on(name, ring, Instant::now(), clock());
+            }
+        }
+    }
+
+    /// Sends a subscriber what it has not got yet, as far as it takes it.
+    fn feed(&mut self, id: ConnectionId) {
+        let waiting = self.connections.get(&id).map_or(0, Connection::queued);
+        let mut octets = Vec::new();
+        let mut frames = None;
+        let mut ended = false;
+        while waiting + octets.len() < MAX_WAITING_LINES && !ended {
+            match self.registry.next(id) {
+                Next::Item(name, item) => {
+                    let line = match item {
+                        Item::Line(line) => line,
+                        Item::Missed(count) => Line::missed(count, clock()),
+                    };
+                    push_line(&mut frames, name, &line, &mut octets);
+                }
+                Next::RunEnded(name) => octets.extend(end_frame(name)),
+                Next::HistoryEnded(name) => {
+                    octets.extend(end_frame(name));
+                    ended = true;
+                }
+                Next::Nothing => break,
+            }
+        }
+        if !octets.is_empty() {
+            self.send(id, &octets);
+        }
+        if ended {
+            self.registry.unsubscribe(id);
+            self.close(id);
         }
     }
 
@@ -337,7 +542,11 @@ impl Daemon {
         };
         if events.contains(PollFlags::POLLOUT) {
             connection.flush()?;
+            self.feed(id);
         }
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Ok(());
+        };
         if !events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
             || connection.is_closing()
         {
@@ -384,8 +593,16 @@ impl Daemon {
                 let answer = self.add(&name, max).map(|()| Success::Empty(()));
                 self.answer(id, message.header, answer);
             }
-            ConsoleCommand::Subscribe(wanted) => {
-                self.subscribe(id, message.header, &name, &wanted);
+            ConsoleCommand::Subscribe(from) => {
+                self.subscribe(id, message.header, &name, &from, Extent::Lines);
+            }
+            ConsoleCommand::Read(ConsoleRead { from, follow }) => {
+                let extent = if follow {
+                    Extent::Runs
+                } else {
+                    Extent::History
+                };
+                self.subscribe(id, message.header, &name, &from, extent);
             }
             ConsoleCommand::Inactive(()) => {
                 let answer = self.inactive(&name);
@@ -402,9 +619,8 @@ impl Daemon {
                 "{name} is a path, but only unikernels have consoles"
             ));
         }
-        let path = self.fifo_folder.join(name.to_string());
-        let mut fifo = Fifo::open(&path)
-            .map_err(|error| format!("cannot open the fifo {}: {error}", path.display()))?;
+        let mut fifo = Fifo::open(&self.fifo_folder, name)
+            .map_err(|error| format!("cannot open the fifo of {name}: {error}"))?;
         let dropped = self
             .registry
             .add(name, max)
@@ -413,10 +629,20 @@ impl Daemon {
             info!("connection {id}: closed, its console made room for {name}");
             self.forget(id);
         }
-        if let Some(before) = self.fifos.remove(name) {
-            let mut lines = Vec::new();
-            fifo.succeed(before, |line| lines.push(line));
-            self.deliver(name, lines);
+        if let Some(mut before) = self.fifos.remove(name) {
+            // No line is lost: neither what waits in another fifo of that name, nor a line begun.
+            let ended = self.take_in(name, &mut before, LAST_READS) == Arrived::End;
+            if !ended && fifo.is_same(&before) {
+                fifo.splitter = before.splitter;
+            } else {
+                self.end_line(name, &mut before);
+            }
+            self.deliver(name);
+        }
+        if let Some(ring) = self.registry.ring(name) {
+            for archive in &mut self.archives {
+                archive.begin(name, ring, Instant::now());
+            }
         }
         self.fifos.insert(name.clone(), fifo);
         debug!("{name}: reading the console");
@@ -434,24 +660,33 @@ impl Daemon {
     }
 
     /// Answers, then sends the history, then is ready for live lines: all in the one queue of the connection.
-    fn subscribe(&mut self, id: ConnectionId, header: Header, name: &Name, wanted: &SinceCount) {
-        if name.label().is_none() {
-            let reason = format!("{name} is a path, but only unikernels have consoles");
+    fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        header: Header,
+        name: &Name,
+        from: &SinceCount,
+        extent: Extent,
+    ) {
+        let refused = if name.label().is_none() {
+            Some(format!(
+                "{name} is a path, but only unikernels have consoles"
+            ))
+        } else if extent == Extent::History && self.registry.ring(name).is_none() {
+            Some(format!("there is no console of {name}"))
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
             self.answer(id, header, Err(reason));
             return self.close(id);
         }
-        let wanted = match wanted {
+        let history = match from {
             SinceCount::Since(time) => History::Since(moment(time)),
             SinceCount::Count(count) => History::Count(count.get()),
         };
-        let subscription = self.registry.subscribe(id, name, wanted);
-        let dropped = subscription.dropped;
-        let known = subscription.history.is_some();
-        let mut history = Vec::new();
-        for line in subscription.history.into_iter().flatten() {
-            history.extend(line_frame(name, line));
-        }
-        let answer = if known {
+        let subscribed = self.registry.subscribe(id, name, history, extent);
+        let answer = if subscribed.known {
             "subscribed"
         } else {
             "waiting for VM"
@@ -460,8 +695,8 @@ impl Daemon {
             connection.subscribed();
         }
         self.answer(id, header, Ok(Success::String(answer.into())));
-        self.send(id, &history);
-        for id in dropped {
+        self.feed(id);
+        for id in subscribed.dropped {
             info!("connection {id}: closed, a newer subscriber took its place");
             self.forget(id);
         }
@@ -506,19 +741,28 @@ impl Daemon {
     }
 }
 
-/// The frame that carries a line of `name`.
-fn line_frame(name: &Name, line: &Line) -> Vec<u8> {
+/// Appends the frame that carries a line of `name` to `octets`; `frames` are those of `name` once there has been one.
+fn push_line(frames: &mut Option<LineFrames>, name: &Name, line: &Line<'_>, octets: &mut Vec<u8>) {
+    let picoseconds = u64::from(line.arrived.nanoseconds) * 1000;
+    let time = Timestamp::from_unix(line.arrived.seconds, picoseconds);
+    let pushed = match frames {
+        Some(frames) => frames.push(&time, &line.octets, octets),
+        None => LineFrames::new(name)
+            .and_then(|new| frames.insert(new).push(&time, &line.octets, octets)),
+    };
+    if let Err(error) = pushed {
+        error!("cannot encode a line: {error}");
+    }
+}
+
+/// The frame that ends the lines of `name`, for now or for good.
+fn end_frame(name: &Name) -> Vec<u8> {
     let header = Header {
         version: Int::new(VERSION),
         sequence: Int64(0),
         name: name.to_string().into(),
     };
-    let picoseconds = u64::from(line.arrived.nanoseconds) * 1000;
-    let data = ConsoleData {
-        timestamp: Timestamp::from_unix(line.arrived.seconds, picoseconds),
-        data: Text(line.octets.to_vec()),
-    };
-    framed(&Message::answer(header, Payload::Data(Data::Console(data))))
+    framed(&Message::answer(header, Payload::Reply(Success::Empty(()))))
 }
 
 /// The frame around a message of our own, all of which are far below what a frame can hold.
@@ -541,7 +785,7 @@ fn moment(time: &Timestamp) -> Moment {
 }
 
 /// The time of the host's clock; a clock before 1970 counts as 1970.
-fn now() -> Moment {
+fn clock() -> Moment {
     let since = daemon::wall_clock();
     Moment {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -554,6 +798,16 @@ impl fmt::Display for DaemonError {
         match self {
             Self::Folder(path, error) => daemon::explain_runtime_folder(f, path, error),
             Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
+            Self::LogFolder(path, error) => write!(
+                f,
+                "cannot use the folder {}: {error}; --log-dir makes it, but not the one that it is in",
+                path.display()
+            ),
+            Self::Syslog(error) => write!(
+                f,
+                "cannot reach a syslog daemon at {}: {error}",
+                syslog::SOCKETS.join(" or ")
+            ),
             Self::Activation(error) => {
                 write!(f, "no socket to listen on was handed over: {error}")
             }
@@ -564,22 +818,3 @@ impl fmt::Display for DaemonError {
 }
 
 impl std::error::Error for DaemonError {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::console::lines::{MAX_LINE, TRUNCATED};
-    use crate::console::ring::LINES;
-
-    #[test]
-    fn the_longest_history_fits_twice_into_a_queue() {
-        // The name of a fifo has at most 255 octets.
-        let name: Name = format!("{}{}", "x:".repeat(126), "abc").parse().unwrap();
-        let line = Line {
-            arrived: now(),
-            octets: vec![0; MAX_LINE + TRUNCATED.len()].into(),
-        };
-        assert_eq!(name.to_string().len(), 255);
-        assert!(line_frame(&name, &line).len() * LINES * 2 <= MAX_QUEUE);
-    }
-}

@@ -1,6 +1,11 @@
 //! Lines out of the octets that a guest writes.
 #![forbid(unsafe_code)]
 
+use std::fmt::Write as _;
+use std::mem;
+
+use memchr::{memchr, memchr_iter, memrchr_iter};
+
 /// Most octets of a line; the rest up to the next newline is dropped and [`TRUNCATED`] appended.
 pub const MAX_LINE: usize = 512;
 
@@ -18,46 +23,105 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Takes the next piece of the stream and hands out the lines it completes, in order. A line too long is handed
-    /// out as soon as that is known.
-    pub fn push(&mut self, octets: &[u8], mut line: impl FnMut(Vec<u8>)) {
-        for part in octets.split_inclusive(|octet| *octet == b'\n') {
-            match part.split_last() {
-                Some((b'\n', content)) => {
-                    self.extend(content, &mut line);
-                    let complete = std::mem::take(&mut self.pending);
-                    if !std::mem::take(&mut self.skipping) {
-                        line(complete);
-                    }
-                }
-                _ => self.extend(part, &mut line),
+    /// Takes the next piece of the stream and hands out the lines it completes, in order, but at most `most`; returns
+    /// what is left of the piece then. A line too long is handed out as soon as that is known.
+    pub fn push<'a>(
+        &mut self,
+        mut octets: &'a [u8],
+        most: usize,
+        mut line: impl FnMut(&[u8]),
+    ) -> &'a [u8] {
+        let mut count = 0;
+        while count < most && !octets.is_empty() {
+            let newline = memchr(b'\n', octets);
+            let (content, rest) = match newline {
+                Some(at) => (&octets[..at], &octets[at + 1..]),
+                None => (octets, &[][..]),
+            };
+            octets = rest;
+            // As nearly all are: nothing of them is copied.
+            if newline.is_some() && self.is_fresh() && content.len() <= MAX_LINE {
+                line(content);
+                count += 1;
+                continue;
+            }
+            if self.extend(content) {
+                line(&self.pending);
+                self.pending.clear();
+                count += 1;
+            }
+            if newline.is_some() && !mem::take(&mut self.skipping) {
+                line(&self.pending);
+                self.pending.clear();
+                count += 1;
             }
         }
+        octets
+    }
+
+    /// Passes over those lines that at least `keep` others follow in this piece of the stream: returns what is left of
+    /// it, and how many lines that were.
+    pub fn pass_over<'a>(&mut self, octets: &'a [u8], keep: usize) -> (&'a [u8], u64) {
+        let count = memchr_iter(b'\n', octets).count();
+        if count <= keep {
+            return (octets, 0);
+        }
+        let last = memrchr_iter(b'\n', octets).nth(keep);
+        let rest = last.and_then(|at| octets.get(at + 1..)).unwrap_or_default();
+        self.pending.clear();
+        // The first one may be the end of a line that was cut, and handed out then.
+        let lines = count - keep - usize::from(mem::take(&mut self.skipping));
+        (rest, lines as u64)
     }
 
     /// The stream has ended: hands out its last line if there was no newline after it, and starts anew.
-    pub fn finish(&mut self) -> Option<Vec<u8>> {
-        let Self { pending, skipping } = std::mem::take(self);
-        (!skipping && !pending.is_empty()).then_some(pending)
+    pub fn finish(&mut self, line: impl FnOnce(&[u8])) {
+        let Self { pending, skipping } = mem::take(self);
+        if !skipping && !pending.is_empty() {
+            line(&pending);
+        }
     }
 
-    fn extend(&mut self, content: &[u8], line: &mut impl FnMut(Vec<u8>)) {
+    fn is_fresh(&self) -> bool {
+        self.pending.is_empty() && !self.skipping
+    }
+
+    /// Adds to the line that has begun. `true`: it is too long, and what is pending is all that is left of it.
+    fn extend(&mut self, content: &[u8]) -> bool {
         if self.skipping {
-            return;
+            return false;
         }
         let free = MAX_LINE - self.pending.len();
-        if let Some(fitting) = content.get(..free)
-            && content.len() > free
-        {
-            let mut cut = std::mem::take(&mut self.pending);
-            cut.extend_from_slice(fitting);
-            cut.extend_from_slice(TRUNCATED);
-            self.skipping = true;
-            line(cut);
-        } else {
+        if content.len() <= free {
             self.pending.extend_from_slice(content);
+            return false;
+        }
+        self.pending.extend_from_slice(&content[..free]);
+        self.pending.extend_from_slice(TRUNCATED);
+        self.skipping = true;
+        true
+    }
+}
+
+/// A line as it is shown: everything that is not printable ASCII is escaped, octets as three decimal digits
+/// (BEHAVIOUR 4), so that no line can steer a terminal.
+pub fn escaped(octets: &[u8]) -> String {
+    let mut text = String::with_capacity(octets.len());
+    for octet in octets {
+        match octet {
+            b'\n' => text.push_str("\\n"),
+            b'\t' => text.push_str("\\t"),
+            b'\r' => text.push_str("\\r"),
+            8 => text.push_str("\\b"),
+            b'"' => text.push_str("\\\""),
+            b'\\' => text.push_str("\\\\"),
+            0x20..0x7f => text.push(char::from(*octet)),
+            other => {
+                let _ = write!(text, "\\{other:03}");
+            }
         }
     }
+    text
 }
 
 #[cfg(test)]
@@ -68,10 +132,15 @@ mod tests {
         let mut splitter = Splitter::default();
         let mut lines = Vec::new();
         for piece in pieces {
-            splitter.push(piece, |line| lines.push(line));
-            assert!(splitter.pending.len() <= MAX_LINE);
+            let mut left = piece;
+            while !left.is_empty() {
+                let before = lines.len();
+                left = splitter.push(left, 3, |line| lines.push(line.to_vec()));
+                assert!(splitter.pending.len() <= MAX_LINE);
+                assert!(left.is_empty() || (3..=4).contains(&(lines.len() - before)));
+            }
         }
-        lines.extend(splitter.finish());
+        splitter.finish(|line| lines.push(line.to_vec()));
         lines
     }
 
@@ -99,6 +168,28 @@ mod tests {
         assert_eq!(lines([&long[..], b"yy\nnext"]), [&cut(b'x')[..], b"next"]);
         assert_eq!(lines([&long[..]]), [cut(b'x')]);
         assert_eq!(lines([&vec![b'z'; 1 << 20][..]]), [cut(b'z')]);
+    }
+
+    #[test]
+    fn lines_are_passed_over_as_if_they_had_been_handed_out() {
+        let long = "z".repeat(MAX_LINE + 9);
+        let stream = format!("{long}\none\n\ntwo\n{long}\nthree\nfour");
+        let whole = lines([stream.as_bytes()]);
+        for (size, keep) in [(1, 0), (700, 1), (700, 2), (stream.len(), 3), (530, 0)] {
+            let mut splitter = Splitter::default();
+            let (mut kept, mut passed) = (Vec::new(), 0);
+            for piece in stream.as_bytes().chunks(size) {
+                let (rest, count) = splitter.pass_over(piece, keep);
+                if count > 0 {
+                    passed += count + kept.len() as u64;
+                    kept.clear();
+                }
+                splitter.push(rest, usize::MAX, |line| kept.push(line.to_vec()));
+            }
+            splitter.finish(|line| kept.push(line.to_vec()));
+            assert_eq!(kept, whole[usize::try_from(passed).unwrap()..], "{size}");
+            assert!(kept.len() >= keep && passed > 0);
+        }
     }
 
     #[test]

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use super::ring::{LINES, Line, Moment, Ring};
+use super::ring::{History, Item, LINES, OCTETS, Reader, Ring};
 use crate::name::{Name, Path};
 
 /// Subscribers of one console unless the operator says otherwise (BEHAVIOUR 6).
 pub const SUBSCRIBERS: usize = 5;
 
-/// Most consoles of all paths together. Each takes up to about 600 kB, and a descriptor while its unikernel runs.
+/// Most consoles of all paths together. Each takes up to about 300 kB, and a descriptor while its unikernel runs.
 pub const MAX_CONSOLES: usize = 1024;
 
 /// Most subscriptions that wait for a console which does not exist (yet).
@@ -22,22 +22,37 @@ pub const MAX_SUBSCRIPTIONS: usize = 128;
 /// Who subscribed; chosen by the caller, never used again for somebody else.
 pub type Subscriber = u64;
 
-/// How much history a subscriber asks for.
+/// What is read of a console, after the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum History {
-    /// Lines that did not arrive before this.
-    Since(Moment),
-    /// So many of the newest lines.
-    Count(i64),
+pub enum Extent {
+    /// Live lines for ever.
+    Lines,
+    /// Live lines, and word of the end of each run.
+    Runs,
+    /// Nothing.
+    History,
 }
 
 /// What a subscriber gets.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Subscription<'a> {
-    /// The history, oldest line first; `None` if there is no such console yet.
-    pub history: Option<Vec<&'a Line>>,
+pub struct Subscribed {
+    /// Whether there is such a console.
+    pub known: bool,
     /// Who has to leave for it.
     pub dropped: Vec<Subscriber>,
+}
+
+/// What a subscriber comes to next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// A line of this console, or lines missed.
+    Item(&'a Name, Item<'a>),
+    /// The run has ended, and all its lines were read.
+    RunEnded(&'a Name),
+    /// All that was asked for was read.
+    HistoryEnded(&'a Name),
+    /// Nothing, for now.
+    Nothing,
 }
 
 /// All consoles that can be kept are those of running unikernels.
@@ -50,12 +65,33 @@ struct Console {
     active: bool,
 }
 
+#[derive(Debug)]
+struct Subscription {
+    subscriber: Subscriber,
+    of: Name,
+    reader: Reader,
+    stage: Stage,
+}
+
+/// What is still to be told but lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing, ever.
+    Lines,
+    /// The end of the run, once it has ended.
+    Run,
+    /// Nothing until there is another run.
+    RunEnded,
+    /// The end, at the line of this number.
+    Until(u64),
+}
+
 /// All consoles and all subscriptions, the latter in the order of their arrival.
 #[derive(Debug)]
 pub struct Registry {
     max_subscribers: usize,
     consoles: BTreeMap<Name, Console>,
-    subscriptions: VecDeque<(Subscriber, Name)>,
+    subscriptions: VecDeque<Subscription>,
 }
 
 impl Registry {
@@ -76,6 +112,11 @@ impl Registry {
     /// # Errors
     /// [`Full`] if there are [`MAX_CONSOLES`] and all are active; nothing has changed then.
     pub fn add(&mut self, name: &Name, max: u64) -> Result<Vec<Subscriber>, Full> {
+        for subscription in &mut self.subscriptions {
+            if subscription.of == *name && subscription.stage == Stage::RunEnded {
+                subscription.stage = Stage::Run;
+            }
+        }
         if let Some(console) = self.consoles.get_mut(name) {
             console.active = true;
             return Ok(Vec::new());
@@ -86,7 +127,7 @@ impl Registry {
             self.forget(&first, &mut dropped);
         }
         let console = Console {
-            ring: Ring::new(LINES),
+            ring: Ring::new(LINES, OCTETS),
             active: true,
         };
         self.consoles.insert(name.clone(), console);
@@ -108,19 +149,22 @@ impl Registry {
         }
     }
 
-    /// Adds a line to the console of `name`, if there is one.
-    pub fn push(&mut self, name: &Name, line: Line) {
-        if let Some(console) = self.consoles.get_mut(name) {
-            console.ring.push(line);
-        }
+    /// The lines of `name`, if there is such a console.
+    pub fn ring(&self, name: &Name) -> Option<&Ring> {
+        self.consoles.get(name).map(|console| &console.ring)
+    }
+
+    /// The same, for lines to be added.
+    pub fn ring_mut(&mut self, name: &Name) -> Option<&mut Ring> {
+        self.consoles.get_mut(name).map(|console| &mut console.ring)
     }
 
     /// Who reads the console of `name`, or waits for it, in the order of arrival.
     pub fn subscribers(&self, name: &Name) -> impl Iterator<Item = Subscriber> {
         self.subscriptions
             .iter()
-            .filter(move |(_, of)| of == name)
-            .map(|(subscriber, _)| *subscriber)
+            .filter(move |subscription| subscription.of == *name)
+            .map(|subscription| subscription.subscriber)
     }
 
     /// A new subscriber of `name`, known or not. Where a limit is exceeded the oldest subscriber leaves: of this console, of
@@ -130,8 +174,20 @@ impl Registry {
         subscriber: Subscriber,
         name: &Name,
         history: History,
-    ) -> Subscription<'_> {
-        self.subscriptions.push_back((subscriber, name.clone()));
+        extent: Extent,
+    ) -> Subscribed {
+        let ring = self.ring(name);
+        let known = ring.is_some();
+        self.subscriptions.push_back(Subscription {
+            subscriber,
+            of: name.clone(),
+            reader: ring.map_or_else(Reader::default, |ring| ring.reader(history)),
+            stage: match extent {
+                Extent::Lines => Stage::Lines,
+                Extent::Runs => Stage::Run,
+                Extent::History => Stage::Until(ring.map_or(0, Ring::end)),
+            },
+        });
         let mut dropped = Vec::new();
         self.trim(self.max_subscribers, |_, of| of == name, &mut dropped);
         self.trim(
@@ -140,16 +196,41 @@ impl Registry {
             &mut dropped,
         );
         self.trim(MAX_SUBSCRIPTIONS, |_, _| true, &mut dropped);
-        let history = self.consoles.get(name).map(|console| match history {
-            History::Since(moment) => console.ring.since(moment).collect(),
-            History::Count(count) => console.ring.last(count).collect(),
-        });
-        Subscription { history, dropped }
+        Subscribed { known, dropped }
+    }
+
+    /// What the subscriber comes to next, each thing once.
+    pub fn next(&mut self, subscriber: Subscriber) -> Next<'_> {
+        let subscription = self
+            .subscriptions
+            .iter_mut()
+            .find(|subscription| subscription.subscriber == subscriber);
+        let Some(Subscription {
+            of, reader, stage, ..
+        }) = subscription
+        else {
+            return Next::Nothing;
+        };
+        let Some(console) = self.consoles.get(of) else {
+            return Next::Nothing;
+        };
+        if matches!(stage, Stage::Until(end) if reader.position() >= *end) {
+            return Next::HistoryEnded(of);
+        }
+        match console.ring.read(reader) {
+            Some(item) => Next::Item(of, item),
+            None if *stage == Stage::Run && !console.active => {
+                *stage = Stage::RunEnded;
+                Next::RunEnded(of)
+            }
+            None => Next::Nothing,
+        }
     }
 
     /// The subscriber has left.
     pub fn unsubscribe(&mut self, subscriber: Subscriber) {
-        self.subscriptions.retain(|(other, _)| *other != subscriber);
+        self.subscriptions
+            .retain(|subscription| subscription.subscriber != subscriber);
     }
 
     /// The consoles at and below `path` whose unikernels have stopped.
@@ -170,7 +251,8 @@ impl Registry {
     fn forget(&mut self, name: &Name, dropped: &mut Vec<Subscriber>) {
         self.consoles.remove(name);
         dropped.extend(self.subscribers(name));
-        self.subscriptions.retain(|(_, of)| of != name);
+        self.subscriptions
+            .retain(|subscription| subscription.of != *name);
     }
 
     /// Drops the oldest of those subscriptions `which` is about until `max` are left.
@@ -181,7 +263,7 @@ impl Registry {
         dropped: &mut Vec<Subscriber>,
     ) {
         let consoles = &self.consoles;
-        let subject = |(_, of): &(Subscriber, Name)| which(consoles, of);
+        let subject = |subscription: &Subscription| which(consoles, &subscription.of);
         let mut excess = self
             .subscriptions
             .iter()
@@ -192,7 +274,7 @@ impl Registry {
             let drop = excess > 0 && subject(subscription);
             if drop {
                 excess -= 1;
-                dropped.push(subscription.0);
+                dropped.push(subscription.subscriber);
             }
             !drop
         });
@@ -213,6 +295,7 @@ impl std::error::Error for Full {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::ring::Moment;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -226,16 +309,31 @@ mod tests {
         registry
     }
 
-    fn line(text: &str) -> Line {
-        Line {
-            arrived: Moment::default(),
-            octets: text.as_bytes().into(),
-        }
+    fn write(registry: &mut Registry, to: &str, line: &str) {
+        let ring = registry.ring_mut(&name(to)).unwrap();
+        ring.push(Moment::default(), line.as_bytes());
     }
 
     fn subscribe(registry: &mut Registry, who: Subscriber, to: &str) -> (bool, Vec<Subscriber>) {
-        let subscription = registry.subscribe(who, &name(to), History::Count(9));
-        (subscription.history.is_some(), subscription.dropped)
+        let subscribed = registry.subscribe(who, &name(to), History::Count(9), Extent::Lines);
+        (subscribed.known, subscribed.dropped)
+    }
+
+    /// What the subscriber comes to until there is nothing, in words.
+    fn told(registry: &mut Registry, who: Subscriber) -> Vec<String> {
+        let mut told = Vec::new();
+        loop {
+            told.push(match registry.next(who) {
+                Next::Item(_, Item::Line(line)) => String::from_utf8(line.octets.into()).unwrap(),
+                Next::Item(_, Item::Missed(count)) => format!("{count} missed"),
+                Next::RunEnded(_) => "end of the run".to_owned(),
+                Next::HistoryEnded(_) => {
+                    registry.unsubscribe(who);
+                    "end".to_owned()
+                }
+                Next::Nothing => return told,
+            });
+        }
     }
 
     fn inactive(registry: &Registry, path: &str) -> Vec<String> {
@@ -246,13 +344,60 @@ mod tests {
     #[test]
     fn a_stopped_console_keeps_its_lines_until_the_unikernel_is_back() {
         let mut registry = registry(&[":a"]);
-        registry.push(&name(":a"), line("one"));
+        write(&mut registry, ":a", "one");
         registry.deactivate(&name(":a"));
         assert_eq!(inactive(&registry, ""), [":a"]);
         assert_eq!(registry.add(&name(":a"), 0), Ok(vec![]));
         assert_eq!(inactive(&registry, ""), [""; 0]);
-        let subscription = registry.subscribe(1, &name(":a"), History::Count(9));
-        assert_eq!(subscription.history, Some(vec![&line("one")]));
+        subscribe(&mut registry, 1, ":a");
+        assert_eq!(told(&mut registry, 1), ["one"]);
+    }
+
+    #[test]
+    fn each_subscriber_gets_its_history_and_every_later_line_once() {
+        let mut registry = registry(&[":a", ":b"]);
+        write(&mut registry, ":a", "one");
+        subscribe(&mut registry, 1, ":a");
+        write(&mut registry, ":a", "two");
+        registry.subscribe(2, &name(":a"), History::Count(1), Extent::Lines);
+        write(&mut registry, ":b", "other");
+        assert_eq!(told(&mut registry, 2), ["two"]);
+        write(&mut registry, ":a", "three");
+        assert_eq!(told(&mut registry, 1), ["one", "two", "three"]);
+        assert_eq!(told(&mut registry, 2), ["three"]);
+        for _ in 0..LINES + 3 {
+            write(&mut registry, ":a", "");
+        }
+        assert_eq!(told(&mut registry, 1)[..2], ["3 missed", ""]);
+    }
+
+    #[test]
+    fn the_end_of_each_run_is_told_once_after_its_lines() {
+        let mut registry = registry(&[":a"]);
+        for (who, extent) in [(1, Extent::Lines), (2, Extent::Runs)] {
+            registry.subscribe(who, &name(":a"), History::Count(0), extent);
+        }
+        assert_eq!(told(&mut registry, 2), [""; 0]);
+        write(&mut registry, ":a", "last");
+        registry.deactivate(&name(":a"));
+        assert_eq!(told(&mut registry, 1), ["last"]);
+        assert_eq!(told(&mut registry, 2), ["last", "end of the run"]);
+        assert_eq!(told(&mut registry, 2), [""; 0]);
+        registry.add(&name(":a"), 1).unwrap();
+        assert_eq!(told(&mut registry, 2), [""; 0]);
+        registry.deactivate(&name(":a"));
+        assert_eq!(told(&mut registry, 2), ["end of the run"]);
+    }
+
+    #[test]
+    fn history_ends_where_it_was_asked_for() {
+        let mut registry = registry(&[":a"]);
+        write(&mut registry, ":a", "one");
+        registry.subscribe(1, &name(":a"), History::Count(9), Extent::History);
+        write(&mut registry, ":a", "two");
+        assert_eq!(told(&mut registry, 1), ["one", "end"]);
+        registry.subscribe(2, &name(":a"), History::Count(0), Extent::History);
+        assert_eq!(told(&mut registry, 2), ["end"]);
     }
 
     #[test]

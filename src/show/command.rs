@@ -23,11 +23,10 @@ pub(super) fn command(page: &mut Page, command: &Command) {
         Command::Policy(PolicyCommand::Add(add)) => policy(page, add),
         Command::Policy(PolicyCommand::AddDated(dated)) => policy(page, &dated.policy),
         Command::Block(command) => block(page, command),
-        Command::Console(ConsoleCommand::Subscribe(SinceCount::Since(since))) => {
-            page.field("lines since", time(since.seconds()));
-        }
-        Command::Console(ConsoleCommand::Subscribe(SinceCount::Count(count))) => {
-            page.field("newest lines", count.get());
+        Command::Console(ConsoleCommand::Subscribe(from)) => history(page, from),
+        Command::Console(ConsoleCommand::Read(read)) => {
+            history(page, &read.from);
+            page.field("live lines", if read.follow { "yes" } else { "no" });
         }
         Command::Console(ConsoleCommand::Add(count)) => page.field("consoles", count.get()),
         Command::Statistics(StatsCommand::Add(add)) => {
@@ -44,6 +43,13 @@ pub(super) fn command(page: &mut Page, command: &Command) {
         | Command::Policy(PolicyCommand::Info(()) | PolicyCommand::Remove(()))
         | Command::Statistics(_) => {}
     });
+}
+
+fn history(page: &mut Page, from: &SinceCount) {
+    match from {
+        SinceCount::Since(since) => page.field("lines since", time(since.seconds())),
+        SinceCount::Count(count) => page.field("newest lines", count.get()),
+    }
 }
 
 fn unikernel(page: &mut Page, command: &UnikernelCommand) {

@@ -2,12 +2,16 @@
 
 #[cfg(any(target_os = "freebsd", test))]
 pub mod bridge;
+#[cfg(target_os = "freebsd")]
+pub mod capsicum;
 pub mod child;
 pub mod descriptor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
 #[cfg(target_os = "freebsd")]
 pub mod interfaces;
+#[cfg(target_os = "linux")]
+pub mod landlock;
 pub mod process;
 #[cfg(target_os = "freebsd")]
 pub mod rctl;

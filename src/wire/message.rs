@@ -4,7 +4,7 @@
 use rasn::{AsnType, Decode, Decoder, Encode};
 
 use super::legacy;
-use super::own::{DatedPolicy, NamedDetails};
+use super::own::{ConsoleRead, DatedPolicy, NamedDetails};
 use super::primitive::{Int, Int64, Octets, Text, Timestamp};
 use super::statistics::{Statistics, StatsAdd};
 use super::unikernel::{Arguments, Config, Info};
@@ -81,6 +81,9 @@ pub enum ConsoleCommand {
     /// List the consoles of stopped unikernels.
     #[rasn(tag(explicit(3)))]
     Inactive(()),
+    /// History, then live lines if wanted, and word of their ends. Petrel's own.
+    #[rasn(tag(explicit(64)))]
+    Read(ConsoleRead),
 }
 
 /// How much history a console subscriber asks for.

@@ -17,13 +17,14 @@ pub mod domain;
 pub mod frame;
 pub mod image;
 pub mod legacy;
+pub mod lines;
 pub mod own;
 pub mod state;
 pub mod v5;
 
 pub use error::WireError;
 pub use message::*;
-pub use own::DatedPolicy;
+pub use own::{ConsoleRead, DatedPolicy};
 pub use primitive::*;
 pub use statistics::*;
 pub use unikernel::*;

@@ -2,7 +2,7 @@
 
 use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
-use super::message::Policy;
+use super::message::{Policy, SinceCount};
 use super::primitive::{Int, Octets, Text, Timestamp};
 use super::state::LastExit;
 use super::unikernel::Info;
@@ -17,6 +17,16 @@ pub struct DatedPolicy {
     pub not_before: Int,
     /// Content octets of its serial number.
     pub serial: Octets,
+}
+
+/// What is read of a console. After the first answer and the lines, [`super::Success::Empty`] says that there are
+/// no more: with `follow` each time that the run has ended, without it once, and then the connection is closed.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct ConsoleRead {
+    /// The history.
+    pub from: SinceCount,
+    /// Whether live lines are wanted, too.
+    pub follow: bool,
 }
 
 /// A unikernel that runs, is to run, or ran, and its name.

@@ -15,7 +15,8 @@ use nix::unistd::{Pid, mkfifo};
 use petrel::name::Name;
 use petrel::wire::frame::{frame, read_frame};
 use petrel::wire::{
-    Command, ConsoleCommand, ConsoleData, Data, Int, Message, Payload, SinceCount, Success,
+    Command, ConsoleCommand, ConsoleData, ConsoleRead, Data, Int, Message, Payload, SinceCount,
+    Success,
 };
 
 /// The longest anything may take on a busy machine.
@@ -161,6 +162,10 @@ impl Daemon {
         assert!(used < 8, "{used} ticks of CPU time used for nothing");
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         kill(pid, signal).unwrap();
@@ -253,6 +258,23 @@ impl Client {
 
     pub fn subscribe_last(&mut self, name: &str, count: i64) -> String {
         self.subscribe(name, SinceCount::Count(Int::new(count)))
+    }
+
+    /// Reads as Petrel's own client does, and returns the word the daemon answers with.
+    pub fn read(&mut self, name: &str, count: i64, follow: bool) -> String {
+        let from = SinceCount::Count(Int::new(count));
+        let read = ConsoleRead { from, follow };
+        let answer = self.ask(name, ConsoleCommand::Read(read)).unwrap();
+        match answer.payload {
+            Payload::Reply(Success::String(word)) => word.to_lossy(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Fails unless the end of the lines is told next.
+    pub fn assert_end(&mut self) {
+        let message = self.receive().unwrap();
+        assert_eq!(message.payload, Payload::Reply(Success::Empty(())));
     }
 
     /// The next line and when it arrived; `None` at the end.

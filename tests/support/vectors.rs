@@ -827,6 +827,8 @@ pub fn show_command(command: &Command) -> Value {
             typed_with("console_subscribe", "count", show_int(count))
         }
         Command::Console(ConsoleCommand::Inactive(())) => typed("console_list_inactive"),
+        // Only Petrel's own peers send it, and no vector has it.
+        Command::Console(ConsoleCommand::Read(_)) => typed("ours"),
         Command::Statistics(command) => show_stats_command(command),
         Command::Unikernel(command) => show_unikernel_command(command),
         Command::Policy(PolicyCommand::Info(())) => typed("policy_info"),

@@ -22,6 +22,12 @@ command_to_daemon! {
         /// history from this time (RFC 3339) or date on, instead of --count
         #[argh(option, from_str_fn(since))]
         pub(in crate::client) since: Option<OffsetDateTime>,
+        /// follow until the run has ended, and tell how; the default on the host itself
+        #[argh(switch)]
+        pub(in crate::client) follow: bool,
+        /// show the history only
+        #[argh(switch)]
+        pub(in crate::client) no_follow: bool,
     }
 }
 

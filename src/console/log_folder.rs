@@ -1,0 +1,366 @@
+//! Files of lines, one a console, which are rotated.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{DirBuilder, File};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use time::OffsetDateTime;
+
+use super::archive::{Refused, Sink};
+use super::lines::escaped;
+use super::ring::{Line, Moment};
+use crate::name::Name;
+
+/// MiB of a file unless the operator says otherwise.
+pub const LOG_SIZE: u64 = 10;
+
+/// Files of a console unless the operator says otherwise.
+pub const LOG_FILES: u32 = 5;
+
+/// Permissions of the folder, and of the files in it.
+const FOLDER_MODE: u32 = 0o750;
+const FILE_MODE: Mode = Mode::from_bits_truncate(0o640);
+
+/// A folder with files `NAME.log`, older ones `NAME.log.1` and so on. No name has a slash, and none of these is also that
+/// of another console: what is before the last `.log` is the whole name.
+#[derive(Debug)]
+pub(super) struct LogFolder {
+    path: PathBuf,
+    folder: File,
+    /// Octets of a file, and files of a console.
+    limits: (u64, u32),
+    files: BTreeMap<Name, LogFile>,
+}
+
+#[derive(Debug, Default)]
+struct LogFile {
+    file: Option<File>,
+    /// Octets in it, those that are held back included.
+    size: u64,
+    /// What is to be written.
+    held: Vec<u8>,
+    /// Whether it could not be opened or written the last time.
+    failed: bool,
+}
+
+impl LogFolder {
+    /// The folder, made if missing, for `files` files of at most `size` octets for each console, but at least a line.
+    pub(super) fn open(path: &Path, size: u64, files: u32) -> io::Result<Self> {
+        match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let folder = File::open(path)?;
+        if !folder.metadata()?.is_dir() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            folder,
+            limits: (size, files.max(1)),
+            files: BTreeMap::new(),
+        })
+    }
+
+    /// Opens the file of `name` for appending: one of our own with no other name, never a link or anything else that
+    /// somebody has put there.
+    fn append(&self, name: &Name) -> io::Result<File> {
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_NOCTTY
+            | OFlag::O_CLOEXEC;
+        let file: File = openat(&self.folder, &*file_name(name, 0), flags, FILE_MODE)?.into();
+        let found = file.metadata()?;
+        let refused = |why| Err(io::Error::new(ErrorKind::InvalidInput, why));
+        if !found.is_file() {
+            return refused("it is no file");
+        }
+        if found.nlink() != 1 || found.uid() != geteuid().as_raw() {
+            return refused("it belongs to somebody else, or has another name, too");
+        }
+        Ok(file)
+    }
+
+    /// Every file of `name` gets the next number, and the oldest one goes.
+    fn rotate(&self, name: &Name) -> io::Result<()> {
+        let (_, files) = self.limits;
+        let oldest = file_name(name, files - 1);
+        ignore_missing(unlinkat(&self.folder, &*oldest, UnlinkatFlags::NoRemoveDir))?;
+        for number in (1..files).rev() {
+            let (from, to) = (file_name(name, number - 1), file_name(name, number));
+            ignore_missing(renameat(&self.folder, &*from, &self.folder, &*to))?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for so many octets in `file`, which is open then.
+    fn prepare(&self, name: &Name, file: &mut LogFile, octets: u64) -> io::Result<()> {
+        let (most, _) = self.limits;
+        if file.file.is_none() {
+            let opened = self.append(name)?;
+            file.size = opened.metadata()?.len() + file.held.len() as u64;
+            file.file = Some(opened);
+        }
+        if file.failed {
+            file.write()?;
+            file.failed = false;
+        }
+        if file.size > 0 && file.size + octets > most {
+            file.write()?;
+            file.file = None;
+            self.rotate(name)?;
+            return self.prepare(name, file, octets);
+        }
+        Ok(())
+    }
+
+    /// Puts the file away until it may work again; only the first failure in a row is logged.
+    fn fail(&self, name: &Name, file: &mut LogFile, error: &io::Error) {
+        file.file = None;
+        if !std::mem::replace(&mut file.failed, true) {
+            let path = self.path.join(file_name(name, 0));
+            log::error!("cannot write to {}: {error}", path.display());
+        }
+    }
+}
+
+impl Sink for LogFolder {
+    fn put(&mut self, name: &Name, line: &Line<'_>) -> Result<(), Refused> {
+        let mut text = time(line.arrived);
+        text.push(' ');
+        text += &escaped(&line.octets);
+        text.push('\n');
+        let octets = text.len() as u64;
+        let mut file = self.files.remove(name).unwrap_or_default();
+        let prepared = self.prepare(name, &mut file, octets);
+        match &prepared {
+            Ok(()) => {
+                file.held.extend_from_slice(text.as_bytes());
+                file.size += octets;
+            }
+            Err(error) => self.fail(name, &mut file, error),
+        }
+        self.files.insert(name.clone(), file);
+        prepared.map_err(|_| Refused)
+    }
+
+    fn flush(&mut self, name: &Name) {
+        let Some(mut file) = self.files.remove(name) else {
+            return;
+        };
+        if !file.failed
+            && let Err(error) = file.write()
+        {
+            self.fail(name, &mut file, &error);
+        }
+        self.files.insert(name.clone(), file);
+    }
+
+    fn close(&mut self, name: &Name) {
+        self.files.remove(name);
+    }
+
+    fn reopen(&mut self) {
+        self.files.clear();
+    }
+}
+
+impl LogFile {
+    /// Writes what is held back.
+    fn write(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        while !self.held.is_empty() {
+            match file.write(&self.held) {
+                Ok(count) => drop(self.held.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The file of `name` of this number; 0 is the newest one.
+fn file_name(name: &Name, number: u32) -> String {
+    match number {
+        0 => format!("{name}.log"),
+        _ => format!("{name}.log.{number}"),
+    }
+}
+
+fn ignore_missing(result: nix::Result<()>) -> io::Result<()> {
+    match result {
+        Err(nix::Error::ENOENT) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// RFC 3339 in UTC, with milliseconds.
+fn time(moment: Moment) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(moment.seconds);
+    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let mut text = String::with_capacity(32);
+    let _ = write!(
+        text,
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        moment.nanoseconds / 1_000_000
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::mkfifo;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    struct Case {
+        path: PathBuf,
+        folder: LogFolder,
+    }
+
+    impl Case {
+        fn new(test: &str, size: u64, files: u32) -> Self {
+            let own = format!("petrel-log-{test}-{}", std::process::id());
+            let path = std::env::temp_dir().join(own);
+            let folder = LogFolder::open(&path, size, files).unwrap();
+            Self { path, folder }
+        }
+
+        fn say(&mut self, name: &str, text: &str) -> Result<(), Refused> {
+            let name = name.parse().unwrap();
+            let line = Line {
+                arrived: Moment {
+                    seconds: 1_700_000_000,
+                    nanoseconds: 7_000_001,
+                },
+                octets: text.as_bytes().into(),
+            };
+            let said = self.folder.put(&name, &line);
+            self.folder.flush(&name);
+            said
+        }
+
+        fn read(&self, file: &str) -> String {
+            let text = fs::read_to_string(self.path.join(file)).unwrap();
+            text.replace("2023-11-14T22:13:20.007Z ", "")
+        }
+
+        fn files(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.path).unwrap();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Case {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    #[test]
+    fn each_console_has_a_file_that_cannot_steer_a_terminal() {
+        let mut case = Case::new("each", 1 << 20, 2);
+        case.say(":a", "one\x1b[2J").unwrap();
+        case.say("t:a.log", "other").unwrap();
+        case.folder.close(&":a".parse().unwrap());
+        case.say(":a", "two").unwrap();
+        assert_eq!(case.files(), [":a.log", "t:a.log.log"]);
+        let text = fs::read_to_string(case.path.join(":a.log")).unwrap();
+        let time = "2023-11-14T22:13:20.007Z";
+        assert_eq!(text, format!("{time} one\\027[2J\n{time} two\n"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&case.path) & !0o750, 0);
+        assert_eq!(mode(&case.path.join(":a.log")) & !0o640, 0);
+    }
+
+    #[test]
+    fn a_full_file_makes_room_and_the_oldest_goes() {
+        // Two lines of 27 octets fit, three do not.
+        let mut case = Case::new("full", 60, 3);
+        for number in 1..9 {
+            case.say(":a", &number.to_string()).unwrap();
+        }
+        assert_eq!(case.files(), [":a.log", ":a.log.1", ":a.log.2"]);
+        let texts = case
+            .files()
+            .iter()
+            .map(|file| case.read(file))
+            .collect::<Vec<_>>();
+        assert_eq!(texts, ["7\n8\n", "5\n6\n", "3\n4\n"]);
+        // The limit is the same for one who comes back to a full file, and a line that is longer has one of its own.
+        case.folder.reopen();
+        case.say(":a", &"x".repeat(99)).unwrap();
+        assert_eq!(case.read(":a.log").len(), 100);
+        assert_eq!(case.read(":a.log.1"), "7\n8\n");
+        let mut case = Case::new("single", 60, 1);
+        for number in 1..4 {
+            case.say(":a", &number.to_string()).unwrap();
+        }
+        assert_eq!(case.files(), [":a.log"]);
+        assert_eq!(case.read(":a.log"), "3\n");
+    }
+
+    #[test]
+    fn nothing_is_written_through_what_somebody_else_has_put_there() {
+        let mut case = Case::new("tricks", 1 << 20, 2);
+        let victim = case.path.join("victim");
+        fs::write(&victim, "kept").unwrap();
+        symlink(&victim, case.path.join(":link.log")).unwrap();
+        fs::hard_link(&victim, case.path.join(":hard.log")).unwrap();
+        mkfifo(&case.path.join(":fifo.log"), Mode::S_IRWXU).unwrap();
+        let read_too = File::options()
+            .read(true)
+            .write(true)
+            .open(case.path.join(":fifo.log"));
+        fs::create_dir(case.path.join(":folder.log")).unwrap();
+        for name in [":link", ":hard", ":fifo", ":folder"] {
+            assert_eq!(case.say(name, "lost"), Err(Refused), "{name}");
+        }
+        drop(read_too);
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        // Once that is gone, all goes on.
+        fs::remove_file(case.path.join(":link.log")).unwrap();
+        case.say(":link", "written").unwrap();
+        assert_eq!(case.read(":link.log"), "written\n");
+    }
+
+    #[test]
+    fn what_a_full_disk_did_not_take_is_written_later() {
+        let mut case = Case::new("disk", 1 << 20, 2);
+        case.say(":a", "one").unwrap();
+        let name: Name = ":a".parse().unwrap();
+        let full = File::options().write(true).open("/dev/full");
+        let Ok(full) = full else {
+            eprintln!("SKIPPED: no /dev/full here");
+            return;
+        };
+        case.folder.files.get_mut(&name).unwrap().file = Some(full);
+        case.say(":a", "two").unwrap();
+        assert!(case.folder.files[&name].failed);
+        case.say(":a", "three").unwrap();
+        assert_eq!(case.read(":a.log"), "one\ntwo\nthree\n");
+    }
+}
