@@ -423,6 +423,11 @@ fn a_unikernel_does_not_notice_a_restart_of_the_console_daemon() {
         "--arg=--interval-ms=10",
     ];
     host.expect(&host.petrel(&create), 0, &["created"]);
+    let others = ["other", "t:u:other"];
+    for other in others {
+        let create = ["create", other, create[2], create[3]];
+        host.expect(&host.petrel(&create), 0, &["created"]);
+    }
     let before = host.snapshot();
     let tick = |line: String| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
     let mut console = host.follow("chatty", &["--count=0"]);
@@ -438,6 +443,13 @@ fn a_unikernel_does_not_notice_a_restart_of_the_console_daemon() {
     assert!(first > last);
     // What it said meanwhile has waited in the fifo.
     assert_eq!(tick(console.line()), first + 1);
+    // All are read again that run.
+    for other in others {
+        let mut console = host.follow(other, &[]);
+        console.line();
+        let first = tick(console.line_with("console"));
+        assert_eq!(tick(console.line()), first + 1);
+    }
     host.assert_unchanged(&before);
 }
 

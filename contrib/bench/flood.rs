@@ -112,7 +112,7 @@ impl Host {
         }
         let wanted = (copied / 4.0).min(500.0);
         let told = if with_subscriber {
-            "one follows, and gets all".to_owned()
+            "one follows".to_owned()
         } else {
             format!("at least {wanted:.0} MB/s")
         };

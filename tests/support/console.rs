@@ -167,7 +167,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap());
         kill(pid, signal).unwrap();
     }
 
