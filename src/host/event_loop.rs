@@ -554,6 +554,7 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
             name,
             key: survivor.record.key,
             since: timestamp(survivor.record.started),
+            age: daemon::wall_clock().saturating_sub(survivor.record.started),
             history: survivor.record.history.clone(),
             stopping: survivor.record.stopping,
         });
