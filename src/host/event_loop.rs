@@ -226,21 +226,13 @@ impl Daemon {
             ids.len() < MAX_CLIENTS && self.accept_after.is_none() && self.reload.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut busy = false;
-        let mut large = self
-            .connections
-            .values()
-            .filter(|client| client.is_unpacking())
-            .count();
-        for connection in self.connections.values() {
+        let held_back = self.held_back();
+        for (id, connection) in &self.connections {
             let interest = connection.interest();
             busy |= interest.is_none();
             let mut interest = interest.unwrap_or(PollFlags::empty());
-            if connection.is_large() {
-                large += 1;
-                interest.set(
-                    PollFlags::POLLIN,
-                    large <= MAX_LARGE && interest.contains(PollFlags::POLLIN),
-                );
+            if held_back.contains(id) {
+                interest.remove(PollFlags::POLLIN);
             }
             waits.push(PollFd::new(connection.as_fd(), interest));
         }
@@ -289,6 +281,11 @@ impl Daemon {
                 self.events.push_front(Event::Terminate);
             }
         }
+        for id in held_back {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.excuse(now);
+            }
+        }
         for (id, ready) in ids.iter().zip(&ready[1..]) {
             self.progress(*id, *ready, now);
         }
@@ -313,6 +310,21 @@ impl Daemon {
             self.reload_when_quiet(now);
         }
         Ok(())
+    }
+
+    /// The clients whose requests are not read further for now, as those of others take so much room.
+    fn held_back(&self) -> BTreeSet<ConnectionId> {
+        let clients = self.connections.values();
+        let unpacking = clients.filter(|client| client.is_unpacking()).count();
+        let large = self.connections.iter();
+        let large = large.filter(|(_, client)| client.is_large());
+        let others = large.skip(MAX_LARGE.saturating_sub(unpacking));
+        let reading = |client: &Connection| {
+            let interest = client.interest().unwrap_or(PollFlags::empty());
+            interest.contains(PollFlags::POLLIN)
+        };
+        let held_back = others.filter(|(_, client)| reading(client));
+        held_back.map(|(id, _)| *id).collect()
     }
 
     fn progress(&mut self, id: ConnectionId, ready: PollFlags, now: Instant) {
