@@ -394,15 +394,7 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            let Some(Over { run, out_of_memory }) = self.over(process) else {
-                continue;
-            };
-            let death = match ended {
-                _ if out_of_memory => Death::OutOfMemory,
-                Ended::Exit(code) => Death::Exit(code),
-                Ended::Signal(signal) => Death::Signal(signal),
-            };
-            self.events.push_back(Event::Exited { run, death });
+            self.over(process, End::Known(ended));
         }
     }
 
@@ -421,24 +413,24 @@ impl Daemon {
             })
             .collect();
         for (pid, end) in ended {
-            let Some(Over { run, out_of_memory }) = self.over(pid) else {
-                continue;
-            };
-            let death = match end {
-                _ if out_of_memory => Death::OutOfMemory,
-                End::Known(Ended::Exit(code)) => Death::Exit(code),
-                End::Known(Ended::Signal(signal)) => Death::Signal(signal),
-                End::Unknown => Death::Unknown,
-            };
-            self.events.push_back(Event::Exited { run, death });
+            self.over(pid, end);
         }
     }
 
-    /// The run that is over with this process, if it was a tender.
-    fn over(&mut self, process: Pid) -> Option<Over> {
-        let (name, over) = self.runs.ended(process)?;
+    /// Tells of the end of this process, if it was a tender.
+    fn over(&mut self, process: Pid, end: End) {
+        let Some((name, over)) = self.runs.ended(process) else {
+            return;
+        };
         self.statistics.remove(&name);
-        Some(over)
+        let Over { run, out_of_memory } = over;
+        let death = match end {
+            _ if out_of_memory => Death::OutOfMemory,
+            End::Known(Ended::Exit(code)) => Death::Exit(code),
+            End::Known(Ended::Signal(signal)) => Death::Signal(signal),
+            End::Unknown => Death::Unknown,
+        };
+        self.events.push_back(Event::Exited { run, death });
     }
 
     /// Executes this program anew when nothing is under way, or has been for too long.
