@@ -226,18 +226,27 @@ fn taps_are_gone_whatever_way_their_unikernel_ends() {
 }
 
 #[test]
+fn a_device_that_cannot_be_opened_leaves_the_running_one_alone() {
+    let Some(network) = bridges("a device that cannot be opened") else {
+        return;
+    };
+    network.open_tun(0o600);
+    let host = host(&["--tender-uids", "64310-64319"]);
+    let image = guest("forever.spt");
+    let without = ["create", "hello", image.to_str().unwrap(), "--mem=16"];
+    host.expect(&host.petrel(&without), 0, &[]);
+    let before = host.tenders();
+    let why = "user 64312 cannot open /dev/net/tun";
+    host.expect(&create(&host, "hello", &["-f"]), 117, &[why]);
+    assert_eq!(host.tenders(), before);
+    assert_eq!(taps(&network), [""; 0]);
+}
+
+#[test]
 fn a_start_that_fails_half_way_leaves_no_tap() {
     let Some(network) = bridges("a start that fails half-way") else {
         return;
     };
-    network.open_tun(0o600);
-    let mut host = host(&["--tender-uids", "64310-64319"]);
-    // Only when all is prepared the user is known, who cannot attach.
-    let why = "a tender that runs as user 64311 cannot open /dev/net/tun";
-    host.expect(&create(&host, "hello", &[]), 117, &[why]);
-    assert_eq!(taps(&network), [""; 0]);
-    assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
-
     let image = guest("nets.spt");
     let both = ["--net=service", "--net=admin"];
     let mut create = vec!["create", "two", image.to_str().unwrap(), "--mem=16"];

@@ -582,7 +582,18 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
         "{left}"
     );
     assert!(!left.contains("starts"), "{left}");
+    let record = host.path("run/run/:two");
+    let asked = fs::read_to_string(&record).unwrap() + "stop asked\n";
+    fs::write(&record, asked).unwrap();
+    let left = check(&host).stdout;
+    for line in ["of :two, which was to end", "starts :two"] {
+        assert!(left.contains(line), "{left}");
+    }
     host.start_supervisor();
+    eventually("it is ended and started again", || {
+        let said = host.supervisor().so_far();
+        said.contains(":two: started as process")
+    });
     stop(&mut host);
     let stopped = check(&host);
     assert_eq!(stopped.code(), 0, "{stopped:?}");

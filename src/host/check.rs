@@ -191,9 +191,9 @@ impl Report {
             name,
             version,
             previous,
-            ..
+            standing,
         } = recorded;
-        let runs = launch::supported(&version.config).is_ok();
+        let runs = *standing == Standing::Up && launch::supported(&version.config).is_ok();
         for (version, runs) in [(version, runs)]
             .into_iter()
             .chain(previous.iter().map(|previous| (previous, false)))
@@ -252,9 +252,6 @@ impl Report {
                 standing,
                 ..
             } = &**recorded;
-            if let Some(has) = &has {
-                self.needs(name, &version.config, has, devices);
-            }
             let order = version.config.startup();
             match standing {
                 Standing::Up => {}
@@ -267,8 +264,14 @@ impl Report {
                     continue;
                 }
             }
+            if let Some(has) = &has {
+                self.needs(name, &version.config, has, devices);
+            }
+            let goes_on = |survivor: &Survivor| {
+                survivor.record.key == version.key() && !survivor.record.stopping
+            };
             match survivors.remove(name) {
-                Some(survivor) if survivor.record.key == version.key() => {
+                Some(survivor) if goes_on(&survivor) => {
                     let process = survivor.process.id().pid;
                     self.plan(format!(
                         "goes on with {name}, which runs as process {process}"
@@ -283,9 +286,12 @@ impl Report {
         }
         for survivor in survivors.into_values() {
             let (name, process) = (survivor.name, survivor.process.id().pid);
-            self.plan(format!(
-                "ends process {process}, which runs what is not recorded of {name}"
-            ));
+            let why = if survivor.record.stopping {
+                "which was to end"
+            } else {
+                "which runs what is not recorded"
+            };
+            self.plan(format!("ends process {process} of {name}, {why}"));
         }
         self.plan.extend(starts);
     }

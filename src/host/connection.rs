@@ -193,6 +193,11 @@ impl Connection {
         matches!(self.doing, Doing::Unpacking(..))
     }
 
+    /// It is not idle: it is not read from.
+    pub(super) fn excuse(&mut self, now: Instant) {
+        self.active = now;
+    }
+
     /// When it will have been idle for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!matches!(

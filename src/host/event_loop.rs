@@ -228,21 +228,13 @@ impl Daemon {
             ids.len() < MAX_CLIENTS && self.accept_after.is_none() && self.reload.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut busy = false;
-        let mut large = self
-            .connections
-            .values()
-            .filter(|client| client.is_unpacking())
-            .count();
-        for connection in self.connections.values() {
+        let held_back = self.held_back();
+        for (id, connection) in &self.connections {
             let interest = connection.interest();
             busy |= interest.is_none();
             let mut interest = interest.unwrap_or(PollFlags::empty());
-            if connection.is_large() {
-                large += 1;
-                interest.set(
-                    PollFlags::POLLIN,
-                    large <= MAX_LARGE && interest.contains(PollFlags::POLLIN),
-                );
+            if held_back.contains(id) {
+                interest.remove(PollFlags::POLLIN);
             }
             waits.push(PollFd::new(connection.as_fd(), interest));
         }
@@ -293,6 +285,11 @@ impl Daemon {
                 self.events.push_front(Event::Terminate);
             }
         }
+        for id in held_back {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.excuse(now);
+            }
+        }
         for (id, ready) in ids.iter().zip(&ready[1..]) {
             self.progress(*id, *ready, now);
         }
@@ -318,6 +315,21 @@ impl Daemon {
             self.reload_when_quiet(now);
         }
         Ok(())
+    }
+
+    /// The clients whose requests are not read further for now, as those of others take so much room.
+    fn held_back(&self) -> BTreeSet<ConnectionId> {
+        let clients = self.connections.values();
+        let unpacking = clients.filter(|client| client.is_unpacking()).count();
+        let large = self.connections.iter();
+        let large = large.filter(|(_, client)| client.is_large());
+        let others = large.skip(MAX_LARGE.saturating_sub(unpacking));
+        let reading = |client: &Connection| {
+            let interest = client.interest().unwrap_or(PollFlags::empty());
+            interest.contains(PollFlags::POLLIN)
+        };
+        let held_back = others.filter(|(_, client)| reading(client));
+        held_back.map(|(id, _)| *id).collect()
     }
 
     fn progress(&mut self, id: ConnectionId, ready: PollFlags, now: Instant) {
@@ -387,15 +399,7 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            let Some(Over { run, out_of_memory }) = self.over(process) else {
-                continue;
-            };
-            let death = match ended {
-                _ if out_of_memory => Death::OutOfMemory,
-                Ended::Exit(code) => Death::Exit(code),
-                Ended::Signal(signal) => Death::Signal(signal),
-            };
-            self.events.push_back(Event::Exited { run, death });
+            self.over(process, End::Known(ended));
         }
     }
 
@@ -414,24 +418,24 @@ impl Daemon {
             })
             .collect();
         for (pid, end) in ended {
-            let Some(Over { run, out_of_memory }) = self.over(pid) else {
-                continue;
-            };
-            let death = match end {
-                _ if out_of_memory => Death::OutOfMemory,
-                End::Known(Ended::Exit(code)) => Death::Exit(code),
-                End::Known(Ended::Signal(signal)) => Death::Signal(signal),
-                End::Unknown => Death::Unknown,
-            };
-            self.events.push_back(Event::Exited { run, death });
+            self.over(pid, end);
         }
     }
 
-    /// The run that is over with this process, if it was a tender.
-    fn over(&mut self, process: Pid) -> Option<Over> {
-        let (name, over) = self.runs.ended(process)?;
+    /// Tells of the end of this process, if it was a tender.
+    fn over(&mut self, process: Pid, end: End) {
+        let Some((name, over)) = self.runs.ended(process) else {
+            return;
+        };
         self.statistics.remove(&name);
-        Some(over)
+        let Over { run, out_of_memory } = over;
+        let death = match end {
+            _ if out_of_memory => Death::OutOfMemory,
+            End::Known(Ended::Exit(code)) => Death::Exit(code),
+            End::Known(Ended::Signal(signal)) => Death::Signal(signal),
+            End::Unknown => Death::Unknown,
+        };
+        self.events.push_back(Event::Exited { run, death });
     }
 
     /// Executes this program anew when nothing is under way, or has been for too long.
@@ -561,6 +565,7 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
             name,
             key: survivor.record.key,
             since: timestamp(survivor.record.started),
+            age: daemon::wall_clock().saturating_sub(survivor.record.started),
             history: survivor.record.history.clone(),
             stopping: survivor.record.stopping,
         });

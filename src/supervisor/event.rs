@@ -50,6 +50,8 @@ pub struct Survivor {
     pub key: [u8; 32],
     /// When it was started.
     pub since: Timestamp,
+    /// How long it has run.
+    pub age: Duration,
     /// What went before.
     pub history: History,
     /// It was asked to stop.

@@ -19,9 +19,13 @@ impl Supervisor {
             name,
             key,
             since,
-            history,
+            age,
+            mut history,
             stopping,
         } = survivor;
+        if age >= restart::STABLE {
+            history.failures = 0;
+        }
         self.runs.insert(run, name.clone());
         let wanted = self.unikernels.get_mut(&name).filter(|unikernel| {
             // One that is about to end is started again after that.

@@ -312,6 +312,8 @@ impl World {
                 name: name.clone(),
                 key: version.key(),
                 since: Timestamp::from_unix(7, 0),
+                // At most: they were started after it.
+                age: self.clock,
                 history: self.histories.get(name).cloned().unwrap_or_default(),
                 stopping: self.stopping.contains(run),
             }
@@ -1340,6 +1342,27 @@ fn those_that_ended_are_remembered_in_a_bounded_number() {
     let ended = world.saved.unikernels.iter();
     let ended = ended.filter(|recorded| recorded.standing != Standing::Up);
     assert_eq!(ended.count(), MAX_ENDED);
+}
+
+#[test]
+fn a_run_that_is_stable_stays_so_for_who_takes_it_over() {
+    let mut world = World::new();
+    let again = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..config()
+    };
+    world.answer(":a", create(&again, false)).unwrap();
+    world.die(Death::Exit(3));
+    world.pass(restart::SHORTEST_WAIT * 2);
+    for (time, failures) in [(Duration::ZERO, 1), (restart::STABLE, 0)] {
+        world.pass(time);
+        world.crash();
+        let name = world.alive[0].1.clone();
+        assert_eq!(
+            world.supervisor.unikernels[&name].history.failures,
+            failures
+        );
+    }
 }
 
 #[test]

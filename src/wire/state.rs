@@ -5,6 +5,7 @@
 
 pub mod albatross;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rasn::types::Any;
@@ -78,6 +79,8 @@ pub enum StateError {
     Digest(String),
     /// The serial number of a certificate is too long (of this path).
     Serial(String),
+    /// A unikernel with the name of a path.
+    Path(String),
     /// A name that is there twice.
     Duplicate(String),
 }
@@ -178,9 +181,13 @@ impl State {
                 Policy::try_from(&entry.policy).map_err(bad)?,
             ))
         });
+        let unikernels: Vec<_> = unikernels.collect::<Result<_, _>>()?;
+        let policies: Vec<_> = policies.collect::<Result<_, _>>()?;
+        once(unikernels.iter().map(|recorded| &recorded.name))?;
+        once(policies.iter().map(|(path, _)| path))?;
         Ok(Self {
-            unikernels: unikernels.collect::<Result<_, _>>()?,
-            policies: policies.collect::<Result<_, _>>()?,
+            unikernels,
+            policies,
             ages: read_ages(file.ages)?,
             forgotten: read_ages(file.forgotten)?,
         })
@@ -272,8 +279,12 @@ impl TryFrom<&Entry> for Recorded {
             }))
         };
         let previous = entry.previous.as_ref();
+        let name = domain::name(&entry.name).map_err(bad)?;
+        if name.label().is_none() {
+            return Err(StateError::Path(name.to_string()));
+        }
         Ok(Self {
-            name: domain::name(&entry.name).map_err(bad)?,
+            name,
             version: version(&entry.config, &entry.digest)?,
             previous: previous
                 .map(|previous| version(&previous.config, &previous.digest))
@@ -297,6 +308,13 @@ impl Version {
             .finalize()
             .into()
     }
+}
+
+/// Refuses what is there twice.
+fn once<T: Ord + ToString>(mut names: impl Iterator<Item = T>) -> Result<(), StateError> {
+    let mut seen = BTreeSet::new();
+    let twice = names.find_map(|name| seen.replace(name));
+    twice.map_or(Ok(()), |name| Err(StateError::Duplicate(name.to_string())))
 }
 
 /// Omitted where there are none, so that the file is as it was before there were any.
@@ -335,6 +353,7 @@ impl std::fmt::Display for StateError {
                 "entry '{}': the serial number is too long",
                 name.escape_default()
             ),
+            Self::Path(name) => write!(f, "entry '{name}': it is a path, and no unikernel's name"),
             Self::Duplicate(name) => write!(f, "entry '{name}': it is there twice"),
         }
     }
@@ -438,6 +457,36 @@ mod tests {
             assert_eq!(encoder.encode(&state), state.encode());
             assert_eq!(encoder.encoded.len(), state.unikernels.len());
         }
+    }
+
+    #[test]
+    fn neither_a_path_nor_a_second_one_of_a_name_is_a_unikernel() {
+        let decoded = |names: &[&str], paths: &[&str]| {
+            let recorded = |name: &&str| {
+                Arc::new(Recorded {
+                    name: name.parse().unwrap(),
+                    version: Arc::new(Version {
+                        config: crate::supervisor::fixtures::config(),
+                        image: ImageDigest([7; 32]),
+                    }),
+                    previous: None,
+                    standing: Standing::Up,
+                })
+            };
+            let policy = crate::supervisor::fixtures::settings().resources;
+            let policy = |path: &&str| (path.parse().unwrap(), policy.clone());
+            let state = State {
+                unikernels: names.iter().map(recorded).collect(),
+                policies: paths.iter().map(policy).collect(),
+                ..State::default()
+            };
+            State::decode(&state.encode().unwrap()).map(drop)
+        };
+        let twice = |name: &str| Err(StateError::Duplicate(name.to_owned()));
+        assert_eq!(decoded(&["a:b", ":b"], &["a", "b"]), Ok(()));
+        assert_eq!(decoded(&["a:b", ":b", "a:b"], &[]), twice("a:b"));
+        assert_eq!(decoded(&[], &["a", "a"]), twice("a:"));
+        assert_eq!(decoded(&["a:"], &[]), Err(StateError::Path("a:".into())));
     }
 
     #[test]

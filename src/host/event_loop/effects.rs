@@ -222,14 +222,17 @@ impl Daemon {
     /// What the image of a version declares, if this host can run it.
     fn can_run(&mut self, version: &Version, staged: Option<UploadId>) -> Result<Manifest, String> {
         tap::check_bridges(&version.config).map_err(|error| error.to_string())?;
-        match staged.and_then(|upload| self.staged.get(&upload)) {
+        let manifest = match staged.and_then(|upload| self.staged.get(&upload)) {
             // That there is a tender was found when it was staged. The disk may yet refuse it.
             Some(staged) => {
                 staged.sync().map_err(|error| error.to_string())?;
-                Ok(staged.manifest.clone())
+                staged.manifest.clone()
             }
-            None => self.inspect(&version.image).map(|(manifest, _)| manifest),
-        }
+            None => self.inspect(&version.image)?.0,
+        };
+        let devices = self.runs.check_devices(manifest.target, &version.config);
+        devices.map_err(|error| error.to_string())?;
+        Ok(manifest)
     }
 
     /// What an image of the store declares, and the tender that runs it.

@@ -17,9 +17,11 @@ use self::record::{Record, RecordError, Records};
 use self::users::Exhausted;
 use super::tender::{self, Start, TenderError};
 use crate::daemon;
+use crate::manifest::Target;
 use crate::name::Name;
 use crate::supervisor::{History, RunId};
 use crate::sys::process::Process;
+use crate::unikernel::Config;
 
 pub use group::{MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
@@ -140,6 +142,15 @@ impl Runs {
         adopted
             .filter_map(|running| Some((running.user?, running.name.clone())))
             .collect()
+    }
+
+    /// Whether a tender for images of this target will be able to open the devices that it needs.
+    pub fn check_devices(&self, target: Target, config: &Config) -> Result<(), RunError> {
+        // If no user is left now, that of what is replaced will be.
+        let user = self.next_user().unwrap_or(self.latest_user);
+        let networks = !config.nets.is_empty();
+        let groups = user.map(|user| tender::groups_of_devices(target, networks, user));
+        groups.transpose().map(drop).map_err(RunError::Tender)
     }
 
     /// Starts a tender as this run. `key` is that of the version it runs. Returns its process.

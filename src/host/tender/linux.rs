@@ -23,7 +23,7 @@ const KVM: &str = "/dev/kvm";
 const TUN: &str = "/dev/net/tun";
 
 /// The groups that a tender which runs as `user` must be in for its devices.
-pub(super) fn groups_of_devices(
+pub fn groups_of_devices(
     target: Target,
     networks: bool,
     user: u32,

@@ -18,7 +18,7 @@ use crate::policy::CpuId;
 use crate::sys::spawn::SpawnError;
 
 pub use fifo::Fifo;
-pub use os::{ONLY_ROOT, vmm_device};
+pub use os::{ONLY_ROOT, groups_of_devices, vmm_device};
 pub use search::{PROBE_DEADLINE, PROBE_PAUSE, Tenders};
 pub use start::{ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, SPT_PROCESSES, Start};
 

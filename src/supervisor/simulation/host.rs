@@ -370,6 +370,7 @@ impl Host {
                 }
                 .key(),
                 since: Timestamp::from_unix(0, 0),
+                age: Duration::ZERO,
                 history: History::default(),
                 stopping: told.contains(run),
             })

@@ -75,8 +75,10 @@ pub(super) fn start(child: &dyn Fn() -> Failure) -> nix::Result<(Pid, Option<Fai
         failure: None,
     };
     let (flags, argument) = (CLONE_VM | CLONE_VFORK | SIGCHLD, &raw mut child);
-    // SAFETY: the new process has a stack of its own and makes system calls only, with all signals blocked; stack and
-    // `child` stay until it has executed another program or is over.
+    // SAFETY: the new process has a stack of its own, without a guard page, of which its few system calls need little.
+    // It has copies of the signal handlers, and sets all of them back before it unblocks signals, so none of ours runs in
+    // it. This thread waits, and finds no more than errno changed; others run on, but no step takes a lock or allocates
+    // that one of them could hold. Stack and `child` stay until it has executed another program or is over.
     let pid = unsafe { libc::clone(run, top.cast(), flags, argument.cast()) };
     let pid = Errno::result(pid).map(Pid::from_raw)?;
     Ok((pid, child.failure))
