@@ -22,6 +22,17 @@ none() { # command...
     said=$("$@" || true)
     [ -z "$said" ] || { echo "$*: $said"; return 1; }
 }
+soon() { # condition...
+    local tries
+    for tries in {1..600}; do
+        "$@" >/dev/null && return
+        sleep 0.05
+    done
+    echo "never: $* ($tries tries)"
+    return 1
+}
+is() { [ "$("${@:2}")" = "$1" ]; } # text command...
+another() { ! is "$2" main "$1" && ! is 0 main "$1"; } # unit process
 tender() { pgrep -f -- "petrel-spt .*--name=$1( |\$)"; }
 main() { systemctl show --property=MainPID --value "$1"; }
 status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
@@ -65,14 +76,14 @@ block=$(tender block)
 # Reloaded, petreld is the same process, and ready again.
 before=$(main petreld)
 systemctl reload petreld
-until [ "$(systemctl is-active petreld)" = active ]; do sleep 0.05; done
+soon is active systemctl is-active petreld
 [ "$(main petreld)" = "$before" ]
 expect 'tenant:hello' petrel info
 [ "$(tender hello)" = "$hello" ]
 
 # Killed, it is started again, and takes over what runs.
 kill -KILL "$before"
-until [ "$(main petreld)" != "$before" ] && [ "$(main petreld)" != 0 ]; do sleep 0.05; done
+soon another petreld "$before"
 expect 'tenant:hello' petrel info
 [ "$(tender hello)" = "$hello" ]
 [ "$(tender block)" = "$block" ]
@@ -84,7 +95,7 @@ systemctl daemon-reload
 systemctl restart petrel-console
 before=$(main petrel-console)
 kill -STOP "$before"
-until [ "$(main petrel-console)" != "$before" ] && [ "$(main petrel-console)" != 0 ]; do sleep 0.05; done
+soon another petrel-console "$before"
 [ "$(tender hello)" = "$hello" ]
 rm -r /run/systemd/system/petrel-console.service.d
 systemctl daemon-reload
@@ -109,7 +120,7 @@ none tender hello
 none tender net
 none tender block
 systemctl start petreld.service
-until tender hello >/dev/null; do sleep 0.05; done
+soon tender hello
 expect destroyed petrel destroy hello "${tenant[@]}"
 expect destroyed petrel destroy t:block
 [ "$(stat -c %u /var/lib/petrel/block/t:data)" = 0 ]
@@ -129,7 +140,7 @@ cp -a --sparse=always /var/lib/albatross/. /var/lib/petrel/
 chown -R root:root /var/lib/petrel
 systemctl start petreld petrel-stats
 expect 'a:good' petrel info
-until tender good >/dev/null; do sleep 0.05; done
+soon tender good
 expect '[unikernel: a:]' petrel policy
 expect 'a:old' petrel block
 [ -e /var/lib/petrel/state.albatross ]
