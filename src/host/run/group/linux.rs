@@ -225,8 +225,8 @@ mod tests {
     impl Folder {
         /// What stands for /sys/fs/cgroup: a group `a/b` that offers these controllers.
         fn offering(test: &str, controllers: &str) -> Self {
-            let name = format!("petrel-group-{test}-{}", std::process::id());
-            let folder = Self(std::env::temp_dir().join(name));
+            let name = format!("petrel-group-{test}-{}", process::id());
+            let folder = Self(env::temp_dir().join(name));
             fs::create_dir_all(folder.0.join("a/b")).unwrap();
             fs::write(folder.0.join("a/b/cgroup.controllers"), controllers).unwrap();
             folder
