@@ -266,7 +266,7 @@ pub fn route(command: &Command) -> Route {
         },
         Command::Block(block) => match block {
             BlockCommand::Info(()) => ("block info", Supervisor, Single, Any),
-            BlockCommand::Add(_) | BlockCommand::AddOld(_) => {
+            BlockCommand::Add(_) | BlockCommand::AddOld(_) | BlockCommand::AddFilled(_) => {
                 ("block add", Supervisor, Single, Named)
             }
             BlockCommand::Remove(()) => ("block remove", Supervisor, Single, Named),
@@ -311,7 +311,7 @@ pub fn is_followed_by_stream(command: &Command) -> bool {
             config.typ == Solo5(()) && config.image.0.is_empty()
         }
         Command::Block(block) => match block {
-            BlockCommand::Set(_) => true,
+            BlockCommand::Set(_) | BlockCommand::AddFilled(_) => true,
             BlockCommand::SetOld(set) => set.data.0.is_empty(),
             BlockCommand::AddOld(add) => add.data.as_ref().is_some_and(|data| data.0.is_empty()),
             _ => false,

@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::Command as Process;
 use std::sync::mpsc::channel;
 
@@ -16,7 +17,8 @@ use client::{
     local, petrel, say, success, upload, zlib,
 };
 use petrel::wire::{
-    BlockCommand, BlockData, BlockDevice, Command, Data, Int, Message, Octets, Payload, Success,
+    BlockAddFilled, BlockCommand, BlockData, BlockDevice, Command, Data, Int, Message, Octets,
+    Payload, Success,
 };
 use support::{DEADLINE, Folder, Running, run};
 
@@ -70,29 +72,59 @@ fn block_devices_are_created_and_destroyed() {
     }
 }
 
+/// What a daemon was asked for, and the content that followed; `knows`: whether it is one of Petrel.
+fn serve_content(stream: &mut UnixStream, knows: bool) -> (Payload, Vec<u8>) {
+    let request = command(stream);
+    let octets = match &request.payload {
+        Payload::Command(Command::Block(BlockCommand::AddFilled(_))) if !knows => {
+            return (request.payload, Vec::new());
+        }
+        Payload::Command(Command::Block(BlockCommand::AddFilled(_) | BlockCommand::Set(_))) => {
+            upload(stream)
+        }
+        _ => Vec::new(),
+    };
+    answer(stream, &request, success("done"));
+    (request.payload, octets)
+}
+
 #[test]
-fn a_device_with_data_is_created_and_then_filled() {
+fn a_device_with_data_is_created_with_it_in_one_go() {
     for (options, compressed) in [(&[][..], false), (&["--compression-level=5"], true)] {
         let folder = folder("create-data");
         // As large as the device may be.
         let content = vec![7; 1 << 20];
         folder.file("content", &content);
-        let daemon = daemon_of_several(&folder.path("util/vmmd.sock"), 2, |mut stream| {
-            let request = command(&mut stream);
-            let octets = match &request.payload {
-                Payload::Command(Command::Block(BlockCommand::Set(_))) => upload(&mut stream),
-                _ => Vec::new(),
-            };
-            answer(&mut stream, &request, success("done"));
-            (request.payload, octets)
+        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+            serve_content(&mut stream, true)
+        });
+        let create = ["create-block", "foo:data", "1", "--data=content"];
+        let ended = local(&folder, 0, &[&create, options].concat());
+        assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
+        let (request, sent) = daemon.result();
+        assert_eq!(request, asked(add_filled(compressed)));
+        let sent = if compressed { inflated(&sent) } else { sent };
+        assert!(sent == content, "the content differs");
+    }
+}
+
+#[test]
+fn a_daemon_of_albatross_is_asked_to_create_a_device_and_then_to_fill_it() {
+    for (options, compressed) in [(&[][..], false), (&["--compression-level=5"], true)] {
+        let folder = folder("create-data-old");
+        let content = vec![7; 1 << 20];
+        folder.file("content", &content);
+        let daemon = daemon_of_several(&folder.path("util/vmmd.sock"), 3, |mut stream| {
+            serve_content(&mut stream, false)
         });
         let create = ["create-block", "foo:data", "1", "--data=content"];
         let ended = local(&folder, 0, &[&create, options].concat());
         assert_eq!(ended.stdout.lines().count(), 2, "{ended:?}");
         let served = daemon.result();
-        assert_eq!(served[0].0, asked(BlockCommand::Add(Int::new(1))));
-        assert_eq!(served[1].0, asked(BlockCommand::Set(compressed)));
-        let sent = &served[1].1;
+        assert_eq!(served[0].0, asked(add_filled(compressed)));
+        assert_eq!(served[1].0, asked(BlockCommand::Add(Int::new(1))));
+        assert_eq!(served[2].0, asked(BlockCommand::Set(compressed)));
+        let sent = &served[2].1;
         let sent = if compressed {
             inflated(sent)
         } else {
@@ -102,21 +134,31 @@ fn a_device_with_data_is_created_and_then_filled() {
     }
 }
 
+fn add_filled(compressed: bool) -> BlockCommand {
+    BlockCommand::AddFilled(BlockAddFilled {
+        size: Int::new(1),
+        compressed,
+    })
+}
+
 #[test]
-fn both_commands_of_a_device_with_data_are_printed() {
-    let folder = folder("create-print");
+fn one_request_is_for_a_device_with_its_data() {
+    let folder = folder("create-request");
     folder.file("content", "x");
-    let create = ["create-block", "data", "1", "--data=content", "--socket=-"];
-    let ended = expect(&folder.path(""), 121, &create);
-    let beginnings = ended.stdout.matches("00000000  30 ").count();
-    assert_eq!(beginnings, 2, "{ended:?}");
+    let create = ["create-block", "data", "1", "--data=content", "--csr"];
+    let ended = expect(&folder.path(""), 0, &create);
+    assert!(ended.stdout.contains(" --data content "), "{ended:?}");
+    let shown = expect(&folder.path(""), 0, &["show", "data.req"]);
+    for word in ["block add", "1 MB", "sent along"] {
+        assert!(shown.stdout.contains(word), "{shown:?}");
+    }
 }
 
 #[test]
 fn a_device_that_could_not_be_created_is_not_filled() {
     let folder = folder("create-refused");
     folder.file("content", "x");
-    // Another connection would be refused, with another exit code.
+    // Another connection would be refused, with another exit code. It answers before anything of the content is read.
     let daemon = say(&folder, failure("exists"));
     let ended = local(
         &folder,
@@ -141,10 +183,6 @@ fn data_larger_than_the_device_is_refused_before_anything_is_sent() {
         let ended = local(&folder, 124, &[&create[..], &[file]].concat());
         assert!(ended.stderr.contains(why), "{ended:?}");
     }
-    let twice = [&create[..], &["content", "--csr"]].concat();
-    fs::write(folder.path("content"), "x").unwrap();
-    let ended = expect(&folder.path(""), 124, &twice);
-    assert!(ended.stderr.contains("set-block --csr"), "{ended:?}");
 }
 
 #[test]

@@ -35,7 +35,10 @@ use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
-use petrel::wire::{DatedPolicy, Int, Octets, PolicyCommand, Success, UnikernelCommand};
+use petrel::wire::{
+    BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, Octets,
+    PolicyCommand, SinceCount, Success, UnikernelCommand,
+};
 use petrel::{daemon, endpoint, host, metrics, serial, socket};
 use rasn::der::encode;
 
@@ -328,6 +331,14 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
         not_before: Int::new(0),
         serial: Octets(Vec::new()),
     };
+    let read = ConsoleRead {
+        from: SinceCount::Count(Int::new(1)),
+        follow: true,
+    };
+    let filled = BlockAddFilled {
+        size: Int::new(1),
+        compressed: false,
+    };
     for (entry, encoded) in [
         ("stop     [64] NULL", encode(&UnikernelCommand::Stop(()))),
         ("start    [65] NULL", encode(&UnikernelCommand::Start(()))),
@@ -339,6 +350,11 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
         (
             "add-dated [64] SEQUENCE",
             encode(&PolicyCommand::AddDated(dated)),
+        ),
+        ("read [64] SEQUENCE", encode(&ConsoleCommand::Read(read))),
+        (
+            "add-filled [64] SEQUENCE",
+            encode(&BlockCommand::AddFilled(filled)),
         ),
         (
             "details  [64] SEQUENCE OF",

@@ -75,7 +75,10 @@ fn body_of(
         command,
         Command::Unikernel(UnikernelCommand::Create(_) | UnikernelCommand::ForceCreate(_))
     ) && is_followed_by_stream(command);
-    let takes_data = matches!(command, Command::Block(BlockCommand::Set(_)));
+    let takes_data = matches!(
+        command,
+        Command::Block(BlockCommand::Set(_) | BlockCommand::AddFilled(_))
+    );
     if image.is_some() && !takes_image {
         return useless(
             "--image",
@@ -83,7 +86,7 @@ fn body_of(
         );
     }
     if data.is_some() && !takes_data {
-        return useless("--data", "sets the content of a block device");
+        return useless("--data", "gives a block device its content");
     }
     let (file, compressed) = match command {
         Command::Unikernel(
@@ -97,6 +100,11 @@ fn body_of(
         Command::Block(BlockCommand::Set(compressed)) => {
             let data = data.ok_or_else(|| missing("--data", "the content"))?;
             (Source::open(data)?, *compressed)
+        }
+        Command::Block(BlockCommand::AddFilled(add)) => {
+            let data = data.ok_or_else(|| missing("--data", "the content"))?;
+            let size = u64::try_from(add.size.get()).unwrap_or_default();
+            (Source::block_content(data, size)?, add.compressed)
         }
         _ if is_followed_by_stream(command) => {
             return refused(format!(

@@ -260,6 +260,7 @@ fn is_own(command: &Command) -> bool {
         command,
         Command::Unikernel(Stop(()) | Start(()) | Rollback(()) | Details(()))
             | Command::Console(ConsoleCommand::Read(_))
+            | Command::Block(BlockCommand::AddFilled(_))
     )
 }
 

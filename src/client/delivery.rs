@@ -28,15 +28,18 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(300);
 /// The common name that stands for the issuing path itself (WIRE 10.3).
 const PATH_ITSELF: &str = ".";
 
-/// Has an order carried out, its second part only if the first one was, or only if it is unknown there.
+/// Has an order carried out, in the way of albatross where Petrel's own is unknown.
 pub(super) fn carry_out(order: Order, output: &mut Output) -> Result<(), ClientError> {
-    let first = deliver(order.request, &order.destination, output);
-    let second = match &first {
-        Ok(()) | Err(ClientError::Printed) => order.then,
-        Err(ClientError::Unknown(_)) => order.otherwise,
-        Err(_) => None,
-    };
-    second.map_or(first, |second| deliver(second, &order.destination, output))
+    let mut outcome = deliver(order.request, &order.destination, output);
+    if matches!(outcome, Err(ClientError::Unknown(_))) {
+        for request in order.otherwise {
+            outcome = deliver(request, &order.destination, output);
+            if outcome.is_err() {
+                break;
+            }
+        }
+    }
+    outcome
 }
 
 /// Carries `request` to its destination, and shows what comes of it.

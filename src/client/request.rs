@@ -13,17 +13,14 @@ use crate::policy::Policy;
 use crate::socket;
 use crate::unikernel::{ImageDigest, Kind};
 use crate::wire::{
-    BlockCommand, Command, ConsoleCommand, ConsoleRead, PolicyCommand, Restart, SinceCount,
-    StatsAdd, StatsCommand, Timestamp, UnikernelCommand,
+    BlockAddFilled, BlockCommand, Command, ConsoleCommand, ConsoleRead, PolicyCommand, Restart,
+    SinceCount, StatsAdd, StatsCommand, Timestamp, UnikernelCommand,
 };
 
 /// Compression levels where none is asked for (BEHAVIOUR 3.1).
 const LOCAL_LEVEL: u32 = 0;
 /// See [`LOCAL_LEVEL`].
 pub(super) const REMOTE_LEVEL: u32 = 9;
-
-/// Octets of a MB.
-const MB: u64 = 1 << 20;
 
 /// A command, what it is about, and what follows it.
 #[derive(Debug)]
@@ -48,10 +45,9 @@ pub(super) enum Body {
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) request: Request,
-    /// What is done after that, on a connection of its own, if that succeeds.
-    pub(super) then: Option<Request>,
-    /// What is done instead, likewise, if the other side does not know the request.
-    pub(super) otherwise: Option<Request>,
+    /// What is done instead if the other side does not know the request, each on a connection of its own, and only if
+    /// the one before succeeded.
+    pub(super) otherwise: Vec<Request>,
     pub(super) destination: Destination,
     pub(super) common: Common,
     /// Whether statistics are shown as JSON.
@@ -214,8 +210,7 @@ fn order<S: ToDaemon>(
     let destination = Destination::new(options, &request.command)?;
     Ok(Order {
         request,
-        then: None,
-        otherwise: None,
+        otherwise: Vec::new(),
         destination,
         common,
         json: false,
@@ -272,7 +267,7 @@ fn info(sub: arguments::Info) -> Result<Order, ClientError> {
     Ok(match (only_details, sent) {
         (true, _) => order,
         (false, true) => Order {
-            otherwise: Some(plain),
+            otherwise: vec![plain],
             ..order
         },
         (false, false) => Order {
@@ -310,7 +305,7 @@ fn console(sub: arguments::Console) -> Result<Order, ClientError> {
     Ok(match (follow || no_follow, is_local) {
         (true, _) => order,
         (false, true) => Order {
-            otherwise: Some(plain),
+            otherwise: vec![plain],
             ..order
         },
         (false, false) => Order {
@@ -338,47 +333,28 @@ fn restart(
     Ok((request, oddity))
 }
 
-/// With data these are two commands: what the device cannot hold is refused before the first.
+/// With data this is one command of Petrel's own, or two of albatross.
 fn create_block(sub: CreateBlock) -> Result<Order, ClientError> {
-    let refused = |why: String| Err(ClientError::Usage(why));
     let options = sub.destination();
     let name = labelled(sub.name.clone())?;
-    let then = match &sub.data {
-        None => None,
-        Some(_) if options.csr => {
-            return refused(format!(
-                "--data takes a second command, and each needs a request of its own: give 'create-block --csr {name} {}' \
-                 and 'set-block --csr {name} FILE', in two folders",
-                sub.size
-            ));
-        }
-        Some(file) => {
-            let content = Source::open(file)?;
-            let room = u64::from(sub.size) * MB;
-            match content.length() {
-                Some(length) if length <= room => {}
-                Some(length) => {
-                    return refused(format!(
-                        "'{}' has {length} octets, which do not fit into {} MB ({room} octets)",
-                        file.display(),
-                        sub.size
-                    ));
-                }
-                None => {
-                    return refused(format!(
-                        "'{}' cannot tell its size, so that it may not fit: --data needs a file",
-                        file.display()
-                    ));
-                }
-            }
-            let level = sub.compression_level.unwrap_or(options.level());
-            Some(Request::block_set(name.clone(), content, level))
-        }
+    let size = u64::from(sub.size);
+    let add = Request::block(name.clone(), BlockCommand::Add(size.into()));
+    let Some(file) = sub.data.clone() else {
+        return order(sub, |_, _| Ok(add));
     };
-    let add = BlockCommand::Add(u64::from(sub.size).into());
+    let level = sub.compression_level.unwrap_or(options.level());
+    let filled = BlockCommand::AddFilled(BlockAddFilled {
+        size: size.into(),
+        compressed: level > 0,
+    });
+    let filled = Request {
+        body: Body::File(Source::block_content(&file, size)?, level),
+        ..Request::block(name.clone(), filled)
+    };
+    let set = Request::block_set(name, Source::block_content(&file, size)?, level);
     Ok(Order {
-        then,
-        ..order(sub, |_, _| Ok(Request::block(name, add)))?
+        otherwise: vec![add, set],
+        ..order(sub, |_, _| Ok(filled))?
     })
 }
 

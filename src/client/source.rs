@@ -13,6 +13,9 @@ use crate::unikernel::{Config, ImageDigest, Kind};
 /// Octets read at once.
 const PIECE: usize = 1 << 16;
 
+/// Octets of a MB.
+const MB: u64 = 1 << 20;
+
 /// A file to be sent.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -63,6 +66,22 @@ impl Source {
         }
         image.check_manifest(config)?;
         Ok(image)
+    }
+
+    /// Opens the content of a block device of `size` MB, which it has to fit into.
+    pub(super) fn block_content(path: &Path, size: u64) -> Result<Self, ClientError> {
+        let refused = |why: String| Err(ClientError::Usage(format!("'{}' {why}", path.display())));
+        let content = Self::open(path)?;
+        let room = size.saturating_mul(MB);
+        match content.length {
+            Some(length) if length <= room => Ok(content),
+            Some(length) => refused(format!(
+                "has {length} octets, which do not fit into {size} MB ({room} octets)"
+            )),
+            None => refused(
+                "cannot tell its size, so that it may not fit: --data needs a file".to_owned(),
+            ),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

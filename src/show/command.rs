@@ -227,6 +227,7 @@ pub(super) fn in_words(policy: &Policy) -> String {
 
 fn block(page: &mut Page, command: &BlockCommand) {
     let compression = |compressed| if compressed { "compressed" } else { "as it is" };
+    let sent_along = |compressed| format!("sent along, {}", compression(compressed));
     match command {
         BlockCommand::Add(size) => page.field("size", format_args!("{} MB", size.get())),
         BlockCommand::AddOld(add) => {
@@ -240,12 +241,11 @@ fn block(page: &mut Page, command: &BlockCommand) {
             let content = format!("{} octets, {}", set.data.0.len(), compression(set.compress));
             page.field("content", content);
         }
-        BlockCommand::Set(compressed) => {
-            page.field(
-                "content",
-                format!("sent along, {}", compression(*compressed)),
-            );
+        BlockCommand::AddFilled(add) => {
+            page.field("size", format_args!("{} MB", add.size.get()));
+            page.field("content", sent_along(add.compressed));
         }
+        BlockCommand::Set(compressed) => page.field("content", sent_along(*compressed)),
         BlockCommand::Dump(level) | BlockCommand::DumpOld(level) => {
             page.field("compression level", level.get());
         }

@@ -22,8 +22,7 @@ use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
 use crate::name::Path;
 use crate::unikernel::{Block, Death, FailBehaviour};
-use crate::wire::legacy::BlockAdd;
-use crate::wire::{BlockCommand, DatedPolicy, Octets, Restart};
+use crate::wire::{BlockAddFilled, BlockCommand, DatedPolicy, Octets, Restart};
 
 const SCHEDULES: u64 = 100_000;
 
@@ -288,16 +287,13 @@ impl Schedule {
     /// One of the requests for a block device, and whether it is there after success.
     fn random_block_command(dice: &mut Dice) -> (BlockCommand, bool) {
         let size = Int::new(dice.pick(&[5, 10]));
-        let add = |data| {
-            BlockCommand::AddOld(BlockAdd {
-                size,
-                compress: false,
-                data,
-            })
+        let filled = BlockAddFilled {
+            size,
+            compressed: false,
         };
         match dice.below(6) {
             0 => (BlockCommand::Add(size), true),
-            1 => (add(Some(Octets::default())), true),
+            1 => (BlockCommand::AddFilled(filled), true),
             2 => (BlockCommand::Remove(()), false),
             3 | 4 => (BlockCommand::Set(false), true),
             _ => (BlockCommand::Dump(Int::new(0)), true),

@@ -66,6 +66,9 @@ impl Supervisor {
                 let content = add.data.map(|data| (embedded(data.0), add.compress));
                 self.make(&asker, &name, add.size, content)
             }
+            BlockCommand::AddFilled(add) => {
+                self.make(&asker, &name, add.size, Some((None, add.compressed)))
+            }
             BlockCommand::Set(compressed) => self.fill(&asker, &name, None, compressed),
             BlockCommand::SetOld(set) => {
                 self.fill(&asker, &name, embedded(set.data.0), set.compress)

@@ -4,7 +4,7 @@
 use rasn::{AsnType, Decode, Decoder, Encode};
 
 use super::legacy;
-use super::own::{ConsoleRead, DatedPolicy, NamedDetails};
+use super::own::{BlockAddFilled, ConsoleRead, DatedPolicy, NamedDetails};
 use super::primitive::{Int, Int64, Octets, Text, Timestamp};
 use super::statistics::{Statistics, StatsAdd};
 use super::unikernel::{Arguments, Config, Info};
@@ -220,6 +220,9 @@ pub enum BlockCommand {
     /// New content follows as a stream; whether it is compressed.
     #[rasn(tag(explicit(7)))]
     Set(bool),
+    /// A new device whose content follows as a stream: it is there once all has arrived, or not at all. Petrel's own.
+    #[rasn(tag(explicit(64)))]
+    AddFilled(BlockAddFilled),
 }
 
 /// A policy.

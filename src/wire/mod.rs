@@ -24,7 +24,7 @@ pub mod v5;
 
 pub use error::WireError;
 pub use message::*;
-pub use own::{ConsoleRead, DatedPolicy};
+pub use own::{BlockAddFilled, ConsoleRead, DatedPolicy};
 pub use primitive::*;
 pub use statistics::*;
 pub use unikernel::*;

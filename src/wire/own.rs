@@ -29,6 +29,15 @@ pub struct ConsoleRead {
     pub follow: bool,
 }
 
+/// A block device that comes into being with its content.
+#[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
+pub struct BlockAddFilled {
+    /// MB.
+    pub size: Int,
+    /// Whether the stream that follows is compressed.
+    pub compressed: bool,
+}
+
 /// A unikernel that runs, is to run, or ran, and its name.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
 pub struct NamedDetails {

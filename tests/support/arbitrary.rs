@@ -4,12 +4,12 @@ use petrel::wire::legacy::{
     ArgumentsV0, ArgumentsV1, BlockAdd, BlockSet, ConfigV3, ConfigV4, InfoV4, InfoV5,
 };
 use petrel::wire::{
-    Arguments, Block3, BlockCommand, BlockData, BlockDevice, BlockInfo, BridgeTap, CertExtension,
-    Command, Config, ConsoleCommand, ConsoleData, Data, DatedPolicy, FailBehaviour, Header, IfData,
-    Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message, NamedInfo, NamedInfo4,
-    NamedInfo5, NamedPolicy, Net3, NetInfo, Octets, Payload, Policy, PolicyCommand, RUsage,
-    Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand, Success, Text, TimeVal,
-    Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, own, v5,
+    Arguments, Block3, BlockAddFilled, BlockCommand, BlockData, BlockDevice, BlockInfo, BridgeTap,
+    CertExtension, Command, Config, ConsoleCommand, ConsoleData, ConsoleRead, Data, DatedPolicy,
+    FailBehaviour, Header, IfData, Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message,
+    NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, Net3, NetInfo, Octets, Payload, Policy,
+    PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand, Success,
+    Text, TimeVal, Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, own, v5,
 };
 
 use super::random::Random;
@@ -169,7 +169,7 @@ macro_rules! choice {
 choice! {
     Payload { Command Reply Failure Data }
     Command { Console Statistics Unikernel Policy Block }
-    ConsoleCommand { Add Subscribe Inactive }
+    ConsoleCommand { Add Subscribe Inactive Read }
     SinceCount { Since Count }
     StatsCommand { Add Remove Subscribe Initial }
     UnikernelCommand {
@@ -184,7 +184,7 @@ choice! {
     }
     v5::Restart { NoArguments NewArgumentsOld2 NewArgumentsOld NewArguments }
     PolicyCommand { Info Add Remove AddDated }
-    BlockCommand { Info Add Remove AddOld SetOld DumpOld Dump Set }
+    BlockCommand { Info Add Remove AddOld SetOld DumpOld Dump Set AddFilled }
     Success {
         Empty String Policies BlockDevices UnikernelImage OldBlockDeviceImage OldUnikernelInfo4
         BlockDeviceImage OldUnikernelInfo5 Consoles UnikernelInfo UnikernelDetails
@@ -217,6 +217,8 @@ record! {
     ConsoleData { timestamp data }
     BlockAdd { size compress data }
     BlockSet { compress data }
+    BlockAddFilled { size compressed }
+    ConsoleRead { from follow }
     Block3 { block_name block_device_name block_sector_size }
     Net3 { netif bridge mac }
     BlockInfo { unikernel_device host_device sector_size block_size }

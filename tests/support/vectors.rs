@@ -910,6 +910,7 @@ fn show_block_command(command: &BlockCommand) -> Value {
         BlockCommand::Set(compressed) => {
             typed_with("block_set", "compressed", (*compressed).into())
         }
+        BlockCommand::AddFilled(_) => typed("ours"),
     }
 }
 
