@@ -177,3 +177,69 @@ impl fmt::Display for Stop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client, its end of the connection, and the supervisor's end of the line.
+    fn client(patience: Duration) -> (Client, UnixStream, UnixStream) {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (line, supervisor) = UnixStream::pair().unwrap();
+        (Client::new(socket, line, patience), theirs, supervisor)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn who_sends_nothing_is_told_and_who_takes_nothing_cannot_be() {
+        let (mut slow, mut theirs, _supervisor) = client(SHORT);
+        theirs.write_all(b"x").unwrap();
+        let mut room = [0; 4];
+        assert_eq!(slow.read(&mut room).unwrap(), 1);
+        // One octet is no step.
+        let Err(Stop::Refused(why)) = slow.read(&mut room) else {
+            panic!("waited for");
+        };
+        assert!(
+            why.starts_with("the client is slower than 64 KiB in"),
+            "{why}"
+        );
+        let (mut slow, _theirs, _supervisor) = client(SHORT);
+        let sent = slow.send(&[&vec![0; 1 << 24]]);
+        assert!(matches!(sent, Err(Stop::Slow(_))), "{sent:?}");
+        assert!(!slow.can_be_told());
+    }
+
+    #[test]
+    fn who_leaves_and_who_is_called_off_is_not_waited_for() {
+        let (mut left, theirs, _supervisor) = client(LONG);
+        assert!(left.stays().is_ok());
+        drop(theirs);
+        assert!(matches!(left.stays(), Err(Stop::Gone)));
+        assert!(matches!(left.read(&mut [0]), Err(Stop::Gone)));
+        assert!(matches!(left.send(&[b"x"]), Err(Stop::Gone)));
+        let (mut off, mut theirs, supervisor) = client(LONG);
+        theirs.write_all(b"x").unwrap();
+        drop(supervisor);
+        assert!(matches!(off.stays(), Err(Stop::CalledOff)));
+        assert!(matches!(off.read(&mut [0]), Err(Stop::CalledOff)));
+        assert!(matches!(off.send(&[b"x"]), Err(Stop::CalledOff)));
+        assert!(off.can_be_told());
+    }
+
+    #[test]
+    fn all_parts_are_sent_empty_ones_too() {
+        let (mut sender, mut theirs, _supervisor) = client(LONG);
+        sender.send(&[b"", b"ab", b"", b"c"]).unwrap();
+        sender.send(&[b""]).unwrap();
+        assert!(!sender.can_be_told());
+        sender.end();
+        assert!(sender.can_be_told());
+        let mut got = [0; 3];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"abc");
+    }
+}

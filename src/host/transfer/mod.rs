@@ -120,8 +120,9 @@ fn carry(cargo: Cargo, socket: UnixStream, mut line: UnixStream) {
         }
         Err(stop) => (LOST, stop.to_string().into_bytes()),
     };
-    // Whoever hears this finds the file free, and nobody at the other end of the connection but itself.
+    // Whoever hears this finds the file free, and nobody else on the connection.
     drop(client);
+    let replaced = replaced.filter(|_| kind == DONE);
     let _ = line.write_all(&[&[kind], &content[..]].concat());
     let _ = line.shutdown(Shutdown::Write);
     // What is replaced takes a while to be freed, by whoever is the last to have it.
