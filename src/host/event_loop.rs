@@ -508,7 +508,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.taps.close();
+        // Otherwise unikernels go on.
+        if self.done {
+            self.taps.close();
+        }
         if !self.options.systemd_socket_activation {
             let path = socket::path(&self.options.tmpdir, socket::SUPERVISOR);
             if let Err(error) = fs::remove_file(&path) {
