@@ -1,94 +1,95 @@
-//! Linux: Landlock, landlock(7).
+//! Linux: Landlock, landlock(7), for files and addresses, and seccomp(2) for all else that a program can ask for.
 
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
+use nix::fcntl::{OFlag, open};
 use nix::sys::prctl;
+use nix::sys::stat::Mode;
 
-use super::Access;
-use crate::sys::landlock::{self, Rights};
+use super::{Access, Breach, Need, filter};
+use crate::sys::landlock::{Rights, Ruleset};
 
-pub(super) fn confine(folders: &[(BorrowedFd<'_>, Access)]) -> io::Result<()> {
-    prctl::set_no_new_privs()?;
-    let rules = landlock::Ruleset::new()?;
-    for (folder, access) in folders {
-        rules.allow(folder, rights(*access))?;
+/// Where the system tells of processes and interfaces.
+const COUNTERS: [&str; 2] = ["/proc", "/sys"];
+
+/// Domain names are asked for over TCP where UDP is not enough (RFC 7766).
+const DOMAIN: u16 = 53;
+
+pub(super) fn confine(needs: &[Need<'_>], breach: Breach) {
+    let failed =
+        |what, error: &dyn std::fmt::Display| log::warn!("going on without {what}: {error}");
+    if let Err(error) = prctl::set_no_new_privs() {
+        return failed("a sandbox", &error);
+    }
+    if looks_into_processes(needs) {
+        log::info!("without Landlock, which would keep what processes read and write from it");
+    } else if let Err(error) = landlock(needs) {
+        failed("Landlock", &error);
+    }
+    // Last, as it ends all further sandboxing.
+    if let Err(error) = filter::install(needs, breach) {
+        failed("a filter of system calls", &error);
+    }
+}
+
+/// Whether it is to count what processes read and write, and may: Landlock ends that, as it does ptrace(2).
+fn looks_into_processes(needs: &[Need<'_>]) -> bool {
+    let looks = || File::open("/proc/1/io").and_then(|mut file| file.read(&mut [0]));
+    needs.iter().any(|need| matches!(need, Need::Counters)) && looks().is_ok()
+}
+
+fn landlock(needs: &[Need<'_>]) -> io::Result<()> {
+    let any_socket = |need: &Need<'_>| matches!(need, Need::AllLocalSockets | Need::Names);
+    let rules = Ruleset::new(if needs.iter().any(any_socket) {
+        Rights::RESOLVE_SOCKET
+    } else {
+        Rights::NONE
+    })?;
+    for need in needs {
+        match need {
+            Need::Folder(folder, access) => rules.allow(folder, rights(*access))?,
+            Need::LocalSockets(folder) => rules.allow(folder, Rights::RESOLVE_SOCKET)?,
+            Need::Manager => {
+                if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
+                    && let Ok(socket) = place(socket)
+                {
+                    rules.allow(socket, Rights::RESOLVE_SOCKET)?;
+                }
+            }
+            Need::Tcp(port) => rules.allow_port(*port)?,
+            Need::Names => {
+                // What is asked is configured: files anywhere, libraries, daemons.
+                rules.allow(place("/")?, Rights::READ_FILE | Rights::READ_FOLDER)?;
+                rules.allow_port(DOMAIN)?;
+            }
+            Need::Counters => {
+                for folder in COUNTERS {
+                    rules.allow(place(folder)?, Rights::READ_FILE)?;
+                }
+            }
+            Need::AllLocalSockets | Need::Accept => {}
+        }
     }
     rules.restrict()
+}
+
+fn place(path: impl AsRef<Path>) -> io::Result<impl std::os::fd::AsFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    Ok(open(path.as_ref(), flags, Mode::empty())?)
 }
 
 fn rights(access: Access) -> Rights {
     match access {
         Access::Read => Rights::READ_FILE,
         Access::Change => {
-            Rights::READ_FILE | Rights::WRITE_FILE | Rights::MAKE_FILE | Rights::REMOVE_FILE
+            Rights::READ_FILE
+                | Rights::WRITE_FILE
+                | Rights::TRUNCATE
+                | Rights::MAKE_FILE
+                | Rights::REMOVE_FILE
         }
         Access::Remove => Rights::REMOVE_FILE,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::{self, File};
-    use std::io::ErrorKind;
-    use std::net::TcpStream;
-    use std::os::fd::AsFd;
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn nothing_but_the_folders_is_reached_and_only_as_was_said() {
-        if landlock::Ruleset::new().is_err() {
-            eprintln!("SKIPPED: this kernel has no Landlock");
-            return;
-        }
-        let own = format!("petrel-sandbox-{}", std::process::id());
-        let place = std::env::temp_dir().join(own);
-        for folder in ["read", "change", "remove", "other"] {
-            fs::create_dir_all(place.join(folder)).unwrap();
-            fs::write(place.join(folder).join("file"), "content").unwrap();
-        }
-        let inside = place.clone();
-        // It is the thread that is confined.
-        let confined = thread::spawn(move || {
-            let open = |folder| File::open(inside.join(folder)).unwrap();
-            let folders = [open("read"), open("change"), open("remove")];
-            let access = [Access::Read, Access::Change, Access::Remove];
-            let rules: Vec<_> = folders.iter().map(AsFd::as_fd).zip(access).collect();
-            confine(&rules).unwrap();
-
-            let denied = |result: io::Result<()>| {
-                assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied);
-            };
-            let file = |folder: &str| inside.join(folder).join("file");
-            let new = |folder: &str| inside.join(folder).join("new");
-            for folder in ["read", "change", "remove", "other"] {
-                let read = fs::read(file(folder)).map(drop);
-                let write = File::options().append(true).open(file(folder)).map(drop);
-                let make = File::create(new(folder)).map(drop);
-                let remove = fs::remove_file(file(folder));
-                let results = [read, write, make, remove];
-                let allowed = match folder {
-                    "read" => [true, false, false, false],
-                    "change" => [true; 4],
-                    "remove" => [false, false, false, true],
-                    _ => [false; 4],
-                };
-                for (result, allowed) in results.into_iter().zip(allowed) {
-                    if allowed {
-                        result.unwrap();
-                    } else {
-                        denied(result);
-                    }
-                }
-            }
-            denied(fs::read("/etc/passwd").map(drop));
-            if landlock::knows_networks() {
-                denied(TcpStream::connect(("127.0.0.1", 9)).map(drop));
-            }
-        });
-        confined.join().unwrap();
-        fs::remove_dir_all(&place).unwrap();
     }
 }
