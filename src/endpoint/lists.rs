@@ -3,10 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::warn;
+use nix::libc;
 use rustls::pki_types::UnixTime;
 
 use crate::chain::revocation::{LABEL, RevocationError, RevocationList};
@@ -67,7 +69,12 @@ pub struct Found {
 impl Lists {
     /// Opens the files. One that cannot be opened is a matter of [`Self::read`].
     pub fn open(files: &[PathBuf], accept_expired: bool) -> Self {
-        let open = |file: &PathBuf| (file.clone(), File::open(file));
+        // What is no file, and waits for somebody, is not waited for.
+        let open = |file: &PathBuf| {
+            let mut options = File::options();
+            options.read(true).custom_flags(libc::O_NONBLOCK);
+            (file.clone(), options.open(file))
+        };
         Self {
             files: files.iter().map(open).collect(),
             accept_expired,

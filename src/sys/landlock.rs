@@ -17,10 +17,12 @@ const RULE_PATH_BENEATH: u32 = 1;
 const RULE_NET_PORT: u32 = 2;
 
 /// Rights about files by the version that brought them; each has all before it.
-const FILE_RIGHTS: [(c_long, u32); 5] = [(1, 13), (2, 14), (3, 15), (5, 16), (9, 17)];
+const FILE_RIGHTS: [(c_long, u32); 5] = [(1, 13), (2, 14), (3, 15), (5, 16), (LOCAL_SOCKETS, 17)];
 
 /// Since this version there are rights about TCP: binding, and connecting.
-const NETWORKS: c_long = 4;
+pub const NETWORKS: c_long = 4;
+/// Since this version there is a right about local sockets that have a path.
+pub const LOCAL_SOCKETS: c_long = 9;
 const CONNECT_TCP: u64 = 0b10;
 const NETWORK_RIGHTS: u64 = 0b01 | CONNECT_TCP;
 
@@ -47,7 +49,7 @@ impl Rights {
     pub const MAKE_FILE: Self = Self(1 << 8);
     /// Cutting off what a file has; since version 3 a right of its own.
     pub const TRUNCATE: Self = Self(1 << 14);
-    /// Connecting to local sockets; before version 9 nobody needs it.
+    /// Connecting to local sockets; before [`LOCAL_SOCKETS`] nobody needs it.
     pub const RESOLVE_SOCKET: Self = Self(1 << 16);
 }
 
@@ -178,12 +180,11 @@ impl Ruleset {
     }
 }
 
-/// Whether TCP can be given up, too.
-pub fn knows_networks() -> bool {
-    version().is_ok_and(|version| version >= NETWORKS)
-}
-
-fn version() -> io::Result<c_long> {
+/// What the kernel knows.
+///
+/// # Errors
+/// `ENOSYS` or `EOPNOTSUPP` if it does not know Landlock, or does not want to.
+pub fn version() -> io::Result<c_long> {
     // SAFETY: with this flag the kernel reads no memory.
     Ok(Errno::result(unsafe {
         libc::syscall(

@@ -72,10 +72,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-
-    const ALLOW: u32 = 0x7fff_0000;
-    const KILL_PROCESS: u32 = 0x8000_0000;
-    const X86_64: u32 = 0xc000_003e;
+    use crate::sandbox::filter::interpreter::{self, ALLOW, KILL_PROCESS, X86_64};
 
     const NET: i32 = 5;
     const BLOCK: i32 = 6;
@@ -106,34 +103,7 @@ mod tests {
         let devices = [attached(1, NET, net), attached(2, BLOCK, block)];
         let program = compile(&info, &devices).unwrap();
 
-        let mut data = Vec::new();
-        data.extend(u32::try_from(number).unwrap().to_le_bytes());
-        data.extend(arch.to_le_bytes());
-        data.extend([0; 8]);
-        for word in arguments {
-            data.extend(word.to_le_bytes());
-        }
-        data.extend([0; 16]);
-        interpret(&program, &data)
-    }
-
-    /// Runs a classic BPF program on a `seccomp_data`.
-    fn interpret(program: &BpfProgram, data: &[u8]) -> u32 {
-        let (mut at, mut accumulator) = (0, 0);
-        loop {
-            let step = &program[at];
-            at += 1;
-            let branch = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
-            match step.code {
-                0x20 => accumulator = crate::elf::u32_at(data, step.k as usize),
-                0x05 => at += step.k as usize,
-                0x15 => at += branch(accumulator == step.k),
-                0x25 => at += branch(accumulator > step.k),
-                0x35 => at += branch(accumulator >= step.k),
-                0x06 => return step.k,
-                code => unreachable!("instruction {code:#x}"),
-            }
-        }
+        interpreter::verdict(&program, arch, number, arguments)
     }
 
     fn allowed(number: i64, arguments: [u64; 4]) -> bool {
