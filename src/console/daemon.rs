@@ -27,7 +27,7 @@ use crate::command_line::{self, USAGE};
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
-use crate::sandbox::{self, Access};
+use crate::sandbox::{self, Access, Breach, Need};
 use crate::socket;
 use crate::wire::lines::LineFrames;
 use crate::wire::{
@@ -201,16 +201,20 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         no_accept_before: None,
         manager: Manager::ready(),
     };
-    let reached = [
+    let folders = [
         (Some(&daemon.fifo_folder), Access::Read),
         (sockets.as_ref(), Access::Remove),
         (logs.as_ref(), Access::Change),
     ];
-    let reached = reached.into_iter();
-    let reached: Vec<_> = reached
-        .filter_map(|(folder, access)| Some((folder?.as_fd(), access)))
+    let folders = folders.into_iter();
+    let mut needs: Vec<_> = folders
+        .filter_map(|(folder, access)| Some(Need::Folder(folder?.as_fd(), access)))
         .collect();
-    sandbox::confine(&reached);
+    needs.extend([Need::Accept, Need::Manager]);
+    if options.syslog_consoles {
+        needs.push(Need::AllLocalSockets);
+    }
+    sandbox::confine(&needs, Breach::Refuse);
     info!("ready, fifos in {}", fifo_folder.display());
     let ended = daemon.serve(&listener, &mut signals);
     if let Some(sockets) = sockets

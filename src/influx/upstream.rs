@@ -1,7 +1,7 @@
 //! The collector: lines go to it as fast as it takes them, and wait while it cannot be reached.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,24 @@ struct Exchange {
     written: usize,
     answer: Vec<u8>,
     deadline: Option<Instant>,
+}
+
+impl Destination {
+    /// The port that connections are made to.
+    pub(super) fn port(&self) -> u16 {
+        match self {
+            Self::Lines(address) => address.port(),
+            Self::Server(url, ..) => url.port,
+        }
+    }
+
+    /// Whether its address has to be looked up.
+    pub(super) fn has_name(&self) -> bool {
+        match self {
+            Self::Lines(_) => false,
+            Self::Server(url, ..) => url.host.parse::<IpAddr>().is_err(),
+        }
+    }
 }
 
 impl Upstream {
