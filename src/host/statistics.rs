@@ -24,9 +24,11 @@ pub const MAX_WAITING: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct StatisticsLink(Option<Told>);
 
-/// A tender as the statistics daemon is told of it: its process, and its network devices with the taps behind them.
+/// A tender as the statistics daemon is told of it: its process, its virtual machine, and its network devices with the taps
+/// behind them.
 pub fn to_observe<'a>(
     process: Pid,
+    machine: Option<String>,
     devices: impl Iterator<Item = &'a String>,
     taps: &[&str],
 ) -> StatsAdd {
@@ -35,7 +37,10 @@ pub fn to_observe<'a>(
         tap: (*tap).into(),
     });
     StatsAdd {
-        vmmdev: tender::vmm_device(process).into(),
+        vmmdev: machine
+            .unwrap_or_else(|| tender::vmm_device(process))
+            .as_str()
+            .into(),
         pid: Int::new(process.as_raw().into()),
         network: network.collect(),
     }

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 
 use super::super::TapError;
-use super::super::name::{Owner, PREFIX};
+use crate::supervisor::owner::{Owner, PREFIX};
 use super::nftables::{Batch, refusal};
 use crate::unikernel::Mac;
 
