@@ -190,7 +190,7 @@ mod tests {
 
     fn observed(pid: i32, devices: &[&str], taps: &[&str]) -> StatsAdd {
         let devices: Vec<String> = devices.iter().map(|&device| device.to_owned()).collect();
-        to_observe(Pid::from_raw(pid), devices.iter(), taps)
+        to_observe(Pid::from_raw(pid), None, devices.iter(), taps)
     }
 
     fn link(names: &[&str]) -> (StatisticsLink, UnixStream) {
