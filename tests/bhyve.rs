@@ -127,7 +127,12 @@ fn said(host: &Host) -> Vec<String> {
 
 /// Waits until so much has been said.
 fn says(host: &Host, lines: usize) -> Vec<String> {
-    let count = || fs::read_to_string(host.path("said")).unwrap().lines().count();
+    let count = || {
+        fs::read_to_string(host.path("said"))
+            .unwrap()
+            .lines()
+            .count()
+    };
     eventually("the programs are called", || count() >= lines);
     said(host)
 }
@@ -152,7 +157,9 @@ fn tender(host: &Host) -> Pid {
 /// Waits until another process runs the machine, and is far enough to be told something.
 fn runs_anew(host: &Host, before: Pid, boots: usize) {
     eventually("it runs anew", || {
-        host.tender_of("a:vm").is_some_and(|pid| pid != before.as_raw()) && boot_count(host) >= boots
+        host.tender_of("a:vm")
+            .is_some_and(|pid| pid != before.as_raw())
+            && boot_count(host) >= boots
     });
 }
 
@@ -184,7 +191,11 @@ fn a_machine_is_loaded_and_run_and_in_the_end_destroyed() {
     let destroys = format!("bhyvectl --destroy --vm={vm}");
     assert_eq!(says(&host, 2), [load.as_str(), &runs]);
     let info = host.petrel(&["info"]);
-    host.expect(&info, 0, &["typ bhyve", &format!("VM name {vm}"), "#cpus 2"]);
+    host.expect(
+        &info,
+        0,
+        &["typ bhyve", &format!("VM name {vm}"), "#cpus 2"],
+    );
     host.expect(&host.petrel(&["block"]), 0, &["active true"]);
     host.expect(&host.petrel(&["get", "a:vm"]), 117, &["has no image"]);
     eventually("both tell on the console", || boot_count(&host) == 1);
@@ -193,7 +204,11 @@ fn a_machine_is_loaded_and_run_and_in_the_end_destroyed() {
 
     // A request for a restart needs no image.
     let first = tender(&host);
-    host.expect(&host.petrel(&["restart", "a:vm"]), 0, &["created unikernel"]);
+    host.expect(
+        &host.petrel(&["restart", "a:vm"]),
+        0,
+        &["created unikernel"],
+    );
     assert_eq!(says(&host, 3), [destroys.as_str(), &load, &runs]);
     runs_anew(&host, first, 2);
 
@@ -206,7 +221,9 @@ fn a_machine_is_loaded_and_run_and_in_the_end_destroyed() {
     // To be off is what the guest wants, although there is --restart.
     kill(tender(&host), Signal::SIGUSR2).unwrap();
     assert_eq!(says(&host, 1), [destroys.as_str()]);
-    eventually("it has ended", || host.petrel(&["info"]).stdout.contains("ended"));
+    eventually("it has ended", || {
+        host.petrel(&["info"]).stdout.contains("ended")
+    });
     is_idle(&host);
     host.expect(&host.petrel(&["block"]), 0, &["active false"]);
 
@@ -276,7 +293,10 @@ fn nobody_waits_for_a_machine_that_does_not_come_up_not_even_its_supervisor() {
     assert_eq!(supervisor.stop(), Some(0));
     let answer = pending.end();
     assert_eq!(answer.code(), 117, "{answer:?}");
-    assert!(answer.stderr.contains("bhyveload was broken off"), "{answer:?}");
+    assert!(
+        answer.stderr.contains("bhyveload was broken off"),
+        "{answer:?}"
+    );
     assert!(kill(Pid::from_raw(loader), None).is_err());
     is_idle(&host);
     start(&mut host);
@@ -290,7 +310,8 @@ fn what_loads_a_machine_is_ended_by_the_next_supervisor_which_begins_again() {
     let before = tender(&host);
     kill(before, Signal::SIGUSR1).unwrap();
     eventually("it is loaded again", || {
-        host.tender_of("a:vm").is_some_and(|pid| pid != before.as_raw())
+        host.tender_of("a:vm")
+            .is_some_and(|pid| pid != before.as_raw())
     });
     let loader = host.tender_of("a:vm").unwrap();
     host.kill_supervisor();
@@ -317,15 +338,21 @@ fn a_machine_outlives_its_supervisor_and_others_do_not() {
     assert_eq!(tender(&host), before);
     host.kill_supervisor();
     // Of a unikernel that nobody knows any more; of another supervisor; of somebody else.
-    let (ours, others) = (format!("{}aaaaaaaa", &vm[..5]), "ptaaaaaaaaaaa");
-    assert_ne!((&ours, others), (&vm, &ours[..]));
+    let letters = "a".repeat(26);
+    let (ours, others) = (format!("{}{letters}", &vm[..5]), format!("ptaaa{letters}"));
+    assert!(ours != vm && ours != others);
+    let others = &others[..];
     for name in [&ours, others, "freebsd"] {
         host.file(&format!("vmm/{name}"), "");
     }
     said(&host);
     let mut check = supervisor(&host);
     let check = run(check.env("CHECK", "yes"));
-    assert!(check.stdout.contains(&format!("destroys machine {ours}, which nobody uses")));
+    assert!(
+        check
+            .stdout
+            .contains(&format!("destroys machine {ours}, which nobody uses"))
+    );
     assert!(check.stdout.contains("goes on with a:vm"), "{check:?}");
     assert_eq!(check.code(), 0, "{check:?}");
     assert_eq!(said(&host), [""; 0]);
@@ -356,13 +383,15 @@ fn networks_are_given_by_their_taps() {
     let taps = network.interfaces("pt");
     assert_eq!(taps.len(), 2, "{taps:?}");
     let on = |bridge: &str| {
-        let tap = taps.iter().find(|tap| tap.contains(&format!("master {bridge} ")));
+        let tap = taps
+            .iter()
+            .find(|tap| tap.contains(&format!("master {bridge} ")));
         let name = tap.unwrap().split(' ').nth(1).unwrap();
         name.trim_end_matches(':').to_owned()
     };
-    assert!(on("br0").starts_with(&vm) && on("br1").starts_with(&vm));
+    assert!(vm.starts_with(&on("br0")[..13]) && vm.starts_with(&on("br1")[..13]));
     let devices = format!(
-        "-s2,virtio-net,{},mac={mac} -s3,virtio-net,{},mac=00:80:41:",
+        "-s2,virtio-net,{},mac={mac},type=tap -s3,virtio-net,{},mac=00:80:41:",
         on("br0"),
         on("br1")
     );

@@ -337,8 +337,9 @@ impl Report {
             let running = survivors.iter().map(|survivor| &survivor.name);
             let left = super::machine::leftovers(folder, &owner, running);
             let destroyed = left.into_iter();
-            self.plan
-                .extend(destroyed.map(|left| format!("destroys machine {left}, which nobody uses")));
+            self.plan.extend(
+                destroyed.map(|left| format!("destroys machine {left}, which nobody uses")),
+            );
         }
     }
 

@@ -36,8 +36,8 @@ use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    BlockDevices, ConnectionId, Event, History, Moment, RunId, Settings, Supervisor, Survivor, TaskId,
-    Timer, UploadId, launch,
+    BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
+    Survivor, TaskId, Timer, UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
@@ -151,19 +151,9 @@ impl Daemon {
         );
         let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
         log::info!("this host has: {resources}");
-        let machines = match system.machines {
-            Ok(folder) => {
-                let owner = tap::owner(&options.dbdir).map_err(HostError::Taps)?;
-                let running = survivors.iter().map(|survivor| &survivor.name);
-                Ok(Machines::open(folder, &options.tmpdir, owner, running))
-            }
-            Err(why) => Err(why),
-        };
+        let machines = machines(system, &options, &survivors)?;
         let settings = Settings {
-            machines: match &machines {
-                Ok(machines) => Ok(machines.owner().clone()),
-                Err(why) => Err(*why),
-            },
+            machines: naming(&machines),
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
             stop_deadline: options.stop_deadline,
@@ -559,11 +549,7 @@ impl Drop for Daemon {
 }
 
 /// The state on disk; one of albatross is imported.
-fn load(
-    store: &mut Store,
-    images: &mut ImageStore,
-    system: &System,
-) -> Result<State, HostError> {
+fn load(store: &mut Store, images: &mut ImageStore, system: &System) -> Result<State, HostError> {
     let (content, complete) = match store.load().map_err(HostError::Store)? {
         Found::Nothing => return Ok(State::default()),
         Found::Present(content, _) => (content, true),
@@ -630,6 +616,30 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
         runs.adopt(run, survivor);
     }
     (survivors, fifos)
+}
+
+/// What names machines, or why there are none.
+fn naming(machines: &Result<Machines, &'static str>) -> Result<Owner, &'static str> {
+    let machines = machines.as_ref();
+    machines
+        .map(|machines| machines.owner().clone())
+        .map_err(|why| *why)
+}
+
+/// The BHyve machines. What an earlier supervisor has left is destroyed, but for those of tenders that run.
+fn machines(
+    system: System,
+    options: &Options,
+    survivors: &[Survivor],
+) -> Result<Result<Machines, &'static str>, HostError> {
+    let folder = match system.machines {
+        Ok(folder) => folder,
+        Err(why) => return Ok(Err(why)),
+    };
+    let owner = tap::owner(&options.dbdir).map_err(HostError::Taps)?;
+    let running = survivors.iter().map(|survivor| &survivor.name);
+    let machines = Machines::open(folder, &options.tmpdir, owner, running);
+    Ok(Ok(machines))
 }
 
 fn wall_clock() -> Timestamp {

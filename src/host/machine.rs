@@ -25,8 +25,8 @@ use crate::unikernel::Version;
 /// Folder of the device maps below the runtime folder.
 pub const MAPS: &str = "boot";
 
-/// How long the kernel has to forget a machine before that is looked at again.
-const VANISHING_STEP: Duration = Duration::from_millis(20);
+/// How long the kernel has to forget a machine before it is looked for again.
+pub const VANISHING_STEP: Duration = Duration::from_millis(20);
 
 /// The machines of this supervisor's unikernels.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ enum Step {
     /// That has ended, and the kernel still has the machine.
     Vanishing,
     /// A program loads it; it was killed because of this.
-    Loading(Pid, Boot, Option<&'static str>),
+    Loading(Pid, Box<Boot>, Option<&'static str>),
 }
 
 /// A run that begins with a machine that has to be loaded.
@@ -191,14 +191,13 @@ impl Machines {
 
     /// The loader runs as this process.
     pub fn loading(&mut self, boot: Boot, process: Pid) {
+        let machine = self.owner.machine(&boot.name);
         let work = Work {
             until: Instant::now() + LOAD_DEADLINE,
             next: None,
-            step: Step::Loading(process, boot, None),
+            step: Step::Loading(process, Box::new(boot), None),
         };
-        if let Step::Loading(_, boot, _) = &work.step {
-            self.work.insert(self.owner.machine(&boot.name), work);
-        }
+        self.work.insert(machine, work);
     }
 
     /// Takes note that this process has ended, if it is one of these.
@@ -215,11 +214,11 @@ impl Machines {
                 self.remove_map(&boot.name);
                 let loader = boot.plan.loader;
                 Some(match (how, killed) {
-                    (Ended::Exit(0), _) => Outcome::Loaded(boot),
-                    (_, Some(why)) => Outcome::Failed(boot, format!("{loader} {why}")),
+                    (Ended::Exit(0), _) => Outcome::Loaded(*boot),
+                    (_, Some(why)) => Outcome::Failed(*boot, format!("{loader} {why}")),
                     (how, None) => {
                         let why = format!("{loader} ended with {how}: its console may tell why");
-                        Outcome::Failed(boot, why)
+                        Outcome::Failed(*boot, why)
                     }
                 })
             }
@@ -255,7 +254,9 @@ impl Machines {
         let machines = self.work.iter().filter(vanishing);
         let machines: Vec<_> = machines.map(|(machine, _)| machine.clone()).collect();
         let outcomes = machines.iter();
-        outcomes.filter_map(|machine| self.vanish(machine, now)).collect()
+        outcomes
+            .filter_map(|machine| self.vanish(machine, now))
+            .collect()
     }
 
     /// When [`Self::progress`] is wanted at the latest.
@@ -376,5 +377,169 @@ fn destroy(machine: &str) -> Result<Pid, String> {
 fn end(process: Pid) {
     if let Err(error) = kill(process, Signal::SIGKILL) {
         log::warn!("cannot kill process {process}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::fixtures::config;
+    use crate::unikernel::{Block, Config, ImageDigest, Kind};
+    use std::process::{Child, Command};
+
+    struct Host(PathBuf, Machines);
+
+    impl Drop for Host {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn host(test: &str) -> Host {
+        let folder = std::env::temp_dir().join(format!("petrel-{test}-{}", std::process::id()));
+        fs::create_dir_all(folder.join("vmm")).unwrap();
+        let owner = Owner::of(1, 2);
+        let machines = Machines::open(folder.join("vmm"), &folder, owner, [].into_iter());
+        Host(folder, machines)
+    }
+
+    fn boot() -> Boot {
+        let name: Name = "a:b".parse().unwrap();
+        let disk = Block {
+            device: "0".to_owned(),
+            host_device: None,
+            sector_size: None,
+        };
+        let config = Config {
+            kind: Kind::Bhyve,
+            blocks: vec![disk],
+            linux_boot_partition: Some("gpt2".to_owned()),
+            ..config()
+        };
+        let map = Path::new("/map");
+        let plan = Plan::new("m", &name, &config, &[], &[Some("/disk".into())], map);
+        let image = ImageDigest::NONE;
+        Boot {
+            run: RunId(1),
+            name,
+            version: Arc::new(Version { config, image }),
+            history: History::default(),
+            loader: "/loader".into(),
+            tender: "/tender".into(),
+            plan: plan.unwrap(),
+        }
+    }
+
+    fn sleeping() -> (Child, Pid) {
+        let child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        (child, pid)
+    }
+
+    #[test]
+    fn a_loader_that_does_not_end_is_killed_in_time_and_its_map_goes() {
+        let mut host = host("loader");
+        let machines = &mut host.1;
+        let Some(Outcome::Clear(boot)) = machines.boot(boot()) else {
+            panic!("there is something in the way");
+        };
+        machines.write_map(&boot).unwrap();
+        let map = machines.map(&machines.owner.machine(&boot.name));
+        assert_eq!(fs::read(&map).unwrap(), b"(hd0) /disk\n");
+        let (mut child, pid) = sleeping();
+        machines.loading(boot, pid);
+        let now = Instant::now();
+        assert!(machines.deadline().unwrap() <= now + LOAD_DEADLINE);
+        assert!(machines.progress(now).is_empty() && child.try_wait().unwrap().is_none());
+        assert!(machines.progress(now + LOAD_DEADLINE).is_empty());
+        child.wait().unwrap();
+        assert!(!machines.is_idle());
+        let outcome = machines.ended(pid, Ended::Signal(9));
+        let Some(Outcome::Failed(_, why)) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(why, "grub-bhyve does not come to its end, and was killed");
+        assert!(machines.is_idle() && !map.exists());
+    }
+
+    #[test]
+    fn a_machine_that_the_kernel_still_has_is_waited_for_before_the_next() {
+        let mut host = host("vanishing");
+        let machines = &mut host.1;
+        let machine = machines.owner.machine(&"a:b".parse().unwrap());
+        let device = machines.folder.join(&machine);
+        fs::write(&device, "").unwrap();
+        // Of no process that there is.
+        let pid = Pid::from_raw(i32::MAX);
+        let work = Work {
+            step: Step::Destroying(pid),
+            next: None,
+            until: Instant::now() + DESTROY_DEADLINE,
+        };
+        machines.work.insert(machine, work);
+        assert!(machines.boot(boot()).is_none());
+        // The program has ended, but the device is there.
+        assert!(machines.ended(pid, Ended::Exit(0)).is_none());
+        assert!(machines.progress(Instant::now()).is_empty());
+        fs::remove_file(&device).unwrap();
+        assert!(matches!(
+            machines.progress(Instant::now())[..],
+            [Outcome::Clear(_)]
+        ));
+        assert!(machines.is_idle());
+    }
+
+    #[test]
+    fn a_machine_that_stays_is_not_loaded_over() {
+        let mut host = host("staying");
+        let machines = &mut host.1;
+        let machine = machines.owner.machine(&"a:b".parse().unwrap());
+        fs::write(machines.folder.join(&machine), "").unwrap();
+        let work = Work {
+            step: Step::Vanishing,
+            next: Some(boot()),
+            until: Instant::now() + DESTROY_DEADLINE,
+        };
+        machines.work.insert(machine, work);
+        let late = Instant::now() + DESTROY_DEADLINE;
+        let outcomes = machines.progress(late);
+        let [Outcome::Failed(_, why)] = &outcomes[..] else {
+            panic!("{outcomes:?}");
+        };
+        assert!(
+            why.ends_with("is still there after it was destroyed"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_loaded_any_more_when_all_is_stopping() {
+        let mut host = host("closed");
+        host.1.close();
+        let outcome = host.1.boot(boot());
+        assert!(matches!(outcome, Some(Outcome::Failed(..))), "{outcome:?}");
+    }
+
+    #[test]
+    fn only_machines_of_this_database_that_do_not_run_are_leftovers() {
+        let host = host("leftovers");
+        let owner = Owner::of(1, 2);
+        let runs: Name = "a:runs".parse().unwrap();
+        let left = owner.machine(&"a:left".parse().unwrap());
+        let others = Owner::of(7, 7).machine(&runs);
+        for name in [
+            &owner.machine(&runs),
+            &left,
+            &others,
+            "guest",
+            owner.as_str(),
+        ] {
+            fs::write(host.1.folder.join(name), "").unwrap();
+        }
+        assert_eq!(
+            leftovers(&host.1.folder, &owner, [&runs].into_iter()),
+            [left]
+        );
+        assert!(leftovers(Path::new("/nowhere"), &owner, [].into_iter()).is_empty());
     }
 }

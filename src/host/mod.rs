@@ -41,12 +41,13 @@ use crate::{command_line, daemon, name, socket};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
+pub use self::machine::VANISHING_STEP;
 pub use self::statistics::{
     MAX_WAITING as MAX_STATISTICS_WAITING, PATIENCE as STATISTICS_PATIENCE,
 };
 pub use self::tender::{
-    ADDRESS_SPACE_SLACK, HVT_PROCESSES, MACHINE_SLACK, OOM_SCORE, OPEN_FILES, PROBE_DEADLINE, PROBE_PAUSE,
-    SPT_PROCESSES,
+    ADDRESS_SPACE_SLACK, HVT_PROCESSES, MACHINE_SLACK, OOM_SCORE, OPEN_FILES, PROBE_DEADLINE,
+    PROBE_PAUSE, SPT_PROCESSES,
 };
 
 const PROGRAM: &str = "petreld";

@@ -209,7 +209,8 @@ impl Supervisor {
             )),
             Revival::Start | Revival::Restart(None) => Ok(version.clone()),
             Revival::Restart(Some(arguments)) => Ok(Arc::new(Version {
-                config: self.runnable(name, &version.config.with_arguments((**arguments).clone()))?,
+                config: self
+                    .runnable(name, &version.config.with_arguments((**arguments).clone()))?,
                 image: version.image,
             })),
             Revival::Rollback => previous.clone().ok_or_else(|| {
@@ -309,7 +310,8 @@ impl Supervisor {
                 // Where it has ended meanwhile.
                 let ended = self.ended.remove(name);
                 let images = ended.iter().flat_map(super::Ended::versions);
-                self.superfluous.extend(images.filter_map(|version| version.stored_image()));
+                self.superfluous
+                    .extend(images.filter_map(|version| version.stored_image()));
                 // A write that failed may have reached the disk all the same.
                 self.come_back(name, &why, abandoned.as_ref());
             }
@@ -451,7 +453,8 @@ impl Supervisor {
             self.ended.insert(name.clone(), ended);
         }
         let images = failed.into_iter().flat_map(Unikernel::versions);
-        self.superfluous.extend(images.filter_map(|version| version.stored_image()));
+        self.superfluous
+            .extend(images.filter_map(|version| version.stored_image()));
         self.fail(name, &why);
         self.persist(Written::Change);
     }

@@ -151,7 +151,9 @@ impl Plan {
         let nets = numbered("network", config.nets.iter().map(|net| &net.device))?;
         let nets = nets.into_iter().filter_map(|at| {
             let tap = taps.get(at)?;
-            Some(format!("virtio-net,{tap},mac={}", config.nets[at].mac(name)))
+            let mac = config.nets[at].mac(name);
+            // By its name alone bhyve knows a tap only if that begins with "tap".
+            Some(format!("virtio-net,{tap},mac={mac},type=tap"))
         });
         let disks = disks.iter().map(|(path, sectors)| match sectors {
             Some(octets) => format!("virtio-blk,{path},sectorsize={octets}"),
@@ -192,7 +194,9 @@ fn numbered<'a>(
         .collect();
     let mut numbers = numbers.ok_or(MachineRefusal::Numbers(kind))?;
     numbers.sort_unstable();
-    let complete = (0..).zip(&numbers).all(|(number, (device, _))| number == *device);
+    let complete = (0..)
+        .zip(&numbers)
+        .all(|(number, (device, _))| number == *device);
     if !complete {
         return Err(MachineRefusal::Numbers(kind));
     }
@@ -200,7 +204,8 @@ fn numbered<'a>(
 }
 
 fn is_partition(text: &str) -> bool {
-    (1..=MAX_PARTITION).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_alphanumeric())
+    (1..=MAX_PARTITION).contains(&text.len())
+        && text.bytes().all(|octet| octet.is_ascii_alphanumeric())
 }
 
 /// A path that stays one word in a device map, and one value in an option, whose others follow a comma and in which `%`
@@ -237,7 +242,9 @@ impl fmt::Display for MachineRefusal {
                 "a BHyve machine cannot have {}: a path with other characters than letters, digits and /._:-+~",
                 path.display()
             ),
-            Self::NoDevice(number) => write!(f, "there is no such block device as {number} is to be"),
+            Self::NoDevice(number) => {
+                write!(f, "there is no such block device as {number} is to be")
+            }
         }
     }
 }
@@ -286,10 +293,16 @@ mod tests {
 
     /// With taps and disks as they are called in the configuration.
     fn plan(config: &Config) -> Result<Plan, MachineRefusal> {
-        let taps: Vec<_> = config.nets.iter().map(|net| format!("pt{}", net.device)).collect();
+        let taps: Vec<_> = config
+            .nets
+            .iter()
+            .map(|net| format!("pt{}", net.device))
+            .collect();
         let taps: Vec<_> = taps.iter().map(String::as_str).collect();
         let disks = config.blocks.iter();
-        let disks: Vec<_> = disks.map(|block| Some(block.host_device().into())).collect();
+        let disks: Vec<_> = disks
+            .map(|block| Some(block.host_device().into()))
+            .collect();
         let map = Path::new("/run/boot/pta");
         Plan::new("pta", &"a:b".parse().unwrap(), config, &taps, &disks, map)
     }
@@ -321,7 +334,10 @@ mod tests {
     fn linux_is_loaded_from_a_partition_of_its_first_disk() {
         let plan = plan(&linux("msdos1")).unwrap();
         assert_eq!(plan.loader, "grub-bhyve");
-        assert_eq!(plan.load, ["-m/run/boot/pta", "-rhd0,msdos1", "-M512", "pta"]);
+        assert_eq!(
+            plan.load,
+            ["-m/run/boot/pta", "-rhd0,msdos1", "-M512", "pta"]
+        );
         assert_eq!(plan.device_map.unwrap(), "(hd0) /dev/zvol/tank/v0\n");
         assert_eq!(plan.run[0], "-A");
     }
@@ -331,7 +347,10 @@ mod tests {
         // As a set is encoded: shorter names first, and those of one length in order of what else is in them.
         let ten = ["1", "0", "3", "2", "4", "9", "8", "7", "6", "5", "11", "10"];
         let plan = plan(&config(&["1", "0"], &ten)).unwrap();
-        let slots: Vec<_> = plan.run[5..19].iter().map(|slot| slot.to_str().unwrap()).collect();
+        let slots: Vec<_> = plan.run[5..19]
+            .iter()
+            .map(|slot| slot.to_str().unwrap())
+            .collect();
         assert!(slots[0].starts_with("-s2,virtio-net,pt0,mac=00:80:41:"));
         assert!(slots[1].starts_with("-s3,virtio-net,pt1,mac=00:80:41:"));
         for number in 0..12 {
@@ -347,7 +366,7 @@ mod tests {
         config.nets[0].mac = Some(Mac([2, 0, 0, 0, 0, 0xfe]));
         config.blocks[0].sector_size = Some(4096);
         let run = plan(&config).unwrap().run;
-        assert_eq!(run[5], "-s2,virtio-net,pt0,mac=02:00:00:00:00:fe");
+        assert_eq!(run[5], "-s2,virtio-net,pt0,mac=02:00:00:00:00:fe,type=tap");
         assert_eq!(run[6], "-s3,virtio-blk,/dev/zvol/tank/v0,sectorsize=4096");
     }
 
@@ -389,7 +408,16 @@ mod tests {
             assert_eq!(check(&linux(partition)), Ok(()), "{partition}");
         }
         let long = "a".repeat(MAX_PARTITION + 1);
-        for partition in ["", "msdos1 -h", "msdos1,bsd1", "-r", "(hd1)", "a\n", "é", &long] {
+        for partition in [
+            "",
+            "msdos1 -h",
+            "msdos1,bsd1",
+            "-r",
+            "(hd1)",
+            "a\n",
+            "é",
+            &long,
+        ] {
             let refused = Err(MachineRefusal::Partition(partition.to_owned()));
             assert_eq!(check(&linux(partition)), refused, "{partition}");
         }
@@ -414,7 +442,14 @@ mod tests {
     #[test]
     fn a_disk_that_is_none_is_refused() {
         let name = "a:b".parse().unwrap();
-        let made = Plan::new("pta", &name, &config(&[], &["0"]), &[], &[None], Path::new("/m"));
+        let made = Plan::new(
+            "pta",
+            &name,
+            &config(&[], &["0"]),
+            &[],
+            &[None],
+            Path::new("/m"),
+        );
         assert_eq!(made, Err(MachineRefusal::NoDevice(0)));
     }
 }

@@ -473,7 +473,10 @@ impl Supervisor {
             return self.refuse(asker, &format!("there is no unikernel {name}"));
         };
         if unikernel.version.config.kind == Kind::Bhyve {
-            return self.refuse(asker, &format!("{name} is a BHyve machine, which has no image"));
+            return self.refuse(
+                asker,
+                &format!("{name} is a BHyve machine, which has no image"),
+            );
         }
         self.effects.push(Effect::SendImage {
             to: asker.connection,
@@ -556,7 +559,9 @@ impl Supervisor {
             .flat_map(Unikernel::versions)
             .chain(self.ended.values().flat_map(Ended::versions))
             .chain(operations.flat_map(Operation::versions));
-        let in_use: BTreeSet<_> = versions.filter_map(|version| version.stored_image()).collect();
+        let in_use: BTreeSet<_> = versions
+            .filter_map(|version| version.stored_image())
+            .collect();
         let unused = std::mem::take(&mut self.superfluous);
         let unused = unused.difference(&in_use).copied();
         self.effects.extend(unused.map(Effect::RemoveImage));

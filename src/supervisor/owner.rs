@@ -10,8 +10,10 @@
 //! ```
 //!
 //! 15 octets are all that an interface's name can have. Two databases of one host share their part once in 32768 pairs:
-//! then a supervisor takes the other's taps for leftovers, but on Linux none can be removed that is in use. A machine is
-//! named as its unikernel's taps, without the number: 13 octets, of 229 that vmm(4) allows for.
+//! then a supervisor takes the other's taps for leftovers, but on Linux none can be removed that is in use. The name
+//! of a machine begins as those of its unikernel's taps, and goes on to 130 bits: a tenant can choose the name of a unikernel
+//! so that 40 bits are those of another one's, and a machine of the same name would be destroyed. These are 31 octets, which
+//! every release of vmm(4) allows for.
 
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +24,7 @@ pub const PREFIX: &str = "pt";
 
 const DATABASE: usize = 3;
 const UNIKERNEL: usize = 8;
+const MACHINE: usize = 26;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// What the names of one supervisor's taps and machines begin with.
@@ -48,7 +51,8 @@ impl Owner {
 
     /// The BHyve machine of a unikernel.
     pub fn machine(&self, name: &Name) -> String {
-        self.unikernel(name)
+        let letters = letters(name.to_string().as_bytes(), MACHINE);
+        format!("{}{letters}", self.0)
     }
 
     /// The tap of the network with this number, below [`crate::unikernel::Config::MAX_DEVICES`].
@@ -81,7 +85,8 @@ mod tests {
         assert_eq!(last.len(), 15);
         assert!(last.bytes().all(|octet| octet.is_ascii_alphanumeric()));
         let machine = owner.machine(&name("tenant:hello"));
-        assert_eq!((machine.as_str(), machine.len()), ("ptrokadufvjpo", 13));
+        assert_eq!((&machine[..13], machine.len()), ("ptrokadufvjpo", 31));
+        assert!(machine.bytes().all(|octet| octet.is_ascii_alphanumeric()));
     }
 
     #[test]

@@ -1521,7 +1521,7 @@ fn storage(megabytes: u64) -> Command {
 /// A unikernel with this block device of the host.
 fn with_device(device: &str) -> Config {
     Config {
-        blocks: vec![crate::unikernel::Block {
+        blocks: vec![Block {
             device: "data".into(),
             host_device: Some(device.into()),
             sector_size: None,
@@ -1779,7 +1779,13 @@ fn a_system_without_machines_says_so_before_anything_else() {
         ..settings()
     };
     world.supervisor = Supervisor::new(State::default(), Vec::new(), settings);
-    for config in [machine(), Config { blocks: Vec::new(), ..machine() }] {
+    for config in [
+        machine(),
+        Config {
+            blocks: Vec::new(),
+            ..machine()
+        },
+    ] {
         let refused = world.answer("a:x", create(&config, false));
         assert_eq!(refused.unwrap_err(), "machines run elsewhere");
     }

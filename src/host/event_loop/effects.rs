@@ -294,7 +294,9 @@ impl Daemon {
     }
 
     fn spawn(&mut self, start: Starting) {
-        let Starting { run, name, version, .. } = &start;
+        let Starting {
+            run, name, version, ..
+        } = &start;
         let run = *run;
         let result = match self.prepared.remove(name) {
             Some(Prepared::Machine(programs)) => return self.boot(programs, start),

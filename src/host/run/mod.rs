@@ -23,7 +23,7 @@ use crate::supervisor::{History, RunId};
 use crate::sys::process::Process;
 use crate::unikernel::Config;
 
-pub use group::{MEMORY_SLACK, SLACK_PART};
+pub use group::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
 pub use users::TenderUsers;
 

@@ -192,7 +192,9 @@ impl Host {
                     None => self.has_image(version.stored_image()),
                 };
                 self.must(there, || format!("{name}: its image {image} is gone"));
-                let declared = version.stored_image().map(|image| manifest(image == DEVICE));
+                let declared = version
+                    .stored_image()
+                    .map(|image| manifest(image == DEVICE));
                 let result = self.outcome().map(|()| declared);
                 self.untold.push(Event::Inspected { name, result });
             }
