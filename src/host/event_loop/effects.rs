@@ -13,7 +13,7 @@ use super::super::images::Staging;
 use super::super::outgoing::Outgoing;
 use super::super::statistics::to_observe;
 use super::super::tap;
-use super::super::tender::{Fifo, Runs, Start};
+use super::super::tender::{Fifo, Guest, Start};
 use super::blocks::GONE;
 use super::machines::{UNPREPARED, is_machine};
 use super::{Daemon, Prepared, Starting};
@@ -310,7 +310,7 @@ impl Daemon {
                     self.options.no_drop_path,
                     &self.taps.names(name),
                 );
-                self.start_tender(start, &tender, arguments, Runs::Image(target))
+                self.start_tender(start, &tender, arguments, Guest::Image(target))
             }
             None => Err(UNPREPARED.to_owned()),
         };
@@ -322,7 +322,7 @@ impl Daemon {
         start: Starting,
         tender: &Path,
         arguments: Vec<OsString>,
-        runs: Runs,
+        guest: Guest,
     ) -> Result<(), String> {
         let Starting {
             run,
@@ -337,7 +337,7 @@ impl Daemon {
         let start = Start {
             tender,
             arguments,
-            runs,
+            guest,
             attached: self.blocks.of(&name),
             name: &name,
             config,

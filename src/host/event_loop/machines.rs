@@ -1,7 +1,7 @@
 //! The start of BHyve machines, step by step.
 
 use super::super::machine::{Boot, Outcome};
-use super::super::tender::{self, Runs, Start, check_cpus};
+use super::super::tender::{self, Guest, Start, check_cpus};
 use super::Daemon;
 use crate::name::Name;
 use crate::supervisor::machine::{self, Plan};
@@ -106,7 +106,7 @@ impl Daemon {
         let start = Start {
             tender: &boot.loader,
             arguments: boot.plan.load.clone(),
-            runs: Runs::Machine,
+            guest: Guest::Machine,
             attached: self.blocks.of(name),
             name,
             config: &version.config,
@@ -142,7 +142,7 @@ impl Daemon {
             version,
             history,
         };
-        self.start_tender(start, &tender, plan.run, Runs::Machine)
+        self.start_tender(start, &tender, plan.run, Guest::Machine)
     }
 }
 

@@ -149,7 +149,7 @@ impl Runs {
         // If no user is left now, that of what is replaced will be.
         let user = self.next_user().unwrap_or(self.latest_user);
         let networks = !config.nets.is_empty();
-        let groups = user.map(|user| tender::Runs::Image(target).groups(networks, user));
+        let groups = user.map(|user| tender::Guest::Image(target).groups(networks, user));
         groups.transpose().map(drop).map_err(RunError::Tender)
     }
 
@@ -208,10 +208,10 @@ impl Runs {
         history: History,
         mut start: Start<'_>,
     ) -> Result<Pid, RunError> {
-        let user = match start.runs {
-            tender::Runs::Image(_) => self.next_user().map_err(RunError::User)?,
+        let user = match start.guest {
+            tender::Guest::Image(_) => self.next_user().map_err(RunError::User)?,
             // Only root can make machines.
-            tender::Runs::Machine => None,
+            tender::Guest::Machine => None,
         };
         let record = Record {
             user,

@@ -21,7 +21,7 @@ pub use fifo::Fifo;
 pub use os::{MACHINES, ONLY_ROOT, vmm_device};
 pub use search::{PROBE_DEADLINE, PROBE_PAUSE, Tenders, program};
 pub use start::{
-    ADDRESS_SPACE_SLACK, HVT_PROCESSES, MACHINE_SLACK, OOM_SCORE, OPEN_FILES, Runs, SPT_PROCESSES,
+    ADDRESS_SPACE_SLACK, Guest, HVT_PROCESSES, MACHINE_SLACK, OOM_SCORE, OPEN_FILES, SPT_PROCESSES,
     Start, check_cpus,
 };
 

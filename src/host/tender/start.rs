@@ -38,7 +38,7 @@ pub const MACHINE_SLACK: u64 = 6144;
 
 /// What a tender runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runs {
+pub enum Guest {
     /// An image for this target.
     Image(Target),
     /// A BHyve machine.
@@ -53,7 +53,7 @@ pub struct Start<'a> {
     /// Its arguments.
     pub arguments: Vec<OsString>,
     /// What it is for.
-    pub runs: Runs,
+    pub guest: Guest,
     /// Its block devices.
     pub attached: &'a [Attached],
     /// The unikernel.
@@ -79,7 +79,7 @@ impl Start<'_> {
         let user = match self.user {
             Some((id, tenders)) => {
                 let networks = !self.config.nets.is_empty();
-                let devices = self.runs.groups(networks, id)?;
+                let devices = self.guest.groups(networks, id)?;
                 let groups = [tenders].into_iter().chain(devices).collect();
                 Some(User { id, groups })
             }
@@ -108,10 +108,10 @@ impl Start<'_> {
         }
         let confinement = Confinement {
             cpus: self.config.cpus.iter().map(|cpu| (*cpu).into()).collect(),
-            address_space: (u64::from(self.config.memory) + self.runs.slack()) << 20,
+            address_space: (u64::from(self.config.memory) + self.guest.slack()) << 20,
             open_files: OPEN_FILES,
             // Where the user is shared, its other processes count, too.
-            processes: user.as_ref().and(self.runs.processes()),
+            processes: user.as_ref().and(self.guest.processes()),
             user,
             oom_score: OOM_SCORE,
             group: self.group,
@@ -123,7 +123,7 @@ impl Start<'_> {
     }
 }
 
-impl Runs {
+impl Guest {
     /// The groups that a tender which runs as `user` must be in for its devices.
     pub fn groups(self, networks: bool, user: u32) -> Result<Vec<Gid>, TenderError> {
         match self {
