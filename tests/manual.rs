@@ -20,7 +20,7 @@ use petrel::client::{
 };
 use petrel::console::{archive, daemon as console, lines, log_folder, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
-use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
+use petrel::host::run::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
 use petrel::host::store::LOCK_PATIENCE;
 use petrel::host::transfer;
 use petrel::influx::{buffer, daemon as influx, http};
@@ -31,7 +31,7 @@ use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
     AGE_STEP, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT,
     MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
-    MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, machine, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -383,6 +383,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let headers = format!("{MAX_PROGRAM_HEADERS} program headers");
     let memory = format!("{} MB of memory", Config::MAX_MEMORY);
     let devices = format!("{} devices", Config::MAX_DEVICES);
+    let machine_devices = format!("{} devices", machine::MAX_DEVICES);
+    let partition = format!("{} characters in a boot partition", machine::MAX_PARTITION);
     let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
     let chunk = format!("{} in a chunk", size(MAX_CHUNK));
     let intermediates = format!("{MAX_INTERMEDIATES} intermediate certificates");
@@ -391,6 +393,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         label.clone(),
         memory.clone(),
         devices.clone(),
+        machine_devices.clone(),
+        partition.clone(),
         arguments.clone(),
         headers.clone(),
         format!("{} MB of memory", Policy::TOO_LITTLE_MEMORY + 1),
@@ -450,6 +454,13 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             size(transfer::STEP)
         ),
         format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
+        format!("{} MB of address space", host::MACHINE_SLACK),
+        format!("{MACHINE_MEMORY_SLACK} MB and a {SLACK_PART}nd"),
+        format!("{} for a loader", time(machine::LOAD_DEADLINE)),
+        format!("{} to destroy", time(machine::DESTROY_DEADLINE)),
+        format!("{} between looks", time(host::VANISHING_STEP)),
+        machine_devices,
+        partition,
         format!("{} open files", host::OPEN_FILES),
         "0 octets of core".to_owned(),
         format!("{} process", host::SPT_PROCESSES),

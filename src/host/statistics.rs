@@ -24,9 +24,11 @@ pub const MAX_WAITING: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct StatisticsLink(Option<Told>);
 
-/// A tender as the statistics daemon is told of it: its process, and its network devices with the taps behind them.
+/// A tender as the statistics daemon is told of it: its process, its virtual machine, and its network devices with the taps
+/// behind them.
 pub fn to_observe<'a>(
     process: Pid,
+    machine: Option<String>,
     devices: impl Iterator<Item = &'a String>,
     taps: &[&str],
 ) -> StatsAdd {
@@ -35,7 +37,10 @@ pub fn to_observe<'a>(
         tap: (*tap).into(),
     });
     StatsAdd {
-        vmmdev: tender::vmm_device(process).into(),
+        vmmdev: machine
+            .unwrap_or_else(|| tender::vmm_device(process))
+            .as_str()
+            .into(),
         pid: Int::new(process.as_raw().into()),
         network: network.collect(),
     }
@@ -185,7 +190,7 @@ mod tests {
 
     fn observed(pid: i32, devices: &[&str], taps: &[&str]) -> StatsAdd {
         let devices: Vec<String> = devices.iter().map(|&device| device.to_owned()).collect();
-        to_observe(Pid::from_raw(pid), devices.iter(), taps)
+        to_observe(Pid::from_raw(pid), None, devices.iter(), taps)
     }
 
     fn link(names: &[&str]) -> (StatisticsLink, UnixStream) {
