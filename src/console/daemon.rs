@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::iter;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ use crate::logging::{self, Verbosity};
 use crate::name::Name;
 use crate::sandbox::{self, Access};
 use crate::socket;
+use crate::stats::collect::Own;
+use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
 use crate::wire::{
     Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload, SinceCount,
@@ -105,6 +108,10 @@ struct Options {
     /// send the consoles to syslog
     #[argh(switch)]
     syslog_consoles: bool,
+
+    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[argh(option, arg_name = "address", from_str_fn(address))]
+    influx: Option<SocketAddr>,
 
     /// log to syslog
     #[argh(switch)]
@@ -199,8 +206,11 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         archives,
         buffer: vec![0; READ],
         no_accept_before: None,
+        opened: 0,
+        vitals: Vitals::new("albatross_console", options.influx),
         manager: Manager::ready(),
     };
+    let own = daemon.vitals.own().and_then(Own::folder);
     let reached = [
         (Some(&daemon.fifo_folder), Access::Read),
         (sockets.as_ref(), Access::Remove),
@@ -209,8 +219,9 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let reached = reached.into_iter();
     let reached: Vec<_> = reached
         .filter_map(|(folder, access)| Some((folder?.as_fd(), access)))
+        .chain(own.map(|folder| (folder, Access::Read)))
         .collect();
-    sandbox::confine(&reached);
+    sandbox::confine(&reached, options.influx.map(|collector| collector.port()));
     info!("ready, fifos in {}", fifo_folder.display());
     let ended = daemon.serve(&listener, &mut signals);
     if let Some(sockets) = sockets
@@ -253,6 +264,9 @@ struct Daemon {
     /// What a fifo is read into.
     buffer: Vec<u8>,
     no_accept_before: Option<Instant>,
+    /// How many fifos were opened so far.
+    opened: u64,
+    vitals: Vitals,
     manager: Manager,
 }
 
@@ -300,7 +314,12 @@ impl Daemon {
                 }
             }
             self.end_patience();
-            self.manager.progress(Instant::now());
+            let now = Instant::now();
+            self.vitals.progress(now, |lines| {
+                lines.connections("unix", self.connections.len(), self.next_connection);
+                lines.connections("fifo", self.fifos.len(), self.opened);
+            });
+            self.manager.progress(now);
             self.catch_up();
         }
     }
@@ -319,9 +338,14 @@ impl Daemon {
         for connection in self.connections.values() {
             waiting.push(PollFd::new(connection.as_fd(), connection.interest()));
         }
-        if accepting {
-            waiting.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
-        }
+        let listening = if accepting {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        };
+        waiting.push(PollFd::new(listener.as_fd(), listening));
+        // The last one: what it does needs no event.
+        waiting.extend(self.vitals.wait());
         match poll(&mut waiting, self.timeout()) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(DaemonError::Poll(error.into())),
@@ -348,6 +372,7 @@ impl Daemon {
         let archives = self.archives.iter().flat_map(Archive::behind);
         let again = archives.map(|(_, again)| again);
         let others = self.no_accept_before.into_iter().chain(again);
+        let others = others.chain(self.vitals.deadline());
         let others = others.chain(self.manager.deadline());
         daemon::timeout(deadlines.chain(others).min())
     }
@@ -645,6 +670,7 @@ impl Daemon {
             }
         }
         self.fifos.insert(name.clone(), fifo);
+        self.opened += 1;
         debug!("{name}: reading the console");
         Ok(())
     }

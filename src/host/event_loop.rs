@@ -40,6 +40,7 @@ use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
 use crate::sys::process::End;
 use crate::unikernel::{Death, ImageDigest, MAX_IMAGE};
+use crate::vitals::Vitals;
 use crate::wire::Timestamp;
 use crate::wire::state::State;
 
@@ -80,6 +81,7 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    vitals: Vitals,
     manager: Manager,
     done: bool,
 }
@@ -182,6 +184,7 @@ impl Daemon {
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            vitals: Vitals::new("albatross", options.influx),
             manager: Manager::ready(),
             done: false,
             options,
@@ -248,6 +251,7 @@ impl Daemon {
         for peer in links.into_iter().flatten() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
+        waits.extend(self.vitals.wait());
         let others = waits.len();
         let adopted = self.runs.adopted().map(|(_, process)| process.as_fd());
         waits.extend(adopted.map(|process| PollFd::new(process, PollFlags::POLLIN)));
@@ -307,6 +311,10 @@ impl Daemon {
         }
         self.connect_console(false);
         self.statistics.progress(now);
+        self.vitals.progress(now, |lines| {
+            lines.connections("unix", self.connections.len(), self.counter);
+            lines.domains(&self.supervisor.domains());
+        });
         self.manager.progress(now);
         self.expire(now);
         // What is readable was read: a client whose next request is on its way is not idle.
@@ -486,6 +494,7 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain(self.vitals.deadline())
                 .chain(self.manager.deadline())
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
                 .min(),

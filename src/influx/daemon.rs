@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use super::http::{Place, Url};
 use super::line::{self, Style};
 use super::source::Source;
-use super::upstream::{Destination, Upstream};
+use super::upstream::{Destination, Upstream, address};
 use crate::command_line::{self, USAGE};
 use crate::daemon::{self, Manager, Signals, wall_clock};
 use crate::logging::{self, Verbosity};
@@ -23,10 +23,7 @@ use crate::name::Name;
 use crate::socket;
 
 pub use super::source::{ANSWER, LONGEST_RETRY as LONGEST_SOURCE_RETRY};
-pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY};
-
-/// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
-pub const PORT: u16 = 8094;
+pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
 
 /// Lines that wait for the collector at most, unless the operator says otherwise.
 pub const LINES: usize = 100_000;
@@ -128,19 +125,6 @@ pub fn main() -> i32 {
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    text.parse()
-        .or_else(|_| {
-            bare.unwrap_or(text)
-                .parse()
-                .map(|ip: IpAddr| (ip, PORT).into())
-        })
-        .map_err(|_| format!("'{text}' is no IP[:PORT]"))
-}
-
 fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(lines @ 1..=MAX_LINES) => Ok(lines),
@@ -240,25 +224,4 @@ fn read(file: &Path) -> io::Result<String> {
         .take(MAX_TOKEN)
         .read_to_string(&mut text)?;
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_a_port_or_the_usual_one() {
-        for (text, expected) in [
-            ("127.0.0.1", "127.0.0.1:8094"),
-            ("127.0.0.1:1", "127.0.0.1:1"),
-            ("::1", "[::1]:8094"),
-            ("[::1]", "[::1]:8094"),
-            ("[::1]:1", "[::1]:1"),
-        ] {
-            assert_eq!(address(text).unwrap().to_string(), expected);
-        }
-        for wrong in ["host", "127.0.0.1:x", "127.0.0.1:99999", ""] {
-            assert!(address(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -8,11 +8,16 @@ use nix::sys::prctl;
 use super::Access;
 use crate::sys::landlock::{self, Rights};
 
-pub(super) fn confine(folders: &[(BorrowedFd<'_>, Access)]) -> io::Result<()> {
+pub(super) fn confine(folders: &[(BorrowedFd<'_>, Access)], port: Option<u16>) -> io::Result<()> {
     prctl::set_no_new_privs()?;
     let rules = landlock::Ruleset::new()?;
     for (folder, access) in folders {
         rules.allow(folder, rights(*access))?;
+    }
+    if let Some(port) = port
+        && landlock::knows_networks()
+    {
+        rules.allow_connecting(port)?;
     }
     rules.restrict()
 }
@@ -31,7 +36,7 @@ fn rights(access: Access) -> Rights {
 mod tests {
     use std::fs::{self, File};
     use std::io::ErrorKind;
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
     use std::thread;
 
@@ -49,6 +54,8 @@ mod tests {
             fs::create_dir_all(place.join(folder)).unwrap();
             fs::write(place.join(folder).join("file"), "content").unwrap();
         }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
         let inside = place.clone();
         // It is the thread that is confined.
         let confined = thread::spawn(move || {
@@ -56,7 +63,7 @@ mod tests {
             let folders = [open("read"), open("change"), open("remove")];
             let access = [Access::Read, Access::Change, Access::Remove];
             let rules: Vec<_> = folders.iter().map(AsFd::as_fd).zip(access).collect();
-            confine(&rules).unwrap();
+            confine(&rules, Some(port)).unwrap();
 
             let denied = |result: io::Result<()>| {
                 assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied);
@@ -84,6 +91,7 @@ mod tests {
                 }
             }
             denied(fs::read("/etc/passwd").map(drop));
+            TcpStream::connect(("127.0.0.1", port)).unwrap();
             if landlock::knows_networks() {
                 denied(TcpStream::connect(("127.0.0.1", 9)).map(drop));
             }

@@ -21,12 +21,13 @@ pub enum Access {
 /// From now on this process reaches files in these folders only, and only so; what is open already stays as it is.
 ///
 /// On FreeBSD (Capsicum) they can be reached by their descriptors alone, whatever the access, and no connection can be
-/// made any more. On Linux (Landlock) this is about the calling thread and those that it makes, no TCP connection can be
-/// made, and no signal sent to others, as far as the kernel knows how to.
+/// made any more, so that it cannot be used with a `port`. On Linux (Landlock) this is about the calling thread and those
+/// that it makes, TCP connections can be made to this `port` only, and no signal sent to others, as far as the kernel
+/// knows how to.
 ///
 /// Where the system cannot do that it is logged, and all goes on without.
-pub fn confine(folders: &[(BorrowedFd<'_>, Access)]) {
-    if let Err(error) = os::confine(folders) {
+pub fn confine(folders: &[(BorrowedFd<'_>, Access)], port: Option<u16>) {
+    if let Err(error) = os::confine(folders, port) {
         log::warn!("going on without a sandbox: {error}");
     }
 }

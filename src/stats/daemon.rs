@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::{Name, Path};
 use crate::socket;
+use crate::vitals::{Vitals, address};
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
     Success, VERSION, domain, frame,
@@ -68,6 +70,10 @@ struct Options {
     /// gather counters of virtual machines, too; only FreeBSD has them
     #[argh(switch)]
     gather_bhyve_stats: bool,
+
+    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[argh(option, arg_name = "address", from_str_fn(address))]
+    influx: Option<SocketAddr>,
 
     /// log to syslog
     #[argh(switch)]
@@ -157,6 +163,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         reporter,
         missed: 0,
         with_machines: options.gather_bhyve_stats,
+        vitals: Vitals::new("albatross_stats", options.influx),
         manager: Manager::ready(),
     };
     let ended = daemon.serve(&listener, &mut signals);
@@ -186,6 +193,7 @@ struct Daemon {
     missed: u64,
     /// Whether counters of virtual machines are gathered.
     with_machines: bool,
+    vitals: Vitals,
     manager: Manager,
 }
 
@@ -219,6 +227,9 @@ impl Daemon {
                 self.gather(now);
             }
             self.end_patience(now);
+            self.vitals.progress(now, |lines| {
+                lines.connections("unix", self.connections.len(), self.next_connection);
+            });
             self.manager.progress(now);
         }
     }
@@ -245,6 +256,7 @@ impl Daemon {
         for peer in self.supervisor.peer().into_iter().chain(reports) {
             waiting.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
+        waiting.extend(self.vitals.wait());
         match poll(&mut waiting, self.timeout()) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(DaemonError::System("wait for events", error.into())),
@@ -268,6 +280,7 @@ impl Daemon {
                 .chain(self.supervisor.deadline())
                 .chain(self.reporter.as_ref().and_then(Reporter::deadline))
                 .chain([self.next_round])
+                .chain(self.vitals.deadline())
                 .chain(self.manager.deadline())
                 .min(),
         )

@@ -14,6 +14,8 @@ use nix::libc::{
 /// Of `linux/landlock.h`.
 const CREATE_RULESET_VERSION: u32 = 1;
 const RULE_PATH_BENEATH: u32 = 1;
+const RULE_NET_PORT: u32 = 2;
+const CONNECT_TCP: u64 = 1 << 1;
 
 /// Rights about files by the version that brought them; each has all before it.
 const FILE_RIGHTS: [(c_long, u32); 4] = [(1, 13), (2, 14), (3, 15), (5, 16)];
@@ -68,6 +70,13 @@ struct Beneath {
     folder: RawFd,
 }
 
+/// `struct landlock_net_port_attr`.
+#[repr(C)]
+struct Port {
+    allowed: u64,
+    port: u64,
+}
+
 impl Ruleset {
     /// All that this kernel knows is to be given up.
     ///
@@ -112,6 +121,25 @@ impl Ruleset {
                 self.0.as_raw_fd(),
                 RULE_PATH_BENEATH,
                 &raw const beneath,
+                0,
+            )
+        })?;
+        Ok(())
+    }
+
+    /// TCP connections to this port stay possible, wherever it is, on a kernel that [knows](knows_networks) them.
+    pub fn allow_connecting(&self, port: u16) -> io::Result<()> {
+        let port = Port {
+            allowed: CONNECT_TCP,
+            port: port.into(),
+        };
+        // SAFETY: the kernel reads `port`, which has the layout that goes with this kind of rule.
+        Errno::result(unsafe {
+            libc::syscall(
+                SYS_landlock_add_rule,
+                self.0.as_raw_fd(),
+                RULE_NET_PORT,
+                &raw const port,
                 0,
             )
         })?;
