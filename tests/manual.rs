@@ -36,7 +36,7 @@ use petrel::tender::{options as tender, plan};
 use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
 use petrel::wire::{DatedPolicy, Int, Octets, PolicyCommand, Success, UnikernelCommand};
-use petrel::{daemon, endpoint, host, metrics, serial, socket};
+use petrel::{daemon, endpoint, host, metrics, serial, socket, vitals};
 use rasn::der::encode;
 
 use support::{on_path, run, skipped};
@@ -135,10 +135,13 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 23] = [
+    let cases: [(&str, &str, &str); 26] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
+        ("petreld.8", "Fl -influx ", &collector),
+        ("petrel-console.8", "Fl -influx ", &collector),
+        ("petrel-stats.8", "Fl -influx ", &collector),
         ("petrel-influx.8", "Fl -buffer ", &lines),
         ("petrel-influx.8", "Fl -tmpdir ", &runtime),
         ("petrel-metrics.8", "Fl -max-age ", &age),
@@ -403,7 +406,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         intermediates.clone(),
         handshake.clone(),
     ];
-    let supervisor = vec![
+    let mut supervisor = vec![
         format!("{} clients", host::MAX_CLIENTS),
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
@@ -524,7 +527,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!("{} revocation lists", endpoint::MAX_LISTS),
     ];
-    let console = vec![
+    let mut console = vec![
         format!("{} lines of a console", ring::LINES),
         format!("{} of a console", size(ring::OCTETS)),
         format!("{} octets in a line", lines::MAX_LINE),
@@ -547,7 +550,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} for the rest of a request", time(console::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];
-    let statistics = vec![
+    let mut statistics = vec![
         format!("{} processes", observed::MAX_OBSERVED),
         format!("{} network devices", Config::MAX_DEVICES),
         format!(
@@ -605,6 +608,17 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             size(MAX_MESSAGE)
         ),
     ];
+    // Whoever has the option.
+    let rounds = [
+        format!(
+            "{} from one round of self-metrics to the next",
+            time(vitals::INTERVAL)
+        ),
+        format!("{} lines in a round of self-metrics", vitals::MAX_LINES),
+    ];
+    for page in [&mut supervisor, &mut console, &mut statistics] {
+        page.extend(rounds.clone());
+    }
     let one_request = vec![
         format!("{} in a request", size(metrics::MAX_REQUEST)),
         format!("{} in the file", size(metrics::MAX_FILE)),
