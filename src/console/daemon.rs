@@ -28,7 +28,7 @@ use crate::command_line::{self, USAGE};
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
-use crate::sandbox::{self, Access};
+use crate::sandbox::{self, Access, Breach, Need};
 use crate::socket;
 use crate::stats::collect::Own;
 use crate::vitals::{Vitals, address};
@@ -210,18 +210,23 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         vitals: Vitals::new("albatross_console", options.influx),
         manager: Manager::ready(),
     };
-    let own = daemon.vitals.own().and_then(Own::folder);
-    let reached = [
+    let folders = [
         (Some(&daemon.fifo_folder), Access::Read),
         (sockets.as_ref(), Access::Remove),
         (logs.as_ref(), Access::Change),
     ];
-    let reached = reached.into_iter();
-    let reached: Vec<_> = reached
-        .filter_map(|(folder, access)| Some((folder?.as_fd(), access)))
-        .chain(own.map(|folder| (folder, Access::Read)))
+    let folders = folders.into_iter();
+    let mut needs: Vec<_> = folders
+        .filter_map(|(folder, access)| Some(Need::Folder(folder?.as_fd(), access)))
         .collect();
-    sandbox::confine(&reached, options.influx.map(|collector| collector.port()));
+    needs.extend([Need::Accept, Need::Manager]);
+    if options.syslog_consoles {
+        needs.push(Need::AllLocalSockets);
+    }
+    let own = daemon.vitals.own().and_then(Own::folder);
+    needs.extend(own.map(|folder| Need::Folder(folder, Access::Read)));
+    needs.extend(daemon.vitals.port().map(Need::Tcp));
+    sandbox::confine(&needs, Breach::Refuse);
     info!("ready, fifos in {}", fifo_folder.display());
     let ended = daemon.serve(&listener, &mut signals);
     if let Some(sockets) = sockets

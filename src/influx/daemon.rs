@@ -20,7 +20,8 @@ use crate::command_line::{self, USAGE};
 use crate::daemon::{self, Manager, Signals, wall_clock};
 use crate::logging::{self, Verbosity};
 use crate::name::Name;
-use crate::socket;
+use crate::sandbox::{self, Breach, Need};
+use crate::socket::{self, Folder};
 
 pub use super::source::{ANSWER, LONGEST_RETRY as LONGEST_SOURCE_RETRY};
 pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
@@ -143,9 +144,16 @@ fn run(options: Options) -> Result<(), String> {
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
     let mut source = Source::new(path, options.name.clone());
     let most = options.buffer;
-    let mut upstream = Upstream::new(destination(options)?, most);
+    let sockets = Folder::open(&options.tmpdir);
+    let destination = destination(options)?;
+    let mut needs = vec![sockets.need(), Need::Manager, Need::Tcp(destination.port())];
+    if destination.has_name() {
+        needs.push(Need::Names);
+    }
+    let mut upstream = Upstream::new(destination, most);
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
+    sandbox::confine(&needs, Breach::Refuse);
     info!("ready");
     let mut manager = Manager::ready();
     loop {

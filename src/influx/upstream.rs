@@ -86,6 +86,24 @@ struct Exchange {
     deadline: Option<Instant>,
 }
 
+impl Destination {
+    /// The port that connections are made to.
+    pub(super) fn port(&self) -> u16 {
+        match self {
+            Self::Lines(address) => address.port(),
+            Self::Server(url, ..) => url.port,
+        }
+    }
+
+    /// Whether its address has to be looked up.
+    pub(super) fn has_name(&self) -> bool {
+        match self {
+            Self::Lines(_) => false,
+            Self::Server(url, ..) => url.host.parse::<IpAddr>().is_err(),
+        }
+    }
+}
+
 impl Upstream {
     /// Keeps so many lines at most while the collector cannot be reached.
     pub(crate) fn new(destination: Destination, most: usize) -> Self {
@@ -98,6 +116,11 @@ impl Upstream {
             reported: false,
             dropped: 0,
         }
+    }
+
+    /// The port to which connections are made.
+    pub(crate) fn port(&self) -> u16 {
+        self.destination.port()
     }
 
     /// A line is to be sent.

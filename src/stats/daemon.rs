@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
@@ -23,7 +23,8 @@ use crate::command_line::{self, USAGE};
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::{Name, Path};
-use crate::socket;
+use crate::sandbox::{self, Access, Breach, Need};
+use crate::socket::{self, Folder};
 use crate::vitals::{Vitals, address};
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
@@ -152,6 +153,11 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?
     };
     info!("listening on {}", path.display());
+    let reports = options.prometheus.as_deref().map(report_folder);
+    let reports = reports
+        .transpose()
+        .map_err(|(path, error)| DaemonError::Folder(path, error))?;
+    let sockets = Folder::open(&options.tmpdir);
     let mut daemon = Daemon {
         registry: Registry::default(),
         connections: BTreeMap::new(),
@@ -166,6 +172,17 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         vitals: Vitals::new("albatross_stats", options.influx),
         manager: Manager::ready(),
     };
+    let mut needs = vec![Need::Accept, Need::Manager, Need::Counters, sockets.need()];
+    if let Some(reports) = &reports {
+        needs.push(Need::Folder(reports.as_fd(), Access::Change));
+    }
+    if !options.systemd_socket_activation
+        && let Need::LocalSockets(folder) = sockets.need()
+    {
+        needs.push(Need::Folder(folder, Access::Remove));
+    }
+    needs.extend(daemon.vitals.port().map(Need::Tcp));
+    sandbox::confine(&needs, Breach::Refuse);
     let ended = daemon.serve(&listener, &mut signals);
     if !options.systemd_socket_activation
         && let Err(error) = fs::remove_file(&path)
@@ -173,6 +190,17 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         warn!("cannot remove {}: {error}", path.display());
     }
     ended
+}
+
+/// The folder that a report goes to.
+fn report_folder(file: &FilePath) -> Result<File, (PathBuf, io::Error)> {
+    let folder = file.parent().unwrap_or(file);
+    let folder = if folder.as_os_str().is_empty() {
+        FilePath::new(".")
+    } else {
+        folder
+    };
+    File::open(folder).map_err(|error| (folder.to_owned(), error))
 }
 
 /// Numbers connections, and with that subscribers, in the order of arrival.

@@ -55,6 +55,11 @@ impl Vitals {
         self.0.as_ref()?.own.as_ref()
     }
 
+    /// The port to which connections are made.
+    pub fn port(&self) -> Option<u16> {
+        Some(self.0.as_ref()?.upstream.port())
+    }
+
     /// What to poll for.
     pub fn wait(&self) -> Option<PollFd<'_>> {
         let (stream, flags) = self.0.as_ref()?.upstream.wait()?;
