@@ -564,14 +564,14 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} waiting for a peer", size(stats::MAX_QUEUE)),
         format!("{} for the rest of a request", time(stats::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
-        format!("{} for the supervisor to answer", time(stats::ANSWER)),
+        format!("{} for the supervisor to answer", time(socket::ANSWER)),
         format!(
             "{} before the second attempt to reach the supervisor",
             time(daemon::RETRY_FIRST)
         ),
         format!(
             "{} before a further attempt to reach the supervisor",
-            time(stats::LONGEST_RETRY)
+            time(socket::LONGEST_RETRY)
         ),
         format!(
             "{} for the supervisor to tell of its unikernels",
@@ -597,11 +597,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!(
             "{} for the statistics daemon to answer",
-            time(influx::ANSWER)
+            time(socket::ANSWER)
         ),
         format!(
             "{} before a further attempt to reach the statistics daemon",
-            time(influx::LONGEST_SOURCE_RETRY)
+            time(socket::LONGEST_RETRY)
         ),
         format!(
             "{} in a message of the statistics daemon",

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use super::http::{Place, Url};
 use super::line::{self, Style};
-use super::source::Source;
+use super::source;
 use super::upstream::{Destination, Upstream, address};
 use crate::command_line::{self, USAGE};
 use crate::daemon::{self, Manager, Signals, wall_clock};
@@ -23,7 +23,6 @@ use crate::name::Name;
 use crate::sandbox::{self, Breach, Need};
 use crate::socket::{self, Folder};
 
-pub use super::source::{ANSWER, LONGEST_RETRY as LONGEST_SOURCE_RETRY};
 pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
 
 /// Lines that wait for the collector at most, unless the operator says otherwise.
@@ -142,7 +141,7 @@ fn run(options: Options) -> Result<(), String> {
         all_fields: options.all_fields,
     };
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
-    let mut source = Source::new(path, options.name.clone());
+    let mut source = source::link(path, &options.name);
     let most = options.buffer;
     let sockets = Folder::open(&options.tmpdir);
     let destination = destination(options)?;
@@ -180,7 +179,7 @@ fn run(options: Options) -> Result<(), String> {
         }
         let now = Instant::now();
         manager.progress(now);
-        for (name, used) in source.progress(now) {
+        for (name, used) in source::progress(&mut source, now) {
             for line in line::lines(&name, &used, wall_clock(), style) {
                 upstream.push(line);
             }

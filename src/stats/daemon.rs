@@ -18,13 +18,13 @@ use super::collect::{Interfaces, Target};
 use super::connection::Connection;
 use super::registry::Registry;
 use super::report::{Draft, Reporter};
-use super::supervisor::{SupervisorLink, Told};
+use super::supervisor::{self, Told};
 use crate::command_line::{self, USAGE};
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::logging::{self, Verbosity};
 use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::socket::{self, Folder};
+use crate::socket::{self, Folder, Link};
 use crate::vitals::{Vitals, address};
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
@@ -33,7 +33,6 @@ use crate::wire::{
 
 pub use super::connection::{MAX_BACKLOG, MAX_QUEUE, MAX_REQUEST, PATIENCE};
 pub use super::report::{DETAILS, MAX_DETAILS};
-pub use super::supervisor::{ANSWER, LONGEST_RETRY};
 
 /// Most connections at once. While there are so many, further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -163,7 +162,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         connections: BTreeMap::new(),
         next_connection: 0,
         no_accept_before: None,
-        supervisor: SupervisorLink::new(supervisor),
+        supervisor: supervisor::link(supervisor),
         interval: options.interval,
         next_round: Instant::now() + options.interval,
         reporter,
@@ -212,7 +211,7 @@ struct Daemon {
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: ConnectionId,
     no_accept_before: Option<Instant>,
-    supervisor: SupervisorLink,
+    supervisor: Link,
     interval: Duration,
     /// When something is gathered next.
     next_round: Instant,
@@ -237,7 +236,7 @@ impl Daemon {
                 return Ok(());
             }
             let now = Instant::now();
-            for told in self.supervisor.progress(now) {
+            for told in supervisor::progress(&mut self.supervisor, now) {
                 self.told(told);
             }
             for (id, ready) in ready {
