@@ -536,7 +536,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} waiting subscriptions", registry::MAX_WAITING),
         format!("{} subscriptions", registry::MAX_SUBSCRIPTIONS),
         format!("{} connections", console::MAX_CONNECTIONS),
-        format!("{} in a request", size(console::MAX_REQUEST)),
+        format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a peer", size(console::MAX_QUEUE)),
         format!(
             "{} of lines waiting for a subscriber",
@@ -547,7 +547,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} pause", time(archive::PAUSE)),
         format!("{} MiB in a file of a console", log_folder::LOG_SIZE),
         format!("{} files of a console", log_folder::LOG_FILES),
-        format!("{} for the rest of a request", time(console::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];
     let mut statistics = vec![
@@ -559,10 +559,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!("{} of a file in /proc", size(collect::MAX_TEXT)),
         format!("{} connections", stats::MAX_CONNECTIONS),
-        format!("{} in a request", size(stats::MAX_REQUEST)),
+        format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a subscriber", size(stats::MAX_BACKLOG)),
         format!("{} waiting for a peer", size(stats::MAX_QUEUE)),
-        format!("{} for the rest of a request", time(stats::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
         format!("{} for the supervisor to answer", time(socket::ANSWER)),
         format!(

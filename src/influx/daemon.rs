@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use argh::FromArgs;
-use log::{error, info};
-use nix::poll::{PollFd, PollFlags, poll};
+use log::info;
+use nix::poll::{PollFd, PollFlags};
 
 use super::http::{Place, Url};
 use super::line::{self, Style};
 use super::source;
 use super::upstream::{Destination, Upstream, address};
-use crate::command_line::{self, USAGE};
+use crate::command_line;
 use crate::daemon::{self, Manager, Signals, wall_clock};
-use crate::logging::{self, Verbosity};
+use crate::logging::Verbosity;
 use crate::name::Name;
 use crate::sandbox::{self, Breach, Need};
 use crate::socket::{self, Folder};
@@ -113,16 +113,7 @@ pub fn main() -> i32 {
         quiet: options.quiet,
         verbose: options.verbose,
     };
-    if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
-        return code;
-    }
-    match run(options) {
-        Ok(()) => 0,
-        Err(why) => {
-            error!("{why}");
-            USAGE
-        }
-    }
+    daemon::main(PROGRAM, verbosity, options.syslog, || run(options))
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -164,13 +155,8 @@ fn run(options: Options) -> Result<(), String> {
             waiting.push(PollFd::new(stream, flags));
         }
         let next = [source.deadline(), upstream.deadline(), manager.deadline()];
-        match poll(
-            &mut waiting,
-            daemon::timeout(next.into_iter().flatten().min()),
-        ) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(format!("cannot wait for events: {error}")),
-        }
+        let next = next.into_iter().flatten().min();
+        daemon::poll(&mut waiting, next).map_err(|error| error.to_string())?;
         signals.drain();
         if signals.terminate() {
             info!("asked to end");

@@ -7,6 +7,18 @@ use super::{Peer, connect};
 use crate::wire::Message;
 use crate::wire::frame::{Next, frame};
 
+/// The frame around a message of our own, all of which are far below what a frame can hold.
+pub fn framed(message: &Message) -> Vec<u8> {
+    message
+        .encode()
+        .map_err(|error| error.to_string())
+        .and_then(|octets| frame(&octets).map_err(|error| error.to_string()))
+        .unwrap_or_else(|error| {
+            log::error!("cannot encode a message: {error}");
+            Vec::new()
+        })
+}
+
 impl Peer {
     /// A connection to the daemon at `path`, without waiting for it.
     pub fn dial(path: &Path) -> Result<Self, String> {

@@ -5,6 +5,7 @@
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
+mod clients;
 mod link;
 mod messages;
 
@@ -22,7 +23,9 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 
+pub use clients::{Client, ClientId, Clients, Lost, MAX_REQUEST, PATIENCE, Ready, Received};
 pub use link::{ANSWER, LONGEST_RETRY, Link};
+pub use messages::framed;
 pub use os::activated;
 
 use crate::sandbox::Need;
