@@ -82,14 +82,17 @@ const FILES: &[c_long] = &[
     libc::SYS_renameat2,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    #[cfg(not(target_arch = "riscv64"))]
-    libc::SYS_renameat,
+    // `__NR_renameat` of <asm-generic/unistd.h>, which rename(3) makes there.
+    #[cfg(target_arch = "aarch64")]
+    38,
     #[cfg(any(
         target_arch = "x86_64",
         target_arch = "aarch64",
         target_arch = "riscv64"
     ))]
     libc::SYS_newfstatat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_renameat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
     #[cfg(target_arch = "x86_64")]
@@ -121,7 +124,7 @@ fn compile(needs: &[Need<'_>], breach: Breach) -> Result<BpfProgram, BackendErro
         rules.allow(call, &[])?;
     }
     // A descriptor blocks or does not; nothing is asked of a device.
-    rules.allow(libc::SYS_ioctl, &[number(1, libc::FIONBIO as u64)])?;
+    rules.allow(libc::SYS_ioctl, &[number(1, libc::FIONBIO)])?;
     let no_code = SeccompCmpOp::MaskedEq(libc::PROT_EXEC.cast_unsigned().into());
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.allow(call, &[(2, SeccompCmpArgLen::Qword, no_code.clone(), 0)])?;
@@ -238,6 +241,8 @@ pub mod interpreter {
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::interpreter::{ALLOW, KILL_PROCESS, X86_64, verdict};
     use super::*;
 
@@ -252,9 +257,9 @@ mod tests {
 
     #[test]
     fn calls_go_with_what_is_needed() {
-        let local = [libc::AF_UNIX as u64, 1, 0, 0];
+        let local = [u64::from(libc::AF_UNIX.cast_unsigned()), 1, 0, 0];
         let [tcp, packet, netlink] = [libc::AF_INET, libc::AF_PACKET, libc::AF_NETLINK]
-            .map(|family| [family as u64, 1, 0, 0]);
+            .map(|family| [u64::from(family.cast_unsigned()), 1, 0, 0]);
         let calls = [
             (libc::SYS_read, [9; 4]),
             (libc::SYS_socket, local),

@@ -326,7 +326,7 @@ mod tests {
             "thread" => thread::Builder::new().spawn(|| ()).is_err(),
             _ => false,
         };
-        std::process::exit(if done { 0 } else { 1 });
+        std::process::exit(i32::from(!done));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn connect_at(folder: impl AsFd, socket: impl AsFd, file: &Path) -> nix::Res
         connectat(
             folder.as_fd().as_raw_fd(),
             socket.as_fd().as_raw_fd(),
-            address.as_ptr(),
+            address.as_ptr().cast(),
             address.len(),
         )
     };
