@@ -41,7 +41,7 @@ use petrel::wire::{
     BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, Octets,
     PolicyCommand, SinceCount, Success, UnikernelCommand,
 };
-use petrel::{daemon, endpoint, host, metrics, serial, socket};
+use petrel::{daemon, endpoint, host, metrics, serial, socket, vitals};
 use rasn::der::encode;
 
 use support::{on_path, run, skipped};
@@ -140,10 +140,13 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 23] = [
+    let cases: [(&str, &str, &str); 26] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
+        ("petreld.8", "Fl -influx ", &collector),
+        ("petrel-console.8", "Fl -influx ", &collector),
+        ("petrel-stats.8", "Fl -influx ", &collector),
         ("petrel-influx.8", "Fl -buffer ", &lines),
         ("petrel-influx.8", "Fl -tmpdir ", &runtime),
         ("petrel-metrics.8", "Fl -max-age ", &age),
@@ -425,7 +428,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         intermediates.clone(),
         handshake.clone(),
     ];
-    let supervisor = vec![
+    let mut supervisor = vec![
         format!("{} clients", host::MAX_CLIENTS),
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
@@ -564,7 +567,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!("{} revocation lists", endpoint::MAX_LISTS),
     ];
-    let console = vec![
+    let mut console = vec![
         format!("{} lines of a console", ring::LINES),
         format!("{} of a console", size(ring::OCTETS)),
         format!("{} octets in a line", lines::MAX_LINE),
@@ -573,7 +576,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} waiting subscriptions", registry::MAX_WAITING),
         format!("{} subscriptions", registry::MAX_SUBSCRIPTIONS),
         format!("{} connections", console::MAX_CONNECTIONS),
-        format!("{} in a request", size(console::MAX_REQUEST)),
+        format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a peer", size(console::MAX_QUEUE)),
         format!(
             "{} of lines waiting for a subscriber",
@@ -584,10 +587,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} pause", time(archive::PAUSE)),
         format!("{} MiB in a file of a console", log_folder::LOG_SIZE),
         format!("{} files of a console", log_folder::LOG_FILES),
-        format!("{} for the rest of a request", time(console::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];
-    let statistics = vec![
+    let mut statistics = vec![
         format!("{} processes", observed::MAX_OBSERVED),
         format!("{} network devices", Config::MAX_DEVICES),
         format!(
@@ -596,19 +599,19 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!("{} of a file in /proc", size(collect::MAX_TEXT)),
         format!("{} connections", stats::MAX_CONNECTIONS),
-        format!("{} in a request", size(stats::MAX_REQUEST)),
+        format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a subscriber", size(stats::MAX_BACKLOG)),
         format!("{} waiting for a peer", size(stats::MAX_QUEUE)),
-        format!("{} for the rest of a request", time(stats::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
-        format!("{} for the supervisor to answer", time(stats::ANSWER)),
+        format!("{} for the supervisor to answer", time(socket::ANSWER)),
         format!(
             "{} before the second attempt to reach the supervisor",
             time(daemon::RETRY_FIRST)
         ),
         format!(
             "{} before a further attempt to reach the supervisor",
-            time(stats::LONGEST_RETRY)
+            time(socket::LONGEST_RETRY)
         ),
         format!(
             "{} for the supervisor to tell of its unikernels",
@@ -634,17 +637,28 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!(
             "{} for the statistics daemon to answer",
-            time(influx::ANSWER)
+            time(socket::ANSWER)
         ),
         format!(
             "{} before a further attempt to reach the statistics daemon",
-            time(influx::LONGEST_SOURCE_RETRY)
+            time(socket::LONGEST_RETRY)
         ),
         format!(
             "{} in a message of the statistics daemon",
             size(MAX_MESSAGE)
         ),
     ];
+    // Whoever has the option.
+    let rounds = [
+        format!(
+            "{} from one round of self-metrics to the next",
+            time(vitals::INTERVAL)
+        ),
+        format!("{} lines in a round of self-metrics", vitals::MAX_LINES),
+    ];
+    for page in [&mut supervisor, &mut console, &mut statistics] {
+        page.extend(rounds.clone());
+    }
     let one_request = vec![
         format!("{} in a request", size(metrics::MAX_REQUEST)),
         format!("{} in the file", size(metrics::MAX_FILE)),

@@ -43,6 +43,7 @@ use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
 use crate::sys::process::End;
 use crate::unikernel::{Death, ImageDigest, MAX_IMAGE, Version};
+use crate::vitals::Vitals;
 use crate::wire::Timestamp;
 use crate::wire::state::State;
 
@@ -87,6 +88,7 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    vitals: Vitals,
     manager: Manager,
     done: bool,
 }
@@ -202,6 +204,7 @@ impl Daemon {
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            vitals: Vitals::new("albatross", options.influx),
             manager: Manager::ready(),
             done: false,
             options,
@@ -281,6 +284,7 @@ impl Daemon {
         for peer in links.into_iter().flatten() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
+        waits.extend(self.vitals.wait());
         let transfers = waits.len();
         let underway = self.transfers.values();
         waits.extend(underway.map(|underway| PollFd::new(underway.line(), PollFlags::POLLIN)));
@@ -327,6 +331,17 @@ impl Daemon {
             self.reap();
             self.look_at_adopted();
         }
+        self.attend(now);
+        // What is readable was read: a client whose next request is on its way is not idle.
+        let overdue = |since| now >= since + RELOAD_DEADLINE;
+        if ready.iter().all(PollFlags::is_empty) || self.reload.is_some_and(overdue) {
+            self.reload_when_quiet(now);
+        }
+        Ok(())
+    }
+
+    /// Goes on with what is under way beside the clients.
+    fn attend(&mut self, now: Instant) {
         for Outcome { name, call, result } in self.console.progress(now) {
             self.events
                 .push_back(Event::Announced { name, call, result });
@@ -339,14 +354,12 @@ impl Daemon {
         }
         self.connect_console(false);
         self.statistics.progress(now);
+        self.vitals.progress(now, |lines| {
+            lines.connections("unix", self.connections.len(), self.counter);
+            lines.domains(&self.supervisor.domains());
+        });
         self.manager.progress(now);
         self.expire(now);
-        // What is readable was read: a client whose next request is on its way is not idle.
-        let overdue = |since| now >= since + RELOAD_DEADLINE;
-        if ready.iter().all(PollFlags::is_empty) || self.reload.is_some_and(overdue) {
-            self.reload_when_quiet(now);
-        }
-        Ok(())
     }
 
     /// Takes note of the signals that have come.
@@ -541,6 +554,7 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain(self.vitals.deadline())
                 .chain(self.manager.deadline())
                 .chain(self.machines.as_ref().ok().and_then(Machines::deadline))
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))

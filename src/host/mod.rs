@@ -24,6 +24,7 @@ pub mod transfer;
 mod unfinished;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ use self::store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::supervisor::STOP_DEADLINE;
+use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
@@ -101,6 +103,9 @@ struct Options {
     /// tell what a start would do and what is wrong, and change nothing
     #[argh(switch)]
     check: bool,
+    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[argh(option, from_str_fn(address))]
+    influx: Option<SocketAddr>,
     /// log to the local syslog daemon
     #[argh(switch)]
     syslog: bool,

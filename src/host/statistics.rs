@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::tender;
 use crate::name::Name;
 use crate::socket::Peer;
-use crate::wire::frame::{MAX_MESSAGE, Next, frame};
+use crate::wire::frame::MAX_MESSAGE;
 use crate::wire::{
     BridgeTap, Command, Header, Int, Int64, Message, Payload, StatsAdd, StatsCommand, Success,
 };
@@ -130,9 +130,7 @@ impl Told {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), String> {
-        let octets = message.encode().map_err(|error| error.to_string())?;
-        let octets = frame(&octets).map_err(|error| error.to_string())?;
-        self.peer.send(&octets).map_err(|error| error.to_string())?;
+        self.peer.tell(message)?;
         if self.peer.queued() > MAX_WAITING {
             return Err("it does not read what it is told".to_owned());
         }
@@ -140,17 +138,7 @@ impl Told {
     }
 
     fn exchange(&mut self, now: Instant) -> Result<(), String> {
-        self.peer.flush().map_err(|error| error.to_string())?;
-        let open = self.peer.receive().map_err(|error| error.to_string())?;
-        while let Some(next) = self
-            .peer
-            .next(MAX_MESSAGE)
-            .map_err(|error| error.to_string())?
-        {
-            let Next::Frame(octets) = next else {
-                return Err("it ended the conversation".to_owned());
-            };
-            let message = Message::decode(&octets).map_err(|error| error.to_string())?;
+        while let Some(message) = self.peer.hear(MAX_MESSAGE)? {
             let expected = self.unanswered.pop_front().map(|(sequence, _)| sequence);
             if expected.map(Int64) != Some(message.header.sequence) {
                 return Err("it answers what was not asked".to_owned());
@@ -160,9 +148,6 @@ impl Told {
                 Payload::Failure(text) => return Err(text.to_lossy()),
                 _ => return Err("it answers with something else than an answer".to_owned()),
             }
-        }
-        if !open {
-            return Err("it has closed the connection".to_owned());
         }
         match self.unanswered.front() {
             Some((_, deadline)) if *deadline <= now => Err("it does not answer".to_owned()),
@@ -178,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::wire::VERSION;
-    use crate::wire::frame::read_frame;
+    use crate::wire::frame::{frame, read_frame};
 
     fn header(sequence: i64) -> Header {
         Header {

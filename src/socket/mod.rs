@@ -5,6 +5,10 @@
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
+mod clients;
+mod link;
+mod messages;
+
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,6 +23,9 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 
+pub use clients::{Client, ClientId, Clients, Lost, MAX_REQUEST, PATIENCE, Ready, Received};
+pub use link::{ANSWER, LONGEST_RETRY, Link};
+pub use messages::framed;
 pub use os::activated;
 
 use crate::sandbox::Need;

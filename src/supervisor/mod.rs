@@ -6,6 +6,7 @@
 
 mod ages;
 mod blocks;
+mod domains;
 mod ending;
 mod event;
 mod ledger;
@@ -40,6 +41,7 @@ use self::operation::{Operation, Request, Revival, Upload, Written};
 
 pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
+pub use domains::Domain;
 pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
     Survivor, TaskId, Ticket, Timer, UploadId,

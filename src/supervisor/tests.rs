@@ -1806,3 +1806,29 @@ fn a_system_without_machines_says_so_before_anything_else() {
     }
     assert!(world.uploads.is_empty());
 }
+
+#[test]
+fn what_a_path_uses_is_that_of_all_below_it_and_shown_beside_its_policy() {
+    let mut world = World::new();
+    world.answer("a:", storage(10)).unwrap();
+    world.answer("a:b:disk", add_block(3)).unwrap();
+    world.answer("a:free", add_block(4)).unwrap();
+    world.device = true;
+    let with_disk = create(&with_device("disk"), false);
+    world.answer("a:b:x", with_disk).unwrap();
+    world.device = false;
+    world.create("z").unwrap();
+    let domains = world.supervisor.domains();
+    let figures = domains.iter().map(|(path, domain)| {
+        let uses = (domain.unikernels, domain.memory, domain.attached);
+        (path.to_string(), uses, domain.unattached)
+    });
+    let expected = [
+        (":".to_owned(), (2, 64, 3), 4),
+        ("a:".to_owned(), (1, 32, 3), 4),
+        ("a:b:".to_owned(), (1, 32, 3), 0),
+    ];
+    assert!(figures.eq(expected), "{domains:?}");
+    let policies = domains.values().map(|domain| domain.policy.is_some());
+    assert!(policies.eq([true, true, false]));
+}
