@@ -72,7 +72,7 @@ pub fn main() -> i32 {
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let file = open(&options.file);
     sandbox::confine(&[], Breach::Kill);
-    let Ok(head) = receive(stdin.lock(), end) else {
+    let Ok(head) = receive(&stdin, end) else {
         return NO_ANSWER;
     };
     let reply = match request(&head) {
@@ -95,17 +95,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The head of a request, complete unless it is too long.
-fn receive(mut input: impl Read + AsFd, end: Instant) -> io::Result<Vec<u8>> {
+/// The head of a request, complete unless it is too long. It is read from the descriptor itself: poll(2) would not tell of
+/// what a buffer has taken out of it.
+fn receive(input: impl AsFd, end: Instant) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut octets = [0; 1024];
     while head.len() < MAX_REQUEST && !is_complete(&head) {
         wait(input.as_fd(), PollFlags::POLLIN, end)?;
-        match input.read(&mut octets) {
+        match nix::unistd::read(&input, &mut octets) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => head.extend_from_slice(&octets[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(head)
@@ -222,7 +223,35 @@ fn wait(descriptor: impl AsFd, wanted: PollFlags, end: Instant) -> io::Result<()
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    #[test]
+    fn a_head_of_any_size_that_is_taken_is_read_whole() {
+        let (mut client, ours) = UnixStream::pair().unwrap();
+        for size in [100, 1000, 1024, 2000, 5000, 7000] {
+            let start = "GET /metrics HTTP/1.1\r\nX: ";
+            let head = format!("{start}{}\r\n\r\n", "x".repeat(size - start.len()));
+            client.write_all(head.as_bytes()).unwrap();
+            let end = Instant::now() + PATIENCE;
+            assert_eq!(receive(&ours, end).unwrap(), head.as_bytes(), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_is_not_waited_for_beyond_the_end() {
+        let (mut client, ours) = UnixStream::pair().unwrap();
+        let soon = || Instant::now() + Duration::from_millis(20);
+        let nothing = receive(&ours, soon()).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::TimedOut);
+        client.write_all(b"GET /metr").unwrap();
+        let too_little = receive(&ours, soon()).unwrap_err();
+        assert_eq!(too_little.kind(), io::ErrorKind::TimedOut);
+        drop(client);
+        let gone = receive(&ours, Instant::now() + PATIENCE).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::UnexpectedEof);
+    }
 
     #[test]
     fn only_the_metrics_can_be_asked_for() {

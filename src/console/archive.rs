@@ -25,8 +25,8 @@ pub(super) trait Sink: fmt::Debug {
     /// Takes a line, but may hold it back until [`Self::flush`].
     fn put(&mut self, name: &Name, line: &Line<'_>) -> Result<(), Refused>;
 
-    /// Passes on what is held back of a console.
-    fn flush(&mut self, name: &Name);
+    /// Passes on what is held back of a console; what cannot be passed on is still held back.
+    fn flush(&mut self, name: &Name) -> Result<(), Refused>;
 
     /// The unikernel has ended, and all its lines were taken.
     fn close(&mut self, name: &Name);
@@ -35,7 +35,7 @@ pub(super) trait Sink: fmt::Debug {
     fn reopen(&mut self);
 }
 
-/// A line was not taken, and may be offered again after [`PAUSE`].
+/// Something was not taken, and may be offered again after [`PAUSE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refused;
 
@@ -114,7 +114,9 @@ impl Archive {
             }
             progress.allowed = progress.allowed.saturating_sub(line.octets.len() + 1);
         }
-        self.sink.flush(name);
+        if self.sink.flush(name).is_err() {
+            progress.again = Some(now + PAUSE);
+        }
         if progress.ended && progress.again.is_none() {
             self.consoles.remove(name);
             self.sink.close(name);
@@ -129,9 +131,10 @@ impl Archive {
         }
     }
 
-    /// The console is no more.
+    /// The console is no more. What is held back of it is lost if it cannot be passed on now.
     pub(super) fn forget(&mut self, name: &Name) {
         self.consoles.remove(name);
+        let _ = self.sink.flush(name);
         self.sink.close(name);
     }
 
@@ -173,6 +176,8 @@ mod tests {
         lines: Vec<String>,
         room: usize,
         closed: usize,
+        /// How often nothing can be passed on.
+        stuck: usize,
     }
 
     impl Sink for Rc<RefCell<Seen>> {
@@ -184,7 +189,16 @@ mod tests {
             Ok(())
         }
 
-        fn flush(&mut self, _: &Name) {}
+        fn flush(&mut self, _: &Name) -> Result<(), Refused> {
+            let mut seen = self.borrow_mut();
+            match seen.stuck.checked_sub(1) {
+                Some(left) => {
+                    seen.stuck = left;
+                    Err(Refused)
+                }
+                None => Ok(()),
+            }
+        }
 
         fn close(&mut self, _: &Name) {
             self.borrow_mut().closed += 1;
@@ -269,6 +283,25 @@ mod tests {
         case.say(&[]);
         assert_eq!(case.lines(), ["last"]);
         assert_eq!(case.seen.borrow().closed, 1);
+    }
+
+    #[test]
+    fn what_could_not_be_passed_on_is_tried_again_before_the_end() {
+        let mut case = Case::new(8, 100);
+        case.seen.borrow_mut().stuck = 3;
+        case.say(&["quiet from now on"]);
+        case.archive
+            .end(&case.name, &case.ring, case.now, Moment::default());
+        for stuck in [2, 1, 0] {
+            let seen = case.seen.borrow();
+            assert_eq!((seen.stuck, seen.closed), (stuck, 0));
+            drop(seen);
+            assert_eq!(case.archive.behind().count(), 1);
+            case.now += PAUSE;
+            case.say(&[]);
+        }
+        assert_eq!(case.seen.borrow().closed, 1);
+        assert_eq!(case.archive.behind().count(), 0);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::Name;
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::socket::{self, Client, ClientId, Clients, Lost, Ready, Received};
+use crate::socket::{self, ClientId, Clients, Lost, Ready, Received};
 use crate::stats::collect::Own;
 use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
@@ -422,30 +422,34 @@ impl Daemon {
         }
     }
 
-    /// Sends a subscriber what it has not got yet, as far as it takes it.
+    /// Sends a subscriber what it has not got yet, as far as it takes it: until enough waits for it that poll(2) tells when
+    /// it takes more, or there is nothing left.
     fn feed(&mut self, id: ClientId) {
-        let waiting = self.clients.get(id).map_or(0, Client::queued);
-        let mut octets = Vec::new();
         let mut frames = None;
         let mut ended = false;
-        while waiting + octets.len() < MAX_WAITING_LINES && !ended {
-            match self.registry.next(id) {
-                Next::Item(name, item) => {
-                    let line = match item {
-                        Item::Line(line) => line,
-                        Item::Missed(count) => Line::missed(count, clock()),
-                    };
-                    push_line(&mut frames, name, &line, &mut octets);
+        while let Some(client) = self.clients.get(id) {
+            let waiting = client.queued();
+            let mut octets = Vec::new();
+            while waiting + octets.len() < MAX_WAITING_LINES && !ended {
+                match self.registry.next(id) {
+                    Next::Item(name, item) => {
+                        let line = match item {
+                            Item::Line(line) => line,
+                            Item::Missed(count) => Line::missed(count, clock()),
+                        };
+                        push_line(&mut frames, name, &line, &mut octets);
+                    }
+                    Next::RunEnded(name) => octets.extend(end_frame(name)),
+                    Next::HistoryEnded(name) => {
+                        octets.extend(end_frame(name));
+                        ended = true;
+                    }
+                    Next::Nothing => break,
                 }
-                Next::RunEnded(name) => octets.extend(end_frame(name)),
-                Next::HistoryEnded(name) => {
-                    octets.extend(end_frame(name));
-                    ended = true;
-                }
-                Next::Nothing => break,
             }
-        }
-        if !octets.is_empty() {
+            if octets.is_empty() {
+                break;
+            }
             self.send(id, &octets);
         }
         if ended {

@@ -102,14 +102,20 @@ impl LogFolder {
         Ok(())
     }
 
-    /// Makes room for so many octets in `file`, which is open then.
-    fn prepare(&self, name: &Name, file: &mut LogFile, octets: u64) -> io::Result<()> {
-        let (most, _) = self.limits;
+    /// Opens `file`, unless it is.
+    fn reach(&self, name: &Name, file: &mut LogFile) -> io::Result<()> {
         if file.file.is_none() {
             let opened = self.append(name)?;
             file.size = opened.metadata()?.len() + file.held.len() as u64;
             file.file = Some(opened);
         }
+        Ok(())
+    }
+
+    /// Makes room for so many octets in `file`, which is open then.
+    fn prepare(&self, name: &Name, file: &mut LogFile, octets: u64) -> io::Result<()> {
+        let (most, _) = self.limits;
+        self.reach(name, file)?;
         if file.failed {
             file.write()?;
             file.failed = false;
@@ -153,16 +159,20 @@ impl Sink for LogFolder {
         prepared.map_err(|_| Refused)
     }
 
-    fn flush(&mut self, name: &Name) {
+    fn flush(&mut self, name: &Name) -> Result<(), Refused> {
         let Some(mut file) = self.files.remove(name) else {
-            return;
+            return Ok(());
         };
-        if !file.failed
-            && let Err(error) = file.write()
-        {
-            self.fail(name, &mut file, &error);
+        let mut flushed = Ok(());
+        if !file.held.is_empty() {
+            flushed = self.reach(name, &mut file).and_then(|()| file.write());
+            match &flushed {
+                Ok(()) => file.failed = false,
+                Err(error) => self.fail(name, &mut file, error),
+            }
         }
         self.files.insert(name.clone(), file);
+        flushed.map_err(|_| Refused)
     }
 
     fn close(&mut self, name: &Name) {
@@ -170,7 +180,11 @@ impl Sink for LogFolder {
     }
 
     fn reopen(&mut self) {
-        self.files.clear();
+        // What is held back goes to the new file.
+        self.files.retain(|_, file| !file.held.is_empty());
+        for file in self.files.values_mut() {
+            file.file = None;
+        }
     }
 }
 
@@ -255,8 +269,7 @@ mod tests {
                 octets: text.as_bytes().into(),
             };
             let said = self.folder.put(&name, &line);
-            self.folder.flush(&name);
-            said
+            said.and(self.folder.flush(&name))
         }
 
         fn read(&self, file: &str) -> String {
@@ -357,10 +370,22 @@ mod tests {
             eprintln!("SKIPPED: no /dev/full here");
             return;
         };
-        case.folder.files.get_mut(&name).unwrap().file = Some(full);
-        case.say(":a", "two").unwrap();
+        let disk_is_full = |case: &mut Case| {
+            let full = full.try_clone().unwrap();
+            case.folder.files.get_mut(&name).unwrap().file = Some(full);
+        };
+        disk_is_full(&mut case);
+        assert_eq!(case.say(":a", "two"), Err(Refused));
         assert!(case.folder.files[&name].failed);
         case.say(":a", "three").unwrap();
         assert_eq!(case.read(":a.log"), "one\ntwo\nthree\n");
+        // Nor does it need a further line, and what somebody has moved meanwhile gets none.
+        disk_is_full(&mut case);
+        assert_eq!(case.say(":a", "last"), Err(Refused));
+        fs::rename(case.path.join(":a.log"), case.path.join("moved")).unwrap();
+        case.folder.reopen();
+        assert_eq!(case.folder.flush(&name), Ok(()));
+        case.folder.close(&name);
+        assert_eq!(case.read(":a.log"), "last\n");
     }
 }

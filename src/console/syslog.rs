@@ -78,7 +78,9 @@ impl Sink for Syslog {
         }
     }
 
-    fn flush(&mut self, _: &Name) {}
+    fn flush(&mut self, _: &Name) -> Result<(), Refused> {
+        Ok(())
+    }
 
     fn close(&mut self, _: &Name) {}
 

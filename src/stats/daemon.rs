@@ -217,8 +217,7 @@ impl Daemon {
                 reporter.progress(now);
             }
             if now >= self.next_round {
-                // Those that were slept through are left out.
-                self.next_round = (self.next_round + self.interval).max(now);
+                self.next_round = next_round(self.next_round, self.interval, now);
                 self.gather(now);
             }
             for id in self.clients.late(now) {
@@ -352,10 +351,14 @@ impl Daemon {
     }
 
     fn observe(&mut self, name: Name, add: &StatsAdd) -> Result<(), String> {
-        let target = Target::open(add, self.with_machines).map_err(|error| error.to_string())?;
+        let target = Target::open(&name, add, self.with_machines);
+        let mut target = target.map_err(|error| error.to_string())?;
+        if let Some(before) = self.registry.get(&name) {
+            target.succeed(before);
+        }
         debug!("{name}: process {} is observed", add.pid.get());
         self.registry
-            .add(name, target)
+            .add(name, target, Target::has_ended)
             .map_err(|error| error.to_string())
     }
 
@@ -378,7 +381,7 @@ impl Daemon {
             debug!("connection {id}: does not read, and missed {missed} times");
         }
         let mut broken = Vec::new();
-        let mut samples = Vec::new();
+        let (mut samples, mut disks) = (Vec::new(), Vec::new());
         let clients = &mut self.clients;
         let reporting = self.reporter.is_some();
         self.registry.retain(|name, target, subscriptions| {
@@ -386,8 +389,8 @@ impl Daemon {
             if wanted.peek().is_none() && !reporting {
                 return true;
             }
-            let used = match target.gather(&interfaces) {
-                Ok(Some(used)) => used,
+            let (used, disk) = match target.gather(&interfaces) {
+                Ok(Some(used)) => (used.statistics, used.disk),
                 Ok(None) => {
                     debug!("{name}: its process has ended");
                     return false;
@@ -412,6 +415,7 @@ impl Daemon {
             }
             if reporting {
                 samples.push((name.clone(), used));
+                disks.extend(disk.map(|disk| (name.clone(), disk)));
             }
             true
         });
@@ -419,7 +423,8 @@ impl Daemon {
             self.forget(id);
         }
         if let Some(reporter) = &mut self.reporter {
-            let draft = Draft::new(samples, self.registry.subscribers(), self.missed);
+            let subscribers = self.registry.subscribers();
+            let draft = Draft::new(samples, disks, subscribers, self.missed);
             reporter.begin(draft, now);
         }
     }
@@ -429,6 +434,12 @@ impl Daemon {
         self.behind.remove(&id);
         self.registry.unsubscribe(id);
     }
+}
+
+/// When something is gathered after `due`. What was slept through is left out: after a delay a whole interval follows.
+fn next_round(due: Instant, interval: Duration, now: Instant) -> Instant {
+    let next = due + interval;
+    if next <= now { now + interval } else { next }
 }
 
 /// The frame with what `name` has used, for those for whom so many labels of its path are left out.
@@ -448,4 +459,18 @@ fn sample(name: &Name, left_out: usize, used: &Statistics) -> Vec<u8> {
     };
     let data = Data::Statistics(Box::new(used.clone()));
     socket::framed(&Message::answer(header, Payload::Data(data)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_keep_their_beat_and_after_a_delay_there_is_one_not_two() {
+        let due = Instant::now();
+        let at = |tenths: u32| due + INTERVAL * tenths / 10;
+        for (now, next) in [(0, 10), (1, 10), (9, 10), (10, 20), (13, 23), (99, 109)] {
+            assert_eq!(next_round(due, INTERVAL, at(now)), at(next), "{now}");
+        }
+    }
 }
