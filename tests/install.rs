@@ -323,10 +323,36 @@ fn the_freebsd_package_lists_every_file_and_no_other() {
     assert!(list.iter().all(|path| path.starts_with("/usr/local/")));
     let manifest = fs::read_to_string(target.join("+MANIFEST")).unwrap();
     assert!(manifest.contains(concat!("version: \"", env!("CARGO_PKG_VERSION"), "\"\n")));
-    assert!(
-        !manifest.contains('@') || !manifest.contains("@PREFIX@"),
-        "{manifest}"
-    );
+    assert!(!manifest.contains("@PREFIX@"), "{manifest}");
+    // petrel-stats is no root, tenders are.
+    assert!(!manifest.contains("see_other_uids=0"), "{manifest}");
+}
+
+#[test]
+fn a_reload_on_nixos_executes_the_new_program() {
+    let module = fs::read_to_string(source("contrib/nixos/petrel.nix")).unwrap();
+    assert!(module.contains("reloadTriggers = [ cfg.package ];"));
+    let (_, sed) = module.split_once("      sed ").unwrap();
+    let (sed, _) = sed.split_once("$unit").unwrap();
+    let sed = sed
+        .replace("\\\n", " ")
+        .replace("${cfg.package}", "/nix/store/petrel")
+        .replace("${pkgs.util-linux}", "/nix/store/util-linux");
+    for (unit, starts) in [
+        ("petreld.service", "/run/current-system/sw/sbin/petreld "),
+        (
+            "petrel-console.service",
+            "/nix/store/petrel/sbin/petrel-console ",
+        ),
+    ] {
+        let unit = source("systemd").join(unit);
+        let ended = run(Command::new("sh")
+            .args(["-c", &format!("sed {sed} \"$0\"")])
+            .arg(&unit));
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        let starts = format!("\nExecStart={starts}");
+        assert!(ended.stdout.contains(&starts), "{starts}: {}", ended.stdout);
+    }
 }
 
 #[test]
