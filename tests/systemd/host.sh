@@ -128,15 +128,19 @@ is inactive active petrel-console.service
 [ "$(tender hello)" = "$hello" ]
 systemctl start petrel-console.service
 
-# So is one that hangs, by the watchdog: here of the console, whose guests go on.
+# So is one that hangs, by the watchdog: here of the console, whose guests go on. Meanwhile it keeps files of consoles, with
+# the drop-in of its manual.
 mkdir -p /run/systemd/system/petrel-console.service.d
 printf '[Service]\nWatchdogSec=1s\n' >/run/systemd/system/petrel-console.service.d/soon.conf
+sed -n '/^\[Service\]/,/^\.Ed/{/^\.Ed/d; s/\\e$/\\/; p}' "$sources/man/petrel-console.8" \
+    >/run/systemd/system/petrel-console.service.d/log.conf
 systemctl daemon-reload
 systemctl restart petrel-console
 before=$(main petrel-console)
 kill -STOP "$before"
 soon another petrel-console "$before"
 [ "$(tender hello)" = "$hello" ]
+soon grep -q tick /var/log/petrel/tenant:hello.log
 rm -r /run/systemd/system/petrel-console.service.d
 systemctl daemon-reload
 
@@ -197,7 +201,7 @@ truncate -s 1M /var/lib/albatross/block/a:old
 chown albatross /var/lib/albatross/block/a:old
 install -o albatross -m 644 /root/state /var/lib/albatross/state
 expect 'a:good' petreld --check --dbdir /var/lib/albatross
-systemctl stop petreld.service petreld.socket
+systemctl stop petrel-tls.socket petreld.socket petreld petrel-stats.socket petrel-stats
 cp -a --sparse=always /var/lib/albatross/. /var/lib/petrel/
 chown -R root:root /var/lib/petrel
 systemctl start petreld petrel-stats
