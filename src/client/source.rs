@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::error::ClientError;
+use super::upload::CHUNK;
 use crate::manifest::Manifest;
 use crate::unikernel::{Config, ImageDigest, Kind};
 
-/// Octets read at once.
-const PIECE: usize = 1 << 16;
+/// Octets read at once: a frame of them is sent without a copy.
+const PIECE: usize = CHUNK;
 
 /// Octets of a MB.
 const MB: u64 = 1 << 20;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::SndBuf;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
 
 use super::end::{End, Fault};
 use super::frames::{Answers, RawStream};
@@ -23,6 +24,9 @@ use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, 
 
 /// Most octets that wait in one direction, above those in the TLS library and the kernel.
 const PIECE: usize = 1 << 16;
+
+/// Octets that a daemon need not have taken for more to be written to it.
+const AHEAD: usize = 1 << 20;
 
 /// How long a daemon may take to accept a connection.
 pub const DAEMON_CONNECT: Duration = Duration::from_secs(10);
@@ -148,6 +152,8 @@ fn connect_to(path: &Path) -> io::Result<UnixStream> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
+    // What is uploaded waits in the kernel while this process goes on; where it allows less it is less.
+    let _ = setsockopt(&socket, SndBuf, &AHEAD);
     let daemon = UnixStream::from(socket);
     // A daemon that does not accept blocks connect(2) once its backlog is full.
     daemon.set_write_timeout(Some(DAEMON_CONNECT))?;
@@ -236,8 +242,10 @@ impl<S: SecureStream> Relay<'_, S> {
                 let taken = upload
                     .scan(arrived)
                     .map_err(|error| End::Failure(Fault::Request, error.to_string()))?;
-                self.to_daemon
-                    .push(arrived.get(..taken).unwrap_or_default());
+                // Nothing waits for the daemon: what has arrived does now, without a copy.
+                std::mem::swap(&mut self.to_daemon.octets, &mut self.scratch);
+                self.to_daemon.octets.truncate(taken);
+                self.scratch.resize(PIECE, 0);
                 if upload.ended {
                     self.upload = None;
                 }
@@ -459,10 +467,6 @@ impl Piece {
 
     fn rest(&self) -> &[u8] {
         self.octets.get(self.written..).unwrap_or_default()
-    }
-
-    fn push(&mut self, octets: &[u8]) {
-        self.octets.extend_from_slice(octets);
     }
 
     fn advance(&mut self, count: usize) {
