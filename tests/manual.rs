@@ -22,14 +22,16 @@ use petrel::console::{archive, daemon as console, lines, log_folder, registry, r
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
 use petrel::host::store::LOCK_PATIENCE;
+use petrel::host::transfer;
 use petrel::influx::{buffer, daemon as influx, http};
 use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
-    AGE_STEP, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_ENDED, MAX_ENDED_IN_PATH,
-    MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    AGE_STEP, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT,
+    MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
+    MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -492,17 +494,28 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         chunk.clone(),
         format!("{} in an image", size(MAX_IMAGE)),
         format!("{} requests", host::MAX_LARGE),
-        format!("{MAX_UPLOADS} images"),
-        format!("{MAX_BLOCK_STREAMS} block devices"),
+        format!("{MAX_UPLOADS} images that arrive"),
+        format!("{MAX_UPLOADS_OF_TENANT} images of a tenant that arrive"),
+        format!("{MAX_BLOCK_STREAMS} block devices on their way"),
+        format!("{MAX_BLOCK_STREAMS_OF_TENANT} block devices of a tenant on their way"),
         format!("{MAX_BLOCK_SIZE} MB in a block device"),
         format!("{MAX_BLOCK_DEVICES} block devices"),
-        format!("{} images", host::MAX_COMPRESSING),
+        format!("{} images that are sent", host::MAX_IMAGES),
+        format!(
+            "{} images of a tenant that are sent",
+            host::MAX_IMAGES_OF_TENANT
+        ),
         format!("{MAX_WAITING} requests"),
         format!("{MAX_POLICIES} policies"),
         format!("{MAX_POLICIES} tenants"),
         format!("{} of newer certificates", time(AGE_STEP)),
         format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} of silence", time(host::IDLE)),
+        format!(
+            "{} for {} of content",
+            time(transfer::PATIENCE),
+            size(transfer::STEP)
+        ),
         format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
         format!("{} open files", host::OPEN_FILES),
         "0 octets of core".to_owned(),

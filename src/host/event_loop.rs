@@ -1,6 +1,6 @@
 //! The loop of `petreld`: it waits for what happens, and feeds it to the supervisor.
 
-mod blocks;
+mod content;
 mod effects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use super::block::BlockStore;
-use super::connection::{Arrival, Connection, Intake};
+use super::connection::{Arrival, Connection};
 use super::console::{ConsoleLink, Outcome};
 use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
@@ -33,8 +33,8 @@ use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    BlockDevices, ConnectionId, Event, Moment, RunId, Settings, Supervisor, Survivor, TaskId,
-    Timer, UploadId, launch,
+    BlockDevices, ConnectionId, Event, Moment, RunId, Settings, Supervisor, Survivor, Timer,
+    UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
@@ -42,6 +42,8 @@ use crate::sys::process::End;
 use crate::unikernel::{Death, ImageDigest, MAX_IMAGE};
 use crate::wire::Timestamp;
 use crate::wire::state::State;
+
+use content::Underway;
 
 /// `petreld`, as it runs.
 pub(super) struct Daemon {
@@ -65,8 +67,8 @@ pub(super) struct Daemon {
     superfluous: BTreeSet<ImageDigest>,
     staged: HashMap<UploadId, Staged>,
     blocks: BlockStore,
-    /// The devices whose content is sent or received.
-    tasks: HashMap<TaskId, Name>,
+    /// What is sent to clients, or received from them, by processes of their own.
+    transfers: BTreeMap<ConnectionId, Underway>,
     tenders: Tenders,
     /// The consoles of what runs, or is about to.
     fifos: HashMap<Name, Fifo>,
@@ -172,7 +174,7 @@ impl Daemon {
             superfluous,
             staged: HashMap::new(),
             blocks,
-            tasks: HashMap::new(),
+            transfers: BTreeMap::new(),
             tenders: Tenders::new(&options.dbdir),
             fifos,
             taps,
@@ -222,14 +224,22 @@ impl Daemon {
 
     /// Waits until something happens, and turns it into events.
     fn wait(&mut self) -> Result<(), HostError> {
-        let ids: Vec<_> = self.connections.keys().copied().collect();
+        let here = self
+            .connections
+            .iter()
+            .filter(|(_, client)| !client.is_away());
+        let ids: Vec<_> = here.map(|(id, _)| *id).collect();
         // Who comes while this program is executed anew waits for the new one.
-        let accepting =
-            ids.len() < MAX_CLIENTS && self.accept_after.is_none() && self.reload.is_none();
+        let accepting = self.connections.len() < MAX_CLIENTS
+            && self.accept_after.is_none()
+            && self.reload.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut busy = false;
         let held_back = self.held_back();
-        for (id, connection) in &self.connections {
+        for (id, connection) in ids
+            .iter()
+            .filter_map(|id| self.connections.get_key_value(id))
+        {
             let interest = connection.interest();
             busy |= interest.is_none();
             let mut interest = interest.unwrap_or(PollFlags::empty());
@@ -248,6 +258,9 @@ impl Daemon {
         for peer in links.into_iter().flatten() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
+        let transfers = waits.len();
+        let underway = self.transfers.values();
+        waits.extend(underway.map(|underway| PollFd::new(underway.line(), PollFlags::POLLIN)));
         let others = waits.len();
         let adopted = self.runs.adopted().map(|(_, process)| process.as_fd());
         waits.extend(adopted.map(|process| PollFd::new(process, PollFlags::POLLIN)));
@@ -267,23 +280,7 @@ impl Daemon {
         drop(waits);
         let now = Instant::now();
         if !ready[0].is_empty() {
-            self.signals.drain();
-            self.reap();
-            if self.signals.reload() {
-                if self.stopping {
-                    log::info!("this program is stopping, and not executed anew");
-                } else {
-                    log::info!("this program is executed anew when nothing is under way");
-                    self.reload.get_or_insert(now);
-                    self.manager.reloading();
-                }
-            }
-            if self.signals.terminate() {
-                (self.stopping, self.reload) = (true, None);
-                self.manager.stopping();
-                // Before the deaths that were found: whoever ends a service asks all of its processes.
-                self.events.push_front(Event::Terminate);
-            }
+            self.signalled(now);
         }
         for id in held_back {
             if let Some(connection) = self.connections.get_mut(&id) {
@@ -295,6 +292,12 @@ impl Daemon {
         }
         if !ready[ids.len() + 1].is_empty() {
             self.accept(now);
+        }
+        if ready[transfers..others]
+            .iter()
+            .any(|ready| !ready.is_empty())
+        {
+            self.look_at_transfers();
         }
         if ready[others..].iter().any(|ready| !ready.is_empty()) {
             // Those that are children after all tell more.
@@ -315,6 +318,27 @@ impl Daemon {
             self.reload_when_quiet(now);
         }
         Ok(())
+    }
+
+    /// Takes note of the signals that have come.
+    fn signalled(&mut self, now: Instant) {
+        self.signals.drain();
+        self.reap();
+        if self.signals.reload() {
+            if self.stopping {
+                log::info!("this program is stopping, and not executed anew");
+            } else {
+                log::info!("this program is executed anew when nothing is under way");
+                self.reload.get_or_insert(now);
+                self.manager.reloading();
+            }
+        }
+        if self.signals.terminate() {
+            (self.stopping, self.reload) = (true, None);
+            self.manager.stopping();
+            // Before the deaths that were found: whoever ends a service asks all of its processes.
+            self.events.push_front(Event::Terminate);
+        }
     }
 
     /// The clients whose requests are not read further for now, as those of others take so much room.
@@ -353,24 +377,13 @@ impl Daemon {
                 let message = *message;
                 self.events.push_back(Event::Message { from, message });
             }
-            Arrival::Complete(intake) => match *intake {
-                Intake::Image(upload, staging) => self.stage(upload, staging),
-                Intake::Block(task, staging) => self.install(task, staging),
-            },
-            Arrival::Broken(intake, why) => match *intake {
-                Intake::Image(upload, _) => {
-                    let result = Err(why);
-                    self.events.push_back(Event::Staged { upload, result });
-                }
-                Intake::Block(task, _) => self.end_task(task, Err(why)),
-            },
-            Arrival::Sent(task, result) => self.end_task(task, result),
+            Arrival::Complete(intake) => self.stage(*intake),
+            Arrival::Broken(upload, why) => {
+                let result = Err(why);
+                self.events.push_back(Event::Staged { upload, result });
+            }
             Arrival::Gone => {
-                let left = self.connections.remove(&from);
-                if let Some(task) = left.as_ref().and_then(Connection::task) {
-                    drop(left);
-                    self.end_task(task, Err(blocks::GONE.to_owned()));
-                }
+                self.connections.remove(&from);
                 self.events.push_back(Event::Closed(from));
             }
         }
@@ -495,7 +508,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.taps.close();
+        // Otherwise unikernels go on.
+        if self.done {
+            self.taps.close();
+        }
         if !self.options.systemd_socket_activation {
             let path = socket::path(&self.options.tmpdir, socket::SUPERVISOR);
             if let Err(error) = fs::remove_file(&path) {

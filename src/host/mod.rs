@@ -19,6 +19,7 @@ mod statistics;
 pub mod store;
 pub mod tap;
 mod tender;
+pub mod transfer;
 mod unfinished;
 
 use std::fmt;
@@ -56,8 +57,11 @@ pub const MAX_CLIENTS: usize = 256;
 /// Most clients whose requests are held at the same time beyond the size of an ordinary one: the others wait.
 pub const MAX_LARGE: usize = 4;
 
-/// Most clients for whom an image is compressed, or that take such a one, at the same time.
-pub const MAX_COMPRESSING: usize = 16;
+/// Most images that are sent at the same time.
+pub const MAX_IMAGES: usize = 32;
+
+/// Most of them for one tenant, which is the first label of a path.
+pub const MAX_IMAGES_OF_TENANT: usize = 4;
 
 /// How long requests that are under way are waited for before this program is executed anew.
 pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);

@@ -153,6 +153,11 @@ impl Peer {
         Ok(0)
     }
 
+    /// Hands out what was received, as it is, as far as there is `room`.
+    pub fn take(&mut self, room: &mut [u8]) -> usize {
+        self.incoming.take(room)
+    }
+
     /// The next complete frame that was received.
     pub fn next(&mut self, limit: usize) -> Result<Option<Next>, FrameError> {
         self.incoming.next(limit)

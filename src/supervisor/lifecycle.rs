@@ -9,8 +9,8 @@ use super::operation::{
     Creation, Goal, Operation, Phase, Request, Revival, Successor, Upload, Written,
 };
 use super::{
-    Asker, Claim, ConnectionId, Effect, MAX_UPLOADS, MAX_WAITING, Run, StagedImage, Supervisor,
-    Unikernel, UploadId, claims, runnable,
+    Asker, Claim, ConnectionId, Effect, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING, Run,
+    StagedImage, Supervisor, Unikernel, UploadId, claims, runnable, share,
 };
 use crate::manifest::Manifest;
 use crate::name::Name;
@@ -21,11 +21,15 @@ impl Supervisor {
     /// A create or force-create: its image has to arrive first, which keeps nobody from the name.
     pub(super) fn upload(&mut self, asker: Asker, name: Name, config: wire::Config, force: bool) {
         let admitted = runnable(&name, &config).and_then(|config| {
-            if self.uploads.len() >= MAX_UPLOADS {
-                return Err(format!(
-                    "{MAX_UPLOADS} images are arriving already, try again later"
-                ));
-            }
+            let tenant = name.path().tenant();
+            let uploads = self.uploads.values();
+            let own = uploads.filter(|upload| upload.name.path().tenant() == tenant);
+            share(
+                (self.uploads.len(), MAX_UPLOADS),
+                (own.count(), MAX_UPLOADS_OF_TENANT),
+                "images",
+                "arriving",
+            )?;
             // What is under way may make room; then this is decided when it is this request's turn.
             if !self.operations.contains_key(&name) {
                 self.check_free(&name, force)?;

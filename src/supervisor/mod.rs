@@ -43,10 +43,13 @@ pub use event::{
     Survivor, TaskId, Ticket, Timer, UploadId,
 };
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
-pub use storage::MAX_BLOCK_STREAMS;
+pub use storage::{MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT};
 
 /// Most images that arrive at the same time.
 pub const MAX_UPLOADS: usize = 32;
+
+/// Most of them for one tenant.
+pub const MAX_UPLOADS_OF_TENANT: usize = 8;
 
 /// Most requests that wait for one name.
 pub const MAX_WAITING: usize = 64;
@@ -735,3 +738,21 @@ pub(crate) mod fixtures {
 mod simulation;
 #[cfg(test)]
 mod tests;
+
+/// Whether there is room for one more of what all and a tenant, which is the first label of a path, have so many of now
+/// and at most.
+pub fn share(
+    (all, most): (usize, usize),
+    (own, share): (usize, usize),
+    what: &str,
+    doing: &str,
+) -> Result<(), String> {
+    let (count, whose) = match (all >= most, own >= share) {
+        (true, _) => (most, ""),
+        (false, true) => (share, " of this tenant"),
+        (false, false) => return Ok(()),
+    };
+    Err(format!(
+        "{count} {what}{whose} are {doing} already, try again later"
+    ))
+}

@@ -1128,10 +1128,16 @@ fn requests_that_wait_go_with_their_clients() {
 fn images_and_requests_that_wait_are_bounded() {
     let mut world = World::new();
     world.slow_upload = true;
-    for number in 0..MAX_UPLOADS {
+    for number in 0..MAX_UPLOADS_OF_TENANT {
         world.ask(&format!(":u{number}"), create(&config(), false));
     }
-    assert!(world.create(":more").unwrap_err().contains("try again"));
+    let more = world.create(":more").unwrap_err();
+    assert!(more.starts_with("8 images of this tenant are"), "{more}");
+    for number in MAX_UPLOADS_OF_TENANT..MAX_UPLOADS {
+        world.ask(&format!("t{}:u", number / 2), create(&config(), false));
+    }
+    let more = world.create("another:more").unwrap_err();
+    assert!(more.starts_with("32 images are"), "{more}");
     world.create(":more").unwrap_err();
 
     let mut world = World::new();
@@ -1620,11 +1626,20 @@ fn a_device_whose_content_is_on_its_way_is_nobody_elses() {
     world.end_stream();
     assert_eq!(world.answers.len(), before + 1, "of the one that failed");
     for number in 0..MAX_BLOCK_STREAMS {
-        world.answer(&format!("a:d{number}"), add_block(1)).unwrap();
-        world.ask(&format!("a:d{number}"), set());
+        if number % MAX_BLOCK_STREAMS_OF_TENANT == 0 && number > 0 {
+            let tenant = (number - 1) / MAX_BLOCK_STREAMS_OF_TENANT;
+            let name = format!("t{tenant}:b:more");
+            world.answer(&name, add_block(1)).unwrap();
+            let own = world.answer(&name, set()).unwrap_err();
+            assert!(own.starts_with("4 block devices of this tenant"), "{own}");
+        }
+        let tenant = number / MAX_BLOCK_STREAMS_OF_TENANT;
+        let name = format!("t{tenant}:d{number}");
+        world.answer(&name, add_block(1)).unwrap();
+        world.ask(&name, set());
     }
     let many = world.answer("a:disk", set()).unwrap_err();
-    assert!(many.contains("16 block devices"), "{many}");
+    assert!(many.starts_with("16 block devices are"), "{many}");
     world.happen(Event::Terminate);
     assert!(world.streams.is_empty());
     assert!(world.done);

@@ -21,3 +21,4 @@ pub mod tap;
 pub mod terminal;
 #[cfg(target_os = "freebsd")]
 pub mod vmm;
+pub mod worker;

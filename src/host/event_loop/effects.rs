@@ -6,19 +6,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::super::MAX_COMPRESSING;
 use super::super::connection::Intake;
-use super::super::images::Staging;
-use super::super::outgoing::Outgoing;
 use super::super::statistics::to_observe;
 use super::super::tap;
 use super::super::tender::{Fifo, Start};
-use super::blocks::GONE;
 use super::{Daemon, Prepared};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::supervisor::{
-    ConnectionId, Effect, Event, History, RunId, StagedImage, TaskId, UploadId, launch,
+    ConnectionId, Effect, Event, History, RunId, StagedImage, UploadId, launch,
 };
 use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
@@ -34,7 +30,7 @@ impl Daemon {
                 header,
                 image,
                 level,
-            } => self.send_image(to, header, image, level),
+            } => self.send_image(to, header, &image, level),
             Effect::ReceiveImage {
                 upload,
                 from,
@@ -105,7 +101,7 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, to: ConnectionId, message: &Message, close: bool) {
+    pub(super) fn answer(&mut self, to: ConnectionId, message: &Message, close: bool) {
         if let Payload::Failure(why) = &message.payload {
             log::info!("{}: {}", message.header.name.to_lossy(), why.to_lossy());
         }
@@ -128,47 +124,13 @@ impl Daemon {
         }
     }
 
-    fn send_image(&mut self, to: ConnectionId, header: Header, image: ImageDigest, level: u8) {
-        let content = self.images.read(&image).map_err(|error| error.to_string());
-        let begun = content.and_then(|file| {
-            let content = Outgoing::new(file, None).map_err(|error| error.to_string())?;
-            self.send_whole(to, header.clone(), level, content, None)
-        });
-        if let Err(why) = begun {
-            self.answer(
-                to,
-                &Message::answer(header, Payload::Failure(why.into())),
-                true,
-            );
+    /// Sends octets that end an answer, and with it the conversation.
+    pub(super) fn answer_with(&mut self, to: ConnectionId, octets: &[u8]) {
+        let connection = self.connections.get_mut(&to);
+        let arrival = connection.and_then(|connection| connection.answer(octets, true));
+        if let Some(arrival) = arrival {
+            self.arrived(to, arrival);
         }
-    }
-
-    /// Begins to answer with one message that ends with all of `content`.
-    pub(super) fn send_whole(
-        &mut self,
-        to: ConnectionId,
-        header: Header,
-        level: u8,
-        content: Outgoing,
-        task: Option<TaskId>,
-    ) -> Result<(), String> {
-        let busy = self
-            .connections
-            .values()
-            .filter(|other| other.is_compressing())
-            .count();
-        let connection = self.connections.get_mut(&to).ok_or(GONE)?;
-        if level == 0 {
-            return connection.send_whole(&header, content, task);
-        }
-        if busy >= MAX_COMPRESSING {
-            return Err(format!(
-                "{MAX_COMPRESSING} images are being compressed already, try again later"
-            ));
-        }
-        let scratch = self.images.scratch().map_err(|error| error.to_string())?;
-        connection.send_compressed(header, level, content, task, scratch);
-        Ok(())
     }
 
     fn receive_image(
@@ -184,7 +146,7 @@ impl Daemon {
         };
         match self.images.stage(compressed, MAX_IMAGE) {
             Ok(staging) => {
-                let intake = Intake::Image(upload, staging);
+                let intake = Intake { upload, staging };
                 if let Some(arrival) = connection.receive(intake, embedded) {
                     self.arrived(from, arrival);
                 }
@@ -196,7 +158,8 @@ impl Daemon {
         }
     }
 
-    pub(super) fn stage(&mut self, upload: UploadId, staging: Staging) {
+    pub(super) fn stage(&mut self, intake: Intake) {
+        let Intake { upload, staging } = intake;
         let result = staging
             .finish()
             .map_err(|error| error.to_string())
