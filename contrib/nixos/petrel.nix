@@ -78,7 +78,7 @@ in
 
     users.groups = { petrel = { }; petrel-console = { }; petrel-stats = { }; };
     users.users = {
-      petrel = user // { group = "petrel"; };
+      petrel = user // { group = "petrel"; extraGroups = [ "petrel-stats" ]; };
       petrel-console = user // { group = "petrel-console"; };
       petrel-stats = user // { group = "petrel-stats"; extraGroups = [ "petrel" ]; };
     };

@@ -144,8 +144,9 @@ soon grep -q tick /var/log/petrel/tenant:hello.log
 rm -r /run/systemd/system/petrel-console.service.d
 systemctl daemon-reload
 
-# Statistics come over TLS, and to Prometheus.
+# Statistics come over TLS, to who the endpoint is under inetd, and to Prometheus.
 line '"utime"' petrel stats --json --name=hello "${tenant[@]}"
+line '"utime"' setpriv --reuid=petrel --regid=petrel --init-groups petrel stats --json --name=tenant:hello
 ask() { exec 3<>/dev/tcp/127.0.0.1/9559; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3; }
 expect 'petrel_unikernel_state{unikernel="tenant:hello",state="running"} 1' ask
 
