@@ -5,8 +5,8 @@
 #
 # It needs cargo with rustfmt and clippy, and a C compiler. On Debian amd64 the
 # other programs that the tests use are unpacked (not installed) into a cache,
-# ${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check, and a compiler for FreeBSD into
-# another (see freebsd.sh). Elsewhere, what is not on PATH is skipped.
+# ${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check, and compiler and linker for FreeBSD
+# into another (see freebsd.sh). Elsewhere, what is not on PATH is skipped.
 #
 # A test that cannot run here prints one line that starts with "SKIPPED: ", the
 # rest of it being what was skipped and why, and passes. cargo test is told to
@@ -156,9 +156,10 @@ for source in src/bin/*; do
 done
 [ $built -gt 0 ] || fail "no release binary was built"
 
-step "types and lints for FreeBSD"
+step "types, lints and the linker for FreeBSD 14.0"
 code=0
 sh contrib/freebsd.sh clippy --locked --all-targets -- -D warnings || code=$?
+[ $code != 0 ] || sh contrib/freebsd.sh link --locked || code=$?
 case $code in
     0) ;;
     69) skip "THE WHOLE CHECK FOR FREEBSD (its compiler comes from Debian packages for amd64)" ;;

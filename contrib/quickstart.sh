@@ -111,4 +111,4 @@ say "destroying it"
 # shellcheck disable=SC2086
 petrel destroy $tenant hello
 
-say "stopping the daemons; to go on: README.md, \"Using it\", and the manual pages in man/"
+say "stopping the daemons; to go on: README.md, \"Five minutes\", and the manual pages in man/"

@@ -126,3 +126,28 @@ fn no_line_runs_the_parser_of_the_network_as_root_or_without_limits() {
         }
     }
 }
+
+#[test]
+fn every_inetd_page_and_package_says_how_the_endpoint_gets_to_read_its_files() {
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        fs::read_to_string(path).unwrap()
+    };
+    for (path, folder) in [
+        ("contrib/inetd/inetd.conf.openbsd-inetd", "/etc/petrel"),
+        ("contrib/inetd/inetd.conf.inetutils-inetd", "/etc/petrel"),
+        ("contrib/inetd/xinetd.conf", "/etc/petrel"),
+        ("man/petrel-tls.8", "/etc/petrel"),
+        ("contrib/inetd/inetd.conf.freebsd", "/usr/local/etc/petrel"),
+        ("contrib/freebsd/MANIFEST.in", "@PREFIX@/etc/petrel"),
+    ] {
+        let text = read(path);
+        for command in [
+            format!("chgrp petrel {folder} {folder}/server.key\n"),
+            format!("chmod 710 {folder}\n"),
+            format!("chmod 440 {folder}/server.key\n"),
+        ] {
+            assert!(text.contains(&command), "{path}: {command}");
+        }
+    }
+}

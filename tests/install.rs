@@ -4,11 +4,12 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Folder, on_path, run, skipped};
+use support::{Ended, Folder, on_path, run, skipped};
 
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -83,38 +84,170 @@ fn what_is_installed_is_complete_and_uninstalled_again() {
     }
 }
 
-/// What an rc.d script runs: daemon(8)'s arguments, where rc.subr(8) is one that only says so.
-fn started(name: &str, settings: &str) -> Vec<String> {
-    const RC_SUBR: &str = "\
-load_rc_config() { eval \"$SETTINGS\"; }
-force_depend() { echo \"depends $1\"; }
-install() { echo \"install $*\"; }
-run_rc_command() {
-    \"$start_precmd\" || return 1
-    eval \"flags=\\$${name}_flags\"
-    echo \"runs $command $flags $command_args\"
+/// A host of FreeBSD, as far as an rc.d script sees it: rc.subr(8) that only says what it would run, and service(8).
+struct RcHost {
+    folder: Folder,
+    settings: String,
 }
-";
-    let folder = Folder::new(&format!("rc-{name}-{}", settings.len()));
-    let subr = folder.file("rc.subr", RC_SUBR);
-    let text = fs::read_to_string(source("rc.d").join(name)).unwrap();
-    let text = text.replace("/etc/rc.subr", subr.to_str().unwrap());
-    let script = folder.file(name, text);
-    let ended = run(Command::new("sh")
-        .arg(script)
-        .arg("start")
-        .env("SETTINGS", settings));
-    assert_eq!(ended.code(), 0, "{name}: {ended:?}");
-    let runs = ended.stdout.lines().last().unwrap();
-    let runs = runs.strip_prefix("runs /usr/sbin/daemon ").expect(runs);
-    runs.split_whitespace().map(str::to_owned).collect()
+
+impl RcHost {
+    /// Of rc.subr(8) what the scripts use, each as there: force_depend knows scripts of the system only, and what is
+    /// required must exist.
+    const RC_SUBR: &str = r#"
+load_rc_config() { eval "$SETTINGS"; }
+force_depend() { "$ROOT/etc/rc.d/$1" forcestart; }
+install() { :; }
+service() { "$ROOT/usr/sbin/service" "$@"; }
+wait_for_pids() { echo "waits $*"; }
+run_rc_command() {
+    for phase in pre post; do
+        eval "command_of_phase=\${${1}_${phase}cmd:-}"
+        if [ $phase = pre ] && [ "$1" = start ]; then
+            for file in $required_files; do
+                [ -r "$ROOT$file" ] || { echo "$file is not readable"; return 1; }
+            done
+        fi
+        [ -z "$command_of_phase" ] || "$command_of_phase" || return 1
+        eval "flags=\$${name}_flags"
+        [ $phase = post ] || echo "${1}s $command $flags $command_args"
+    done
+}
+"#;
+
+    /// Knows scripts of the system and of ports, and whether what they start was started.
+    const SERVICE: &str = r#"#!/bin/sh
+[ -x "$ROOT/etc/rc.d/$1" ] || [ -x "$ROOT/usr/local/etc/rc.d/$1" ] || { echo "no $1"; exit 1; }
+case $2 in
+    onestatus) [ -e "$ROOT/var/run/$1.pid" ] ;;
+    onestart) echo "needs $1"; : >"$ROOT/var/run/$1.pid" ;;
+    *) exit 1 ;;
+esac
+"#;
+
+    /// One with all programs, but no certificates, where the administrator has set something.
+    fn new(test: &str, settings: &str) -> Self {
+        let folder = Folder::new(&format!("rc-{test}"));
+        for path in ["usr/sbin", "etc/rc.d", "usr/local/etc/rc.d", "var/run"] {
+            fs::create_dir_all(folder.path(path)).unwrap();
+        }
+        fs::create_dir_all(folder.path("usr/local/sbin")).unwrap();
+        folder.file("etc/rc.subr", Self::RC_SUBR);
+        let service = folder.file("usr/sbin/service", Self::SERVICE);
+        fs::set_permissions(service, Permissions::from_mode(0o755)).unwrap();
+        for name in names("rc.d") {
+            let text = fs::read_to_string(source("rc.d").join(&name)).unwrap();
+            let text = text.replace("/etc/rc.subr", folder.path("etc/rc.subr").to_str().unwrap());
+            let text = text.replace(
+                "/var/run/",
+                &format!("{}/", folder.path("var/run").display()),
+            );
+            let script = folder.file(&format!("usr/local/etc/rc.d/{name}"), text);
+            fs::set_permissions(script, Permissions::from_mode(0o755)).unwrap();
+            folder.file(&format!("usr/local/sbin/{}", name.replace('_', "-")), "");
+        }
+        Self {
+            folder,
+            settings: settings.to_owned(),
+        }
+    }
+
+    fn run(&self, script: &str, action: &str) -> Ended {
+        run(Command::new("sh")
+            .arg(self.folder.path(&format!("usr/local/etc/rc.d/{script}")))
+            .arg(action)
+            .env("ROOT", self.folder.path("."))
+            .env("SETTINGS", &self.settings))
+    }
+
+    /// daemon(8)'s arguments at the start.
+    fn started(&self, script: &str) -> Vec<String> {
+        let ended = self.run(script, "start");
+        assert_eq!(ended.code(), 0, "{script}: {ended:?}");
+        let starts = ended.stdout.lines().last().unwrap();
+        let words = starts
+            .strip_prefix("starts /usr/sbin/daemon ")
+            .expect(starts);
+        words.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn with_certificates(self) -> Self {
+        fs::create_dir_all(self.folder.path("usr/local/etc/petrel")).unwrap();
+        for file in CERTIFICATES {
+            self.folder.file(&file[1..], "");
+        }
+        self
+    }
+}
+
+const CERTIFICATES: [&str; 3] = [
+    "/usr/local/etc/petrel/cacert.pem",
+    "/usr/local/etc/petrel/server.pem",
+    "/usr/local/etc/petrel/server.key",
+];
+
+#[test]
+fn rc_scripts_start_what_they_need_where_ports_have_it() {
+    for (name, needed) in [
+        ("petreld", "petrel_console"),
+        ("petrel_stats", "petreld"),
+        ("petrel_tls", "petreld"),
+        ("petrel_influx", "petrel_stats"),
+    ] {
+        let host = RcHost::new(&format!("needs-{name}"), "").with_certificates();
+        let ended = host.run(name, "start");
+        assert_eq!(ended.code(), 0, "{name}: {ended:?}");
+        assert!(
+            ended.stdout.starts_with(&format!("needs {needed}\n")),
+            "{name}: {ended:?}"
+        );
+        // Which runs now.
+        let ended = host.run(name, "start");
+        assert!(ended.stdout.starts_with("starts "), "{name}: {ended:?}");
+        // It is not started without.
+        fs::remove_file(host.folder.path(&format!("usr/local/etc/rc.d/{needed}"))).unwrap();
+        let ended = host.run(name, "start");
+        assert_eq!(ended.code(), 1, "{name}: {ended:?}");
+        assert!(!ended.stdout.contains("starts"), "{name}: {ended:?}");
+    }
+}
+
+#[test]
+fn the_endpoint_is_not_started_by_rc_without_its_certificates() {
+    let host = RcHost::new("certificates", "");
+    let ended = host.run("petrel_tls", "start");
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert_eq!(
+        ended.stdout,
+        format!("{} is not readable\n", CERTIFICATES[0])
+    );
+    let host = host.with_certificates();
+    assert!(
+        host.started("petrel_tls")
+            .ends_with(&CERTIFICATES.map(str::to_owned))
+    );
+    // Those that the administrator has named are petrel-tls's to look for.
+    let host = RcHost::new("own-certificates", "petrel_tls_flags='ca host key'");
+    assert!(
+        host.started("petrel_tls")
+            .ends_with(&["ca", "host", "key"].map(str::to_owned))
+    );
+}
+
+#[test]
+fn a_stop_by_rc_waits_until_the_supervisor_has_ended() {
+    let host = RcHost::new("stop", "");
+    host.folder.file("var/run/petreld.child.pid", "4711\n");
+    let ended = host.run("petreld", "stop");
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    assert_eq!(ended.stdout.lines().last(), Some("waits 4711"));
 }
 
 #[test]
 fn rc_scripts_start_what_there_is_with_options_that_exist() {
     for name in names("rc.d") {
         let program = name.replace('_', "-");
-        let words = started(&name, "");
+        let host = RcHost::new(&format!("starts-{name}"), "").with_certificates();
+        let words = host.started(&name);
         let path = format!("/usr/local/sbin/{program}");
         let place = words.iter().position(|word| *word == path).expect(&path);
         let (daemon, options) = (&words[..place], &words[place + 1..]);
@@ -134,7 +267,8 @@ fn rc_scripts_start_what_there_is_with_options_that_exist() {
             assert!(help.contains(option), "{name}: {option}");
         }
         // What an administrator sets is the program's, not daemon(8)'s.
-        let words = started(&name, &format!("{name}_flags='-v --tmpdir=/x'"));
+        let settings = format!("{name}_flags='-v --tmpdir=/x'");
+        let words = RcHost::new(&format!("flags-{name}"), &settings).started(&name);
         assert_eq!(words.last().unwrap(), "--tmpdir=/x", "{name}");
         let place = words.iter().position(|word| *word == path).unwrap();
         assert_eq!(&words[place + 1..], ["-v", "--tmpdir=/x"], "{name}");
@@ -165,7 +299,7 @@ fn rc_scripts_are_named_and_ordered_as_rcorder_wants() {
         for required in required {
             assert!(scripts.contains(required), "{name}: {required}");
             assert!(
-                text.contains(&format!("force_depend {required} ")),
+                text.contains(&format!("service {required} onestart ")),
                 "{name}: {required}"
             );
         }
@@ -189,10 +323,36 @@ fn the_freebsd_package_lists_every_file_and_no_other() {
     assert!(list.iter().all(|path| path.starts_with("/usr/local/")));
     let manifest = fs::read_to_string(target.join("+MANIFEST")).unwrap();
     assert!(manifest.contains(concat!("version: \"", env!("CARGO_PKG_VERSION"), "\"\n")));
-    assert!(
-        !manifest.contains('@') || !manifest.contains("@PREFIX@"),
-        "{manifest}"
-    );
+    assert!(!manifest.contains("@PREFIX@"), "{manifest}");
+    // petrel-stats is no root, tenders are.
+    assert!(!manifest.contains("see_other_uids=0"), "{manifest}");
+}
+
+#[test]
+fn a_reload_on_nixos_executes_the_new_program() {
+    let module = fs::read_to_string(source("contrib/nixos/petrel.nix")).unwrap();
+    assert!(module.contains("reloadTriggers = [ cfg.package ];"));
+    let (_, sed) = module.split_once("      sed ").unwrap();
+    let (sed, _) = sed.split_once("$unit").unwrap();
+    let sed = sed
+        .replace("\\\n", " ")
+        .replace("${cfg.package}", "/nix/store/petrel")
+        .replace("${pkgs.util-linux}", "/nix/store/util-linux");
+    for (unit, starts) in [
+        ("petreld.service", "/run/current-system/sw/sbin/petreld "),
+        (
+            "petrel-console.service",
+            "/nix/store/petrel/sbin/petrel-console ",
+        ),
+    ] {
+        let unit = source("systemd").join(unit);
+        let ended = run(Command::new("sh")
+            .args(["-c", &format!("sed {sed} \"$0\"")])
+            .arg(&unit));
+        assert_eq!(ended.code(), 0, "{ended:?}");
+        let starts = format!("\nExecStart={starts}");
+        assert!(ended.stdout.contains(&starts), "{starts}: {}", ended.stdout);
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ const PAGES: [(&str, &str); 8] = [
     ("petrel-stats.8", env!("CARGO_BIN_EXE_petrel-stats")),
     ("petrel-influx.8", env!("CARGO_BIN_EXE_petrel-influx")),
     ("petrel-metrics.8", env!("CARGO_BIN_EXE_petrel-metrics")),
-    ("petrel-spt.8", env!("CARGO_BIN_EXE_petrel-spt")),
+    ("petrel-spt.1", env!("CARGO_BIN_EXE_petrel-spt")),
 ];
 
 /// What every program has, whether its help lists it or not.
@@ -84,7 +84,7 @@ fn the_page_of_the_client_documents_the_options_of_each_command_and_no_others() 
     let text = read(page);
     let commands = part(&text, "\n.Sh COMMANDS", "\n.Sh ");
     let destination = items(part(&text, "\n.Sh DESTINATION\n", "\n.Sh "));
-    let common = items(part(&text, "\n.Sh COMMON OPTIONS\n", "\n.Sh "));
+    let common = items(part(&text, "\n.Sh OPTIONS\n", "\n.Sh "));
     let mut all: BTreeSet<String> = EVERYWHERE.map(str::to_owned).into();
     let mut documented: BTreeMap<&str, BTreeSet<String>> = commands
         .split("\n.Ss ")
@@ -191,12 +191,12 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
             &log_folder::LOG_FILES.to_string(),
         ),
         (
-            "petrel-spt.8",
+            "petrel-spt.1",
             "Fl -mem=",
             &tender::DEFAULT_MEMORY.to_string(),
         ),
         (
-            "petrel-spt.8",
+            "petrel-spt.1",
             "Fl -block-sector-size:",
             &tender::DEFAULT_SECTOR_SIZE.to_string(),
         ),
@@ -264,6 +264,73 @@ fn every_limit_of_the_code_is_compared_with_a_page() {
         }
     }
     assert!(found > 30, "only {found} limits found");
+}
+
+#[test]
+fn the_page_of_every_program_has_all_sections_in_one_order() {
+    const SECTIONS: [&str; 13] = [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "INTERFACE",
+        "OPTIONS",
+        "ENVIRONMENT",
+        "FILES",
+        "EXIT STATUS",
+        "SIGNALS",
+        "EXAMPLES",
+        "LIMITS",
+        "SECURITY",
+        "COMPATIBILITY",
+    ];
+    for (page, _) in PAGES {
+        let text = read(page);
+        let sections = text.lines().filter_map(|line| line.strip_prefix(".Sh "));
+        let known: Vec<_> = sections
+            .filter(|section| SECTIONS.contains(section))
+            .collect();
+        assert_eq!(known, SECTIONS, "{page}");
+        let (_, section) = page.rsplit_once('.').unwrap();
+        let title = text.lines().find(|line| line.starts_with(".Dt ")).unwrap();
+        assert!(title.ends_with(&format!(" {section}")), "{page}: {title}");
+    }
+}
+
+#[test]
+fn pages_refer_to_pages_that_there_are() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    for entry in fs::read_dir(&folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in text.lines().filter(|line| line.starts_with('.')) {
+            let words: Vec<_> = line.split_whitespace().collect();
+            for pair in words.windows(3).filter(|words| words[0].ends_with("Xr")) {
+                if let ["petrel" | "petreld", ..] = pair[1].split('-').collect::<Vec<_>>()[..] {
+                    let page = format!("{}.{}", pair[1], pair[2]);
+                    assert!(folder.join(&page).is_file(), "{page}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_message_of_the_page_is_the_one_that_is_sent() {
+    let text = read("petrel-wire.5");
+    let shown = part(&text, "\n.Sh EXAMPLES\n", "\n.Sh ");
+    let octets: String = part(shown, "\n.Bd -literal -offset indent\n", "\n.Ed")
+        .lines()
+        .flat_map(|line| line.split("  ").filter(|part| !part.is_empty()).take(1))
+        .collect();
+    let octets: Vec<_> = octets.split_whitespace().collect();
+    let sent = run(Command::new(PAGES[0].1).args(["info", "--details", "--socket", "-"])).stdout;
+    let sent: Vec<_> = sent
+        .lines()
+        .flat_map(|line| {
+            let (_, line) = line.split_at(8);
+            line.split('|').next().unwrap().split_whitespace()
+        })
+        .collect();
+    assert_eq!(octets.concat(), sent.concat());
 }
 
 #[test]
@@ -685,7 +752,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ("petrel-stats.8", statistics),
         ("petrel-influx.8", exporter),
         ("petrel-metrics.8", one_request),
-        ("petrel-spt.8", tender),
+        ("petrel-spt.1", tender),
     ]
 }
 
@@ -784,7 +851,7 @@ fn help_text(program: &str, command: &[&str]) -> String {
 
 /// The tender is a program only where it works.
 fn has_tender(page: &str) -> bool {
-    page != "petrel-spt.8" || cfg!(all(target_os = "linux", target_arch = "x86_64"))
+    page != "petrel-spt.1" || cfg!(all(target_os = "linux", target_arch = "x86_64"))
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

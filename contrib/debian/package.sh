@@ -16,6 +16,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
 architecture=$(dpkg --print-architecture)
 
+# What was linked with a library needs no older one.
+libc=$(dpkg-query --show --showformat='${Version}' "libc6:$architecture" | sed 's/-[^-]*$//')
+
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -26,7 +29,7 @@ mkdir -p "$root/etc/petrel" "$root/DEBIAN"
 chmod 700 "$root/etc/petrel"
 gzip -9n "$root"/usr/share/man/man*/*
 mv "$root/usr/share/doc/petrel/LICENSE" "$root/usr/share/doc/petrel/copyright"
-for script in postinst prerm postrm; do
+for script in preinst postinst prerm postrm; do
     install -m 755 "$here/$script" "$root/DEBIAN/$script"
 done
 cat >"$root/DEBIAN/control" <<CONTROL
@@ -35,7 +38,7 @@ Version: $version
 Architecture: $architecture
 Maintainer: The authors of Petrel <root@localhost>
 Installed-Size: $(du -sk "$root/usr" | cut -f 1)
-Depends: libc6, libgcc-s1, systemd | systemd-standalone-sysusers, systemd | systemd-standalone-tmpfiles
+Depends: libc6 (>= $libc), libgcc-s1, systemd | systemd-standalone-sysusers, systemd | systemd-standalone-tmpfiles
 Suggests: prometheus-node-exporter
 Section: admin
 Priority: optional

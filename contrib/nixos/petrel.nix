@@ -6,11 +6,13 @@ let
   inherit (lib) mkEnableOption mkIf mkOption types;
   cfg = config.services.petrel;
 
-  # The shipped units name programs in /usr/sbin, and kill(1) in /bin.
+  # The shipped units name programs in /usr/sbin, and kill(1) in /bin. petreld is named by the link of the system that runs:
+  # at a reload it executes what its path leads to then, and a path of the store would lead to the old program for ever.
   shipped = pkgs.runCommand "petrel-units" { } ''
     mkdir -p $out/lib/systemd/system
     for unit in ${cfg.package}/lib/systemd/system/petrel*; do
-      sed -e 's|/usr/sbin/|${cfg.package}/sbin/|g' -e 's|/bin/kill|${pkgs.util-linux}/bin/kill|' \
+      sed -e 's|/usr/sbin/petreld |/run/current-system/sw/sbin/petreld |' -e 's|/usr/sbin/|${cfg.package}/sbin/|g' \
+        -e 's|/bin/kill|${pkgs.util-linux}/bin/kill|' \
         $unit > $out/lib/systemd/system/$(basename $unit)
     done
   '';
@@ -76,7 +78,7 @@ in
 
     users.groups = { petrel = { }; petrel-console = { }; petrel-stats = { }; };
     users.users = {
-      petrel = user // { group = "petrel"; };
+      petrel = user // { group = "petrel"; extraGroups = [ "petrel-stats" ]; };
       petrel-console = user // { group = "petrel-console"; };
       petrel-stats = user // { group = "petrel-stats"; extraGroups = [ "petrel" ]; };
     };
@@ -93,6 +95,8 @@ in
       path = cfg.tenders;
       # A new program is executed in place, and unikernels go on.
       reloadIfChanged = true;
+      # The unit does not name it.
+      reloadTriggers = [ cfg.package ];
     };
 
     systemd.sockets.petrel-tls = mkIf cfg.endpoint.enable {

@@ -127,7 +127,7 @@ INSIDE
 
 code=0
 # shellcheck disable=SC2016  # for the inner shell
-timeout -k 5 180 sh -c 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"' sh "$group" \
+timeout -k 5 300 sh -c 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"' sh "$group" \
     unshare --mount --net --ipc --uts sh "$scratch/inside" "$sources" "$built" "$guests" "$scratch" ||
     code=$?
 exit $code

@@ -35,6 +35,8 @@ is() { [ "$("${@:2}")" = "$1" ]; } # text command...
 another() { ! is "$2" main "$1" && ! is 0 main "$1"; } # unit process
 tender() { pgrep -f -- "petrel-spt .*--name=$1( |\$)"; }
 main() { systemctl show --property=MainPID --value "$1"; }
+active() { systemctl show --property=ActiveState --value "$1"; }
+enabled() { systemctl show --property=UnitFileState --value "$1"; }
 status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
 
 ip link add service type bridge
@@ -47,11 +49,37 @@ else
 fi
 # Started means ready: what comes next fails otherwise.
 for daemon in petreld petrel-console petrel-stats; do
-    expect active systemctl is-active $daemon.service
+    is active active $daemon.service
 done
+
+# The tour of the README, to the letter: installed it is already.
+sources=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$sources"
+tour=$(sed -n '/^## Five minutes/,/^## From/s/^    //p' README.md)
+[[ $tour == *'petrel create hello'* ]]
+while IFS= read -r command; do
+    case $command in
+        *contrib/* | 'cargo build'* | systemd-sysusers* | *'enable --now petreld'*) ;;
+        'petrel console'*) eval "line 'tick' $command" ;;
+        *) eval "$command" ;;
+    esac
+done <<<"$tour"
+none tender hello
+systemctl stop petrel-tls.socket
+systemctl disable petrel-tls.socket
+rm -f /etc/petrel/*
 
 cd /etc/petrel
 petrel generate ca issued
+# Under inetd petrel-tls reads these by itself: not before it was let, and then for good.
+reads() { setpriv --reuid=petrel --regid=petrel --init-groups cat "${@/#//etc/petrel/}" >/dev/null; }
+[ "$(stat -c %a:%G /etc/petrel)" = 700:root ]
+if reads cacert.pem; then exit 1; fi
+sed -n 's/^#   \(ch.*\)/\1/p' /usr/share/doc/petrel/xinetd.conf | bash -e
+systemd-tmpfiles --create petrel.conf || true
+[ "$(stat -c %a:%G /etc/petrel)" = 710:petrel ]
+reads cacert.pem server.pem server.key
+if reads ca.key; then exit 1; fi
 petrel add-policy tenant 4 --mem=256 --cpu=0 --bridge=service --csr
 petrel sign cacert.pem issued ca.key tenant.req
 tenant=(--destination=localhost --ca=tenant.pem --ca-key=tenant.key --server-ca=cacert.pem)
@@ -62,9 +90,11 @@ expect created petrel create hello /root/forever.spt "${tenant[@]}"
 line 'tick 1' petrel console tenant:hello --since=2020-01-01T00:00:00Z
 hello=$(tender hello)
 # A user of its own, in the group of all tenders, without any right.
-[ "$(status "$hello" Uid | cut -f1)" = 1900000001 ]
+[ "$(status "$hello" Uid | cut -f1)" -gt 1900000000 ]
 [ "$(status "$hello" Groups)" = '1900000000 ' ]
 [ "$(status "$hello" CapBnd)" = 0000000000000000 ]
+# No more filters of its unit than this (petrel-spt has one of its own besides), see there.
+[ "$(status "$hello" Seccomp_filters)" -le 11 ] || { grep Seccomp "/proc/$hello/status"; exit 1; }
 expect created petrel create net /root/net.spt --net=service --mem=16 --arg=--ipv4=10.99.0.2 "${tenant[@]}"
 line 'net service: ready' petrel console tenant:net --since=2020-01-01T00:00:00Z
 [ "$(ip -o link show master service | wc -l)" = 1 ]
@@ -88,20 +118,35 @@ expect 'tenant:hello' petrel info
 [ "$(tender hello)" = "$hello" ]
 [ "$(tender block)" = "$block" ]
 
-# So is one that hangs, by the watchdog: here of the console, whose guests go on.
+# What happens to the socket of the console is nothing to the supervisor.
+before=$(main petreld)
+systemctl restart petrel-console.socket
+[ "$(main petreld)" = "$before" ]
+systemctl stop petrel-console.socket
+is inactive active petrel-console.service
+[ "$(main petreld)" = "$before" ]
+[ "$(tender hello)" = "$hello" ]
+systemctl start petrel-console.service
+
+# So is one that hangs, by the watchdog: here of the console, whose guests go on. Meanwhile it keeps files of consoles, with
+# the drop-in of its manual.
 mkdir -p /run/systemd/system/petrel-console.service.d
 printf '[Service]\nWatchdogSec=1s\n' >/run/systemd/system/petrel-console.service.d/soon.conf
+sed -n '/^\[Service\]/,/^\.Ed/{/^\.Ed/d; s/\\e$/\\/; p}' "$sources/man/petrel-console.8" \
+    >/run/systemd/system/petrel-console.service.d/log.conf
 systemctl daemon-reload
 systemctl restart petrel-console
 before=$(main petrel-console)
 kill -STOP "$before"
 soon another petrel-console "$before"
 [ "$(tender hello)" = "$hello" ]
+soon grep -q tick /var/log/petrel/tenant:hello.log
 rm -r /run/systemd/system/petrel-console.service.d
 systemctl daemon-reload
 
-# Statistics come over TLS, and to Prometheus.
+# Statistics come over TLS, to who the endpoint is under inetd, and to Prometheus.
 line '"utime"' petrel stats --json --name=hello "${tenant[@]}"
+line '"utime"' setpriv --reuid=petrel --regid=petrel --init-groups petrel stats --json --name=tenant:hello
 ask() { exec 3<>/dev/tcp/127.0.0.1/9559; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3; }
 expect 'petrel_unikernel_state{unikernel="tenant:hello",state="running"} 1' ask
 if [ -e /sys/fs/cgroup/system.slice/petreld.service/tenant:hello/io.stat ]; then
@@ -115,6 +160,28 @@ if command -v dpkg >/dev/null; then
     expect 'tenant:hello' petrel info
     [ "$(main petreld)" = "$before" ]
     [ "$(tender hello)" = "$hello" ]
+
+    # It starts nothing that the administrator has stopped.
+    systemctl stop petreld.socket petreld.service
+    dpkg --no-triggers -i /root/petrel_*.deb
+    is inactive active petreld.service
+    is active active petrel-stats.service
+
+    # Removed and installed again, what was enabled is enabled, and runs.
+    systemctl disable petrel-stats.service
+    systemctl enable petrel-tls.socket
+    dpkg --no-triggers --remove petrel
+    none pgrep -a petrel
+    dpkg --no-triggers -i /root/petrel_*.deb
+    for unit in petreld.service petrel-console.service petrel-tls.socket; do
+        is enabled enabled $unit
+        is active active $unit
+    done
+    is disabled enabled petrel-stats.service
+    is inactive active petrel-stats.service
+    soon tender hello
+    systemctl enable --now petrel-stats.service
+    systemctl start petrel-metrics.socket
 fi
 
 # Stopped, it stops all, and started again, it starts them again.
@@ -138,7 +205,7 @@ truncate -s 1M /var/lib/albatross/block/a:old
 chown albatross /var/lib/albatross/block/a:old
 install -o albatross -m 644 /root/state /var/lib/albatross/state
 expect 'a:good' petreld --check --dbdir /var/lib/albatross
-systemctl stop petreld.service petreld.socket
+systemctl stop petrel-tls.socket petreld.socket petreld petrel-stats.socket petrel-stats
 cp -a --sparse=always /var/lib/albatross/. /var/lib/petrel/
 chown -R root:root /var/lib/petrel
 systemctl start petreld petrel-stats
