@@ -6,7 +6,7 @@ mod machines;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
 use super::{
     HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System, check_zvols,
-    resources, tap,
+    resources, secret, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
@@ -125,6 +125,8 @@ impl Daemon {
         descriptor::keep_from_children();
         daemon::raise_descriptor_limit();
         let mut store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
+        let failed = |error| HostError::File("make a secret in", options.dbdir.clone(), error);
+        secret::make(&options.dbdir).map_err(failed)?;
         let readers = options.tender_uids.map(TenderUsers::group);
         let mut images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = load(&mut store, &mut images, &system)?;
@@ -138,14 +140,7 @@ impl Daemon {
         let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
         let (blocks, sizes) = BlockStore::open(&options.dbdir, readers, &runs.users_of_adopted())
             .map_err(HostError::Blocks)?;
-        let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
-        let listener = match kept_listener {
-            Some(kept) => Ok(UnixListener::from(kept)),
-            None if options.systemd_socket_activation => socket::activated(),
-            None => socket::listen(&path),
-        }
-        .map_err(|error| HostError::File("listen on", path.clone(), error))?;
-        log::info!("listening on {}", path.display());
+        let listener = listen(kept_listener, &options)?;
         log::info!(
             "{} unikernels, {} policies and {} block devices in {}",
             state.unikernels.len(),
@@ -576,6 +571,19 @@ impl Drop for Daemon {
             }
         }
     }
+}
+
+/// The socket that was kept or handed over, or a new one.
+fn listen(kept: Option<OwnedFd>, options: &Options) -> Result<UnixListener, HostError> {
+    let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
+    let listener = match kept {
+        Some(kept) => Ok(UnixListener::from(kept)),
+        None if options.systemd_socket_activation => socket::activated(),
+        None => socket::listen(&path),
+    }
+    .map_err(|error| HostError::File("listen on", path.clone(), error))?;
+    log::info!("listening on {}", path.display());
+    Ok(listener)
 }
 
 /// The state on disk; one of albatross is imported.

@@ -398,7 +398,7 @@ mod tests {
     fn host(test: &str) -> Host {
         let folder = std::env::temp_dir().join(format!("petrel-{test}-{}", std::process::id()));
         fs::create_dir_all(folder.join("vmm")).unwrap();
-        let owner = Owner::of(1, 2);
+        let owner = Owner::of(1, 2, b"");
         let machines = Machines::open(folder.join("vmm"), &folder, owner, [].into_iter());
         Host(folder, machines)
     }
@@ -523,10 +523,10 @@ mod tests {
     #[test]
     fn only_machines_of_this_database_that_do_not_run_are_leftovers() {
         let host = host("leftovers");
-        let owner = Owner::of(1, 2);
+        let owner = Owner::of(1, 2, b"");
         let runs: Name = "a:runs".parse().unwrap();
         let left = owner.machine(&"a:left".parse().unwrap());
-        let others = Owner::of(7, 7).machine(&runs);
+        let others = Owner::of(7, 7, b"").machine(&runs);
         for name in [
             &owner.machine(&runs),
             &left,

@@ -16,6 +16,7 @@ mod outgoing;
 pub mod reexec;
 pub mod resources;
 pub mod run;
+mod secret;
 mod statistics;
 pub mod store;
 pub mod tap;

@@ -736,7 +736,7 @@ pub(crate) mod fixtures {
                 bridges: [].into(),
             },
             devices: BlockDevices::default(),
-            machines: Ok(Owner::of(1, 2)),
+            machines: Ok(Owner::of(1, 2, b"")),
             stop_deadline: STOP_DEADLINE,
             seed: 1,
         }

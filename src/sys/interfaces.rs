@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
 use nix::errno::Errno;
-use nix::libc::{self, IFF_UP, IFNAMSIZ, c_short, ifreq};
+use nix::libc::{self, IFF_UP, IFNAMSIZ, c_short, ifreq, ifstat};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -60,6 +60,13 @@ nix::ioctl_write_ptr!(
     ifreq
 );
 nix::ioctl_readwrite!(
+    /// SIOCGIFSTATUS: what the driver says of an interface.
+    get_status,
+    b'i',
+    59,
+    ifstat
+);
+nix::ioctl_readwrite!(
     /// SIOCIFCREATE: makes an interface of a kind; its name comes back.
     create_interface,
     b'i',
@@ -97,6 +104,17 @@ pub fn destroy(name: &[u8]) -> io::Result<()> {
     // SAFETY: the kernel reads this `ifreq` only.
     unsafe { destroy_interface(local_socket()?.as_raw_fd(), &raw const request)? };
     Ok(())
+}
+
+/// Whether a process has the device of this tap open, as tuntap(4) says in words: to destroy it then would wait in the
+/// kernel until that process ends.
+pub fn is_open(name: &[u8]) -> io::Result<bool> {
+    // SAFETY: `ifstat` is plain data, for which zero is a value.
+    let mut status: ifstat = unsafe { zeroed() };
+    status.ifs_name = request(name)?.ifr_name;
+    // SAFETY: the kernel reads and writes this `ifstat` only.
+    unsafe { get_status(local_socket()?.as_raw_fd(), &raw mut status)? };
+    Ok(status.ascii.first().is_some_and(|first| *first != 0))
 }
 
 /// Brings an interface up.

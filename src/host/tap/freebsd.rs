@@ -1,5 +1,7 @@
 //! FreeBSD 13 and later: tap(4), whose device node gets the name that the interface is given.
 
+use nix::errno::Errno;
+
 use super::TapError;
 use crate::sys::interfaces;
 
@@ -50,7 +52,15 @@ impl Tap {
         Ok(())
     }
 
+    /// Not as long as anybody has it open, as that would wait, and all changes of interfaces with it.
     pub fn remove(self) -> Result<(), TapError> {
-        interfaces::destroy(self.name.as_bytes()).map_err(TapError::step("remove", &self.name))
+        let name = self.name.as_bytes();
+        let removed = interfaces::is_open(name).and_then(|open| {
+            if open {
+                return Err(Errno::EBUSY.into());
+            }
+            interfaces::destroy(name)
+        });
+        removed.map_err(TapError::step("remove", &self.name))
     }
 }

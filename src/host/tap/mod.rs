@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::lock::AddressLock;
 use self::os::Tap;
-use super::resources;
+use super::{resources, secret};
 use crate::name::Name;
 use crate::supervisor::Owner;
 use crate::unikernel::Config;
@@ -184,9 +184,10 @@ pub fn leftovers<'a>(
 
 /// What tells the taps and machines of the supervisor of this database from others.
 pub fn owner(database: &Path) -> Result<Owner, TapError> {
-    let found = fs::metadata(database);
-    let found = found.map_err(|error| TapError::Database(database.to_path_buf(), error))?;
-    Ok(Owner::of(found.dev(), found.ino()))
+    let failed = |error| TapError::Database(database.to_path_buf(), error);
+    let found = fs::metadata(database).map_err(failed)?;
+    let secret = secret::read(database).map_err(failed)?;
+    Ok(Owner::of(found.dev(), found.ino(), &secret))
 }
 
 /// All taps of this owner, in the order of their names.

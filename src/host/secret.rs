@@ -1,0 +1,57 @@
+//! A secret of the database: with it, nobody can foresee how taps and machines are called.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::Path;
+
+use super::unfinished::{UNFINISHED, Unfinished};
+
+/// Name of the file in the database folder.
+const FILE: &str = ".secret";
+
+/// Octets of it.
+const LENGTH: usize = 32;
+
+/// The secret of this database; nothing if it has none yet.
+pub fn read(database: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(database.join(FILE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// Gives a database a secret, if it has none.
+pub fn make(database: &Path) -> io::Result<()> {
+    if !read(database)?.is_empty() {
+        return Ok(());
+    }
+    let mut secret = [0; LENGTH];
+    File::open("/dev/urandom")?.read_exact(&mut secret)?;
+    let path = database.join(format!("{UNFINISHED}secret"));
+    // Of a start that was broken off.
+    let _ = fs::remove_file(&path);
+    let mut made = Unfinished::create(&path)?;
+    made.file.write_all(&secret)?;
+    made.file.sync_all()?;
+    made.rename(&database.join(FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_has_one_secret_for_ever() {
+        let folder = std::env::temp_dir().join(format!("petrel-secret-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        assert_eq!(read(&folder).unwrap(), b"");
+        make(&folder).unwrap();
+        let secret = read(&folder).unwrap();
+        assert_eq!(secret.len(), LENGTH);
+        assert_ne!(secret, [0; LENGTH]);
+        make(&folder).unwrap();
+        assert_eq!(read(&folder).unwrap(), secret);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
