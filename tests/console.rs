@@ -293,6 +293,47 @@ fn a_reader_of_history_gets_that_and_the_end() {
 }
 
 #[test]
+fn a_full_ring_is_read_to_its_end_while_the_guest_is_silent() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut live = daemon.connect();
+    live.subscribe_last(":a", 0);
+    // With their frames these are more than may wait for a subscriber.
+    let all: Vec<_> = (0..LINES).map(|number| format!("{number:0250}")).collect();
+    for lines in all.chunks(LINES / 8) {
+        say(&mut guest, &(lines.join("\n") + "\n"));
+        assert_eq!(live.lines(lines.len()), lines);
+    }
+    for _ in 0..8 {
+        let mut client = daemon.connect();
+        assert_eq!(client.read(":a", 2000, false), "subscribed");
+        assert_eq!(client.lines(LINES), all);
+        client.assert_end();
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn history_of_which_nothing_is_recent_enough_ends_at_once() {
+    let daemon = Daemon::start();
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let mut live = daemon.connect();
+    live.subscribe_last(":a", 0);
+    say(&mut guest, "old\n");
+    live.line();
+    let mut client = daemon.connect();
+    let read = ConsoleRead {
+        from: SinceCount::Since(Timestamp::from_unix(i64::MAX, 0)),
+        follow: false,
+    };
+    client.ask(":a", ConsoleCommand::Read(read)).unwrap();
+    client.assert_end();
+    client.assert_closed();
+}
+
+#[test]
 fn at_its_end_a_console_is_inactive_and_keeps_its_lines_for_the_next_run() {
     let daemon = Daemon::start();
     let mut supervisor = daemon.connect();

@@ -489,30 +489,34 @@ impl Daemon {
         }
     }
 
-    /// Sends a subscriber what it has not got yet, as far as it takes it.
+    /// Sends a subscriber what it has not got yet, as far as it takes it: until enough waits for it that poll(2) tells when
+    /// it takes more, or there is nothing left.
     fn feed(&mut self, id: ConnectionId) {
-        let waiting = self.connections.get(&id).map_or(0, Connection::queued);
-        let mut octets = Vec::new();
         let mut frames = None;
         let mut ended = false;
-        while waiting + octets.len() < MAX_WAITING_LINES && !ended {
-            match self.registry.next(id) {
-                Next::Item(name, item) => {
-                    let line = match item {
-                        Item::Line(line) => line,
-                        Item::Missed(count) => Line::missed(count, clock()),
-                    };
-                    push_line(&mut frames, name, &line, &mut octets);
+        while let Some(connection) = self.connections.get(&id) {
+            let waiting = connection.queued();
+            let mut octets = Vec::new();
+            while waiting + octets.len() < MAX_WAITING_LINES && !ended {
+                match self.registry.next(id) {
+                    Next::Item(name, item) => {
+                        let line = match item {
+                            Item::Line(line) => line,
+                            Item::Missed(count) => Line::missed(count, clock()),
+                        };
+                        push_line(&mut frames, name, &line, &mut octets);
+                    }
+                    Next::RunEnded(name) => octets.extend(end_frame(name)),
+                    Next::HistoryEnded(name) => {
+                        octets.extend(end_frame(name));
+                        ended = true;
+                    }
+                    Next::Nothing => break,
                 }
-                Next::RunEnded(name) => octets.extend(end_frame(name)),
-                Next::HistoryEnded(name) => {
-                    octets.extend(end_frame(name));
-                    ended = true;
-                }
-                Next::Nothing => break,
             }
-        }
-        if !octets.is_empty() {
+            if octets.is_empty() {
+                break;
+            }
             self.send(id, &octets);
         }
         if ended {
@@ -818,3 +822,44 @@ impl fmt::Display for DaemonError {
 }
 
 impl std::error::Error for DaemonError {}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    use super::*;
+    use crate::socket::Peer;
+
+    #[test]
+    fn whoever_takes_all_at_once_gets_all() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        // As much as the ring has with its frames, and more than may wait for a subscriber.
+        setsockopt(&ours, sockopt::SndBuf, &(1 << 20)).unwrap();
+        let mut daemon = Daemon {
+            fifo_folder: File::open(env::temp_dir()).unwrap(),
+            registry: Registry::new(1),
+            fifos: BTreeMap::new(),
+            connections: [(0, Connection::new(Peer::new(ours).unwrap()))].into(),
+            next_connection: 1,
+            archives: Vec::new(),
+            buffer: Vec::new(),
+            no_accept_before: None,
+            manager: Manager::ready(),
+        };
+        let name: Name = ":a".parse().unwrap();
+        daemon.registry.add(&name, 1).unwrap();
+        let ring = daemon.registry.ring_mut(&name).unwrap();
+        for number in 0..LINES {
+            ring.push(clock(), format!("{number:0250}").as_bytes());
+        }
+        let all = History::Count(i64::MAX);
+        daemon.registry.subscribe(0, &name, all, Extent::History);
+        daemon.feed(0);
+        // What waits is sent as soon as poll(2) says so, and then the rest; without that nobody would come back.
+        let connection = &daemon.connections[&0];
+        assert!(connection.queued() > 0 || connection.is_done());
+    }
+}

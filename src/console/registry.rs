@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use super::ring::{History, Item, LINES, OCTETS, Reader, Ring};
-use crate::name::{Name, Path};
+use crate::name::{Label, Name, Path};
 
 /// Subscribers of one console unless the operator says otherwise (BEHAVIOUR 6).
 pub const SUBSCRIBERS: usize = 5;
@@ -167,8 +167,9 @@ impl Registry {
             .map(|subscription| subscription.subscriber)
     }
 
-    /// A new subscriber of `name`, known or not. Where a limit is exceeded the oldest subscriber leaves: of this console, of
-    /// those that wait ([`MAX_WAITING`]), of all ([`MAX_SUBSCRIPTIONS`]).
+    /// A new subscriber of `name`, known or not. Where a limit is exceeded the oldest subscriber leaves: of this console,
+    /// where readers of history alone do not count; of those that wait ([`MAX_WAITING`]), and of all
+    /// ([`MAX_SUBSCRIPTIONS`]), the oldest of the tenant that has most of them, which is the first label of a path.
     pub fn subscribe(
         &mut self,
         subscriber: Subscriber,
@@ -189,13 +190,20 @@ impl Registry {
             },
         });
         let mut dropped = Vec::new();
-        self.trim(self.max_subscribers, |_, of| of == name, &mut dropped);
+        let follows = |one: &Subscription| !matches!(one.stage, Stage::Until(_));
         self.trim(
-            MAX_WAITING,
-            |consoles, of| !consoles.contains_key(of),
+            self.max_subscribers,
+            name,
+            |_, one| one.of == *name && follows(one),
             &mut dropped,
         );
-        self.trim(MAX_SUBSCRIPTIONS, |_, _| true, &mut dropped);
+        self.trim(
+            MAX_WAITING,
+            name,
+            |consoles, one| !consoles.contains_key(&one.of),
+            &mut dropped,
+        );
+        self.trim(MAX_SUBSCRIPTIONS, name, |_, _| true, &mut dropped);
         Subscribed { known, dropped }
     }
 
@@ -214,16 +222,23 @@ impl Registry {
         let Some(console) = self.consoles.get(of) else {
             return Next::Nothing;
         };
-        if matches!(stage, Stage::Until(end) if reader.position() >= *end) {
+        let until = match stage {
+            Stage::Until(end) => Some(*end),
+            _ => None,
+        };
+        if until.is_some_and(|end| reader.position() >= end) {
             return Next::HistoryEnded(of);
         }
-        match console.ring.read(reader) {
-            Some(item) => Next::Item(of, item),
-            None if *stage == Stage::Run && !console.active => {
+        match (console.ring.read(reader), until) {
+            // Lines that are too old were passed over: to the end, or to a line that came later.
+            (None, Some(_)) => Next::HistoryEnded(of),
+            (Some(Item::Line(_)), Some(end)) if reader.position() > end => Next::HistoryEnded(of),
+            (Some(item), _) => Next::Item(of, item),
+            (None, None) if *stage == Stage::Run && !console.active => {
                 *stage = Stage::RunEnded;
                 Next::RunEnded(of)
             }
-            None => Next::Nothing,
+            (None, None) => Next::Nothing,
         }
     }
 
@@ -255,30 +270,45 @@ impl Registry {
             .retain(|subscription| subscription.of != *name);
     }
 
-    /// Drops the oldest of those subscriptions `which` is about until `max` are left.
+    /// Drops of those subscriptions `which` is about the oldest one of the tenant that has most of them, until `max` are
+    /// left: whoever subscribes to many names takes the place of no other tenant. Of several tenants with most of them that
+    /// of `newest` gives way.
     fn trim(
         &mut self,
         max: usize,
-        which: impl Fn(&BTreeMap<Name, Console>, &Name) -> bool,
+        newest: &Name,
+        which: impl Fn(&BTreeMap<Name, Console>, &Subscription) -> bool,
         dropped: &mut Vec<Subscriber>,
     ) {
-        let consoles = &self.consoles;
-        let subject = |subscription: &Subscription| which(consoles, &subscription.of);
-        let mut excess = self
-            .subscriptions
-            .iter()
-            .filter(|subscription| subject(subscription))
-            .count()
-            .saturating_sub(max);
-        self.subscriptions.retain(|subscription| {
-            let drop = excess > 0 && subject(subscription);
-            if drop {
-                excess -= 1;
-                dropped.push(subscription.subscriber);
+        loop {
+            let mut counts: BTreeMap<Option<&Label>, usize> = BTreeMap::new();
+            let subject = |one: &&Subscription| which(&self.consoles, one);
+            for one in self.subscriptions.iter().filter(subject) {
+                *counts.entry(tenant(&one.of)).or_default() += 1;
             }
-            !drop
-        });
+            if counts.values().sum::<usize>() <= max {
+                return;
+            }
+            let most = counts.values().max();
+            let has_most = |name: &Name| counts.get(&tenant(name)) == most;
+            let gives_way = |name: &Name| {
+                has_most(name) && (!has_most(newest) || tenant(name) == tenant(newest))
+            };
+            let leaves = self
+                .subscriptions
+                .iter()
+                .position(|one| subject(&one) && gives_way(&one.of));
+            let Some(leaves) = leaves.and_then(|place| self.subscriptions.remove(place)) else {
+                return;
+            };
+            dropped.push(leaves.subscriber);
+        }
     }
+}
+
+/// The first label of its path; none for what lies at the root.
+fn tenant(name: &Name) -> Option<&Label> {
+    name.path().labels().first()
 }
 
 impl fmt::Display for Full {
@@ -401,6 +431,21 @@ mod tests {
     }
 
     #[test]
+    fn history_ends_where_nothing_is_recent_enough() {
+        let mut registry = registry(&[":a"]);
+        write(&mut registry, ":a", "old");
+        let later = History::Since(Moment {
+            seconds: 1,
+            nanoseconds: 0,
+        });
+        registry.subscribe(1, &name(":a"), later, Extent::History);
+        assert_eq!(told(&mut registry, 1), ["end"]);
+        registry.subscribe(2, &name(":a"), later, Extent::History);
+        write(&mut registry, ":a", "after the question");
+        assert_eq!(told(&mut registry, 2), ["end"]);
+    }
+
+    #[test]
     fn inactive_consoles_are_listed_at_and_below_the_path() {
         let mut registry = registry(&[":a", "t:a", "t:u:a", "tt:a", "t:b"]);
         for text in [":a", "t:a", "t:u:a", "tt:a"] {
@@ -435,6 +480,51 @@ mod tests {
         assert_eq!(subscribe(&mut registry, 5, ":a"), (true, vec![]));
         let readers: Vec<_> = registry.subscribers(&name(":a")).collect();
         assert_eq!(readers, [4, 5]);
+    }
+
+    #[test]
+    fn a_reader_of_history_takes_nobodys_place() {
+        let mut registry = registry(&[":a"]);
+        subscribe(&mut registry, 1, ":a");
+        subscribe(&mut registry, 2, ":a");
+        let all = History::Count(9);
+        for who in 3..9 {
+            let read = registry.subscribe(who, &name(":a"), all, Extent::History);
+            assert_eq!(read.dropped, [0; 0]);
+        }
+        // Nor is it one that leaves.
+        assert_eq!(subscribe(&mut registry, 9, ":a"), (true, vec![1]));
+        for who in 10..1000 {
+            registry.subscribe(who, &name(":a"), all, Extent::History);
+        }
+        assert_eq!(registry.subscriptions.len(), MAX_SUBSCRIPTIONS);
+    }
+
+    #[test]
+    fn a_tenant_that_asks_for_many_names_sends_only_its_own_subscribers_away() {
+        let running: Vec<String> = (0..MAX_SUBSCRIPTIONS).map(|n| format!("t:b{n}")).collect();
+        let mut registry = registry(&running.iter().map(String::as_str).collect::<Vec<_>>());
+        for (who, waits) in [(1, "u:x"), (2, ":y"), (3, "u:v:z")] {
+            subscribe(&mut registry, who, waits);
+        }
+        for who in 100..1000 {
+            let (_, dropped) = subscribe(&mut registry, who, &format!("t:w:x{who}"));
+            assert!(dropped.iter().all(|who| *who >= 100), "{dropped:?}");
+        }
+        for (who, to) in (1000..).zip(&running) {
+            let (_, dropped) = subscribe(&mut registry, who, to);
+            assert!(dropped.iter().all(|who| *who >= 100), "{dropped:?}");
+        }
+        assert_eq!(registry.subscriptions.len(), MAX_SUBSCRIPTIONS);
+        // One with as many as another one gives way itself.
+        let mut registry = self::registry(&[]);
+        for who in 0..MAX_WAITING as u64 {
+            let tenant = if who % 2 == 0 { "t" } else { "u" };
+            subscribe(&mut registry, who, &format!("{tenant}:x{who}"));
+        }
+        assert_eq!(subscribe(&mut registry, 100, "u:x").1, [1]);
+        assert_eq!(subscribe(&mut registry, 101, "v:x").1, [0]);
+        assert_eq!(subscribe(&mut registry, 102, "u:x").1, [3]);
     }
 
     #[test]
