@@ -1,5 +1,9 @@
 //! The collector: lines go to it as fast as it takes them, and wait while it cannot be reached.
 
+#[cfg_attr(target_os = "linux", path = "upstream/linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "upstream/freebsd.rs")]
+mod os;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -43,8 +47,10 @@ pub(super) struct Upstream {
     buffer: Buffer,
     state: State,
     retry: Retry,
-    /// Counts attempts, so that each address of a name has its turn.
-    attempt: usize,
+    /// Counts failures, after each of which the next address of a name has its turn.
+    failures: usize,
+    /// The addresses of a name, for this port.
+    resolve: fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
     /// Whether the log knows what is wrong.
     reported: bool,
     /// Lines dropped since the collector was last reached.
@@ -77,7 +83,8 @@ impl Upstream {
             buffer: Buffer::new(most),
             state: State::Away,
             retry: Retry::new(LONGEST_RETRY),
-            attempt: 0,
+            failures: 0,
+            resolve: |host, port| Ok((host, port).to_socket_addrs()?.collect()),
             reported: false,
             dropped: 0,
         }
@@ -130,6 +137,7 @@ impl Upstream {
             }
             self.reported = true;
             self.retry.failed(now);
+            self.failures = self.failures.wrapping_add(1);
             if let State::Connected(exchange) = std::mem::replace(&mut self.state, State::Away) {
                 let unsent = match self.destination {
                     Destination::Lines(_) => exchange.unsent(),
@@ -181,8 +189,7 @@ impl Upstream {
             if exchange.lines.is_empty() {
                 exchange.begin(self.buffer.take(), &self.destination, now);
             }
-            exchange.write().map_err(|error| error.to_string())?;
-            let open = exchange.read().map_err(|error| error.to_string())?;
+            let open = exchange.converse().map_err(|error| error.to_string())?;
             let late = exchange.deadline.is_some_and(|deadline| deadline <= now);
             let done = match &self.destination {
                 // Nobody says that lines have arrived.
@@ -242,15 +249,12 @@ impl Upstream {
         }
     }
 
-    fn address(&mut self) -> Result<SocketAddr, String> {
+    fn address(&self) -> Result<SocketAddr, String> {
         match &self.destination {
             Destination::Lines(address) => Ok(*address),
             Destination::Server(url, ..) => {
-                let found = (&url.host[..], url.port).to_socket_addrs();
-                let all: Vec<_> = found.map_err(|error| error.to_string())?.collect();
-                self.attempt = self.attempt.wrapping_add(1);
-                let turn = self.attempt % all.len().max(1);
-                all.get(turn)
+                let all = (self.resolve)(&url.host, url.port).map_err(|error| error.to_string())?;
+                all.get(self.failures % all.len().max(1))
                     .copied()
                     .ok_or_else(|| "its name has no address".to_owned())
             }
@@ -279,6 +283,25 @@ impl Exchange {
         };
         self.deadline = (!lines.is_empty()).then(|| now + EXCHANGE);
         (self.lines, self.written) = (lines, 0);
+    }
+
+    /// Writes and reads what goes. `false`: nothing more will come. A collector that has said something before it broke
+    /// off may have refused what it had not read to its end, so that is no error.
+    fn converse(&mut self) -> io::Result<bool> {
+        let written = self.write();
+        let read = self.read();
+        let error = match (written, read) {
+            (Ok(()), Ok(open)) => return Ok(open),
+            (Err(error), _) | (Ok(()), Err(error)) => error,
+        };
+        let broken_off = matches!(
+            error.kind(),
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+        );
+        if broken_off && !self.answer.is_empty() {
+            return Ok(false);
+        }
+        Err(error)
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -331,6 +354,7 @@ fn begin(address: SocketAddr) -> Result<TcpStream, Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(family, SockType::Stream, flags, None)?;
     setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    os::limit_silence(&socket, EXCHANGE)?;
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket.into()),
         Err(error) => Err(error),
@@ -339,20 +363,139 @@ fn begin(address: SocketAddr) -> Result<TcpStream, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread;
+
+    use nix::poll::{PollFd, poll};
+
     use super::*;
+    use crate::daemon;
+
+    /// A listener on this host, and its port.
+    fn listener() -> (TcpListener, u16) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    }
+
+    /// A connection to a peer of which the other value is the side.
+    fn pair() -> (TcpStream, TcpStream) {
+        let (listener, port) = listener();
+        let ours = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    /// An exporter to a server whose name has an address of IPv6, at which nobody listens, and one of IPv4.
+    fn upstream(port: u16) -> Upstream {
+        let url = format!("http://two.addresses:{port}").parse().unwrap();
+        let destination = Destination::Server(url, Place::Database("d".into()), None);
+        Upstream {
+            resolve: |_, port| {
+                Ok(vec![
+                    (Ipv6Addr::LOCALHOST, port).into(),
+                    (Ipv4Addr::LOCALHOST, port).into(),
+                ])
+            },
+            ..Upstream::new(destination, 1000)
+        }
+    }
+
+    /// Sends all lines there are.
+    fn deliver(upstream: &mut Upstream) {
+        let end = Instant::now() + EXCHANGE;
+        loop {
+            upstream.progress(Instant::now());
+            if upstream.buffer.is_empty() && matches!(upstream.state, State::Away) {
+                return;
+            }
+            assert!(Instant::now() < end, "{upstream:?}");
+            let waiting = upstream.wait();
+            let mut waiting = Vec::from_iter(waiting.map(|(fd, flags)| PollFd::new(fd, flags)));
+            poll(&mut waiting, daemon::timeout(upstream.deadline())).unwrap();
+        }
+    }
+
+    /// What a server does to each connection, one after the other; it tells of each.
+    fn serve(
+        listener: TcpListener,
+        mut serve: impl FnMut(TcpStream) + Send + 'static,
+    ) -> Receiver<()> {
+        let (tell, told) = channel();
+        thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                serve(stream);
+                if tell.send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        told
+    }
+
+    #[test]
+    fn an_address_that_works_is_kept() {
+        let (listener, port) = listener();
+        let told = serve(listener, |mut stream| {
+            let mut request = [0; 1 << 12];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+        });
+        let mut upstream = upstream(port);
+        for number in 0..6 {
+            upstream.push(format!("a b={number}\n"));
+            deliver(&mut upstream);
+            assert_eq!(upstream.failures, 1, "only the first address fails, once");
+        }
+        for _ in 0..6 {
+            told.recv_timeout(EXCHANGE).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_server_refuses_before_it_has_read_it_is_not_sent_again() {
+        let (listener, port) = listener();
+        // With something unread, the end is a reset.
+        let told = serve(listener, |mut stream| {
+            let _ = stream.read(&mut [0; 16]);
+            let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\n\r\n");
+        });
+        let mut upstream = upstream(port);
+        for _ in 0..10 {
+            upstream.push("x".repeat(20_000));
+        }
+        deliver(&mut upstream);
+        assert_eq!(upstream.failures, 1, "only the first address fails");
+        told.recv_timeout(EXCHANGE).unwrap();
+        assert!(told.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_answer_is_read_though_nothing_more_can_be_written() {
+        let (ours, mut theirs) = pair();
+        let mut exchange = Exchange::new(ours);
+        exchange.request = vec![b'x'; 10];
+        assert!(exchange.converse().unwrap());
+        theirs.write_all(b"HTTP/1.1 413 Too Large\r\n\r\n").unwrap();
+        drop(theirs);
+        let mut gone = [PollFd::new(exchange.stream.as_fd(), PollFlags::empty())];
+        assert_eq!(poll(&mut gone, 30_000_u16), Ok(1));
+        exchange.request = vec![b'x'; 20];
+        assert!(!exchange.converse().unwrap());
+        assert!(exchange.answer.starts_with(b"HTTP/1.1 413 "));
+        // Without an answer it is an error.
+        exchange.answer.clear();
+        assert!(exchange.converse().is_err());
+    }
 
     #[test]
     fn a_line_that_was_not_written_whole_is_sent_again() {
-        let stream = TcpStream::connect(
-            std::net::TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap(),
-        );
+        let (stream, _peer) = pair();
         let exchange = |written| Exchange {
             lines: ["ab\n", "cd\n", "ef\n"].map(str::to_owned).into(),
             written,
-            ..Exchange::new(stream.as_ref().unwrap().try_clone().unwrap())
+            ..Exchange::new(stream.try_clone().unwrap())
         };
         assert_eq!(exchange(0).unsent().len(), 3);
         assert_eq!(exchange(2).unsent().len(), 3);

@@ -18,6 +18,8 @@ pub mod rctl;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod tap;
+#[cfg(target_os = "freebsd")]
+pub mod tcp;
 pub mod terminal;
 #[cfg(target_os = "freebsd")]
 pub mod vmm;

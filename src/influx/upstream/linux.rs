@@ -1,0 +1,31 @@
+//! Linux: `TCP_USER_TIMEOUT` of tcp(7).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// A connection on which the peer takes note of nothing for so long is broken: by itself the system would try for a quarter
+/// of an hour, in which it takes lines that nobody gets.
+pub(super) fn limit_silence(socket: &OwnedFd, most: Duration) -> nix::Result<()> {
+    let milliseconds = u32::try_from(most.as_millis()).unwrap_or(u32::MAX);
+    setsockopt(socket, sockopt::TcpUserTimeout, &milliseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use nix::sys::socket::getsockopt;
+
+    use super::super::{EXCHANGE, begin};
+    use super::*;
+
+    #[test]
+    fn a_collector_that_has_vanished_is_noticed_as_soon_as_one_that_does_not_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = begin(listener.local_addr().unwrap()).unwrap();
+        let limit = getsockopt(&stream, sockopt::TcpUserTimeout).unwrap();
+        assert_eq!(u128::from(limit), EXCHANGE.as_millis());
+    }
+}
