@@ -104,6 +104,9 @@ systemctl daemon-reload
 line '"utime"' petrel stats --json --name=hello "${tenant[@]}"
 ask() { exec 3<>/dev/tcp/127.0.0.1/9559; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3; }
 expect 'petrel_unikernel_state{unikernel="tenant:hello",state="running"} 1' ask
+if [ -e /sys/fs/cgroup/system.slice/petreld.service/tenant:hello/io.stat ]; then
+    expect 'petrel_unikernel_disk_read_bytes_total{unikernel="tenant:hello"}' ask
+fi
 
 # An upgrade keeps what runs, and petreld's process.
 if command -v dpkg >/dev/null; then

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::{env, process};
 
@@ -29,7 +30,13 @@ const SUPERVISOR: &str = "supervisor";
 /// What the group must be able to limit.
 const CONTROLLERS: [&str; 2] = ["memory", "cpuset"];
 
+/// What it had better have, too: it counts what each unikernel reads and writes, which nothing else tells petrel-stats.
+const COUNTER: &str = "io";
+
 const PROCESSES: &str = "cgroup.procs";
+
+/// Permissions of a unikernel's group; what is in it has those that the kernel gives it.
+const GROUP_MODE: u32 = 0o755;
 
 /// The group of this program, with room for others.
 #[derive(Debug)]
@@ -76,14 +83,16 @@ impl Groups {
         let is_offered = |wanted: &&str| offered.split_whitespace().any(|one| one == *wanted);
         if !CONTROLLERS.iter().all(is_offered) {
             return Err(GroupError::Absent(
-                "the control group of this program cannot limit memory and CPUs (Delegate=memory cpuset)",
+                "the control group of this program cannot limit memory and CPUs (Delegate=memory cpuset io)",
             ));
         }
         let supervisor = folder.join(SUPERVISOR);
         make(&supervisor)?;
-        let wanted = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
+        let counter = [COUNTER].into_iter().filter(|name| is_offered(name));
+        let wanted = CONTROLLERS.into_iter().chain(counter);
+        let wanted: Vec<_> = wanted.map(|name| format!("+{name}")).collect();
         let moved = put(&supervisor.join(PROCESSES), "0")
-            .and_then(|()| put(&folder.join("cgroup.subtree_control"), &wanted));
+            .and_then(|()| put(&folder.join("cgroup.subtree_control"), &wanted.join(" ")));
         if let Err(error) = moved {
             // There are other processes in it: it was not meant for this program.
             let _ = put(&folder.join(PROCESSES), "0");
@@ -102,6 +111,9 @@ impl Groups {
             }
             _ => make(&group.folder)?,
         }
+        // What it counts is for petrel-stats to read, whatever the umask is.
+        fs::set_permissions(&group.folder, fs::Permissions::from_mode(GROUP_MODE))
+            .map_err(file("set the mode of", &group.folder))?;
         for (name, content) in limits(config) {
             if let Err(error) = put(&group.folder.join(name), &content) {
                 group.remove();
@@ -242,7 +254,8 @@ mod tests {
         let root = Folder::offering("limits", "cpuset cpu io memory pids\n");
         let groups = Groups::take_below(&root.0, "4:memory:/x\n0::/a/b\n").unwrap();
         assert_eq!(root.read("a/b/supervisor/cgroup.procs"), "0");
-        assert_eq!(root.read("a/b/cgroup.subtree_control"), "+memory +cpuset");
+        let passed_on = "a/b/cgroup.subtree_control";
+        assert_eq!(root.read(passed_on), "+memory +cpuset +io");
         let config = Config {
             memory: 64,
             cpus: [0, 2, 3].into(),
@@ -253,6 +266,8 @@ mod tests {
         let entrance = root.0.join("a/b/tenant:hello/cgroup.procs");
         let found = group.entrance().unwrap();
         assert_eq!(found.to_str().unwrap(), entrance.to_str().unwrap());
+        let folder = fs::metadata(entrance.parent().unwrap()).unwrap();
+        assert_eq!(folder.permissions().mode() & 0o777, GROUP_MODE);
         assert_eq!(root.read("a/b/tenant:hello/cpuset.cpus"), "0,2,3");
         let most = (64 + 2 + MEMORY_SLACK_MB) << 20;
         assert_eq!(root.read("a/b/tenant:hello/memory.max"), most.to_string());
@@ -276,6 +291,8 @@ mod tests {
     fn groups_of_runs_that_are_over_are_removed() {
         let root = Folder::offering("left", "cpuset memory");
         let groups = Groups::take_below(&root.0, "0::/a/b\n").unwrap();
+        let passed_on = "a/b/cgroup.subtree_control";
+        assert_eq!(root.read(passed_on), "+memory +cpuset", "what there is");
         for name in ["tenant:runs", "tenant:ended", "others"] {
             fs::create_dir(root.0.join("a/b").join(name)).unwrap();
         }
