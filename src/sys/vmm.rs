@@ -1,4 +1,4 @@
-//! FreeBSD: the counters of a virtual machine of vmm(4), as `<machine/vmm_dev.h>` has them from FreeBSD 13.1 on.
+//! FreeBSD: the counters of a virtual machine of vmm(4), as `<machine/vmm_dev.h>` has them from FreeBSD 14.0 on.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -80,7 +80,8 @@ impl Machine {
             let mut counters: Counters = unsafe { zeroed() };
             counters.index = c_int::try_from(values.len()).map_err(|_| Errno::EOVERFLOW)?;
             // SAFETY: the kernel writes this structure only, whose size is part of the request's number.
-            unsafe { get_counters(self.device.as_raw_fd(), &raw mut counters)? };
+            unsafe { get_counters(self.device.as_raw_fd(), &raw mut counters) }
+                .map_err(explained)?;
             let count = usize::try_from(counters.count).unwrap_or(0).min(AT_ONCE);
             values.extend_from_slice(&counters.values[..count]);
             if count < AT_ONCE {
@@ -99,4 +100,13 @@ impl Machine {
         let text = CStr::from_bytes_until_nul(&text).map_err(|_| Errno::EPROTO)?;
         Ok(text.to_string_lossy().into_owned())
     }
+}
+
+/// The structure of FreeBSD 13 has no index, and with that the request another number.
+fn explained(error: Errno) -> io::Error {
+    if error == Errno::ENOTTY {
+        let why = "this system has no such counters: FreeBSD from 14.0 on has them";
+        return io::Error::new(io::ErrorKind::Unsupported, why);
+    }
+    error.into()
 }
