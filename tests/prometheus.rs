@@ -20,6 +20,7 @@ use std::process;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use petrel::stats::collect::Disk;
 use petrel::stats::prometheus::{Report, text};
 use petrel::wire::{Data, IfData, Message, Payload, Statistics, Text, VmmStat};
 use serde_json::Value;
@@ -149,6 +150,13 @@ fn everything(host: &Host) -> String {
     text(&Report {
         collected: Duration::from_secs(1_700_000_000),
         samples: &[(":a".parse().unwrap(), used)],
+        disks: &[(
+            ":a".parse().unwrap(),
+            Disk {
+                read: 1,
+                written: 2,
+            },
+        )],
         details: Some(&details),
         subscribers: 1,
         missed: 2,

@@ -214,8 +214,7 @@ impl Daemon {
                 reporter.progress(now);
             }
             if now >= self.next_round {
-                // Those that were slept through are left out.
-                self.next_round = (self.next_round + self.interval).max(now);
+                self.next_round = next_round(self.next_round, self.interval, now);
                 self.gather(now);
             }
             self.end_patience(now);
@@ -401,10 +400,14 @@ impl Daemon {
     }
 
     fn observe(&mut self, name: Name, add: &StatsAdd) -> Result<(), String> {
-        let target = Target::open(add, self.with_machines).map_err(|error| error.to_string())?;
+        let target = Target::open(&name, add, self.with_machines);
+        let mut target = target.map_err(|error| error.to_string())?;
+        if let Some(before) = self.registry.get(&name) {
+            target.succeed(before);
+        }
         debug!("{name}: process {} is observed", add.pid.get());
         self.registry
-            .add(name, target)
+            .add(name, target, Target::has_ended)
             .map_err(|error| error.to_string())
     }
 
@@ -427,7 +430,7 @@ impl Daemon {
             readers.insert(*id, keeps_up);
         }
         let mut broken = Vec::new();
-        let mut samples = Vec::new();
+        let (mut samples, mut disks) = (Vec::new(), Vec::new());
         let connections = &mut self.connections;
         let reporting = self.reporter.is_some();
         self.registry.retain(|name, target, subscriptions| {
@@ -435,8 +438,8 @@ impl Daemon {
             if wanted.peek().is_none() && !reporting {
                 return true;
             }
-            let used = match target.gather(&interfaces) {
-                Ok(Some(used)) => used,
+            let (used, disk) = match target.gather(&interfaces) {
+                Ok(Some(used)) => (used.statistics, used.disk),
                 Ok(None) => {
                     debug!("{name}: its process has ended");
                     return false;
@@ -461,6 +464,7 @@ impl Daemon {
             }
             if reporting {
                 samples.push((name.clone(), used));
+                disks.extend(disk.map(|disk| (name.clone(), disk)));
             }
             true
         });
@@ -468,7 +472,8 @@ impl Daemon {
             self.forget(id);
         }
         if let Some(reporter) = &mut self.reporter {
-            let draft = Draft::new(samples, self.registry.subscribers(), self.missed);
+            let subscribers = self.registry.subscribers();
+            let draft = Draft::new(samples, disks, subscribers, self.missed);
             reporter.begin(draft, now);
         }
     }
@@ -477,6 +482,12 @@ impl Daemon {
         self.connections.remove(&id);
         self.registry.unsubscribe(id);
     }
+}
+
+/// When something is gathered after `due`. What was slept through is left out: after a delay a whole interval follows.
+fn next_round(due: Instant, interval: Duration, now: Instant) -> Instant {
+    let next = due + interval;
+    if next <= now { now + interval } else { next }
 }
 
 /// The frame with what `name` has used, for those for whom so many labels of its path are left out.
@@ -524,3 +535,17 @@ impl fmt::Display for DaemonError {
 }
 
 impl std::error::Error for DaemonError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_keep_their_beat_and_after_a_delay_there_is_one_not_two() {
+        let due = Instant::now();
+        let at = |tenths: u32| due + INTERVAL * tenths / 10;
+        for (now, next) in [(0, 10), (1, 10), (9, 10), (10, 20), (13, 23), (99, 109)] {
+            assert_eq!(next_round(due, INTERVAL, at(now)), at(next), "{now}");
+        }
+    }
+}

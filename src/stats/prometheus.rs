@@ -3,12 +3,10 @@
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
+use super::collect::Disk;
 use crate::name::Name;
 use crate::wire::own::{Details, NamedDetails, Standing};
 use crate::wire::{IfData, Int64, Statistics, Text, TimeVal};
-
-/// Octets of a block, in which `inblock` and `outblock` of getrusage(2) count.
-const BLOCK: i64 = 512;
 
 /// All that is told at one time.
 #[derive(Debug)]
@@ -17,6 +15,8 @@ pub struct Report<'a> {
     pub collected: Duration,
     /// What was gathered.
     pub samples: &'a [(Name, Statistics)],
+    /// The same of disks, for those of which the system tells it.
+    pub disks: &'a [(Name, Disk)],
     /// What the supervisor tells of its unikernels; nothing if it could not be asked.
     pub details: Option<&'a [NamedDetails]>,
     /// How many subscribers there are.
@@ -122,6 +122,10 @@ fn usage(text: &mut Exposition, report: &Report<'_>) {
 
     let (samples, page) = (report.samples, report.page);
     let memory = |used: &Statistics| used.kinfo_mem.clone();
+    let disks = |field: fn(&Disk) -> i64| {
+        let values = report.disks.iter();
+        values.map(move |(name, disk)| (vec![("unikernel", name.to_string())], field(disk)))
+    };
     text.metric(
         "petrel_unikernel_cpu_seconds_total",
         Counter,
@@ -206,17 +210,13 @@ fn usage(text: &mut Exposition, report: &Report<'_>) {
         "petrel_unikernel_disk_read_bytes_total",
         Counter,
         "What the tender read from disks.",
-        each(samples, |used| {
-            used.resource_usage.inblock.0.saturating_mul(BLOCK)
-        }),
+        disks(|disk| disk.read),
     );
     text.metric(
         "petrel_unikernel_disk_written_bytes_total",
         Counter,
         "What the tender wrote to disks.",
-        each(samples, |used| {
-            used.resource_usage.outblock.0.saturating_mul(BLOCK)
-        }),
+        disks(|disk| disk.written),
     );
 }
 
@@ -414,10 +414,40 @@ mod tests {
     }
 
     #[test]
+    fn disks_that_are_not_known_have_no_metric() {
+        let of = |disks: &[(Name, Disk)]| {
+            let report = Report {
+                collected: Duration::ZERO,
+                samples: &[],
+                disks,
+                details: None,
+                subscribers: 0,
+                missed: 0,
+                page: 4096,
+            };
+            text(&report)
+        };
+        assert!(!of(&[]).contains("disk"));
+        // Octets, which are no multiple of a block.
+        let disk = Disk {
+            read: 513,
+            written: 7,
+        };
+        let text = of(&[(":a".parse().unwrap(), disk)]);
+        for line in [
+            "petrel_unikernel_disk_read_bytes_total{unikernel=\":a\"} 513\n",
+            "petrel_unikernel_disk_written_bytes_total{unikernel=\":a\"} 7\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
     fn a_metric_without_values_is_left_out() {
         let report = Report {
             collected: Duration::from_millis(1500),
             samples: &[],
+            disks: &[],
             details: None,
             subscribers: 2,
             missed: 3,

@@ -32,16 +32,33 @@ impl<T> Default for Registry<T> {
 }
 
 impl<T> Registry<T> {
-    /// Observes `target` as `name` from now on, in place of what had this name before.
+    /// Observes `target` as `name` from now on, in place of what had this name before. Where there is no room those are
+    /// forgotten that have `ended`.
     ///
     /// # Errors
-    /// [`Full`] if there are [`MAX_OBSERVED`] others; nothing has changed then.
-    pub fn add(&mut self, name: Name, target: T) -> Result<(), Full> {
-        if self.observed.len() >= MAX_OBSERVED && !self.observed.contains_key(&name) {
+    /// [`Full`] if there are [`MAX_OBSERVED`] others.
+    pub fn add(
+        &mut self,
+        name: Name,
+        target: T,
+        mut ended: impl FnMut(&mut T) -> bool,
+    ) -> Result<(), Full> {
+        let is_full = |observed: &BTreeMap<Name, T>| {
+            observed.len() >= MAX_OBSERVED && !observed.contains_key(&name)
+        };
+        if is_full(&self.observed) {
+            self.observed.retain(|_, target| !ended(target));
+        }
+        if is_full(&self.observed) {
             return Err(Full);
         }
         self.observed.insert(name, target);
         Ok(())
+    }
+
+    /// What is observed as `name`.
+    pub fn get(&self, name: &Name) -> Option<&T> {
+        self.observed.get(name)
     }
 
     /// Observes it no longer.
@@ -118,6 +135,11 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// Where all go on.
+    fn add<T>(registry: &mut Registry<T>, to: &str, target: T) -> Result<(), Full> {
+        registry.add(name(to), target, |_| false)
+    }
+
     fn told(registry: &mut Registry<()>) -> BTreeSet<(Subscriber, String, usize)> {
         let mut told = BTreeSet::new();
         registry.retain(|name, (), subscriptions| {
@@ -132,7 +154,7 @@ mod tests {
     fn a_subtree_is_told_of_itself_only_and_a_name_of_itself_only() {
         let mut registry = Registry::default();
         for unikernel in [":a", "t:a", "t:u:a", "tt:a", "t:u"] {
-            registry.add(name(unikernel), ()).unwrap();
+            add(&mut registry, unikernel, ()).unwrap();
         }
         for (who, wanted) in [(1, "t:"), (2, "t:u"), (3, "t:u:"), (4, "x:"), (5, ":t")] {
             registry.subscribe(who, name(wanted));
@@ -150,7 +172,7 @@ mod tests {
     #[test]
     fn any_number_subscribes_to_one_name() {
         let mut registry = Registry::default();
-        registry.add(name(":a"), ()).unwrap();
+        add(&mut registry, ":a", ()).unwrap();
         for who in 0..100 {
             registry.subscribe(who, name(":a"));
             registry.subscribe(1000 + who, name(":"));
@@ -164,15 +186,33 @@ mod tests {
     fn a_name_added_twice_is_observed_as_the_latter_and_all_together_are_bounded() {
         let mut registry = Registry::default();
         for number in 0..MAX_OBSERVED {
-            assert_eq!(registry.add(name(&format!(":a{number}")), number), Ok(()));
+            assert_eq!(add(&mut registry, &format!(":a{number}"), number), Ok(()));
         }
-        assert_eq!(registry.add(name(":b"), 0), Err(Full));
-        assert_eq!(registry.add(name(":a7"), 0), Ok(()));
+        assert_eq!(add(&mut registry, ":b", 0), Err(Full));
+        assert_eq!(add(&mut registry, ":a7", 0), Ok(()));
+        assert_eq!(registry.get(&name(":a7")), Some(&0));
         registry.remove(&name(":a9"));
-        assert_eq!(registry.add(name(":b"), 0), Ok(()));
+        assert_eq!(add(&mut registry, ":b", 0), Ok(()));
         assert_eq!(registry.observed(), MAX_OBSERVED);
         registry.retain(|_, number, _| *number != 0);
         // a0, a7, b.
         assert_eq!(registry.observed(), MAX_OBSERVED - 3);
+    }
+
+    #[test]
+    fn what_has_ended_makes_room_although_nobody_asks_for_it() {
+        let mut registry = Registry::default();
+        for number in 0..MAX_OBSERVED {
+            add(&mut registry, &format!(":a{number}"), number).unwrap();
+        }
+        let odd = |number: &mut usize| *number % 2 == 1;
+        // Nothing is asked where there is room, or the name has its place.
+        registry.remove(&name(":a0"));
+        for known in [":b", ":b"] {
+            let asked = |_: &mut usize| panic!("asked");
+            assert_eq!(registry.add(name(known), 0, asked), Ok(()));
+        }
+        assert_eq!(registry.add(name(":c"), 0, odd), Ok(()));
+        assert_eq!(registry.observed(), MAX_OBSERVED / 2 + 1);
     }
 }

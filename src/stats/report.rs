@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::collect::Disk;
 use super::prometheus::{self, Report};
 use crate::daemon::wall_clock;
 use crate::name::{Name, Path as NamePath};
@@ -35,6 +36,7 @@ pub(super) struct Reporter {
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) samples: Vec<(Name, Statistics)>,
+    pub(super) disks: Vec<(Name, Disk)>,
     pub(super) subscribers: usize,
     pub(super) missed: u64,
     collected: Duration,
@@ -43,9 +45,15 @@ pub(super) struct Draft {
 
 impl Draft {
     /// What was gathered just now.
-    pub(super) fn new(samples: Vec<(Name, Statistics)>, subscribers: usize, missed: u64) -> Self {
+    pub(super) fn new(
+        samples: Vec<(Name, Statistics)>,
+        disks: Vec<(Name, Disk)>,
+        subscribers: usize,
+        missed: u64,
+    ) -> Self {
         Self {
             samples,
+            disks,
             subscribers,
             missed,
             collected: wall_clock(),
@@ -117,6 +125,7 @@ impl Reporter {
         let text = prometheus::text(&Report {
             collected: draft.collected,
             samples: &draft.samples,
+            disks: &draft.disks,
             details,
             subscribers: draft.subscribers,
             missed: draft.missed,

@@ -5,8 +5,8 @@ use std::io;
 use nix::libc::timeval;
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use super::ifmib;
-use super::time;
+use super::{Usage, ifmib, time};
+use crate::name::Name;
 use crate::sys::interfaces;
 use crate::sys::process::{ProcessId, usage};
 use crate::sys::vmm;
@@ -33,12 +33,16 @@ pub(super) struct Machine {
 }
 
 impl Process {
-    pub(super) fn open(pid: Pid) -> io::Result<Option<Self>> {
+    pub(super) fn open(pid: Pid, _: &Name) -> io::Result<Option<Self>> {
         Ok(ProcessId::of(pid)?.map(Self))
     }
 
+    /// The system tells the start each time.
+    #[expect(clippy::unused_self, reason = "it is held on Linux")]
+    pub(super) fn succeed(&mut self, _: &Self) {}
+
     /// Nothing if it has ended.
-    pub(super) fn usage(&mut self) -> io::Result<Option<(RUsage, KInfoMem)>> {
+    pub(super) fn usage(&mut self) -> io::Result<Option<Usage>> {
         let Some(process) = usage(self.0.pid)? else {
             return Ok(None);
         };
@@ -48,7 +52,7 @@ impl Process {
         }
         let used = process.ki_rusage;
         let runtime = i64::try_from(process.ki_runtime).unwrap_or(i64::MAX);
-        let usage = RUsage {
+        let resources = RUsage {
             utime: span(used.ru_utime),
             stime: span(used.ru_stime),
             maxrss: Int64(used.ru_maxrss),
@@ -76,7 +80,12 @@ impl Process {
             cow: Int::from(u64::from(process.ki_cow)),
             start: span(process.ki_start),
         };
-        Ok(Some((usage, memory)))
+        Ok(Some(Usage {
+            resources,
+            memory,
+            // It counts operations, whatever their size.
+            disk: None,
+        }))
     }
 }
 

@@ -1,7 +1,7 @@
-//! Linux: `proc(5)`, and the attributes of interfaces in sysfs.
+//! Linux: `proc(5)`, control groups, and the attributes of interfaces in sysfs.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::str::FromStr;
@@ -12,8 +12,9 @@ use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use super::procfs::{Counters, Io, Stat, Status};
-use super::{MAX_TEXT, time};
+use super::procfs::{Counters, Stat, Status};
+use super::{Disk, MAX_TEXT, Usage, cgroup, procfs, time};
+use crate::name::Name;
 use crate::wire::{IfData, Int, Int32, Int64, KInfoMem, RUsage, TimeVal, VmmStat};
 
 /// What may keep processes out of sight.
@@ -22,11 +23,18 @@ pub(super) const VISIBILITY: &str = "mount option hidepid of /proc";
 /// Octets of a block, in which getrusage(2) counts.
 const BLOCK: i64 = 512;
 
+/// The root of all control groups.
+const GROUPS: &str = "/sys/fs/cgroup";
+
 /// The folder of a process in `/proc`. Once that process has ended nothing can be read there, whoever has its number.
 #[derive(Debug)]
 pub(super) struct Process {
     folder: OwnedFd,
+    /// Its number, and the clock ticks from the start of the system to its own: no other process has both.
+    identity: (Pid, i64),
     start: TimeVal,
+    /// What its control group tells of disks, if it has one of its own that does.
+    group: Option<File>,
     units: Units,
 }
 
@@ -48,7 +56,7 @@ pub(super) struct Machine;
 pub struct Interfaces(String);
 
 impl Process {
-    pub(super) fn open(pid: Pid) -> io::Result<Option<Self>> {
+    pub(super) fn open(pid: Pid, name: &Name) -> io::Result<Option<Self>> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = match open(&*format!("/proc/{pid}"), flags, Mode::empty()) {
             Ok(folder) => folder,
@@ -64,15 +72,26 @@ impl Process {
         let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
         let since_1970 = clock_gettime(ClockId::CLOCK_REALTIME)?;
         let boot = microseconds(since_1970) - microseconds(since_boot);
-        Ok((!stat.ended).then_some(Self {
+        let group = read(&folder, "cgroup").ok().flatten().unwrap_or_default();
+        let group = String::from_utf8_lossy(&group);
+        Ok((!stat.ended).then(|| Self {
             folder,
+            identity: (pid, stat.start),
+            group: disk_of_group(Path::new(GROUPS), &group, name),
             start: time(boot + units.microseconds(stat.start)),
             units,
         }))
     }
 
+    /// The same process has the same start, whatever has become of the clocks.
+    pub(super) fn succeed(&mut self, before: &Self) {
+        if self.identity == before.identity {
+            self.start = before.start.clone();
+        }
+    }
+
     /// Nothing if it has ended.
-    pub(super) fn usage(&mut self) -> io::Result<Option<(RUsage, KInfoMem)>> {
+    pub(super) fn usage(&mut self) -> io::Result<Option<Usage>> {
         let (Some(stat), Some(status)) =
             (read(&self.folder, "stat")?, read(&self.folder, "status")?)
         else {
@@ -83,12 +102,11 @@ impl Process {
             return Ok(None);
         }
         let status = Status::parse(&String::from_utf8_lossy(&status));
-        // What it read and wrote is for those to see who may debug it.
-        let io = read(&self.folder, "io").ok().flatten().unwrap_or_default();
-        let io = Io::parse(&String::from_utf8_lossy(&io));
+        let disk = self.disk();
+        let blocks = disk.unwrap_or_default();
         let units = self.units;
         let pages = |kilobytes: i64| Int64(kilobytes.saturating_mul(1024) / units.page);
-        let usage = RUsage {
+        let resources = RUsage {
             utime: time(units.microseconds(stat.user)),
             stime: time(units.microseconds(stat.system)),
             maxrss: Int64(status.peak),
@@ -98,8 +116,8 @@ impl Process {
             minflt: Int64(stat.minor_faults),
             majflt: Int64(stat.major_faults),
             nswap: Int64(0),
-            inblock: Int64(io.read / BLOCK),
-            outblock: Int64(io.written / BLOCK),
+            inblock: Int64(blocks.read / BLOCK),
+            outblock: Int64(blocks.written / BLOCK),
             msgsnd: Int64(0),
             msgrcv: Int64(0),
             nsignals: Int64(0),
@@ -116,8 +134,36 @@ impl Process {
             cow: Int::new(0),
             start: self.start.clone(),
         };
-        Ok(Some((usage, memory)))
+        Ok(Some(Usage {
+            resources,
+            memory,
+            disk,
+        }))
     }
+
+    /// What it read from disks and wrote to them: anybody can see what a group did, but what a process did only those who
+    /// may debug it. The one is not told in place of the other, as neither counter goes on where the other was.
+    fn disk(&self) -> Option<Disk> {
+        if let Some(group) = &self.group {
+            return again(group).ok().map(|text| cgroup::disk(&text));
+        }
+        let text = read(&self.folder, "io").ok().flatten()?;
+        Some(procfs::disk(&String::from_utf8_lossy(&text)))
+    }
+}
+
+/// The file of the group of `name` that tells of disks, with what `/proc/PID/cgroup` has.
+fn disk_of_group(root: &Path, groups: &str, name: &Name) -> Option<File> {
+    let group = cgroup::own_group(groups, name)?;
+    File::open(root.join(group).join("io.stat")).ok()
+}
+
+/// What a file has now.
+fn again(mut file: &File) -> io::Result<String> {
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(MAX_TEXT).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 impl Units {
@@ -146,11 +192,16 @@ fn ask(variable: SysconfVar) -> io::Result<i64> {
 impl Interfaces {
     /// As they are now.
     pub fn now() -> io::Result<Self> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         File::open("/proc/net/dev")?
             .take(MAX_TEXT)
-            .read_to_string(&mut text)?;
-        Ok(Self(text))
+            .read_to_end(&mut text)?;
+        Ok(Self::of(&text))
+    }
+
+    /// Names are any octets. One that is no text is nobody's here, and keeps nothing from the others.
+    fn of(text: &[u8]) -> Self {
+        Self(String::from_utf8_lossy(text).into_owned())
     }
 
     /// The counters of one, if there is such a one: input is what came from the unikernel.
@@ -235,15 +286,30 @@ fn microseconds(time: nix::sys::time::TimeSpec) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
     use std::process::Command;
 
     use super::*;
     use crate::daemon::wall_clock;
 
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn open(pid: Pid) -> Process {
+        Process::open(pid, &name("t:a")).unwrap().unwrap()
+    }
+
     #[test]
     fn this_process_has_used_something() {
-        let mut own = Process::open(Pid::this()).unwrap().unwrap();
-        let (usage, memory) = own.usage().unwrap().unwrap();
+        let mut own = open(Pid::this());
+        let Usage {
+            resources: usage,
+            memory,
+            disk,
+        } = own.usage().unwrap().unwrap();
+        // This process is its own.
+        assert!(disk.is_some() || own.group.is_some());
         let resident = memory.rss.0 * own.units.page / 1024;
         assert!(
             usage.maxrss.0 >= resident && resident > 100,
@@ -266,9 +332,7 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let mut process = Process::open(Pid::from_raw(child.id().cast_signed()))
-            .unwrap()
-            .unwrap();
+        let mut process = open(Pid::from_raw(child.id().cast_signed()));
         assert!(process.usage().unwrap().is_some());
         drop(child.stdin.take());
         while process.usage().unwrap().is_some() {
@@ -276,6 +340,95 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(process.usage().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_that_is_added_again_has_the_start_that_it_had_and_another_one_has_not() {
+        let told = |process: &mut Process| process.usage().unwrap().unwrap().memory.start;
+        let before = Process {
+            // As if a clock had been set since.
+            start: time(1),
+            ..open(Pid::this())
+        };
+        let mut again = open(Pid::this());
+        again.succeed(&before);
+        assert_eq!(told(&mut again), before.start);
+        let (pid, ticks) = before.identity;
+        let earlier = Process {
+            identity: (pid, ticks - 1),
+            ..before
+        };
+        let mut other = open(Pid::this());
+        other.succeed(&earlier);
+        assert_ne!(told(&mut other), earlier.start);
+    }
+
+    #[test]
+    fn disks_are_what_the_own_group_tells_each_time() {
+        let root = env::temp_dir().join(format!("petrel-disks-{}", std::process::id()));
+        let group = root.join("petreld/t:a");
+        fs::create_dir_all(&group).unwrap();
+        let tell = |text: &str| fs::write(group.join("io.stat"), text).unwrap();
+        let groups = "0::/petreld/t:a\n";
+        let of = |name: &Name| disk_of_group(&root, groups, name);
+        assert!(of(&name("t:a")).is_none(), "it cannot tell");
+        tell("8:0 rbytes=1024 wbytes=512\n");
+        assert!(of(&name("t:b")).is_none(), "it is another one's");
+        let mut process = Process {
+            group: of(&name("t:a")),
+            ..open(Pid::this())
+        };
+        for (text, read, written) in [
+            ("8:0 rbytes=1024 wbytes=512\n", 1024, 512),
+            (
+                "8:0 rbytes=1024 wbytes=999\n8:1 rbytes=1 wbytes=1\n",
+                1025,
+                1000,
+            ),
+        ] {
+            tell(text);
+            let usage = process.usage().unwrap().unwrap();
+            assert_eq!(usage.disk, Some(Disk { read, written }));
+            let blocks = (usage.resources.inblock.0, usage.resources.outblock.0);
+            assert_eq!(blocks, (read / 512, written / 512));
+        }
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_real_group_tells_of_disks() {
+        let skipped = |why: &str| eprintln!("SKIPPED: disks of a real control group: {why}");
+        let root = Path::new(GROUPS);
+        let passed_on = fs::read_to_string(root.join("cgroup.subtree_control"));
+        if !passed_on.is_ok_and(|passed_on| passed_on.split_whitespace().any(|one| one == "io")) {
+            return skipped("the root passes no controller io on");
+        }
+        let own = name(&format!("petrel-test-{}:a", std::process::id()));
+        let group = root.join(own.to_string());
+        if let Err(error) = fs::create_dir(&group) {
+            return skipped(&error.to_string());
+        }
+        let mut child = Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let entered = fs::write(group.join("cgroup.procs"), child.id().to_string());
+        let process = Process::open(Pid::from_raw(child.id().cast_signed()), &own);
+        let mut process = process.unwrap().unwrap();
+        let told = [(); 2].map(|()| process.usage().unwrap().unwrap().disk);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        fs::remove_dir(&group).unwrap();
+        entered.unwrap();
+        assert!(process.group.is_some() && told.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn an_interface_whose_name_is_no_text_hides_no_other() {
+        let text = b"Inter-|\n face |\n  tap\xff0: 7 7 7 7 7 7 7 7 7 7 7 7 7 7 7 7\n\
+                     lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
+        let data = Interfaces::of(text).get("lo").unwrap();
+        assert_eq!((data.input_bytes, data.output_bytes), (Int64(1), Int64(9)));
     }
 
     #[test]

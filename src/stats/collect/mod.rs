@@ -4,19 +4,23 @@
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
+#[cfg(any(test, target_os = "linux"))]
+mod cgroup;
 #[cfg(any(test, not(target_os = "linux")))]
 mod ifmib;
 #[cfg(any(test, target_os = "linux"))]
 mod procfs;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 
 use nix::libc::pid_t;
 use nix::unistd::Pid;
 
+use crate::name::Name;
 use crate::unikernel::Config;
-use crate::wire::{IfData, Statistics, StatsAdd, Text, TimeVal};
+use crate::wire::{IfData, KInfoMem, RUsage, Statistics, StatsAdd, Text, TimeVal};
 
 pub use os::{Interfaces, page_size};
 
@@ -34,6 +38,32 @@ pub struct Target {
     machine: Option<os::Machine>,
 }
 
+/// What a process has used so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// What is told of it: where disks are not known, 0 blocks.
+    pub statistics: Statistics,
+    /// What it read from disks and wrote to them, where the system tells.
+    pub disk: Option<Disk>,
+}
+
+/// Octets that a process read from disks and wrote to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// Read.
+    pub read: i64,
+    /// Written.
+    pub written: i64,
+}
+
+/// The parts of it that are the process's.
+#[derive(Debug)]
+struct Usage {
+    resources: RUsage,
+    memory: KInfoMem,
+    disk: Option<Disk>,
+}
+
 /// Why a process cannot be observed.
 #[derive(Debug)]
 pub enum CollectError {
@@ -45,13 +75,16 @@ pub enum CollectError {
     TooManyDevices(usize),
     /// No interface has such a name.
     Interface(String),
+    /// Two network devices of the unikernel have this name.
+    Repeated(String),
     /// The system does not tell (of which process, why).
     System(Pid, io::Error),
 }
 
 impl Target {
-    /// The process that `add` is about; with the counters of its virtual machine, if so wanted and there are any.
-    pub fn open(add: &StatsAdd, with_machine: bool) -> Result<Self, CollectError> {
+    /// The process that `add` is about, of the unikernel `name`; with the counters of its virtual machine, if so wanted and
+    /// there are any.
+    pub fn open(name: &Name, add: &StatsAdd, with_machine: bool) -> Result<Self, CollectError> {
         let number = add.pid.get();
         let pid = pid_t::try_from(number).ok().filter(|pid| *pid > 0);
         let pid = Pid::from_raw(pid.ok_or(CollectError::Number(number))?);
@@ -59,12 +92,17 @@ impl Target {
         if count > Config::MAX_DEVICES {
             return Err(CollectError::TooManyDevices(count));
         }
+        let mut devices = BTreeSet::new();
         let network = add.network.iter().map(|pair| {
             let tap = interface(&pair.tap)?;
+            if !devices.insert(&pair.bridge.0) {
+                return Err(CollectError::Repeated(pair.bridge.to_lossy()));
+            }
             Ok((pair.bridge.clone(), tap))
         });
         let network = network.collect::<Result<_, _>>()?;
-        let opened = os::Process::open(pid).map_err(|error| CollectError::System(pid, error))?;
+        let opened =
+            os::Process::open(pid, name).map_err(|error| CollectError::System(pid, error))?;
         let machine = add.vmmdev.as_str().filter(|name| !name.is_empty());
         let machine = machine.filter(|name| with_machine && !name.contains('/'));
         Ok(Self {
@@ -74,9 +112,19 @@ impl Target {
         })
     }
 
+    /// It was observed as `before` until now. What is the same process is told of as before.
+    pub fn succeed(&mut self, before: &Self) {
+        self.process.succeed(&before.process);
+    }
+
+    /// Whether there is nothing more to gather.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.process.usage(), Ok(Some(_)))
+    }
+
     /// What it has used so far; nothing if it has ended.
-    pub fn gather(&mut self, interfaces: &Interfaces) -> io::Result<Option<Statistics>> {
-        let Some((resource_usage, kinfo_mem)) = self.process.usage()? else {
+    pub fn gather(&mut self, interfaces: &Interfaces) -> io::Result<Option<Used>> {
+        let Some(usage) = self.process.usage()? else {
             return Ok(None);
         };
         let ifdata = self.network.iter().filter_map(|(device, tap)| {
@@ -86,11 +134,14 @@ impl Target {
                 ..interfaces.get(tap)?
             })
         });
-        Ok(Some(Statistics {
-            resource_usage,
-            ifdata: ifdata.collect(),
-            vmm_stats: self.machine.as_mut().and_then(os::Machine::counters),
-            kinfo_mem: Some(kinfo_mem),
+        Ok(Some(Used {
+            statistics: Statistics {
+                resource_usage: usage.resources,
+                ifdata: ifdata.collect(),
+                vmm_stats: self.machine.as_mut().and_then(os::Machine::counters),
+                kinfo_mem: Some(usage.memory),
+            },
+            disk: usage.disk,
         }))
     }
 }
@@ -131,6 +182,7 @@ impl fmt::Display for CollectError {
                 Config::MAX_DEVICES
             ),
             Self::Interface(name) => write!(f, "no interface can have the name '{name}'"),
+            Self::Repeated(name) => write!(f, "two network devices have the name '{name}'"),
             Self::System(pid, error) => write!(f, "cannot observe process {pid}: {error}"),
         }
     }
@@ -144,8 +196,8 @@ mod tests {
     use crate::wire::{BridgeTap, Int, Int64};
 
     fn add(pid: i64, taps: &[&str]) -> StatsAdd {
-        let network = taps.iter().map(|tap| BridgeTap {
-            bridge: "service".into(),
+        let network = taps.iter().enumerate().map(|(number, tap)| BridgeTap {
+            bridge: format!("service{number}").into(),
             tap: (*tap).into(),
         });
         StatsAdd {
@@ -158,27 +210,29 @@ mod tests {
     #[test]
     fn what_can_be_no_process_and_no_interface_is_refused() {
         let own = i64::from(std::process::id());
+        let open = |add: StatsAdd| Target::open(&":a".parse().unwrap(), &add, false);
         for pid in [0, -1, i64::from(i32::MAX) + 1] {
-            assert!(matches!(
-                Target::open(&add(pid, &[]), false),
-                Err(CollectError::Number(_))
-            ));
+            assert!(matches!(open(add(pid, &[])), Err(CollectError::Number(_))));
         }
         for tap in ["", ".", "..", "a/b", "a b", "sixteen-octets-x", "a\nb"] {
             assert!(matches!(
-                Target::open(&add(own, &[tap]), false),
+                open(add(own, &[tap])),
                 Err(CollectError::Interface(_))
             ));
         }
         let many = vec!["tap0"; Config::MAX_DEVICES + 1];
         assert!(matches!(
-            Target::open(&add(own, &many), false),
+            open(add(own, &many)),
             Err(CollectError::TooManyDevices(_))
         ));
         assert!(matches!(
-            Target::open(&add(i64::from(i32::MAX), &[]), false),
+            open(add(i64::from(i32::MAX), &[])),
             Err(CollectError::Absent(_))
         ));
+        let mut twice = add(own, &["tap0", "tap1"]);
+        twice.network[1].bridge = twice.network[0].bridge.clone();
+        let why = open(twice).unwrap_err().to_string();
+        assert_eq!(why, "two network devices have the name 'service0'");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::str;
 
+use super::Disk;
+
 /// Fields of `proc_pid_stat(5)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -38,15 +40,6 @@ pub struct Status {
     pub voluntary: i64,
     /// Other context switches.
     pub involuntary: i64,
-}
-
-/// Fields of `proc_pid_io(5)`, in octets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Io {
-    /// Read from devices.
-    pub read: i64,
-    /// Written to devices.
-    pub written: i64,
 }
 
 /// A line of `/proc/net/dev`.
@@ -99,13 +92,11 @@ impl Status {
     }
 }
 
-impl Io {
-    /// What is missing is zero.
-    pub fn parse(text: &str) -> Self {
-        Self {
-            read: value(text, "read_bytes:"),
-            written: value(text, "write_bytes:"),
-        }
+/// What `proc_pid_io(5)` tells of devices. What is missing is zero.
+pub fn disk(text: &str) -> Disk {
+    Disk {
+        read: value(text, "read_bytes:"),
+        written: value(text, "write_bytes:"),
     }
 }
 
@@ -194,8 +185,8 @@ mod tests {
         let text = "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: 6\n\
                     cancelled_write_bytes: 7\n";
         assert_eq!(
-            Io::parse(text),
-            Io {
+            disk(text),
+            Disk {
                 read: 5,
                 written: 6
             }
