@@ -68,6 +68,12 @@ impl Path {
         self.0.is_empty()
     }
 
+    /// The path of its first label: whose share of this host something counts for.
+    #[must_use]
+    pub fn tenant(&self) -> Self {
+        self.0.iter().take(1).cloned().collect()
+    }
+
     /// This path with one label more.
     #[must_use]
     pub fn child(&self, label: Label) -> Self {

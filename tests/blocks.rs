@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, geteuid};
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
 use petrel::wire::legacy::{BlockAdd, BlockSet};
 use petrel::wire::{
@@ -271,7 +271,7 @@ fn a_device_in_use_is_neither_changed_nor_read_nor_had_twice() {
     );
     host.expect(&host.keeper(&["start", "one"]), 117, &[in_use]);
     let tender = host.tender_of("keeper:two").unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(tender), Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(Pid::from_raw(tender), Signal::SIGKILL).unwrap();
     eventually("the device is free", || {
         host.keeper(&["start", "one"]).code() == 0
     });
@@ -339,10 +339,12 @@ fn a_broken_upload_leaves_the_old_content() {
 
     let mut stream = set(false);
     stream.write_all(&chunk).unwrap();
+    eventually("it has begun", || host.devices().len() == 2);
     drop(stream);
     unchanged("a client that leaves between two chunks");
     let mut stream = set(false);
     stream.write_all(&chunk[..1000]).unwrap();
+    eventually("it has begun", || host.devices().len() == 2);
     drop(stream);
     unchanged("a client that leaves inside a chunk");
 
@@ -582,7 +584,7 @@ fn devices_are_the_tenders_own_as_long_as_it_has_them() {
     host.expect(&host.run_guest("one", "disk", &[]), 0, &["created"]);
     let tender = host.tender_of("keeper:one").unwrap();
     host.kill_supervisor();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(tender), Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(Pid::from_raw(tender), Signal::SIGKILL).unwrap();
     fs::remove_file(host.path("db/state")).unwrap();
     fs::remove_file(host.path("db/state.previous")).unwrap();
     eventually("it has ended", || host.left_tenders().is_empty());
@@ -742,6 +744,68 @@ fn a_dump_that_cannot_go_on_ends_with_a_failure() {
     assert!(pieces > 0);
     assert!(said(Some(end)).unwrap_err().contains("shorter"));
     assert_eq!(answer(&mut stream), None);
+}
+
+#[test]
+fn who_leaves_a_dump_at_any_time_leaves_the_device_free_and_nothing_to_wait_for() {
+    let mut host = Host::start();
+    host.file("data", content(4 * MB));
+    let create = ["create-block", "keeper:disk", "4", "--data=data"];
+    host.expect(&host.petrel(&create), 0, &[]);
+    for dump in [
+        || BlockCommand::DumpOld(Int::new(0)),
+        || BlockCommand::DumpOld(Int::new(9)),
+        || BlockCommand::Dump(Int::new(9)),
+    ] {
+        // As soon as it was asked for; when it is under way; in the middle of the answer; before its end.
+        drop(host.ask("keeper:disk", dump()));
+        let stream = host.ask("keeper:disk", dump());
+        eventually("it is under way", || !host.tenders().is_empty());
+        drop(stream);
+        for octets in [1, 2 * MB] {
+            let mut stream = host.ask("keeper:disk", dump());
+            let mut some = vec![0; octets];
+            stream.read_exact(&mut some).unwrap();
+        }
+        let set = ["set-block", "keeper:disk", "data"];
+        eventually("the device is free", || host.petrel(&set).code() == 0);
+        eventually("nobody carries anything", || host.tenders().is_empty());
+    }
+    let supervisor = host.supervisor.take().unwrap();
+    assert_eq!(supervisor.stop(), Some(0));
+}
+
+#[test]
+fn a_process_that_carries_content_can_die_and_only_its_transfer_ends() {
+    let host = Host::start();
+    let before = content(2 * MB);
+    host.file("data", &before);
+    let create = ["create-block", "keeper:disk", "2", "--data=data"];
+    host.expect(&host.petrel(&create), 0, &[]);
+    let mut stream = host.ask("keeper:disk", BlockCommand::Set(false));
+    write_frame(&mut stream, &[7; 100]).unwrap();
+    let carrier = eventually_some(|| host.tenders().into_iter().next());
+    // It holds the connection, the file, that which it replaces, and two of its line to the supervisor.
+    let descriptors = || fs::read_dir(format!("/proc/{carrier}/fd")).unwrap().count();
+    if cfg!(target_os = "linux") {
+        eventually("it holds nothing else", || descriptors() == 3 + 5);
+    }
+    nix::sys::signal::kill(Pid::from_raw(carrier), Signal::SIGKILL).unwrap();
+    assert_eq!(answer(&mut stream), None);
+    eventually("nothing is left of it", || {
+        host.devices() == ["keeper:disk"]
+    });
+    assert!(fs::read(host.device("keeper:disk")).unwrap() == before);
+    host.expect(&host.petrel(&["set-block", "keeper:disk", "data"]), 0, &[]);
+}
+
+fn eventually_some<T>(mut find: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    eventually("it is there", || {
+        found = find();
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The client's side of TLS 1.3 (WIRE 11.1, 13.3; BEHAVIOUR 3.3): no server name, no resumption.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::str::FromStr;
@@ -266,6 +266,12 @@ impl Read for TlsStream {
 impl Write for TlsStream {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let count = self.connection.writer().write(octets)?;
+        self.flush()?;
+        Ok(count)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let count = self.connection.writer().write_vectored(parts)?;
         self.flush()?;
         Ok(count)
     }

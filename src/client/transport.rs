@@ -1,6 +1,6 @@
 //! The connection to a daemon, local or over TLS.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -87,6 +87,13 @@ impl Write for Transport {
         match self {
             Self::Local(socket) => socket.write(octets),
             Self::Remote(stream) => stream.write(octets),
+        }
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Local(socket) => socket.write_vectored(parts),
+            Self::Remote(stream) => stream.write_vectored(parts),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sending a file as a stream of raw frames (WIRE 7.3) while it is read, and noticing when the peer has heard enough.
 
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
@@ -54,7 +54,7 @@ pub(super) fn send(transport: &mut Transport, body: Body) -> Result<Sent, Client
 }
 
 /// Most octets in a frame: with their prefix they fill whole records of TLS.
-const CHUNK: usize = MAX_CHUNK - PREFIX;
+pub(super) const CHUNK: usize = MAX_CHUNK - PREFIX;
 
 /// Cuts what is written into frames of at most [`CHUNK`] octets.
 struct Frames<'a> {
@@ -87,12 +87,33 @@ impl<'a> Frames<'a> {
     }
 
     fn transmit(&mut self) -> io::Result<()> {
+        self.check_silence()?;
+        self.transport.write_all(&self.frame)
+    }
+
+    /// Sends a frame of this chunk, which is not copied for it.
+    fn send_whole(&mut self, chunk: &[u8]) -> io::Result<usize> {
+        let prefix = prefix(chunk.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        self.check_silence()?;
+        let mut parts = &mut [IoSlice::new(&prefix), IoSlice::new(chunk)][..];
+        while !parts.is_empty() {
+            match self.transport.write_vectored(parts) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => IoSlice::advance_slices(&mut parts, count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(chunk.len())
+    }
+
+    fn check_silence(&mut self) -> io::Result<()> {
         // Once stopped for good: an encoder tries again when it is dropped.
         if self.interrupted || self.transport.answer_comes_first()? {
             self.interrupted = true;
             return Err(io::Error::other("the peer has answered before the end"));
         }
-        self.transport.write_all(&self.frame)
+        Ok(())
     }
 
     fn finish(&mut self) -> Sent {
@@ -119,6 +140,9 @@ impl<'a> Frames<'a> {
 
 impl Write for Frames<'_> {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if self.frame.len() == PREFIX && octets.len() >= CHUNK {
+            return self.send_whole(&octets[..CHUNK]);
+        }
         let room = PREFIX + CHUNK - self.frame.len();
         let count = octets.len().min(room);
         self.frame.extend_from_slice(&octets[..count]);

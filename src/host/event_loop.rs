@@ -1,23 +1,26 @@
 //! The loop of `petreld`: it waits for what happens, and feeds it to the supervisor.
 
-mod blocks;
+mod content;
 mod effects;
+mod machines;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use super::block::BlockStore;
-use super::connection::{Arrival, Connection, Intake};
+use super::connection::{Arrival, Connection};
 use super::console::{ConsoleLink, Outcome};
 use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
+use super::machine::Machines;
 use super::reexec::{Inherited, Kept, Program};
 use super::run::{self, Over, Runs, TenderUsers};
 use super::statistics::StatisticsLink;
@@ -25,23 +28,26 @@ use super::store::{Content, Found, Store};
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
 use super::{
-    HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, check_zvols,
-    resources,
+    HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System, check_zvols,
+    resources, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    BlockDevices, ConnectionId, Event, Moment, RunId, Settings, Supervisor, Survivor, TaskId,
-    Timer, UploadId, launch,
+    BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
+    Survivor, Timer, UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
 use crate::sys::process::End;
-use crate::unikernel::{Death, ImageDigest, MAX_IMAGE};
+use crate::unikernel::{Death, ImageDigest, MAX_IMAGE, Version};
+use crate::vitals::Vitals;
 use crate::wire::Timestamp;
 use crate::wire::state::State;
+
+use content::Underway;
 
 /// `petreld`, as it runs.
 pub(super) struct Daemon {
@@ -65,12 +71,14 @@ pub(super) struct Daemon {
     superfluous: BTreeSet<ImageDigest>,
     staged: HashMap<UploadId, Staged>,
     blocks: BlockStore,
-    /// The devices whose content is sent or received.
-    tasks: HashMap<TaskId, Name>,
+    /// What is sent to clients, or received from them, by processes of their own.
+    transfers: BTreeMap<ConnectionId, Underway>,
     tenders: Tenders,
     /// The consoles of what runs, or is about to.
     fifos: HashMap<Name, Fifo>,
     taps: Taps,
+    /// The BHyve machines, or why there are none.
+    machines: Result<Machines, &'static str>,
     /// What is about to run.
     prepared: HashMap<Name, Prepared>,
     runs: Runs,
@@ -80,19 +88,30 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    vitals: Vitals,
     manager: Manager,
     done: bool,
 }
 
-/// Which tender is to run an image.
-struct Prepared {
-    tender: PathBuf,
-    target: Target,
+/// What is to run a unikernel.
+enum Prepared {
+    /// This tender, its image being for this target.
+    Image(PathBuf, Target),
+    /// These programs.
+    Machine(machines::Programs),
+}
+
+/// A run that is about to begin.
+struct Starting {
+    run: RunId,
+    name: Name,
+    version: Arc<Version>,
+    history: History,
 }
 
 impl Daemon {
     /// With everything at hand that it needs; nothing of the state is started yet.
-    pub(super) fn start(options: Options) -> Result<Self, HostError> {
+    pub(super) fn start(options: Options, system: System) -> Result<Self, HostError> {
         let program = Program::of_this_process()
             .map_err(|error| HostError::System("find this program's file", error))?;
         run::check_users(options.tender_uids).map_err(HostError::Runs)?;
@@ -108,7 +127,7 @@ impl Daemon {
         let mut store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
         let readers = options.tender_uids.map(TenderUsers::group);
         let mut images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
-        let state = load(&mut store, &mut images)?;
+        let state = load(&mut store, &mut images, &system)?;
         let mut superfluous: BTreeSet<_> = store.images().collect();
         for image in state.images() {
             superfluous.remove(&image);
@@ -136,7 +155,9 @@ impl Daemon {
         );
         let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
         log::info!("this host has: {resources}");
+        let machines = machines(system, &options, &survivors)?;
         let settings = Settings {
+            machines: naming(&machines),
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
             stop_deadline: options.stop_deadline,
@@ -172,16 +193,18 @@ impl Daemon {
             superfluous,
             staged: HashMap::new(),
             blocks,
-            tasks: HashMap::new(),
+            transfers: BTreeMap::new(),
             tenders: Tenders::new(&options.dbdir),
             fifos,
             taps,
+            machines,
             prepared: HashMap::new(),
             runs,
             program,
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            vitals: Vitals::new("albatross", options.influx),
             manager: Manager::ready(),
             done: false,
             options,
@@ -217,19 +240,32 @@ impl Daemon {
                 self.events.push_front(result);
             }
         }
-        !self.done
+        !self.done || !self.is_idle_about_machines()
+    }
+
+    /// Whether no machine is being loaded or destroyed.
+    fn is_idle_about_machines(&self) -> bool {
+        self.machines.as_ref().map_or(true, Machines::is_idle)
     }
 
     /// Waits until something happens, and turns it into events.
     fn wait(&mut self) -> Result<(), HostError> {
-        let ids: Vec<_> = self.connections.keys().copied().collect();
+        let here = self
+            .connections
+            .iter()
+            .filter(|(_, client)| !client.is_away());
+        let ids: Vec<_> = here.map(|(id, _)| *id).collect();
         // Who comes while this program is executed anew waits for the new one.
-        let accepting =
-            ids.len() < MAX_CLIENTS && self.accept_after.is_none() && self.reload.is_none();
+        let accepting = self.connections.len() < MAX_CLIENTS
+            && self.accept_after.is_none()
+            && self.reload.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut busy = false;
         let held_back = self.held_back();
-        for (id, connection) in &self.connections {
+        for (id, connection) in ids
+            .iter()
+            .filter_map(|id| self.connections.get_key_value(id))
+        {
             let interest = connection.interest();
             busy |= interest.is_none();
             let mut interest = interest.unwrap_or(PollFlags::empty());
@@ -248,6 +284,10 @@ impl Daemon {
         for peer in links.into_iter().flatten() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
+        waits.extend(self.vitals.wait());
+        let transfers = waits.len();
+        let underway = self.transfers.values();
+        waits.extend(underway.map(|underway| PollFd::new(underway.line(), PollFlags::POLLIN)));
         let others = waits.len();
         let adopted = self.runs.adopted().map(|(_, process)| process.as_fd());
         waits.extend(adopted.map(|process| PollFd::new(process, PollFlags::POLLIN)));
@@ -267,23 +307,7 @@ impl Daemon {
         drop(waits);
         let now = Instant::now();
         if !ready[0].is_empty() {
-            self.signals.drain();
-            self.reap();
-            if self.signals.reload() {
-                if self.stopping {
-                    log::info!("this program is stopping, and not executed anew");
-                } else {
-                    log::info!("this program is executed anew when nothing is under way");
-                    self.reload.get_or_insert(now);
-                    self.manager.reloading();
-                }
-            }
-            if self.signals.terminate() {
-                (self.stopping, self.reload) = (true, None);
-                self.manager.stopping();
-                // Before the deaths that were found: whoever ends a service asks all of its processes.
-                self.events.push_front(Event::Terminate);
-            }
+            self.signalled(now);
         }
         for id in held_back {
             if let Some(connection) = self.connections.get_mut(&id) {
@@ -296,25 +320,70 @@ impl Daemon {
         if !ready[ids.len() + 1].is_empty() {
             self.accept(now);
         }
+        if ready[transfers..others]
+            .iter()
+            .any(|ready| !ready.is_empty())
+        {
+            self.look_at_transfers();
+        }
         if ready[others..].iter().any(|ready| !ready.is_empty()) {
             // Those that are children after all tell more.
             self.reap();
             self.look_at_adopted();
         }
-        for Outcome { name, call, result } in self.console.progress(now) {
-            self.events
-                .push_back(Event::Announced { name, call, result });
-        }
-        self.connect_console(false);
-        self.statistics.progress(now);
-        self.manager.progress(now);
-        self.expire(now);
+        self.attend(now);
         // What is readable was read: a client whose next request is on its way is not idle.
         let overdue = |since| now >= since + RELOAD_DEADLINE;
         if ready.iter().all(PollFlags::is_empty) || self.reload.is_some_and(overdue) {
             self.reload_when_quiet(now);
         }
         Ok(())
+    }
+
+    /// Goes on with what is under way beside the clients.
+    fn attend(&mut self, now: Instant) {
+        for Outcome { name, call, result } in self.console.progress(now) {
+            self.events
+                .push_back(Event::Announced { name, call, result });
+        }
+        if let Ok(machines) = &mut self.machines {
+            for outcome in machines.progress(now) {
+                let event = self.booted(outcome);
+                self.events.extend(event);
+            }
+        }
+        self.connect_console(false);
+        self.statistics.progress(now);
+        self.vitals.progress(now, |lines| {
+            lines.connections("unix", self.connections.len(), self.counter);
+            lines.domains(&self.supervisor.domains());
+        });
+        self.manager.progress(now);
+        self.expire(now);
+    }
+
+    /// Takes note of the signals that have come.
+    fn signalled(&mut self, now: Instant) {
+        self.signals.drain();
+        self.reap();
+        if self.signals.reload() {
+            if self.stopping {
+                log::info!("this program is stopping, and not executed anew");
+            } else {
+                log::info!("this program is executed anew when nothing is under way");
+                self.reload.get_or_insert(now);
+                self.manager.reloading();
+            }
+        }
+        if self.signals.terminate() {
+            (self.stopping, self.reload) = (true, None);
+            self.manager.stopping();
+            if let Ok(machines) = &mut self.machines {
+                machines.close();
+            }
+            // Before the deaths that were found: whoever ends a service asks all of its processes.
+            self.events.push_front(Event::Terminate);
+        }
     }
 
     /// The clients whose requests are not read further for now, as those of others take so much room.
@@ -353,24 +422,13 @@ impl Daemon {
                 let message = *message;
                 self.events.push_back(Event::Message { from, message });
             }
-            Arrival::Complete(intake) => match *intake {
-                Intake::Image(upload, staging) => self.stage(upload, staging),
-                Intake::Block(task, staging) => self.install(task, staging),
-            },
-            Arrival::Broken(intake, why) => match *intake {
-                Intake::Image(upload, _) => {
-                    let result = Err(why);
-                    self.events.push_back(Event::Staged { upload, result });
-                }
-                Intake::Block(task, _) => self.end_task(task, Err(why)),
-            },
-            Arrival::Sent(task, result) => self.end_task(task, result),
+            Arrival::Complete(intake) => self.stage(*intake),
+            Arrival::Broken(upload, why) => {
+                let result = Err(why);
+                self.events.push_back(Event::Staged { upload, result });
+            }
             Arrival::Gone => {
-                let left = self.connections.remove(&from);
-                if let Some(task) = left.as_ref().and_then(Connection::task) {
-                    drop(left);
-                    self.end_task(task, Err(blocks::GONE.to_owned()));
-                }
+                self.connections.remove(&from);
                 self.events.push_back(Event::Closed(from));
             }
         }
@@ -399,7 +457,13 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            self.over(process, End::Known(ended));
+            let machines = self.machines.as_mut().ok();
+            if let Some(outcome) = machines.and_then(|machines| machines.ended(process, ended)) {
+                let event = self.booted(outcome);
+                self.events.extend(event);
+            } else {
+                self.over(process, End::Known(ended));
+            }
         }
     }
 
@@ -445,12 +509,16 @@ impl Daemon {
         };
         let busy = !self.events.is_empty()
             || !self.supervisor.is_quiet()
+            || !self.is_idle_about_machines()
             || !self.connections.values().all(Connection::is_idle);
         if busy && now < since + RELOAD_DEADLINE {
             return;
         }
         if busy {
             log::warn!("some requests are broken off: they took longer than {RELOAD_DEADLINE:?}");
+            if let Ok(machines) = &mut self.machines {
+                machines.break_off();
+            }
         }
         log::info!("this program is executed anew");
         let error = self.program.execute(Kept {
@@ -486,7 +554,9 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain(self.vitals.deadline())
                 .chain(self.manager.deadline())
+                .chain(self.machines.as_ref().ok().and_then(Machines::deadline))
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
                 .min(),
         )
@@ -495,7 +565,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.taps.close();
+        // Otherwise unikernels go on.
+        if self.done {
+            self.taps.close();
+        }
         if !self.options.systemd_socket_activation {
             let path = socket::path(&self.options.tmpdir, socket::SUPERVISOR);
             if let Err(error) = fs::remove_file(&path) {
@@ -506,7 +579,7 @@ impl Drop for Daemon {
 }
 
 /// The state on disk; one of albatross is imported.
-fn load(store: &mut Store, images: &mut ImageStore) -> Result<State, HostError> {
+fn load(store: &mut Store, images: &mut ImageStore, system: &System) -> Result<State, HostError> {
     let (content, complete) = match store.load().map_err(HostError::Store)? {
         Found::Nothing => return Ok(State::default()),
         Found::Present(content, _) => (content, true),
@@ -532,7 +605,8 @@ fn load(store: &mut Store, images: &mut ImageStore) -> Result<State, HostError> 
                 log::error!("{why}; not imported");
             }
             for recorded in &state.unikernels {
-                if let Err(why) = launch::supported(&recorded.version.config) {
+                let machines = system.machines.as_ref().map(drop);
+                if let Err(why) = launch::supported(&recorded.version.config, machines) {
                     log::warn!("{}: {why}: imported, but cannot be started", recorded.name);
                 }
             }
@@ -572,6 +646,30 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
         runs.adopt(run, survivor);
     }
     (survivors, fifos)
+}
+
+/// What names machines, or why there are none.
+fn naming(machines: &Result<Machines, &'static str>) -> Result<Owner, &'static str> {
+    let machines = machines.as_ref();
+    machines
+        .map(|machines| machines.owner().clone())
+        .map_err(|why| *why)
+}
+
+/// The BHyve machines. What an earlier supervisor has left is destroyed, but for those of tenders that run.
+fn machines(
+    system: System,
+    options: &Options,
+    survivors: &[Survivor],
+) -> Result<Result<Machines, &'static str>, HostError> {
+    let folder = match system.machines {
+        Ok(folder) => folder,
+        Err(why) => return Ok(Err(why)),
+    };
+    let owner = tap::owner(&options.dbdir).map_err(HostError::Taps)?;
+    let running = survivors.iter().map(|survivor| &survivor.name);
+    let machines = Machines::open(folder, &options.tmpdir, owner, running);
+    Ok(Ok(machines))
 }
 
 fn wall_clock() -> Timestamp {

@@ -169,15 +169,6 @@ impl ImageStore {
             .try_for_each(|name| self.delete(name))
     }
 
-    /// A file without a name, for content of unknown size.
-    pub fn scratch(&mut self) -> Result<File, ImageError> {
-        let unfinished = self.unfinished()?;
-        unfinished
-            .file
-            .try_clone()
-            .map_err(ImageError::file("duplicate", &unfinished.path))
-    }
-
     fn unfinished(&mut self) -> Result<Unfinished, ImageError> {
         self.counter += 1;
         let path = self.folder.join(format!("{UNFINISHED}{}", self.counter));

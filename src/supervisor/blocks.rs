@@ -95,11 +95,8 @@ impl BlockDevices {
         if self.sizes.contains_key(&name) {
             return Err(BlockRefusal::Exists(name));
         }
-        let tenant: Path = name.path().labels().iter().take(1).cloned().collect();
-        let of_tenant = |other: &&Name| {
-            let path = other.path();
-            path.is_within(&tenant) && tenant.is_root() == path.is_root()
-        };
+        let tenant = name.path().tenant();
+        let of_tenant = |other: &&Name| other.path().tenant() == tenant;
         if self.sizes.keys().filter(of_tenant).count() >= MAX_BLOCK_DEVICES {
             return Err(BlockRefusal::TooMany(tenant));
         }

@@ -2,7 +2,7 @@
 
 use super::blocks::{BlockRefusal, MAX_BLOCK_SIZE, User, is_in_use};
 use super::event::{BlockContent, BlockWork, TaskId};
-use super::{Asker, BlockDevices, Effect, HostDevice, Ledger, Run, Supervisor, reply};
+use super::{Asker, BlockDevices, Effect, HostDevice, Ledger, Run, Supervisor, reply, share};
 use crate::name::{Name, Path};
 use crate::supervisor::operation::Goal;
 use crate::unikernel::Block;
@@ -10,6 +10,9 @@ use crate::wire::{BlockCommand, BlockDevice, Int, Success};
 
 /// Most block devices whose content is sent or received at the same time.
 pub const MAX_BLOCK_STREAMS: usize = 16;
+
+/// Most of them of one tenant.
+pub const MAX_BLOCK_STREAMS_OF_TENANT: usize = 4;
 
 /// A request that something is done for.
 #[derive(Debug)]
@@ -120,7 +123,7 @@ impl Supervisor {
         let kind = TaskKind::Make {
             stream: content.is_some(),
         };
-        self.check_streams(kind)?;
+        self.check_streams(name, kind)?;
         self.ledgers()
             .try_for_each(|ledger: &Ledger| ledger.admit_block(name.path(), size, &self.devices))
             .map_err(|refusal| refusal.to_string())?;
@@ -178,7 +181,7 @@ impl Supervisor {
 
     /// The size of a device that no unikernel has, and no other task is about; several can send its content.
     fn undisturbed(&self, name: &Name, kind: TaskKind) -> Result<u64, String> {
-        self.check_streams(kind)?;
+        self.check_streams(name, kind)?;
         let disturbs = |task: &Task| {
             task.name == *name && (kind != TaskKind::Send || task.kind != TaskKind::Send)
         };
@@ -193,14 +196,21 @@ impl Supervisor {
             .map_err(|refusal| refusal.to_string())
     }
 
-    fn check_streams(&self, kind: TaskKind) -> Result<(), String> {
-        let streams = self.tasks.values().filter(|task| task.kind.is_stream());
-        if kind.is_stream() && streams.count() >= MAX_BLOCK_STREAMS {
-            return Err(format!(
-                "{MAX_BLOCK_STREAMS} block devices are being sent or received already, try again later"
-            ));
+    fn check_streams(&self, name: &Name, kind: TaskKind) -> Result<(), String> {
+        if !kind.is_stream() {
+            return Ok(());
         }
-        Ok(())
+        let streams = self.tasks.values().filter(|task| task.kind.is_stream());
+        let tenant = name.path().tenant();
+        let own = streams
+            .clone()
+            .filter(|task| task.name.path().tenant() == tenant);
+        share(
+            (streams.count(), MAX_BLOCK_STREAMS),
+            (own.count(), MAX_BLOCK_STREAMS_OF_TENANT),
+            "block devices",
+            "being sent or received",
+        )
     }
 
     pub(super) fn block_done(
@@ -247,7 +257,7 @@ impl Supervisor {
 
     /// Every unikernel but this with the devices that it has, or had and may have again, or will have in the place of
     /// another.
-    fn users(&self, but: Option<&Name>) -> Vec<User<'_>> {
+    pub(super) fn users(&self, but: Option<&Name>) -> Vec<User<'_>> {
         let present = self.unikernels.iter();
         let operations = self.operations.iter();
         let before = operations.clone().filter_map(|(name, operation)| {

@@ -34,6 +34,33 @@ pub fn keep_from_children() {
     }
 }
 
+/// Closes every descriptor but the standard ones and these. Whoever owns others in this process must not use them any
+/// more.
+pub fn close_others(kept: impl Iterator<Item = RawFd>) {
+    let mut kept: Vec<_> = kept.filter(|number| *number >= FIRST).collect();
+    kept.sort_unstable();
+    let mut first = FIRST;
+    for number in kept {
+        if number > first {
+            close_range(first, number - 1);
+        }
+        first = number + 1;
+    }
+    close_range(first, RawFd::MAX);
+}
+
+fn close_range(first: RawFd, last: RawFd) {
+    // SAFETY: the caller uses none of them any more.
+    if unsafe { libc::close_range(first.cast_unsigned(), last.cast_unsigned(), 0) } == 0 {
+        return;
+    }
+    // Before Linux 5.9 and FreeBSD 12.2.
+    for number in first..=last.min(INHERITED) {
+        // SAFETY: as above.
+        unsafe { libc::close(number) };
+    }
+}
+
 /// Lets the program that is executed next have this descriptor, or not any more.
 pub fn keep_over_exec(descriptor: impl AsFd, keep: bool) -> nix::Result<()> {
     let mut flags = FdFlag::empty();

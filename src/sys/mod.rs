@@ -23,3 +23,4 @@ pub mod tcp;
 pub mod terminal;
 #[cfg(target_os = "freebsd")]
 pub mod vmm;
+pub mod worker;

@@ -9,8 +9,8 @@
  *   FAULT_KILL    if set, the process is killed; otherwise the call fails
  *   FAULT_STRUCK  file that is made when it happens, with the call's name in it
  *
- * Children are left alone: the environment that they would inherit has no
- * LD_PRELOAD.
+ * Programs that it executes are left alone: the environment that they would
+ * inherit has no LD_PRELOAD.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,12 +21,13 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 static char folder[PATH_MAX], armed[PATH_MAX], struck[PATH_MAX];
-static long at, calls;
+static long at, *calls;
 static int deadly;
 
 static void take(char *to, const char *variable)
@@ -46,6 +47,10 @@ __attribute__((constructor)) static void start(void)
     take(struck, "FAULT_STRUCK");
     at = value ? atol(value) : 0;
     deadly = getenv("FAULT_KILL") != NULL;
+    /* Copies of the process count on. */
+    calls = mmap(NULL, sizeof *calls, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (calls == MAP_FAILED)
+        abort();
     unsetenv("LD_PRELOAD");
 }
 
@@ -64,7 +69,7 @@ static int strikes(const char *call, const char *path, int error)
 
     if (!below(path) || syscall(SYS_faccessat, AT_FDCWD, armed, F_OK, 0))
         return 0;
-    if (++calls != at)
+    if (++*calls != at)
         return 0;
     file = syscall(SYS_openat, AT_FDCWD, struck, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     syscall(SYS_write, file, call, strlen(call));

@@ -1,7 +1,10 @@
 //! The content of a block device that arrives, beside the file that it replaces.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
@@ -14,13 +17,31 @@ use crate::name::Name;
 /// end, when all of it has to be there.
 const WRITE_BEHIND: u64 = 1 << 23;
 
-/// Content that arrives.
+/// What is to be a device, and is not yet.
 #[derive(Debug)]
 pub struct Staging {
-    name: Name,
-    file: Unfinished,
+    pub(super) name: Name,
+    pub(super) file: Unfinished,
     /// The file that it replaces, locked.
-    before: Option<Attached>,
+    pub(super) before: Option<Attached>,
+}
+
+impl Staging {
+    /// The file that it replaces, once more.
+    pub fn replaces(&self) -> Result<Option<File>, BlockError> {
+        let copy = |before: &Attached| {
+            let copy = before.file.try_clone();
+            copy.map_err(BlockError::file("duplicate", &before.path))
+        };
+        self.before.as_ref().map(copy).transpose()
+    }
+}
+
+/// Content that arrives.
+#[derive(Debug)]
+pub struct Content {
+    file: File,
+    path: PathBuf,
     /// Octets of the device.
     size: u64,
     arriving: Arriving,
@@ -29,23 +50,11 @@ pub struct Staging {
     begun: u64,
 }
 
-impl Staging {
-    /// Whether it arrives as a zlib stream.
-    pub fn is_compressed(&self) -> bool {
-        self.arriving.is_compressed()
-    }
-
-    pub(super) fn new(
-        name: Name,
-        file: Unfinished,
-        before: Option<Attached>,
-        size: u64,
-        compressed: bool,
-    ) -> Self {
+impl Content {
+    pub(super) fn new(file: File, path: PathBuf, size: u64, compressed: bool) -> Self {
         Self {
-            name,
             file,
-            before,
+            path,
             size,
             arriving: Arriving::new(compressed, size),
             at: 0,
@@ -53,15 +62,16 @@ impl Staging {
         }
     }
 
-    /// The device.
-    pub fn name(&self) -> &Name {
-        &self.name
+    /// Whether it arrives as a zlib stream.
+    pub fn is_compressed(&self) -> bool {
+        self.arriving.is_compressed()
     }
 
     /// Takes the next piece. What is zero takes no room.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), BlockError> {
         let Self {
             file,
+            path,
             arriving,
             at,
             begun,
@@ -69,24 +79,35 @@ impl Staging {
         } = self;
         arriving.write(piece, |plain| {
             if !is_zero(plain) {
-                file.file
-                    .write_all_at(plain, *at)
-                    .map_err(BlockError::file("write", &file.path))?;
+                file.write_all_at(plain, *at)
+                    .map_err(BlockError::file("write", path))?;
             }
             *at += plain.len() as u64;
             if *at - *begun >= WRITE_BEHIND {
-                write_behind(&file.file, *begun, *at - *begun);
+                write_behind(file, *begun, *at - *begun);
                 *begun = *at;
             }
             Ok(())
         })
     }
 
-    /// Nothing follows: the file, the one that it replaces, and the octets of the device.
-    pub(super) fn complete(self) -> Result<(Unfinished, Option<Attached>, u64), BlockError> {
+    /// Nothing follows: it is complete, and on the disk.
+    pub fn finish(self) -> Result<(), BlockError> {
         self.arriving.finish()?;
-        Ok((self.file, self.before, self.size))
+        to_disk(&self.file, self.size).map_err(BlockError::file("write", &self.path))
     }
+}
+
+impl AsRawFd for Content {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Gives a file its size, and has all of it on the disk.
+pub(super) fn to_disk(file: &File, size: u64) -> io::Result<()> {
+    file.set_len(size)?;
+    file.sync_all()
 }
 
 fn is_zero(octets: &[u8]) -> bool {

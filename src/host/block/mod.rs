@@ -11,15 +11,14 @@ mod os;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{
     DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown,
 };
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use nix::unistd::{Gid, geteuid};
 
 use super::outgoing::Outgoing;
@@ -29,7 +28,7 @@ use crate::name::Name;
 use crate::supervisor::{HostDevice, launch};
 use crate::unikernel::Config;
 
-pub use content::Staging;
+pub use content::{Content, Staging};
 pub use os::NO_ZVOLS;
 
 /// Folder of the devices below the database folder.
@@ -58,17 +57,11 @@ pub struct Found {
     pub odd: Vec<PathBuf>,
 }
 
-/// A file that a unikernel has.
+/// A file of a device. A lock on it goes with the last process that has the file open as it was opened here.
 #[derive(Debug)]
 pub struct Attached {
     path: PathBuf,
-    file: Held,
-}
-
-#[derive(Debug)]
-enum Held {
-    Open(File),
-    Locked(Flock<File>),
+    file: File,
 }
 
 /// Why something cannot be done with a block device.
@@ -157,12 +150,13 @@ impl BlockStore {
     /// Makes a device of `size` MB, all zeros and without room on the disk.
     pub fn make(&mut self, name: &Name, size: u64) -> Result<(), BlockError> {
         let file = self.unfinished()?;
-        self.install(file, name, size, true)
+        content::to_disk(&file.file, size * MB).map_err(BlockError::file("write", &file.path))?;
+        self.install(file, name, true)
     }
 
     /// Removes a device that nobody uses.
     pub fn remove(&self, name: &Name) -> Result<(), BlockError> {
-        let device = self.device(name)?.lock(FlockArg::LockExclusiveNonblock)?;
+        let device = self.device(name)?.lock()?;
         fs::remove_file(&device.path).map_err(BlockError::file("remove", &device.path))?;
         self.sync()
     }
@@ -174,28 +168,24 @@ impl BlockStore {
         size: u64,
         make: bool,
         compressed: bool,
-    ) -> Result<Staging, BlockError> {
+    ) -> Result<(Staging, Content), BlockError> {
         let before = if make {
             None
         } else {
-            let device = self.device(name)?;
-            Some(device.lock(FlockArg::LockExclusiveNonblock)?)
+            Some(self.device(name)?.lock()?)
         };
         let file = self.unfinished()?;
-        Ok(Staging::new(
-            name.clone(),
-            file,
-            before,
-            size * MB,
-            compressed,
-        ))
+        let copy = file.file.try_clone();
+        let copy = copy.map_err(BlockError::file("duplicate", &file.path))?;
+        let content = Content::new(copy, self.path(name), size * MB, compressed);
+        let name = name.clone();
+        Ok((Staging { name, file, before }, content))
     }
 
-    /// Puts content that is complete in the place of what there was. It is on disk for good then.
+    /// Puts content that is [complete](Content::finish) in the place of what there was. It is there for good then.
     pub fn finish(&self, staging: Staging) -> Result<(), BlockError> {
-        let name = staging.name().clone();
-        let (file, before, octets) = staging.complete()?;
-        let installed = self.install(file, &name, octets / MB, before.is_none());
+        let Staging { name, file, before } = staging;
+        let installed = self.install(file, &name, before.is_none());
         // Held until nobody can come upon the old file any more.
         drop(before);
         installed
@@ -203,10 +193,8 @@ impl BlockStore {
 
     /// The content of a device that nobody changes, as it is to be sent.
     pub fn read(&self, name: &Name) -> Result<Outgoing, BlockError> {
-        let device = self.device(name)?.lock(FlockArg::LockSharedNonblock)?;
-        let file = device.file().try_clone();
-        let file = file.map_err(BlockError::file("duplicate", &device.path))?;
-        Outgoing::new(file, Some(device)).map_err(BlockError::file("look at", &self.path(name)))
+        let device = self.device(name)?.lock_shared()?;
+        Outgoing::new(device.file).map_err(BlockError::file("look at", &device.path))
     }
 
     /// Gives a unikernel its devices, which nobody else uses.
@@ -225,7 +213,7 @@ impl BlockStore {
                 Some(HostDevice::Zvol(_)) => volume(path)?,
                 _ => Attached::open(path)?,
             };
-            attached.push(device.lock(FlockArg::LockExclusiveNonblock)?);
+            attached.push(device.lock()?);
         }
         if !attached.is_empty() {
             self.attached.insert(unikernel.clone(), attached);
@@ -245,23 +233,12 @@ impl BlockStore {
         }
     }
 
-    fn install(
-        &self,
-        file: Unfinished,
-        name: &Name,
-        size: u64,
-        new: bool,
-    ) -> Result<(), BlockError> {
+    fn install(&self, file: Unfinished, name: &Name, new: bool) -> Result<(), BlockError> {
         let path = self.path(name);
         // The supervisor knows of no such device, but there may be something else.
         if new && path.symlink_metadata().is_ok() {
             return Err(BlockError::NoDevice(path));
         }
-        let size = size * MB;
-        let set = file.file.set_len(size);
-        set.map_err(BlockError::file("set the size of", &path))?;
-        let synced = file.file.sync_all();
-        synced.map_err(BlockError::file("sync", &path))?;
         file.rename(&path)
             .map_err(BlockError::file("rename to", &path))?;
         let synced = self.sync();
@@ -303,7 +280,6 @@ impl Attached {
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
             .open(&path);
         let file = opened.map_err(BlockError::file("open", &path))?;
-        let file = Held::Open(file);
         let device = Self { path, file };
         if !device.metadata()?.is_file() {
             return Err(BlockError::NoDevice(device.path));
@@ -311,18 +287,23 @@ impl Attached {
         Ok(device)
     }
 
-    fn lock(self, how: FlockArg) -> Result<Self, BlockError> {
-        let Self { path, file } = self;
-        let Held::Open(file) = file else {
-            return Ok(Self { path, file });
-        };
-        match Flock::lock(file, how) {
-            Ok(lock) => Ok(Self {
-                path,
-                file: Held::Locked(lock),
-            }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(BlockError::Locked(path)),
-            Err((_, error)) => Err(BlockError::File("lock", path, error.into())),
+    /// Keeps everybody else from it, as far as they ask.
+    fn lock(self) -> Result<Self, BlockError> {
+        let locked = self.file.try_lock();
+        self.locked(locked)
+    }
+
+    /// Keeps those from it who would change it.
+    fn lock_shared(self) -> Result<Self, BlockError> {
+        let locked = self.file.try_lock_shared();
+        self.locked(locked)
+    }
+
+    fn locked(self, locked: Result<(), TryLockError>) -> Result<Self, BlockError> {
+        match locked {
+            Ok(()) => Ok(self),
+            Err(TryLockError::WouldBlock) => Err(BlockError::Locked(self.path)),
+            Err(TryLockError::Error(error)) => Err(BlockError::File("lock", self.path, error)),
         }
     }
 
@@ -333,10 +314,7 @@ impl Attached {
 
     /// The open file, and with it the lock.
     pub fn file(&self) -> &File {
-        match &self.file {
-            Held::Open(file) => file,
-            Held::Locked(lock) => lock,
-        }
+        &self.file
     }
 
     /// Makes the file this user's alone.
@@ -367,10 +345,7 @@ fn volume(path: PathBuf) -> Result<Attached, BlockError> {
         return Err(BlockError::Elsewhere(path, leads_to));
     }
     let file = File::open(&path).map_err(BlockError::file("open", &path))?;
-    Ok(Attached {
-        path,
-        file: Held::Open(file),
-    })
+    Ok(Attached { path, file })
 }
 
 /// Looks at what is there below `database`.

@@ -1,6 +1,7 @@
 //! FreeBSD: sysctl(3) `kern.proc.pid` and `net.link.generic.ifdata`, and vmm(4).
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use nix::libc::timeval;
 use nix::unistd::{Pid, SysconfVar, sysconf};
@@ -33,13 +34,19 @@ pub(super) struct Machine {
 }
 
 impl Process {
-    pub(super) fn open(pid: Pid, _: &Name) -> io::Result<Option<Self>> {
+    pub(super) fn open(pid: Pid, _: Option<&Name>) -> io::Result<Option<Self>> {
         Ok(ProcessId::of(pid)?.map(Self))
     }
 
     /// The system tells the start each time.
     #[expect(clippy::unused_self, reason = "it is held on Linux")]
     pub(super) fn succeed(&mut self, _: &Self) {}
+
+    /// It is asked for by its number.
+    #[expect(clippy::unused_self, reason = "there is one on Linux")]
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Nothing if it has ended.
     pub(super) fn usage(&mut self) -> io::Result<Option<Usage>> {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -56,7 +56,8 @@ pub(super) struct Machine;
 pub struct Interfaces(String);
 
 impl Process {
-    pub(super) fn open(pid: Pid, name: &Name) -> io::Result<Option<Self>> {
+    /// The process, of the unikernel `name` if it is one.
+    pub(super) fn open(pid: Pid, name: Option<&Name>) -> io::Result<Option<Self>> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = match open(&*format!("/proc/{pid}"), flags, Mode::empty()) {
             Ok(folder) => folder,
@@ -72,12 +73,14 @@ impl Process {
         let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
         let since_1970 = clock_gettime(ClockId::CLOCK_REALTIME)?;
         let boot = microseconds(since_1970) - microseconds(since_boot);
-        let group = read(&folder, "cgroup").ok().flatten().unwrap_or_default();
-        let group = String::from_utf8_lossy(&group);
+        let group = name.and_then(|name| {
+            let groups = read(&folder, "cgroup").ok().flatten()?;
+            disk_of_group(Path::new(GROUPS), &String::from_utf8_lossy(&groups), name)
+        });
         Ok((!stat.ended).then(|| Self {
             folder,
             identity: (pid, stat.start),
-            group: disk_of_group(Path::new(GROUPS), &group, name),
+            group,
             start: time(boot + units.microseconds(stat.start)),
             units,
         }))
@@ -88,6 +91,12 @@ impl Process {
         if self.identity == before.identity {
             self.start = before.start.clone();
         }
+    }
+
+    /// Where all that is read of it.
+    #[expect(clippy::unnecessary_wraps, reason = "there is none on FreeBSD")]
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.folder.as_fd())
     }
 
     /// Nothing if it has ended.
@@ -297,7 +306,7 @@ mod tests {
     }
 
     fn open(pid: Pid) -> Process {
-        Process::open(pid, &name("t:a")).unwrap().unwrap()
+        Process::open(pid, Some(&name("t:a"))).unwrap().unwrap()
     }
 
     #[test]
@@ -413,7 +422,7 @@ mod tests {
             .spawn()
             .unwrap();
         let entered = fs::write(group.join("cgroup.procs"), child.id().to_string());
-        let process = Process::open(Pid::from_raw(child.id().cast_signed()), &own);
+        let process = Process::open(Pid::from_raw(child.id().cast_signed()), Some(&own));
         let mut process = process.unwrap().unwrap();
         let told = [(); 2].map(|()| process.usage().unwrap().unwrap().disk);
         drop(child.stdin.take());

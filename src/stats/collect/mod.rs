@@ -13,7 +13,8 @@ mod procfs;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
 
 use nix::libc::pid_t;
 use nix::unistd::Pid;
@@ -64,6 +65,10 @@ struct Usage {
     disk: Option<Disk>,
 }
 
+/// This process.
+#[derive(Debug)]
+pub struct Own(os::Process);
+
 /// Why a process cannot be observed.
 #[derive(Debug)]
 pub enum CollectError {
@@ -102,7 +107,7 @@ impl Target {
         });
         let network = network.collect::<Result<_, _>>()?;
         let opened =
-            os::Process::open(pid, name).map_err(|error| CollectError::System(pid, error))?;
+            os::Process::open(pid, Some(name)).map_err(|error| CollectError::System(pid, error))?;
         let machine = add.vmmdev.as_str().filter(|name| !name.is_empty());
         let machine = machine.filter(|name| with_machine && !name.contains('/'));
         Ok(Self {
@@ -143,6 +148,30 @@ impl Target {
             },
             disk: usage.disk,
         }))
+    }
+}
+
+impl Own {
+    /// Looks for it.
+    pub fn open() -> io::Result<Self> {
+        let opened = os::Process::open(Pid::this(), None)?;
+        opened.map(Self).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    /// What it has used so far.
+    pub fn usage(&mut self) -> io::Result<Statistics> {
+        let used = self.0.usage()?.ok_or(ErrorKind::NotFound)?;
+        Ok(Statistics {
+            resource_usage: used.resources,
+            ifdata: Vec::new(),
+            vmm_stats: None,
+            kinfo_mem: Some(used.memory),
+        })
+    }
+
+    /// The folder that is read for that, if there is one: a sandbox must leave it.
+    pub fn folder(&self) -> Option<BorrowedFd<'_>> {
+        self.0.folder()
     }
 }
 

@@ -1,0 +1,241 @@
+//! Images that are sent, and what the supervisor decided about block devices, carried out.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::super::block::{BlockError, Staging};
+use super::super::images::ImageError;
+use super::super::outgoing::Outgoing;
+use super::super::transfer::{Cargo, Form, Outcome, Receive, Send, Transfer};
+use super::super::{MAX_IMAGES, MAX_IMAGES_OF_TENANT};
+use super::{Arrival, Daemon};
+use crate::name::{Name, Path};
+use crate::supervisor::{BlockContent, BlockWork, ConnectionId, Event, TaskId, share};
+use crate::unikernel::ImageDigest;
+use crate::wire::{Header, Message, Payload, domain};
+
+/// Content on its way.
+pub(super) struct Underway {
+    transfer: Transfer,
+    purpose: Purpose,
+}
+
+/// What a transfer is for.
+enum Purpose {
+    /// A tenant gets an image, in an answer with this header.
+    Image(Path, Header),
+    /// A task of the supervisor's; with what is to become the device if content arrives.
+    Device(TaskId, Name, Option<Staging>),
+}
+
+impl Underway {
+    /// What is readable when there is something to be known of it.
+    pub(super) fn line(&self) -> BorrowedFd<'_> {
+        self.transfer.as_fd()
+    }
+}
+
+impl Daemon {
+    pub(super) fn work(&mut self, task: TaskId, name: &Name, work: BlockWork) {
+        let done = match work {
+            BlockWork::Make(size) => self.blocks.make(name, size).map_err(text),
+            BlockWork::Remove => self.blocks.remove(name).map_err(text),
+            BlockWork::Receive(content) => match self.receive(task, name, content) {
+                Ok(()) => return,
+                Err(why) => Err(why),
+            },
+            BlockWork::Send {
+                to,
+                header,
+                level,
+                whole,
+            } => {
+                let form = if whole { Form::Device } else { Form::Pieces };
+                let read = self.blocks.read(name).map_err(text);
+                let sent = read.and_then(|content| {
+                    let purpose = Purpose::Device(task, name.clone(), None);
+                    self.send(to, purpose, (content, header, level, form))
+                });
+                match sent {
+                    Ok(()) => return,
+                    Err(why) => Err(why),
+                }
+            }
+        };
+        self.told(task, name, done);
+    }
+
+    /// Begins to send an image.
+    pub(super) fn send_image(
+        &mut self,
+        to: ConnectionId,
+        header: Header,
+        image: &ImageDigest,
+        level: u8,
+    ) {
+        let read = self.images.read(image);
+        let content = read.map_err(|error: ImageError| error.to_string());
+        let begun = content.and_then(|file| {
+            let tenant = domain::name(&header.name).map_err(|error| error.to_string())?;
+            let tenant = tenant.path().tenant();
+            self.check_images(&tenant)?;
+            let content = Outgoing::new(file).map_err(|error| error.to_string())?;
+            let purpose = Purpose::Image(tenant, header.clone());
+            self.send(to, purpose, (content, header.clone(), level, Form::Image))
+        });
+        if let Err(why) = begun {
+            let failure = Message::answer(header, Payload::Failure(why.into()));
+            self.answer(to, &failure, true);
+        }
+    }
+
+    /// Whether one more image can be sent for a tenant.
+    fn check_images(&self, tenant: &Path) -> Result<(), String> {
+        let (mut all, mut own) = (0, 0);
+        for underway in self.transfers.values() {
+            if let Purpose::Image(of, _) = &underway.purpose {
+                all += 1;
+                own += usize::from(of == tenant);
+            }
+        }
+        share(
+            (all, MAX_IMAGES),
+            (own, MAX_IMAGES_OF_TENANT),
+            "images",
+            "being sent",
+        )
+    }
+
+    fn send(
+        &mut self,
+        to: ConnectionId,
+        purpose: Purpose,
+        (content, header, level, form): (Outgoing, Header, u8, Form),
+    ) -> Result<(), String> {
+        let cargo = |_| {
+            Cargo::Send(Send {
+                content,
+                header,
+                level,
+                form,
+            })
+        };
+        self.carry(to, purpose, cargo)
+    }
+
+    fn receive(&mut self, task: TaskId, name: &Name, content: BlockContent) -> Result<(), String> {
+        let BlockContent {
+            from,
+            size,
+            make,
+            embedded,
+            compressed,
+        } = content;
+        let staged = self.blocks.stage(name, size, make, compressed);
+        let (staging, content) = staged.map_err(text)?;
+        let replaces = staging.replaces().map_err(text)?;
+        let purpose = Purpose::Device(task, name.clone(), Some(staging));
+        let cargo = |held| {
+            Cargo::Receive(Receive {
+                content,
+                replaces,
+                embedded,
+                held,
+            })
+        };
+        self.carry(from, purpose, cargo)
+    }
+
+    /// Has something carried by a process, which is given what has arrived of the client already.
+    fn carry(
+        &mut self,
+        client: ConnectionId,
+        purpose: Purpose,
+        cargo: impl FnOnce(Vec<u8>) -> Cargo,
+    ) -> Result<(), String> {
+        let connection = self.connections.get_mut(&client);
+        let connection = connection.ok_or("the client has left")?;
+        let held = connection.give_away();
+        match Transfer::start(connection.as_fd(), cargo(held)) {
+            Ok(transfer) => {
+                let underway = Underway { transfer, purpose };
+                self.transfers.insert(client, underway);
+                Ok(())
+            }
+            Err(error) => {
+                connection.come_back();
+                Err(format!("no process can be started for it: {error}"))
+            }
+        }
+    }
+
+    /// Asks what became of all transfers.
+    pub(super) fn look_at_transfers(&mut self) {
+        let transfers = self.transfers.iter_mut();
+        let over =
+            transfers.filter_map(|(id, underway)| Some((*id, underway.transfer.progress()?)));
+        let over: Vec<_> = over.collect();
+        for (client, outcome) in over {
+            self.transferred(client, outcome);
+        }
+    }
+
+    fn transferred(&mut self, client: ConnectionId, outcome: Outcome) {
+        let Some(Underway { transfer, purpose }) = self.transfers.remove(&client) else {
+            return;
+        };
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.come_back();
+        }
+        if let Outcome::Lost(why) = &outcome {
+            log::info!("a client's connection ends: {why}");
+            self.arrived(client, Arrival::Gone);
+        }
+        match (purpose, outcome) {
+            (Purpose::Image(..), Outcome::Done(last)) => self.answer_with(client, &last),
+            (Purpose::Image(_, header), Outcome::Failed(why)) => {
+                let failure = Message::answer(header, Payload::Failure(why.into()));
+                self.answer(client, &failure, true);
+            }
+            (Purpose::Image(..), Outcome::Lost(_)) => {}
+            (Purpose::Device(task, name, staging), Outcome::Done(last)) => {
+                let result = staging.map_or(Ok(()), |staging| self.blocks.finish(staging));
+                self.told(task, &name, result.map_err(text));
+                if !last.is_empty() {
+                    self.answer_with(client, &last);
+                }
+            }
+            (Purpose::Device(task, name, staging), Outcome::Failed(why) | Outcome::Lost(why)) => {
+                drop(staging);
+                self.told(task, &name, Err(why));
+            }
+        }
+        // Only now, that it is the last to have what was replaced.
+        drop(transfer);
+    }
+
+    /// Breaks a task off that sends or receives.
+    pub(super) fn break_off(&mut self, task: TaskId) {
+        let mut transfers = self.transfers.iter();
+        let found = transfers.find_map(|(client, underway)| match &underway.purpose {
+            Purpose::Device(of, _, staging) if *of == task => Some((*client, staging.is_some())),
+            _ => None,
+        });
+        let why = || "the supervisor is stopping".to_owned();
+        match found {
+            Some((client, true)) => self.transferred(client, Outcome::Failed(why())),
+            // Perhaps in the middle of a message.
+            Some((client, false)) => self.transferred(client, Outcome::Lost(why())),
+            None => {}
+        }
+    }
+
+    fn told(&mut self, task: TaskId, name: &Name, result: Result<(), String>) {
+        let left = self.blocks.size(name);
+        self.events.push_back(Event::Block { task, result, left });
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn text(error: BlockError) -> String {
+    error.to_string()
+}

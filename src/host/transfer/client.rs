@@ -1,0 +1,245 @@
+//! The client's connection, in the process that has it to itself.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::STEP;
+
+/// A client that is waited for so long for each step, and no longer than the supervisor wants.
+#[derive(Debug)]
+pub struct Client {
+    socket: UnixStream,
+    supervisor: UnixStream,
+    patience: Duration,
+    /// What has passed since the last whole step, and how long it was waited for.
+    passed: usize,
+    waited: Duration,
+    /// A part of a message was sent: nothing but its rest can follow.
+    inside: bool,
+}
+
+/// Why a transfer goes no further.
+#[derive(Debug)]
+pub enum Stop {
+    /// The client can be told this.
+    Refused(String),
+    /// The client has left.
+    Gone,
+    /// The connection has failed.
+    Broken(io::Error),
+    /// The client is too slow; nothing can be said to it.
+    Slow(Duration),
+    /// The content cannot be read.
+    Content(io::Error),
+    /// The supervisor has called it off, or is gone.
+    CalledOff,
+}
+
+impl Client {
+    pub(super) fn new(socket: UnixStream, supervisor: UnixStream, patience: Duration) -> Self {
+        Self {
+            socket,
+            supervisor,
+            patience,
+            passed: 0,
+            waited: Duration::ZERO,
+            inside: false,
+        }
+    }
+
+    /// What arrives, at least an octet.
+    pub fn read(&mut self, room: &mut [u8]) -> Result<usize, Stop> {
+        loop {
+            self.wait(PollFlags::POLLIN)?;
+            match self.socket.read(room) {
+                // Without an end that was sent there is none.
+                Ok(0) => return Err(Stop::Gone),
+                Ok(count) => {
+                    self.pass(count);
+                    return Ok(count);
+                }
+                Err(error) if is_transient(&error) => {}
+                Err(error) => return Err(Stop::Broken(error)),
+            }
+        }
+    }
+
+    /// Sends all of these, one behind the other. Until [`Self::end`] they are a part of a message.
+    pub fn send(&mut self, parts: &[&[u8]]) -> Result<(), Stop> {
+        let mut slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut rest = &mut slices[..];
+        // Empty ones at the front.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            self.wait(PollFlags::POLLOUT)?;
+            match self.socket.write_vectored(rest) {
+                Ok(count) => {
+                    self.inside = true;
+                    self.pass(count);
+                    IoSlice::advance_slices(&mut rest, count);
+                }
+                Err(error) if is_transient(&error) => {}
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(Stop::Gone),
+                Err(error) => return Err(Stop::Broken(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A message ends here.
+    pub fn end(&mut self) {
+        self.inside = false;
+    }
+
+    /// Whether it can be told something else than what it is being sent.
+    pub fn can_be_told(&self) -> bool {
+        !self.inside
+    }
+
+    /// Whether somebody still wants anything, while nothing is read or sent.
+    pub fn stays(&self) -> Result<(), Stop> {
+        match self.poll(PollFlags::empty(), Duration::ZERO)? {
+            ready if ready.is_empty() => Ok(()),
+            _ => Err(Stop::Gone),
+        }
+    }
+
+    fn pass(&mut self, count: usize) {
+        self.passed += count;
+        if self.passed >= STEP {
+            (self.passed, self.waited) = (0, Duration::ZERO);
+        }
+    }
+
+    fn wait(&mut self, what: PollFlags) -> Result<(), Stop> {
+        let began = Instant::now();
+        let ready = self.poll(what, self.patience.saturating_sub(self.waited))?;
+        self.waited += began.elapsed();
+        if !ready.is_empty() {
+            return Ok(());
+        }
+        // Who sends too slowly may still listen.
+        let slow = Stop::Slow(self.patience);
+        Err(if what.contains(PollFlags::POLLIN) {
+            Stop::Refused(slow.to_string())
+        } else {
+            slow
+        })
+    }
+
+    /// What of this the client is ready for within that time, or that it is gone; nothing if the time is over.
+    fn poll(&self, what: PollFlags, within: Duration) -> Result<PollFlags, Stop> {
+        let until = Instant::now() + within;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // Whole milliseconds, rounded up: otherwise the last one would be spent in turns of no length.
+            let timeout = PollTimeout::try_from(left + Duration::from_micros(999));
+            let mut sockets = [
+                PollFd::new(self.socket.as_fd(), what),
+                PollFd::new(self.supervisor.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut sockets, timeout.unwrap_or(PollTimeout::MAX)) {
+                Ok(0) if left.is_zero() => return Ok(PollFlags::empty()),
+                Ok(0) | Err(Errno::EINTR) => {}
+                // It never says anything: it hangs up.
+                Ok(_) if sockets[1].any() != Some(false) => return Err(Stop::CalledOff),
+                Ok(_) => return Ok(sockets[0].revents().unwrap_or(PollFlags::POLLERR)),
+                Err(error) => return Err(Stop::Broken(error.into())),
+            }
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => f.write_str(why),
+            Self::Content(error) => write!(f, "it cannot be read: {error}"),
+            Self::Gone => f.write_str("the client has left"),
+            Self::Broken(error) => write!(f, "the client's connection has failed: {error}"),
+            Self::Slow(patience) => write!(
+                f,
+                "the client is slower than {} KiB in {} s",
+                STEP >> 10,
+                patience.as_secs()
+            ),
+            Self::CalledOff => f.write_str("the supervisor has called it off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client, its end of the connection, and the supervisor's end of the line.
+    fn client(patience: Duration) -> (Client, UnixStream, UnixStream) {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (line, supervisor) = UnixStream::pair().unwrap();
+        (Client::new(socket, line, patience), theirs, supervisor)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(5);
+
+    #[test]
+    fn who_sends_nothing_is_told_and_who_takes_nothing_cannot_be() {
+        let (mut slow, mut theirs, _supervisor) = client(SHORT);
+        theirs.write_all(b"x").unwrap();
+        let mut room = [0; 4];
+        assert_eq!(slow.read(&mut room).unwrap(), 1);
+        // One octet is no step.
+        let Err(Stop::Refused(why)) = slow.read(&mut room) else {
+            panic!("waited for");
+        };
+        assert!(
+            why.starts_with("the client is slower than 64 KiB in"),
+            "{why}"
+        );
+        let (mut slow, _theirs, _supervisor) = client(SHORT);
+        let sent = slow.send(&[&vec![0; 1 << 24]]);
+        assert!(matches!(sent, Err(Stop::Slow(_))), "{sent:?}");
+        assert!(!slow.can_be_told());
+    }
+
+    #[test]
+    fn who_leaves_and_who_is_called_off_is_not_waited_for() {
+        let (mut left, theirs, _supervisor) = client(LONG);
+        assert!(left.stays().is_ok());
+        drop(theirs);
+        assert!(matches!(left.stays(), Err(Stop::Gone)));
+        assert!(matches!(left.read(&mut [0]), Err(Stop::Gone)));
+        assert!(matches!(left.send(&[b"x"]), Err(Stop::Gone)));
+        let (mut off, mut theirs, supervisor) = client(LONG);
+        theirs.write_all(b"x").unwrap();
+        drop(supervisor);
+        assert!(matches!(off.stays(), Err(Stop::CalledOff)));
+        assert!(matches!(off.read(&mut [0]), Err(Stop::CalledOff)));
+        assert!(matches!(off.send(&[b"x"]), Err(Stop::CalledOff)));
+        assert!(off.can_be_told());
+    }
+
+    #[test]
+    fn all_parts_are_sent_empty_ones_too() {
+        let (mut sender, mut theirs, _supervisor) = client(LONG);
+        sender.send(&[b"", b"ab", b"", b"c"]).unwrap();
+        sender.send(&[b""]).unwrap();
+        assert!(!sender.can_be_told());
+        sender.end();
+        assert!(sender.can_be_told());
+        let mut got = [0; 3];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"abc");
+    }
+}

@@ -1,0 +1,134 @@
+//! Content on its way between a client and a file. Each has a process of its own, which holds the connection, the file
+//! and nothing else of this host: whatever takes its time, be it the client, zlib or the disk, nobody else waits for it.
+
+mod client;
+mod receive;
+mod send;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::sandbox::{self, Breach, Need};
+use crate::sys::worker;
+
+use client::{Client, Stop};
+pub use receive::Receive;
+pub use send::{Form, Send};
+
+/// How long a client may take for each [`STEP`] of what it sends, and for each of what it is sent.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a client has to send or take to be waited for afresh.
+pub const STEP: usize = 1 << 16;
+
+/// What a process carries.
+#[derive(Debug)]
+pub enum Cargo {
+    /// From the client into a file.
+    Receive(Receive),
+    /// From a file to the client.
+    Send(Send),
+}
+
+/// A process that carries content. It breaks off when this is dropped.
+#[derive(Debug)]
+pub struct Transfer {
+    line: UnixStream,
+    report: Vec<u8>,
+}
+
+/// What came of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is where it was to go, but for these octets, which the client is to get at last: whoever has everything finds
+    /// that nothing is under way any more.
+    Done(Vec<u8>),
+    /// It went wrong, and the client can be told why.
+    Failed(String),
+    /// It went wrong, and the client cannot be told any more.
+    Lost(String),
+}
+
+/// The first octet of a report.
+const DONE: u8 = b'+';
+const FAILED: u8 = b'-';
+const LOST: u8 = b'!';
+
+impl Transfer {
+    /// Has `cargo` carried for the client on `socket`, from which nothing is read and to which nothing is sent meanwhile.
+    pub fn start(socket: BorrowedFd<'_>, cargo: Cargo) -> io::Result<Self> {
+        let socket = UnixStream::from(socket.try_clone_to_owned()?);
+        let (mut keep, modest) = match &cargo {
+            Cargo::Receive(receive) => (receive.files(), receive.is_compressed()),
+            Cargo::Send(send) => (send.files(), send.is_compressed()),
+        };
+        keep.push(socket.as_raw_fd());
+        let work = |line: UnixStream| carry(cargo, socket, line);
+        let line = worker::start(work, &keep, modest)?;
+        line.set_nonblocking(true)?;
+        Ok(Self {
+            line,
+            report: Vec::new(),
+        })
+    }
+
+    /// Reads what the process reports: what came of it, as soon as that is known.
+    pub fn progress(&mut self) -> Option<Outcome> {
+        loop {
+            let mut octets = [0; 1 << 12];
+            match self.line.read(&mut octets) {
+                Ok(0) => break,
+                Ok(count) => self.report.extend_from_slice(&octets[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        Some(match self.report.split_first() {
+            Some((&DONE, last)) => Outcome::Done(last.to_vec()),
+            Some((&FAILED, why)) => Outcome::Failed(text(why)),
+            Some((&LOST, why)) => Outcome::Lost(text(why)),
+            _ => Outcome::Lost("the process that carried its content has died".to_owned()),
+        })
+    }
+}
+
+impl AsFd for Transfer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.line.as_fd()
+    }
+}
+
+/// The work of the process.
+fn carry(cargo: Cargo, socket: UnixStream, mut line: UnixStream) {
+    let Ok(supervisor) = line.try_clone() else {
+        return;
+    };
+    // zlib meets what clients send in a process that can do nothing else.
+    sandbox::confine(&[Need::OpenFiles], Breach::Kill);
+    let mut client = Client::new(socket, supervisor, PATIENCE);
+    let (result, replaced) = match cargo {
+        Cargo::Receive(receive) => receive.run(&mut client),
+        Cargo::Send(send) => (send.run(&mut client), None),
+    };
+    let (kind, content) = match result {
+        Ok(last) => (DONE, last),
+        Err(Stop::Refused(why)) => (FAILED, why.into_bytes()),
+        Err(stop @ Stop::Content(_)) if client.can_be_told() => {
+            (FAILED, stop.to_string().into_bytes())
+        }
+        Err(stop) => (LOST, stop.to_string().into_bytes()),
+    };
+    // Whoever hears this finds the file free, and nobody else on the connection.
+    drop(client);
+    let replaced = replaced.filter(|_| kind == DONE);
+    let _ = line.write_all(&[&[kind], &content[..]].concat());
+    let _ = line.shutdown(Shutdown::Write);
+    // What is replaced takes a while to be freed, by whoever is the last to have it.
+    let _ = line.read(&mut [0]);
+    drop(replaced);
+}

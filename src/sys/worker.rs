@@ -1,0 +1,52 @@
+//! A copy of this process that does one thing, and ends.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use log::LevelFilter;
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::{ForkResult, fork};
+
+use super::descriptor;
+
+/// How far a worker stands back for others that want a processor, if it is told to (nice(2)).
+const NICENESS: i32 = 10;
+
+/// Has `work` done by a new process, at whose end it is given the other end of what is returned. Of the descriptors of
+/// this process it has the standard ones and `keep`, so that it holds nothing up that is closed here. No signal but
+/// SIGKILL reaches it: it has to end when its line is closed. `modest`: whether it leaves processors to others.
+///
+/// No other thread of this process may hold a lock that the work takes; those of the allocator are taken care of.
+pub fn start(
+    work: impl FnOnce(UnixStream),
+    keep: &[RawFd],
+    modest: bool,
+) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    // SAFETY: the work waits for no other thread, says the caller; the child never returns from here.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => {
+            let kept = keep.iter().copied();
+            descriptor::close_others(kept.chain([theirs.as_raw_fd()]));
+            // What it would be written to is closed.
+            log::set_max_level(LevelFilter::Off);
+            if modest {
+                // SAFETY: it takes a number; that it may be refused is no harm.
+                let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+            }
+            let done = catch_unwind(AssertUnwindSafe(|| work(theirs)));
+            // SAFETY: it ends this process without running what is meant for the end of its parent.
+            unsafe { libc::_exit(i32::from(done.is_err())) }
+        }
+        outcome => {
+            let _ = mask.thread_set_mask();
+            outcome?;
+            Ok(ours)
+        }
+    }
+}
