@@ -730,3 +730,49 @@ impl From<DaemonError> for ConsoleError {
         Self::Daemon(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::{env, fs};
+
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    use super::*;
+
+    #[test]
+    fn whoever_takes_all_at_once_gets_all() {
+        let path = env::temp_dir().join(format!("petrel-feed-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut clients = Clients::new(listener, 1);
+        let _peer = UnixStream::connect(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        clients.accept(Instant::now());
+        // As much as the ring has with its frames, and more than may wait for a subscriber.
+        let ours = clients.wait().nth(1).unwrap();
+        setsockopt(&ours.as_fd(), sockopt::SndBuf, &(1 << 20)).unwrap();
+        let mut daemon = Daemon {
+            fifo_folder: File::open(env::temp_dir()).unwrap(),
+            registry: Registry::new(1),
+            fifos: BTreeMap::new(),
+            clients,
+            archives: Vec::new(),
+            buffer: Vec::new(),
+            opened: 0,
+            vitals: Vitals::new("", None),
+            manager: Manager::ready(),
+        };
+        let name: Name = ":a".parse().unwrap();
+        daemon.registry.add(&name, 1).unwrap();
+        let ring = daemon.registry.ring_mut(&name).unwrap();
+        for number in 0..LINES {
+            ring.push(clock(), format!("{number:0250}").as_bytes());
+        }
+        let all = History::Count(i64::MAX);
+        daemon.registry.subscribe(0, &name, all, Extent::History);
+        daemon.feed(0);
+        // What waits is sent as soon as poll(2) says so, and then the rest; without that nobody would come back.
+        let client = daemon.clients.get(0).unwrap();
+        assert!(client.queued() > 0 || client.is_done(PollFlags::empty()));
+    }
+}

@@ -38,15 +38,15 @@ impl Process {
         Ok(ProcessId::of(pid)?.map(Self))
     }
 
+    /// The system tells the start each time.
+    #[expect(clippy::unused_self, reason = "it is held on Linux")]
+    pub(super) fn succeed(&mut self, _: &Self) {}
+
     /// It is asked for by its number.
     #[expect(clippy::unused_self, reason = "there is one on Linux")]
     pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
         None
     }
-
-    /// The system tells the start each time.
-    #[expect(clippy::unused_self, reason = "it is held on Linux")]
-    pub(super) fn succeed(&mut self, _: &Self) {}
 
     /// Nothing if it has ended.
     pub(super) fn usage(&mut self) -> io::Result<Option<Usage>> {

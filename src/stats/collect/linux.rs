@@ -56,7 +56,7 @@ pub(super) struct Machine;
 pub struct Interfaces(String);
 
 impl Process {
-    /// A process, which may be that of this unikernel.
+    /// The process, of the unikernel `name` if it is one.
     pub(super) fn open(pid: Pid, name: Option<&Name>) -> io::Result<Option<Self>> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = match open(&*format!("/proc/{pid}"), flags, Mode::empty()) {
@@ -73,21 +73,17 @@ impl Process {
         let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME)?;
         let since_1970 = clock_gettime(ClockId::CLOCK_REALTIME)?;
         let boot = microseconds(since_1970) - microseconds(since_boot);
-        let group = read(&folder, "cgroup").ok().flatten().unwrap_or_default();
-        let group = String::from_utf8_lossy(&group);
+        let group = name.and_then(|name| {
+            let groups = read(&folder, "cgroup").ok().flatten()?;
+            disk_of_group(Path::new(GROUPS), &String::from_utf8_lossy(&groups), name)
+        });
         Ok((!stat.ended).then(|| Self {
             folder,
             identity: (pid, stat.start),
-            group: name.and_then(|name| disk_of_group(Path::new(GROUPS), &group, name)),
+            group,
             start: time(boot + units.microseconds(stat.start)),
             units,
         }))
-    }
-
-    /// Where all that is read of it.
-    #[expect(clippy::unnecessary_wraps, reason = "there is none on FreeBSD")]
-    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.folder.as_fd())
     }
 
     /// The same process has the same start, whatever has become of the clocks.
@@ -95,6 +91,12 @@ impl Process {
         if self.identity == before.identity {
             self.start = before.start.clone();
         }
+    }
+
+    /// Where all that is read of it.
+    #[expect(clippy::unnecessary_wraps, reason = "there is none on FreeBSD")]
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.folder.as_fd())
     }
 
     /// Nothing if it has ended.

@@ -39,10 +39,6 @@ pub struct Target {
     machine: Option<os::Machine>,
 }
 
-/// This process.
-#[derive(Debug)]
-pub struct Own(os::Process);
-
 /// What a process has used so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Used {
@@ -68,6 +64,10 @@ struct Usage {
     memory: KInfoMem,
     disk: Option<Disk>,
 }
+
+/// This process.
+#[derive(Debug)]
+pub struct Own(os::Process);
 
 /// Why a process cannot be observed.
 #[derive(Debug)]
@@ -160,8 +160,7 @@ impl Own {
 
     /// What it has used so far.
     pub fn usage(&mut self) -> io::Result<Statistics> {
-        let used = self.0.usage()?;
-        let used = used.ok_or(ErrorKind::NotFound)?;
+        let used = self.0.usage()?.ok_or(ErrorKind::NotFound)?;
         Ok(Statistics {
             resource_usage: used.resources,
             ifdata: Vec::new(),
