@@ -8,24 +8,69 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::poll::PollTimeout;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 pub use manager::Manager;
 
+use crate::command_line::USAGE;
+use crate::logging::{self, Verbosity};
 use crate::socket;
 
 /// How long a daemon does not accept after accepting has failed, as it does when descriptors have run out: the
 /// reason will not have gone away at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a daemon could not start or go on.
+#[derive(Debug)]
+pub enum DaemonError {
+    /// The folder is missing and cannot be made, or is none.
+    Folder(PathBuf, io::Error),
+    /// Listening on this socket failed.
+    Listen(PathBuf, io::Error),
+    /// No socket was handed over.
+    Activation(io::Error),
+    /// Something else of the system's.
+    System(&'static str, io::Error),
+}
+
+/// Runs a daemon with its log to its end, and returns its exit code.
+pub fn main<E: fmt::Display>(
+    program: &'static str,
+    verbosity: Verbosity,
+    syslog: bool,
+    run: impl FnOnce() -> Result<(), E>,
+) -> i32 {
+    if let Err(code) = logging::start_daemon(program, verbosity, syslog) {
+        return code;
+    }
+    match run() {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error!("{error}");
+            USAGE
+        }
+    }
+}
+
+/// Listens on `path`, or on the socket that the service manager hands over.
+pub fn listener(path: &Path, handed_over: bool) -> Result<UnixListener, DaemonError> {
+    let listener = if handed_over {
+        socket::activated().map_err(DaemonError::Activation)?
+    } else {
+        socket::listen(path).map_err(|error| DaemonError::Listen(path.to_owned(), error))?
+    };
+    log::info!("listening on {}", path.display());
+    Ok(listener)
+}
 
 /// Takes as many descriptors as this process may: there is one for each running unikernel.
 pub fn raise_descriptor_limit() {
@@ -83,6 +128,20 @@ pub fn timeout(next: Option<Instant>) -> PollTimeout {
     // Rounded up, or the last millisecond would be spent in a busy loop.
     let left = next.saturating_duration_since(Instant::now()).as_millis() + 1;
     PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX))
+}
+
+/// Waits for something to happen to these, until `next` at the longest; a signal ends it, too.
+pub fn poll(waiting: &mut [PollFd<'_>], next: Option<Instant>) -> Result<(), DaemonError> {
+    match nix::poll::poll(waiting, timeout(next)) {
+        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+        Err(error) => Err(DaemonError::System("wait for events", error.into())),
+    }
+}
+
+/// What has happened to them, in their order.
+pub fn events(waited: &[PollFd<'_>]) -> impl Iterator<Item = PollFlags> {
+    let waited = waited.iter();
+    waited.map(|one| one.revents().unwrap_or(PollFlags::POLLERR))
 }
 
 /// The time since 1970.
@@ -185,6 +244,21 @@ impl AsFd for Signals {
         self.wake.as_fd()
     }
 }
+
+impl fmt::Display for DaemonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path, error) => explain_runtime_folder(f, path, error),
+            Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
+            Self::Activation(error) => {
+                write!(f, "no socket to listen on was handed over: {error}")
+            }
+            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for DaemonError {}
 
 #[cfg(test)]
 mod tests {

@@ -44,3 +44,4 @@ pub mod sandbox; //       what a daemon can still reach
 pub mod socket; //        local sockets that never block a daemon
 pub mod sys; //           the only unsafe code
 pub mod tls; //           what both ends of TLS share
+pub mod vitals; //        what a daemon tells of itself

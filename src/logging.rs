@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::sys::stat::fstat;
@@ -13,6 +14,10 @@ use crate::command_line::NO_LOG;
 
 /// The target of audit lines: `info!(target: AUDIT, …)` is written at every level but [`Verbosity::quiet`].
 pub const AUDIT: &str = "audit";
+
+/// Warnings and errors, whether they were written or not.
+static WARNINGS: AtomicU64 = AtomicU64::new(0);
+static ERRORS: AtomicU64 = AtomicU64::new(0);
 
 /// How much is logged (BEHAVIOUR 2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,8 +80,8 @@ pub fn start(
 ) -> Result<(), LoggingError> {
     let filter = verbosity.filter();
     let sink = match destination {
-        _ if verbosity.quiet => return Ok(()),
         Destination::Nowhere => return Ok(()),
+        _ if verbosity.quiet => Sink::Nowhere,
         Destination::StandardError if standard_error_is_the_journal() => Sink::Journal,
         Destination::StandardError => Sink::Plain(program),
         Destination::Syslog => {
@@ -96,12 +101,20 @@ pub fn start(
     Ok(())
 }
 
+/// How many warnings and errors there were since this process began, also where they are not written.
+pub fn counts() -> (u64, u64) {
+    let [warnings, errors] = [&WARNINGS, &ERRORS].map(|count| count.load(Ordering::Relaxed));
+    (warnings, errors)
+}
+
 struct Logger {
     filter: LevelFilter,
     sink: Sink,
 }
 
 enum Sink {
+    /// Nowhere: there is only a count.
+    Nowhere,
     /// Standard error, which the journal reads.
     Journal,
     /// Standard error, each line with the program's name.
@@ -115,11 +128,20 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
+        let count = match record.level() {
+            Level::Error => Some(&ERRORS),
+            Level::Warn => Some(&WARNINGS),
+            _ => None,
+        };
+        if let Some(count) = count {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         if !self.enabled(record.metadata()) {
             return;
         }
         // A log line that cannot be written is lost: there is nobody left to tell.
         match &self.sink {
+            Sink::Nowhere => {}
             Sink::Journal => {
                 let line = journal_line(record.level(), record.args());
                 let _ = io::stderr().write_all(line.as_bytes());

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use argh::FromArgs;
 use nix::errno::Errno;
@@ -15,6 +15,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::command_line;
 use crate::daemon;
+use crate::sandbox::{self, Breach};
 
 /// Most octets of a request.
 pub const MAX_REQUEST: usize = 1 << 13;
@@ -69,11 +70,13 @@ pub fn main() -> i32 {
     let options: Options = command_line::parse("petrel-metrics");
     let end = Instant::now() + PATIENCE;
     let (stdin, stdout) = (io::stdin(), io::stdout());
+    let file = open(&options.file);
+    sandbox::confine(&[], Breach::Kill);
     let Ok(head) = receive(stdin.lock(), end) else {
         return NO_ANSWER;
     };
     let reply = match request(&head) {
-        Request::Metrics(with_body) => match read(&options.file, options.max_age) {
+        Request::Metrics(with_body) => match read(&options.file, file, options.max_age) {
             Ok(text) => Reply::new("200 OK", text, with_body),
             Err(why) => Reply::new("503 Service Unavailable", why + "\n", with_body),
         },
@@ -136,14 +139,21 @@ fn request(head: &[u8]) -> Request {
     }
 }
 
-/// The file, or why it tells nothing.
-fn read(file: &Path, most: Duration) -> Result<String, String> {
+/// The file, and when it was written.
+fn open(file: &Path) -> io::Result<(File, SystemTime)> {
+    let open = File::open(file)?;
+    let modified = open.metadata()?.modified()?;
+    Ok((open, modified))
+}
+
+/// What is in the file, or why it tells nothing.
+fn read(
+    file: &Path,
+    opened: io::Result<(File, SystemTime)>,
+    most: Duration,
+) -> Result<String, String> {
     let failed = |error: io::Error| format!("cannot read {}: {error}", file.display());
-    let open = File::open(file).map_err(failed)?;
-    let modified = open
-        .metadata()
-        .and_then(|about| about.modified())
-        .map_err(failed)?;
+    let (open, modified) = opened.map_err(failed)?;
     // One from the future is as young as can be.
     let age = modified.elapsed().unwrap_or_default();
     if age > most {

@@ -92,7 +92,7 @@ pub struct Config {
 pub struct Version {
     /// How.
     pub config: Config,
-    /// Which image.
+    /// Which image; [`ImageDigest::NONE`] for a BHyve machine.
     pub image: ImageDigest,
 }
 
@@ -107,6 +107,22 @@ pub enum Death {
     OutOfMemory,
     /// Nobody knows: it was not a child of the supervisor, and this system does not tell.
     Unknown,
+}
+
+impl ImageDigest {
+    /// What a BHyve machine, which has no image, has in place of one: the SHA-256 of nothing.
+    pub const NONE: Self = Self([
+        0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9,
+        0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52,
+        0xb8, 0x55,
+    ]);
+}
+
+impl Version {
+    /// The image that has to be in the store for it.
+    pub fn stored_image(&self) -> Option<ImageDigest> {
+        (self.config.kind == Kind::Solo5).then_some(self.image)
+    }
 }
 
 impl Config {

@@ -1,4 +1,4 @@
-//! The exporter to InfluxDB: listeners of the test's own, and a real InfluxDB where there is one.
+//! The exporter to InfluxDB, and what daemons tell it of themselves: listeners of the test's own, and a real InfluxDB where there is one.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,12 +13,16 @@ mod stats;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
 use serde_json::Value;
 
 use host::{Daemon, Host, Setup, eventually};
@@ -345,6 +349,202 @@ fn a_real_influxdb_has_every_measurement_and_misses_nothing_of_its_own_outage() 
             .count()
             >= 5
     });
+}
+
+/// The three daemons, of which each tells this collector of itself; with a policy of `t`, and a unikernel there.
+fn telling(collector: &str) -> (Host, [Daemon; 3]) {
+    let mut host = Host::start();
+    let policy = ["add-policy", "t", "4", "--mem=64", "--cpu=0", "--block=5"];
+    host.expect(&host.petrel(&policy), 0, &[]);
+    create(&host, "t:guest");
+    host.kill_supervisor();
+    assert_eq!(host.console.take().unwrap().stop(), Some(0));
+    let influx = ["--influx", collector];
+    let mut console = host.command("petrel-console");
+    console.args(["-v", "--tmpdir", "run"]).args(influx);
+    let console = Daemon::start(&mut console, "ready");
+    let stats = stats::start(&host, &influx);
+    let mut supervisor = host.supervisor_command();
+    let supervisor = Daemon::start(supervisor.args(influx), "this host has");
+    (host, [console, stats, supervisor])
+}
+
+/// Whom the first of these lines is about.
+fn vm(lines: &str) -> &str {
+    lines.split(['=', ' ']).nth(1).unwrap()
+}
+
+/// The first round of each of three connections.
+fn rounds(listener: &TcpListener) -> Vec<String> {
+    let round = |_| {
+        let mut lines = accept(listener);
+        let mut read = line(&mut lines);
+        let last = match vm(&read) {
+            "albatross" => "unikernels,vm=albatross,domain=t: ",
+            "albatross_console" => ",kind=fifo ",
+            _ => ",kind=unix ",
+        };
+        while !read.contains(last) {
+            read += &line(&mut lines);
+        }
+        read
+    };
+    (0..3).map(round).collect()
+}
+
+#[test]
+fn daemons_tell_of_themselves_under_the_names_of_albatross() {
+    let (listener, address) = listener();
+    let (_host, _daemons) = telling(&address);
+    let rounds = rounds(&listener);
+    let measurements = |vm: &str| -> Vec<String> {
+        let tag = format!(",vm={vm}");
+        let ours = rounds.iter().find(|lines| self::vm(lines) == vm);
+        let lines = ours.unwrap_or_else(|| panic!("{vm}: {rounds:?}")).lines();
+        let lines = lines.inspect(|line| assert!(line.contains(&tag), "{line}"));
+        lines
+            .map(|line| line.replacen(&tag, "", 1))
+            .map(|line| line.split(' ').next().unwrap().to_owned())
+            .collect()
+    };
+    let all = ["resource_usage", "kinfo_mem", "logs"];
+    assert_eq!(
+        measurements("albatross_stats"),
+        [&all[..], &["connections,kind=unix"]].concat()
+    );
+    let connections = ["connections,kind=unix", "connections,kind=fifo"];
+    assert_eq!(
+        measurements("albatross_console"),
+        [all.as_slice(), &connections].concat()
+    );
+    let domains = [
+        "connections,kind=unix",
+        "albatross-policies,domain=:",
+        "albatross-unikernels,domain=:",
+        "albatross-policies,domain=t:",
+        "albatross-unikernels,domain=t:",
+    ];
+    assert_eq!(
+        measurements("albatross"),
+        [all.as_slice(), &domains].concat()
+    );
+    let has = |part: &str| assert!(rounds.concat().contains(part), "{part}: {rounds:?}");
+    has(
+        "albatross-policies,vm=albatross,domain=t: maximum\\ unikernels=4i,maximum\\ memory=64i,maximum\\ block=5i\n",
+    );
+    has("total\\ used\\ block=0i,running\\ unikernels=1i,used\\ memory=16i\n");
+}
+
+#[test]
+fn what_daemons_tell_is_what_they_have() {
+    let (listener, address) = listener();
+    let (_host, daemons) = telling(&address);
+    for _ in &daemons {
+        let mut lines = accept(&listener);
+        let usage = line(&mut lines);
+        let memory = line(&mut lines);
+        let field = |line: &str, name: &str| -> u64 {
+            let rest = line.split_once(&format!("{name}=")).unwrap().1;
+            rest.split([',', 'i']).next().unwrap().parse().unwrap()
+        };
+        let vm = vm(&usage);
+        let daemon = match vm {
+            "albatross_console" => &daemons[0],
+            "albatross_stats" => &daemons[1],
+            _ => &daemons[2],
+        };
+        // Pages, of which a daemon has some thousands; and octets.
+        let (rss, vsize) = (field(&memory, "rss"), field(&memory, "vsize"));
+        let resident = daemon.status("VmRSS") * 1024 / 4096;
+        assert!(rss > resident / 2 && rss < resident * 2, "{rss} {resident}");
+        assert!(vsize / 1024 <= daemon.status("VmPeak"), "{vm}: {vsize}");
+        assert!(vsize > rss * 4096, "{vm}: {vsize}");
+    }
+}
+
+/// A listener to which no further connection can be made, nor is refused, and what keeps it so.
+fn stalled() -> (OwnedFd, Vec<TcpStream>, String) {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let listener = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&listener, Backlog::new(1).unwrap()).unwrap();
+    let address: SockaddrIn = getsockname(listener.as_raw_fd()).unwrap();
+    let address = SocketAddr::from((address.ip(), address.port()));
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        waiting.push(stream);
+        assert!(waiting.len() < 10, "it takes connections");
+    }
+    (listener, waiting, address.to_string())
+}
+
+#[test]
+fn a_collector_that_is_dead_or_stalled_delays_no_daemon() {
+    let (reading, silent) = listener();
+    let (_listener, _waiting, full) = stalled();
+    let (gone, refusing) = listener();
+    drop(gone);
+    for collector in [silent, full, refusing] {
+        let begun = Instant::now();
+        let (host, daemons) = telling(&collector);
+        create(&host, "t:other");
+        let mut client = Client::subscribed(&host, "t:other");
+        client.names(3);
+        let mut console = host.follow("t:other", &["--count=1", "--no-follow"]);
+        console.line();
+        host.expect(&host.petrel(&["destroy", "t:other"]), 0, &[]);
+        for daemon in daemons {
+            assert_eq!(daemon.stop(), Some(0));
+        }
+        assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
+    }
+    drop(reading);
+}
+
+#[test]
+fn a_real_influxdb_stores_what_daemons_tell_of_themselves() {
+    let Some(program) = on_path("influxd") else {
+        return skipped(
+            "the lines of daemons in a real InfluxDB",
+            "influxd is not on PATH",
+        );
+    };
+    let (lines, address) = listener();
+    let (host, _daemons) = telling(&address);
+    let rounds = rounds(&lines).concat();
+    let port = listener().0.local_addr().unwrap().port();
+    let _database = influxd(&program, &host, port);
+    query(port, "POST", "CREATE DATABASE petrel");
+    // It has no listener for lines of its own.
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let length = rounds.len();
+    let request =
+        format!("POST /write?db=petrel HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{rounds}");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(" 204 "), "{answer}");
+    for (measurement, field, vm, count) in [
+        ("resource_usage", "maxrss", "albatross", 1),
+        ("kinfo_mem", "uptime", "albatross_console", 1),
+        ("logs", "warnings", "albatross_stats", 1),
+        ("connections", "active", "albatross_console", 2),
+        (
+            "\"albatross-policies\"",
+            "\"maximum memory\"",
+            "albatross",
+            2,
+        ),
+        (
+            "\"albatross-unikernels\"",
+            "\"total used block\"",
+            "albatross",
+            2,
+        ),
+    ] {
+        let stored = times(port, measurement, field, vm);
+        assert_eq!(stored.len(), count, "{measurement}");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use petrel::client::{
 };
 use petrel::console::{archive, daemon as console, lines, log_folder, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
-use petrel::host::run::{MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
+use petrel::host::run::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
 use petrel::host::store::LOCK_PATIENCE;
 use petrel::host::transfer;
 use petrel::influx::{buffer, daemon as influx, http};
@@ -31,7 +31,7 @@ use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
     AGE_STEP, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT,
     MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
-    MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, restart,
+    MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, machine, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -41,7 +41,7 @@ use petrel::wire::{
     BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, Octets,
     PolicyCommand, SinceCount, Success, UnikernelCommand,
 };
-use petrel::{daemon, endpoint, host, metrics, serial, socket};
+use petrel::{daemon, endpoint, host, metrics, serial, socket, vitals};
 use rasn::der::encode;
 
 use support::{on_path, run, skipped};
@@ -140,10 +140,13 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 23] = [
+    let cases: [(&str, &str, &str); 26] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
+        ("petreld.8", "Fl -influx ", &collector),
+        ("petrel-console.8", "Fl -influx ", &collector),
+        ("petrel-stats.8", "Fl -influx ", &collector),
         ("petrel-influx.8", "Fl -buffer ", &lines),
         ("petrel-influx.8", "Fl -tmpdir ", &runtime),
         ("petrel-metrics.8", "Fl -max-age ", &age),
@@ -450,6 +453,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let headers = format!("{MAX_PROGRAM_HEADERS} program headers");
     let memory = format!("{} MB of memory", Config::MAX_MEMORY);
     let devices = format!("{} devices", Config::MAX_DEVICES);
+    let machine_devices = format!("{} devices", machine::MAX_DEVICES);
+    let partition = format!("{} characters in a boot partition", machine::MAX_PARTITION);
     let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
     let chunk = format!("{} in a chunk", size(MAX_CHUNK));
     let intermediates = format!("{MAX_INTERMEDIATES} intermediate certificates");
@@ -458,6 +463,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         label.clone(),
         memory.clone(),
         devices.clone(),
+        machine_devices.clone(),
+        partition.clone(),
         arguments.clone(),
         headers.clone(),
         format!("{} MB of memory", Policy::TOO_LITTLE_MEMORY + 1),
@@ -488,7 +495,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         intermediates.clone(),
         handshake.clone(),
     ];
-    let supervisor = vec![
+    let mut supervisor = vec![
         format!("{} clients", host::MAX_CLIENTS),
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
@@ -517,6 +524,13 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             size(transfer::STEP)
         ),
         format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
+        format!("{} MB of address space", host::MACHINE_SLACK),
+        format!("{MACHINE_MEMORY_SLACK} MB and a {SLACK_PART}nd"),
+        format!("{} for a loader", time(machine::LOAD_DEADLINE)),
+        format!("{} to destroy", time(machine::DESTROY_DEADLINE)),
+        format!("{} between looks", time(host::VANISHING_STEP)),
+        machine_devices,
+        partition,
         format!("{} open files", host::OPEN_FILES),
         "0 octets of core".to_owned(),
         format!("{} process", host::SPT_PROCESSES),
@@ -620,7 +634,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!("{} revocation lists", endpoint::MAX_LISTS),
     ];
-    let console = vec![
+    let mut console = vec![
         format!("{} lines of a console", ring::LINES),
         format!("{} of a console", size(ring::OCTETS)),
         format!("{} octets in a line", lines::MAX_LINE),
@@ -629,7 +643,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} waiting subscriptions", registry::MAX_WAITING),
         format!("{} subscriptions", registry::MAX_SUBSCRIPTIONS),
         format!("{} connections", console::MAX_CONNECTIONS),
-        format!("{} in a request", size(console::MAX_REQUEST)),
+        format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a peer", size(console::MAX_QUEUE)),
         format!(
             "{} of lines waiting for a subscriber",
@@ -640,10 +654,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} pause", time(archive::PAUSE)),
         format!("{} MiB in a file of a console", log_folder::LOG_SIZE),
         format!("{} files of a console", log_folder::LOG_FILES),
-        format!("{} for the rest of a request", time(console::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];
-    let statistics = vec![
+    let mut statistics = vec![
         format!("{} processes", observed::MAX_OBSERVED),
         format!("{} network devices", Config::MAX_DEVICES),
         format!(
@@ -652,19 +666,19 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!("{} of a file in /proc", size(collect::MAX_TEXT)),
         format!("{} connections", stats::MAX_CONNECTIONS),
-        format!("{} in a request", size(stats::MAX_REQUEST)),
+        format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a subscriber", size(stats::MAX_BACKLOG)),
         format!("{} waiting for a peer", size(stats::MAX_QUEUE)),
-        format!("{} for the rest of a request", time(stats::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
-        format!("{} for the supervisor to answer", time(stats::ANSWER)),
+        format!("{} for the supervisor to answer", time(socket::ANSWER)),
         format!(
             "{} before the second attempt to reach the supervisor",
             time(daemon::RETRY_FIRST)
         ),
         format!(
             "{} before a further attempt to reach the supervisor",
-            time(stats::LONGEST_RETRY)
+            time(socket::LONGEST_RETRY)
         ),
         format!(
             "{} for the supervisor to tell of its unikernels",
@@ -690,17 +704,28 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!(
             "{} for the statistics daemon to answer",
-            time(influx::ANSWER)
+            time(socket::ANSWER)
         ),
         format!(
             "{} before a further attempt to reach the statistics daemon",
-            time(influx::LONGEST_SOURCE_RETRY)
+            time(socket::LONGEST_RETRY)
         ),
         format!(
             "{} in a message of the statistics daemon",
             size(MAX_MESSAGE)
         ),
     ];
+    // Whoever has the option.
+    let rounds = [
+        format!(
+            "{} from one round of self-metrics to the next",
+            time(vitals::INTERVAL)
+        ),
+        format!("{} lines in a round of self-metrics", vitals::MAX_LINES),
+    ];
+    for page in [&mut supervisor, &mut console, &mut statistics] {
+        page.extend(rounds.clone());
+    }
     let one_request = vec![
         format!("{} in a request", size(metrics::MAX_REQUEST)),
         format!("{} in the file", size(metrics::MAX_FILE)),

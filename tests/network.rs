@@ -13,16 +13,21 @@ mod support;
 mod host;
 #[path = "support/network.rs"]
 mod network;
+#[path = "support/stats.rs"]
+mod stats;
 
-use std::net::Ipv4Addr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 
-use host::{Host, Setup, eventually};
+use host::{Daemon, Host, Setup, eventually};
 use network::Network;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Ended, guest, on_path, run, skipped};
+use serde_json::Value;
+use support::{DEADLINE, Ended, Running, guest, on_path, run, skipped};
 
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 const ADMIN: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 2);
@@ -113,7 +118,7 @@ fn a_ping_through_the_bridge_reaches_a_unikernel_deployed_over_tls() {
 
     let found = network.interfaces(TAPS);
     assert_eq!(found.len(), 1, "{found:?}");
-    let user = std::fs::read_to_string(host.path("run/run/networker:hello")).unwrap();
+    let user = fs::read_to_string(host.path("run/run/networker:hello")).unwrap();
     let user = user.lines().find(|line| line.starts_with("user ")).unwrap();
     for part in [
         "tun type tap pi off",
@@ -427,4 +432,116 @@ fn a_locked_unikernel_cannot_send_from_another_address() {
     assert!(!rules().contains(tap.as_str()), "{}", rules());
     assert_eq!(host.supervisor.take().unwrap().stop(), Some(0));
     assert_eq!(rules(), "");
+}
+
+/// Where nobody is.
+const ADMIN_NOBODY: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 3);
+
+/// Octets of an echo request, of its answer, and of a datagram with four: each with its headers.
+const FRAME: u64 = 14 + 20 + 12;
+
+/// Whoever has these addresses of `admin` has this hardware address, and need not be asked for it.
+fn known(network: &Network, addresses: &[Ipv4Addr], hardware: &str) {
+    for address in addresses {
+        let address = address.to_string();
+        let known = ["lladdr", hardware, "dev", "admin", "nud", "permanent"];
+        network.ip(&[&["neigh", "replace", &address], &known[..]].concat());
+    }
+}
+
+#[test]
+fn what_a_unikernel_sends_and_gets_is_told_under_the_name_of_its_own_device() {
+    let Some(network) = Network::new("the counters of a tap") else {
+        return;
+    };
+    network.show_attributes();
+    // First of all, so that nobody says anything but the test. Without IPv6 there is no such file.
+    let _ = fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+    network.ip(&["link", "set", "lo", "up"]);
+    network.bridge("admin", "10.99.1.1");
+    let host = host(&[]);
+    let guest = ["hello", "--arg=--ipv4=10.99.1.2"];
+    host.expect(&create_on(&host, "admin", &guest), 0, &[]);
+    let said = ready(&host, "hello");
+    let hardware = said[0].split("mac ").nth(1).unwrap();
+    known(&network, &[ADMIN, ADMIN_NOBODY], &hardware[..17]);
+    let file = host.path("petrel.prom");
+    let _stats = stats::start(&host, &["--prometheus", file.to_str().unwrap()]);
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = collector.local_addr().unwrap().to_string();
+    let mut exporter = host.command("petrel-influx");
+    exporter.args(["-v", "--tmpdir", "run", "--influx", &address]);
+    let _exporter = Daemon::start(&mut exporter, "ready");
+
+    let mut client = Running::start(&mut host.client(&["stats", "--json", "-n", "hello"]));
+    let mut told = || -> [u64; 4] {
+        let record: Value = serde_json::from_str(&client.line()).unwrap();
+        let interfaces = record["interfaces"].as_array().unwrap();
+        assert_eq!(interfaces.len(), 1, "{record}");
+        let tap = &interfaces[0];
+        assert_eq!(
+            (&tap["device"], &tap["mtu"]),
+            (&"service".into(), &1500.into())
+        );
+        assert_eq!(tap["flags"].as_u64().unwrap() & 1, 1, "it is up");
+        let from = [
+            "input_packets",
+            "input_bytes",
+            "output_packets",
+            "output_bytes",
+        ];
+        from.map(|counter| tap[counter].as_u64().unwrap())
+    };
+    let before = told();
+    let (answered, unanswered) = (5, 7);
+    for _ in 0..answered {
+        network.ping(ADMIN);
+    }
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    for _ in 0..unanswered {
+        socket.send_to(b"text", (ADMIN_NOBODY, 9)).unwrap();
+    }
+    // In is what the unikernel sent.
+    let sent = [answered, answered * FRAME];
+    let received = [answered + unanswered, (answered + unanswered) * FRAME];
+    let mut after = before;
+    for (counter, more) in after.iter_mut().zip([sent, received].concat()) {
+        *counter += more;
+    }
+    eventually("all frames are counted", || told() == after);
+    assert_eq!(told(), after, "and no others");
+
+    let fields = [
+        "vm_to_host_packets",
+        "vm_to_host_bytes",
+        "host_to_vm_packets",
+        "host_to_vm_bytes",
+    ];
+    let (stream, _) = collector.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let found = lines.any(|line| {
+        let line = line.unwrap();
+        let counts = fields
+            .iter()
+            .zip(after)
+            .all(|(field, count)| line.contains(&format!(",{field}={count}i,")));
+        counts && line.starts_with("interface,vm=hello,bridge=service ")
+    });
+    assert!(found, "the exporter has closed");
+
+    let metrics = [
+        "transmit_packets",
+        "transmit_bytes",
+        "receive_packets",
+        "receive_bytes",
+    ];
+    eventually("Prometheus has the same", || {
+        let text = fs::read_to_string(&file).unwrap();
+        metrics.iter().zip(after).all(|(metric, count)| {
+            let labels = "{unikernel=\":hello\",device=\"service\"}";
+            let metric = format!("petrel_unikernel_network_{metric}_total");
+            text.contains(&format!("\n{metric}{labels} {count}\n"))
+        })
+    });
 }

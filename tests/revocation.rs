@@ -174,13 +174,18 @@ fn lists_are_not_read_for_strangers() {
     let host = Host::new();
     let file = host.folder.write("lists.crl", &host.root.crl(&[]));
     let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
-    // Who reads this waits for ever.
+    // Who reads this finds nothing, and says so.
     fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
     endpoint.tcp().write_all(b"abc").unwrap();
-    endpoint.log("handshake failed");
+    assert!(endpoint.log("").contains("handshake failed"));
     endpoint.rejection(&Authority::root("root").leaf("x", info()));
-    endpoint.log("certificates refused");
+    assert!(endpoint.log("").contains("certificates refused"));
+    let mut client = endpoint.connect(&host.root.leaf("x", info())).unwrap();
+    let text = failure_text(&read_message(&mut client).unwrap());
+    assert!(text.contains("without any revocation list"), "{text}");
+    let told = endpoint.log("");
+    assert!(told.contains("without any revocation list"), "{told}");
 }
 
 #[test]

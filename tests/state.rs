@@ -233,7 +233,7 @@ fn a_state_of_albatross_is_imported_and_its_unikernel_runs() {
     for said in [
         "'a:damaged': its image: the zlib stream is damaged; not imported",
         "'a:absurd'",
-        "a:machine: BHyve machines are not supported: imported, but cannot be started",
+        "a:machine: BHyve machines run on FreeBSD only: imported, but cannot be started",
         "3 unikernels and 1 policies of albatross are imported",
         "state.albatross",
     ] {
@@ -256,7 +256,7 @@ fn a_state_of_albatross_is_imported_and_its_unikernel_runs() {
     // These two are tried again.
     for (name, why) in [
         ("a:device", "there is no bridge nowhere on this host"),
-        ("a:machine", "cannot be started"),
+        ("a:machine", "BHyve machines run on FreeBSD only"),
     ] {
         eventually(name, || {
             let said = host.supervisor().so_far();
@@ -634,7 +634,7 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
         "'a:absurd': ",
         "a:device: CPU id 1000 is not one",
         "a:device: there is no bridge nowhere",
-        "a:machine: BHyve",
+        "a:machine: BHyve machines run on FreeBSD only",
     ] {
         assert!(import.stderr.contains(problem), "{problem}: {import:?}");
     }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::error::ClientError;
 use super::upload::CHUNK;
 use crate::manifest::Manifest;
+use crate::supervisor::machine;
 use crate::unikernel::{Config, ImageDigest, Kind};
 
 /// Octets read at once: a frame of them is sent without a copy.
@@ -95,10 +96,11 @@ impl Source {
     }
 
     /// Whether the manifest declares exactly the devices of `config`. Of a BHyve machine's image only its presence
-    /// matters.
+    /// matters, but its devices follow rules, too.
     fn check_manifest(&mut self, config: &Config) -> Result<(), ClientError> {
         if config.kind == Kind::Bhyve {
-            return Ok(());
+            let checked = machine::check(config);
+            return checked.map_err(|refusal| ClientError::Usage(refusal.to_string()));
         }
         let nets: Vec<&str> = config.nets.iter().map(|net| &net.device[..]).collect();
         let blocks = config.blocks.iter().map(|block| &block.device[..]);

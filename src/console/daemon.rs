@@ -4,38 +4,36 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::iter;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
 use argh::FromArgs;
 use log::{debug, error, info, warn};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::archive::Archive;
-use super::connection::{Connection, Lost, Received};
 use super::fifo::{Arrived, Fifo};
 use super::log_folder::{LOG_FILES, LOG_SIZE, LogFolder};
 use super::registry::{Extent, Next, Registry, SUBSCRIBERS};
 use super::ring::{History, Item, LINES, Line, Moment};
 use super::syslog::{self, Syslog};
-use crate::command_line::{self, USAGE};
-use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
-use crate::logging::{self, Verbosity};
+use crate::command_line;
+use crate::daemon::{self, DaemonError, Manager, Signals};
+use crate::logging::Verbosity;
 use crate::name::Name;
-use crate::sandbox::{self, Access};
-use crate::socket;
+use crate::sandbox::{self, Access, Breach, Need};
+use crate::socket::{self, Client, ClientId, Clients, Lost, Ready, Received};
+use crate::stats::collect::Own;
+use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
 use crate::wire::{
     Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload, SinceCount,
-    Success, Timestamp, VERSION, domain, frame,
+    Success, Timestamp, VERSION, domain,
 };
-
-pub use super::connection::{MAX_QUEUE, MAX_REQUEST, PATIENCE};
 
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
 /// accepted.
@@ -57,8 +55,9 @@ const LAST_READS: usize = 1 << 5;
 /// Lines that are kept before those who read along get them: fewer than a ring has, or even quick readers would miss some.
 const LINES_AT_ONCE: usize = LINES / 2;
 
-/// Connections accepted in one round, so that a storm of them does not keep the guests waiting.
-const ACCEPT_BURST: usize = 16;
+/// Most octets that wait for a client which does not read them. The longest answer, a list of all consoles with the longest
+/// names, takes about half of it.
+pub const MAX_QUEUE: usize = 1 << 19;
 
 /// Keep the console output of unikernels and hand it to clients.
 #[derive(FromArgs, Debug)]
@@ -106,6 +105,10 @@ struct Options {
     #[argh(switch)]
     syslog_consoles: bool,
 
+    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[argh(option, arg_name = "address", from_str_fn(address))]
+    influx: Option<SocketAddr>,
+
     /// log to syslog
     #[argh(switch)]
     syslog: bool,
@@ -125,21 +128,13 @@ struct Options {
 
 /// Why the daemon could not start or go on.
 #[derive(Debug)]
-pub enum DaemonError {
-    /// The folder is missing and cannot be made, or is none.
-    Folder(PathBuf, io::Error),
-    /// Listening on this socket failed.
-    Listen(PathBuf, io::Error),
+pub enum ConsoleError {
+    /// What every daemon needs.
+    Daemon(DaemonError),
     /// Files cannot be written to this folder.
     LogFolder(PathBuf, io::Error),
     /// The local syslog daemon cannot be reached.
     Syslog(io::Error),
-    /// No socket was handed over.
-    Activation(io::Error),
-    /// Signals cannot be received.
-    Signals(io::Error),
-    /// Waiting for events failed.
-    Poll(io::Error),
 }
 
 /// Runs the daemon to its end and returns its exit code.
@@ -150,16 +145,7 @@ pub fn main() -> i32 {
         quiet: options.quiet,
         verbose: options.verbose,
     };
-    if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
-        return code;
-    }
-    match run(&options) {
-        Ok(()) => 0,
-        Err(error) => {
-            error!("{error}");
-            USAGE
-        }
-    }
+    daemon::main(PROGRAM, verbosity, options.syslog, || run(&options))
 }
 
 fn at_least_one<N: FromStr + From<u8> + PartialOrd>(text: &str) -> Result<N, String> {
@@ -169,8 +155,9 @@ fn at_least_one<N: FromStr + From<u8> + PartialOrd>(text: &str) -> Result<N, Str
     }
 }
 
-fn run(options: &Options) -> Result<(), DaemonError> {
-    let mut signals = Signals::listen().map_err(DaemonError::Signals)?;
+fn run(options: &Options) -> Result<(), ConsoleError> {
+    let mut signals =
+        Signals::listen().map_err(|error| DaemonError::System("receive signals", error))?;
     daemon::raise_descriptor_limit();
     let fifo_folder = options.tmpdir.join(socket::FIFOS);
     daemon::runtime_folders(&options.tmpdir)
@@ -181,65 +168,65 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let archives = options.archives()?;
     let logs = options.log_dir.as_deref().map(open).transpose()?;
     let path = socket::path(&options.tmpdir, socket::CONSOLE);
+    let listener = daemon::listener(&path, options.systemd_socket_activation)?;
     // That of systemd is not to be removed at the end.
-    let (listener, sockets) = if options.systemd_socket_activation {
-        (socket::activated().map_err(DaemonError::Activation)?, None)
-    } else {
-        let listener =
-            socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?;
-        (listener, Some(open(&options.tmpdir.join(socket::FOLDER))?))
-    };
-    info!("listening on {}", path.display());
+    let sockets = (!options.systemd_socket_activation)
+        .then(|| open(&options.tmpdir.join(socket::FOLDER)))
+        .transpose()?;
     let mut daemon = Daemon {
         fifo_folder: fifos,
         registry: Registry::new(options.max_subscribers),
         fifos: BTreeMap::new(),
-        connections: BTreeMap::new(),
-        next_connection: 0,
+        clients: Clients::new(listener, MAX_CONNECTIONS),
         archives,
         buffer: vec![0; READ],
-        no_accept_before: None,
+        opened: 0,
+        vitals: Vitals::new("albatross_console", options.influx),
         manager: Manager::ready(),
     };
-    let reached = [
+    let folders = [
         (Some(&daemon.fifo_folder), Access::Read),
         (sockets.as_ref(), Access::Remove),
         (logs.as_ref(), Access::Change),
     ];
-    let reached = reached.into_iter();
-    let reached: Vec<_> = reached
-        .filter_map(|(folder, access)| Some((folder?.as_fd(), access)))
+    let folders = folders.into_iter();
+    let mut needs: Vec<_> = folders
+        .filter_map(|(folder, access)| Some(Need::Folder(folder?.as_fd(), access)))
         .collect();
-    sandbox::confine(&reached);
+    needs.extend([Need::Accept, Need::Manager]);
+    if options.syslog_consoles {
+        needs.push(Need::AllLocalSockets);
+    }
+    let own = daemon.vitals.own().and_then(Own::folder);
+    needs.extend(own.map(|folder| Need::Folder(folder, Access::Read)));
+    needs.extend(daemon.vitals.port().map(Need::Tcp));
+    sandbox::confine(&needs, Breach::Refuse);
     info!("ready, fifos in {}", fifo_folder.display());
-    let ended = daemon.serve(&listener, &mut signals);
+    let ended = daemon.serve(&mut signals);
     if let Some(sockets) = sockets
         && let Err(error) = unlinkat(&sockets, socket::CONSOLE, UnlinkatFlags::NoRemoveDir)
     {
         warn!("cannot remove {}: {error}", path.display());
     }
-    ended
+    Ok(ended?)
 }
 
 impl Options {
-    fn archives(&self) -> Result<Vec<Archive>, DaemonError> {
+    fn archives(&self) -> Result<Vec<Archive>, ConsoleError> {
         let mut archives = Vec::new();
         if let Some(path) = &self.log_dir {
             let size = self.log_size.saturating_mul(1 << 20);
             let folder = LogFolder::open(path, size, self.log_files)
-                .map_err(|error| DaemonError::LogFolder(path.clone(), error))?;
+                .map_err(|error| ConsoleError::LogFolder(path.clone(), error))?;
             archives.push(Archive::new(Box::new(folder)));
         }
         if self.syslog_consoles {
-            let syslog = Syslog::connect(&syslog::SOCKETS).map_err(DaemonError::Syslog)?;
+            let syslog = Syslog::connect(&syslog::SOCKETS).map_err(ConsoleError::Syslog)?;
             archives.push(Archive::new(Box::new(syslog)));
         }
         Ok(archives)
     }
 }
-
-/// Numbers connections, and with that subscribers, in the order of arrival.
-type ConnectionId = u64;
 
 #[derive(Debug)]
 struct Daemon {
@@ -247,109 +234,93 @@ struct Daemon {
     registry: Registry,
     /// What running unikernels write to.
     fifos: BTreeMap<Name, Fifo>,
-    connections: BTreeMap<ConnectionId, Connection>,
-    next_connection: ConnectionId,
+    clients: Clients,
     archives: Vec<Archive>,
     /// What a fifo is read into.
     buffer: Vec<u8>,
-    no_accept_before: Option<Instant>,
+    /// How many fifos were opened so far.
+    opened: u64,
+    vitals: Vitals,
     manager: Manager,
 }
 
-/// What a descriptor that is waited for belongs to.
+/// What has happened.
 #[derive(Debug)]
-enum Source<N> {
-    Signals,
-    Fifo(N),
-    Connection(ConnectionId),
-    Listener,
-}
-
-impl Source<&Name> {
-    fn cloned(self) -> Source<Name> {
-        match self {
-            Self::Signals => Source::Signals,
-            Self::Fifo(name) => Source::Fifo(name.clone()),
-            Self::Connection(id) => Source::Connection(id),
-            Self::Listener => Source::Listener,
-        }
-    }
+struct Events {
+    signal: bool,
+    /// Consoles with something to read.
+    fifos: Vec<Name>,
+    clients: Ready,
 }
 
 impl Daemon {
     /// Serves until a signal asks for the end.
-    fn serve(&mut self, listener: &UnixListener, signals: &mut Signals) -> Result<(), DaemonError> {
+    fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
-            // In this order: an event of a fifo is never applied to one that a request has opened since.
-            for (source, events) in self.wait(listener, signals)? {
-                match source {
-                    Source::Signals => {
-                        signals.drain();
-                        if signals.terminate() {
-                            info!("asked to end");
-                            self.manager.stopping();
-                            return Ok(());
-                        }
-                        if signals.reload() {
-                            self.archives.iter_mut().for_each(Archive::reopen);
-                        }
-                    }
-                    Source::Fifo(name) => self.read_fifo(&name),
-                    Source::Connection(id) => self.attend(id, events),
-                    Source::Listener => self.accept(listener),
+            let events = self.wait(signals)?;
+            if events.signal {
+                signals.drain();
+                if signals.terminate() {
+                    info!("asked to end");
+                    self.manager.stopping();
+                    return Ok(());
+                }
+                if signals.reload() {
+                    self.archives.iter_mut().for_each(Archive::reopen);
                 }
             }
-            self.end_patience();
-            self.manager.progress(Instant::now());
+            // First of all: an event of a fifo is never applied to one that a request has opened since.
+            for name in events.fifos {
+                self.read_fifo(&name);
+            }
+            for (id, events) in events.clients.clients {
+                self.attend(id, events);
+            }
+            let now = Instant::now();
+            if events.clients.acceptable {
+                self.clients.accept(now);
+            }
+            for id in self.clients.late(now) {
+                self.forget(id);
+            }
+            self.vitals.progress(now, |lines| {
+                lines.connections("unix", self.clients.count(), self.clients.accepted());
+                lines.connections("fifo", self.fifos.len(), self.opened);
+            });
+            self.manager.progress(now);
             self.catch_up();
         }
     }
 
     /// Waits for the next events, or for the next deadline.
-    fn wait(
-        &self,
-        listener: &UnixListener,
-        signals: &Signals,
-    ) -> Result<Vec<(Source<Name>, PollFlags)>, DaemonError> {
-        let accepting = self.connections.len() < MAX_CONNECTIONS && self.no_accept_before.is_none();
+    fn wait(&self, signals: &Signals) -> Result<Events, DaemonError> {
         let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        for fifo in self.fifos.values() {
-            waiting.push(PollFd::new(fifo.as_fd(), PollFlags::POLLIN));
-        }
-        for connection in self.connections.values() {
-            waiting.push(PollFd::new(connection.as_fd(), connection.interest()));
-        }
-        if accepting {
-            waiting.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
-        }
-        match poll(&mut waiting, self.timeout()) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(DaemonError::Poll(error.into())),
-        }
-        // In the order of the descriptors. Names are copied of those only of which there is news.
-        let fifos = self.fifos.keys().map(Source::Fifo);
-        let connections = self.connections.keys().copied().map(Source::Connection);
-        let sources = iter::once(Source::Signals)
-            .chain(fifos)
-            .chain(connections)
-            .chain(iter::once(Source::Listener));
-        let events = waiting
-            .iter()
-            .map(|one| one.revents().unwrap_or(PollFlags::POLLERR));
-        Ok(sources
-            .zip(events)
-            .filter(|(_, events)| !events.is_empty())
-            .map(|(source, events)| (source.cloned(), events))
-            .collect())
+        waiting.extend(self.clients.wait());
+        let fifos = self.fifos.values();
+        waiting.extend(fifos.map(|fifo| PollFd::new(fifo.as_fd(), PollFlags::POLLIN)));
+        waiting.extend(self.vitals.wait());
+        daemon::poll(&mut waiting, self.deadline())?;
+        let mut events = daemon::events(&waiting);
+        let signal = events.next().is_some_and(|events| !events.is_empty());
+        let clients = self.clients.ready(&mut events);
+        // Names are copied of those only of which there is news.
+        let fifos = self.fifos.keys().zip(events);
+        let fifos = fifos.filter(|(_, events)| !events.is_empty());
+        Ok(Events {
+            signal,
+            fifos: fifos.map(|(name, _)| name.clone()).collect(),
+            clients,
+        })
     }
 
-    fn timeout(&self) -> PollTimeout {
-        let deadlines = self.connections.values().filter_map(Connection::deadline);
+    fn deadline(&self) -> Option<Instant> {
         let archives = self.archives.iter().flat_map(Archive::behind);
         let again = archives.map(|(_, again)| again);
-        let others = self.no_accept_before.into_iter().chain(again);
-        let others = others.chain(self.manager.deadline());
-        daemon::timeout(deadlines.chain(others).min())
+        again
+            .chain(self.clients.deadline())
+            .chain(self.vitals.deadline())
+            .chain(self.manager.deadline())
+            .min()
     }
 
     /// Archives what could not be archived before.
@@ -361,44 +332,6 @@ impl Daemon {
                 match self.registry.ring(&name) {
                     Some(ring) => archive.go_on(&name, ring, now, clock),
                     None => archive.forget(&name),
-                }
-            }
-        }
-    }
-
-    fn end_patience(&mut self) {
-        let now = Instant::now();
-        self.no_accept_before.take_if(|until| *until <= now);
-        let overdue = |connection: &Connection| connection.deadline().is_some_and(|at| at <= now);
-        let late: Vec<_> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| overdue(connection))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
-            warn!("connection {id}: closed, as its peer takes more than {PATIENCE:?}");
-            self.forget(id);
-        }
-    }
-
-    fn accept(&mut self, listener: &UnixListener) {
-        for _ in 0..ACCEPT_BURST {
-            if self.connections.len() >= MAX_CONNECTIONS {
-                warn!("{MAX_CONNECTIONS} connections are open, further ones have to wait");
-                return;
-            }
-            match socket::accept(listener) {
-                Ok(Some(peer)) => {
-                    let connection = Connection::new(peer);
-                    self.connections.insert(self.next_connection, connection);
-                    self.next_connection += 1;
-                }
-                Ok(None) => return,
-                Err(error) => {
-                    error!("cannot accept connections: {error}");
-                    self.no_accept_before = Some(Instant::now() + ACCEPT_PAUSE);
-                    return;
                 }
             }
         }
@@ -462,8 +395,8 @@ impl Daemon {
     /// Whether somebody takes every line of `name`. Otherwise those need not be kept that newer ones replace at once.
     fn is_read_along(&self, name: &Name) -> bool {
         let takes = |id| {
-            let connection = self.connections.get(&id);
-            connection.is_some_and(|connection| connection.queued() < MAX_WAITING_LINES)
+            let client = self.clients.get(id);
+            client.is_some_and(|client| client.queued() < MAX_WAITING_LINES)
         };
         self.archives.iter().any(|archive| archive.takes(name))
             || self.registry.subscribers(name).any(takes)
@@ -490,8 +423,8 @@ impl Daemon {
     }
 
     /// Sends a subscriber what it has not got yet, as far as it takes it.
-    fn feed(&mut self, id: ConnectionId) {
-        let waiting = self.connections.get(&id).map_or(0, Connection::queued);
+    fn feed(&mut self, id: ClientId) {
+        let waiting = self.clients.get(id).map_or(0, Client::queued);
         let mut octets = Vec::new();
         let mut frames = None;
         let mut ended = false;
@@ -522,45 +455,31 @@ impl Daemon {
     }
 
     /// Something happened on a connection.
-    fn attend(&mut self, id: ConnectionId, events: PollFlags) {
+    fn attend(&mut self, id: ClientId, events: PollFlags) {
         if let Err(lost) = self.converse(id, events) {
             self.lose(id, &lost);
         }
-        let done = |connection: &Connection| {
-            connection.is_done()
-                || connection.is_closing()
-                    && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)
-        };
-        if self.connections.get(&id).is_some_and(done) {
+        let client = self.clients.get(id);
+        if client.is_some_and(|client| client.is_done(events)) {
             self.forget(id);
         }
     }
 
-    fn converse(&mut self, id: ConnectionId, events: PollFlags) -> Result<(), Lost> {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return Ok(());
-        };
+    fn converse(&mut self, id: ClientId, events: PollFlags) -> Result<(), Lost> {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.progress(events)?;
+        }
         if events.contains(PollFlags::POLLOUT) {
-            connection.flush()?;
             self.feed(id);
         }
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return Ok(());
-        };
-        if !events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
-            || connection.is_closing()
-        {
-            return Ok(());
-        }
-        connection.receive()?;
-        let moment = Instant::now();
-        while let Some(connection) = self.connections.get_mut(&id) {
-            match connection.next(moment)? {
+        let now = Instant::now();
+        while let Some(client) = self.clients.get_mut(id) {
+            match client.next(now)? {
                 Received::Request(request) => self.request(id, &request),
                 Received::Nothing => break,
                 Received::End => {
                     self.registry.unsubscribe(id);
-                    connection.close(moment);
+                    client.close(now);
                 }
             }
         }
@@ -568,7 +487,7 @@ impl Daemon {
     }
 
     /// Reads a request and acts upon it. What is no request to this daemon ends the connection without a reply (WIRE 3).
-    fn request(&mut self, id: ConnectionId, request: &[u8]) {
+    fn request(&mut self, id: ClientId, request: &[u8]) {
         let message = match Message::decode(request) {
             Ok(message) => message,
             Err(error) => {
@@ -645,6 +564,7 @@ impl Daemon {
             }
         }
         self.fifos.insert(name.clone(), fifo);
+        self.opened += 1;
         debug!("{name}: reading the console");
         Ok(())
     }
@@ -662,7 +582,7 @@ impl Daemon {
     /// Answers, then sends the history, then is ready for live lines: all in the one queue of the connection.
     fn subscribe(
         &mut self,
-        id: ConnectionId,
+        id: ClientId,
         header: Header,
         name: &Name,
         from: &SinceCount,
@@ -691,8 +611,8 @@ impl Daemon {
         } else {
             "waiting for VM"
         };
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.subscribed();
+        if let Some(client) = self.clients.get_mut(id) {
+            client.subscribed();
         }
         self.answer(id, header, Ok(Success::String(answer.into())));
         self.feed(id);
@@ -702,7 +622,7 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, id: ConnectionId, header: Header, answer: Result<Success, String>) {
+    fn answer(&mut self, id: ClientId, header: Header, answer: Result<Success, String>) {
         let payload = answer.map_or_else(
             |reason| {
                 warn!("connection {id}: refused: {reason}");
@@ -710,33 +630,33 @@ impl Daemon {
             },
             Payload::Reply,
         );
-        self.send(id, &framed(&Message::answer(header, payload)));
+        self.send(id, &socket::framed(&Message::answer(header, payload)));
     }
 
-    fn send(&mut self, id: ConnectionId, octets: &[u8]) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && let Err(lost) = connection.send(octets)
+    fn send(&mut self, id: ClientId, octets: &[u8]) {
+        if let Some(client) = self.clients.get_mut(id)
+            && let Err(lost) = client.send_at_most(octets, MAX_QUEUE)
         {
             self.lose(id, &lost);
         }
     }
 
-    fn close(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.close(Instant::now());
+    fn close(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.close(Instant::now());
         }
     }
 
-    fn lose(&mut self, id: ConnectionId, lost: &Lost) {
+    fn lose(&mut self, id: ClientId, lost: &Lost) {
         match lost {
             Lost::Io(error) => debug!("connection {id}: closed: {error}"),
-            Lost::Frame(_) | Lost::Slow => warn!("connection {id}: closed: {lost}"),
+            Lost::Frame(_) | Lost::Slow(_) => warn!("connection {id}: closed: {lost}"),
         }
         self.forget(id);
     }
 
-    fn forget(&mut self, id: ConnectionId) {
-        self.connections.remove(&id);
+    fn forget(&mut self, id: ClientId) {
+        self.clients.remove(id);
         self.registry.unsubscribe(id);
     }
 }
@@ -762,19 +682,7 @@ fn end_frame(name: &Name) -> Vec<u8> {
         sequence: Int64(0),
         name: name.to_string().into(),
     };
-    framed(&Message::answer(header, Payload::Reply(Success::Empty(()))))
-}
-
-/// The frame around a message of our own, all of which are far below what a frame can hold.
-fn framed(message: &Message) -> Vec<u8> {
-    message
-        .encode()
-        .map_err(|error| error.to_string())
-        .and_then(|octets| frame::frame(&octets).map_err(|error| error.to_string()))
-        .unwrap_or_else(|error| {
-            error!("cannot encode a message: {error}");
-            Vec::new()
-        })
+    socket::framed(&Message::answer(header, Payload::Reply(Success::Empty(()))))
 }
 
 fn moment(time: &Timestamp) -> Moment {
@@ -793,11 +701,10 @@ fn clock() -> Moment {
     }
 }
 
-impl fmt::Display for DaemonError {
+impl fmt::Display for ConsoleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(path, error) => daemon::explain_runtime_folder(f, path, error),
-            Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
+            Self::Daemon(error) => error.fmt(f),
             Self::LogFolder(path, error) => write!(
                 f,
                 "cannot use the folder {}: {error}; --log-dir makes it, but not the one that it is in",
@@ -808,13 +715,14 @@ impl fmt::Display for DaemonError {
                 "cannot reach a syslog daemon at {}: {error}",
                 syslog::SOCKETS.join(" or ")
             ),
-            Self::Activation(error) => {
-                write!(f, "no socket to listen on was handed over: {error}")
-            }
-            Self::Signals(error) => write!(f, "cannot receive signals: {error}"),
-            Self::Poll(error) => write!(f, "cannot wait for events: {error}"),
         }
     }
 }
 
-impl std::error::Error for DaemonError {}
+impl std::error::Error for ConsoleError {}
+
+impl From<DaemonError> for ConsoleError {
+    fn from(error: DaemonError) -> Self {
+        Self::Daemon(error)
+    }
+}

@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
-mod connection;
 pub mod daemon;
 mod fifo;
 pub mod lines;

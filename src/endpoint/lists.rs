@@ -1,12 +1,14 @@
-//! The revocation lists of `--crl`, read anew for each connection.
+//! The revocation lists of `--crl`, opened anew for each connection.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::warn;
+use nix::libc;
 use rustls::pki_types::UnixTime;
 
 use crate::chain::revocation::{LABEL, RevocationError, RevocationList};
@@ -21,13 +23,12 @@ pub const MAX_LISTS: usize = 256;
 /// From when on the log is told that a list will expire.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(3 * 86_400);
 
-/// What `--crl` and the options with it say.
-#[derive(Clone, Debug, Default)]
+/// What `--crl` and the options with it say: files that are open, as they are read in a sandbox.
+#[derive(Debug, Default)]
 pub struct Lists {
-    /// Where the lists are.
-    pub files: Vec<PathBuf>,
+    files: Vec<(PathBuf, io::Result<File>)>,
     /// Whether those that have expired are used.
-    pub accept_expired: bool,
+    accept_expired: bool,
 }
 
 /// Why the lists cannot be used, so that no certificate is accepted.
@@ -66,7 +67,26 @@ pub struct Found {
 }
 
 impl Lists {
-    /// Reads all lists. Those that have expired are used with a warning if that is allowed.
+    /// Opens the files. One that cannot be opened is a matter of [`Self::read`].
+    pub fn open(files: &[PathBuf], accept_expired: bool) -> Self {
+        // What is no file, and waits for somebody, is not waited for.
+        let open = |file: &PathBuf| {
+            let mut options = File::options();
+            options.read(true).custom_flags(libc::O_NONBLOCK);
+            (file.clone(), options.open(file))
+        };
+        Self {
+            files: files.iter().map(open).collect(),
+            accept_expired,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Reads all lists, once. Those that have expired are used with a warning if that is allowed.
     ///
     /// # Errors
     /// If one cannot be used, or there are some, but none of them is the anchor's: then they are perhaps another host's,
@@ -76,12 +96,12 @@ impl Lists {
             lists: Vec::new(),
             others: Vec::new(),
         };
-        for file in &self.files {
+        for (file, open) in &self.files {
             let failed = |reason| ListsError {
                 file: file.clone(),
                 reason,
             };
-            let lists = read_file(file).map_err(failed)?;
+            let lists = read_file(open).map_err(failed)?;
             if found.lists.len() + lists.len() > MAX_LISTS {
                 return Err(failed(Reason::TooMany));
             }
@@ -95,7 +115,7 @@ impl Lists {
             found.lists.extend(lists);
         }
         match self.files.first() {
-            Some(file) if found.others.len() == found.lists.len() => Err(ListsError {
+            Some((file, _)) if found.others.len() == found.lists.len() => Err(ListsError {
                 file: file.clone(),
                 reason: Reason::NoneOfAnchor,
             }),
@@ -141,15 +161,23 @@ impl Found {
     }
 }
 
-fn read_file(file: &Path) -> Result<Vec<RevocationList>, Reason> {
+fn read_file(file: &io::Result<File>) -> Result<Vec<RevocationList>, Reason> {
     let mut text = String::new();
-    File::open(file)
-        .and_then(|file| file.take(MAX_LIST_FILE + 1).read_to_string(&mut text))
+    let file = file.as_ref().map_err(|error| Reason::Read(copy(error)))?;
+    file.take(MAX_LIST_FILE + 1)
+        .read_to_string(&mut text)
         .map_err(Reason::Read)?;
     if text.len() as u64 > MAX_LIST_FILE {
         return Err(Reason::TooLarge);
     }
     read_lists(&text)
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error.kind().into(),
+    }
 }
 
 /// The lists in the content of a file, which holds nothing else.

@@ -37,7 +37,8 @@ use crate::chain;
 use crate::command_line::{NO_LOG, USAGE};
 use crate::logging::{self, Destination, Verbosity};
 use crate::name;
-use crate::socket::RUNTIME_FOLDER;
+use crate::sandbox::{self, Breach};
+use crate::socket::{Folder, RUNTIME_FOLDER};
 use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
@@ -312,7 +313,8 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
     // Each connection reads the files anew. What is wrong with them should turn up now.
     let credentials = credentials(options)?;
     // Lists that cannot be used refuse everything, which may be mended while this goes on.
-    match lists(options).read(credentials.anchor(), UnixTime::now()) {
+    let lists = Lists::open(&options.crl, options.accept_expired_crl);
+    match lists.read(credentials.anchor(), UnixTime::now()) {
         Ok(found) => found.warn_of_others(),
         Err(error) => error!("{error}"),
     }
@@ -362,13 +364,6 @@ fn credentials(options: &Options) -> Result<tls::Credentials, EndpointError> {
         .map_err(EndpointError::Credentials)
 }
 
-fn lists(options: &Options) -> Lists {
-    Lists {
-        files: options.crl.clone(),
-        accept_expired: options.accept_expired_crl,
-    }
-}
-
 /// Serves one connection, to whatever end: that is in the log, and no fault of this process.
 fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), EndpointError> {
     let peer = socket.peer_addr().map(listener::address);
@@ -380,22 +375,43 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
             return Err(error);
         }
     };
-    let deadline = started + options.handshake_timeout;
-    converse(socket, options, credentials, deadline, audit);
+    let lists = Lists::open(&options.crl, options.accept_expired_crl);
+    let sockets = Folder::open(&options.tmpdir);
+    // All is open, and nothing of the peer's has been read yet.
+    sandbox::confine(&[sockets.need()], Breach::Kill);
+    let at_hand = AtHand {
+        credentials,
+        lists,
+        sockets,
+    };
+    converse(socket, options, at_hand, started, audit);
     Ok(())
+}
+
+/// What the process of a connection has opened before it cannot any more.
+struct AtHand {
+    credentials: tls::Credentials,
+    lists: Lists,
+    sockets: Folder,
 }
 
 fn converse(
     socket: &TcpStream,
     options: &Options,
-    credentials: tls::Credentials,
-    deadline: Instant,
+    at_hand: AtHand,
+    started: Instant,
     mut audit: Audit,
 ) {
+    let AtHand {
+        credentials,
+        lists,
+        sockets,
+    } = at_hand;
+    let deadline = started + options.handshake_timeout;
     if let Err(error) = prepare(socket) {
         return audit.write(Outcome::Gone, &format!("connection lost: {error}"));
     }
-    let accepted = match tls::accept(socket, credentials, lists(options), deadline) {
+    let accepted = match tls::accept(socket, credentials, lists, deadline) {
         Ok(accepted) => accepted,
         Err(error) => {
             let _ = socket.shutdown(Shutdown::Write);
@@ -420,7 +436,13 @@ fn converse(
         mut stream,
     } = accepted;
     audit.certificates(&path);
-    let (name, end) = answer(&mut stream, options, &path, doubt, &mut audit);
+    let (name, end) = answer(
+        &mut stream,
+        (&sockets, options.idle_timeout),
+        &path,
+        doubt,
+        &mut audit,
+    );
     let told = match &end {
         End::Answered(_) => farewell(&mut stream, &[]),
         End::Failure(_, text) => farewell(&mut stream, &relay::failure(&name, text)),
@@ -441,7 +463,7 @@ fn converse(
 /// Does what the verified path asks for, unless it is in doubt.
 fn answer(
     stream: &mut impl SecureStream,
-    options: &Options,
+    (sockets, idle): (&Folder, Duration),
     path: &[impl AsRef<[u8]>],
     doubt: Option<String>,
     audit: &mut Audit,
@@ -458,7 +480,7 @@ fn answer(
         let why = format!("no certificate is accepted, as revoked ones cannot be told: {reason}");
         return (request.name, End::Failure(Fault::Request, why));
     }
-    let (end, kept) = relay(stream, &request, &options.tmpdir, options.idle_timeout);
+    let (end, kept) = relay(stream, &request, sockets, idle);
     audit.kept(&kept);
     (request.name, end)
 }

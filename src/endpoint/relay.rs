@@ -2,15 +2,13 @@
 //! (WIRE 9.5, 11.4, 11.5). Neither an image nor an answer is ever held whole.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use log::warn;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::sockopt::SndBuf;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 
 use super::end::{End, Fault};
 use super::frames::{Answers, RawStream};
@@ -18,7 +16,7 @@ use super::image::FixedImage;
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
 use crate::name::{self, Name};
-use crate::socket;
+use crate::socket::{self, Folder};
 use crate::wire::frame;
 use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
 
@@ -54,7 +52,7 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Carries `request` out over the daemons' sockets below `runtime_folder`. The client is waited for `idle` in all for
+/// Carries `request` out over the daemons' `sockets`. The client is waited for `idle` in all for
 /// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long.
 ///
 /// With [`End::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
@@ -62,10 +60,10 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
 pub fn relay(
     client: &mut impl SecureStream,
     request: &Request,
-    runtime_folder: &Path,
+    sockets: &Folder,
     idle: Duration,
 ) -> (End, Vec<name::Path>) {
-    match start(client, request, runtime_folder, idle) {
+    match start(client, request, sockets, idle) {
         Ok(mut relay) => {
             let end = relay.run();
             let kept = relay.answers.kept.iter();
@@ -80,7 +78,7 @@ pub fn relay(
 fn start<'a, S: SecureStream>(
     client: &'a mut S,
     request: &Request,
-    runtime_folder: &Path,
+    sockets: &Folder,
     idle: Duration,
 ) -> Result<Relay<'a, S>, End> {
     let refused = |reason| End::Failure(Fault::Request, reason);
@@ -102,11 +100,16 @@ fn start<'a, S: SecureStream>(
     }
     let octets = encode(request, policies.len())
         .map_err(|error| refused(format!("the request cannot be passed on: {error}")))?;
-    let path = socket::path(runtime_folder, file);
-    let daemon = connect_to(&path).map_err(|error| {
-        warn!("cannot connect to {}: {error}", path.display());
+    let unreachable = |error: io::Error| {
+        warn!(
+            "cannot connect to {}: {error}",
+            sockets.path(file).display()
+        );
         End::Failure(Fault::Host, format!("{who} cannot be reached"))
-    })?;
+    };
+    let daemon = sockets.connect(file, DAEMON_CONNECT).map_err(unreachable)?;
+    // What is uploaded waits in the kernel while this process goes on; where it allows less it is less.
+    let _ = setsockopt(&daemon, SndBuf, &AHEAD);
     Ok(Relay {
         client,
         daemon,
@@ -142,24 +145,6 @@ fn encode(request: &Request, policies: usize) -> Result<Vec<u8>, String> {
     }
     add(&Message::command(0, &request.name, request.command.clone()))?;
     Ok(octets)
-}
-
-fn connect_to(path: &Path) -> io::Result<UnixStream> {
-    let address = UnixAddr::new(path)?;
-    let socket = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    // What is uploaded waits in the kernel while this process goes on; where it allows less it is less.
-    let _ = setsockopt(&socket, SndBuf, &AHEAD);
-    let daemon = UnixStream::from(socket);
-    // A daemon that does not accept blocks connect(2) once its backlog is full.
-    daemon.set_write_timeout(Some(DAEMON_CONNECT))?;
-    connect(daemon.as_raw_fd(), &address)?;
-    daemon.set_nonblocking(true)?;
-    Ok(daemon)
 }
 
 struct Relay<'a, S> {

@@ -13,13 +13,13 @@ use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::store::{self, Content, Found};
 use super::tender::Tenders;
-use super::{Options, block, check_zvols, images, resources, tap};
+use super::{Options, System, block, check_zvols, images, resources, tap, tender};
 use crate::command_line;
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::socket;
-use crate::supervisor::{BlockDevices, launch};
+use crate::supervisor::{BlockDevices, launch, machine};
 use crate::unikernel::{Config, ImageDigest, MAX_IMAGE};
 use crate::wire::state::{Recorded, Standing, State};
 
@@ -32,7 +32,7 @@ pub struct Report {
 }
 
 /// Looks at everything that a start with these options needs.
-pub fn check(options: &Options) -> Report {
+pub fn check(options: &Options, system: &System) -> Report {
     let mut report = Report::default();
     report.note(run::check_users(options.tender_uids));
     report.note(check_zvols(options));
@@ -56,9 +56,9 @@ pub fn check(options: &Options) -> Report {
     if options.lock_mac {
         report.note(tap::check_lock());
     }
-    let state = report.state(database);
+    let state = report.state(database, system);
     let devices = report.devices(options);
-    report.unikernels(options, &state, &devices);
+    report.unikernels(options, system, &state, &devices);
     report
 }
 
@@ -108,7 +108,7 @@ impl Report {
     }
 
     /// The state that a start would use.
-    fn state(&mut self, database: &Path) -> State {
+    fn state(&mut self, database: &Path, system: &System) -> State {
         let (content, previous) = match self.note(store::read(database)) {
             None | Some(Found::Nothing) => return State::default(),
             Some(Found::Present(content, previous)) => (content, self.note(previous).flatten()),
@@ -118,12 +118,12 @@ impl Report {
                     None => self.problem(format!("the state in {} is missing", database.display())),
                 }
                 self.plan("uses the state before the last change".to_owned());
-                return self.recorded(database, content);
+                return self.recorded(database, system, content);
             }
         };
         let mut wanted = content.images();
         wanted.extend(previous.iter().flat_map(Content::images));
-        let state = self.recorded(database, content);
+        let state = self.recorded(database, system, content);
         if store::has_set_aside(database) {
             self.plan("keeps all images, as there is a state.bad".to_owned());
         } else if let Some(unwanted) = self.unwanted(database, wanted) {
@@ -149,13 +149,14 @@ impl Report {
     }
 
     /// What is recorded; the images of ours are looked at.
-    fn recorded(&mut self, database: &Path, content: Content) -> State {
+    fn recorded(&mut self, database: &Path, system: &System, content: Content) -> State {
         match content {
             Content::Own(state) => {
                 let mut tenders = Tenders::new(database);
                 let mut looked_at = BTreeMap::new();
                 for recorded in &state.unikernels {
                     self.image(database, &mut tenders, &mut looked_at, recorded);
+                    self.machine(system, recorded);
                 }
                 state
             }
@@ -193,11 +194,14 @@ impl Report {
             previous,
             standing,
         } = recorded;
-        let runs = *standing == Standing::Up && launch::supported(&version.config).is_ok();
+        let runs = *standing == Standing::Up;
         for (version, runs) in [(version, runs)]
             .into_iter()
             .chain(previous.iter().map(|previous| (previous, false)))
         {
+            if version.stored_image().is_none() {
+                continue;
+            }
             let examined = looked_at.entry(version.image).or_insert_with(|| {
                 images::examine(database, &version.image).map_err(|error| error.to_string())
             });
@@ -209,6 +213,21 @@ impl Report {
                 }
                 Ok(_) => {}
                 Err(why) => self.problems.push(format!("{name}: {why}")),
+            }
+        }
+    }
+
+    /// The programs for a BHyve machine that is to run.
+    fn machine(&mut self, system: &System, recorded: &Recorded) {
+        let Recorded { name, version, .. } = recorded;
+        let is_machine = version.stored_image().is_none();
+        if !is_machine || recorded.standing != Standing::Up || system.machines.is_err() {
+            return;
+        }
+        let loader = machine::loader(&version.config);
+        for program in [loader, machine::RUNS, machine::DESTROYS] {
+            if let Err(error) = tender::program(program) {
+                self.problem(format!("{name}: {error}"));
             }
         }
     }
@@ -226,7 +245,13 @@ impl Report {
     }
 
     /// What would become of the unikernels, lowest start order first.
-    fn unikernels(&mut self, options: &Options, state: &State, devices: &BlockDevices) {
+    fn unikernels(
+        &mut self,
+        options: &Options,
+        system: &System,
+        state: &State,
+        devices: &BlockDevices,
+    ) {
         let has = self.resources(&options.dbdir);
         let looked = self.note(run::look(&options.tmpdir));
         let (survivors, damaged) = looked.unwrap_or_default();
@@ -237,6 +262,7 @@ impl Report {
             let removed = left.into_iter().flatten();
             self.plan
                 .extend(removed.map(|tap| format!("removes tap {tap}, which nobody uses")));
+            self.machines(options, system, &survivors);
         }
         let mut survivors: BTreeMap<Name, Survivor> = survivors
             .into_iter()
@@ -265,7 +291,7 @@ impl Report {
                 }
             }
             if let Some(has) = &has {
-                self.needs(name, &version.config, has, devices);
+                self.needs(name, &version.config, has, devices, system);
             }
             let goes_on = |survivor: &Survivor| {
                 survivor.record.key == version.key() && !survivor.record.stopping
@@ -302,8 +328,30 @@ impl Report {
         self.note(resources::discover(there))
     }
 
-    fn needs(&mut self, name: &Name, config: &Config, has: &Policy, devices: &BlockDevices) {
-        if let Err(why) = launch::supported(config) {
+    /// The machines that a start would destroy.
+    fn machines(&mut self, options: &Options, system: &System, survivors: &[Survivor]) {
+        let Ok(folder) = &system.machines else {
+            return;
+        };
+        if let Some(owner) = self.note(tap::owner(&options.dbdir)) {
+            let running = survivors.iter().map(|survivor| &survivor.name);
+            let left = super::machine::leftovers(folder, &owner, running);
+            let destroyed = left.into_iter();
+            self.plan.extend(
+                destroyed.map(|left| format!("destroys machine {left}, which nobody uses")),
+            );
+        }
+    }
+
+    fn needs(
+        &mut self,
+        name: &Name,
+        config: &Config,
+        has: &Policy,
+        devices: &BlockDevices,
+        system: &System,
+    ) {
+        if let Err(why) = launch::supported(config, system.machines.as_ref().map(drop)) {
             self.problem(format!("{name}: {why}"));
         }
         for cpu in config.cpus.difference(&has.cpus) {

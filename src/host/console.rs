@@ -1,13 +1,12 @@
 //! The connection to the console daemon (WIRE 9.1); lost ones are made anew.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::name::Name;
-use crate::socket::{self, Peer};
-use crate::wire::frame::{MAX_MESSAGE, Next, frame};
+use crate::socket::Peer;
+use crate::wire::frame::MAX_MESSAGE;
 use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload};
 
 /// How long the console daemon may take for an answer.
@@ -80,8 +79,7 @@ impl ConsoleLink {
             return false;
         }
         self.next_attempt = now + RETRY;
-        let connected = socket::connect(&self.path).map_err(io::Error::from);
-        match connected.and_then(Peer::new) {
+        match Peer::dial(&self.path) {
             Ok(peer) => {
                 self.peer = Some(peer);
                 self.reported = false;
@@ -106,8 +104,6 @@ impl ConsoleLink {
         self.sequence += 1;
         let command = Command::Console(ConsoleCommand::Add(limit));
         let message = Message::command(self.sequence, name, command);
-        let octets = message.encode().map_err(|error| error.to_string())?;
-        let octets = frame(&octets).map_err(|error| error.to_string())?;
         // Recorded first: if sending fails, the answer comes with the loss of the connection.
         self.asked.push_back(Asked {
             sequence: self.sequence,
@@ -115,7 +111,7 @@ impl ConsoleLink {
             call,
             deadline: now + ANSWER_DEADLINE,
         });
-        if peer.send(&octets).is_err() {
+        if peer.tell(&message).is_err() {
             self.next_attempt = now;
         }
         Ok(())
@@ -166,14 +162,7 @@ impl ConsoleLink {
         let Some(peer) = &mut self.peer else {
             return Ok(());
         };
-        let text = |error: io::Error| error.to_string();
-        peer.flush().map_err(text)?;
-        let open = peer.receive().map_err(text)?;
-        while let Some(next) = peer.next(MAX_MESSAGE).map_err(|error| error.to_string())? {
-            let Next::Frame(octets) = next else {
-                return Err("it ended the conversation".to_owned());
-            };
-            let message = Message::decode(&octets).map_err(|error| error.to_string())?;
+        while let Some(message) = peer.hear(MAX_MESSAGE)? {
             let Some(asked) = self.asked.pop_front() else {
                 return Err("it answers what was not asked".to_owned());
             };
@@ -187,10 +176,6 @@ impl ConsoleLink {
                 _ => Err("it answers with something else than an answer".to_owned()),
             }));
         }
-        if open {
-            Ok(())
-        } else {
-            Err("it has closed the connection".to_owned())
-        }
+        Ok(())
     }
 }

@@ -2,12 +2,14 @@
 
 mod content;
 mod effects;
+mod machines;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +20,7 @@ use super::connection::{Arrival, Connection};
 use super::console::{ConsoleLink, Outcome};
 use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
+use super::machine::Machines;
 use super::reexec::{Inherited, Kept, Program};
 use super::run::{self, Over, Runs, TenderUsers};
 use super::statistics::StatisticsLink;
@@ -25,21 +28,22 @@ use super::store::{Content, Found, Store};
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
 use super::{
-    HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, check_zvols,
-    resources,
+    HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System, check_zvols,
+    resources, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{
-    BlockDevices, ConnectionId, Event, Moment, RunId, Settings, Supervisor, Survivor, Timer,
-    UploadId, launch,
+    BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
+    Survivor, Timer, UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
 use crate::sys::process::End;
-use crate::unikernel::{Death, ImageDigest, MAX_IMAGE};
+use crate::unikernel::{Death, ImageDigest, MAX_IMAGE, Version};
+use crate::vitals::Vitals;
 use crate::wire::Timestamp;
 use crate::wire::state::State;
 
@@ -73,6 +77,8 @@ pub(super) struct Daemon {
     /// The consoles of what runs, or is about to.
     fifos: HashMap<Name, Fifo>,
     taps: Taps,
+    /// The BHyve machines, or why there are none.
+    machines: Result<Machines, &'static str>,
     /// What is about to run.
     prepared: HashMap<Name, Prepared>,
     runs: Runs,
@@ -82,19 +88,30 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    vitals: Vitals,
     manager: Manager,
     done: bool,
 }
 
-/// Which tender is to run an image.
-struct Prepared {
-    tender: PathBuf,
-    target: Target,
+/// What is to run a unikernel.
+enum Prepared {
+    /// This tender, its image being for this target.
+    Image(PathBuf, Target),
+    /// These programs.
+    Machine(machines::Programs),
+}
+
+/// A run that is about to begin.
+struct Starting {
+    run: RunId,
+    name: Name,
+    version: Arc<Version>,
+    history: History,
 }
 
 impl Daemon {
     /// With everything at hand that it needs; nothing of the state is started yet.
-    pub(super) fn start(options: Options) -> Result<Self, HostError> {
+    pub(super) fn start(options: Options, system: System) -> Result<Self, HostError> {
         let program = Program::of_this_process()
             .map_err(|error| HostError::System("find this program's file", error))?;
         run::check_users(options.tender_uids).map_err(HostError::Runs)?;
@@ -110,7 +127,7 @@ impl Daemon {
         let mut store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
         let readers = options.tender_uids.map(TenderUsers::group);
         let mut images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
-        let state = load(&mut store, &mut images)?;
+        let state = load(&mut store, &mut images, &system)?;
         let mut superfluous: BTreeSet<_> = store.images().collect();
         for image in state.images() {
             superfluous.remove(&image);
@@ -138,7 +155,9 @@ impl Daemon {
         );
         let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
         log::info!("this host has: {resources}");
+        let machines = machines(system, &options, &survivors)?;
         let settings = Settings {
+            machines: naming(&machines),
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
             stop_deadline: options.stop_deadline,
@@ -178,12 +197,14 @@ impl Daemon {
             tenders: Tenders::new(&options.dbdir),
             fifos,
             taps,
+            machines,
             prepared: HashMap::new(),
             runs,
             program,
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            vitals: Vitals::new("albatross", options.influx),
             manager: Manager::ready(),
             done: false,
             options,
@@ -219,7 +240,12 @@ impl Daemon {
                 self.events.push_front(result);
             }
         }
-        !self.done
+        !self.done || !self.is_idle_about_machines()
+    }
+
+    /// Whether no machine is being loaded or destroyed.
+    fn is_idle_about_machines(&self) -> bool {
+        self.machines.as_ref().map_or(true, Machines::is_idle)
     }
 
     /// Waits until something happens, and turns it into events.
@@ -258,6 +284,7 @@ impl Daemon {
         for peer in links.into_iter().flatten() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
+        waits.extend(self.vitals.wait());
         let transfers = waits.len();
         let underway = self.transfers.values();
         waits.extend(underway.map(|underway| PollFd::new(underway.line(), PollFlags::POLLIN)));
@@ -304,20 +331,35 @@ impl Daemon {
             self.reap();
             self.look_at_adopted();
         }
-        for Outcome { name, call, result } in self.console.progress(now) {
-            self.events
-                .push_back(Event::Announced { name, call, result });
-        }
-        self.connect_console(false);
-        self.statistics.progress(now);
-        self.manager.progress(now);
-        self.expire(now);
+        self.attend(now);
         // What is readable was read: a client whose next request is on its way is not idle.
         let overdue = |since| now >= since + RELOAD_DEADLINE;
         if ready.iter().all(PollFlags::is_empty) || self.reload.is_some_and(overdue) {
             self.reload_when_quiet(now);
         }
         Ok(())
+    }
+
+    /// Goes on with what is under way beside the clients.
+    fn attend(&mut self, now: Instant) {
+        for Outcome { name, call, result } in self.console.progress(now) {
+            self.events
+                .push_back(Event::Announced { name, call, result });
+        }
+        if let Ok(machines) = &mut self.machines {
+            for outcome in machines.progress(now) {
+                let event = self.booted(outcome);
+                self.events.extend(event);
+            }
+        }
+        self.connect_console(false);
+        self.statistics.progress(now);
+        self.vitals.progress(now, |lines| {
+            lines.connections("unix", self.connections.len(), self.counter);
+            lines.domains(&self.supervisor.domains());
+        });
+        self.manager.progress(now);
+        self.expire(now);
     }
 
     /// Takes note of the signals that have come.
@@ -336,6 +378,9 @@ impl Daemon {
         if self.signals.terminate() {
             (self.stopping, self.reload) = (true, None);
             self.manager.stopping();
+            if let Ok(machines) = &mut self.machines {
+                machines.close();
+            }
             // Before the deaths that were found: whoever ends a service asks all of its processes.
             self.events.push_front(Event::Terminate);
         }
@@ -412,7 +457,13 @@ impl Daemon {
                 Ok(None) => return,
                 Err(error) => return log::error!("cannot ask for ended processes: {error}"),
             };
-            self.over(process, End::Known(ended));
+            let machines = self.machines.as_mut().ok();
+            if let Some(outcome) = machines.and_then(|machines| machines.ended(process, ended)) {
+                let event = self.booted(outcome);
+                self.events.extend(event);
+            } else {
+                self.over(process, End::Known(ended));
+            }
         }
     }
 
@@ -458,12 +509,16 @@ impl Daemon {
         };
         let busy = !self.events.is_empty()
             || !self.supervisor.is_quiet()
+            || !self.is_idle_about_machines()
             || !self.connections.values().all(Connection::is_idle);
         if busy && now < since + RELOAD_DEADLINE {
             return;
         }
         if busy {
             log::warn!("some requests are broken off: they took longer than {RELOAD_DEADLINE:?}");
+            if let Ok(machines) = &mut self.machines {
+                machines.break_off();
+            }
         }
         log::info!("this program is executed anew");
         let error = self.program.execute(Kept {
@@ -499,7 +554,9 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain(self.vitals.deadline())
                 .chain(self.manager.deadline())
+                .chain(self.machines.as_ref().ok().and_then(Machines::deadline))
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
                 .min(),
         )
@@ -522,7 +579,7 @@ impl Drop for Daemon {
 }
 
 /// The state on disk; one of albatross is imported.
-fn load(store: &mut Store, images: &mut ImageStore) -> Result<State, HostError> {
+fn load(store: &mut Store, images: &mut ImageStore, system: &System) -> Result<State, HostError> {
     let (content, complete) = match store.load().map_err(HostError::Store)? {
         Found::Nothing => return Ok(State::default()),
         Found::Present(content, _) => (content, true),
@@ -548,7 +605,8 @@ fn load(store: &mut Store, images: &mut ImageStore) -> Result<State, HostError> 
                 log::error!("{why}; not imported");
             }
             for recorded in &state.unikernels {
-                if let Err(why) = launch::supported(&recorded.version.config) {
+                let machines = system.machines.as_ref().map(drop);
+                if let Err(why) = launch::supported(&recorded.version.config, machines) {
                     log::warn!("{}: {why}: imported, but cannot be started", recorded.name);
                 }
             }
@@ -588,6 +646,30 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
         runs.adopt(run, survivor);
     }
     (survivors, fifos)
+}
+
+/// What names machines, or why there are none.
+fn naming(machines: &Result<Machines, &'static str>) -> Result<Owner, &'static str> {
+    let machines = machines.as_ref();
+    machines
+        .map(|machines| machines.owner().clone())
+        .map_err(|why| *why)
+}
+
+/// The BHyve machines. What an earlier supervisor has left is destroyed, but for those of tenders that run.
+fn machines(
+    system: System,
+    options: &Options,
+    survivors: &[Survivor],
+) -> Result<Result<Machines, &'static str>, HostError> {
+    let folder = match system.machines {
+        Ok(folder) => folder,
+        Err(why) => return Ok(Err(why)),
+    };
+    let owner = tap::owner(&options.dbdir).map_err(HostError::Taps)?;
+    let running = survivors.iter().map(|survivor| &survivor.name);
+    let machines = Machines::open(folder, &options.tmpdir, owner, running);
+    Ok(Ok(machines))
 }
 
 fn wall_clock() -> Timestamp {

@@ -1,7 +1,7 @@
 //! A state file of albatross becomes ours: its images go to the image store, everything else to the state.
 
 use super::images::ImageError;
-use crate::unikernel::{ImageDigest, Version};
+use crate::unikernel::{ImageDigest, Kind, Version};
 use crate::wire::state::albatross::{self, Import};
 use crate::wire::state::{Recorded, Standing, State};
 use std::sync::Arc;
@@ -39,9 +39,11 @@ pub fn import(
             refused.push(format!("entry '{name}': a path is no name of a unikernel"));
             continue;
         }
-        // BHyve machines have none.
-        let compressed = compressed && !image.is_empty();
-        match keep(&image, compressed) {
+        let kept = match config.kind {
+            Kind::Solo5 => keep(&image, compressed),
+            Kind::Bhyve => Ok(ImageDigest::NONE),
+        };
+        match kept {
             Ok(image) => recorded.push(Arc::new(Recorded {
                 name,
                 version: Arc::new(Version { config, image }),

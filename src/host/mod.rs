@@ -11,6 +11,7 @@ mod console;
 mod event_loop;
 mod images;
 mod import;
+mod machine;
 mod outgoing;
 pub mod reexec;
 pub mod resources;
@@ -23,6 +24,7 @@ pub mod transfer;
 mod unfinished;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,16 +39,18 @@ use self::store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::supervisor::STOP_DEADLINE;
+use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
 
 pub use self::connection::{IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
+pub use self::machine::VANISHING_STEP;
 pub use self::statistics::{
     MAX_WAITING as MAX_STATISTICS_WAITING, PATIENCE as STATISTICS_PATIENCE,
 };
 pub use self::tender::{
-    ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, PROBE_DEADLINE, PROBE_PAUSE,
-    SPT_PROCESSES,
+    ADDRESS_SPACE_SLACK, HVT_PROCESSES, MACHINE_SLACK, OOM_SCORE, OPEN_FILES, PROBE_DEADLINE,
+    PROBE_PAUSE, SPT_PROCESSES,
 };
 
 const PROGRAM: &str = "petreld";
@@ -99,6 +103,9 @@ struct Options {
     /// tell what a start would do and what is wrong, and change nothing
     #[argh(switch)]
     check: bool,
+    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[argh(option, from_str_fn(address))]
+    influx: Option<SocketAddr>,
     /// log to the local syslog daemon
     #[argh(switch)]
     syslog: bool,
@@ -135,9 +142,36 @@ pub enum HostError {
     System(&'static str, std::io::Error),
 }
 
+/// What a system has, or has not, whatever the options are.
+#[derive(Clone, Debug)]
+pub struct System {
+    /// The folder with the devices of BHyve machines, or why it has none.
+    pub machines: Result<PathBuf, &'static str>,
+}
+
+impl System {
+    /// The one that this program is made for.
+    pub fn this() -> Self {
+        Self {
+            machines: tender::MACHINES.map(PathBuf::from),
+        }
+    }
+}
+
 /// Runs `petreld` until it is told to end, and returns its exit code.
 pub fn main() -> i32 {
-    let options: Options = command_line::parse(PROGRAM);
+    run(command_line::parse(PROGRAM), System::this())
+}
+
+/// The same on another system than this, for tests of what this one has not.
+pub fn main_on(system: System, arguments: &[&str]) -> i32 {
+    match Options::from_args(&[PROGRAM], arguments) {
+        Ok(options) => run(options, system),
+        Err(_) => command_line::USAGE,
+    }
+}
+
+fn run(options: Options, system: System) -> i32 {
     let verbosity = Verbosity {
         quiet: options.quiet,
         verbose: options.verbose,
@@ -147,9 +181,9 @@ pub fn main() -> i32 {
     }
     let done = absolute(options).and_then(|options| {
         if options.check {
-            return Ok(check::check(&options).tell());
+            return Ok(check::check(&options, &system).tell());
         }
-        Daemon::start(options)?.run().map(|()| 0)
+        Daemon::start(options, system)?.run().map(|()| 0)
     });
     match done {
         Ok(code) => code,

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use super::tender;
 use crate::name::Name;
 use crate::socket::Peer;
-use crate::wire::frame::{MAX_MESSAGE, Next, frame};
+use crate::wire::frame::MAX_MESSAGE;
 use crate::wire::{
     BridgeTap, Command, Header, Int, Int64, Message, Payload, StatsAdd, StatsCommand, Success,
 };
@@ -24,9 +24,11 @@ pub const MAX_WAITING: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub struct StatisticsLink(Option<Told>);
 
-/// A tender as the statistics daemon is told of it: its process, and its network devices with the taps behind them.
+/// A tender as the statistics daemon is told of it: its process, its virtual machine, and its network devices with the taps
+/// behind them.
 pub fn to_observe<'a>(
     process: Pid,
+    machine: Option<String>,
     devices: impl Iterator<Item = &'a String>,
     taps: &[&str],
 ) -> StatsAdd {
@@ -35,7 +37,10 @@ pub fn to_observe<'a>(
         tap: (*tap).into(),
     });
     StatsAdd {
-        vmmdev: tender::vmm_device(process).into(),
+        vmmdev: machine
+            .unwrap_or_else(|| tender::vmm_device(process))
+            .as_str()
+            .into(),
         pid: Int::new(process.as_raw().into()),
         network: network.collect(),
     }
@@ -125,9 +130,7 @@ impl Told {
     }
 
     fn send(&mut self, message: &Message) -> Result<(), String> {
-        let octets = message.encode().map_err(|error| error.to_string())?;
-        let octets = frame(&octets).map_err(|error| error.to_string())?;
-        self.peer.send(&octets).map_err(|error| error.to_string())?;
+        self.peer.tell(message)?;
         if self.peer.queued() > MAX_WAITING {
             return Err("it does not read what it is told".to_owned());
         }
@@ -135,17 +138,7 @@ impl Told {
     }
 
     fn exchange(&mut self, now: Instant) -> Result<(), String> {
-        self.peer.flush().map_err(|error| error.to_string())?;
-        let open = self.peer.receive().map_err(|error| error.to_string())?;
-        while let Some(next) = self
-            .peer
-            .next(MAX_MESSAGE)
-            .map_err(|error| error.to_string())?
-        {
-            let Next::Frame(octets) = next else {
-                return Err("it ended the conversation".to_owned());
-            };
-            let message = Message::decode(&octets).map_err(|error| error.to_string())?;
+        while let Some(message) = self.peer.hear(MAX_MESSAGE)? {
             let expected = self.unanswered.pop_front().map(|(sequence, _)| sequence);
             if expected.map(Int64) != Some(message.header.sequence) {
                 return Err("it answers what was not asked".to_owned());
@@ -155,9 +148,6 @@ impl Told {
                 Payload::Failure(text) => return Err(text.to_lossy()),
                 _ => return Err("it answers with something else than an answer".to_owned()),
             }
-        }
-        if !open {
-            return Err("it has closed the connection".to_owned());
         }
         match self.unanswered.front() {
             Some((_, deadline)) if *deadline <= now => Err("it does not answer".to_owned()),
@@ -173,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::wire::VERSION;
-    use crate::wire::frame::read_frame;
+    use crate::wire::frame::{frame, read_frame};
 
     fn header(sequence: i64) -> Header {
         Header {
@@ -185,7 +175,7 @@ mod tests {
 
     fn observed(pid: i32, devices: &[&str], taps: &[&str]) -> StatsAdd {
         let devices: Vec<String> = devices.iter().map(|&device| device.to_owned()).collect();
-        to_observe(Pid::from_raw(pid), devices.iter(), taps)
+        to_observe(Pid::from_raw(pid), None, devices.iter(), taps)
     }
 
     fn link(names: &[&str]) -> (StatisticsLink, UnixStream) {

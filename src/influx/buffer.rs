@@ -55,6 +55,12 @@ impl Buffer {
         self.trim();
     }
 
+    /// Drops all lines.
+    pub fn clear(&mut self) {
+        self.dropped += self.lines.len() as u64;
+        self.lines.clear();
+    }
+
     /// Whether no line waits.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
@@ -100,6 +106,9 @@ mod tests {
         assert_eq!(buffer.dropped(), 1);
         assert_eq!(buffer.take(), ["c", "d"]);
         assert!(buffer.is_empty());
+        buffer.push("e".to_owned());
+        buffer.clear();
+        assert_eq!((buffer.len(), buffer.dropped()), (0, 1));
     }
 
     #[test]

@@ -3,30 +3,27 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use argh::FromArgs;
-use log::{error, info};
-use nix::poll::{PollFd, PollFlags, poll};
+use log::info;
+use nix::poll::{PollFd, PollFlags};
 
 use super::http::{Place, Url};
 use super::line::{self, Style};
-use super::source::Source;
-use super::upstream::{Destination, Upstream};
-use crate::command_line::{self, USAGE};
+use super::source;
+use super::upstream::{Destination, Upstream, address};
+use crate::command_line;
 use crate::daemon::{self, Manager, Signals, wall_clock};
-use crate::logging::{self, Verbosity};
+use crate::logging::Verbosity;
 use crate::name::Name;
-use crate::socket;
+use crate::sandbox::{self, Breach, Need};
+use crate::socket::{self, Folder};
 
-pub use super::source::{ANSWER, LONGEST_RETRY as LONGEST_SOURCE_RETRY};
-pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY};
-
-/// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
-pub const PORT: u16 = 8094;
+pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
 
 /// Lines that wait for the collector at most, unless the operator says otherwise.
 pub const LINES: usize = 100_000;
@@ -116,29 +113,7 @@ pub fn main() -> i32 {
         quiet: options.quiet,
         verbose: options.verbose,
     };
-    if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
-        return code;
-    }
-    match run(options) {
-        Ok(()) => 0,
-        Err(why) => {
-            error!("{why}");
-            USAGE
-        }
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    text.parse()
-        .or_else(|_| {
-            bare.unwrap_or(text)
-                .parse()
-                .map(|ip: IpAddr| (ip, PORT).into())
-        })
-        .map_err(|_| format!("'{text}' is no IP[:PORT]"))
+    daemon::main(PROGRAM, verbosity, options.syslog, || run(options))
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -157,11 +132,18 @@ fn run(options: Options) -> Result<(), String> {
         all_fields: options.all_fields,
     };
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
-    let mut source = Source::new(path, options.name.clone());
+    let mut source = source::link(path, &options.name);
     let most = options.buffer;
-    let mut upstream = Upstream::new(destination(options)?, most);
+    let sockets = Folder::open(&options.tmpdir);
+    let destination = destination(options)?;
+    let mut needs = vec![sockets.need(), Need::Manager, Need::Tcp(destination.port())];
+    if destination.has_name() {
+        needs.push(Need::Names);
+    }
+    let mut upstream = Upstream::new(destination, most);
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
+    sandbox::confine(&needs, Breach::Refuse);
     info!("ready");
     let mut manager = Manager::ready();
     loop {
@@ -173,13 +155,8 @@ fn run(options: Options) -> Result<(), String> {
             waiting.push(PollFd::new(stream, flags));
         }
         let next = [source.deadline(), upstream.deadline(), manager.deadline()];
-        match poll(
-            &mut waiting,
-            daemon::timeout(next.into_iter().flatten().min()),
-        ) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(format!("cannot wait for events: {error}")),
-        }
+        let next = next.into_iter().flatten().min();
+        daemon::poll(&mut waiting, next).map_err(|error| error.to_string())?;
         signals.drain();
         if signals.terminate() {
             info!("asked to end");
@@ -188,7 +165,7 @@ fn run(options: Options) -> Result<(), String> {
         }
         let now = Instant::now();
         manager.progress(now);
-        for (name, used) in source.progress(now) {
+        for (name, used) in source::progress(&mut source, now) {
             for line in line::lines(&name, &used, wall_clock(), style) {
                 upstream.push(line);
             }
@@ -240,25 +217,4 @@ fn read(file: &Path) -> io::Result<String> {
         .take(MAX_TOKEN)
         .read_to_string(&mut text)?;
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_a_port_or_the_usual_one() {
-        for (text, expected) in [
-            ("127.0.0.1", "127.0.0.1:8094"),
-            ("127.0.0.1:1", "127.0.0.1:1"),
-            ("::1", "[::1]:8094"),
-            ("[::1]", "[::1]:8094"),
-            ("[::1]:1", "[::1]:1"),
-        ] {
-            assert_eq!(address(text).unwrap().to_string(), expected);
-        }
-        for wrong in ["host", "127.0.0.1:x", "127.0.0.1:99999", ""] {
-            assert!(address(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -23,6 +23,11 @@ pub fn lines(name: &Name, used: &Statistics, now: Duration, style: Style) -> Vec
         Some(label) if !style.whole_name => label.to_string(),
         _ => name.to_string(),
     };
+    lines_of(&vm, used, now, style)
+}
+
+/// The same about whatever the tag `vm` is to say.
+pub fn lines_of(vm: &str, used: &Statistics, now: Duration, style: Style) -> Vec<String> {
     let vm = tag(vm.as_bytes());
     let mut lines = vec![format!(
         "resource_usage,vm={vm} {}",
@@ -48,6 +53,20 @@ pub fn lines(name: &Name, used: &Statistics, now: Duration, style: Style) -> Vec
         line.push('\n');
     }
     lines
+}
+
+/// A line of counters without a time, with its newline. A number that InfluxDB cannot store is the greatest that it can.
+pub fn counters(measurement: &str, tags: &[(&str, &str)], counters: &[(&str, u64)]) -> String {
+    let mut line = measurement.to_owned();
+    for (name, value) in tags {
+        let _ = write!(line, ",{name}={}", tag(value.as_bytes()));
+    }
+    let mut fields = Fields::default();
+    for (name, value) in counters {
+        let value = (*value).min(i64::MAX.unsigned_abs());
+        fields.add(&tag(name.as_bytes()), format_args!("{value}i"));
+    }
+    line + " " + &fields.0 + "\n"
 }
 
 fn usage(usage: &RUsage, style: Style) -> String {
@@ -302,6 +321,16 @@ mod tests {
         assert!(lines[1].ends_with(",flags=4163i 1000007500000\n"));
         let of_path = super::lines(&name("x:"), &used, NOW, Style::default());
         assert!(of_path[0].starts_with("resource_usage,vm=x: "));
+    }
+
+    #[test]
+    fn counters_are_escaped_and_fit_the_database() {
+        let line = counters(
+            "m",
+            &[("a", "b c"), ("d", "")],
+            &[("e f", 1), ("g", u64::MAX)],
+        );
+        assert_eq!(line, "m,a=b\\ c,d=_ e\\ f=1i,g=9223372036854775807i\n");
     }
 
     #[test]

@@ -9,4 +9,4 @@ pub mod daemon;
 pub mod http;
 pub mod line;
 mod source;
-mod upstream;
+pub(crate) mod upstream;

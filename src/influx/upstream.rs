@@ -1,7 +1,7 @@
 //! The collector: lines go to it as fast as it takes them, and wait while it cannot be reached.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use nix::sys::socket::{
 use super::buffer::Buffer;
 use super::http::{self, MAX_ANSWER, Place, Url, Verdict};
 use crate::daemon::Retry;
+
+/// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
+pub const PORT: u16 = 8094;
 
 /// How long the collector may take to accept a connection.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -29,16 +32,30 @@ const READ: usize = 1 << 12;
 
 /// Where lines go.
 #[derive(Debug)]
-pub(super) enum Destination {
+pub(crate) enum Destination {
     /// To a listener for lines.
     Lines(SocketAddr),
     /// To a server (with the token that is shown to it).
     Server(Url, Place, Option<String>),
 }
 
+/// Where a listener for lines is, as the operator says it: `IP[:PORT]`.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    text.parse()
+        .or_else(|_| {
+            bare.unwrap_or(text)
+                .parse()
+                .map(|ip: IpAddr| (ip, PORT).into())
+        })
+        .map_err(|_| format!("'{text}' is no IP[:PORT]"))
+}
+
 /// The collector, and the lines for it.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub(crate) struct Upstream {
     destination: Destination,
     buffer: Buffer,
     state: State,
@@ -69,9 +86,27 @@ struct Exchange {
     deadline: Option<Instant>,
 }
 
+impl Destination {
+    /// The port that connections are made to.
+    pub(super) fn port(&self) -> u16 {
+        match self {
+            Self::Lines(address) => address.port(),
+            Self::Server(url, ..) => url.port,
+        }
+    }
+
+    /// Whether its address has to be looked up.
+    pub(super) fn has_name(&self) -> bool {
+        match self {
+            Self::Lines(_) => false,
+            Self::Server(url, ..) => url.host.parse::<IpAddr>().is_err(),
+        }
+    }
+}
+
 impl Upstream {
     /// Keeps so many lines at most while the collector cannot be reached.
-    pub(super) fn new(destination: Destination, most: usize) -> Self {
+    pub(crate) fn new(destination: Destination, most: usize) -> Self {
         Self {
             destination,
             buffer: Buffer::new(most),
@@ -83,8 +118,13 @@ impl Upstream {
         }
     }
 
+    /// The port to which connections are made.
+    pub(crate) fn port(&self) -> u16 {
+        self.destination.port()
+    }
+
     /// A line is to be sent.
-    pub(super) fn push(&mut self, line: String) {
+    pub(crate) fn push(&mut self, line: String) {
         self.buffer.push(line);
         let dropped = self.buffer.dropped();
         if dropped > 0 && self.dropped == 0 {
@@ -97,8 +137,20 @@ impl Upstream {
         self.dropped += dropped;
     }
 
+    /// Lines that wait are dropped, as newer ones are to take their place.
+    pub(crate) fn drop_waiting(&mut self) {
+        self.buffer.clear();
+        self.dropped += self.buffer.dropped();
+    }
+
+    /// How many lines wait, but those that are being sent.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// What to poll for, where there is a connection.
-    pub(super) fn wait(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn wait(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.state {
             State::Away => None,
             State::Connecting(stream, _) => Some((stream.as_fd(), PollFlags::POLLOUT)),
@@ -114,7 +166,7 @@ impl Upstream {
     }
 
     /// When [`Self::progress`] is wanted at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Away => (!self.buffer.is_empty()).then(|| self.retry.at()),
             State::Connecting(_, deadline) => Some(*deadline),
@@ -123,7 +175,7 @@ impl Upstream {
     }
 
     /// Does what goes without waiting.
-    pub(super) fn progress(&mut self, now: Instant) {
+    pub(crate) fn progress(&mut self, now: Instant) {
         if let Err(why) = self.step(now) {
             if !self.reported {
                 log::warn!("{}: {why}; lines wait for it", self.place());
@@ -340,6 +392,22 @@ fn begin(address: SocketAddr) -> Result<TcpStream, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_a_port_or_the_usual_one() {
+        for (text, expected) in [
+            ("127.0.0.1", "127.0.0.1:8094"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("::1", "[::1]:8094"),
+            ("[::1]", "[::1]:8094"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), expected);
+        }
+        for wrong in ["host", "127.0.0.1:x", "127.0.0.1:99999", ""] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_line_that_was_not_written_whole_is_sent_again() {

@@ -1,11 +1,36 @@
-//! What a daemon can still reach once it has all it needs: the folders it names, and nothing else of the file system.
+//! What a program can still do once it has all that it has to open: what it says that it needs, and nothing else.
 #![forbid(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod filter;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
 use std::os::fd::BorrowedFd;
+
+/// Something that a program goes on doing. What is open already can be read and written, polled and closed in any case.
+#[derive(Clone, Copy, Debug)]
+pub enum Need<'a> {
+    /// Files in this folder, and in all folders below.
+    Folder(BorrowedFd<'a>, Access),
+    /// To read, write and resize files that are open, wherever in them, and to have that on the disk.
+    OpenFiles,
+    /// Connections to the local sockets in this folder.
+    LocalSockets(BorrowedFd<'a>),
+    /// Connections to local sockets wherever they are: those of syslog move when it is started anew.
+    AllLocalSockets,
+    /// To accept connections on sockets that listen.
+    Accept,
+    /// To tell the service manager how it goes.
+    Manager,
+    /// TCP connections to this port.
+    Tcp(u16),
+    /// The addresses of hosts by their names.
+    Names,
+    /// What the system counts of other processes, and of network interfaces.
+    Counters,
+}
 
 /// What stays possible with the files in a folder, and in all folders below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +43,24 @@ pub enum Access {
     Remove,
 }
 
-/// From now on this process reaches files in these folders only, and only so; what is open already stays as it is.
+/// What comes of a system call that no need goes with, on Linux. Files and addresses that are out of reach are refused
+/// in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// The process is killed: it serves one connection, and is no longer itself.
+    Kill,
+    /// The call fails as one that the kernel does not know: others depend on this process.
+    Refuse,
+}
+
+/// From now on this process can do what it needs only.
 ///
-/// On FreeBSD (Capsicum) they can be reached by their descriptors alone, whatever the access, and no connection can be
-/// made any more. On Linux (Landlock) this is about the calling thread and those that it makes, no TCP connection can be
-/// made, and no signal sent to others, as far as the kernel knows how to.
+/// On FreeBSD (Capsicum) folders are reached by their descriptors alone, whatever the access, and local sockets by
+/// [`crate::socket::Folder`]; a program that needs TCP, names or counters, which Capsicum keeps from everybody, is not
+/// confined. On Linux (Landlock, seccomp) this is about the calling thread and those that it makes; a program that needs
+/// names has all files to read, and all system calls.
 ///
-/// Where the system cannot do that it is logged, and all goes on without.
-pub fn confine(folders: &[(BorrowedFd<'_>, Access)]) {
-    if let Err(error) = os::confine(folders) {
-        log::warn!("going on without a sandbox: {error}");
-    }
+/// What the system cannot do is logged, and all goes on without.
+pub fn confine(needs: &[Need<'_>], breach: Breach) {
+    os::confine(needs, breach);
 }

@@ -1,11 +1,15 @@
 //! Linux: sockets handed over by systemd.
 
 use std::io;
-use std::os::fd::IntoRawFd;
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use libsystemd::activation::{IsType, receive_descriptors};
 
+use nix::fcntl::OFlag;
+use nix::sys::socket::{UnixAddr, connect as connect_to};
+
+use super::Folder;
 use crate::sys::descriptor;
 
 /// Default of `--tmpdir`.
@@ -13,6 +17,9 @@ pub(super) const RUNTIME_FOLDER: &str = "/run/petrel";
 
 /// Default of `--dbdir`.
 pub(super) const DATABASE_FOLDER: &str = "/var/lib/petrel";
+
+/// Opens a folder for what is in it only.
+pub(super) const SEARCH: OFlag = OFlag::O_PATH;
 
 /// The listening Unix socket that systemd hands over; it must be the only descriptor.
 pub fn activated() -> io::Result<UnixListener> {
@@ -34,4 +41,9 @@ pub fn activated() -> io::Result<UnixListener> {
     let listener = UnixListener::from(descriptor::inherited(socket.into_raw_fd())?);
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Connects to a socket in the folder, by its path: there is no other way.
+pub(super) fn connect(folder: &Folder, socket: &UnixStream, file: &str) -> nix::Result<()> {
+    connect_to(socket.as_raw_fd(), &UnixAddr::new(&folder.path(file))?)
 }

@@ -5,20 +5,30 @@
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
+mod clients;
+mod link;
+mod messages;
+
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 
+pub use clients::{Client, ClientId, Clients, Lost, MAX_REQUEST, PATIENCE, Ready, Received};
+pub use link::{ANSWER, LONGEST_RETRY, Link};
+pub use messages::framed;
 pub use os::activated;
 
+use crate::sandbox::Need;
 use crate::wire::frame::{FrameBuffer, FrameError, Next};
 
 /// Folder of the daemons' sockets below the runtime folder (WIRE 6.3).
@@ -48,6 +58,48 @@ const READ: usize = 1 << 14;
 /// The path of the daemon's socket `file` below the runtime folder.
 pub fn path(runtime_folder: &Path, file: &str) -> PathBuf {
     runtime_folder.join(FOLDER).join(file)
+}
+
+/// The folder of the daemons' sockets, held open: a process in a [sandbox](crate::sandbox) connects by it.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    open: nix::Result<OwnedFd>,
+}
+
+impl Folder {
+    /// That below the runtime folder. It need not be there.
+    pub fn open(runtime_folder: &Path) -> Self {
+        let path = runtime_folder.join(FOLDER);
+        let flags = os::SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let open = open(&path, flags, Mode::empty());
+        Self { path, open }
+    }
+
+    /// What a sandbox has to leave for [`Self::connect`]: a folder that is not there may come to be anywhere.
+    pub fn need(&self) -> Need<'_> {
+        match &self.open {
+            Ok(folder) => Need::LocalSockets(folder.as_fd()),
+            Err(_) => Need::AllLocalSockets,
+        }
+    }
+
+    /// The path of a socket, for people.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.path.join(file)
+    }
+
+    /// Connects to the daemon with the socket `file`, which may take until `patience` is over to accept.
+    pub fn connect(&self, file: &str, patience: Duration) -> io::Result<UnixStream> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let daemon = UnixStream::from(socket);
+        // A daemon that does not accept blocks connect(2) once its backlog is full.
+        daemon.set_write_timeout(Some(patience))?;
+        os::connect(self, &daemon, file)?;
+        daemon.set_nonblocking(true)?;
+        Ok(daemon)
+    }
 }
 
 /// Listens on `path` with file mode 0660, in place of a socket whose daemon is gone.

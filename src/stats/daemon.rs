@@ -1,36 +1,34 @@
 //! The statistics daemon's process: one thread around poll(2), in which nothing waits for a single peer.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use log::{debug, error, info, warn};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
 use super::collect::{Interfaces, Target};
-use super::connection::Connection;
 use super::registry::Registry;
 use super::report::{Draft, Reporter};
-use super::supervisor::{SupervisorLink, Told};
-use crate::command_line::{self, USAGE};
-use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
-use crate::logging::{self, Verbosity};
+use super::supervisor::{self, Told};
+use crate::command_line;
+use crate::daemon::{self, DaemonError, Manager, Signals};
+use crate::logging::Verbosity;
 use crate::name::{Name, Path};
-use crate::socket;
+use crate::sandbox::{self, Access, Breach, Need};
+use crate::socket::{self, ClientId, Clients, Folder, Link, Lost, Ready, Received};
+use crate::vitals::{Vitals, address};
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
-    Success, VERSION, domain, frame,
+    Success, VERSION, domain,
 };
 
-pub use super::connection::{MAX_BACKLOG, MAX_QUEUE, MAX_REQUEST, PATIENCE};
 pub use super::report::{DETAILS, MAX_DETAILS};
-pub use super::supervisor::{ANSWER, LONGEST_RETRY};
 
 /// Most connections at once. While there are so many, further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 128;
@@ -38,8 +36,11 @@ pub const MAX_CONNECTIONS: usize = 128;
 /// How often something is gathered unless the operator says otherwise (BEHAVIOUR 7).
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Connections accepted in one round.
-const ACCEPT_BURST: usize = 16;
+/// Octets that wait for a subscriber at most while it is told more: as long as more wait, it misses what is gathered.
+pub const MAX_BACKLOG: usize = 1 << 16;
+
+/// Most octets that wait for a client which goes on asking: more than what is gathered at once.
+pub const MAX_QUEUE: usize = 1 << 22;
 
 /// Gather what unikernels use, and hand it to clients.
 #[derive(FromArgs, Debug)]
@@ -69,6 +70,10 @@ struct Options {
     #[argh(switch)]
     gather_bhyve_stats: bool,
 
+    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[argh(option, arg_name = "address", from_str_fn(address))]
+    influx: Option<SocketAddr>,
+
     /// log to syslog
     #[argh(switch)]
     syslog: bool,
@@ -86,19 +91,6 @@ struct Options {
     quiet: bool,
 }
 
-/// Why the daemon could not start or go on.
-#[derive(Debug)]
-pub enum DaemonError {
-    /// The folder is missing and cannot be made, or is none.
-    Folder(PathBuf, io::Error),
-    /// Listening on this socket failed.
-    Listen(PathBuf, io::Error),
-    /// No socket was handed over.
-    Activation(io::Error),
-    /// Something else of the system's.
-    System(&'static str, io::Error),
-}
-
 /// Runs the daemon to its end and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-stats";
@@ -107,16 +99,7 @@ pub fn main() -> i32 {
         quiet: options.quiet,
         verbose: options.verbose,
     };
-    if let Err(code) = logging::start_daemon(PROGRAM, verbosity, options.syslog) {
-        return code;
-    }
-    match run(&options) {
-        Ok(()) => 0,
-        Err(error) => {
-            error!("{error}");
-            USAGE
-        }
-    }
+    daemon::main(PROGRAM, verbosity, options.syslog, || run(&options))
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -140,26 +123,37 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         .transpose()
         .map_err(|error| DaemonError::System("ask for the size of a page", error))?;
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
-    let listener = if options.systemd_socket_activation {
-        socket::activated().map_err(DaemonError::Activation)?
-    } else {
-        socket::listen(&path).map_err(|error| DaemonError::Listen(path.clone(), error))?
-    };
-    info!("listening on {}", path.display());
+    let listener = daemon::listener(&path, options.systemd_socket_activation)?;
+    let reports = options.prometheus.as_deref().map(report_folder);
+    let reports = reports
+        .transpose()
+        .map_err(|(path, error)| DaemonError::Folder(path, error))?;
+    let sockets = Folder::open(&options.tmpdir);
     let mut daemon = Daemon {
         registry: Registry::default(),
-        connections: BTreeMap::new(),
-        next_connection: 0,
-        no_accept_before: None,
-        supervisor: SupervisorLink::new(supervisor),
+        clients: Clients::new(listener, MAX_CONNECTIONS),
+        behind: BTreeMap::new(),
+        supervisor: supervisor::link(supervisor),
         interval: options.interval,
         next_round: Instant::now() + options.interval,
         reporter,
         missed: 0,
         with_machines: options.gather_bhyve_stats,
+        vitals: Vitals::new("albatross_stats", options.influx),
         manager: Manager::ready(),
     };
-    let ended = daemon.serve(&listener, &mut signals);
+    let mut needs = vec![Need::Accept, Need::Manager, Need::Counters, sockets.need()];
+    if let Some(reports) = &reports {
+        needs.push(Need::Folder(reports.as_fd(), Access::Change));
+    }
+    if !options.systemd_socket_activation
+        && let Need::LocalSockets(folder) = sockets.need()
+    {
+        needs.push(Need::Folder(folder, Access::Remove));
+    }
+    needs.extend(daemon.vitals.port().map(Need::Tcp));
+    sandbox::confine(&needs, Breach::Refuse);
+    let ended = daemon.serve(&mut signals);
     if !options.systemd_socket_activation
         && let Err(error) = fs::remove_file(&path)
     {
@@ -168,16 +162,24 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     ended
 }
 
-/// Numbers connections, and with that subscribers, in the order of arrival.
-type ConnectionId = u64;
+/// The folder that a report goes to.
+fn report_folder(file: &FilePath) -> Result<File, (PathBuf, io::Error)> {
+    let folder = file.parent().unwrap_or(file);
+    let folder = if folder.as_os_str().is_empty() {
+        FilePath::new(".")
+    } else {
+        folder
+    };
+    File::open(folder).map_err(|error| (folder.to_owned(), error))
+}
 
 #[derive(Debug)]
 struct Daemon {
     registry: Registry<Target>,
-    connections: BTreeMap<ConnectionId, Connection>,
-    next_connection: ConnectionId,
-    no_accept_before: Option<Instant>,
-    supervisor: SupervisorLink,
+    clients: Clients,
+    /// How often in a row these have missed what was gathered.
+    behind: BTreeMap<ClientId, u64>,
+    supervisor: Link,
     interval: Duration,
     /// When something is gathered next.
     next_round: Instant,
@@ -186,14 +188,15 @@ struct Daemon {
     missed: u64,
     /// Whether counters of virtual machines are gathered.
     with_machines: bool,
+    vitals: Vitals,
     manager: Manager,
 }
 
 impl Daemon {
     /// Serves until a signal asks for the end.
-    fn serve(&mut self, listener: &UnixListener, signals: &mut Signals) -> Result<(), DaemonError> {
+    fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
-            let (acceptable, ready) = self.wait(listener, signals)?;
+            let ready = self.wait(signals)?;
             signals.drain();
             if signals.terminate() {
                 info!("asked to end");
@@ -201,14 +204,14 @@ impl Daemon {
                 return Ok(());
             }
             let now = Instant::now();
-            for told in self.supervisor.progress(now) {
+            for told in supervisor::progress(&mut self.supervisor, now) {
                 self.told(told);
             }
-            for (id, ready) in ready {
-                self.attend(id, ready, now);
+            for (id, events) in ready.clients {
+                self.attend(id, events, now);
             }
-            if acceptable {
-                self.accept(listener, now);
+            if ready.acceptable {
+                self.clients.accept(now);
             }
             if let Some(reporter) = &mut self.reporter {
                 reporter.progress(now);
@@ -218,117 +221,65 @@ impl Daemon {
                 self.next_round = (self.next_round + self.interval).max(now);
                 self.gather(now);
             }
-            self.end_patience(now);
+            for id in self.clients.late(now) {
+                self.forget(id);
+            }
+            self.vitals.progress(now, |lines| {
+                lines.connections("unix", self.clients.count(), self.clients.accepted());
+            });
             self.manager.progress(now);
         }
     }
 
-    /// Waits for something to happen, or for the next deadline: whether there is somebody to accept, and which
-    /// connections are ready.
-    fn wait(
-        &self,
-        listener: &UnixListener,
-        signals: &Signals,
-    ) -> Result<(bool, Vec<(ConnectionId, PollFlags)>), DaemonError> {
-        let accepting = self.connections.len() < MAX_CONNECTIONS && self.no_accept_before.is_none();
-        let listening = if accepting {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        };
-        let mut waiting = vec![PollFd::new(listener.as_fd(), listening)];
-        for connection in self.connections.values() {
-            waiting.push(PollFd::new(connection.as_fd(), connection.interest()));
-        }
+    /// Waits for something to happen, or for the next deadline.
+    fn wait(&self, signals: &Signals) -> Result<Ready, DaemonError> {
+        let mut waiting: Vec<_> = self.clients.wait().collect();
         waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
         let reports = self.reporter.as_ref().and_then(Reporter::peer);
         for peer in self.supervisor.peer().into_iter().chain(reports) {
             waiting.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
-        match poll(&mut waiting, self.timeout()) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(DaemonError::System("wait for events", error.into())),
-        }
-        let mut ready = waiting
-            .iter()
-            .map(|one| one.revents().unwrap_or(PollFlags::POLLERR));
-        let acceptable = ready.next().is_some_and(|ready| !ready.is_empty());
-        let connections = self.connections.keys().copied().zip(ready);
-        Ok((
-            acceptable,
-            connections.filter(|(_, ready)| !ready.is_empty()).collect(),
-        ))
+        waiting.extend(self.vitals.wait());
+        daemon::poll(&mut waiting, self.deadline())?;
+        Ok(self.clients.ready(&mut daemon::events(&waiting)))
     }
 
-    fn timeout(&self) -> PollTimeout {
-        let patience = self.connections.values().filter_map(Connection::deadline);
-        daemon::timeout(
-            patience
-                .chain(self.no_accept_before)
-                .chain(self.supervisor.deadline())
-                .chain(self.reporter.as_ref().and_then(Reporter::deadline))
-                .chain([self.next_round])
-                .chain(self.manager.deadline())
-                .min(),
-        )
-    }
-
-    fn end_patience(&mut self, now: Instant) {
-        self.no_accept_before.take_if(|until| *until <= now);
-        let overdue = |connection: &Connection| connection.deadline().is_some_and(|at| at <= now);
-        let late: Vec<_> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| overdue(connection))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
-            warn!("connection {id}: closed, as its peer takes more than {PATIENCE:?}");
-            self.forget(id);
-        }
-    }
-
-    fn accept(&mut self, listener: &UnixListener, now: Instant) {
-        for _ in 0..ACCEPT_BURST {
-            if self.connections.len() >= MAX_CONNECTIONS {
-                warn!("{MAX_CONNECTIONS} connections are open, further ones have to wait");
-                return;
-            }
-            match socket::accept(listener) {
-                Ok(Some(peer)) => {
-                    let connection = Connection::new(peer);
-                    self.connections.insert(self.next_connection, connection);
-                    self.next_connection += 1;
-                }
-                Ok(None) => return,
-                Err(error) => {
-                    error!("cannot accept connections: {error}");
-                    self.no_accept_before = Some(now + ACCEPT_PAUSE);
-                    return;
-                }
-            }
-        }
+    fn deadline(&self) -> Option<Instant> {
+        [self.next_round]
+            .into_iter()
+            .chain(self.clients.deadline())
+            .chain(self.supervisor.deadline())
+            .chain(self.reporter.as_ref().and_then(Reporter::deadline))
+            .chain(self.vitals.deadline())
+            .chain(self.manager.deadline())
+            .min()
     }
 
     /// Something happened on a connection.
-    fn attend(&mut self, id: ConnectionId, ready: PollFlags, now: Instant) {
-        if let Err(why) = self.converse(id, ready, now) {
+    fn attend(&mut self, id: ClientId, events: PollFlags, now: Instant) {
+        if let Err(why) = self.converse(id, events, now) {
             debug!("connection {id}: closed: {why}");
             return self.forget(id);
         }
-        let connection = self.connections.get(&id);
-        if connection.is_some_and(|connection| connection.is_done(ready)) {
+        let client = self.clients.get(id);
+        if client.is_some_and(|client| client.is_done(events)) {
             self.forget(id);
         }
     }
 
-    fn converse(&mut self, id: ConnectionId, ready: PollFlags, now: Instant) -> Result<(), String> {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.progress(ready)?;
+    fn converse(&mut self, id: ClientId, events: PollFlags, now: Instant) -> Result<(), String> {
+        let lost = |lost: Lost| lost.to_string();
+        if let Some(client) = self.clients.get_mut(id) {
+            client.progress(events).map_err(lost)?;
         }
-        while let Some(connection) = self.connections.get_mut(&id) {
-            let Some(request) = connection.next(now)? else {
-                return Ok(());
+        while let Some(client) = self.clients.get_mut(id) {
+            let request = match client.next(now).map_err(lost)? {
+                Received::Request(request) => request,
+                Received::Nothing => break,
+                Received::End => {
+                    client.close(now);
+                    break;
+                }
             };
             // What is no message ends the connection without an answer (WIRE 3).
             let message = Message::decode(&request).map_err(|error| error.to_string())?;
@@ -338,7 +289,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn carry_out(&mut self, id: ConnectionId, message: &Message) -> Result<&'static str, String> {
+    fn carry_out(&mut self, id: ClientId, message: &Message) -> Result<&'static str, String> {
         let name = domain::name(&message.header.name).map_err(|error| error.to_string())?;
         let Payload::Command(Command::Statistics(command)) = &message.payload else {
             return Err("not a command for the statistics daemon".to_owned());
@@ -363,12 +314,12 @@ impl Daemon {
     /// An error is told, and ends the conversation (WIRE 7.2).
     fn answer(
         &mut self,
-        id: ConnectionId,
+        id: ClientId,
         header: Header,
         answer: Result<&'static str, String>,
         now: Instant,
     ) -> Result<(), String> {
-        let Some(connection) = self.connections.get_mut(&id) else {
+        let Some(client) = self.clients.get_mut(id) else {
             return Ok(());
         };
         let refused = answer.is_err();
@@ -379,12 +330,12 @@ impl Daemon {
                 Payload::Failure(why.into())
             }
         };
-        connection.send(&framed(&Message::answer(header, payload)))?;
-        if connection.queued_too_much() {
-            return Err("it does not read its answers".to_owned());
-        }
+        let frame = socket::framed(&Message::answer(header, payload));
+        client
+            .send_at_most(&frame, MAX_QUEUE)
+            .map_err(|lost| lost.to_string())?;
         if refused {
-            connection.close(now);
+            client.close(now);
         }
         Ok(())
     }
@@ -414,21 +365,21 @@ impl Daemon {
             Ok(interfaces) => interfaces,
             Err(error) => return error!("cannot ask for network interfaces: {error}"),
         };
-        let mut readers = BTreeMap::new();
-        for (id, connection) in &mut self.connections {
-            let keeps_up = connection.keeps_up();
-            if !keeps_up {
-                self.missed += 1;
-                debug!(
-                    "connection {id}: does not read, and missed {} times",
-                    connection.missed()
-                );
+        let mut readers = BTreeSet::new();
+        for (id, client) in self.clients.iter() {
+            if client.queued() <= MAX_BACKLOG {
+                readers.insert(id);
+                self.behind.remove(&id);
+                continue;
             }
-            readers.insert(*id, keeps_up);
+            let missed = self.behind.entry(id).or_default();
+            *missed += 1;
+            self.missed += 1;
+            debug!("connection {id}: does not read, and missed {missed} times");
         }
         let mut broken = Vec::new();
         let mut samples = Vec::new();
-        let connections = &mut self.connections;
+        let clients = &mut self.clients;
         let reporting = self.reporter.is_some();
         self.registry.retain(|name, target, subscriptions| {
             let mut wanted = subscriptions.of(name).peekable();
@@ -448,12 +399,12 @@ impl Daemon {
             };
             // One frame for all that get the same.
             let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
-            for (id, left_out) in wanted.filter(|(id, _)| readers.get(id) == Some(&true)) {
+            for (id, left_out) in wanted.filter(|(id, _)| readers.contains(id)) {
                 let frame = frames
                     .entry(left_out)
                     .or_insert_with(|| sample(name, left_out, &used));
-                if let Some(connection) = connections.get_mut(&id)
-                    && let Err(why) = connection.send(frame)
+                if let Some(client) = clients.get_mut(id)
+                    && let Err(why) = client.send(frame)
                 {
                     debug!("connection {id}: closed: {why}");
                     broken.push(id);
@@ -473,8 +424,9 @@ impl Daemon {
         }
     }
 
-    fn forget(&mut self, id: ConnectionId) {
-        self.connections.remove(&id);
+    fn forget(&mut self, id: ClientId) {
+        self.clients.remove(id);
+        self.behind.remove(&id);
         self.registry.unsubscribe(id);
     }
 }
@@ -495,32 +447,5 @@ fn sample(name: &Name, left_out: usize, used: &Statistics) -> Vec<u8> {
         name: shown.to_string().into(),
     };
     let data = Data::Statistics(Box::new(used.clone()));
-    framed(&Message::answer(header, Payload::Data(data)))
+    socket::framed(&Message::answer(header, Payload::Data(data)))
 }
-
-/// The frame around a message of our own, all of which are far below what a frame can hold.
-fn framed(message: &Message) -> Vec<u8> {
-    message
-        .encode()
-        .map_err(|error| error.to_string())
-        .and_then(|octets| frame::frame(&octets).map_err(|error| error.to_string()))
-        .unwrap_or_else(|error| {
-            error!("cannot encode a message: {error}");
-            Vec::new()
-        })
-}
-
-impl fmt::Display for DaemonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Folder(path, error) => daemon::explain_runtime_folder(f, path, error),
-            Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
-            Self::Activation(error) => {
-                write!(f, "no socket to listen on was handed over: {error}")
-            }
-            Self::System(what, error) => write!(f, "cannot {what}: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for DaemonError {}

@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod collect;
-mod connection;
 pub mod daemon;
 pub mod prometheus;
 pub mod registry;

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use super::prometheus::{self, Report};
 use crate::daemon::wall_clock;
 use crate::name::{Name, Path as NamePath};
-use crate::socket::{self, Peer};
-use crate::wire::frame::{Next, frame};
+use crate::socket::Peer;
 use crate::wire::own::NamedDetails;
 use crate::wire::{Command, Message, Payload, Statistics, Success, UnikernelCommand};
 
@@ -136,40 +135,19 @@ impl Reporter {
 
 /// A connection on which the supervisor is asked for all unikernels.
 fn ask(socket: &Path) -> Result<Peer, String> {
-    let connected = socket::connect(socket).map_err(io::Error::from);
-    let mut peer = connected
-        .and_then(Peer::new)
-        .map_err(|error| error.to_string())?;
+    let mut peer = Peer::dial(socket)?;
     let command = Command::Unikernel(UnikernelCommand::Details(()));
-    let message = Message::command(0, &Name::from(NamePath::ROOT), command);
-    let octets = message.encode().map_err(|error| error.to_string())?;
-    let octets = frame(&octets).map_err(|error| error.to_string())?;
-    peer.send(&octets).map_err(|error| error.to_string())?;
+    peer.tell(&Message::command(0, &Name::from(NamePath::ROOT), command))?;
     Ok(peer)
 }
 
 /// The answer, if it is complete.
 fn details(peer: &mut Peer) -> Result<Option<Vec<NamedDetails>>, String> {
-    peer.flush().map_err(|error| error.to_string())?;
-    loop {
-        if let Some(next) = peer.next(MAX_DETAILS).map_err(|error| error.to_string())? {
-            let Next::Frame(octets) = next else {
-                return Err("it ended the conversation".to_owned());
-            };
-            let message = Message::decode(&octets).map_err(|error| error.to_string())?;
-            return match message.payload {
-                Payload::Reply(Success::UnikernelDetails(details)) => Ok(Some(details)),
-                Payload::Failure(why) => Err(why.to_lossy()),
-                _ => Err("it answers something else".to_owned()),
-            };
-        }
-        let held = peer.held();
-        if !peer.receive().map_err(|error| error.to_string())? {
-            return Err("it has closed the connection".to_owned());
-        }
-        if peer.held() == held {
-            return Ok(None);
-        }
+    match peer.hear(MAX_DETAILS)?.map(|message| message.payload) {
+        None => Ok(None),
+        Some(Payload::Reply(Success::UnikernelDetails(details))) => Ok(Some(details)),
+        Some(Payload::Failure(why)) => Err(why.to_lossy()),
+        Some(_) => Err("it answers something else".to_owned()),
     }
 }
 

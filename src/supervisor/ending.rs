@@ -61,7 +61,7 @@ impl Supervisor {
             unikernel.history.last_exit = Some(exit.clone());
         }
         unikernel.run = Run::Due;
-        if asked || death == Death::Exit(0) {
+        if asked || restart::is_well(&unikernel.version.config, death) {
             info!("{name}: ended with {death}");
         } else {
             warn!("{name}: ended with {death}, which nobody asked for");
@@ -129,7 +129,8 @@ impl Supervisor {
         for (_, name) in these.into_iter().skip(most) {
             let forgotten = self.ended.remove(&name);
             let images = forgotten.iter().flat_map(Ended::versions);
-            self.superfluous.extend(images.map(|version| version.image));
+            self.superfluous
+                .extend(images.filter_map(|version| version.stored_image()));
         }
     }
 

@@ -94,8 +94,8 @@ pub enum Event {
     Inspected {
         /// The unikernel.
         name: Name,
-        /// What the image declares, or why it cannot run here.
-        result: Result<Manifest, String>,
+        /// What the image declares, if there is one, or why it cannot run here.
+        result: Result<Option<Manifest>, String>,
     },
     /// The result of [`Effect::Prepare`].
     Prepared {
@@ -196,8 +196,8 @@ pub enum Effect {
     },
     /// Forget an image that arrives, or is staged.
     DiscardImage(UploadId),
-    /// Look at an image, for a tender that runs it, and for what else of the host it needs: leads to
-    /// [`Event::Inspected`].
+    /// Look at an image, unless it is of a BHyve machine, which has none, for a tender that runs it, and for what else of the
+    /// host it needs: leads to [`Event::Inspected`].
     Inspect {
         /// The unikernel.
         name: Name,
@@ -224,7 +224,7 @@ pub enum Effect {
         /// How many consoles its path may have.
         limit: Int,
     },
-    /// Start the tender: leads to [`Event::Spawned`], later [`Event::Exited`].
+    /// Start the tender: leads to [`Event::Spawned`], perhaps only when a machine is loaded, later [`Event::Exited`].
     Spawn {
         /// The run.
         run: RunId,

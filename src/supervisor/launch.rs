@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use super::HostDevice;
+use super::{HostDevice, machine};
 use crate::name::Name;
 use crate::unikernel::{Block, Config, Kind};
 
@@ -72,14 +72,15 @@ pub fn block_file(unikernel: &Name, block: &Block, folder: &Path) -> Option<Path
     })
 }
 
-/// Refuses what cannot be started yet.
-pub fn supported(config: &Config) -> Result<(), &'static str> {
+/// Refuses what cannot be started, `machines` being why BHyve machines cannot.
+pub fn supported(config: &Config, machines: Result<(), &&str>) -> Result<(), String> {
     if config.kind == Kind::Bhyve {
-        return Err("BHyve machines are not supported");
+        machines.map_err(|why| (*why).to_owned())?;
+        return machine::check(config).map_err(|refusal| refusal.to_string());
     }
     let devices: BTreeSet<_> = config.blocks.iter().map(|block| &block.device).collect();
     if devices.len() < config.blocks.len() {
-        return Err("two block devices have the same name");
+        return Err("two block devices have the same name".to_owned());
     }
     Ok(())
 }

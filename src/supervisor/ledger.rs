@@ -125,6 +125,11 @@ impl<'a> Claim<'a> {
         self
     }
 
+    /// MB.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
     /// Host processors, each perhaps more than once.
     fn cpus(&self) -> impl Iterator<Item = CpuId> {
         self.configs()

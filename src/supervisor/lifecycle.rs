@@ -10,17 +10,21 @@ use super::operation::{
 };
 use super::{
     Asker, Claim, ConnectionId, Effect, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING, Run,
-    StagedImage, Supervisor, Unikernel, UploadId, claims, runnable, share,
+    StagedImage, Supervisor, Unikernel, UploadId, claims, share,
 };
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::unikernel::{Config, Version};
+use crate::unikernel::{Config, ImageDigest, Kind, Version};
 use crate::wire;
 
 impl Supervisor {
-    /// A create or force-create: its image has to arrive first, which keeps nobody from the name.
+    /// A create or force-create: its image has to arrive first, which keeps nobody from the name. Of a BHyve machine none
+    /// is to come.
     pub(super) fn upload(&mut self, asker: Asker, name: Name, config: wire::Config, force: bool) {
-        let admitted = runnable(&name, &config).and_then(|config| {
+        let admitted = self.runnable(&name, &config).and_then(|config| {
+            if config.kind == Kind::Bhyve {
+                return Ok(config);
+            }
             let tenant = name.path().tenant();
             let uploads = self.uploads.values();
             let own = uploads.filter(|upload| upload.name.path().tenant() == tenant);
@@ -41,6 +45,14 @@ impl Supervisor {
             Ok(config) => config,
             Err(why) => return self.refuse(&asker, &why),
         };
+        if admitted.kind == Kind::Bhyve {
+            let creation = Creation {
+                config: admitted,
+                force,
+                image: None,
+            };
+            return self.request(asker, &name, Request::Create(Box::new(creation)));
+        }
         let (upload, from) = (UploadId(self.count()), asker.connection);
         let arriving = Upload {
             asker,
@@ -119,10 +131,9 @@ impl Supervisor {
         match result {
             Ok(image) => {
                 let creation = Creation {
-                    upload,
                     config,
                     force,
-                    image,
+                    image: Some((upload, image)),
                 };
                 self.request(asker, &name, Request::Create(Box::new(creation)));
             }
@@ -132,23 +143,22 @@ impl Supervisor {
 
     fn create(&mut self, asker: Asker, name: &Name, creation: Creation) {
         let Creation {
-            upload,
             config,
             force,
             image,
         } = creation;
-        let fits = check_devices(&image.manifest, &config)
+        let (upload, image) = image.unzip();
+        let manifest = image.as_ref().map(|image| &image.manifest);
+        let fits = check_devices(manifest, &config)
             .and_then(|()| self.check_free(name, force))
             .and_then(|()| self.admit(name, &config));
         if let Err(why) = fits {
-            self.effects.push(Effect::DiscardImage(upload));
+            self.effects.extend(upload.map(Effect::DiscardImage));
             return self.refuse(&asker, &why);
         }
-        let version = Arc::new(Version {
-            config,
-            image: image.digest,
-        });
-        self.inspect(asker, name, "created unikernel", version, Some(upload));
+        let image = image.map_or(ImageDigest::NONE, |image| image.digest);
+        let version = Arc::new(Version { config, image });
+        self.inspect(asker, name, "created unikernel", version, upload);
     }
 
     /// Begins to put this version in the place of what is there, if the host can run it.
@@ -203,7 +213,8 @@ impl Supervisor {
             )),
             Revival::Start | Revival::Restart(None) => Ok(version.clone()),
             Revival::Restart(Some(arguments)) => Ok(Arc::new(Version {
-                config: runnable(name, &version.config.with_arguments((**arguments).clone()))?,
+                config: self
+                    .runnable(name, &version.config.with_arguments((**arguments).clone()))?,
                 image: version.image,
             })),
             Revival::Rollback => previous.clone().ok_or_else(|| {
@@ -212,7 +223,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn inspected(&mut self, name: &Name, result: Result<Manifest, String>) {
+    pub(super) fn inspected(&mut self, name: &Name, result: Result<Option<Manifest>, String>) {
         let Some(operation) = self.operations.get(name) else {
             return;
         };
@@ -221,7 +232,7 @@ impl Supervisor {
         };
         let fits = match result {
             Ok(_) if self.stopping => Err("the supervisor is stopping".to_owned()),
-            Ok(manifest) => check_devices(&manifest, &successor.version.config),
+            Ok(manifest) => check_devices(manifest.as_ref(), &successor.version.config),
             Err(why) => Err(why),
         };
         match fits {
@@ -303,7 +314,8 @@ impl Supervisor {
                 // Where it has ended meanwhile.
                 let ended = self.ended.remove(name);
                 let images = ended.iter().flat_map(super::Ended::versions);
-                self.superfluous.extend(images.map(|version| version.image));
+                self.superfluous
+                    .extend(images.filter_map(|version| version.stored_image()));
                 // A write that failed may have reached the disk all the same.
                 self.come_back(name, &why, abandoned.as_ref());
             }
@@ -400,7 +412,7 @@ impl Supervisor {
             .iter()
             .flat_map(Unikernel::versions)
             .chain(ended.iter().flat_map(super::Ended::versions))
-            .map(|version| version.image);
+            .filter_map(|version| version.stored_image());
         self.superfluous.extend(images);
         if let Some(why) = failure {
             self.save_later();
@@ -445,7 +457,8 @@ impl Supervisor {
             self.ended.insert(name.clone(), ended);
         }
         let images = failed.into_iter().flat_map(Unikernel::versions);
-        self.superfluous.extend(images.map(|version| version.image));
+        self.superfluous
+            .extend(images.filter_map(|version| version.stored_image()));
         self.fail(name, &why);
         self.persist(Written::Change);
     }
@@ -557,7 +570,11 @@ impl Supervisor {
     }
 }
 
-fn check_devices(manifest: &Manifest, config: &Config) -> Result<(), String> {
+/// Whether an image declares these devices. Those of a BHyve machine, which has none, were looked at before.
+fn check_devices(manifest: Option<&Manifest>, config: &Config) -> Result<(), String> {
+    let Some(manifest) = manifest else {
+        return Ok(());
+    };
     let nets: Vec<_> = config.nets.iter().map(|net| net.device.as_str()).collect();
     let blocks: Vec<_> = config
         .blocks

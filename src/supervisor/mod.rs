@@ -6,6 +6,7 @@
 
 mod ages;
 mod blocks;
+mod domains;
 mod ending;
 mod event;
 mod ledger;
@@ -17,6 +18,8 @@ mod starting;
 mod storage;
 
 pub mod launch;
+pub mod machine;
+pub mod owner;
 pub mod restart;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,7 +29,7 @@ use std::time::Duration;
 use crate::name::Name;
 use crate::policy::{Age, Policy};
 use crate::serial;
-use crate::unikernel::{Config, ImageDigest, Version};
+use crate::unikernel::{Config, ImageDigest, Kind, Version};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::{LastExit, Recorded, Standing, State};
 use crate::wire::{
@@ -38,11 +41,13 @@ use self::operation::{Operation, Request, Revival, Upload, Written};
 
 pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
+pub use domains::Domain;
 pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
     Survivor, TaskId, Ticket, Timer, UploadId,
 };
 pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
+pub use owner::Owner;
 pub use storage::{MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT};
 
 /// Most images that arrive at the same time.
@@ -76,6 +81,8 @@ pub struct Settings {
     pub resources: Policy,
     /// The block devices that it has.
     pub devices: BlockDevices,
+    /// What names its BHyve machines, or why it runs none.
+    pub machines: Result<Owner, &'static str>,
     /// How long a tender has between SIGTERM and SIGKILL.
     pub stop_deadline: Duration,
     /// Any number, for jitter.
@@ -89,6 +96,7 @@ pub struct Supervisor {
     ledger: Ledger,
     ages: Ages,
     devices: BlockDevices,
+    machines: Result<Owner, &'static str>,
     /// What is done about block devices.
     tasks: BTreeMap<TaskId, storage::Task>,
     unikernels: BTreeMap<Name, Unikernel>,
@@ -201,6 +209,7 @@ impl Supervisor {
             ledger,
             ages,
             devices: settings.devices,
+            machines: settings.machines,
             tasks: BTreeMap::new(),
             unikernels: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -404,7 +413,7 @@ impl Supervisor {
                 self.succeed(&asker, answer);
             }
             U::Details(()) => {
-                let answer = reply::details(&name, &self.unikernels, &self.ended, &self.devices);
+                let answer = reply::details(&name, &self.unikernels, &self.ended, self.known());
                 self.succeed(&asker, Success::UnikernelDetails(answer));
             }
             U::Get(level) => self.get(&asker, &name, level),
@@ -432,10 +441,32 @@ impl Supervisor {
                 name,
                 version: &unikernel.version,
                 started: started.clone(),
-                devices: &self.devices,
+                known: self.known(),
             })
         });
         reply::unikernels(name, running)
+    }
+
+    /// What else than a unikernel itself is known of it.
+    fn known(&self) -> reply::Known<'_> {
+        reply::Known {
+            devices: &self.devices,
+            machines: self.machines.as_ref().ok(),
+        }
+    }
+
+    /// Reads a configuration and refuses what this supervisor cannot run.
+    fn runnable(&self, name: &Name, config: &WireConfig) -> Result<Config, String> {
+        let config = Config::try_from(config).map_err(|error: DomainError| error.to_string())?;
+        launch::supported(&config, self.machines.as_ref().map(drop))?;
+        let octets = launch::command_line(name, &config);
+        if octets > Config::MAX_COMMAND_LINE {
+            return Err(format!(
+                "the guest's arguments have {octets} octets, at most {} are possible",
+                Config::MAX_COMMAND_LINE
+            ));
+        }
+        Ok(config)
     }
 
     fn get(&mut self, asker: &Asker, name: &Name, level: Int) {
@@ -446,6 +477,12 @@ impl Supervisor {
         let Some(unikernel) = self.unikernels.get(name) else {
             return self.refuse(asker, &format!("there is no unikernel {name}"));
         };
+        if unikernel.version.config.kind == Kind::Bhyve {
+            return self.refuse(
+                asker,
+                &format!("{name} is a BHyve machine, which has no image"),
+            );
+        }
         self.effects.push(Effect::SendImage {
             to: asker.connection,
             header: asker.header.clone(),
@@ -527,7 +564,9 @@ impl Supervisor {
             .flat_map(Unikernel::versions)
             .chain(self.ended.values().flat_map(Ended::versions))
             .chain(operations.flat_map(Operation::versions));
-        let in_use: BTreeSet<_> = versions.map(|version| version.image).collect();
+        let in_use: BTreeSet<_> = versions
+            .filter_map(|version| version.stored_image())
+            .collect();
         let unused = std::mem::take(&mut self.superfluous);
         let unused = unused.difference(&in_use).copied();
         self.effects.extend(unused.map(Effect::RemoveImage));
@@ -680,23 +719,9 @@ fn claims<'a>(
     claims
 }
 
-/// Reads a configuration and refuses what this supervisor cannot run.
-fn runnable(name: &Name, config: &WireConfig) -> Result<Config, String> {
-    let config = Config::try_from(config).map_err(|error: DomainError| error.to_string())?;
-    launch::supported(&config)?;
-    let octets = launch::command_line(name, &config);
-    if octets > Config::MAX_COMMAND_LINE {
-        return Err(format!(
-            "the guest's arguments have {octets} octets, at most {} are possible",
-            Config::MAX_COMMAND_LINE
-        ));
-    }
-    Ok(config)
-}
-
 #[cfg(test)]
 pub(crate) mod fixtures {
-    use super::{BlockDevices, STOP_DEADLINE, Settings};
+    use super::{BlockDevices, Owner, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
 
@@ -711,6 +736,7 @@ pub(crate) mod fixtures {
                 bridges: [].into(),
             },
             devices: BlockDevices::default(),
+            machines: Ok(Owner::of(1, 2)),
             stop_deadline: STOP_DEADLINE,
             seed: 1,
         }

@@ -76,10 +76,10 @@ pub(super) enum Request {
 
 #[derive(Debug)]
 pub(super) struct Creation {
-    pub(super) upload: UploadId,
     pub(super) config: Config,
     pub(super) force: bool,
-    pub(super) image: StagedImage,
+    /// A BHyve machine has none.
+    pub(super) image: Option<(UploadId, StagedImage)>,
 }
 
 /// A start from an image in the store.
@@ -162,7 +162,10 @@ impl Request {
     /// What is to be thrown away with the request.
     pub(super) fn discard(&self) -> Option<Effect> {
         match self {
-            Self::Create(creation) => Some(Effect::DiscardImage(creation.upload)),
+            Self::Create(creation) => {
+                let (upload, _) = creation.image.as_ref()?;
+                Some(Effect::DiscardImage(*upload))
+            }
             _ => None,
         }
     }

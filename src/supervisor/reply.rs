@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::name::{Label, Name, Path};
 use crate::policy::Policy;
-use crate::unikernel::Version;
+use crate::unikernel::{Kind, Version};
 use crate::wire::domain::set_unless_empty;
 use crate::wire::legacy::InfoV5;
 use crate::wire::own::{Details, NamedDetails, Standing, Waiting};
@@ -14,7 +14,7 @@ use crate::wire::{
     Octets, Success, Text, Timestamp,
 };
 
-use super::{BlockDevices, Ended, Run, Unikernel, storage};
+use super::{BlockDevices, Ended, Owner, Run, Unikernel, storage};
 
 /// Octets of a sector where none was specified.
 const DEFAULT_SECTOR: u16 = 512;
@@ -24,7 +24,16 @@ pub(super) struct Subject<'a> {
     pub name: &'a Name,
     pub version: &'a Version,
     pub started: Timestamp,
+    pub known: Known<'a>,
+}
+
+/// What else is told of a unikernel.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// The block devices, for their sizes.
     pub devices: &'a BlockDevices,
+    /// What names BHyve machines, if there are any.
+    pub machines: Option<&'a Owner>,
 }
 
 /// A zlib level that was asked for, 0 for no compression.
@@ -54,16 +63,16 @@ pub(super) fn details(
     asked: &Name,
     unikernels: &BTreeMap<Name, Unikernel>,
     ended: &BTreeMap<Name, Ended>,
-    devices: &BlockDevices,
+    known: Known<'_>,
 ) -> Vec<NamedDetails> {
     let present = unikernels
         .iter()
-        .map(|(name, unikernel)| (name, details_of(name, unikernel, devices)));
+        .map(|(name, unikernel)| (name, details_of(name, unikernel, known)));
     // What has a successor already is not told of twice.
     let ended = ended
         .iter()
         .filter(|(name, _)| !unikernels.contains_key(name))
-        .map(|(name, ended)| (name, details_of_ended(name, ended, devices)));
+        .map(|(name, ended)| (name, details_of_ended(name, ended, known)));
     covered(asked, present.chain(ended))
         .map(|(name, details)| NamedDetails { name, details })
         .collect()
@@ -149,14 +158,14 @@ fn preorder(one: &Name, other: &Name) -> Ordering {
         .unwrap_or_else(|| one.len().cmp(&other.len()))
 }
 
-fn details_of(name: &Name, unikernel: &Unikernel, devices: &BlockDevices) -> Details {
+fn details_of(name: &Name, unikernel: &Unikernel, known: Known<'_>) -> Details {
     let started = unikernel.started().cloned();
     Details {
         info: info(Subject {
             name,
             version: &unikernel.version,
             started: started.unwrap_or_else(epoch),
-            devices,
+            known,
         }),
         standing: match &unikernel.run {
             Run::Up { .. } => Standing::Running(()),
@@ -177,13 +186,13 @@ fn details_of(name: &Name, unikernel: &Unikernel, devices: &BlockDevices) -> Det
     }
 }
 
-fn details_of_ended(name: &Name, ended: &Ended, devices: &BlockDevices) -> Details {
+fn details_of_ended(name: &Name, ended: &Ended, known: Known<'_>) -> Details {
     Details {
         info: info(Subject {
             name,
             version: &ended.version,
             started: epoch(),
-            devices,
+            known,
         }),
         standing: Standing::Ended(()),
         restarts: Int::new(0),
@@ -205,7 +214,7 @@ fn info(subject: Subject<'_>) -> Info {
         name,
         version: Version { config, image },
         started,
-        devices,
+        known: Known { devices, machines },
     } = subject;
     Info {
         typ: config.wire_kind(),
@@ -213,7 +222,10 @@ fn info(subject: Subject<'_>) -> Info {
         fail_behaviour: config.wire_fail_behaviour(),
         cpuids: config.wire_cpus(),
         memory: u64::from(config.memory).into(),
-        digest: Octets(image.0.to_vec()),
+        digest: Octets(match config.kind {
+            Kind::Solo5 => image.0.to_vec(),
+            Kind::Bhyve => machines.map_or(Vec::new(), |owner| owner.machine(name).into_bytes()),
+        }),
         blocks: set_unless_empty(config.blocks.iter().map(|block| BlockInfo {
             unikernel_device: block.device.as_str().into(),
             host_device: block.host_device().into(),
@@ -251,7 +263,10 @@ mod tests {
                 name,
                 version: &version,
                 started: Timestamp::from_unix(0, 0),
-                devices: &devices,
+                known: Known {
+                    devices: &devices,
+                    machines: None,
+                },
             }),
         );
         answer.iter().map(|info| info.name.to_lossy()).collect()

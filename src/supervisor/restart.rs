@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::unikernel::{Config, Death, FailBehaviour};
+use super::machine;
+use crate::unikernel::{Config, Death, FailBehaviour, Kind};
 
 /// What follows a death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// What follows this death of a unikernel with this configuration, which nobody asked for. Only an exit code can say
 /// that all is well: every other end is a failure.
 pub fn decide(config: &Config, death: Death) -> Decision {
+    if config.kind == Kind::Bhyve {
+        return after_machine(&config.fail_behaviour, death);
+    }
     match death {
         Death::Exit(code) if config.add_name && UNKNOWN_ARGUMENT.contains(&code) => {
             Decision::AgainWithoutName
@@ -46,6 +50,35 @@ pub fn decide(config: &Config, death: Death) -> Decision {
             }
             (FailBehaviour::Restart(_), _) => Decision::Again,
         },
+    }
+}
+
+/// Whether this end, which nobody asked for, is no failure.
+pub fn is_well(config: &Config, death: Death) -> bool {
+    match (config.kind, death) {
+        (_, Death::Exit(0)) => true,
+        (Kind::Bhyve, Death::Exit(code)) => machine::ENDED.contains(&code),
+        _ => false,
+    }
+}
+
+/// The exit codes of bhyve(8) tell what the guest did. A reboot is no end: the machine is started again whatever the
+/// configuration says. To be off or halted is what a guest asks for, and only a list of codes that has these says otherwise.
+/// Everything else is a failure: a triple fault, an error of bhyve itself, a signal.
+fn after_machine(fail_behaviour: &FailBehaviour, death: Death) -> Decision {
+    let again = match (fail_behaviour, death) {
+        (_, Death::Exit(machine::REBOOTED)) => true,
+        (FailBehaviour::Quit, _) => false,
+        (FailBehaviour::Restart(codes), Death::Exit(code)) if codes.is_empty() => {
+            !machine::ENDED.contains(&code)
+        }
+        (FailBehaviour::Restart(codes), Death::Exit(code)) => codes.contains(&code),
+        (FailBehaviour::Restart(_), _) => true,
+    };
+    if again {
+        Decision::Again
+    } else {
+        Decision::Stay
     }
 }
 
@@ -98,6 +131,44 @@ mod tests {
                 "{add_name} {:?} {death}",
                 config.fail_behaviour
             );
+        }
+    }
+
+    #[test]
+    fn the_table_of_ends_of_machines() {
+        use Death::{Exit, Signal};
+        use Decision::{Again, Stay};
+        let any = FailBehaviour::Restart([].into());
+        let listed = |codes: &[u8]| FailBehaviour::Restart(codes.iter().copied().collect());
+        for (fail_behaviour, death, expected) in [
+            (FailBehaviour::Quit, Exit(0), Again),
+            (FailBehaviour::Quit, Exit(1), Stay),
+            (FailBehaviour::Quit, Exit(3), Stay),
+            (FailBehaviour::Quit, Signal(11), Stay),
+            (FailBehaviour::Quit, Exit(64), Stay),
+            (any.clone(), Exit(0), Again),
+            (any.clone(), Exit(1), Stay),
+            (any.clone(), Exit(2), Stay),
+            (any.clone(), Exit(3), Again),
+            (any.clone(), Exit(4), Again),
+            (any.clone(), Exit(64), Again),
+            (any.clone(), Signal(9), Again),
+            (any, Death::Unknown, Again),
+            (listed(&[3]), Exit(0), Again),
+            (listed(&[3]), Exit(3), Again),
+            (listed(&[3]), Exit(4), Stay),
+            (listed(&[1, 2]), Exit(1), Again),
+            (listed(&[1, 2]), Exit(2), Again),
+            (listed(&[3]), Signal(9), Again),
+        ] {
+            let config = Config {
+                kind: Kind::Bhyve,
+                add_name: true,
+                fail_behaviour,
+                ..config()
+            };
+            let told = format!("{:?} {death}", config.fail_behaviour);
+            assert_eq!(decide(&config, death), expected, "{told}");
         }
     }
 

@@ -303,16 +303,20 @@ impl Schedule {
     /// A configuration whose argument says by which request it came.
     fn random_config(dice: &mut Dice, request: i64) -> Config {
         let restarts = FailBehaviour::Restart(dice.pick(&[vec![], vec![2]]).into_iter().collect());
+        let disk = |device: &str| Block {
+            device: device.to_owned(),
+            host_device: Some("disk".to_owned()),
+            sector_size: None,
+        };
+        let machine = dice.chance(15);
         Config {
+            kind: if machine { Kind::Bhyve } else { Kind::Solo5 },
             memory: dice.pick(&[20, 30, 60]),
             fail_behaviour: dice.pick(&[FailBehaviour::Quit, restarts]),
             arguments: vec![request.to_string().into_bytes()],
             blocks: match dice.below(3) {
-                0 => vec![Block {
-                    device: "data".to_owned(),
-                    host_device: Some("disk".to_owned()),
-                    sector_size: None,
-                }],
+                _ if machine => vec![disk("0")],
+                0 => vec![disk("data")],
                 _ => Vec::new(),
             },
             ..config()

@@ -257,7 +257,7 @@ impl Supervisor {
 
     /// Every unikernel but this with the devices that it has, or had and may have again, or will have in the place of
     /// another.
-    fn users(&self, but: Option<&Name>) -> Vec<User<'_>> {
+    pub(super) fn users(&self, but: Option<&Name>) -> Vec<User<'_>> {
         let present = self.unikernels.iter();
         let operations = self.operations.iter();
         let before = operations.clone().filter_map(|(name, operation)| {

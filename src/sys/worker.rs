@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use log::LevelFilter;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::{ForkResult, fork};
@@ -32,6 +33,8 @@ pub fn start(
         Ok(ForkResult::Child) => {
             let kept = keep.iter().copied();
             descriptor::close_others(kept.chain([theirs.as_raw_fd()]));
+            // What it would be written to is closed.
+            log::set_max_level(LevelFilter::Off);
             if modest {
                 // SAFETY: it takes a number; that it may be refused is no harm.
                 let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };

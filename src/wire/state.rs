@@ -160,7 +160,7 @@ impl State {
         self.unikernels
             .iter()
             .flat_map(|recorded| std::iter::once(&recorded.version).chain(&recorded.previous))
-            .map(|version| version.image)
+            .filter_map(|version| version.stored_image())
     }
 
     /// The content of the state file.

@@ -68,6 +68,15 @@ impl Network {
         self.ip(&["address", "add", &format!("{address}/24"), "dev", name]);
     }
 
+    /// Has /sys show the interfaces of this namespace, for this test's thread and what it starts.
+    pub fn show_attributes(&self) {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        for command in ["mount --make-rprivate /", "mount -t sysfs sysfs /sys"] {
+            let ended = run(Command::new("sh").args(["-c", command]));
+            assert!(ended.status.success(), "{command}: {ended:?}");
+        }
+    }
+
     /// Gives /dev/net/tun this mode, for this test's thread and what it starts.
     pub fn open_tun(&self, mode: u32) {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();

@@ -3,19 +3,19 @@
 use nix::sys::signal::Signal;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::super::connection::Intake;
 use super::super::statistics::to_observe;
 use super::super::tap;
-use super::super::tender::{Fifo, Start};
-use super::{Daemon, Prepared};
+use super::super::tender::{Fifo, Guest, Start};
+use super::machines::{UNPREPARED, is_machine};
+use super::{Daemon, Prepared, Starting};
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::supervisor::{
-    ConnectionId, Effect, Event, History, RunId, StagedImage, UploadId, launch,
-};
+use crate::supervisor::{ConnectionId, Effect, Event, RunId, StagedImage, UploadId, launch};
 use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
@@ -45,7 +45,7 @@ impl Daemon {
                 version,
                 staged,
             } => {
-                let result = self.can_run(&version, staged);
+                let result = self.can_run(&name, &version, staged);
                 self.results.push(Event::Inspected { name, result });
             }
             Effect::Prepare {
@@ -69,11 +69,19 @@ impl Daemon {
                 version,
                 history,
             } => {
-                let result = self.spawn(run, &name, &version, history);
-                self.results.push(Event::Spawned { run, result });
+                let start = Starting {
+                    run,
+                    name,
+                    version,
+                    history,
+                };
+                self.spawn(start);
             }
             Effect::Release(name) => {
                 self.prepared.remove(&name);
+                if let Ok(machines) = &mut self.machines {
+                    machines.release(&name);
+                }
                 self.taps.remove(&name);
                 if let Some(fifo) = self.fifos.remove(&name) {
                     fifo.remove();
@@ -182,9 +190,17 @@ impl Daemon {
         self.events.push_back(Event::Staged { upload, result });
     }
 
-    /// What the image of a version declares, if this host can run it.
-    fn can_run(&mut self, version: &Version, staged: Option<UploadId>) -> Result<Manifest, String> {
+    /// What the image of a version declares, if it has one, and this host can run it.
+    fn can_run(
+        &mut self,
+        name: &Name,
+        version: &Version,
+        staged: Option<UploadId>,
+    ) -> Result<Option<Manifest>, String> {
         tap::check_bridges(&version.config).map_err(|error| error.to_string())?;
+        if is_machine(version) {
+            return self.programs(name, &version.config).map(|_| None);
+        }
         let manifest = match staged.and_then(|upload| self.staged.get(&upload)) {
             // That there is a tender was found when it was staged. The disk may yet refuse it.
             Some(staged) => {
@@ -195,7 +211,7 @@ impl Daemon {
         };
         let devices = self.runs.check_devices(manifest.target, &version.config);
         devices.map_err(|error| error.to_string())?;
-        Ok(manifest)
+        Ok(Some(manifest))
     }
 
     /// What an image of the store declares, and the tender that runs it.
@@ -221,8 +237,12 @@ impl Daemon {
                 .install(staged)
                 .map_err(|error| error.to_string())?;
         }
-        let (manifest, tender) = self.inspect(&version.image)?;
-        let target = manifest.target;
+        let prepared = if is_machine(version) {
+            Prepared::Machine(self.programs(name, &version.config)?)
+        } else {
+            let (manifest, tender) = self.inspect(&version.image)?;
+            Prepared::Image(tender, manifest.target)
+        };
         self.blocks
             .attach(name, &version.config)
             .map_err(|error| error.to_string())?;
@@ -230,33 +250,58 @@ impl Daemon {
         self.fifos.insert(name.clone(), fifo);
         let made = self.taps.make(name, &version.config);
         made.map_err(|error| error.to_string())?;
-        self.prepared
-            .insert(name.clone(), Prepared { tender, target });
+        self.prepared.insert(name.clone(), prepared);
         Ok(())
     }
 
-    fn spawn(
-        &mut self,
-        run: RunId,
-        name: &Name,
-        version: &Version,
-        history: History,
-    ) -> Result<(), String> {
-        let (Some(prepared), Some(fifo)) = (self.prepared.remove(name), self.fifos.get(name))
-        else {
-            return Err("its console was not prepared".to_owned());
+    fn spawn(&mut self, start: Starting) {
+        let Starting {
+            run, name, version, ..
+        } = &start;
+        let run = *run;
+        let result = match self.prepared.remove(name) {
+            Some(Prepared::Machine(programs)) => return self.boot(programs, start),
+            Some(Prepared::Image(tender, target)) => {
+                let Version { config, image } = &**version;
+                let arguments = launch::arguments(
+                    name,
+                    config,
+                    &self.images.path(image),
+                    self.blocks.folder(),
+                    self.options.no_drop_path,
+                    &self.taps.names(name),
+                );
+                self.start_tender(start, &tender, arguments, Guest::Image(target))
+            }
+            None => Err(UNPREPARED.to_owned()),
         };
-        let Version { config, image } = version;
-        launch::supported(config)?;
-        let start = Start {
-            tender: &prepared.tender,
-            target: prepared.target,
-            image: &self.images.path(image),
-            blocks: self.blocks.folder(),
-            attached: self.blocks.of(name),
+        self.results.push(Event::Spawned { run, result });
+    }
+
+    pub(super) fn start_tender(
+        &mut self,
+        start: Starting,
+        tender: &Path,
+        arguments: Vec<OsString>,
+        guest: Guest,
+    ) -> Result<(), String> {
+        let Starting {
+            run,
             name,
+            version,
+            history,
+        } = start;
+        let Some(fifo) = self.fifos.get(&name) else {
+            return Err(UNPREPARED.to_owned());
+        };
+        let config = &version.config;
+        let start = Start {
+            tender,
+            arguments,
+            guest,
+            attached: self.blocks.of(&name),
+            name: &name,
             config,
-            whole_name: self.options.no_drop_path,
             fifo,
             taps: &mut self.taps,
             user: None,
@@ -267,9 +312,15 @@ impl Daemon {
         let process = started.map_err(|error| error.to_string())?;
         log::info!("{name}: started as process {process}");
         let devices = config.nets.iter().map(|net| &net.device);
-        let to_observe = to_observe(process, devices, &self.taps.names(name));
-        self.statistics.add(name, to_observe);
+        let taps = self.taps.names(&name);
+        let to_observe = to_observe(process, self.machine_of(&name), devices, &taps);
+        self.statistics.add(&name, to_observe);
         Ok(())
+    }
+
+    /// The BHyve machine that a unikernel has, if it is one.
+    fn machine_of(&self, name: &Name) -> Option<String> {
+        self.machines.as_ref().ok()?.of(name)
     }
 
     fn observe(
@@ -283,7 +334,8 @@ impl Daemon {
         };
         let running = self.runs.processes().map(|(name, process)| {
             let devices = networks.get(name).into_iter().flatten();
-            let to_observe = to_observe(process, devices, &self.taps.names(name));
+            let taps = self.taps.names(name);
+            let to_observe = to_observe(process, self.machine_of(name), devices, &taps);
             (name.clone(), to_observe)
         });
         let running: Vec<_> = running.collect();

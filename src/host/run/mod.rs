@@ -23,7 +23,7 @@ use crate::supervisor::{History, RunId};
 use crate::sys::process::Process;
 use crate::unikernel::Config;
 
-pub use group::{MEMORY_SLACK, SLACK_PART};
+pub use group::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
 pub use users::TenderUsers;
 
@@ -149,7 +149,7 @@ impl Runs {
         // If no user is left now, that of what is replaced will be.
         let user = self.next_user().unwrap_or(self.latest_user);
         let networks = !config.nets.is_empty();
-        let groups = user.map(|user| tender::groups_of_devices(target, networks, user));
+        let groups = user.map(|user| tender::Guest::Image(target).groups(networks, user));
         groups.transpose().map(drop).map_err(RunError::Tender)
     }
 
@@ -171,6 +171,36 @@ impl Runs {
         started
     }
 
+    /// Starts what loads a machine, before the run of its tender. `key` is that of the version that it is. The record says
+    /// that it is to end: a supervisor that finds it begins again. Returns its process.
+    pub fn load(&self, key: [u8; 32], mut start: Start<'_>) -> Result<Pid, RunError> {
+        let record = Record {
+            user: None,
+            started: daemon::wall_clock(),
+            key,
+            history: History::default(),
+            stopping: true,
+        };
+        let name = start.name.clone();
+        let started = self.records.create(&name, &record).and_then(|opened| {
+            start.record = Some(opened.for_child()?);
+            Ok(opened)
+        });
+        let started = started.map_err(RunError::Record);
+        let started = started.and_then(|_opened| start.run().map_err(RunError::Tender));
+        if started.is_err() {
+            self.not_loaded(&name);
+        }
+        started
+    }
+
+    /// What loads the machine of this unikernel has failed.
+    pub fn not_loaded(&self, name: &Name) {
+        if let Err(error) = self.records.remove(name) {
+            log::warn!("{error}");
+        }
+    }
+
     fn try_start(
         &mut self,
         run: RunId,
@@ -178,7 +208,11 @@ impl Runs {
         history: History,
         mut start: Start<'_>,
     ) -> Result<Pid, RunError> {
-        let user = self.next_user().map_err(RunError::User)?;
+        let user = match start.guest {
+            tender::Guest::Image(_) => self.next_user().map_err(RunError::User)?,
+            // Only root can make machines.
+            tender::Guest::Machine => None,
+        };
         let record = Record {
             user,
             started: daemon::wall_clock(),

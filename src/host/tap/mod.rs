@@ -4,7 +4,6 @@
 //! supervisor that starts anew knows those of unikernels that run, and removes the others that an earlier one has left.
 
 mod lock;
-mod name;
 
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
@@ -12,7 +11,9 @@ mod os;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::net::if_::if_nameindex;
@@ -20,10 +21,10 @@ use nix::unistd::geteuid;
 use sha2::{Digest as _, Sha256};
 
 use self::lock::AddressLock;
-use self::name::Owner;
 use self::os::Tap;
 use super::resources;
 use crate::name::Name;
+use crate::supervisor::Owner;
 use crate::unikernel::Config;
 
 pub use self::lock::check as check_lock;
@@ -181,8 +182,11 @@ pub fn leftovers<'a>(
     Ok(left)
 }
 
-fn owner(database: &Path) -> Result<Owner, TapError> {
-    Owner::of(database).map_err(|error| TapError::Database(database.to_path_buf(), error))
+/// What tells the taps and machines of the supervisor of this database from others.
+pub fn owner(database: &Path) -> Result<Owner, TapError> {
+    let found = fs::metadata(database);
+    let found = found.map_err(|error| TapError::Database(database.to_path_buf(), error))?;
+    Ok(Owner::of(found.dev(), found.ino()))
 }
 
 /// All taps of this owner, in the order of their names.

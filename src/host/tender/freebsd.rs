@@ -10,6 +10,9 @@ use crate::manifest::Target;
 pub const ONLY_ROOT: Option<&str> =
     Some("on FreeBSD only root can make the virtual machines of hvt (vmm), so tenders run as root");
 
+/// Where the system has the BHyve machines, or why it has none.
+pub const MACHINES: Result<&str, &str> = Ok("/dev/vmm");
+
 /// The virtual machine of the tender with this process in vmm(4), as Solo5's hvt names it.
 pub fn vmm_device(process: Pid) -> String {
     format!("solo5-{process}")

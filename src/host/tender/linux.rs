@@ -11,6 +11,9 @@ use crate::manifest::Target;
 /// Why tenders cannot run as other users than root on this system, if so.
 pub const ONLY_ROOT: Option<&str> = None;
 
+/// Where the system has the BHyve machines, or why it has none.
+pub const MACHINES: Result<&str, &str> = Err("BHyve machines run on FreeBSD only");
+
 /// The virtual machine of the tender with this process in vmm(4), which there is none of on this system.
 pub fn vmm_device(_: Pid) -> String {
     String::new()

@@ -18,9 +18,12 @@ use crate::policy::CpuId;
 use crate::sys::spawn::SpawnError;
 
 pub use fifo::Fifo;
-pub use os::{ONLY_ROOT, groups_of_devices, vmm_device};
-pub use search::{PROBE_DEADLINE, PROBE_PAUSE, Tenders};
-pub use start::{ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, SPT_PROCESSES, Start};
+pub use os::{MACHINES, ONLY_ROOT, vmm_device};
+pub use search::{PROBE_DEADLINE, PROBE_PAUSE, Tenders, program};
+pub use start::{
+    ADDRESS_SPACE_SLACK, Guest, HVT_PROCESSES, MACHINE_SLACK, OOM_SCORE, OPEN_FILES, SPT_PROCESSES,
+    Start, check_cpus,
+};
 
 /// Why a unikernel cannot be started.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub enum TenderError {
     Target(Target),
     /// No tender was found under these names (and the ABI version asked for).
     Missing(Vec<String>, u32),
+    /// A program of the system's is not in `PATH`.
+    NoProgram(&'static str),
     /// A file operation failed (what, on which file, why).
     File(&'static str, PathBuf, io::Error),
     /// Something that is no fifo has the name of the console's fifo.
@@ -64,6 +69,7 @@ impl fmt::Display for TenderError {
                 "no tender for this image: none of {} with ABI version {abi} in the database folder or in PATH",
                 names.join(", ")
             ),
+            Self::NoProgram(name) => write!(f, "BHyve machines need {name}, which is not in PATH"),
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
             Self::NoCpu(cpu) => write!(f, "CPU id {cpu} is not one that can be used on this host"),
             Self::NotAFifo(path) => write!(f, "{} exists and is no fifo", path.display()),

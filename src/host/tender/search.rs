@@ -120,6 +120,15 @@ impl Tenders {
     }
 }
 
+/// A program of the system's.
+pub fn program(name: &'static str) -> Result<PathBuf, TenderError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    launch::folders(&path)
+        .map(|folder| folder.join(name))
+        .find(|candidate| identity(candidate).is_some())
+        .ok_or(TenderError::NoProgram(name))
+}
+
 fn beside_us(name: &str) -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.parent()?.join(name))
 }

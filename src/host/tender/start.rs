@@ -1,6 +1,6 @@
 //! How a tender is started.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::path::Path;
 
@@ -13,7 +13,6 @@ use crate::host::tap::Taps;
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::policy::CpuId;
-use crate::supervisor::launch;
 use crate::sys::spawn::{self, Confinement, Program, User};
 use crate::unikernel::Config;
 
@@ -33,25 +32,34 @@ pub const HVT_PROCESSES: u64 = 4;
 /// `oom_score_adj` of a tender: guests are killed before the host's daemons, and before Petrel's.
 pub const OOM_SCORE: i32 = 500;
 
+/// MB of address space of bhyve beyond the guest's memory, instead of [`ADDRESS_SPACE_SLACK`]: the hole below 4 GB that a
+/// larger guest's memory is laid out around, and the stacks of many threads.
+pub const MACHINE_SLACK: u64 = 6144;
+
+/// What a tender runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// An image for this target.
+    Image(Target),
+    /// A BHyve machine.
+    Machine,
+}
+
 /// A tender that is to be started.
 #[derive(Debug)]
 pub struct Start<'a> {
     /// Its program.
     pub tender: &'a Path,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
     /// What it is for.
-    pub target: Target,
-    /// The image's file.
-    pub image: &'a Path,
-    /// Folder of the block devices.
-    pub blocks: &'a Path,
+    pub guest: Guest,
     /// Its block devices.
     pub attached: &'a [Attached],
     /// The unikernel.
     pub name: &'a Name,
     /// Its configuration.
     pub config: &'a Config,
-    /// Whether the added guest argument has the whole name.
-    pub whole_name: bool,
     /// Where its output goes.
     pub fifo: &'a Fifo,
     /// The taps of all, its own among them.
@@ -71,23 +79,15 @@ impl Start<'_> {
         let user = match self.user {
             Some((id, tenders)) => {
                 let networks = !self.config.nets.is_empty();
-                let devices = os::groups_of_devices(self.target, networks, id)?;
+                let devices = self.guest.groups(networks, id)?;
                 let groups = [tenders].into_iter().chain(devices).collect();
                 Some(User { id, groups })
             }
             None => None,
         };
-        let taps = self.taps.names(self.name);
         let program = Program {
             path: self.tender,
-            arguments: launch::arguments(
-                self.name,
-                self.config,
-                self.image,
-                self.blocks,
-                self.whole_name,
-                &taps,
-            ),
+            arguments: self.arguments,
             output: self.fifo.output()?,
         };
         // With them it has the locks.
@@ -108,13 +108,10 @@ impl Start<'_> {
         }
         let confinement = Confinement {
             cpus: self.config.cpus.iter().map(|cpu| (*cpu).into()).collect(),
-            address_space: (u64::from(self.config.memory) + ADDRESS_SPACE_SLACK) << 20,
+            address_space: (u64::from(self.config.memory) + self.guest.slack()) << 20,
             open_files: OPEN_FILES,
             // Where the user is shared, its other processes count, too.
-            processes: user.is_some().then_some(match self.target {
-                Target::Spt => SPT_PROCESSES,
-                _ => HVT_PROCESSES,
-            }),
+            processes: user.as_ref().and(self.guest.processes()),
             user,
             oom_score: OOM_SCORE,
             group: self.group,
@@ -126,9 +123,34 @@ impl Start<'_> {
     }
 }
 
+impl Guest {
+    /// The groups that a tender which runs as `user` must be in for its devices.
+    pub fn groups(self, networks: bool, user: u32) -> Result<Vec<Gid>, TenderError> {
+        match self {
+            Self::Image(target) => os::groups_of_devices(target, networks, user),
+            Self::Machine => Ok(Vec::new()),
+        }
+    }
+
+    fn slack(self) -> u64 {
+        match self {
+            Self::Image(_) => ADDRESS_SPACE_SLACK,
+            Self::Machine => MACHINE_SLACK,
+        }
+    }
+
+    fn processes(self) -> Option<u64> {
+        match self {
+            Self::Image(Target::Spt) => Some(SPT_PROCESSES),
+            Self::Image(_) => Some(HVT_PROCESSES),
+            Self::Machine => None,
+        }
+    }
+}
+
 /// Whether all processors that the unikernel is to run on are ours to use: the system itself would silently leave out
 /// those that are not.
-fn check_cpus(config: &Config) -> Result<(), TenderError> {
+pub fn check_cpus(config: &Config) -> Result<(), TenderError> {
     let Ok(ours) = sched_getaffinity(Pid::from_raw(0)) else {
         return Ok(());
     };

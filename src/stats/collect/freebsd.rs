@@ -1,6 +1,7 @@
 //! FreeBSD: sysctl(3) `kern.proc.pid` and `net.link.generic.ifdata`, and vmm(4).
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use nix::libc::timeval;
 use nix::unistd::{Pid, SysconfVar, sysconf};
@@ -35,6 +36,12 @@ pub(super) struct Machine {
 impl Process {
     pub(super) fn open(pid: Pid) -> io::Result<Option<Self>> {
         Ok(ProcessId::of(pid)?.map(Self))
+    }
+
+    /// It is asked for by its number.
+    #[expect(clippy::unused_self, reason = "there is one on Linux")]
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     /// Nothing if it has ended.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -69,6 +69,12 @@ impl Process {
             start: time(boot + units.microseconds(stat.start)),
             units,
         }))
+    }
+
+    /// Where all that is read of it.
+    #[expect(clippy::unnecessary_wraps, reason = "there is none on FreeBSD")]
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.folder.as_fd())
     }
 
     /// Nothing if it has ended.

@@ -10,7 +10,8 @@ mod ifmib;
 mod procfs;
 
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
 
 use nix::libc::pid_t;
 use nix::unistd::Pid;
@@ -33,6 +34,10 @@ pub struct Target {
     network: Vec<(Text, String)>,
     machine: Option<os::Machine>,
 }
+
+/// This process.
+#[derive(Debug)]
+pub struct Own(os::Process);
 
 /// Why a process cannot be observed.
 #[derive(Debug)]
@@ -92,6 +97,31 @@ impl Target {
             vmm_stats: self.machine.as_mut().and_then(os::Machine::counters),
             kinfo_mem: Some(kinfo_mem),
         }))
+    }
+}
+
+impl Own {
+    /// Looks for it.
+    pub fn open() -> io::Result<Self> {
+        let opened = os::Process::open(Pid::this())?;
+        opened.map(Self).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    /// What it has used so far.
+    pub fn usage(&mut self) -> io::Result<Statistics> {
+        let used = self.0.usage()?;
+        let (resource_usage, kinfo_mem) = used.ok_or(ErrorKind::NotFound)?;
+        Ok(Statistics {
+            resource_usage,
+            ifdata: Vec::new(),
+            vmm_stats: None,
+            kinfo_mem: Some(kinfo_mem),
+        })
+    }
+
+    /// The folder that is read for that, if there is one: a sandbox must leave it.
+    pub fn folder(&self) -> Option<BorrowedFd<'_>> {
+        self.0.folder()
     }
 }
 

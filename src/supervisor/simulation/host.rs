@@ -189,10 +189,13 @@ impl Host {
                 let image = version.image;
                 let there = match staged {
                     Some(upload) => self.staged.get(&upload) == Some(&image),
-                    None => self.store.contains(&image),
+                    None => self.has_image(version.stored_image()),
                 };
                 self.must(there, || format!("{name}: its image {image} is gone"));
-                let result = self.outcome().map(|()| manifest(image == DEVICE));
+                let declared = version
+                    .stored_image()
+                    .map(|image| manifest(image == DEVICE));
+                let result = self.outcome().map(|()| declared);
                 self.untold.push(Event::Inspected { name, result });
             }
             Effect::Prepare {
@@ -634,7 +637,7 @@ impl Host {
         }
         let result = result.and_then(|()| self.attach(&name, &version.config));
         if result.is_ok() {
-            let stored = self.store.contains(&image);
+            let stored = self.has_image(version.stored_image());
             self.must(stored, || {
                 format!("{name} is prepared without its image {image}")
             });
@@ -644,6 +647,7 @@ impl Host {
     }
 
     fn spawn(&mut self, run: RunId, name: Name, version: &Version) {
+        let stored = self.has_image(version.stored_image());
         let Version { config, image } = version.clone();
         let attached = self.taps.contains(&name);
         self.must(attached, || format!("{name} is spawned without its taps"));
@@ -654,7 +658,6 @@ impl Host {
         self.must(ready, || {
             format!("{name} is spawned before its console is read")
         });
-        let stored = self.store.contains(&image);
         self.must(stored, || format!("{name} is spawned without its image"));
         let alone = !self.runs(&name);
         self.must(alone, || format!("{name} is spawned twice"));
@@ -669,6 +672,11 @@ impl Host {
             self.tenders.insert(run, tender);
         }
         self.untold.push(Event::Spawned { run, result });
+    }
+
+    /// A BHyve machine needs none.
+    fn has_image(&self, image: Option<ImageDigest>) -> bool {
+        image.is_none_or(|image| self.store.contains(&image))
     }
 
     fn release(&mut self, name: &Name) {

@@ -5,14 +5,10 @@
 //! kill like any other.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-
 use nix::libc;
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
-};
+use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp};
 
+use crate::sandbox::filter::{Condition, Rules};
 use crate::tender::boot::{Attached, BootInfo, Details};
 
 const STANDARD_OUTPUT: i32 = 1;
@@ -27,9 +23,15 @@ pub fn compile(info: &BootInfo, devices: &[Attached]) -> Result<BpfProgram, Back
     rules.allow(libc::SYS_exit_group, &[])?;
     rules.allow(libc::SYS_epoll_pwait, &[descriptor(info.epoll)])?;
     rules.allow(libc::SYS_timerfd_settime, &[descriptor(info.timer)])?;
-    rules.allow(libc::SYS_clock_gettime, &[(0, EQUAL, CLOCK_REALTIME)])?;
-    rules.allow(libc::SYS_clock_gettime, &[(0, EQUAL, CLOCK_MONOTONIC)])?;
-    rules.allow(libc::SYS_arch_prctl, &[(0, EQUAL, ARCH_SET_FS)])?;
+    rules.allow(
+        libc::SYS_clock_gettime,
+        &[argument(0, EQUAL, CLOCK_REALTIME)],
+    )?;
+    rules.allow(
+        libc::SYS_clock_gettime,
+        &[argument(0, EQUAL, CLOCK_MONOTONIC)],
+    )?;
+    rules.allow(libc::SYS_arch_prctl, &[argument(0, EQUAL, ARCH_SET_FS)])?;
     for device in devices {
         let descriptor = descriptor(device.descriptor);
         match device.details {
@@ -44,51 +46,25 @@ pub fn compile(info: &BootInfo, devices: &[Attached]) -> Result<BpfProgram, Back
                 let size = u64::from(block_size);
                 let one_block_inside = [
                     descriptor,
-                    (2, EQUAL, size),
-                    (3, SeccompCmpOp::Le, capacity.saturating_sub(size)),
+                    argument(2, EQUAL, size),
+                    argument(3, SeccompCmpOp::Le, capacity.saturating_sub(size)),
                 ];
                 rules.allow(libc::SYS_pread64, &one_block_inside)?;
                 rules.allow(libc::SYS_pwrite64, &one_block_inside)?;
             }
         }
     }
-    SeccompFilter::new(
-        rules.0,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        TargetArch::x86_64,
-    )?
-    .try_into()
+    rules.compile(SeccompAction::KillProcess)
 }
-
-/// An argument's index, how to compare it, and with what.
-type Condition = (u8, SeccompCmpOp, u64);
 
 const EQUAL: SeccompCmpOp = SeccompCmpOp::Eq;
 
 fn descriptor(number: i32) -> Condition {
-    (0, EQUAL, u64::from(number.unsigned_abs()))
+    argument(0, EQUAL, u64::from(number.unsigned_abs()))
 }
 
-#[derive(Default)]
-struct Rules(BTreeMap<i64, Vec<SeccompRule>>);
-
-impl Rules {
-    /// Allows a system call where all `conditions` hold; none means always.
-    fn allow(&mut self, number: i64, conditions: &[Condition]) -> Result<(), BackendError> {
-        let rules = self.0.entry(number).or_default();
-        if conditions.is_empty() {
-            return Ok(());
-        }
-        let conditions = conditions
-            .iter()
-            .map(|(index, operator, value)| {
-                SeccompCondition::new(*index, SeccompCmpArgLen::Qword, operator.clone(), *value)
-            })
-            .collect::<Result<_, _>>()?;
-        rules.push(SeccompRule::new(conditions)?);
-        Ok(())
-    }
+fn argument(index: u8, operator: SeccompCmpOp, value: u64) -> Condition {
+    (index, SeccompCmpArgLen::Qword, operator, value)
 }
 
 #[cfg(test)]
@@ -96,10 +72,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-
-    const ALLOW: u32 = 0x7fff_0000;
-    const KILL_PROCESS: u32 = 0x8000_0000;
-    const X86_64: u32 = 0xc000_003e;
+    use crate::sandbox::filter::interpreter::{self, ALLOW, KILL_PROCESS, X86_64};
 
     const NET: i32 = 5;
     const BLOCK: i32 = 6;
@@ -130,34 +103,7 @@ mod tests {
         let devices = [attached(1, NET, net), attached(2, BLOCK, block)];
         let program = compile(&info, &devices).unwrap();
 
-        let mut data = Vec::new();
-        data.extend(u32::try_from(number).unwrap().to_le_bytes());
-        data.extend(arch.to_le_bytes());
-        data.extend([0; 8]);
-        for word in arguments {
-            data.extend(word.to_le_bytes());
-        }
-        data.extend([0; 16]);
-        interpret(&program, &data)
-    }
-
-    /// Runs a classic BPF program on a `seccomp_data`.
-    fn interpret(program: &BpfProgram, data: &[u8]) -> u32 {
-        let (mut at, mut accumulator) = (0, 0);
-        loop {
-            let step = &program[at];
-            at += 1;
-            let branch = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
-            match step.code {
-                0x20 => accumulator = crate::elf::u32_at(data, step.k as usize),
-                0x05 => at += step.k as usize,
-                0x15 => at += branch(accumulator == step.k),
-                0x25 => at += branch(accumulator > step.k),
-                0x35 => at += branch(accumulator >= step.k),
-                0x06 => return step.k,
-                code => unreachable!("instruction {code:#x}"),
-            }
-        }
+        interpreter::verdict(&program, arch, number, arguments)
     }
 
     fn allowed(number: i64, arguments: [u64; 4]) -> bool {

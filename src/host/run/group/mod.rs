@@ -8,12 +8,15 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::unikernel::Config;
+use crate::unikernel::{Config, Kind};
 
 pub use os::{Group, Groups};
 
 /// MB that a tender may take beyond its guest's memory, and beyond a [`SLACK_PART`] of that: page tables, and its own.
 pub const MEMORY_SLACK: u64 = 32;
+
+/// The same of bhyve, which has buffers and threads for each device.
+pub const MACHINE_MEMORY_SLACK: u64 = 128;
 
 /// Which part of the guest's memory comes on top.
 pub const SLACK_PART: u64 = 32;
@@ -32,7 +35,11 @@ pub enum GroupError {
 /// Octets of memory that the tender of a unikernel may take.
 fn memory(config: &Config) -> u64 {
     let guest = u64::from(config.memory);
-    (guest + guest / SLACK_PART + MEMORY_SLACK) << 20
+    let slack = match config.kind {
+        Kind::Solo5 => MEMORY_SLACK,
+        Kind::Bhyve => MACHINE_MEMORY_SLACK,
+    };
+    (guest + guest / SLACK_PART + slack) << 20
 }
 
 impl fmt::Display for GroupError {

@@ -1,7 +1,7 @@
 //! FreeBSD: its bridges have no such rules for a port.
 
 use super::super::TapError;
-use super::super::name::Owner;
+use crate::supervisor::Owner;
 use crate::unikernel::Mac;
 
 const NOT_HERE: TapError = TapError::NoLock("only Linux can do that");

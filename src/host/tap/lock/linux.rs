@@ -10,8 +10,8 @@ use nix::sys::socket::{
 };
 
 use super::super::TapError;
-use super::super::name::{Owner, PREFIX};
 use super::nftables::{Batch, refusal};
+use crate::supervisor::owner::{Owner, PREFIX};
 use crate::unikernel::Mac;
 
 /// An interface that is in every network.

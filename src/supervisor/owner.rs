@@ -1,20 +1,19 @@
-//! Names of taps: they tell which supervisor made a tap, and for which unikernel, whatever happened to the supervisor.
+//! Names of taps and of BHyve machines: they tell which supervisor made one, and for which unikernel, whatever happened to
+//! the supervisor.
 //!
 //! ```text
 //! pt abc defghijk 00
-//! |  |   |        the number of the network in the unikernel's configuration, from 00
+//! |  |   |        of a tap: the number of the network in the unikernel's configuration, from 00
 //! |  |   the unikernel: 40 bits of the SHA-256 of its name
 //! |  the database folder, which one supervisor at a time has: 15 bits of the SHA-256 of its device and inode
 //! the same for all
 //! ```
 //!
 //! 15 octets are all that an interface's name can have. Two databases of one host share their part once in 32768 pairs:
-//! then a supervisor takes the other's taps for leftovers, but on Linux none can be removed that is in use.
-
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+//! then a supervisor takes the other's taps for leftovers, but on Linux none can be removed that is in use. The name
+//! of a machine begins as those of its unikernel's taps, and goes on to 130 bits: a tenant can choose the name of a unikernel
+//! so that 40 bits are those of another one's, and a machine of the same name would be destroyed. These are 31 octets, which
+//! every release of vmm(4) allows for.
 
 use sha2::{Digest as _, Sha256};
 
@@ -25,20 +24,16 @@ pub const PREFIX: &str = "pt";
 
 const DATABASE: usize = 3;
 const UNIKERNEL: usize = 8;
+const MACHINE: usize = 26;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// What the names of one supervisor's taps begin with.
+/// What the names of one supervisor's taps and machines begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner(String);
 
 impl Owner {
-    /// The supervisor of this database folder.
-    pub fn of(database: &Path) -> io::Result<Self> {
-        let found = fs::metadata(database)?;
-        Ok(Self::numbered(found.dev(), found.ino()))
-    }
-
-    fn numbered(device: u64, inode: u64) -> Self {
+    /// The supervisor of the database folder with this device and inode.
+    pub fn of(device: u64, inode: u64) -> Self {
         let octets = [device.to_be_bytes(), inode.to_be_bytes()].concat();
         Self(format!("{PREFIX}{}", letters(&octets, DATABASE)))
     }
@@ -51,6 +46,12 @@ impl Owner {
     /// What the names of the taps of a unikernel begin with: all of them but two digits.
     pub fn unikernel(&self, name: &Name) -> String {
         let letters = letters(name.to_string().as_bytes(), UNIKERNEL);
+        format!("{}{letters}", self.0)
+    }
+
+    /// The BHyve machine of a unikernel.
+    pub fn machine(&self, name: &Name) -> String {
+        let letters = letters(name.to_string().as_bytes(), MACHINE);
         format!("{}{letters}", self.0)
     }
 
@@ -78,16 +79,19 @@ mod tests {
 
     #[test]
     fn a_name_fits_an_interface_and_never_changes() {
-        let owner = Owner::numbered(1, 2);
+        let owner = Owner::of(1, 2);
         assert_eq!(owner.tap(&name("tenant:hello"), 0), "ptrokadufvjpo00");
         let last = owner.tap(&name("tenant:hello"), Config::MAX_DEVICES - 1);
         assert_eq!(last.len(), 15);
         assert!(last.bytes().all(|octet| octet.is_ascii_alphanumeric()));
+        let machine = owner.machine(&name("tenant:hello"));
+        assert_eq!((&machine[..13], machine.len()), ("ptrokadufvjpo", 31));
+        assert!(machine.bytes().all(|octet| octet.is_ascii_alphanumeric()));
     }
 
     #[test]
     fn databases_unikernels_and_networks_have_different_names() {
-        let (one, other) = (Owner::numbered(1, 2), Owner::numbered(2, 1));
+        let (one, other) = (Owner::of(1, 2), Owner::of(2, 1));
         assert_ne!(one, other);
         assert_ne!(one.unikernel(&name("a:b")), one.unikernel(&name("a:c")));
         assert_ne!(one.unikernel(&name("a")), other.unikernel(&name("a")));

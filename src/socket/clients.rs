@@ -1,0 +1,370 @@
+//! The clients of a daemon: it takes so many, waits for none of them, and keeps none that sends half a request or does
+//! not read its last answer.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::{Peer, accept};
+use crate::daemon::ACCEPT_PAUSE;
+use crate::wire::frame::{FrameError, Next};
+
+/// Most octets of a request: those about a deep path, or with the most network devices, have less.
+pub const MAX_REQUEST: usize = 1 << 16;
+
+/// How long a client may take for the rest of a request it has begun, or to read its last answer.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections accepted in one round, so that a storm of them does not keep others waiting.
+const ACCEPT_BURST: usize = 16;
+
+/// Numbers clients in the order of arrival.
+pub type ClientId = u64;
+
+/// The clients, and the listener by which they come.
+#[derive(Debug)]
+pub struct Clients {
+    listener: UnixListener,
+    open: BTreeMap<ClientId, Client>,
+    most: usize,
+    accepted: u64,
+    no_accept_before: Option<Instant>,
+}
+
+/// A client and what is expected of it.
+#[derive(Debug)]
+pub struct Client {
+    peer: Peer,
+    state: State,
+    deadline: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Requests may come.
+    Open,
+    /// Something goes out for ever; whatever comes in ends that.
+    Subscribed,
+    /// The last answer is on its way.
+    Closing,
+}
+
+/// What a client has sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A complete request.
+    Request(Vec<u8>),
+    /// Nothing that could be acted upon yet.
+    Nothing,
+    /// Nothing more will come, or nothing that is wanted.
+    End,
+}
+
+/// Why a client is given up.
+#[derive(Debug)]
+pub enum Lost {
+    /// It broke the framing.
+    Frame(FrameError),
+    /// Reading or writing failed.
+    Io(io::Error),
+    /// More than so many octets wait for it.
+    Slow(usize),
+}
+
+/// What poll(2) has said of clients.
+#[derive(Debug)]
+pub struct Ready {
+    /// There is one to be accepted.
+    pub acceptable: bool,
+    /// Something happened on these connections.
+    pub clients: Vec<(ClientId, PollFlags)>,
+}
+
+impl Clients {
+    /// None, so far; while there are as many as `most`, further ones wait to be accepted.
+    pub fn new(listener: UnixListener, most: usize) -> Self {
+        Self {
+            listener,
+            open: BTreeMap::new(),
+            most,
+            accepted: 0,
+            no_accept_before: None,
+        }
+    }
+
+    /// What to poll for.
+    pub fn wait(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let accepting = self.open.len() < self.most && self.no_accept_before.is_none();
+        let listening = if accepting {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        };
+        let listener = PollFd::new(self.listener.as_fd(), listening);
+        let clients = self.open.values();
+        let clients = clients.map(|client| PollFd::new(client.peer.as_fd(), client.interest()));
+        [listener].into_iter().chain(clients)
+    }
+
+    /// Takes as many of the `events` as [`Self::wait`] has asked for.
+    pub fn ready(&self, events: &mut impl Iterator<Item = PollFlags>) -> Ready {
+        let acceptable = events.next().is_some_and(|events| !events.is_empty());
+        let clients = self.open.keys().copied().zip(events);
+        Ready {
+            acceptable,
+            clients: clients.filter(|(_, events)| !events.is_empty()).collect(),
+        }
+    }
+
+    /// When [`Self::late`] is wanted at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let patience = self.open.values().filter_map(|client| client.deadline);
+        patience.chain(self.no_accept_before).min()
+    }
+
+    /// Those with whom patience has ended, to be [removed](Self::remove).
+    pub fn late(&mut self, now: Instant) -> Vec<ClientId> {
+        self.no_accept_before.take_if(|until| *until <= now);
+        let late = |client: &Client| client.deadline.is_some_and(|at| at <= now);
+        let late = self.open.iter().filter(|(_, client)| late(client));
+        late.map(|(id, _)| *id)
+            .inspect(|id| {
+                log::warn!("connection {id}: closed, as its peer takes more than {PATIENCE:?}");
+            })
+            .collect()
+    }
+
+    /// Takes those that wait.
+    pub fn accept(&mut self, now: Instant) {
+        for _ in 0..ACCEPT_BURST {
+            if self.open.len() >= self.most {
+                let most = self.most;
+                log::warn!("{most} connections are open, further ones have to wait");
+                return;
+            }
+            match accept(&self.listener) {
+                Ok(Some(peer)) => {
+                    self.open.insert(self.accepted, Client::new(peer));
+                    self.accepted += 1;
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    log::error!("cannot accept connections: {error}");
+                    self.no_accept_before = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One of them, if it is still there.
+    pub fn get(&self, id: ClientId) -> Option<&Client> {
+        self.open.get(&id)
+    }
+
+    /// One of them, if it is still there.
+    pub fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
+        self.open.get_mut(&id)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
+        self.open.iter().map(|(id, client)| (*id, client))
+    }
+
+    /// Closes the connection.
+    pub fn remove(&mut self, id: ClientId) {
+        self.open.remove(&id);
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// How many there were so far, those that are there included.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
+    }
+}
+
+impl Client {
+    fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            state: State::Open,
+            deadline: None,
+        }
+    }
+
+    fn interest(&self) -> PollFlags {
+        self.peer.interest(self.state != State::Closing)
+    }
+
+    /// Writes what is queued, as far as it goes, and reads what has arrived.
+    pub fn progress(&mut self, events: PollFlags) -> Result<(), Lost> {
+        self.peer.flush().map_err(Lost::Io)?;
+        let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
+        if events.intersects(readable) && self.state != State::Closing {
+            self.peer.receive().map_err(Lost::Io)?;
+        }
+        Ok(())
+    }
+
+    /// The next request among what has been received.
+    pub fn next(&mut self, now: Instant) -> Result<Received, Lost> {
+        match self.state {
+            State::Closing => return Ok(Received::Nothing),
+            State::Subscribed => {
+                let speaks = self.peer.is_inside_frame() || self.peer.has_ended();
+                return Ok(if speaks {
+                    Received::End
+                } else {
+                    Received::Nothing
+                });
+            }
+            State::Open => {}
+        }
+        match self.peer.next(MAX_REQUEST).map_err(Lost::Frame)? {
+            Some(Next::Frame(request)) => {
+                self.deadline = None;
+                Ok(Received::Request(request))
+            }
+            Some(Next::End) => Ok(Received::End),
+            None if self.peer.has_ended() && self.peer.is_inside_frame() => {
+                Err(Lost::Frame(FrameError::Truncated))
+            }
+            None if self.peer.has_ended() => Ok(Received::End),
+            None => {
+                if self.peer.is_inside_frame() {
+                    self.deadline.get_or_insert(now + PATIENCE);
+                } else {
+                    self.deadline = None;
+                }
+                Ok(Received::Nothing)
+            }
+        }
+    }
+
+    /// Writes what goes at once, and queues the rest.
+    pub fn send(&mut self, octets: &[u8]) -> Result<(), Lost> {
+        self.peer.send(octets).map_err(Lost::Io)
+    }
+
+    /// The same, unless more than `most` octets wait then.
+    pub fn send_at_most(&mut self, octets: &[u8], most: usize) -> Result<(), Lost> {
+        self.send(octets)?;
+        if self.queued() > most {
+            return Err(Lost::Slow(most));
+        }
+        Ok(())
+    }
+
+    /// Octets queued and not yet written.
+    pub fn queued(&self) -> usize {
+        self.peer.queued()
+    }
+
+    /// From now on only what it has subscribed to goes out.
+    pub fn subscribed(&mut self) {
+        self.state = State::Subscribed;
+    }
+
+    /// Nothing more is read; what is queued still goes out.
+    pub fn close(&mut self, now: Instant) {
+        if self.state != State::Closing {
+            self.state = State::Closing;
+            self.deadline = Some(now + PATIENCE);
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_done(&self, events: PollFlags) -> bool {
+        let gone = events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+        self.state == State::Closing && (gone || self.queued() == 0)
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+            Self::Slow(most) => {
+                write!(f, "it does not read: more than {most} octets wait for it")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn client() -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Client::new(Peer::new(ours).unwrap()), theirs)
+    }
+
+    #[test]
+    fn patience_is_for_the_rest_of_a_request_only() {
+        let (mut client, mut peer) = client();
+        let now = Instant::now();
+        peer.write_all(b"\0\0\0\x02a").unwrap();
+        client.progress(PollFlags::POLLIN).unwrap();
+        assert_eq!(client.next(now).unwrap(), Received::Nothing);
+        assert_eq!(client.deadline, Some(now + PATIENCE));
+        let later = now + PATIENCE / 2;
+        assert_eq!(client.next(later).unwrap(), Received::Nothing);
+        assert_eq!(client.deadline, Some(now + PATIENCE));
+        peer.write_all(b"b").unwrap();
+        client.progress(PollFlags::POLLIN).unwrap();
+        let request = Received::Request(b"ab".into());
+        assert_eq!(client.next(later).unwrap(), request);
+        assert_eq!(client.next(later).unwrap(), Received::Nothing);
+        assert_eq!(client.deadline, None);
+    }
+
+    #[test]
+    fn patience_is_limited_for_the_last_answer() {
+        let (mut client, _peer) = client();
+        let now = Instant::now();
+        client.send(&vec![0; 1 << 22]).unwrap();
+        client.close(now);
+        assert!(!client.is_done(PollFlags::empty()));
+        assert!(client.is_done(PollFlags::POLLHUP));
+        assert_eq!(client.deadline, Some(now + PATIENCE));
+    }
+
+    #[test]
+    fn one_that_has_left_is_done_and_one_that_broke_off_is_lost() {
+        let (mut client, peer) = client();
+        drop(peer);
+        client.progress(PollFlags::POLLIN).unwrap();
+        assert_eq!(client.next(Instant::now()).unwrap(), Received::End);
+        client.close(Instant::now());
+        assert!(client.is_done(PollFlags::empty()));
+        let (mut client, mut peer) = self::client();
+        peer.write_all(b"\0").unwrap();
+        drop(peer);
+        for _ in 0..2 {
+            client.progress(PollFlags::POLLIN).unwrap();
+        }
+        assert!(client.next(Instant::now()).is_err());
+    }
+
+    #[test]
+    fn whoever_does_not_read_is_lost_where_so_much_is_not_to_wait() {
+        let (mut client, _peer) = client();
+        let lost = client.send_at_most(&vec![0; 1 << 22], 1 << 20);
+        assert!(matches!(lost, Err(Lost::Slow(_))));
+    }
+}

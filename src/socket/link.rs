@@ -1,0 +1,132 @@
+//! A daemon that goes on telling something once it was greeted. A lost connection to it is made anew, for ever.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::Peer;
+use crate::daemon::Retry;
+use crate::wire::frame::MAX_MESSAGE;
+use crate::wire::{Message, Payload};
+
+/// How long it may take to answer the greeting.
+pub const ANSWER: Duration = Duration::from_secs(5);
+
+/// The longest wait between two attempts to reach it.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// The connection, and how far it got.
+#[derive(Debug)]
+pub struct Link {
+    /// What the log calls the daemon.
+    who: &'static str,
+    path: PathBuf,
+    greeting: Message,
+    state: State,
+    retry: Retry,
+    /// Whether it is known to the log that it cannot be reached.
+    reported: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Away,
+    /// Its answer is awaited, until then.
+    Greeted(Peer, Instant),
+    Up(Peer),
+}
+
+impl Link {
+    /// A link to the daemon at `path`, not connected yet.
+    pub fn new(who: &'static str, path: PathBuf, greeting: Message) -> Self {
+        Self {
+            who,
+            path,
+            greeting,
+            state: State::Away,
+            retry: Retry::new(LONGEST_RETRY),
+            reported: false,
+        }
+    }
+
+    /// The connection, to be polled.
+    pub fn peer(&self) -> Option<&Peer> {
+        match &self.state {
+            State::Away => None,
+            State::Greeted(peer, _) | State::Up(peer) => Some(peer),
+        }
+    }
+
+    /// When [`Self::progress`] is wanted at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Away => Some(self.retry.at()),
+            State::Greeted(_, deadline) => Some(deadline),
+            State::Up(_) => None,
+        }
+    }
+
+    /// Connects if that is due, reads and writes what goes. Whoever `hears` each message can answer it, and gives the
+    /// daemon up by an error.
+    pub fn progress(
+        &mut self,
+        now: Instant,
+        hears: impl FnMut(&mut Peer, Message) -> Result<(), String>,
+    ) {
+        let result = match &self.state {
+            State::Away if now < self.retry.at() => Ok(()),
+            State::Away => self.greet(now),
+            State::Greeted(..) | State::Up(_) => self.listen(now, hears),
+        };
+        if let Err(why) = result {
+            if !self.reported {
+                log::warn!("{} at {}: {why}", self.who, self.path.display());
+            }
+            self.reported = true;
+            self.state = State::Away;
+            self.retry.failed(now);
+        }
+    }
+
+    fn greet(&mut self, now: Instant) -> Result<(), String> {
+        let mut peer = Peer::dial(&self.path)?;
+        peer.tell(&self.greeting)?;
+        self.state = State::Greeted(peer, now + ANSWER);
+        Ok(())
+    }
+
+    fn listen(
+        &mut self,
+        now: Instant,
+        mut hears: impl FnMut(&mut Peer, Message) -> Result<(), String>,
+    ) -> Result<(), String> {
+        loop {
+            match &mut self.state {
+                State::Away => return Ok(()),
+                State::Up(peer) => match peer.hear(MAX_MESSAGE)? {
+                    Some(message) => hears(peer, message)?,
+                    None => return Ok(()),
+                },
+                State::Greeted(peer, deadline) => match peer.hear(MAX_MESSAGE)? {
+                    Some(answer) => self.welcome(answer)?,
+                    None if *deadline <= now => return Err("it does not answer".to_owned()),
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn welcome(&mut self, answer: Message) -> Result<(), String> {
+        match answer.payload {
+            Payload::Reply(_) if answer.header.sequence == self.greeting.header.sequence => {}
+            Payload::Failure(why) => return Err(why.to_lossy()),
+            _ => return Err("it answers what was not asked".to_owned()),
+        }
+        if let State::Greeted(peer, _) = std::mem::replace(&mut self.state, State::Away) {
+            log::info!("the {} at {} is there", self.who, self.path.display());
+            self.state = State::Up(peer);
+            self.retry.succeeded();
+            self.reported = false;
+        }
+        Ok(())
+    }
+}

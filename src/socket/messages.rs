@@ -1,0 +1,59 @@
+//! Messages of a daemon that is spoken to, rather than serves. An error is the end of the conversation.
+
+use std::io;
+use std::path::Path;
+
+use super::{Peer, connect};
+use crate::wire::Message;
+use crate::wire::frame::{Next, frame};
+
+/// The frame around a message of our own, all of which are far below what a frame can hold.
+pub fn framed(message: &Message) -> Vec<u8> {
+    message
+        .encode()
+        .map_err(|error| error.to_string())
+        .and_then(|octets| frame(&octets).map_err(|error| error.to_string()))
+        .unwrap_or_else(|error| {
+            log::error!("cannot encode a message: {error}");
+            Vec::new()
+        })
+}
+
+impl Peer {
+    /// A connection to the daemon at `path`, without waiting for it.
+    pub fn dial(path: &Path) -> Result<Self, String> {
+        connect(path)
+            .map_err(io::Error::from)
+            .and_then(Self::new)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Writes what goes of a message at once, and queues the rest.
+    pub fn tell(&mut self, message: &Message) -> Result<(), String> {
+        let octets = message.encode().map_err(|error| error.to_string())?;
+        let octets = frame(&octets).map_err(|error| error.to_string())?;
+        self.send(&octets).map_err(|error| error.to_string())
+    }
+
+    /// Writes what goes of what is queued. Returns the next message, of so many octets at most, if there is one already.
+    pub fn hear(&mut self, limit: usize) -> Result<Option<Message>, String> {
+        self.flush().map_err(|error| error.to_string())?;
+        loop {
+            match self.next(limit).map_err(|error| error.to_string())? {
+                Some(Next::Frame(octets)) => {
+                    let message = Message::decode(&octets);
+                    return message.map(Some).map_err(|error| error.to_string());
+                }
+                Some(Next::End) => return Err("it ended the conversation".to_owned()),
+                None => {}
+            }
+            let held = self.held();
+            if !self.receive().map_err(|error| error.to_string())? {
+                return Err("it has closed the connection".to_owned());
+            }
+            if self.held() == held {
+                return Ok(None);
+            }
+        }
+    }
+}
