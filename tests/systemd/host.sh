@@ -132,7 +132,7 @@ systemctl start petrel-console.service
 # the drop-in of its manual.
 mkdir -p /run/systemd/system/petrel-console.service.d
 printf '[Service]\nWatchdogSec=1s\n' >/run/systemd/system/petrel-console.service.d/soon.conf
-sed -n '/^\[Service\]/,/^\.Ed/{/^\.Ed/d; s/\\e$/\\/; p}' "$sources/man/petrel-console.8" \
+sed -n '/^\[Service\]/,/^\.Ed/{/^\.Ed/q; s/\\e$/\\/; p}' "$sources/man/petrel-console.8" \
     >/run/systemd/system/petrel-console.service.d/log.conf
 systemctl daemon-reload
 systemctl restart petrel-console
