@@ -116,7 +116,7 @@ fn start<'a, S: SecureStream>(
         who,
         answer: route.answer,
         idle,
-        to_daemon: Piece { octets, written: 0 },
+        to_daemon: Room::holding(octets),
         to_client: Piece::default(),
         scratch: vec![0; PIECE],
         upload: is_followed_by_stream(&request.command).then(|| RawStream::of(request)),
@@ -153,7 +153,7 @@ struct Relay<'a, S> {
     who: &'static str,
     answer: Answer,
     idle: Duration,
-    to_daemon: Piece,
+    to_daemon: Room,
     to_client: Piece,
     scratch: Vec<u8>,
     /// What the client still uploads.
@@ -223,14 +223,10 @@ impl<S: SecureStream> Relay<'_, S> {
             )),
             Ok(count) => {
                 self.pace.arrived(count);
-                let arrived = self.scratch.get(..count).unwrap_or_default();
                 let taken = upload
-                    .scan(arrived)
+                    .scan(self.to_daemon.front(count))
                     .map_err(|error| End::Failure(Fault::Request, error.to_string()))?;
-                // Nothing waits for the daemon: what has arrived does now, without a copy.
-                std::mem::swap(&mut self.to_daemon.octets, &mut self.scratch);
-                self.to_daemon.octets.truncate(taken);
-                self.scratch.resize(PIECE, 0);
+                self.to_daemon.hold(taken);
                 if upload.ended {
                     self.upload = None;
                 }
@@ -247,13 +243,14 @@ impl<S: SecureStream> Relay<'_, S> {
 
     /// Reads from the client, of an upload as much as has arrived and there is room for: a record has 16 KiB only.
     fn take_in(&mut self) -> io::Result<usize> {
-        let mut count = self.client.read(&mut self.scratch)?;
-        while self.upload.is_some() && count > 0 {
+        if self.upload.is_none() {
+            return self.client.read(&mut self.scratch);
+        }
+        let room = self.to_daemon.room();
+        let mut count = self.client.read(room)?;
+        while count > 0 {
             // What is wrong then is told once more by the next call.
-            match self
-                .client
-                .read(self.scratch.get_mut(count..).unwrap_or_default())
-            {
+            match self.client.read(room.get_mut(count..).unwrap_or_default()) {
                 Ok(0) | Err(_) => break,
                 Ok(more) => count += more,
             }
@@ -270,7 +267,7 @@ impl<S: SecureStream> Relay<'_, S> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     // The daemon does not listen any more, but may have said why.
-                    self.to_daemon = Piece::default();
+                    self.to_daemon = Room::default();
                     self.upload = None;
                 }
             }
@@ -438,7 +435,55 @@ impl Pace {
     }
 }
 
-/// Octets on their way.
+/// Octets on their way to the daemon: the request, then each piece of an upload where it was read.
+#[derive(Debug, Default)]
+struct Room {
+    octets: Vec<u8>,
+    written: usize,
+    end: usize,
+}
+
+impl Room {
+    fn holding(octets: Vec<u8>) -> Self {
+        Self {
+            written: 0,
+            end: octets.len(),
+            octets,
+        }
+    }
+
+    /// Room for a piece, where nothing is on its way.
+    fn room(&mut self) -> &mut [u8] {
+        if self.octets.len() < PIECE {
+            self.octets = vec![0; PIECE];
+        }
+        &mut self.octets
+    }
+
+    /// So many of the octets in the room.
+    fn front(&self, count: usize) -> &[u8] {
+        self.octets.get(..count).unwrap_or_default()
+    }
+
+    /// They are on their way now.
+    fn hold(&mut self, count: usize) {
+        (self.written, self.end) = (0, count);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest().is_empty()
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.octets.get(self.written..self.end).unwrap_or_default()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.written += count;
+    }
+}
+
+/// Octets on their way to the client.
 #[derive(Debug, Default)]
 struct Piece {
     octets: Vec<u8>,
