@@ -95,9 +95,16 @@ fn names(folder: &Path) -> BTreeSet<String> {
 /// Nothing is in the database but what belongs there, and every image that is wanted, undamaged.
 fn assert_tidy(host: &Host, more: &[&str]) {
     let database = host.path("db");
-    let mut allowed: BTreeSet<String> = [".lock", "block", "image", "state", "state.previous"]
-        .map(str::to_owned)
-        .into();
+    let mut allowed: BTreeSet<String> = [
+        ".lock",
+        ".secret",
+        "block",
+        "image",
+        "state",
+        "state.previous",
+    ]
+    .map(str::to_owned)
+    .into();
     allowed.extend(more.iter().copied().map(str::to_owned));
     let found = names(&database);
     assert!(found.is_subset(&allowed), "{found:?}");
@@ -547,7 +554,15 @@ fn a_full_disk_loses_nothing() {
     fs::remove_file(filler).unwrap();
     create(&host, "two", &another(&host));
     let left = inside.join(host.path("db").strip_prefix("/").unwrap());
-    let expected = [".lock", "block", "image", "state", "state.previous"].map(str::to_owned);
+    let expected = [
+        ".lock",
+        ".secret",
+        "block",
+        "image",
+        "state",
+        "state.previous",
+    ]
+    .map(str::to_owned);
     assert_eq!(names(&left), expected.into());
 }
 

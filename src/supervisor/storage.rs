@@ -76,9 +76,7 @@ impl Supervisor {
             BlockCommand::SetOld(set) => {
                 self.fill(&asker, &name, embedded(set.data.0), set.compress)
             }
-            BlockCommand::Remove(()) => self
-                .undisturbed(&name, TaskKind::Remove)
-                .map(|_| (TaskKind::Remove, BlockWork::Remove)),
+            BlockCommand::Remove(()) => self.remove(&name),
             BlockCommand::Dump(level) => self.send(&asker, &name, level, false),
             BlockCommand::DumpOld(level) => self.send(&asker, &name, level, true),
         };
@@ -114,12 +112,8 @@ impl Supervisor {
         if self.devices.size(name).is_some() {
             return Err(BlockRefusal::Exists(name.clone()).to_string());
         }
-        if self.recorded.is_none() {
-            // Devices are not in the state: it may have a policy by now, of a write that failed, which forbids this one.
-            return Err(
-                "the state could not be written last time: try again when it can be".to_owned(),
-            );
-        }
+        // Devices are not in the state: it may have a policy by now, of a write that failed, which forbids this one.
+        self.check_recorded()?;
         let kind = TaskKind::Make {
             stream: content.is_some(),
         };
@@ -142,6 +136,25 @@ impl Supervisor {
             }),
         };
         Ok((kind, work))
+    }
+
+    fn remove(&self, name: &Name) -> Result<(TaskKind, BlockWork), String> {
+        self.undisturbed(name, TaskKind::Remove)?;
+        // What had it until now may come back with the state that is on disk.
+        self.check_recorded()?;
+        if !self.writes.is_empty() {
+            return Err("the state is being written, try again later".to_owned());
+        }
+        Ok((TaskKind::Remove, BlockWork::Remove))
+    }
+
+    /// Whether it is known what is on disk.
+    fn check_recorded(&self) -> Result<(), String> {
+        let why = "the state could not be written last time: try again when it can be";
+        self.recorded
+            .as_ref()
+            .map(|_| ())
+            .ok_or_else(|| why.to_owned())
     }
 
     fn fill(

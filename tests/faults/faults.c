@@ -7,7 +7,7 @@
  *   FAULT_ARMED   ... as long as this file is there
  *   FAULT_AT      the number of the call, from 1, at which it happens
  *   FAULT_KILL    if set, the process is killed; otherwise the call fails
- *   FAULT_STRUCK  file that is made when it happens, with the call's name in it
+ *   FAULT_STRUCK  file that gets the call's name when it happens; empty or zeros before
  *
  * Programs that it executes are left alone: the environment that they would
  * inherit has no LD_PRELOAD.
@@ -22,12 +22,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-static char folder[PATH_MAX], armed[PATH_MAX], struck[PATH_MAX];
-static long at, *calls;
+/* What copies of the process share with it; they may make few system calls. */
+struct shared {
+    char struck[32];
+    long calls;
+    int armed;
+};
+
+static char folder[PATH_MAX], armed[PATH_MAX];
+static struct shared *shared;
+static pid_t original;
+static long at;
 static int deadly;
 
 static void take(char *to, const char *variable)
@@ -41,16 +51,19 @@ static void take(char *to, const char *variable)
 __attribute__((constructor)) static void start(void)
 {
     const char *value = getenv("FAULT_AT");
+    int file = open(getenv("FAULT_STRUCK"), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
 
     take(folder, "FAULT_FOLDER");
     take(armed, "FAULT_ARMED");
-    take(struck, "FAULT_STRUCK");
+    original = getpid();
     at = value ? atol(value) : 0;
     deadly = getenv("FAULT_KILL") != NULL;
-    /* Copies of the process count on. */
-    calls = mmap(NULL, sizeof *calls, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (calls == MAP_FAILED)
+    if (file < 0 || ftruncate(file, sizeof *shared))
         abort();
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (shared == MAP_FAILED)
+        abort();
+    close(file);
     unsetenv("LD_PRELOAD");
 }
 
@@ -62,22 +75,24 @@ static int below(const char *path)
     return length && !strncmp(path, folder, length) && (!path[length] || path[length] == '/');
 }
 
-/* Whether this call is to fail. */
-static int strikes(const char *call, const char *path, int error)
+/* Whether this call, which counts, is to fail. */
+static int counted(const char *call, int error)
 {
-    int file;
-
-    if (!below(path) || syscall(SYS_faccessat, AT_FDCWD, armed, F_OK, 0))
+    if (++shared->calls != at)
         return 0;
-    if (++*calls != at)
-        return 0;
-    file = syscall(SYS_openat, AT_FDCWD, struck, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-    syscall(SYS_write, file, call, strlen(call));
-    syscall(SYS_close, file);
+    strncpy(shared->struck, call, sizeof shared->struck - 1);
     if (deadly)
         kill(getpid(), SIGKILL);
     errno = error;
     return 1;
+}
+
+static int strikes(const char *call, const char *path, int error)
+{
+    if (!shared || !below(path) || syscall(SYS_faccessat, AT_FDCWD, armed, F_OK, 0))
+        return 0;
+    shared->armed = 1;
+    return counted(call, error);
 }
 
 static int strikes_file(const char *call, int file, int error)
@@ -86,9 +101,15 @@ static int strikes_file(const char *call, int file, int error)
     char digits[16], *digit = digits;
     size_t end = strlen(link);
     ssize_t length;
+    int type;
+    socklen_t size = sizeof type;
 
-    if (file < 0)
+    if (file < 0 || !shared)
         return 0;
+    /* The files that a copy of the process has are all in the folder. */
+    if (getpid() != original)
+        return shared->armed && getsockopt(file, SOL_SOCKET, SO_TYPE, &type, &size)
+            && counted(call, error);
     do
         *digit++ = '0' + file % 10;
     while (file /= 10);

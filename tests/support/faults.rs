@@ -61,5 +61,9 @@ pub fn faulty(host: &Host, shim: &Path, fault: Fault, at: usize) -> Command {
 
 /// The call at which it has happened, if it has.
 pub fn struck(host: &Host) -> Option<String> {
-    fs::read_to_string(host.path("struck")).ok()
+    let octets = fs::read(host.path("struck")).ok()?;
+    // Numbers that only the library reads follow the name.
+    let name = octets.split(|octet| *octet == 0).next()?;
+    let name = String::from_utf8(name.to_vec()).ok()?;
+    (!name.is_empty()).then_some(name)
 }
