@@ -1832,3 +1832,36 @@ fn what_a_path_uses_is_that_of_all_below_it_and_shown_beside_its_policy() {
     let policies = domains.values().map(|domain| domain.policy.is_some());
     assert!(policies.eq([true, true, false]));
 }
+
+#[test]
+fn a_device_stays_until_no_state_on_disk_has_who_had_it() {
+    let mut world = World::new();
+    world.device = true;
+    world.answer("a:disk", add_block(1)).unwrap();
+    world
+        .answer("a:x", create(&with_device("disk"), false))
+        .unwrap();
+    let remove = || block(BlockCommand::Remove(()));
+    world.hold = vec!["persist"];
+    let (run, ..) = world.alive.remove(0);
+    let death = Death::Signal(9);
+    world.happen(Event::Exited { run, death });
+    let refused = world.answer("a:disk", remove()).unwrap_err();
+    assert!(refused.contains("is being written"), "{refused}");
+    world.hold.clear();
+    world.release();
+    world.answer("a:disk", remove()).unwrap();
+
+    // After a write that failed nobody knows.
+    world.answer("a:disk", add_block(1)).unwrap();
+    world
+        .answer("a:y", create(&with_device("disk"), false))
+        .unwrap();
+    world.fail = vec!["persist"];
+    let (run, ..) = world.alive.remove(0);
+    world.happen(Event::Exited { run, death });
+    let refused = world.answer("a:disk", remove()).unwrap_err();
+    assert!(refused.contains("could not be written"), "{refused}");
+    world.pass(SAVE_RETRY);
+    world.answer("a:disk", remove()).unwrap();
+}
