@@ -1,0 +1,441 @@
+//! The life of unikernels, played against a host that is a few lines of test.
+
+mod blocks;
+mod machines;
+mod policies;
+mod requests;
+mod restarts;
+mod standing;
+mod successor;
+mod writes;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::fixtures::{config, settings};
+use super::*;
+use crate::elf::test_image::Image;
+use crate::manifest::Manifest;
+use crate::unikernel::{Block, Death, FailBehaviour, Net};
+use crate::wire::{
+    BlockCommand, ConsoleCommand, DatedPolicy, Header, Octets, Policy as WirePolicy, Restart,
+    StatsCommand,
+};
+use crate::wire::{POLICY_KEPT, own};
+
+/// A host that carries out what it can at once, and can be told to fail.
+struct World {
+    supervisor: Supervisor,
+    clock: Duration,
+    answers: Vec<(ConnectionId, Payload, bool)>,
+    alive: Vec<(RunId, Name, Config)>,
+    announced: Vec<Name>,
+    observers: Vec<(ConnectionId, Header)>,
+    saved: State,
+    images: Vec<ImageDigest>,
+    timers: Vec<(Duration, Timer)>,
+    connections: u64,
+    done: bool,
+    /// Failures to come, by the effect's name.
+    fail: Vec<&'static str>,
+    /// Whether tenders obey SIGTERM.
+    obedient: bool,
+    /// Images arrive only when a test says so.
+    slow_upload: bool,
+    uploads: Vec<UploadId>,
+    /// Results of these effects come only when a test says so.
+    hold: Vec<&'static str>,
+    held: VecDeque<Event>,
+    staged: usize,
+    /// Images have a block device.
+    device: bool,
+    /// The block devices on disk, in MB.
+    devices: BTreeMap<Name, u64>,
+    /// What is sent or received until a test says that it ends.
+    streams: Vec<(TaskId, Name, BlockWork)>,
+    /// As the records of runs have it.
+    histories: BTreeMap<Name, History>,
+    stopping: BTreeSet<RunId>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(State::default())
+    }
+
+    fn with(state: State) -> Self {
+        Self {
+            supervisor: Supervisor::new(state.clone(), Vec::new(), settings()),
+            clock: Duration::ZERO,
+            answers: Vec::new(),
+            alive: Vec::new(),
+            announced: Vec::new(),
+            observers: Vec::new(),
+            images: state.images().collect(),
+            saved: state,
+            timers: Vec::new(),
+            connections: 0,
+            done: false,
+            fail: Vec::new(),
+            obedient: true,
+            slow_upload: false,
+            uploads: Vec::new(),
+            hold: Vec::new(),
+            held: VecDeque::new(),
+            staged: 0,
+            device: false,
+            devices: BTreeMap::new(),
+            streams: Vec::new(),
+            histories: BTreeMap::new(),
+            stopping: BTreeSet::new(),
+        }
+    }
+
+    /// This is the policy of the root.
+    fn host_has(&mut self, unikernels: u64, memory: u64) {
+        let has = Policy {
+            unikernels,
+            memory,
+            ..settings().resources
+        };
+        let Supervisor {
+            ledger,
+            acknowledged,
+            ..
+        } = &mut self.supervisor;
+        for ledger in [ledger, acknowledged] {
+            ledger.reset(crate::name::Path::ROOT, Some(has.clone()));
+        }
+    }
+
+    fn fails(&mut self, effect: &str) -> Result<(), String> {
+        match self.fail.iter().position(|name| *name == effect) {
+            Some(index) => Err(format!("{} failed", self.fail.remove(index))),
+            None => Ok(()),
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = Moment {
+                monotonic: self.clock,
+                wall: Timestamp::from_unix(i64::try_from(self.clock.as_secs()).unwrap(), 0),
+            };
+            for effect in self.supervisor.handle(&now, event) {
+                self.carry_out(effect, &mut events);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, events: &mut VecDeque<Event>) {
+        match effect {
+            Effect::Answer { to, message, close } => {
+                self.answers.push((to, message.payload, close));
+            }
+            Effect::SendImage { .. } | Effect::Release(_) => {}
+            Effect::DiscardImage(_) => self.staged = self.staged.saturating_sub(1),
+            Effect::ReceiveImage { upload, .. } => {
+                if self.slow_upload {
+                    self.uploads.push(upload);
+                } else {
+                    events.push_back(self.upload(upload));
+                }
+            }
+            Effect::Inspect { name, version, .. } => {
+                let declared = version.stored_image().map(|_| manifest(self.device));
+                let result = self.fails("inspect").map(|()| declared);
+                self.result("inspect", Event::Inspected { name, result }, events);
+            }
+            Effect::Prepare {
+                name,
+                version,
+                staged,
+            } => {
+                self.images.extend(version.stored_image());
+                self.staged -= usize::from(staged.is_some());
+                let result = self.fails("prepare");
+                self.result("prepare", Event::Prepared { name, result }, events);
+            }
+            Effect::Announce { name, call, .. } => {
+                self.announced.push(name.clone());
+                let result = self.fails("announce");
+                self.result("announce", Event::Announced { name, call, result }, events);
+            }
+            Effect::Spawn {
+                run,
+                name,
+                version,
+                history,
+            } => {
+                let result = self.fails("spawn");
+                if result.is_ok() {
+                    self.alive.push((run, name.clone(), version.config.clone()));
+                    self.histories.insert(name, history);
+                }
+                self.result("spawn", Event::Spawned { run, result }, events);
+            }
+            Effect::Block { task, name, work } => match work {
+                BlockWork::Make(_) | BlockWork::Remove => {
+                    let event = self.block_event(task, &name, &work);
+                    self.result("block", event, events);
+                }
+                BlockWork::Receive(_) | BlockWork::Send { .. } => {
+                    self.streams.push((task, name, work));
+                }
+            },
+            Effect::EndBlock(ended) => {
+                let mut streams = self.streams.iter();
+                if let Some(at) = streams.position(|(task, ..)| *task == ended) {
+                    let (task, name, work) = self.streams.remove(at);
+                    self.fail.push("block");
+                    let event = self.block_event(task, &name, &work);
+                    events.push_back(event);
+                }
+            }
+            Effect::Signal { run, kill } => {
+                self.stopping.insert(run);
+                let before = self.alive.len();
+                if kill || self.obedient {
+                    self.alive.retain(|(alive, _, _)| *alive != run);
+                }
+                if self.alive.len() < before {
+                    events.push_back(Event::Exited {
+                        run,
+                        death: Death::Signal(15),
+                    });
+                }
+            }
+            Effect::Wake { after, timer } => self.timers.push((self.clock + after, timer)),
+            Effect::Persist { ticket, state } => {
+                let result = self.fails("persist");
+                if result.is_ok() {
+                    self.saved = state;
+                }
+                self.result("persist", Event::Persisted { ticket, result }, events);
+            }
+            Effect::RemoveImage(image) => self.images.retain(|kept| *kept != image),
+            Effect::Observe { by, header, .. } => self.observers.push((by, header)),
+            Effect::Exit => self.done = true,
+        }
+    }
+
+    /// What comes of a task, which is done now.
+    fn block_event(&mut self, task: TaskId, name: &Name, work: &BlockWork) -> Event {
+        let result = self.fails("block");
+        match work {
+            _ if result.is_err() => {}
+            BlockWork::Make(size) | BlockWork::Receive(BlockContent { size, .. }) => {
+                self.devices.insert(name.clone(), *size);
+            }
+            BlockWork::Remove => drop(self.devices.remove(name)),
+            BlockWork::Send { .. } => {}
+        }
+        let left = self.devices.get(name).copied();
+        Event::Block { task, result, left }
+    }
+
+    /// The oldest of the streams comes to its end.
+    fn end_stream(&mut self) {
+        let (task, name, work) = self.streams.remove(0);
+        let event = self.block_event(task, &name, &work);
+        self.happen(event);
+    }
+
+    fn result(&mut self, effect: &str, event: Event, events: &mut VecDeque<Event>) {
+        if self.hold.contains(&effect) {
+            self.held.push_back(event);
+        } else {
+            events.push_back(event);
+        }
+    }
+
+    /// The oldest result that was held back arrives.
+    fn release(&mut self) {
+        let event = self.held.pop_front().unwrap();
+        self.happen(event);
+    }
+
+    fn upload(&mut self, upload: UploadId) -> Event {
+        let result = self.fails("upload").map(|()| StagedImage {
+            digest: ImageDigest([self.connections.to_le_bytes()[0]; 32]),
+            manifest: manifest(self.device),
+        });
+        self.staged += usize::from(result.is_ok());
+        Event::Staged { upload, result }
+    }
+
+    fn ask(&mut self, name: &str, command: Command) -> ConnectionId {
+        self.connections += 1;
+        let from = ConnectionId(self.connections);
+        let message = Message::command(0, &name.parse().unwrap(), command);
+        self.happen(Event::Message { from, message });
+        from
+    }
+
+    /// Asks, and returns the text of the one answer.
+    fn answer(&mut self, name: &str, command: Command) -> Result<String, String> {
+        let from = self.ask(name, command);
+        let answers: Vec<_> = self
+            .answers
+            .extract_if(.., |(to, _, _)| *to == from)
+            .collect();
+        match &answers[..] {
+            [(_, Payload::Reply(Success::String(text)), _)] => Ok(text.to_lossy()),
+            [(_, Payload::Failure(text), true)] => Err(text.to_lossy()),
+            other => panic!("not one answer: {other:?}"),
+        }
+    }
+
+    /// What is told of one unikernel.
+    fn details(&mut self, name: &str) -> own::Details {
+        let from = self.ask(name, Command::Unikernel(UnikernelCommand::Details(())));
+        let answer = self.answers.extract_if(.., |(to, _, _)| *to == from).next();
+        match answer {
+            Some((_, Payload::Reply(Success::UnikernelDetails(mut told)), true)) => {
+                assert_eq!(told.len(), 1);
+                told.remove(0).details
+            }
+            other => panic!("another answer: {other:?}"),
+        }
+    }
+
+    /// The memory of those that run.
+    fn memories(&self) -> Vec<u32> {
+        let alive = self.alive.iter();
+        alive.map(|(_, _, config)| config.memory).collect()
+    }
+
+    /// The supervisor is killed, and another one starts, while the tenders live on.
+    fn crash(&mut self) {
+        let survivors = self.alive.iter().map(|(run, name, config)| {
+            let recorded = self.saved.unikernels.iter();
+            let mut image = recorded
+                .filter(|recorded| recorded.name == *name)
+                .map(|recorded| recorded.version.image);
+            let version = Version {
+                config: config.clone(),
+                image: image.next().unwrap_or(ImageDigest([1; 32])),
+            };
+            Survivor {
+                run: *run,
+                name: name.clone(),
+                key: version.key(),
+                since: Timestamp::from_unix(7, 0),
+                // At most: they were started after it.
+                age: self.clock,
+                history: self.histories.get(name).cloned().unwrap_or_default(),
+                stopping: self.stopping.contains(run),
+            }
+        });
+        let survivors = survivors.collect();
+        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings());
+        self.timers.clear();
+        self.happen(Event::Boot);
+    }
+
+    fn create(&mut self, name: &str) -> Result<String, String> {
+        self.answer(name, create(&config(), false))
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.clock += time;
+        let clock = self.clock;
+        let due: Vec<_> = self.timers.extract_if(.., |(at, _)| *at <= clock).collect();
+        for (_, timer) in due {
+            self.happen(Event::Timer(timer));
+        }
+    }
+
+    /// The only tender that is alive ends by itself.
+    fn die(&mut self, death: Death) {
+        let (run, _, _) = self.alive.pop().unwrap();
+        self.happen(Event::Exited { run, death });
+    }
+
+    /// What is to run, or was stopped, on disk.
+    fn names_saved(&self) -> Vec<String> {
+        let saved = self.saved.unikernels.iter();
+        saved
+            .filter(|recorded| !matches!(recorded.standing, Standing::Ended(_)))
+            .map(|recorded| recorded.name.to_string())
+            .collect()
+    }
+
+    /// The paths with a policy on disk, but for the root.
+    fn paths_saved(&self) -> Vec<String> {
+        let paths = self.saved.policies.iter().map(|(path, _)| path);
+        paths
+            .filter(|path| !path.is_root())
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn names_alive(&self) -> Vec<String> {
+        self.alive
+            .iter()
+            .map(|(_, name, _)| name.to_string())
+            .collect()
+    }
+}
+
+/// That of an image with the block device `data`, or of one without any.
+fn manifest(device: bool) -> Manifest {
+    let devices: &[_] = if device { &[("data", 1)] } else { &[] };
+    Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, devices).build())).unwrap()
+}
+
+fn recorded(name: &str, config: Config) -> Arc<Recorded> {
+    Arc::new(Recorded {
+        name: name.parse().unwrap(),
+        version: Arc::new(Version {
+            config,
+            image: ImageDigest([1; 32]),
+        }),
+        previous: None,
+        standing: Standing::Up,
+    })
+}
+
+fn create(config: &Config, force: bool) -> Command {
+    let wire = config.to_wire(false, Vec::new());
+    Command::Unikernel(if force {
+        UnikernelCommand::ForceCreate(wire)
+    } else {
+        UnikernelCommand::Create(wire)
+    })
+}
+
+fn restart(config: &Config) -> Command {
+    let arguments = Restart::NewArguments(config.to_wire_arguments());
+    Command::Unikernel(UnikernelCommand::Restart(arguments))
+}
+
+fn with_memory(memory: u32) -> Config {
+    Config { memory, ..config() }
+}
+
+const STOP: Command = Command::Unikernel(UnikernelCommand::Stop(()));
+
+const START: Command = Command::Unikernel(UnikernelCommand::Start(()));
+
+const ROLLBACK: Command = Command::Unikernel(UnikernelCommand::Rollback(()));
+
+const RESTART: Command = Command::Unikernel(UnikernelCommand::Restart(Restart::NoArguments(())));
+
+const DESTROY: Command = Command::Unikernel(UnikernelCommand::Destroy(()));
+
+fn policy(unikernels: u64, memory: u64) -> Command {
+    let policy = Policy {
+        unikernels,
+        cpus: [0].into(),
+        memory,
+        block: None,
+        bridges: [].into(),
+    };
+    Command::Policy(PolicyCommand::Add(WirePolicy::from(&policy)))
+}
+
+fn block(command: BlockCommand) -> Command {
+    Command::Block(command)
+}
