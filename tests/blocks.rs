@@ -15,6 +15,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
@@ -22,7 +23,8 @@ use nix::unistd::{Pid, geteuid};
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
 use petrel::wire::legacy::{BlockAdd, BlockSet};
 use petrel::wire::{
-    BlockAddFilled, BlockCommand, BlockData, Command, Data, Int, Message, Octets, Payload, Success,
+    BlockAddFilled, BlockCommand, BlockData, Command, Data, Int, Message, Octets, Payload, Policy,
+    PolicyCommand, Success,
 };
 
 use faults::{Fault, faulty, shim, struck};
@@ -789,9 +791,13 @@ fn a_process_that_carries_content_can_die_and_only_its_transfer_ends() {
     let descriptors = || fs::read_dir(format!("/proc/{carrier}/fd")).unwrap().count();
     if cfg!(target_os = "linux") {
         eventually("it holds nothing else", || descriptors() == 3 + 5);
+        let status = || fs::read_to_string(format!("/proc/{carrier}/status")).unwrap();
+        for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+            eventually(line, || status().contains(line));
+        }
     }
     nix::sys::signal::kill(Pid::from_raw(carrier), Signal::SIGKILL).unwrap();
-    assert_eq!(answer(&mut stream), None);
+    assert!(said(answer(&mut stream)).unwrap_err().contains("has died"));
     eventually("nothing is left of it", || {
         host.devices() == ["keeper:disk"]
     });
@@ -806,6 +812,51 @@ fn eventually_some<T>(mut find: impl FnMut() -> Option<T>) -> T {
         found.is_some()
     });
     found.unwrap()
+}
+
+#[test]
+fn answers_are_taken_before_the_next_request_is_read_and_content_follows_them() {
+    const REQUESTS: usize = 20_000;
+    let host = Host::start();
+    host.expect(&host.petrel(&["create-block", "keeper:disk", "1"]), 0, &[]);
+    let message = |name: &str, command| {
+        let message = Message::command(0, &name.parse().unwrap(), command);
+        frame(&message.encode().unwrap()).unwrap()
+    };
+    // After this the connection goes on.
+    let policy = Policy {
+        cpuids: vec![Int::new(0)],
+        unikernels: Int::new(1),
+        memory: Int::new(20),
+        block: None,
+        bridges: Vec::new(),
+    };
+    let add = message("other:", Command::Policy(PolicyCommand::Add(policy)));
+    let dump = Command::Block(BlockCommand::Dump(Int::new(0)));
+    let requests = [add.repeat(REQUESTS), message("keeper:disk", dump)].concat();
+    let before = host.supervisor().status("VmRSS");
+    let mut asking = UnixStream::connect(host.path("run/util/vmmd.sock")).unwrap();
+    asking.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    let mut answers = asking.try_clone().unwrap();
+    asking
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    // As no answer is read, not all can be sent: it waits, and takes no memory of the supervisor's.
+    let mut sent = 0;
+    while let Ok(count) = asking.write(&requests[sent..]) {
+        sent += count;
+        assert!(sent < requests.len());
+    }
+    let grown = host.supervisor().status("VmRSS").saturating_sub(before);
+    assert!(grown < 1 << 10, "{grown} KiB");
+    asking.set_write_timeout(None).unwrap();
+    let writer = std::thread::spawn(move || asking.write_all(&requests[sent..]).unwrap());
+    for _ in 0..REQUESTS {
+        said(answer(&mut answers)).unwrap();
+    }
+    let begun = Payload::Reply(Success::BlockDeviceImage(false));
+    assert_eq!(answer(&mut answers), Some(begun));
+    writer.join().unwrap();
 }
 
 #[test]

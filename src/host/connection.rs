@@ -43,8 +43,8 @@ enum Doing {
     Uploading(Box<Uploading>),
     /// That came with its request, and is unpacked from this offset on.
     Unpacking(Box<Intake>, Vec<u8>, usize),
-    /// A [process](super::transfer) has the connection.
-    Away,
+    /// A [process](super::transfer) has the connection; whether it also has content that came with the request.
+    Away(bool),
     /// It is sent the rest of its answer.
     Leaving,
 }
@@ -102,8 +102,10 @@ impl Connection {
             Doing::Unpacking(..) => None,
             // Nothing tells that everything is written.
             Doing::Leaving if self.peer.queued() == 0 => None,
-            Doing::Asking | Doing::Uploading(_) => Some(self.peer.interest(true)),
-            Doing::Waiting | Doing::Away | Doing::Leaving => Some(self.peer.interest(false)),
+            // Who does not take its answers is not read from.
+            Doing::Asking => Some(self.peer.interest(self.peer.queued() == 0)),
+            Doing::Uploading(_) => Some(self.peer.interest(true)),
+            Doing::Waiting | Doing::Away(_) | Doing::Leaving => Some(self.peer.interest(false)),
         }
     }
 
@@ -117,9 +119,9 @@ impl Connection {
         self.peer.held() > MAX_MESSAGE
     }
 
-    /// Whether an image that came with its request is in memory.
+    /// Whether content that came with its request is in memory.
     pub(super) fn is_unpacking(&self) -> bool {
-        matches!(self.doing, Doing::Unpacking(..))
+        matches!(self.doing, Doing::Unpacking(..) | Doing::Away(true))
     }
 
     /// It is not idle: it is not read from.
@@ -131,7 +133,7 @@ impl Connection {
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!matches!(
             self.doing,
-            Doing::Waiting | Doing::Away | Doing::Unpacking(..)
+            Doing::Waiting | Doing::Away(_) | Doing::Unpacking(..)
         ))
         .then(|| self.active + IDLE)
     }
@@ -165,13 +167,16 @@ impl Connection {
             Doing::Asking => self.request(),
             Doing::Uploading(_) => self.upload(),
             Doing::Unpacking(..) => Ok(self.unpack()),
-            Doing::Waiting | Doing::Away => Ok(None),
+            Doing::Waiting | Doing::Away(_) => Ok(None),
             Doing::Leaving => Ok(self.leave()),
         }
     }
 
     /// The next request. One that cannot be decoded ends the connection without an answer (WIRE 3).
     fn request(&mut self) -> Result<Option<Arrival>, String> {
+        if self.peer.queued() > 0 {
+            return Ok(None);
+        }
         match self
             .peer
             .next(MAX_REQUEST)
@@ -282,8 +287,8 @@ impl Connection {
     }
 
     /// Gives the connection to a process: with it goes what has arrived already.
-    pub(super) fn give_away(&mut self) -> Vec<u8> {
-        self.doing = Doing::Away;
+    pub(super) fn give_away(&mut self, embedded: bool) -> Vec<u8> {
+        self.doing = Doing::Away(embedded);
         let mut held = vec![0; self.peer.held()];
         self.peer.take(&mut held);
         held
@@ -291,7 +296,7 @@ impl Connection {
 
     /// Whether a process has the connection, which is not looked at meanwhile.
     pub(super) fn is_away(&self) -> bool {
-        matches!(self.doing, Doing::Away)
+        matches!(self.doing, Doing::Away(_))
     }
 
     /// That process has given it back.

@@ -1,7 +1,7 @@
 //! A copy of this process that does one thing, and ends.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,13 +26,14 @@ pub fn start(
     keep: &[RawFd],
     modest: bool,
 ) -> io::Result<UnixStream> {
-    let (ours, theirs) = UnixStream::pair()?;
+    let (mut ours, mut theirs) = UnixStream::pair()?;
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
     // SAFETY: the work waits for no other thread, says the caller; the child never returns from here.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             let kept = keep.iter().copied();
             descriptor::close_others(kept.chain([theirs.as_raw_fd()]));
+            let _ = theirs.write(&[0]);
             // What it would be written to is closed.
             log::set_max_level(LevelFilter::Off);
             if modest {
@@ -46,7 +47,37 @@ pub fn start(
         outcome => {
             let _ = mask.thread_set_mask();
             outcome?;
+            drop(theirs);
+            // Until the child has closed it, what is closed here stays open: locks would be found taken.
+            while let Err(error) = ours.read(&mut [0])
+                && error.kind() == ErrorKind::Interrupted
+            {}
             Ok(ours)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn what_is_closed_here_is_held_by_no_worker() {
+        let path = std::env::temp_dir().join(format!("petrel-worker-{}", std::process::id()));
+        let held = || {
+            let file = File::create(&path).unwrap();
+            file.try_lock().map(|()| file)
+        };
+        for _ in 0..20 {
+            let file = held().unwrap();
+            let until_hung_up = |mut line: UnixStream| drop(line.read(&mut [0]));
+            let worker = start(until_hung_up, &[], false).unwrap();
+            drop(file);
+            held().unwrap();
+            drop(worker);
+        }
+        std::fs::remove_file(path).unwrap();
     }
 }

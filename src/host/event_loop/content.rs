@@ -119,7 +119,7 @@ impl Daemon {
                 form,
             })
         };
-        self.carry(to, purpose, cargo)
+        self.carry(to, false, purpose, cargo)
     }
 
     fn receive(&mut self, task: TaskId, name: &Name, content: BlockContent) -> Result<(), String> {
@@ -134,6 +134,7 @@ impl Daemon {
         let (staging, content) = staged.map_err(text)?;
         let replaces = staging.replaces().map_err(text)?;
         let purpose = Purpose::Device(task, name.clone(), Some(staging));
+        let has_content = embedded.is_some();
         let cargo = |held| {
             Cargo::Receive(Receive {
                 content,
@@ -142,19 +143,20 @@ impl Daemon {
                 held,
             })
         };
-        self.carry(from, purpose, cargo)
+        self.carry(from, has_content, purpose, cargo)
     }
 
     /// Has something carried by a process, which is given what has arrived of the client already.
     fn carry(
         &mut self,
         client: ConnectionId,
+        has_content: bool,
         purpose: Purpose,
         cargo: impl FnOnce(Vec<u8>) -> Cargo,
     ) -> Result<(), String> {
         let connection = self.connections.get_mut(&client);
         let connection = connection.ok_or("the client has left")?;
-        let held = connection.give_away();
+        let held = connection.give_away(has_content);
         match Transfer::start(connection.as_fd(), cargo(held)) {
             Ok(transfer) => {
                 let underway = Underway { transfer, purpose };

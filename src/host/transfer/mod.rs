@@ -5,21 +5,26 @@ mod client;
 mod receive;
 mod send;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
+
 use crate::sandbox::{self, Breach, Need};
 use crate::sys::worker;
 
-use client::{Client, Stop};
+use client::{Client, Stop, is_transient};
 pub use receive::Receive;
 pub use send::{Form, Send};
 
 /// How long a client may take for each [`STEP`] of what it sends, and for each of what it is sent.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Octets that a client need not have taken for more to be sent to it.
+const AHEAD: usize = 1 << 20;
 
 /// What a client has to send or take to be waited for afresh.
 pub const STEP: usize = 1 << 16;
@@ -37,6 +42,8 @@ pub enum Cargo {
 #[derive(Debug)]
 pub struct Transfer {
     line: UnixStream,
+    /// Whether the client is sent anything.
+    sends: bool,
     report: Vec<u8>,
 }
 
@@ -52,6 +59,9 @@ pub enum Outcome {
     Lost(String),
 }
 
+/// Most octets of a report: the last of what a client is sent is part of it.
+const MAX_REPORT: usize = 1 << 18;
+
 /// The first octet of a report.
 const DONE: u8 = b'+';
 const FAILED: u8 = b'-';
@@ -66,34 +76,49 @@ impl Transfer {
             Cargo::Send(send) => (send.files(), send.is_compressed()),
         };
         keep.push(socket.as_raw_fd());
+        let sends = matches!(cargo, Cargo::Send(_));
         let work = |line: UnixStream| carry(cargo, socket, line);
         let line = worker::start(work, &keep, modest)?;
         line.set_nonblocking(true)?;
         Ok(Self {
             line,
+            sends,
             report: Vec::new(),
         })
     }
 
-    /// Reads what the process reports: what came of it, as soon as that is known.
+    /// Reads once what the process reports: what came of it, as soon as that is known.
     pub fn progress(&mut self) -> Option<Outcome> {
-        loop {
-            let mut octets = [0; 1 << 12];
-            match self.line.read(&mut octets) {
-                Ok(0) => break,
-                Ok(count) => self.report.extend_from_slice(&octets[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break,
+        let mut octets = [0; 1 << 12];
+        match self.line.read(&mut octets) {
+            Ok(0) => {}
+            Ok(count) if self.report.len() + count > MAX_REPORT => {
+                return Some(self.died());
             }
+            Ok(count) => {
+                self.report.extend_from_slice(&octets[..count]);
+                return None;
+            }
+            Err(error) if is_transient(&error) => return None,
+            Err(_) => {}
         }
         let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
         Some(match self.report.split_first() {
             Some((&DONE, last)) => Outcome::Done(last.to_vec()),
             Some((&FAILED, why)) => Outcome::Failed(text(why)),
             Some((&LOST, why)) => Outcome::Lost(text(why)),
-            _ => Outcome::Lost("the process that carried its content has died".to_owned()),
+            _ => self.died(),
         })
+    }
+
+    /// Without a report nobody knows what the client was sent.
+    fn died(&self) -> Outcome {
+        let why = "the process that carried its content has died".to_owned();
+        if self.sends {
+            Outcome::Lost(why)
+        } else {
+            Outcome::Failed(why)
+        }
     }
 }
 
@@ -108,6 +133,8 @@ fn carry(cargo: Cargo, socket: UnixStream, mut line: UnixStream) {
     let Ok(supervisor) = line.try_clone() else {
         return;
     };
+    // What is sent waits in the kernel while this process goes on; where it allows less it is less.
+    let _ = setsockopt(&socket, SndBuf, &AHEAD);
     // zlib meets what clients send in a process that can do nothing else.
     sandbox::confine(&[Need::OpenFiles], Breach::Kill);
     let mut client = Client::new(socket, supervisor, PATIENCE);

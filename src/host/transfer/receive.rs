@@ -54,6 +54,7 @@ fn take_in(
     let refused = |error: BlockError| Stop::Refused(error.to_string());
     if let Some(octets) = embedded {
         for piece in octets.chunks(MAX_CHUNK) {
+            client.stays()?;
             content.write(piece).map_err(refused)?;
         }
     } else {

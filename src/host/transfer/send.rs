@@ -89,7 +89,10 @@ impl Send {
                 client.send(&[head, piece])?;
                 client.end();
             }
-            client.stays()
+            if octets.is_empty() {
+                client.stays()?;
+            }
+            Ok(())
         })?;
         self.message(Payload::Data(Data::Block(BlockData::End(()))))
     }
