@@ -61,9 +61,10 @@ impl Network {
         all.lines().filter(named).map(str::to_owned).collect()
     }
 
-    /// A bridge that is up, with this address of the host's in a network of 256.
+    /// A bridge that is up, with this address of the host's in a network of 256. It says nothing by itself: with snooping it
+    /// would join a group of multicast.
     pub fn bridge(&self, name: &str, address: &str) {
-        self.ip(&["link", "add", name, "type", "bridge"]);
+        self.ip(&["link", "add", name, "type", "bridge", "mcast_snooping", "0"]);
         self.ip(&["link", "set", name, "up"]);
         self.ip(&["address", "add", &format!("{address}/24"), "dev", name]);
     }
