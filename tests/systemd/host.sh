@@ -98,7 +98,18 @@ hello=$(tender hello)
 expect created petrel create net /root/net.spt --net=service --mem=16 --arg=--ipv4=10.99.0.2 "${tenant[@]}"
 line 'net service: ready' petrel console tenant:net --since=2020-01-01T00:00:00Z
 [ "$(ip -o link show master service | wc -l)" = 1 ]
-expect added petrel create-block t:data 1
+# Content comes and goes by processes that can do nothing else, compressed and as it is.
+head -c 1000000 /dev/urandom >/root/content
+expect added petrel create-block t:data 1 --data=/root/content
+for level in 0 9; do
+    expect 'set block device' petrel set-block t:data /root/content --compression-level=$level
+    rm -rf /root/down && mkdir /root/down
+    TMPDIR=/root/down expect stored petrel dump-block t:data --compression-level=$level
+    cmp -n 1000000 /root/content /root/down/*
+    rm -rf /root/down && mkdir /root/down
+    TMPDIR=/root/down expect stored petrel get tenant:hello --compression-level=$level
+    cmp /root/forever.spt /root/down/*
+done
 expect created petrel create t:block /root/block.spt --block=storage:data --mem=16 --arg=--stay
 block=$(tender block)
 [ "$(stat -c %u /var/lib/petrel/block/t:data)" = "$(status "$block" Uid | cut -f1)" ]
