@@ -38,6 +38,9 @@ pub fn parse<T: TopLevelCommand>(program: &str) -> T {
         say(io::stdout(), &version(program));
         exit(0)
     }
+    if let Some(first) = arguments.first_mut().filter(|first| *first == "-h") {
+        "--help".clone_into(first);
+    }
     let arguments = split_values(arguments);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match T::from_args(&[program], &arguments) {
@@ -54,9 +57,18 @@ pub fn parse<T: TopLevelCommand>(program: &str) -> T {
             status: Err(()),
         }) => {
             let hint = help_command::<T>(program, &arguments);
+            let first = arguments.first().copied().unwrap_or_default();
+            let why = match output.trim_end() {
+                why if why == format!("Unrecognized argument: {first}")
+                    && !first.starts_with('-') =>
+                {
+                    format!("there is no command '{first}'")
+                }
+                why => why.to_owned(),
+            };
             say(
                 io::stderr(),
-                &format!("{program}: {}\nTry '{hint} --help'.", output.trim_end()),
+                &format!("{program}: {why}\nTry '{hint} --help'."),
             );
             exit(USAGE)
         }

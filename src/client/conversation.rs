@@ -16,8 +16,8 @@ use crate::chain::{Answer, route};
 use crate::wire::frame::{FrameError, read_frame};
 use crate::wire::image::Pieces;
 use crate::wire::{
-    BlockCommand, BlockData, Command, ConsoleCommand, Data, Header, Message, Payload, Success,
-    UnikernelCommand, domain,
+    BlockCommand, BlockData, CONSOLE_WAITS, Command, ConsoleCommand, Data, Header, Message,
+    Payload, Success, UnikernelCommand, domain,
 };
 
 /// Most octets of an answer that is held in memory: lists of very many unikernels.
@@ -119,6 +119,12 @@ impl Listener<'_> {
     fn console(&mut self, follow: bool, output: &mut Output) -> Result<(), ClientError> {
         let (header, success) = self.first()?;
         output.success(&header.name, &success)?;
+        if success == Success::String(CONSOLE_WAITS.into()) {
+            output.warn(&format!(
+                "there is no {} yet: its console is shown as soon as it is created (petrel info lists what there is)",
+                display::name(&header.name)
+            ));
+        }
         let mut between_runs = false;
         loop {
             // The next run may be called off, of which the console daemon knows nothing.

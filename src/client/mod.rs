@@ -194,9 +194,9 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
     ))?;
     if revoked.entries.iter().any(|entry| !entry.seen) {
         output.line(&format!(
-            "whether '{}' issued what was revoked by name or number is not in '{}': file:CERTIFICATE is checked",
-            revoked.authority.escape_default(),
-            arguments.db.display()
+            "'{}' does not say whether '{}' issued what was revoked by name or number: to be sure, revoke file:CERTIFICATE",
+            arguments.db.display(),
+            revoked.authority.escape_default()
         ))?;
     }
     Ok(())

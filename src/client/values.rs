@@ -20,7 +20,8 @@ pub(super) fn number<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
     if digits.starts_with(['+', '-']) {
         return Err("it must be a number from 0".to_owned());
     }
-    let number = u64::from_str_radix(digits, radix).map_err(|error| error.to_string())?;
+    let number = u64::from_str_radix(digits, radix);
+    let number = number.map_err(|_| "it must be a number, without a unit".to_owned())?;
     N::try_from(number).map_err(|_| "the number is too large".to_owned())
 }
 

@@ -31,8 +31,8 @@ use crate::stats::collect::Own;
 use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
 use crate::wire::{
-    Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload, SinceCount,
-    Success, Timestamp, VERSION, domain,
+    CONSOLE_WAITS, Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload,
+    SinceCount, Success, Timestamp, VERSION, domain,
 };
 
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
@@ -613,7 +613,7 @@ impl Daemon {
         let answer = if subscribed.known {
             "subscribed"
         } else {
-            "waiting for VM"
+            CONSOLE_WAITS
         };
         if let Some(client) = self.clients.get_mut(id) {
             client.subscribed();

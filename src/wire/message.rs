@@ -86,6 +86,9 @@ pub enum ConsoleCommand {
     Read(ConsoleRead),
 }
 
+/// The first answer to who asks for the console of what is not there yet (WIRE 8.5).
+pub const CONSOLE_WAITS: &str = "waiting for VM";
+
 /// How much history a console subscriber asks for.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
 #[rasn(choice)]

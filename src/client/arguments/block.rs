@@ -21,8 +21,10 @@ command_to_daemon! {
 command_to_daemon! {
     /// Create a block device.
     CreateBlock, "create-block", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
+        /// MB
         #[argh(positional, from_str_fn(device_size))]
         pub(in crate::client) size: u32,
         /// file with its first content
@@ -37,6 +39,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Replace the content of a block device.
     SetBlock, "set-block", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
         #[argh(positional)]
@@ -50,6 +53,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Store the content of a block device in the download folder (TMPDIR).
     DumpBlock, "dump-block", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
         /// zlib level of the transfer, 0 to 9; default 0 from a local socket, 9 over TLS and in a request
@@ -61,6 +65,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Delete a block device.
     DestroyBlock, "destroy-block", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }

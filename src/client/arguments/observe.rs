@@ -14,6 +14,7 @@ use crate::wire::BridgeTap;
 command_to_daemon! {
     /// Show the console of a unikernel, and follow it.
     Console, "console", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
         /// lines of history (20)

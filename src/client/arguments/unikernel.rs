@@ -83,6 +83,7 @@ macro_rules! command_with_settings {
 command_with_settings! {
     /// Create a unikernel.
     Create, "create", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
         #[argh(positional)]
@@ -102,6 +103,7 @@ command_with_settings! {
 command_with_settings! {
     /// Stop a unikernel, and start it again.
     Restart, "restart", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
         /// replace its settings by those given here; what is not given gets its default
@@ -113,6 +115,7 @@ command_with_settings! {
 command_to_daemon! {
     /// Stop a unikernel and forget it.
     Destroy, "destroy", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
@@ -121,6 +124,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Stop a unikernel, and keep it down until it is started.
     Stop, "stop", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
@@ -129,6 +133,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Start a unikernel that was stopped, or has ended.
     Start, "start", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
@@ -137,6 +142,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Return a unikernel to its previous image and settings.
     Rollback, "rollback", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
@@ -157,6 +163,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Store the image of a unikernel in the download folder (TMPDIR).
     Get, "get", {
+        /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
         pub(in crate::client) name: Name,
         /// zlib level of the transfer, 0 to 9; default 0 from a local socket, 9 over TLS and in a request
