@@ -518,6 +518,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of newer certificates", time(AGE_STEP)),
         format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} of silence", time(host::IDLE)),
+        format!("{} in a report", size(transfer::MAX_REPORT)),
         format!(
             "{} for {} of content",
             time(transfer::PATIENCE),

@@ -60,7 +60,7 @@ pub enum Outcome {
 }
 
 /// Most octets of a report: the last of what a client is sent is part of it.
-const MAX_REPORT: usize = 1 << 18;
+pub const MAX_REPORT: usize = 1 << 18;
 
 /// The first octet of a report.
 const DONE: u8 = b'+';
