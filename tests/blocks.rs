@@ -591,7 +591,8 @@ fn devices_are_the_tenders_own_as_long_as_it_has_them() {
     fs::remove_file(host.path("db/state.previous")).unwrap();
     eventually("it has ended", || host.left_tenders().is_empty());
     host.start_supervisor();
-    assert_eq!(owner(&host), 0);
+    // Whoever inherits a process that was killed may not have taken note of its end yet.
+    eventually("it is taken back", || owner(&host) == 0);
 }
 
 #[test]
