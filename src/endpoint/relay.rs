@@ -21,10 +21,7 @@ use crate::wire::frame;
 use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
 
 /// Most octets that wait in one direction, above those in the TLS library and the kernel.
-const PIECE: usize = 1 << 16;
-
-/// The same of an upload, of which there is more at a time.
-const ROOM: usize = 1 << 18;
+const PIECE: usize = 1 << 18;
 
 /// Octets that a daemon need not have taken for more to be written to it.
 const AHEAD: usize = 1 << 20;
@@ -457,8 +454,8 @@ impl Room {
 
     /// Room for a piece, where nothing is on its way.
     fn room(&mut self) -> &mut [u8] {
-        if self.octets.len() < ROOM {
-            self.octets = vec![0; ROOM];
+        if self.octets.len() < PIECE {
+            self.octets = vec![0; PIECE];
         }
         &mut self.octets
     }

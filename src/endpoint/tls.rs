@@ -25,7 +25,7 @@ use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
 use crate::tls::{self, Arrived};
 
 /// Most octets of ciphertext that wait for the socket.
-const OUTGOING: usize = 1 << 16;
+const OUTGOING: usize = 1 << 18;
 
 /// What the endpoint proves itself with, and whom it trusts.
 #[derive(Debug)]
