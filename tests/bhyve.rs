@@ -58,12 +58,13 @@ if [ -e hang ]; then exec sleep 100; fi
 if [ -e fail ]; then exit 3; fi
 "#;
 
-/// The guest powers off when it is asked to (SIGTERM), and by itself (SIGUSR2), and reboots (SIGUSR1).
+/// The guest powers off when it is asked to (SIGTERM), and by itself (SIGUSR2), and reboots (SIGUSR1). What it waits with
+/// has inherited the disk, so it goes first.
 const BHYVE: &str = r#"
 [ -e "vmm/$last" ] || exit 4
 sleep 100 &
-trap 'kill $!; exit 1' TERM USR2
-trap 'kill $!; exit 0' USR1
+trap 'kill $!; wait $!; exit 1' TERM USR2
+trap 'kill $!; wait $!; exit 0' USR1
 echo "booted"
 wait
 "#;
