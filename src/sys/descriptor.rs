@@ -35,16 +35,14 @@ pub fn keep_from_children() {
 }
 
 /// Closes every descriptor but the standard ones and these. Whoever owns others in this process must not use them any
-/// more.
-pub fn close_others(kept: impl Iterator<Item = RawFd>) {
-    let mut kept: Vec<_> = kept.filter(|number| *number >= FIRST).collect();
-    kept.sort_unstable();
+/// more. Makes system calls only.
+pub fn close_others(kept: &[RawFd]) {
     let mut first = FIRST;
-    for number in kept {
-        if number > first {
-            close_range(first, number - 1);
+    while let Some(next) = kept.iter().filter(|kept| **kept >= first).min() {
+        if *next > first {
+            close_range(first, next - 1);
         }
-        first = number + 1;
+        first = next + 1;
     }
     close_range(first, RawFd::MAX);
 }

@@ -24,3 +24,21 @@ pub mod terminal;
 #[cfg(target_os = "freebsd")]
 pub mod vmm;
 pub mod worker;
+
+/// Does `body` of the test of this name in a process of its own: those that other tests start hold, for an instant,
+/// what is open here.
+#[cfg(test)]
+fn alone(test: &str, body: impl FnOnce()) {
+    const ALONE: &str = "PETREL_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return body();
+    }
+    let program = std::env::current_exe().expect("a test has a program");
+    let run = std::process::Command::new(program)
+        .args(["--exact", test, "--test-threads=1"])
+        .env(ALONE, "")
+        .output()
+        .expect("it can be executed");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+}

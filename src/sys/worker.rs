@@ -31,8 +31,7 @@ pub fn start(
     // SAFETY: the work waits for no other thread, says the caller; the child never returns from here.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
-            let kept = keep.iter().copied();
-            descriptor::close_others(kept.chain([theirs.as_raw_fd()]));
+            descriptor::close_others(&[keep, &[theirs.as_raw_fd()]].concat());
             let _ = theirs.write(&[0]);
             // What it would be written to is closed.
             log::set_max_level(LevelFilter::Off);
@@ -62,6 +61,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::sys::alone;
 
     #[test]
     fn what_is_closed_here_is_held_by_no_worker() {
@@ -70,14 +70,17 @@ mod tests {
             let file = File::create(&path).unwrap();
             file.try_lock().map(|()| file)
         };
-        for _ in 0..20 {
-            let file = held().unwrap();
-            let until_hung_up = |mut line: UnixStream| drop(line.read(&mut [0]));
-            let worker = start(until_hung_up, &[], false).unwrap();
-            drop(file);
-            held().unwrap();
-            drop(worker);
-        }
-        std::fs::remove_file(path).unwrap();
+        let test = "sys::worker::tests::what_is_closed_here_is_held_by_no_worker";
+        alone(test, || {
+            for _ in 0..20 {
+                let file = held().unwrap();
+                let until_hung_up = |mut line: UnixStream| drop(line.read(&mut [0]));
+                let worker = start(until_hung_up, &[], false).unwrap();
+                drop(file);
+                held().unwrap();
+                drop(worker);
+            }
+            std::fs::remove_file(&path).unwrap();
+        });
     }
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, clippy::unnecessary_wraps)]
 
 use std::ffi::CStr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -20,9 +21,30 @@ pub(super) const LAST_SIGNAL: c_int = libc::SIGUSR2;
 /// The limit of address space.
 pub(super) const ADDRESS_SPACE: Resource = Resource::RLIMIT_VMEM;
 
+/// What a new process says with why it executes nothing.
+pub(super) struct Report {
+    told: OwnedFd,
+    tell: OwnedFd,
+}
+
+impl Report {
+    pub(super) fn open() -> nix::Result<Self> {
+        let (told, tell) = pipe2(OFlag::O_CLOEXEC)?;
+        Ok(Self { told, tell })
+    }
+
+    /// What the new process has to keep for it.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        Some(self.tell.as_raw_fd())
+    }
+}
+
 /// Runs `child` in a new process. When it comes back, the new process is over, and what it says is returned, too.
-pub(super) fn start(child: &dyn Fn() -> Failure) -> nix::Result<(Pid, Option<Failure>)> {
-    let (told, tell) = pipe2(OFlag::O_CLOEXEC)?;
+pub(super) fn start(
+    report: Report,
+    child: &dyn Fn() -> Failure,
+) -> nix::Result<(Pid, Option<Failure>)> {
+    let Report { told, tell } = report;
     // SAFETY: the new process makes system calls only.
     let pid = match unsafe { fork() }? {
         ForkResult::Parent { child } => child,

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
+use std::os::fd::RawFd;
 use std::ptr;
 
 use nix::errno::Errno;
@@ -52,10 +53,24 @@ const SIGNAL_SET: usize = 8;
 /// Octets of stack for the steps of a new process.
 const STACK: usize = 64 << 10;
 
+/// What a new process says with why it executes nothing: the memory that it shares, here.
+pub(super) struct Report;
+
+impl Report {
+    #[allow(clippy::unnecessary_wraps, reason = "it is a pipe elsewhere")]
+    pub(super) fn open() -> nix::Result<Self> {
+        Ok(Self)
+    }
+
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
+
 /// Runs `child` in a new process that has this one's memory, while this one waits: it costs the same however much
 /// memory there is, and none of it is copied, now or later. When `child` comes back, the new process is over, and what
 /// it says is returned, too.
-pub(super) fn start(child: &dyn Fn() -> Failure) -> nix::Result<(Pid, Option<Failure>)> {
+pub(super) fn start(_: Report, child: &dyn Fn() -> Failure) -> nix::Result<(Pid, Option<Failure>)> {
     struct Child<'a> {
         run: &'a dyn Fn() -> Failure,
         failure: Option<Failure>,

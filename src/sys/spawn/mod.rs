@@ -9,7 +9,7 @@ use std::ffi::{CString, NulError, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::ptr;
@@ -134,8 +134,9 @@ pub const STEPS: [Step; 18] = [
     }),
     step("drop the capabilities", |_| os::drop_capabilities()),
     step("forbid new privileges", |_| os::forbid_new_privileges()),
+    // Not left to exec: it lets this process go on before it closes them, which would find locks taken then.
     step("close the descriptors", |prepared| {
-        descriptor::keep_from_children();
+        descriptor::close_others(&prepared.kept);
         let mut kept = prepared.confinement.keep.iter();
         kept.try_for_each(|kept| descriptor::keep_over_exec(kept, true))
     }),
@@ -154,6 +155,8 @@ struct Prepared {
     confinement: Confinement,
     cpus: Option<CpuSet>,
     oom_score: String,
+    /// The numbers of what it keeps, and of what it reports with.
+    kept: Vec<RawFd>,
 }
 
 impl Prepared {
@@ -172,6 +175,8 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
     let given = program.arguments.into_iter();
     let given = given.map(|argument| CString::new(argument.into_vec()));
     let arguments: Result<_, _> = [Ok(path.clone())].into_iter().chain(given).collect();
+    let report = os::Report::open().map_err(|error| SpawnError::Execute(error.into()))?;
+    let kept = confinement.keep.iter().map(AsRawFd::as_raw_fd);
     let prepared = Prepared {
         program: path,
         arguments: arguments.map_err(SpawnError::Argument)?,
@@ -179,6 +184,7 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
         output: program.output,
         cpus: (!confinement.cpus.is_empty()).then_some(cpus),
         oom_score: confinement.oom_score.to_string(),
+        kept: kept.chain(report.descriptor()).collect(),
         confinement,
     };
     let mut arguments: Vec<_> = prepared
@@ -191,7 +197,7 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
 
     // Handlers are not for the new process; it unblocks them when it has reset them.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-    let started = os::start(&child);
+    let started = os::start(report, &child);
     if let Ok(mask) = &mask {
         let _ = mask.thread_set_mask();
     }
@@ -312,9 +318,12 @@ impl std::error::Error for SpawnError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::alone;
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::sys::signal::{Signal, kill};
     use nix::sys::wait::WaitStatus;
     use std::io::Read;
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{FromRawFd, OwnedFd};
 
     fn unconfined() -> Confinement {
         Confinement {
@@ -363,6 +372,63 @@ mod tests {
             error.starts_with("cannot record the process: Bad file"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_closed_here_is_held_by_no_program() {
+        let path = std::env::temp_dir().join(format!("petrel-spawn-{}", std::process::id()));
+        let held = || {
+            let file = File::create(&path).unwrap();
+            file.try_lock().map(|()| file)
+        };
+        let sleep = || Program {
+            arguments: vec!["60".into()],
+            ..program("/bin/sleep")
+        };
+        let test = "sys::spawn::tests::what_is_closed_here_is_held_by_no_program";
+        alone(test, || {
+            for _ in 0..50 {
+                let file = held().unwrap();
+                let pid = confined(sleep(), unconfined()).unwrap();
+                drop(file);
+                let free = held();
+                kill(pid, Signal::SIGKILL).unwrap();
+                waitpid(pid, None).unwrap();
+                free.unwrap();
+            }
+            std::fs::remove_file(&path).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_program_has_what_it_keeps_and_nothing_else() {
+        let (mut told, output) = io::pipe().unwrap();
+        let keep = [500, 3].map(|least| {
+            let null = File::open("/dev/null").unwrap();
+            let number = fcntl(null, FcntlArg::F_DUPFD_CLOEXEC(least)).unwrap();
+            // SAFETY: it is new, and nobody else's.
+            unsafe { File::from_raw_fd(number) }
+        });
+        let mut wanted: Vec<_> = keep.iter().map(AsRawFd::as_raw_fd).chain(0..3).collect();
+        wanted.sort_unstable();
+        let kept = Confinement {
+            keep: keep.into(),
+            ..unconfined()
+        };
+        // The shell has one for the folder while it lists it.
+        let script = "for fd in /dev/fd/*; do [ -e $fd ] && echo ${fd##*/}; done";
+        let shell = Program {
+            path: Path::new("/bin/sh"),
+            arguments: ["-c", script].map(OsString::from).into(),
+            output: File::from(OwnedFd::from(output)),
+        };
+        let pid = confined(shell, kept).unwrap();
+        let mut text = String::new();
+        told.read_to_string(&mut text).unwrap();
+        waitpid(pid, None).unwrap();
+        let mut found: Vec<RawFd> = text.lines().map(|line| line.parse().unwrap()).collect();
+        found.sort_unstable();
+        assert_eq!(found, wanted);
     }
 
     #[test]
