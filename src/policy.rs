@@ -205,10 +205,13 @@ impl fmt::Display for Policy {
     /// One line, as the client prints it (BEHAVIOUR 4).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cpus: Vec<_> = self.cpus.iter().map(ToString::to_string).collect();
+        match self.unikernels {
+            UNLIMITED => f.write_str("unlimited")?,
+            limit => write!(f, "{limit}")?,
+        }
         write!(
             f,
-            "{} unikernels {} CPUids {} MB memory ",
-            self.unikernels,
+            " unikernels {} CPUids {} MB memory ",
             cpus.join(","),
             self.memory
         )?;
@@ -245,6 +248,16 @@ mod tests {
     #[test]
     fn a_policy_is_within_itself() {
         assert_eq!(policy().within(&policy()), Ok(()));
+    }
+
+    #[test]
+    fn no_limit_is_no_number() {
+        let all = Policy {
+            unikernels: UNLIMITED,
+            ..policy()
+        };
+        let shown = "unlimited unikernels 0,1 CPUids 256 MB memory 10 MB block, bridges: service";
+        assert_eq!(all.to_string(), shown);
     }
 
     #[test]

@@ -474,10 +474,12 @@ impl Supervisor {
             Ok(level) => level,
             Err(why) => return self.refuse(asker, &why),
         };
-        let Some(unikernel) = self.unikernels.get(name) else {
+        let running = self.unikernels.get(name).map(|found| &found.version);
+        let ended = self.ended.get(name).map(|found| &found.version);
+        let Some(version) = running.or(ended) else {
             return self.refuse(asker, &format!("there is no unikernel {name}"));
         };
-        if unikernel.version.config.kind == Kind::Bhyve {
+        if version.config.kind == Kind::Bhyve {
             return self.refuse(
                 asker,
                 &format!("{name} is a BHyve machine, which has no image"),
@@ -486,7 +488,7 @@ impl Supervisor {
         self.effects.push(Effect::SendImage {
             to: asker.connection,
             header: asker.header.clone(),
-            image: unikernel.version.image,
+            image: version.image,
             level,
         });
     }

@@ -33,6 +33,8 @@ struct World {
     observers: Vec<(ConnectionId, Header)>,
     saved: State,
     images: Vec<ImageDigest>,
+    /// Those that were sent to clients.
+    sent: Vec<ImageDigest>,
     timers: Vec<(Duration, Timer)>,
     connections: u64,
     done: bool,
@@ -73,6 +75,7 @@ impl World {
             observers: Vec::new(),
             images: state.images().collect(),
             saved: state,
+            sent: Vec::new(),
             timers: Vec::new(),
             connections: 0,
             done: false,
@@ -133,7 +136,8 @@ impl World {
             Effect::Answer { to, message, close } => {
                 self.answers.push((to, message.payload, close));
             }
-            Effect::SendImage { .. } | Effect::Release(_) => {}
+            Effect::SendImage { image, .. } => self.sent.push(image),
+            Effect::Release(_) => {}
             Effect::DiscardImage(_) => self.staged = self.staged.saturating_sub(1),
             Effect::ReceiveImage { upload, .. } => {
                 if self.slow_upload {

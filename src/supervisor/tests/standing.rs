@@ -71,6 +71,9 @@ fn one_that_ended_leaves_the_accounting_and_can_be_started_again() {
     let exit = told.last_exit.unwrap();
     assert_eq!(Death::from(&exit.death), Death::Exit(3));
     assert!(world.answer(":a", RESTART).unwrap_err().contains("ended"));
+    let get = Command::Unikernel(UnikernelCommand::Get(Int::new(0)));
+    world.ask(":a", get);
+    assert_eq!(world.sent, world.images);
     world.answer(":a", START).unwrap();
     assert_eq!(world.names_alive(), [":a"]);
     world.answer(":a", DESTROY).unwrap();

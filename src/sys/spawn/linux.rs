@@ -56,8 +56,12 @@ const STACK: usize = 64 << 10;
 /// What a new process says with why it executes nothing: the memory that it shares, here.
 pub(super) struct Report;
 
+#[allow(
+    clippy::unnecessary_wraps,
+    clippy::unused_self,
+    reason = "it is a pipe elsewhere"
+)]
 impl Report {
-    #[allow(clippy::unnecessary_wraps, reason = "it is a pipe elsewhere")]
     pub(super) fn open() -> nix::Result<Self> {
         Ok(Self)
     }
