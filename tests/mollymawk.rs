@@ -11,6 +11,7 @@ mod support;
 #[path = "support/host.rs"]
 mod host;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -128,13 +129,15 @@ fn every_command_of_a_leaf_works_through_fresh_certificates() {
         Payload::Reply(Success::Consoles(_))
     ));
 
-    // The state was written for what changed, not for each fresh certificate.
+    // The state was written for what changed, and once a minute, not for each fresh certificate.
     let state = host.path("db/state");
-    let before = fs::metadata(&state).unwrap().modified().unwrap();
+    let written = || fs::metadata(&state).unwrap().modified().unwrap();
+    let mut times = BTreeSet::from([written()]);
     for _ in 0..5 {
         read(&mut front_end.ask(".", unikernel(UnikernelCommand::Info(())), b"")).unwrap();
+        times.insert(written());
     }
-    assert_eq!(fs::metadata(&state).unwrap().modified().unwrap(), before);
+    assert!(times.len() <= 2, "{times:?}");
 
     // What petreld does not answer yet is played by stand-ins.
     let endpoint = host.endpoint.take().unwrap();

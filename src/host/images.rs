@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Gid;
 use sha2::{Digest as _, Sha256};
 
-use super::unfinished::{UNFINISHED, Unfinished};
+use super::unfinished::{UNFINISHED, Unfinished, WriteBehind};
 use crate::inflate::{Arriving, InflateError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::unikernel::ImageDigest;
@@ -35,6 +35,8 @@ pub struct Staging {
     file: Unfinished,
     hash: Sha256,
     arriving: Arriving,
+    at: u64,
+    behind: WriteBehind,
 }
 
 /// An image that is complete, but not yet in the store. Dropping it removes it.
@@ -102,6 +104,8 @@ impl ImageStore {
             file: self.unfinished()?,
             hash: Sha256::new(),
             arriving: Arriving::new(compressed, limit),
+            at: 0,
+            behind: WriteBehind::default(),
         })
     }
 
@@ -198,12 +202,17 @@ impl Staging {
             file,
             hash,
             arriving,
+            at,
+            behind,
         } = self;
         arriving.write(piece, |plain| {
             hash.update(plain);
             file.file
                 .write_all(plain)
-                .map_err(ImageError::file("write", &file.path))
+                .map_err(ImageError::file("write", &file.path))?;
+            *at += plain.len() as u64;
+            behind.reached(*at, &file.file);
+            Ok(())
         })
     }
 

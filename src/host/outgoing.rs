@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 /// Octets read at once.
@@ -38,15 +38,41 @@ impl Outgoing {
 
     /// The next piece: [`PIECE`] octets, less at the end, none after it.
     pub fn read(&mut self, to: &mut Vec<u8>) -> io::Result<()> {
-        let count = usize::try_from(self.left()).unwrap_or(PIECE).min(PIECE);
+        self.read_up_to(PIECE, to)
+    }
+
+    /// The next `most` octets, less at the end, none after it.
+    pub fn read_up_to(&mut self, most: usize, to: &mut Vec<u8>) -> io::Result<()> {
+        let count = usize::try_from(self.left()).unwrap_or(most).min(most);
         to.resize(count, 0);
         let read = self.file.read_exact_at(to, self.at);
         read.map_err(|error| match error.kind() {
-            ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it is shorter than it was"),
+            ErrorKind::UnexpectedEof => shorter(),
             _ => error,
         })?;
-        self.at += count as u64;
+        self.skip(count);
         Ok(())
+    }
+
+    /// This many octets, of those that are left, were sent in another way.
+    pub fn skip(&mut self, count: usize) {
+        self.at = self.length.min(self.at + count as u64);
+    }
+
+    /// Where the next piece begins.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+}
+
+/// A file ends before its end.
+pub fn shorter() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "it is shorter than it was")
+}
+
+impl AsFd for Outgoing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

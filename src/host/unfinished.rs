@@ -5,6 +5,12 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+/// After how many octets the system is asked to begin writing them to the disk, so that there is little left for the
+/// end, when all of it has to be there.
+const WRITE_BEHIND: u64 = 1 << 23;
+
 /// What the names of such files begin with; those that are left at a start are of a broken run.
 pub const UNFINISHED: &str = ".new-";
 
@@ -35,6 +41,24 @@ impl Unfinished {
         fs::rename(&self.path, to)?;
         self.path = PathBuf::new();
         Ok(())
+    }
+}
+
+/// Up to where a file is on its way to the disk.
+#[derive(Debug, Default)]
+pub struct WriteBehind(u64);
+
+impl WriteBehind {
+    /// The file is written up to `at`. A hint only: what comes of it is told by the end.
+    pub fn reached(&mut self, at: u64, file: &File) {
+        let octets = at - self.0;
+        if octets < WRITE_BEHIND {
+            return;
+        }
+        if let (Ok(from), Ok(octets)) = (i64::try_from(self.0), i64::try_from(octets)) {
+            let _ = posix_fadvise(file, from, octets, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+        self.0 = at;
     }
 }
 

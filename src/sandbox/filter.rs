@@ -116,6 +116,7 @@ const OPEN_FILES: &[c_long] = &[
     libc::SYS_ftruncate,
     libc::SYS_fsync,
     libc::SYS_fadvise64,
+    libc::SYS_sendfile,
 ];
 
 /// From now on this thread makes the system calls that go with these needs; all of them where host names are looked up,

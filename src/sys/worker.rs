@@ -1,6 +1,7 @@
 //! A copy of this process that does one thing, and ends.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -56,10 +57,22 @@ pub fn start(
     }
 }
 
+/// Closes a file that has no name any more, by a process of its own: what it takes on the disk takes a while to be
+/// freed. It is closed here if there can be no such process.
+pub fn close(file: File) {
+    let number = file.as_raw_fd();
+    let last = move |mut line: UnixStream| {
+        // Until nobody else has it.
+        let _ = line.read(&mut [0]);
+        drop(file);
+    };
+    if let Err(error) = start(last, &[number], true) {
+        log::debug!("a file is freed by this process: {error}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
     use crate::sys::alone;
 

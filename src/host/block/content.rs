@@ -6,16 +6,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-
 use super::{Attached, BlockError};
-use crate::host::unfinished::Unfinished;
+use crate::host::unfinished::{Unfinished, WriteBehind};
 use crate::inflate::Arriving;
 use crate::name::Name;
-
-/// After how many octets the system is asked to begin writing them to the disk, so that there is little left for the
-/// end, when all of it has to be there.
-const WRITE_BEHIND: u64 = 1 << 23;
 
 /// What is to be a device, and is not yet.
 #[derive(Debug)]
@@ -46,8 +40,7 @@ pub struct Content {
     size: u64,
     arriving: Arriving,
     at: u64,
-    /// Up to here it is on its way to the disk.
-    begun: u64,
+    behind: WriteBehind,
 }
 
 impl Content {
@@ -58,7 +51,7 @@ impl Content {
             size,
             arriving: Arriving::new(compressed, size),
             at: 0,
-            begun: 0,
+            behind: WriteBehind::default(),
         }
     }
 
@@ -74,7 +67,7 @@ impl Content {
             path,
             arriving,
             at,
-            begun,
+            behind,
             ..
         } = self;
         arriving.write(piece, |plain| {
@@ -83,12 +76,14 @@ impl Content {
                     .map_err(BlockError::file("write", path))?;
             }
             *at += plain.len() as u64;
-            if *at - *begun >= WRITE_BEHIND {
-                write_behind(file, *begun, *at - *begun);
-                *begun = *at;
-            }
+            behind.reached(*at, file);
             Ok(())
         })
+    }
+
+    /// The file once more: whoever is the last to have one that was not finished waits until it is freed.
+    pub fn file(&self) -> Option<File> {
+        self.file.try_clone().ok()
     }
 
     /// Nothing follows: it is complete, and on the disk.
@@ -115,11 +110,4 @@ fn is_zero(octets: &[u8]) -> bool {
     octets
         .chunks(ZEROS.len())
         .all(|chunk| *chunk == ZEROS[..chunk.len()])
-}
-
-/// A hint only: what comes of it is told by the end.
-fn write_behind(file: &File, from: u64, octets: u64) {
-    if let (Ok(from), Ok(octets)) = (i64::try_from(from), i64::try_from(octets)) {
-        let _ = posix_fadvise(file, from, octets, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-    }
 }

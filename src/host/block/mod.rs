@@ -26,6 +26,7 @@ use super::unfinished::{UNFINISHED, Unfinished};
 use crate::inflate::InflateError;
 use crate::name::Name;
 use crate::supervisor::{HostDevice, launch};
+use crate::sys::worker;
 use crate::unikernel::Config;
 
 pub use content::{Content, Staging};
@@ -158,6 +159,7 @@ impl BlockStore {
     pub fn remove(&self, name: &Name) -> Result<(), BlockError> {
         let device = self.device(name)?.lock()?;
         fs::remove_file(&device.path).map_err(BlockError::file("remove", &device.path))?;
+        worker::close(device.file);
         self.sync()
     }
 

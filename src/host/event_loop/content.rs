@@ -211,7 +211,7 @@ impl Daemon {
                 self.told(task, &name, Err(why));
             }
         }
-        // Only now, that it is the last to have what was replaced.
+        // Only now, that it is the last to have what is of no use any more.
         drop(transfer);
     }
 

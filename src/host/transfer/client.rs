@@ -2,14 +2,19 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::SndBuf};
 
-use super::STEP;
+use super::{STEP, os};
+use crate::host::outgoing::{self, Outgoing};
+
+/// More octets than the kernel takes from one system call as one packet of a local socket.
+const MESSAGE: usize = 1 << 18;
 
 /// A client that is waited for so long for each step, and no longer than the supervisor wants.
 #[derive(Debug)]
@@ -22,7 +27,12 @@ pub struct Client {
     waited: Duration,
     /// A part of a message was sent: nothing but its rest can follow.
     inside: bool,
+    /// As this system has it.
+    send_pages: SendPages,
 }
+
+/// See [`os::send_pages`].
+type SendPages = fn(BorrowedFd<'_>, BorrowedFd<'_>, u64, usize) -> nix::Result<usize>;
 
 /// Why a transfer goes no further.
 #[derive(Debug)]
@@ -50,6 +60,7 @@ impl Client {
             passed: 0,
             waited: Duration::ZERO,
             inside: false,
+            send_pages: os::send_pages,
         }
     }
 
@@ -90,6 +101,42 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Sends the next `count` octets of a file as a part of a message, without a copy of them if the system can do that.
+    /// What is changed in the file before the other side has them may be sent as it is then: see [`Self::room`].
+    pub fn send_pages(&mut self, file: &mut Outgoing, count: usize) -> Result<(), Stop> {
+        let end = file.at() + count as u64;
+        while file.at() < end {
+            self.wait(PollFlags::POLLOUT)?;
+            let left = usize::try_from(end - file.at()).unwrap_or(count);
+            match (self.send_pages)(self.socket.as_fd(), file.as_fd(), file.at(), left) {
+                Ok(0) => return Err(Stop::Content(outgoing::shorter())),
+                Ok(count) => {
+                    self.inside = true;
+                    self.pass(count);
+                    file.skip(count);
+                }
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(Errno::EINVAL) => {
+                    let mut piece = Vec::new();
+                    file.read_up_to(left, &mut piece).map_err(Stop::Content)?;
+                    self.send(&[&piece])?;
+                }
+                Err(Errno::EPIPE) => return Err(Stop::Gone),
+                Err(Errno::EIO) => return Err(Stop::Content(Errno::EIO.into())),
+                Err(error) => return Err(Stop::Broken(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Octets that can be on their way: when so many were sent by [`Self::send`], the other side has all that was sent
+    /// before.
+    pub fn room(&self) -> u64 {
+        let room = getsockopt(&self.socket, SndBuf).unwrap_or_default();
+        // The last message is let in as long as there is any room.
+        (room + MESSAGE) as u64
     }
 
     /// A message ends here.
@@ -181,6 +228,7 @@ impl fmt::Display for Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     /// A client, its end of the connection, and the supervisor's end of the line.
     fn client(patience: Duration) -> (Client, UnixStream, UnixStream) {
@@ -228,6 +276,75 @@ mod tests {
         assert!(matches!(off.read(&mut [0]), Err(Stop::CalledOff)));
         assert!(matches!(off.send(&[b"x"]), Err(Stop::CalledOff)));
         assert!(off.can_be_told());
+    }
+
+    /// A file of this content, without a name.
+    fn file(content: &[u8]) -> File {
+        let path = std::env::temp_dir().join(format!(
+            "petrel-pages-{}-{}",
+            std::process::id(),
+            content.len()
+        ));
+        let mut options = File::options();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        std::fs::remove_file(path).unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_is_sent_the_same_with_and_without_copies() {
+        let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
+        let without: SendPages = |_, _, _, _| Err(Errno::EINVAL);
+        for send_pages in [os::send_pages, without] {
+            let mut outgoing = Outgoing::new(file(&content)).unwrap();
+            let (mut sender, mut theirs, _supervisor) = client(LONG);
+            sender.send_pages = send_pages;
+            let (first, second) = (300_000, 50_000);
+            let sent = std::thread::spawn(move || {
+                sender.send_pages(&mut outgoing, first).unwrap();
+                sender.send(&[b"between"]).unwrap();
+                sender.send_pages(&mut outgoing, second).unwrap();
+                assert!(!sender.can_be_told());
+                outgoing.left()
+            });
+            let mut got = Vec::new();
+            theirs.read_to_end(&mut got).unwrap();
+            let (front, rest) = content.split_at(first);
+            assert!(got == [front, b"between", &rest[..second]].concat());
+            assert_eq!(sent.join().unwrap(), (rest.len() - second) as u64);
+        }
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_told_of() {
+        let whole = file(&[7; 1000]);
+        let mut outgoing = Outgoing::new(whole.try_clone().unwrap()).unwrap();
+        whole.set_len(600).unwrap();
+        let (mut sender, _theirs, _supervisor) = client(LONG);
+        let sent = sender.send_pages(&mut outgoing, 1000);
+        let Err(Stop::Content(error)) = sent else {
+            panic!("{sent:?}");
+        };
+        assert_eq!(error.to_string(), "it is shorter than it was");
+    }
+
+    #[test]
+    fn once_its_room_was_filled_again_all_before_has_arrived() {
+        let mut outgoing = Outgoing::new(file(&vec![1; 1 << 16])).unwrap();
+        let (mut sender, mut theirs, _supervisor) = client(SHORT);
+        sender.send_pages(&mut outgoing, 1 << 16).unwrap();
+        let copied = vec![2; usize::try_from(sender.room()).unwrap()];
+        assert!(matches!(sender.send(&[&copied]), Err(Stop::Slow(_))));
+        // As much as the kernel takes is less, while those pages are on their way.
+        let mut taken = vec![0; 1 << 16];
+        theirs.read_exact(&mut taken).unwrap();
+        assert!(taken.iter().all(|octet| *octet == 1));
     }
 
     #[test]

@@ -5,6 +5,10 @@ mod client;
 mod receive;
 mod send;
 
+#[cfg_attr(target_os = "linux", path = "linux.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
+mod os;
+
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -138,7 +142,7 @@ fn carry(cargo: Cargo, socket: UnixStream, mut line: UnixStream) {
     // zlib meets what clients send in a process that can do nothing else.
     sandbox::confine(&[Need::OpenFiles], Breach::Kill);
     let mut client = Client::new(socket, supervisor, PATIENCE);
-    let (result, replaced) = match cargo {
+    let (result, useless) = match cargo {
         Cargo::Receive(receive) => receive.run(&mut client),
         Cargo::Send(send) => (send.run(&mut client), None),
     };
@@ -152,10 +156,9 @@ fn carry(cargo: Cargo, socket: UnixStream, mut line: UnixStream) {
     };
     // Whoever hears this finds the file free, and nobody else on the connection.
     drop(client);
-    let replaced = replaced.filter(|_| kind == DONE);
     let _ = line.write_all(&[&[kind], &content[..]].concat());
     let _ = line.shutdown(Shutdown::Write);
-    // What is replaced takes a while to be freed, by whoever is the last to have it.
+    // It takes a while to be freed, by whoever is the last to have it.
     let _ = line.read(&mut [0]);
-    drop(replaced);
+    drop(useless);
 }

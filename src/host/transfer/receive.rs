@@ -33,7 +33,8 @@ impl Receive {
         replaces.chain([self.content.as_raw_fd()]).collect()
     }
 
-    /// Takes all of it in, and has it on the disk. What it replaces is not freed by that.
+    /// Takes all of it in, and has it on the disk. What is of no use any more is returned, too: what was replaced, or
+    /// what was not finished.
     pub(super) fn run(self, client: &mut Client) -> (Result<Vec<u8>, Stop>, Option<File>) {
         let Self {
             content,
@@ -41,7 +42,11 @@ impl Receive {
             embedded,
             held,
         } = self;
-        (take_in(content, embedded, held, client), replaces)
+        let unfinished = content.file();
+        match take_in(content, embedded, held, client) {
+            Ok(last) => (Ok(last), replaces),
+            Err(stop) => (Err(stop), unfinished),
+        }
     }
 }
 

@@ -83,6 +83,20 @@ impl Send {
         client.send(&[&self.message(begin)?])?;
         client.end();
         let mut pieces = Pieces::new(self.header.clone());
+        // The last of it is copied: the file is let go of before the client has everything.
+        let copied = client.room() + MAX_CHUNK as u64;
+        while !self.is_compressed() && self.content.left() > copied {
+            client.send(&[pieces.head(MAX_CHUNK).map_err(refused)?])?;
+            let end = self.content.left() - MAX_CHUNK as u64;
+            let sent = client.send_pages(&mut self.content, MAX_CHUNK);
+            if let Err(Stop::Content(_)) = &sent {
+                // Only after a whole piece can the client be told.
+                let missing = usize::try_from(self.content.left() - end).unwrap_or_default();
+                client.send(&[&vec![0; missing]])?;
+            }
+            client.end();
+            sent?;
+        }
         self.pump(|octets| {
             for piece in octets.chunks(MAX_CHUNK) {
                 let head = pieces.head(piece.len()).map_err(refused)?;
