@@ -1,11 +1,10 @@
 //! The statistics daemon's process: one thread around poll(2), in which nothing waits for a single peer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
@@ -119,15 +118,10 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let reporter = options
         .prometheus
         .clone()
-        .map(|file| Reporter::new(file, supervisor.clone()))
-        .transpose()
-        .map_err(|error| DaemonError::System("ask for the size of a page", error))?;
+        .map(|file| Reporter::open(file, supervisor.clone()))
+        .transpose()?;
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
     let listener = daemon::listener(&path, options.systemd_socket_activation)?;
-    let reports = options.prometheus.as_deref().map(report_folder);
-    let reports = reports
-        .transpose()
-        .map_err(|(path, error)| DaemonError::Folder(path, error))?;
     let sockets = Folder::open(&options.tmpdir);
     let mut daemon = Daemon {
         registry: Registry::default(),
@@ -143,8 +137,8 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         manager: Manager::ready(),
     };
     let mut needs = vec![Need::Accept, Need::Manager, Need::Counters, sockets.need()];
-    if let Some(reports) = &reports {
-        needs.push(Need::Folder(reports.as_fd(), Access::Change));
+    if let Some(reporter) = &daemon.reporter {
+        needs.push(Need::Folder(reporter.folder().as_fd(), Access::Change));
     }
     if !options.systemd_socket_activation
         && let Need::LocalSockets(folder) = sockets.need()
@@ -160,17 +154,6 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         warn!("cannot remove {}: {error}", path.display());
     }
     ended
-}
-
-/// The folder that a report goes to.
-fn report_folder(file: &FilePath) -> Result<File, (PathBuf, io::Error)> {
-    let folder = file.parent().unwrap_or(file);
-    let folder = if folder.as_os_str().is_empty() {
-        FilePath::new(".")
-    } else {
-        folder
-    };
-    File::open(folder).map_err(|error| (folder.to_owned(), error))
 }
 
 #[derive(Debug)]
