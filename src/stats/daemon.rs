@@ -38,7 +38,8 @@ pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Octets that wait for a subscriber at most while it is told more: as long as more wait, it misses what is gathered.
 pub const MAX_BACKLOG: usize = 1 << 16;
 
-/// Most octets that wait for a client which goes on asking: more than what is gathered at once.
+/// Most octets that wait for a client: for a subscriber what is gathered at once, the rest of which it misses if that is
+/// more; one that goes on asking is dropped.
 pub const MAX_QUEUE: usize = 1 << 22;
 
 /// Gather what unikernels use, and hand it to clients.
@@ -358,10 +359,8 @@ impl Daemon {
                 self.behind.remove(&id);
                 continue;
             }
-            let missed = self.behind.entry(id).or_default();
-            *missed += 1;
+            miss(&mut self.behind, id);
             self.missed += 1;
-            debug!("connection {id}: does not read, and missed {missed} times");
         }
         let mut broken = Vec::new();
         let (mut samples, mut disks) = (Vec::new(), Vec::new());
@@ -385,13 +384,21 @@ impl Daemon {
             };
             // One frame for all that get the same.
             let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
-            for (id, left_out) in wanted.filter(|(id, _)| readers.contains(id)) {
+            for (id, left_out) in wanted {
+                if !readers.contains(&id) {
+                    continue;
+                }
                 let frame = frames
                     .entry(left_out)
                     .or_insert_with(|| sample(name, left_out, &used));
-                if let Some(client) = clients.get_mut(id)
-                    && let Err(why) = client.send(frame)
-                {
+                let Some(client) = clients.get_mut(id) else {
+                    continue;
+                };
+                if client.queued() + frame.len() > MAX_QUEUE {
+                    readers.remove(&id);
+                    miss(&mut self.behind, id);
+                    self.missed += 1;
+                } else if let Err(why) = client.send(frame) {
                     debug!("connection {id}: closed: {why}");
                     broken.push(id);
                 }
@@ -417,6 +424,13 @@ impl Daemon {
         self.behind.remove(&id);
         self.registry.unsubscribe(id);
     }
+}
+
+/// Takes note that a subscriber misses what is gathered, or the rest of it.
+fn miss(behind: &mut BTreeMap<ClientId, u64>, id: ClientId) {
+    let missed = behind.entry(id).or_default();
+    *missed += 1;
+    debug!("connection {id}: does not read, and missed {missed} times");
 }
 
 /// When something is gathered after `due`. What was slept through is left out: after a delay a whole interval follows.
