@@ -482,6 +482,26 @@ fn a_flood_is_in_as_many_files_of_the_size_that_was_asked_for() {
     assert_eq!(files, [":a.log", ":a.log.1"]);
 }
 
+#[test]
+fn a_tenant_that_uses_ever_new_names_has_as_many_files_as_it_may() {
+    let logs = Folder::new();
+    let path = logs.0.to_str().unwrap();
+    let daemon = Daemon::start_with(&["--log-dir", path, "--log-tenant=3"]);
+    let mut supervisor = daemon.connect();
+    for name in [":a", "t:a", "t:b", "t:c", "t:d", "t:e", "t:f"] {
+        let mut guest = daemon.guest(&mut supervisor, name);
+        say(&mut guest, "here\n");
+        drop(guest);
+        eventually("the run is over", || {
+            daemon.inactive(":").contains(&name.to_owned())
+        });
+    }
+    let files = names(&logs);
+    assert!(files.contains(&":a.log".to_owned()), "{files:?}");
+    assert!(files.contains(&"t:f.log".to_owned()), "{files:?}");
+    assert_eq!(files.len(), 4, "{files:?}");
+}
+
 fn names(folder: &Folder) -> Vec<String> {
     let entries = fs::read_dir(&folder.0).unwrap();
     let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
@@ -768,6 +788,7 @@ fn what_keeps_the_daemon_from_starting_is_one_message_and_exit_code_124() {
         (&running.folder.0, &[], "another daemon"),
         (&folder.0, &["--max-subscribers=0"], "'0'"),
         (&folder.0, &["--log-files=0"], "'0'"),
+        (&folder.0, &["--log-tenant=0"], "'0'"),
         (&folder.0, &["--log-dir=/dev/null"], "--log-dir"),
         (&folder.0, &["--log-dir=missing/folder"], "--log-dir"),
         (&folder.0, &["--systemd-socket-activation"], "socket"),
