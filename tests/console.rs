@@ -7,6 +7,8 @@ mod support;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+#[cfg(target_os = "linux")]
+use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::{fs, thread};
 
@@ -19,6 +21,8 @@ use petrel::wire::{
     Command, ConsoleCommand, ConsoleRead, Int, Message, Payload, SinceCount, Timestamp,
     UnikernelCommand,
 };
+#[cfg(target_os = "linux")]
+use support::LIMIT;
 use support::{Daemon, Folder, command, eventually, wait};
 
 fn say(guest: &mut fs::File, text: &str) {
@@ -450,6 +454,97 @@ fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
 }
 
 #[test]
+fn a_flood_is_in_as_many_files_of_the_size_that_was_asked_for() {
+    const SIZE: usize = 1 << 20;
+    let logs = Folder::new();
+    let path = logs.0.to_str().unwrap();
+    let daemon = Daemon::start_with(&["--log-dir", path, "--log-size=1", "--log-files", "2"]);
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, ":a");
+    let lines = 3 * SIZE / MAX_LINE;
+    let number = |line: usize| format!("{line:0MAX_LINE$}");
+    for line in 0..lines {
+        say(&mut guest, &(number(line) + "\n"));
+    }
+    let read = |file: &str| fs::read_to_string(logs.0.join(file)).unwrap_or_default();
+    eventually("the last line is in the file", || {
+        read(":a.log").ends_with(&(number(lines - 1) + "\n"))
+    });
+    let [before, newest] = [":a.log.1", ":a.log"].map(read);
+    assert!(before.len() <= SIZE && before.len() > SIZE - 2 * MAX_LINE);
+    assert!(newest.len() <= SIZE);
+    let kept = before.lines().chain(newest.lines());
+    let kept: Vec<_> = kept.map(|line| line.split_once("Z ").unwrap().1).collect();
+    let expected: Vec<_> = (lines - kept.len()..lines).map(number).collect();
+    assert!(kept == expected, "{} lines, not the last ones", kept.len());
+    let mut files = names(&logs);
+    files.sort();
+    assert_eq!(files, [":a.log", ":a.log.1"]);
+}
+
+#[test]
+fn a_tenant_that_uses_ever_new_names_has_as_many_files_as_it_may() {
+    let logs = Folder::new();
+    let path = logs.0.to_str().unwrap();
+    let daemon = Daemon::start_with(&["--log-dir", path, "--log-tenant=3"]);
+    let mut supervisor = daemon.connect();
+    for name in [":a", "t:a", "t:b", "t:c", "t:d", "t:e", "t:f"] {
+        let mut guest = daemon.guest(&mut supervisor, name);
+        say(&mut guest, "here\n");
+        drop(guest);
+        eventually("the run is over", || {
+            daemon.inactive(":").contains(&name.to_owned())
+        });
+    }
+    let files = names(&logs);
+    assert!(files.contains(&":a.log".to_owned()), "{files:?}");
+    assert!(files.contains(&"t:f.log".to_owned()), "{files:?}");
+    assert_eq!(files.len(), 4, "{files:?}");
+}
+
+fn names(folder: &Folder) -> Vec<String> {
+    let entries = fs::read_dir(&folder.0).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    entries
+        .map(|entry| name(entry).into_string().unwrap())
+        .collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn lines_go_to_the_syslog_daemon_and_to_one_that_takes_its_place() {
+    let devices = Folder::new();
+    let path = devices.0.join("log");
+    let listen = || {
+        let syslog = UnixDatagram::bind(&path).unwrap();
+        syslog.set_read_timeout(Some(LIMIT)).unwrap();
+        syslog
+    };
+    let syslog = listen();
+    let Some(daemon) = Daemon::start_with_devices(&devices.0, &["--syslog-consoles"]) else {
+        eprintln!("SKIPPED: lines to a syslog daemon: nothing can be mounted over /dev");
+        return;
+    };
+    let received = |syslog: &UnixDatagram| {
+        let mut message = [0; 256];
+        let count = syslog.recv(&mut message).unwrap();
+        let message = String::from_utf8(message[..count].to_vec()).unwrap();
+        let start = format!("<30>petrel-console[{}]: ", daemon.pid());
+        message.strip_prefix(&start).unwrap().to_owned()
+    };
+    let mut supervisor = daemon.connect();
+    let mut guest = daemon.guest(&mut supervisor, "t:a");
+    say(&mut guest, "one\x1b\ntwo\n");
+    assert_eq!(received(&syslog), "t:a: one\\027");
+    assert_eq!(received(&syslog), "t:a: two");
+    drop(syslog);
+    fs::remove_file(&path).unwrap();
+    let syslog = listen();
+    say(&mut guest, "three\n");
+    assert_eq!(received(&syslog), "t:a: three");
+}
+
+#[test]
 fn a_file_that_cannot_be_written_delays_nobody() {
     let logs = Folder::new();
     let daemon = Daemon::start_with(&["--log-dir", logs.0.to_str().unwrap()]);
@@ -693,6 +788,7 @@ fn what_keeps_the_daemon_from_starting_is_one_message_and_exit_code_124() {
         (&running.folder.0, &[], "another daemon"),
         (&folder.0, &["--max-subscribers=0"], "'0'"),
         (&folder.0, &["--log-files=0"], "'0'"),
+        (&folder.0, &["--log-tenant=0"], "'0'"),
         (&folder.0, &["--log-dir=/dev/null"], "--log-dir"),
         (&folder.0, &["--log-dir=missing/folder"], "--log-dir"),
         (&folder.0, &["--systemd-socket-activation"], "socket"),

@@ -18,7 +18,7 @@ use petrel::client::{
     BETWEEN_RUNS, LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE,
     tls as client,
 };
-use petrel::console::{archive, daemon as console, lines, log_folder, registry, ring};
+use petrel::console::{archive, daemon as console, lines, log_folder, log_room, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::run::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
 use petrel::host::store::LOCK_PATIENCE;
@@ -140,7 +140,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 26] = [
+    let cases: [(&str, &str, &str); 27] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
@@ -189,6 +189,11 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
             "petrel-console.8",
             "Fl -log-files ",
             &log_folder::LOG_FILES.to_string(),
+        ),
+        (
+            "petrel-console.8",
+            "Fl -log-tenant ",
+            &log_room::LOG_TENANT.to_string(),
         ),
         (
             "petrel-spt.1",
@@ -655,6 +660,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} pause", time(archive::PAUSE)),
         format!("{} MiB in a file of a console", log_folder::LOG_SIZE),
         format!("{} files of a console", log_folder::LOG_FILES),
+        format!("{} MiB in all files of a tenant", log_room::LOG_TENANT),
+        format!("{} for a file", size(log_room::LEAST)),
         format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];

@@ -18,13 +18,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, process};
 
 use nix::sys::signal::Signal;
-use petrel::stats::daemon::{MAX_BACKLOG, MAX_CONNECTIONS};
+use petrel::stats::daemon::{MAX_BACKLOG, MAX_CONNECTIONS, MAX_QUEUE};
 use petrel::wire::frame::{MAX_MESSAGE, read_frame, write_frame};
 use petrel::wire::{
-    Command, ConsoleCommand, Message, Payload, StatsCommand, Success, UnikernelCommand,
+    BridgeTap, Command, ConsoleCommand, Int, Message, Payload, StatsAdd, StatsCommand, Success,
+    UnikernelCommand,
 };
 
-use host::{Daemon, Host, eventually};
+use host::{Daemon, Host, Setup, eventually};
 use stats::{Client, add, create, start};
 use support::{Running, run};
 
@@ -126,6 +127,45 @@ fn a_subscriber_that_does_not_read_delays_nobody_and_is_not_sent_away() {
     // What waited is far less than what was gathered.
     let seen: Vec<_> = (0..MAX_BACKLOG / 100).map(|_| slow.sample().0).collect();
     assert!(seen.iter().collect::<BTreeSet<_>>().len() == 200);
+}
+
+#[test]
+fn of_a_round_that_is_more_than_may_wait_a_subscriber_misses_the_rest_and_goes_on() {
+    let host = Host::prepared(Setup::default());
+    let stats = start(&host, &[]);
+    // As much as many unikernels with many devices.
+    let device = "x".repeat(MAX_QUEUE / 128);
+    let observe = StatsCommand::Add(StatsAdd {
+        vmmdev: "".into(),
+        pid: Int::new(own()),
+        network: vec![BridgeTap {
+            bridge: device.as_str().into(),
+            tap: "lo".into(),
+        }],
+    });
+    let mut control = Client::connect(&host);
+    for number in 0..256 {
+        let answer = control.ask(&format!("n{number:03}:a"), observe.clone());
+        assert_eq!(answer, Payload::Reply(Success::String("added".into())));
+    }
+    let mut slow = Client::subscribed(&host, ":");
+    stats.says("does not read, and missed 1 times");
+    let (mut told, mut waited) = (Vec::new(), 0);
+    loop {
+        let message = slow.receive().unwrap();
+        let name = message.header.name.to_lossy();
+        // Names are in order, and this is a later round.
+        if told.last().is_some_and(|last| *last >= name) {
+            break;
+        }
+        waited += message.encode().unwrap().len();
+        told.push(name);
+    }
+    // What the system took does not wait in the daemon.
+    assert!(
+        (MAX_QUEUE / 2..MAX_QUEUE + (1 << 18)).contains(&waited),
+        "{waited}"
+    );
 }
 
 #[test]
@@ -294,7 +334,7 @@ fn on_a_terminal_a_table_is_kept_up_to_date_with_what_the_supervisor_knows() {
 
 #[test]
 fn what_is_no_request_for_it_is_refused_and_ends_the_conversation() {
-    let host = Host::prepared(host::Setup::default());
+    let host = Host::prepared(Setup::default());
     let _stats = start(&host, &[]);
     let root = ":".parse().unwrap();
     for command in [
@@ -318,7 +358,7 @@ fn what_is_no_request_for_it_is_refused_and_ends_the_conversation() {
 
 #[test]
 fn connections_are_bounded_and_a_place_that_is_free_is_taken() {
-    let host = Host::prepared(host::Setup::default());
+    let host = Host::prepared(Setup::default());
     let stats = start(&host, &[]);
     let mut crowd: Vec<_> = (0..MAX_CONNECTIONS)
         .map(|_| Client::subscribed(&host, ":"))
@@ -337,7 +377,7 @@ fn connections_are_bounded_and_a_place_that_is_free_is_taken() {
 
 #[test]
 fn a_socket_can_be_handed_over() {
-    let host = Host::prepared(host::Setup::default());
+    let host = Host::prepared(Setup::default());
     let socket = host.path("run/util/stat.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let mut command = host.command("sh");
@@ -364,7 +404,7 @@ fn a_socket_can_be_handed_over() {
 
 #[test]
 fn wrong_intervals_are_refused() {
-    let host = Host::prepared(host::Setup::default());
+    let host = Host::prepared(Setup::default());
     for wrong in ["0", "0.05", "3601", "-1", "nan", "ten"] {
         let mut command = host.command("petrel-stats");
         let ended = run(command.arg(format!("--interval={wrong}")));

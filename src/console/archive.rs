@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::ring::{Item, Line, Moment, Reader, Ring};
 use crate::name::Name;
 
-/// Octets of one console that are archived in a second, in the long run: a guest that floods its console does not fill
-/// disks for others, or wear them out.
+/// Octets of one console that are archived in a second, in the long run: a guest that floods its console neither keeps
+/// disks from others nor wears them out. How much it fills of them is up to what it is archived in.
 pub const RATE: usize = 1 << 20;
 
-/// Octets of one console that are archived at once.
+/// Octets of one console that are archived at once; of another one with a new name as many.
 pub const BURST: usize = 1 << 23;
 
 /// How long nothing is archived of a console after that was refused, or went beyond its rate.

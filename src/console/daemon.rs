@@ -17,7 +17,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::archive::Archive;
 use super::fifo::{Arrived, Fifo};
-use super::log_folder::{LOG_FILES, LOG_SIZE, LogFolder};
+use super::log_folder::{LOG_FILES, LOG_SIZE, Limits, LogFolder};
+use super::log_room::LOG_TENANT;
 use super::registry::{Extent, Next, Registry, SUBSCRIBERS};
 use super::ring::{History, Item, LINES, Line, Moment};
 use super::syslog::{self, Syslog};
@@ -100,6 +101,15 @@ struct Options {
         from_str_fn(at_least_one)
     )]
     log_files: u32,
+
+    /// with --log-dir: most MiB of all files of a tenant (default 4096)
+    #[argh(
+        option,
+        arg_name = "MiB",
+        default = "LOG_TENANT",
+        from_str_fn(at_least_one)
+    )]
+    log_tenant: u64,
 
     /// send the consoles to syslog
     #[argh(switch)]
@@ -215,8 +225,12 @@ impl Options {
     fn archives(&self) -> Result<Vec<Archive>, ConsoleError> {
         let mut archives = Vec::new();
         if let Some(path) = &self.log_dir {
-            let size = self.log_size.saturating_mul(1 << 20);
-            let folder = LogFolder::open(path, size, self.log_files)
+            let limits = Limits {
+                size: self.log_size.saturating_mul(1 << 20),
+                files: self.log_files,
+                tenant: self.log_tenant.saturating_mul(1 << 20),
+            };
+            let folder = LogFolder::open(path, limits)
                 .map_err(|error| ConsoleError::LogFolder(path.clone(), error))?;
             archives.push(Archive::new(Box::new(folder)));
         }

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use super::archive::{Refused, Sink};
 use super::lines::escaped;
+use super::log_room;
 use super::ring::{Line, Moment};
 use crate::name::Name;
 
@@ -33,9 +34,19 @@ const FILE_MODE: Mode = Mode::from_bits_truncate(0o640);
 pub(super) struct LogFolder {
     path: PathBuf,
     folder: File,
-    /// Octets of a file, and files of a console.
-    limits: (u64, u32),
+    limits: Limits,
     files: BTreeMap<Name, LogFile>,
+}
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Octets of a file, but at least a line.
+    pub(super) size: u64,
+    /// Files of a console, at least 1.
+    pub(super) files: u32,
+    /// Octets of all files of a tenant, but at least those that are written to.
+    pub(super) tenant: u64,
 }
 
 #[derive(Debug, Default)]
@@ -50,8 +61,8 @@ struct LogFile {
 }
 
 impl LogFolder {
-    /// The folder, made if missing, for `files` files of at most `size` octets for each console, but at least a line.
-    pub(super) fn open(path: &Path, size: u64, files: u32) -> io::Result<Self> {
+    /// The folder, made if missing, for so many files.
+    pub(super) fn open(path: &Path, limits: Limits) -> io::Result<Self> {
         match DirBuilder::new().mode(FOLDER_MODE).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -63,7 +74,7 @@ impl LogFolder {
         Ok(Self {
             path: path.to_owned(),
             folder,
-            limits: (size, files.max(1)),
+            limits,
             files: BTreeMap::new(),
         })
     }
@@ -92,7 +103,7 @@ impl LogFolder {
 
     /// Every file of `name` gets the next number, and the oldest one goes.
     fn rotate(&self, name: &Name) -> io::Result<()> {
-        let (_, files) = self.limits;
+        let files = self.limits.files;
         let oldest = file_name(name, files - 1);
         ignore_missing(unlinkat(&self.folder, &*oldest, UnlinkatFlags::NoRemoveDir))?;
         for number in (1..files).rev() {
@@ -102,11 +113,18 @@ impl LogFolder {
         Ok(())
     }
 
-    /// Opens `file`, unless it is.
+    /// Opens `file`, unless it is. If that begins one, there is room made for it.
     fn reach(&self, name: &Name, file: &mut LogFile) -> io::Result<()> {
         if file.file.is_none() {
             let opened = self.append(name)?;
-            file.size = opened.metadata()?.len() + file.held.len() as u64;
+            let size = opened.metadata()?.len();
+            if size == 0 {
+                let tenant = name.path().tenant();
+                log_room::make_room(&self.folder, &tenant, self.limits.tenant, |other| {
+                    other == name || self.files.contains_key(other)
+                })?;
+            }
+            file.size = size + file.held.len() as u64;
             file.file = Some(opened);
         }
         Ok(())
@@ -114,13 +132,12 @@ impl LogFolder {
 
     /// Makes room for so many octets in `file`, which is open then.
     fn prepare(&self, name: &Name, file: &mut LogFile, octets: u64) -> io::Result<()> {
-        let (most, _) = self.limits;
         self.reach(name, file)?;
         if file.failed {
             file.write()?;
             file.failed = false;
         }
-        if file.size > 0 && file.size + octets > most {
+        if file.size > 0 && file.size + octets > self.limits.size {
             file.write()?;
             file.file = None;
             self.rotate(name)?;
@@ -213,6 +230,16 @@ fn file_name(name: &Name, number: u32) -> String {
     }
 }
 
+/// The console of which this is a file, and its number; nothing if it is another file.
+pub(super) fn owner(file: &str) -> Option<(Name, u32)> {
+    let (name, number) = file.rsplit_once(".log")?;
+    let name = name.parse().ok()?;
+    let number = number
+        .strip_prefix('.')
+        .map_or(Some(0), |number| number.parse().ok())?;
+    (file_name(&name, number) == file).then_some((name, number))
+}
+
 fn ignore_missing(result: nix::Result<()>) -> io::Result<()> {
     match result {
         Err(nix::Error::ENOENT) => Ok(()),
@@ -245,6 +272,7 @@ mod tests {
     use nix::unistd::mkfifo;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::{Duration, SystemTime};
 
     struct Case {
         path: PathBuf,
@@ -253,10 +281,24 @@ mod tests {
 
     impl Case {
         fn new(test: &str, size: u64, files: u32) -> Self {
+            let tenant = 1 << 30;
+            let limits = Limits {
+                size,
+                files,
+                tenant,
+            };
             let own = format!("petrel-log-{test}-{}", std::process::id());
             let path = std::env::temp_dir().join(own);
-            let folder = LogFolder::open(&path, size, files).unwrap();
+            let folder = LogFolder::open(&path, limits).unwrap();
             Self { path, folder }
+        }
+
+        /// A file of so many MiB with the `age`th time.
+        fn old(&self, file: &str, mebibytes: u64, age: u64) {
+            let file = File::create(self.path.join(file)).unwrap();
+            file.set_len(mebibytes << 20).unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(age);
+            file.set_modified(time).unwrap();
         }
 
         fn say(&mut self, name: &str, text: &str) -> Result<(), Refused> {
@@ -334,6 +376,64 @@ mod tests {
         }
         assert_eq!(case.files(), [":a.log"]);
         assert_eq!(case.read(":a.log"), "3\n");
+    }
+
+    #[test]
+    fn a_tenant_that_uses_ever_new_names_loses_its_own_oldest_files() {
+        let mut case = Case::new("tenant", 1 << 20, 3);
+        // However little is in them.
+        case.folder.limits.tenant = 5 * log_room::LEAST;
+        for number in 0..9 {
+            let name = format!("t:u{number}:a");
+            for said in [&name, ":root", "other:a"] {
+                case.say(said, "x").unwrap();
+                case.old(&format!("{said}.log"), 0, number);
+                case.folder.close(&said.parse().unwrap());
+            }
+        }
+        let mut expected = vec![":root.log".to_owned(), "other:a.log".to_owned()];
+        expected.extend((4..9).map(|number| format!("t:u{number}:a.log")));
+        assert_eq!(case.files(), expected);
+    }
+
+    #[test]
+    fn what_is_written_to_stays_and_of_its_console_the_older_files_go_last() {
+        let mut case = Case::new("room", 1 << 20, 3);
+        case.folder.limits.tenant = 8 << 20;
+        case.say("t:on", "x").unwrap();
+        case.old("t:on.log", 4, 1);
+        case.old("t:on.log.1", 1, 2);
+        case.old("t:on.log.2", 1, 1);
+        case.old("t:gone.log", 1, 4);
+        case.old("t:gone.log.1", 2, 3);
+        // None of ours.
+        for other in [
+            "t:gone.log.gz",
+            "t:gone.log.01",
+            "t:gone.log.0",
+            "gone.log",
+            "notes",
+        ] {
+            case.old(other, 9, 0);
+        }
+        symlink("notes", case.path.join("t:link.log")).unwrap();
+        let others = case.files().len() - 5;
+        let ours = [
+            "t:gone.log.1",
+            "t:gone.log",
+            "t:on.log.2",
+            "t:on.log.1",
+            "t:on.log",
+        ];
+        // As many as it runs it has in any case.
+        for (begun, left) in [(1, 4), (2, 3), (3, 2), (4, 1), (5, 1), (6, 1)] {
+            case.say(&format!("t:new{begun}"), "x").unwrap();
+            let files = case.files();
+            let kept = |file: &&str| files.iter().any(|kept| kept == file);
+            let kept: Vec<_> = ours.into_iter().filter(kept).collect();
+            assert_eq!(kept, ours[5 - left..], "{begun}");
+            assert_eq!(files.len(), others + left + begun);
+        }
     }
 
     #[test]

@@ -121,26 +121,33 @@ pub fn request(url: &Url, place: &Place, token: Option<&str>, lines: &[String]) 
     request.into_bytes()
 }
 
-/// The answer, once enough of it is there: all of a good one's head, the rest of another one as far as it comes.
-/// `ended`: nothing more will come.
+/// The answer, once enough of it is there: all of a good one's head, of another one also the rest, as long as it says or
+/// as far as it comes. `ended`: nothing more will come.
 pub fn answer(octets: &[u8], ended: bool) -> Result<Option<Answer>, &'static str> {
-    let text = String::from_utf8_lossy(octets);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+    const END: &[u8] = b"\r\n\r\n";
+
+    let Some(end) = octets.windows(END.len()).position(|window| window == END) else {
         return match (ended, octets.len() >= MAX_ANSWER) {
             (true, _) => Err("it ended the connection before it had answered"),
             (_, true) => Err("its answer has no end"),
             _ => Ok(None),
         };
     };
-    let mut words = head.lines().next().unwrap_or_default().splitn(3, ' ');
+    let head = String::from_utf8_lossy(&octets[..end]);
+    let body = &octets[end + END.len()..];
+    let mut lines = head.lines();
+    let mut words = lines.next().unwrap_or_default().splitn(3, ' ');
     let version = words.next().unwrap_or_default();
     let status: Option<u16> = words.next().and_then(|status| status.parse().ok());
     let (true, Some(status)) = (version.starts_with("HTTP/1."), status) else {
         return Err("it answers with something else than HTTP/1");
     };
-    if judge(status) != Verdict::Stored && !ended && octets.len() < MAX_ANSWER {
+    let whole =
+        ended || octets.len() >= MAX_ANSWER || length(lines).is_some_and(|it| it <= body.len());
+    if judge(status) != Verdict::Stored && !whole {
         return Ok(None);
     }
+    let body = String::from_utf8_lossy(body);
     let said = format!("{} {body}", words.next().unwrap_or_default());
     let text = said.chars().map(|c| if c.is_control() { ' ' } else { c });
     let text: String = text.take(SHOWN).collect();
@@ -148,6 +155,13 @@ pub fn answer(octets: &[u8], ended: bool) -> Result<Option<Answer>, &'static str
         status,
         text: text.trim().to_owned(),
     }))
+}
+
+/// The octets that follow a head with these fields, if it says so (RFC 9110, 8.6).
+fn length<'a>(fields: impl Iterator<Item = &'a str>) -> Option<usize> {
+    let mut fields = fields.filter_map(|field| field.split_once(':'));
+    let (_, length) = fields.find(|(name, _)| name.eq_ignore_ascii_case("Content-Length"))?;
+    length.trim().parse().ok()
 }
 
 /// What a status code means for the lines that were sent.
@@ -251,6 +265,12 @@ mod tests {
         assert_eq!(answer(bad, false), Ok(None));
         let told = answer(bad, true).unwrap().unwrap();
         assert_eq!(told.to_string(), "400 Bad Request {\"error\":\"no  [2J\"}");
+        // One that says how long it is ends there, though the connection does not.
+        let long = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 3\r\nX: y\r\n\r\n\xffwhy";
+        let end = long.len() - 1;
+        assert_eq!(answer(&long[..end - 1], false), Ok(None));
+        let told = answer(&long[..end], false).unwrap().unwrap();
+        assert_eq!(told.to_string(), "400 Bad Request \u{fffd}wh");
         for wrong in [
             &b"SSH-2.0-x\r\n\r\n"[..],
             b"HTTP/1.1 abc\r\n\r\n",

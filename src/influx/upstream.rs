@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::buffer::Buffer;
-use super::http::{self, MAX_ANSWER, Place, Url, Verdict};
+use super::http::{self, Answer, MAX_ANSWER, Place, Url, Verdict};
 use crate::daemon::Retry;
 
 /// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
@@ -250,7 +250,7 @@ impl Upstream {
                     exchange.answer.clear();
                     !exchange.lines.is_empty() && exchange.written == exchange.request.len()
                 }
-                Destination::Server(..) => match http::answer(&exchange.answer, !open)? {
+                Destination::Server(..) => match exchange.answer(open, late)? {
                     None => false,
                     Some(answer) => {
                         match http::judge(answer.status) {
@@ -354,6 +354,14 @@ impl Exchange {
             return Ok(false);
         }
         Err(error)
+    }
+
+    /// What the server has answered; when it is late, what it has said so far is all, if it says enough.
+    fn answer(&self, open: bool, late: bool) -> Result<Option<Answer>, &'static str> {
+        match http::answer(&self.answer, !open)? {
+            None if late => Ok(http::answer(&self.answer, true).unwrap_or_default()),
+            answer => Ok(answer),
+        }
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -521,6 +529,32 @@ mod tests {
         assert_eq!(upstream.failures, 1, "only the first address fails");
         told.recv_timeout(EXCHANGE).unwrap();
         assert!(told.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_answer_has_its_end_though_the_server_keeps_the_connection_open() {
+        let ends = |answer: &str, wait: Duration| {
+            let (ours, mut theirs) = pair();
+            theirs.write_all(answer.as_bytes()).unwrap();
+            let mut said = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut said, 30_000_u16), Ok(1));
+            let mut upstream = upstream(0);
+            let begun = Instant::now();
+            let mut exchange = Exchange::new(ours);
+            exchange.begin(vec!["a b=1\n".to_owned()], &upstream.destination, begun);
+            upstream.state = State::Connected(exchange);
+            let ended = upstream.exchange(begun + wait);
+            (ended, matches!(upstream.state, State::Away))
+        };
+        let refused = "HTTP/1.1 400 Bad Request\r\n";
+        let long = format!("{refused}Content-Length: 3\r\n\r\nwhy");
+        assert_eq!(ends(&long, Duration::ZERO), (Ok(()), true));
+        // It does not say how long it is: as long as there is time.
+        let endless = format!("{refused}\r\nwhy");
+        assert_eq!(ends(&endless, Duration::ZERO), (Ok(()), false));
+        assert_eq!(ends(&endless, EXCHANGE), (Ok(()), true));
+        let slow = Err("it is too slow".to_owned());
+        assert_eq!(ends(refused, EXCHANGE), (slow, false));
     }
 
     #[test]

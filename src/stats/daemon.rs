@@ -1,11 +1,10 @@
 //! The statistics daemon's process: one thread around poll(2), in which nothing waits for a single peer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
@@ -39,7 +38,8 @@ pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Octets that wait for a subscriber at most while it is told more: as long as more wait, it misses what is gathered.
 pub const MAX_BACKLOG: usize = 1 << 16;
 
-/// Most octets that wait for a client which goes on asking: more than what is gathered at once.
+/// Most octets that wait for a client: for a subscriber what is gathered at once, the rest of which it misses if that is
+/// more; one that goes on asking is dropped.
 pub const MAX_QUEUE: usize = 1 << 22;
 
 /// Gather what unikernels use, and hand it to clients.
@@ -119,15 +119,10 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let reporter = options
         .prometheus
         .clone()
-        .map(|file| Reporter::new(file, supervisor.clone()))
-        .transpose()
-        .map_err(|error| DaemonError::System("ask for the size of a page", error))?;
+        .map(|file| Reporter::open(file, supervisor.clone()))
+        .transpose()?;
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
     let listener = daemon::listener(&path, options.systemd_socket_activation)?;
-    let reports = options.prometheus.as_deref().map(report_folder);
-    let reports = reports
-        .transpose()
-        .map_err(|(path, error)| DaemonError::Folder(path, error))?;
     let sockets = Folder::open(&options.tmpdir);
     let mut daemon = Daemon {
         registry: Registry::default(),
@@ -143,8 +138,8 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         manager: Manager::ready(),
     };
     let mut needs = vec![Need::Accept, Need::Manager, Need::Counters, sockets.need()];
-    if let Some(reports) = &reports {
-        needs.push(Need::Folder(reports.as_fd(), Access::Change));
+    if let Some(reporter) = &daemon.reporter {
+        needs.push(Need::Folder(reporter.folder().as_fd(), Access::Change));
     }
     if !options.systemd_socket_activation
         && let Need::LocalSockets(folder) = sockets.need()
@@ -160,17 +155,6 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         warn!("cannot remove {}: {error}", path.display());
     }
     ended
-}
-
-/// The folder that a report goes to.
-fn report_folder(file: &FilePath) -> Result<File, (PathBuf, io::Error)> {
-    let folder = file.parent().unwrap_or(file);
-    let folder = if folder.as_os_str().is_empty() {
-        FilePath::new(".")
-    } else {
-        folder
-    };
-    File::open(folder).map_err(|error| (folder.to_owned(), error))
 }
 
 #[derive(Debug)]
@@ -375,10 +359,8 @@ impl Daemon {
                 self.behind.remove(&id);
                 continue;
             }
-            let missed = self.behind.entry(id).or_default();
-            *missed += 1;
+            miss(&mut self.behind, id);
             self.missed += 1;
-            debug!("connection {id}: does not read, and missed {missed} times");
         }
         let mut broken = Vec::new();
         let (mut samples, mut disks) = (Vec::new(), Vec::new());
@@ -402,13 +384,21 @@ impl Daemon {
             };
             // One frame for all that get the same.
             let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
-            for (id, left_out) in wanted.filter(|(id, _)| readers.contains(id)) {
+            for (id, left_out) in wanted {
+                if !readers.contains(&id) {
+                    continue;
+                }
                 let frame = frames
                     .entry(left_out)
                     .or_insert_with(|| sample(name, left_out, &used));
-                if let Some(client) = clients.get_mut(id)
-                    && let Err(why) = client.send(frame)
-                {
+                let Some(client) = clients.get_mut(id) else {
+                    continue;
+                };
+                if client.queued() + frame.len() > MAX_QUEUE {
+                    readers.remove(&id);
+                    miss(&mut self.behind, id);
+                    self.missed += 1;
+                } else if let Err(why) = client.send(frame) {
                     debug!("connection {id}: closed: {why}");
                     broken.push(id);
                 }
@@ -434,6 +424,13 @@ impl Daemon {
         self.behind.remove(&id);
         self.registry.unsubscribe(id);
     }
+}
+
+/// Takes note that a subscriber misses what is gathered, or the rest of it.
+fn miss(behind: &mut BTreeMap<ClientId, u64>, id: ClientId) {
+    let missed = behind.entry(id).or_default();
+    *missed += 1;
+    debug!("connection {id}: does not read, and missed {missed} times");
 }
 
 /// When something is gathered after `due`. What was slept through is left out: after a delay a whole interval follows.

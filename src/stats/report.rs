@@ -1,14 +1,20 @@
 //! The file for `node_exporter`'s textfile collector: what was gathered, and what the supervisor tells of its unikernels.
 
-use std::fs;
-use std::io;
+use std::ffi::OsString;
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
 use super::collect::Disk;
 use super::prometheus::{self, Report};
-use crate::daemon::wall_clock;
+use crate::daemon::{DaemonError, wall_clock};
 use crate::name::{Name, Path as NamePath};
 use crate::socket::Peer;
 use crate::wire::own::NamedDetails;
@@ -23,12 +29,20 @@ pub const MAX_DETAILS: usize = 1 << 24;
 /// Writes the file each time that something was gathered.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    file: PathBuf,
+    place: Place,
     supervisor: PathBuf,
     page: i64,
     draft: Option<Draft>,
     /// Whether the log knows that the file cannot be written.
     reported: bool,
+}
+
+/// Where the file is.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    folder: File,
+    name: OsString,
 }
 
 /// What was gathered, and waits for the supervisor's answer.
@@ -62,15 +76,21 @@ impl Draft {
 }
 
 impl Reporter {
-    /// Writes `file`; the supervisor's socket is `supervisor`.
-    pub(super) fn new(file: PathBuf, supervisor: PathBuf) -> io::Result<Self> {
+    /// Writes `file`, whose folder must be there; the supervisor's socket is `supervisor`.
+    pub(super) fn open(file: PathBuf, supervisor: PathBuf) -> Result<Self, DaemonError> {
+        let page = super::collect::page_size();
         Ok(Self {
-            file,
+            place: Place::open(file)?,
             supervisor,
-            page: super::collect::page_size()?,
+            page: page.map_err(|error| DaemonError::System("ask for the size of a page", error))?,
             draft: None,
             reported: false,
         })
+    }
+
+    /// The folder of the file.
+    pub(super) fn folder(&self) -> &File {
+        &self.place.folder
     }
 
     /// Asks the supervisor, and writes the file once it has answered, or will not.
@@ -130,11 +150,11 @@ impl Reporter {
             missed: draft.missed,
             page: self.page,
         });
-        match replace(&self.file, &text) {
+        match self.place.replace(&text) {
             Ok(()) => self.reported = false,
             Err(error) => {
                 if !self.reported {
-                    log::error!("cannot write {}: {error}", self.file.display());
+                    log::error!("cannot write {}: {error}", self.place.path.display());
                 }
                 self.reported = true;
             }
@@ -160,12 +180,73 @@ fn details(peer: &mut Peer) -> Result<Option<Vec<NamedDetails>>, String> {
     }
 }
 
-/// Puts a file with this text in place of that which is there: a reader finds the one or the other, whole.
-fn replace(file: &Path, text: &str) -> io::Result<()> {
-    // Not the ending of those that `node_exporter` reads.
-    let mut new = file.as_os_str().to_owned();
-    new.push(".new");
-    fs::write(&new, text)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
-    fs::rename(&new, file)
+impl Place {
+    fn open(path: PathBuf) -> Result<Self, DaemonError> {
+        let folder = match path.parent() {
+            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+            Some(folder) => folder,
+            None => &path,
+        };
+        let opened = File::open(folder);
+        let folder = opened.map_err(|error| DaemonError::Folder(folder.to_owned(), error))?;
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Ok(Self { path, folder, name })
+    }
+
+    /// Puts a file with this text in place of that which is there: a reader finds the one or the other, whole. The folder
+    /// may be another user's: what that has put there is replaced, never written to, nor what it leads to.
+    fn replace(&self, text: &str) -> io::Result<()> {
+        // Not the ending of those that `node_exporter` reads.
+        let mut new = self.name.clone();
+        new.push(".new");
+        match unlinkat(&self.folder, &*new, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let mut file: File = openat(&self.folder, &*new, flags, mode)?.into();
+        file.write_all(text.as_bytes())?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        Ok(renameat(&self.folder, &*new, &self.folder, &*self.name)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_through_what_somebody_else_has_put_there() {
+        let folder = std::env::temp_dir().join(format!("petrel-report-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let [victim, file, new] = ["victim", "a.prom", "a.prom.new"].map(|name| folder.join(name));
+        let place = Place::open(file.clone()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let tricks: [fn(&Path, &Path) -> io::Result<()>; 2] = [
+            |from, to| symlink(from, to),
+            |from, to| fs::hard_link(from, to),
+        ];
+        for trick in tricks {
+            fs::write(&victim, "kept").unwrap();
+            fs::set_permissions(&victim, Permissions::from_mode(0o600)).unwrap();
+            trick(&victim, &file).unwrap();
+            trick(&victim, &new).unwrap();
+            place.replace("text").unwrap();
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
+            assert_eq!(mode(&victim), 0o600);
+            assert!(fs::symlink_metadata(&file).unwrap().is_file());
+            assert_eq!(fs::read_to_string(&file).unwrap(), "text");
+            assert_eq!(mode(&file), 0o644);
+            assert!(!new.exists());
+            fs::remove_file(&file).unwrap();
+        }
+        // What is no file stays, and is told.
+        fs::create_dir(&new).unwrap();
+        assert!(place.replace("text").is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

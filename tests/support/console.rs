@@ -71,6 +71,31 @@ impl Daemon {
         Self::started(child, folder)
     }
 
+    /// The daemon with a folder as its `/dev`; nothing if there are no mounts to be made here.
+    #[cfg(target_os = "linux")]
+    pub fn start_with_devices(devices: &Path, options: &[&str]) -> Option<Self> {
+        // In a user namespace of its own unless it may without.
+        let namespaces = ["-m", "-rm"].into_iter().find(|namespaces| {
+            let mut probe = Process::new("unshare");
+            probe.args([namespaces, "mount", "--bind", "/", "/"]);
+            probe.output().is_ok_and(|output| output.status.success())
+        })?;
+        let folder = Folder::new();
+        // Both become the daemon.
+        let child = Process::new("unshare")
+            .args([namespaces, "sh", "-c"])
+            .args(["mount --bind \"$1\" /dev && shift && exec \"$@\"", "sh"])
+            .arg(devices)
+            .args([env!("CARGO_BIN_EXE_petrel-console"), "--tmpdir"])
+            .arg(&folder.0)
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self::started(child, folder))
+    }
+
     /// The daemon as systemd starts it: it is given a socket that listens already.
     pub fn activated() -> Self {
         let folder = Folder::new();

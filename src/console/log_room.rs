@@ -1,0 +1,99 @@
+//! How much of a disk a tenant's files of lines may take: consoles come and go under ever new names, and their files stay.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use log::info;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{SFlag, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::log_folder::owner;
+use crate::name::{Name, Path};
+
+/// MiB of all files of a tenant unless the operator says otherwise.
+pub const LOG_TENANT: u64 = 4096;
+
+/// Octets for which a file counts at least, so that the number of a tenant's files is bounded, too.
+pub const LEAST: u64 = 1 << 20;
+
+/// A file of a tenant.
+#[derive(Debug)]
+struct Found {
+    name: String,
+    /// Whether there is, or will be, more to write of its console.
+    goes_on: bool,
+    /// Whether it is the one which that is written to.
+    is_newest: bool,
+    /// Seconds, and nanoseconds.
+    modified: (i64, i64),
+    octets: u64,
+}
+
+/// Removes as many files of a tenant, which is the first label of a path, as are beyond `most` octets: the oldest ones of
+/// consoles of which `goes_on` says no, then those of others, but none that is written to.
+pub(super) fn make_room(
+    folder: &File,
+    tenant: &Path,
+    most: u64,
+    goes_on: impl Fn(&Name) -> bool,
+) -> io::Result<()> {
+    let mut files = files(folder, tenant, goes_on)?;
+    let mut octets: u64 = files.iter().map(|file| file.octets).sum();
+    files.retain(|file| !(file.goes_on && file.is_newest));
+    files.sort_unstable_by_key(|file| (file.goes_on, file.modified));
+    for file in files {
+        if octets <= most {
+            break;
+        }
+        match unlinkat(folder, &*file.name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => info!(
+                "removed {}: its tenant has more in files than may be",
+                file.name
+            ),
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        octets -= file.octets;
+    }
+    Ok(())
+}
+
+/// The files of a tenant; nothing else that is in the folder.
+fn files(folder: &File, tenant: &Path, goes_on: impl Fn(&Name) -> bool) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    // By the descriptor, as the folder itself is out of reach in a sandbox; with its place in it, which goes back to the
+    // beginning in the end.
+    let mut entries = Dir::from_fd(OwnedFd::from(folder.try_clone()?))?;
+    for entry in entries.iter() {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else {
+            continue;
+        };
+        let Some((console, number)) = owner(name) else {
+            continue;
+        };
+        if console.path().tenant() != *tenant {
+            continue;
+        }
+        let status = match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(status) => status,
+            Err(Errno::ENOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+            continue;
+        }
+        found.push(Found {
+            name: name.to_owned(),
+            goes_on: goes_on(&console),
+            is_newest: number == 0,
+            modified: (status.st_mtime, status.st_mtime_nsec),
+            octets: u64::try_from(status.st_size).unwrap_or(0).max(LEAST),
+        });
+    }
+    Ok(found)
+}
