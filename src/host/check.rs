@@ -20,7 +20,7 @@ use crate::name::Name;
 use crate::policy::Policy;
 use crate::socket;
 use crate::supervisor::{BlockDevices, launch, machine};
-use crate::unikernel::{Config, ImageDigest, MAX_IMAGE};
+use crate::unikernel::{Config, ImageDigest};
 use crate::wire::state::{Recorded, Standing, State};
 
 /// What was found.
@@ -161,9 +161,8 @@ impl Report {
                 state
             }
             Content::Albatross(file) => {
-                let digest =
-                    |image: &[u8], compressed| images::digest(image, compressed, MAX_IMAGE);
-                let Some(Imported { state, refused }) = self.note(import::import(file, digest))
+                let Some(Imported { state, refused }) =
+                    self.note(import::import(file, images::digest))
                 else {
                     return State::default();
                 };

@@ -359,7 +359,7 @@ mod tests {
         let mut images = ImageStore::open(&folder, None).unwrap();
         let intake = Intake {
             upload: UploadId(1),
-            staging: images.stage(false, 100).unwrap(),
+            staging: images.stage(false).unwrap(),
         };
         assert!(connection.receive(intake, None).is_none());
         let deadline = connection.deadline().unwrap();

@@ -42,7 +42,7 @@ use crate::supervisor::{
 use crate::sys::child::{self, Ended};
 use crate::sys::descriptor;
 use crate::sys::process::End;
-use crate::unikernel::{Death, ImageDigest, MAX_IMAGE, Version};
+use crate::unikernel::{Death, ImageDigest, Version};
 use crate::vitals::Vitals;
 use crate::wire::Timestamp;
 use crate::wire::state::State;
@@ -606,7 +606,7 @@ fn load(store: &mut Store, images: &mut ImageStore, system: &System) -> Result<S
             Ok(state)
         }
         Content::Albatross(file) => {
-            let keep = |image: &[u8], compressed| images.import(image, compressed, MAX_IMAGE);
+            let keep = |image: &[u8], compressed| images.import(image, compressed);
             let Imported { state, refused } =
                 import::import(file, keep).map_err(HostError::Images)?;
             for why in refused {

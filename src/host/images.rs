@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::unfinished::{UNFINISHED, Unfinished, WriteBehind};
 use crate::inflate::{Arriving, InflateError};
 use crate::manifest::{Manifest, ManifestError};
-use crate::unikernel::ImageDigest;
+use crate::unikernel::{ImageDigest, MAX_IMAGE};
 
 /// Folder of the store below the database folder.
 const FOLDER: &str = "image";
@@ -98,25 +98,20 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// Begins to take in an image of at most `limit` octets uncompressed.
-    pub fn stage(&mut self, compressed: bool, limit: u64) -> Result<Staging, ImageError> {
+    /// Begins to take in an image.
+    pub fn stage(&mut self, compressed: bool) -> Result<Staging, ImageError> {
         Ok(Staging {
             file: self.unfinished()?,
             hash: Sha256::new(),
-            arriving: Arriving::new(compressed, limit),
+            arriving: arriving(compressed),
             at: 0,
             behind: WriteBehind::default(),
         })
     }
 
     /// Puts a whole image into the store, on disk for good, whether it is one of Solo5 or not.
-    pub fn import(
-        &mut self,
-        image: &[u8],
-        compressed: bool,
-        limit: u64,
-    ) -> Result<ImageDigest, ImageError> {
-        let mut staging = self.stage(compressed, limit)?;
+    pub fn import(&mut self, image: &[u8], compressed: bool) -> Result<ImageDigest, ImageError> {
+        let mut staging = self.stage(compressed)?;
         staging.write(image)?;
         let (file, digest) = staging.complete()?;
         sync(&file)?;
@@ -266,9 +261,14 @@ pub fn superfluous(
     unwanted(&database.join(FOLDER), digests)
 }
 
+/// An image as it comes.
+fn arriving(compressed: bool) -> Arriving {
+    Arriving::new(compressed, MAX_IMAGE)
+}
+
 /// The digest of what an image is uncompressed.
-pub fn digest(image: &[u8], compressed: bool, limit: u64) -> Result<ImageDigest, ImageError> {
-    let mut arriving = Arriving::new(compressed, limit);
+pub fn digest(image: &[u8], compressed: bool) -> Result<ImageDigest, ImageError> {
+    let mut arriving = arriving(compressed);
     let mut hash = Sha256::new();
     arriving.write(image, |plain| {
         hash.update(plain);
@@ -348,6 +348,25 @@ impl std::error::Error for ImageError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_has_its_limit_to_the_octet() {
+        let mut arriving = arriving(false);
+        let mut arrived = 0;
+        let mut write = |octets: &[u8]| {
+            arriving.write(octets, |plain| {
+                arrived += plain.len() as u64;
+                Ok::<_, ImageError>(())
+            })
+        };
+        let piece = vec![0; 1 << 20];
+        for _ in 0..MAX_IMAGE >> 20 {
+            write(&piece).unwrap();
+        }
+        let refused = write(b"x").unwrap_err();
+        assert!(matches!(refused, ImageError::Content(_)), "{refused}");
+        assert_eq!(arrived, MAX_IMAGE);
+    }
 
     #[test]
     fn the_folder_that_closes_the_way_to_images_is_named() {

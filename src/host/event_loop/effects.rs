@@ -16,7 +16,7 @@ use super::{Daemon, Prepared, Starting};
 use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::supervisor::{ConnectionId, Effect, Event, RunId, StagedImage, UploadId, launch};
-use crate::unikernel::{ImageDigest, MAX_IMAGE, Version};
+use crate::unikernel::{ImageDigest, Version};
 use crate::wire::frame::frame;
 use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload};
@@ -152,7 +152,7 @@ impl Daemon {
             // That it is gone is an event of its own.
             return;
         };
-        match self.images.stage(compressed, MAX_IMAGE) {
+        match self.images.stage(compressed) {
             Ok(staging) => {
                 let intake = Intake { upload, staging };
                 if let Some(arrival) = connection.receive(intake, embedded) {
