@@ -506,7 +506,7 @@ mod tests {
     use super::*;
     use crate::sys::child::Ended;
     use crate::sys::process::End;
-    use crate::sys::spawn::{Confinement, Program, confined, record_line};
+    use crate::sys::spawn::{Confinement, Input, Program, confined, record_line};
     use nix::sys::signal::{Signal, kill};
     use nix::sys::wait::waitpid;
     use std::cell::RefCell;
@@ -553,6 +553,8 @@ mod tests {
         let sleep = Program {
             path: Path::new("/bin/sleep"),
             arguments: vec!["60".into()],
+            environment: &[],
+            input: Input::End,
             output: File::create("/dev/null").unwrap(),
         };
         let confinement = Confinement {
