@@ -323,6 +323,16 @@ fn the_freebsd_package_lists_every_file_and_no_other() {
     let manifest = fs::read_to_string(target.join("+MANIFEST")).unwrap();
     assert!(manifest.contains(concat!("version: \"", env!("CARGO_PKG_VERSION"), "\"\n")));
     assert!(!manifest.contains("@PREFIX@"), "{manifest}");
+    // An upgrade does not take certificates from who was let at them.
+    let folders = manifest.lines().filter_map(|line| {
+        let (test, made) = line.split_once(" || install -d ")?;
+        let (_, folder) = made.rsplit_once(' ')?;
+        assert_eq!(test, format!("[ -d {folder} ]"));
+        Some(folder)
+    });
+    let folders: Vec<_> = folders.collect();
+    assert_eq!(folders, ["/var/db/petrel", "/usr/local/etc/petrel"]);
+    assert_eq!(manifest.matches("install -d").count(), folders.len());
     // petrel-stats is no root, tenders are.
     assert!(!manifest.contains("see_other_uids=0"), "{manifest}");
 }
