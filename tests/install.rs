@@ -344,7 +344,9 @@ fn on_freebsd_only_who_needs_it_can_command_the_supervisor() {
     let manifest = fs::read_to_string(source("contrib/freebsd/MANIFEST.in")).unwrap();
     let members = |group: &str| -> BTreeSet<String> {
         let command = format!("pw groupmod {group} -m ");
-        let members = manifest.lines().find_map(|line| line.strip_prefix(&command));
+        let members = manifest
+            .lines()
+            .find_map(|line| line.strip_prefix(&command));
         let members = members.into_iter().flat_map(|members| members.split(','));
         members.map(str::to_owned).collect()
     };
