@@ -270,7 +270,14 @@ fn rc_scripts_start_what_there_is_with_options_that_exist() {
         let words = RcHost::new(&format!("flags-{name}"), &settings).started(&name);
         assert_eq!(words.last().unwrap(), "--tmpdir=/x", "{name}");
         let place = words.iter().position(|word| *word == path).unwrap();
-        assert_eq!(&words[place + 1..], ["-v", "--tmpdir=/x"], "{name}");
+        let given = &words[place + 1..];
+        // A listener is started again while its connections go on.
+        let given = match given.strip_prefix(&["--syslog".to_owned()]) {
+            Some(given) if name == "petrel_tls" => given,
+            None if name != "petrel_tls" => given,
+            _ => panic!("{name}: {given:?}"),
+        };
+        assert_eq!(given, ["-v", "--tmpdir=/x"], "{name}");
     }
 }
 
