@@ -548,6 +548,14 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
         format!("{} to stop", time(MACHINE_STOP_DEADLINE)),
+        format!(
+            "{} before a connection that was refused",
+            time(socket::REFUSED_STEP)
+        ),
+        format!(
+            "{} of a socket that refuses connections",
+            time(socket::REFUSED_PATIENCE)
+        ),
         format!("{} before a restart", time(restart::SHORTEST_WAIT)),
         format!("{} before a restart", time(restart::LONGEST_WAIT)),
         format!("{} of a stable run", time(restart::STABLE)),

@@ -18,6 +18,9 @@ pub(super) const RUNTIME_FOLDER: &str = "/var/run/petrel";
 /// Default of `--dbdir`.
 pub(super) const DATABASE_FOLDER: &str = "/var/db/petrel";
 
+/// Whether a daemon whose queue of connections is full refuses further ones, as if there were none.
+pub(super) const FULL_QUEUE_REFUSES: bool = true;
+
 /// Opens a folder for what is in it only: `O_SEARCH` of `<fcntl.h>`, which is `O_EXEC`.
 pub(super) const SEARCH: OFlag = OFlag::from_bits_retain(libc::O_EXEC);
 

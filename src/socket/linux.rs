@@ -19,6 +19,9 @@ pub(super) const RUNTIME_FOLDER: &str = "/run/petrel";
 /// Default of `--dbdir`.
 pub(super) const DATABASE_FOLDER: &str = "/var/lib/petrel";
 
+/// Whether a daemon whose queue of connections is full refuses further ones, as if there were none: here one waits.
+pub(super) const FULL_QUEUE_REFUSES: bool = false;
+
 /// Opens a folder for what is in it only.
 pub(super) const SEARCH: OFlag = OFlag::O_PATH;
 

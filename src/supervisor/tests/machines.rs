@@ -126,7 +126,7 @@ fn a_system_without_machines_says_so_before_anything_else() {
 /// A guest shuts down when its power button is pressed, and that takes its time.
 #[test]
 fn a_machine_has_longer_to_stop_than_an_image() {
-    const SECOND: Duration = Duration::from_secs(1);
+    let second = Duration::from_secs(1);
     for (configured, expected) in [
         (STOP_DEADLINE, MACHINE_STOP_DEADLINE),
         (MACHINE_STOP_DEADLINE * 2, MACHINE_STOP_DEADLINE * 2),
@@ -141,9 +141,9 @@ fn a_machine_has_longer_to_stop_than_an_image() {
         world.answer("a:x", create(&machine(), false)).unwrap();
         world.obedient = false;
         world.happen(Event::Terminate);
-        world.pass(expected - SECOND);
+        world.pass(expected - second);
         assert!(!world.done);
-        world.pass(SECOND);
+        world.pass(second);
         assert!(world.done);
     }
     // FreeBSD's rc.shutdown(8) waits no longer, for all of its services together.
