@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 
 use crate::policy::{CpuId, Policy, UNLIMITED};
 
@@ -62,9 +63,8 @@ pub fn is_bridge(name: &str) -> io::Result<bool> {
 /// Those that are online and in the affinity of this process: the system leaves out the others.
 fn processors() -> io::Result<BTreeSet<CpuId>> {
     let ours = sched_getaffinity(Pid::from_raw(0));
-    let online = sysconf(SysconfVar::_NPROCESSORS_ONLN)?;
-    let online = online.and_then(|online| usize::try_from(online).ok());
-    Ok(usable(ours, online.unwrap_or(1))?)
+    let online = thread::available_parallelism()?;
+    Ok(usable(ours, online.get())?)
 }
 
 /// Where a set of processors has no room for all that the host has (FreeBSD from 14 on has more than the C library's 256),
