@@ -49,8 +49,9 @@ echo "${0##*/} $*" >> said
 for last; do :; done
 "#;
 
-/// Loads the machine, unless it is to fail or to hang.
+/// Loads the machine, unless it is to fail or to hang. That of Linux needs to know of a terminal, and no more.
 const LOADER: &str = r#"
+[ "$(env | grep -v -e ^PWD= -e ^OLDPWD= -e ^SHLVL= -e ^_=)" = TERM=vt100 ] || exit 1
 case $1 in -m/*) cat "${1#-m}" >> said;; esac
 echo "loading"
 : > "vmm/$last"
@@ -59,8 +60,10 @@ if [ -e fail ]; then exit 3; fi
 "#;
 
 /// The guest powers off when it is asked to (SIGTERM), and by itself (SIGUSR2), and reboots (SIGUSR1). What it waits with
-/// has inherited the disk, so it goes first.
+/// has inherited the disk, so it goes first. Its input can be waited for, and there is none.
 const BHYVE: &str = r#"
+[ -p /dev/stdin ] || exit 4
+timeout 0.1 head -c1; [ $? = 124 ] || exit 4
 [ -e "vmm/$last" ] || exit 4
 sleep 100 &
 trap 'kill $!; wait $!; exit 1' TERM USR2

@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -767,6 +767,25 @@ fn a_process_that_a_real_time_signal_kills_gives_its_place_back() {
     assert!(killed.success());
     endpoint.log("ended by signal 34");
     assert!(greets(&mut endpoint.tcp()));
+}
+
+/// Who reads its standard error to the end, such as FreeBSD's daemon(8), starts it anew only then.
+#[test]
+fn a_listener_that_logs_to_syslog_leaves_its_standard_error_to_no_connection() {
+    let host = Host::new();
+    // With -q no syslog is needed.
+    let mut endpoint = host.listen(&["--syslog", "-q"]);
+    let mut held = endpoint.tcp();
+    assert!(
+        greets(&mut endpoint.tcp()),
+        "the first one has its process, too"
+    );
+    let mut listener = endpoint.child.take().unwrap();
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+    let end = endpoint.log.recv_timeout(PATIENCE);
+    assert_eq!(end, Err(RecvTimeoutError::Disconnected));
+    assert!(greets(&mut held), "that goes on");
 }
 
 #[test]

@@ -256,7 +256,6 @@ fn rc_scripts_start_what_there_is_with_options_that_exist() {
         let expected = match program.as_str() {
             "petreld" => None,
             "petrel-tls" => Some("petrel"),
-            "petrel-influx" => Some("petrel-stats"),
             other => Some(other),
         };
         assert_eq!(user, expected, "{name}");
@@ -271,7 +270,14 @@ fn rc_scripts_start_what_there_is_with_options_that_exist() {
         let words = RcHost::new(&format!("flags-{name}"), &settings).started(&name);
         assert_eq!(words.last().unwrap(), "--tmpdir=/x", "{name}");
         let place = words.iter().position(|word| *word == path).unwrap();
-        assert_eq!(&words[place + 1..], ["-v", "--tmpdir=/x"], "{name}");
+        let given = &words[place + 1..];
+        // A listener is started again while its connections go on.
+        let given = match given.strip_prefix(&["--syslog".to_owned()]) {
+            Some(given) if name == "petrel_tls" => given,
+            None if name != "petrel_tls" => given,
+            _ => panic!("{name}: {given:?}"),
+        };
+        assert_eq!(given, ["-v", "--tmpdir=/x"], "{name}");
     }
 }
 
@@ -324,8 +330,57 @@ fn the_freebsd_package_lists_every_file_and_no_other() {
     let manifest = fs::read_to_string(target.join("+MANIFEST")).unwrap();
     assert!(manifest.contains(concat!("version: \"", env!("CARGO_PKG_VERSION"), "\"\n")));
     assert!(!manifest.contains("@PREFIX@"), "{manifest}");
+    // An upgrade does not take certificates from who was let at them.
+    let folders = manifest.lines().filter_map(|line| {
+        let (test, made) = line.split_once(" || install -d ")?;
+        let (_, folder) = made.rsplit_once(' ')?;
+        assert_eq!(test, format!("[ -d {folder} ]"));
+        Some(folder)
+    });
+    let folders: Vec<_> = folders.collect();
+    assert_eq!(folders, ["/var/db/petrel", "/usr/local/etc/petrel"]);
+    assert_eq!(manifest.matches("install -d").count(), folders.len());
     // petrel-stats is no root, tenders are.
     assert!(!manifest.contains("see_other_uids=0"), "{manifest}");
+}
+
+/// On FreeBSD a socket has the group that may connect, petreld's is the group petrel's, and the folder is that of who makes
+/// sockets.
+#[test]
+fn on_freebsd_only_who_needs_it_can_command_the_supervisor() {
+    let manifest = fs::read_to_string(source("contrib/freebsd/MANIFEST.in")).unwrap();
+    let members = |group: &str| -> BTreeSet<String> {
+        let command = format!("pw groupmod {group} -m ");
+        let members = manifest
+            .lines()
+            .find_map(|line| line.strip_prefix(&command));
+        let members = members.into_iter().flat_map(|members| members.split(','));
+        members.map(str::to_owned).collect()
+    };
+    for (group, expected) in [
+        ("petrel", &["petrel-stats"][..]),
+        ("petrel-sockets", &["petrel-console", "petrel-stats"]),
+        ("petrel-console", &["petrel"]),
+        ("petrel-stats", &["petrel", "petrel-influx"]),
+        ("petrel-influx", &[]),
+    ] {
+        let expected = expected.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(members(group), expected, "{group}");
+        assert!(manifest.contains(&format!(", {group}")) || group == "petrel");
+    }
+    for name in names("rc.d") {
+        let text = fs::read_to_string(source("rc.d").join(&name)).unwrap();
+        let made: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("install -d "))
+            .collect();
+        let expected = [
+            "-o root -g wheel -m 755 /var/run/petrel",
+            "-o root -g petrel-sockets -m 1775 /var/run/petrel/util",
+            "-o root -g petrel-console -m 750 /var/run/petrel/fifo",
+        ];
+        assert_eq!(made, expected, "{name}");
+    }
 }
 
 #[test]

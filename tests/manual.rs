@@ -29,9 +29,9 @@ use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
-    AGE_STEP, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT,
-    MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
-    MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, machine, restart,
+    AGE_STEP, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS,
+    MAX_BLOCK_STREAMS_OF_TENANT, MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING,
+    MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, machine, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -552,6 +552,15 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of quiet", time(host::RELOAD_STEP)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
+        format!("{} to stop", time(MACHINE_STOP_DEADLINE)),
+        format!(
+            "{} before a connection that was refused",
+            time(socket::REFUSED_STEP)
+        ),
+        format!(
+            "{} of a socket that refuses connections",
+            time(socket::REFUSED_PATIENCE)
+        ),
         format!("{} before a restart", time(restart::SHORTEST_WAIT)),
         format!("{} before a restart", time(restart::LONGEST_WAIT)),
         format!("{} of a stable run", time(restart::STABLE)),

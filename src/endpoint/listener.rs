@@ -84,7 +84,14 @@ struct Connection {
 /// Beyond all that there may be, connections wait in the kernel's queue: they are served in turn, where closing them
 /// would leave the service to whoever asks most often. One source's further connections are closed, so that it cannot
 /// take all places.
-pub fn serve(listener: &TcpListener, arguments: &[OsString], most: Most) -> io::Result<()> {
+///
+/// Without `errors` the processes do not get standard error: who reads that would wait for them when this one has ended.
+pub fn serve(
+    listener: &TcpListener,
+    arguments: &[OsString],
+    most: Most,
+    errors: bool,
+) -> io::Result<()> {
     let program = std::env::current_exe()?;
     listener.set_nonblocking(true)?;
     let mut signals = Signals::listen()?;
@@ -125,7 +132,7 @@ pub fn serve(listener: &TcpListener, arguments: &[OsString], most: Most) -> io::
                     refused(Outcome::Refused, &reason);
                     continue;
                 }
-                match spawn(&program, arguments, socket) {
+                match spawn(&program, arguments, socket, errors) {
                     Ok(pid) => {
                         processes.insert(pid, Connection { peer, began });
                         let (running, most) = (processes.len(), most.all);
@@ -173,7 +180,17 @@ fn announce(listener: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-fn spawn(program: &Path, arguments: &[OsString], socket: TcpStream) -> io::Result<Pid> {
+fn spawn(
+    program: &Path,
+    arguments: &[OsString],
+    socket: TcpStream,
+    errors: bool,
+) -> io::Result<Pid> {
+    let errors = if errors {
+        Stdio::inherit()
+    } else {
+        Stdio::null()
+    };
     // The child is not waited for by this handle, but by `reap`.
     Command::new(program)
         .args(arguments)
@@ -181,6 +198,7 @@ fn spawn(program: &Path, arguments: &[OsString], socket: TcpStream) -> io::Resul
         .env_remove("LISTEN_FDS")
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .stdout(Stdio::null())
+        .stderr(errors)
         .spawn()
         .map(|child| Pid::from_raw(child.id().cast_signed()))
 }

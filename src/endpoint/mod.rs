@@ -326,7 +326,7 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
         all,
         per_source: per_source.unwrap_or(all / SOURCES).max(1),
     };
-    listener::serve(listener, &arguments(options), most).map_err(failed)
+    listener::serve(listener, &arguments(options), most, !options.syslog).map_err(failed)
 }
 
 /// The command line of the process for one connection.

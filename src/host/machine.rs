@@ -19,7 +19,7 @@ use crate::name::Name;
 use crate::supervisor::machine::{self, DESTROY_DEADLINE, LOAD_DEADLINE, Plan};
 use crate::supervisor::{History, Owner, RunId};
 use crate::sys::child::Ended;
-use crate::sys::spawn::{self, Confinement, Program};
+use crate::sys::spawn::{self, Confinement, Input, Program};
 use crate::unikernel::Version;
 
 /// Folder of the device maps below the runtime folder.
@@ -357,6 +357,8 @@ fn destroy(machine: &str) -> Result<Pid, String> {
     let program = Program {
         path: &program,
         arguments: machine::destroy(machine),
+        environment: &[],
+        input: Input::End,
         output: File::from(output.map_err(|error| error.to_string())?),
     };
     let confinement = Confinement {

@@ -1,11 +1,13 @@
 //! FreeBSD: no socket is handed over; daemons listen by themselves.
 
 use std::io;
+use std::os::unix::fs::lchown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::unistd::{Group, getegid, geteuid};
 
 use super::Folder;
 use crate::sys::capsicum;
@@ -16,8 +18,25 @@ pub(super) const RUNTIME_FOLDER: &str = "/var/run/petrel";
 /// Default of `--dbdir`.
 pub(super) const DATABASE_FOLDER: &str = "/var/db/petrel";
 
+/// Whether a daemon whose queue of connections is full refuses further ones, as if there were none.
+pub(super) const FULL_QUEUE_REFUSES: bool = true;
+
 /// Opens a folder for what is in it only: `O_SEARCH` of `<fcntl.h>`, which is `O_EXEC`.
 pub(super) const SEARCH: OFlag = OFlag::from_bits_retain(libc::O_EXEC);
+
+/// The group whose members may command the supervisor.
+const COMMANDERS: &str = "petrel";
+
+/// Gives a new socket the group of those who may connect. By itself it has that of its folder, whose members make sockets
+/// there: it gets that of its daemon instead, and one of root's, if there is such a group, that of the [`COMMANDERS`].
+pub(super) fn set_group(path: &Path) -> io::Result<()> {
+    let group = if geteuid().is_root() {
+        Group::from_name(COMMANDERS)?.map(|group| group.gid)
+    } else {
+        None
+    };
+    lchown(path, None, Some(group.unwrap_or_else(getegid).as_raw()))
+}
 
 /// The listening socket of a service manager.
 pub fn activated() -> io::Result<UnixListener> {

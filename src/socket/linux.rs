@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 
 use libsystemd::activation::{IsType, receive_descriptors};
 
@@ -18,8 +19,20 @@ pub(super) const RUNTIME_FOLDER: &str = "/run/petrel";
 /// Default of `--dbdir`.
 pub(super) const DATABASE_FOLDER: &str = "/var/lib/petrel";
 
+/// Whether a daemon whose queue of connections is full refuses further ones, as if there were none: here one waits.
+pub(super) const FULL_QUEUE_REFUSES: bool = false;
+
 /// Opens a folder for what is in it only.
 pub(super) const SEARCH: OFlag = OFlag::O_PATH;
+
+/// A new socket has the group of its daemon; those of systemd have that of their units.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the interface is that of the other systems"
+)]
+pub(super) fn set_group(_: &Path) -> io::Result<()> {
+    Ok(())
+}
 
 /// The listening Unix socket that systemd hands over; it must be the only descriptor.
 pub fn activated() -> io::Result<UnixListener> {

@@ -15,7 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -51,6 +52,13 @@ pub const RUNTIME_FOLDER: &str = os::RUNTIME_FOLDER;
 
 /// Default of `--dbdir`, the database folder.
 pub const DATABASE_FOLDER: &str = os::DATABASE_FOLDER;
+
+/// How long a socket may refuse connections before it is taken for one that no daemon listens on, where a full queue refuses
+/// them (FreeBSD).
+pub const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long to wait before a connection that was refused is tried again there.
+pub const REFUSED_STEP: Duration = Duration::from_millis(50);
 
 /// Most octets read from a peer at once.
 const READ: usize = 1 << 14;
@@ -91,14 +99,39 @@ impl Folder {
 
     /// Connects to the daemon with the socket `file`, which may take until `patience` is over to accept.
     pub fn connect(&self, file: &str, patience: Duration) -> io::Result<UnixStream> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        let daemon = UnixStream::from(socket);
-        // A daemon that does not accept blocks connect(2) once its backlog is full.
-        daemon.set_write_timeout(Some(patience))?;
-        os::connect(self, &daemon, file)?;
+        let daemon = patiently(os::FULL_QUEUE_REFUSES, patience, || {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let family = AddressFamily::Unix;
+            let socket = nix::sys::socket::socket(family, SockType::Stream, flags, None)?;
+            let daemon = UnixStream::from(socket);
+            // On Linux a daemon that does not accept blocks connect(2) once its backlog is full.
+            daemon.set_write_timeout(Some(patience))?;
+            os::connect(self, &daemon, file)?;
+            Ok(daemon)
+        })?;
         daemon.set_nonblocking(true)?;
         Ok(daemon)
+    }
+}
+
+/// Tries until `patience` is over, if a refusal may be one of a full queue.
+fn patiently<T>(
+    full_queue_refuses: bool,
+    patience: Duration,
+    attempt: impl Fn() -> io::Result<T>,
+) -> io::Result<T> {
+    let end = Instant::now() + patience;
+    loop {
+        match attempt() {
+            Err(error)
+                if full_queue_refuses
+                    && error.kind() == ErrorKind::ConnectionRefused
+                    && Instant::now() < end =>
+            {
+                thread::sleep(REFUSED_STEP);
+            }
+            result => return result,
+        }
     }
 }
 
@@ -108,7 +141,10 @@ impl Folder {
 /// `AddrInUse` if a daemon answers there.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     // A daemon whose queue of connections is full is there, too.
-    if matches!(connect(path), Ok(_) | Err(Errno::EAGAIN)) {
+    let is_there = patiently(os::FULL_QUEUE_REFUSES, REFUSED_PATIENCE, || {
+        connect(path).map_err(io::Error::from)
+    });
+    if is_there.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |_| true) {
         return Err(io::Error::new(
             ErrorKind::AddrInUse,
             "another daemon answers on this socket",
@@ -123,6 +159,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path);
     umask(before);
     let listener = listener?;
+    os::set_group(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -131,7 +168,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Connects to the daemon at `path`, without waiting for a place in its queue.
 ///
 /// # Errors
-/// `EAGAIN` if the queue is full.
+/// `EAGAIN` if the queue is full; on FreeBSD that is `ECONNREFUSED`, as if there were no daemon.
 pub fn connect(path: &Path) -> Result<UnixStream, Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -287,6 +324,7 @@ impl AsFd for Peer {
 mod tests {
     use super::*;
     use crate::wire::frame::frame;
+    use std::cell::Cell;
 
     #[test]
     fn a_peer_receives_frames_and_sends_octets() {
@@ -301,6 +339,53 @@ mod tests {
         assert_eq!(&answer, b"world");
         drop(theirs);
         assert!(!peer.receive().unwrap());
+    }
+
+    #[test]
+    fn a_queue_that_refuses_is_tried_until_there_is_a_place_in_it() {
+        let attempts = Cell::new(0);
+        let attempt = |refusals: u32, error: Errno| {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() > refusals {
+                return Ok(());
+            }
+            Err(io::Error::from(error))
+        };
+        let tried = |full_queue_refuses, patience, refusals, error| {
+            attempts.set(0);
+            let result = patiently(full_queue_refuses, patience, || attempt(refusals, error));
+            (result.is_ok(), attempts.get())
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(tried(true, long, 2, Errno::ECONNREFUSED), (true, 3));
+        // Not for ever; not where there is nobody then; not for another reason.
+        assert_eq!(
+            tried(true, Duration::ZERO, 2, Errno::ECONNREFUSED),
+            (false, 1)
+        );
+        assert_eq!(tried(false, long, 2, Errno::ECONNREFUSED), (false, 1));
+        assert_eq!(tried(true, long, 2, Errno::ENOENT), (false, 1));
+    }
+
+    #[test]
+    fn a_daemon_whose_queue_is_full_is_not_taken_for_a_dead_one() {
+        let folder = std::env::temp_dir().join(format!("petrel-full-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("daemon.sock");
+        let listener = listen(&path).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
+        assert!(!waiting.is_empty());
+        let place = thread::spawn({
+            let path = path.clone();
+            move || listen(&path).map(drop)
+        });
+        // Where it refuses there is a place in time.
+        if os::FULL_QUEUE_REFUSES {
+            drop(listener.accept().unwrap());
+        }
+        let error = place.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

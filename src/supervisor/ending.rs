@@ -2,16 +2,18 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::{info, warn};
 
 use super::operation::{Goal, Operation, Phase, Upload, Written};
 use super::restart::{self, Decision};
 use super::{
-    Effect, Ended, MAX_ENDED, MAX_ENDED_IN_PATH, Moment, Run, RunId, Supervisor, Timer, Unikernel,
+    Effect, Ended, MACHINE_STOP_DEADLINE, MAX_ENDED, MAX_ENDED_IN_PATH, Moment, Run, RunId,
+    Supervisor, Timer, Unikernel,
 };
 use crate::name::Name;
-use crate::unikernel::Death;
+use crate::unikernel::{Death, Kind};
 use crate::wire::state::LastExit;
 
 impl Supervisor {
@@ -164,15 +166,22 @@ impl Supervisor {
         {
             *asked_to_stop = true;
             let run = *run;
-            self.end_run(run);
+            self.end_run(run, name);
         }
     }
 
     /// SIGTERM now, SIGKILL when that was not enough.
-    pub(super) fn end_run(&mut self, run: RunId) {
+    pub(super) fn end_run(&mut self, run: RunId, name: &Name) {
+        let present = self.unikernels.get(name);
+        let machine = present.is_some_and(|present| present.version.config.kind == Kind::Bhyve);
+        let least = if machine {
+            MACHINE_STOP_DEADLINE
+        } else {
+            Duration::ZERO
+        };
         self.effects.push(Effect::Signal { run, kill: false });
         self.effects.push(Effect::Wake {
-            after: self.stop_deadline,
+            after: self.stop_deadline.max(least),
             timer: Timer::Kill(run),
         });
     }

@@ -74,6 +74,10 @@ pub const SAVE_RETRY: Duration = Duration::from_secs(5);
 /// How long a tender has between SIGTERM and SIGKILL.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a BHyve machine has at least: its guest shuts down as when its power button is pressed. FreeBSD gives all
+/// services 90 s at its own end (`rcshutdown_timeout` of rc.conf(5)).
+pub const MACHINE_STOP_DEADLINE: Duration = Duration::from_secs(60);
+
 /// What the supervisor is told once and for all.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -83,7 +87,7 @@ pub struct Settings {
     pub devices: BlockDevices,
     /// What names its BHyve machines, or why it runs none.
     pub machines: Result<Owner, &'static str>,
-    /// How long a tender has between SIGTERM and SIGKILL.
+    /// How long a tender has between SIGTERM and SIGKILL; that of a machine [longer](MACHINE_STOP_DEADLINE).
     pub stop_deadline: Duration,
     /// Any number, for jitter.
     pub seed: u32,

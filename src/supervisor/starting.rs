@@ -61,7 +61,7 @@ impl Supervisor {
             warn!(
                 "{name}: a tender of an earlier supervisor, which was to end or is not recorded, is ended"
             );
-            self.end_run(run);
+            self.end_run(run, &name);
         }
         let mut due: Vec<_> = self
             .unikernels

@@ -1,4 +1,4 @@
-//! FreeBSD: the counters of a virtual machine of vmm(4), as `<machine/vmm_dev.h>` has them from FreeBSD 14.0 on.
+//! FreeBSD: the end of a virtual machine of vmm(4); its counters, as `<machine/vmm_dev.h>` has them from FreeBSD 14.0 on.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -6,9 +6,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::zeroed;
 use std::os::fd::AsRawFd;
+use std::ptr;
 
 use nix::errno::Errno;
-use nix::libc::{c_char, c_int, timeval};
+use nix::libc::{self, c_char, c_int, timeval};
+
+/// What machines are destroyed by.
+const DESTROY: &CStr = c"hw.vmm.destroy";
 
 /// Counters told at once.
 const AT_ONCE: usize = 64;
@@ -44,6 +48,26 @@ nix::ioctl_readwrite!(
     51,
     Description
 );
+
+/// Destroys the machine of this name, with its memory. `false`: there is none.
+pub fn destroy(name: &str) -> io::Result<bool> {
+    // SAFETY: `name` is read up to its length, and nothing is written.
+    let destroyed = unsafe {
+        libc::sysctlbyname(
+            DESTROY.as_ptr(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            name.as_ptr().cast(),
+            name.len(),
+        )
+    };
+    match Errno::result(destroyed) {
+        Ok(_) => Ok(true),
+        // There is no machine of this name; vmm(4) is not loaded.
+        Err(Errno::EINVAL | Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// A virtual machine, and what is counted of it.
 #[derive(Debug)]

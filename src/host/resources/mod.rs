@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
@@ -60,10 +62,25 @@ pub fn is_bridge(name: &str) -> io::Result<bool> {
 
 /// Those that are online and in the affinity of this process: the system leaves out the others.
 fn processors() -> io::Result<BTreeSet<CpuId>> {
-    let ours = sched_getaffinity(Pid::from_raw(0))?;
+    let ours = sched_getaffinity(Pid::from_raw(0));
+    let online = thread::available_parallelism()?;
+    Ok(usable(ours, online.get())?)
+}
+
+/// Where a set of processors has no room for all that the host has (FreeBSD from 14 on has more than the C library's 256),
+/// those for which it has.
+fn usable(ours: nix::Result<CpuSet>, online: usize) -> nix::Result<BTreeSet<CpuId>> {
     let most = CpuId::try_from(CpuSet::count()).unwrap_or(CpuId::MAX);
-    let usable = |cpu: &CpuId| ours.is_set((*cpu).into()).unwrap_or(false);
-    Ok((0..most).filter(usable).collect())
+    match ours {
+        Ok(ours) => {
+            let usable = |cpu: &CpuId| ours.is_set((*cpu).into()).unwrap_or(false);
+            Ok((0..most).filter(usable).collect())
+        }
+        Err(Errno::ERANGE | Errno::EINVAL) => {
+            Ok((0..most.min(CpuId::try_from(online).unwrap_or(CpuId::MAX))).collect())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Octets of the file system that the folder is on.
@@ -101,6 +118,18 @@ impl std::error::Error for ResourceError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_with_more_processors_than_a_set_has_room_for_has_those_of_the_set() {
+        let mut ours = CpuSet::new();
+        ours.set(1).unwrap();
+        ours.set(5).unwrap();
+        assert_eq!(usable(Ok(ours), 8).unwrap(), [1, 5].into());
+        assert_eq!(usable(Err(Errno::ERANGE), 4).unwrap(), (0..4).collect());
+        let all = usable(Err(Errno::EINVAL), 1 << 20).unwrap();
+        assert_eq!(all.len(), CpuSet::count());
+        assert_eq!(usable(Err(Errno::EPERM), 4), Err(Errno::EPERM));
+    }
 
     #[test]
     fn a_database_that_is_not_there_is_named() {

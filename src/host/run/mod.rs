@@ -90,7 +90,7 @@ impl Runs {
             }
         };
         let records = Records::open(runtime_folder).map_err(RunError::Record)?;
-        let survivors = records.survivors().map_err(RunError::Record)?;
+        let survivors = records.survivors(clear_up).map_err(RunError::Record)?;
         for Survivor { name, process, .. } in &survivors {
             let pid = process.id().pid;
             log::info!("{name} runs already, as process {pid}");
@@ -287,11 +287,13 @@ impl Runs {
     }
 
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
-    /// was no tender, otherwise also the name of its unikernel.
+    /// was no tender, otherwise also the name of its unikernel. Before anything else is started: that might get its
+    /// number.
     pub fn ended(&mut self, pid: Pid) -> Option<(Name, Over)> {
         let mut runs = self.running.iter();
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
+        clear_up(pid);
         let group = running.group;
         let out_of_memory = group.as_ref().is_some_and(Group::out_of_memory);
         group.into_iter().for_each(Group::remove);
@@ -309,6 +311,17 @@ impl Runs {
         let running = self.running.values().map(|running| running.user);
         let taken: BTreeSet<_> = left.chain(running).flatten().collect();
         users.next(self.latest_user, &taken).map(Some)
+    }
+}
+
+/// Removes what a tender that has ended may have left in the kernel.
+fn clear_up(pid: Pid) {
+    match tender::destroy_vmm_device(pid) {
+        Ok(true) => log::info!("the virtual machine that process {pid} has left is destroyed"),
+        Ok(false) => {}
+        Err(error) => {
+            log::warn!("cannot destroy the virtual machine that process {pid} has left: {error}");
+        }
     }
 }
 

@@ -93,7 +93,24 @@ pub enum RecordError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Damage(&'static str);
 
-const NAMELESS: Damage = Damage("its name is none of a unikernel");
+/// What a record tells.
+#[derive(Debug)]
+struct Seen {
+    /// Its tender, if it runs.
+    survivor: Option<Survivor>,
+    /// The number of its tender, if that has ended and no other process has it.
+    gone: Option<Pid>,
+    /// What is wrong with the record.
+    damage: Option<Damage>,
+}
+
+impl Seen {
+    const NAMELESS: Self = Self {
+        survivor: None,
+        gone: None,
+        damage: Some(Damage("its name is none of a unikernel")),
+    };
+}
 
 impl Records {
     /// The records below `runtime_folder`; the folder is made if missing.
@@ -146,16 +163,22 @@ impl Records {
         }
     }
 
-    /// The tenders that run. Records of others are removed; what is wrong with records is told in the log.
-    pub fn survivors(&self) -> Result<Vec<Survivor>, RecordError> {
+    /// The tenders that run. Records of others are removed; what is wrong with records is told in the log. Before the
+    /// record of a tender goes that has ended since this boot of the system, `gone` gets its number, unless another
+    /// process has that now.
+    pub fn survivors(&self, gone: impl Fn(Pid)) -> Result<Vec<Survivor>, RecordError> {
         let mut survivors = Vec::new();
         let failed = || RecordError::file("list", &self.folder);
         for entry in fs::read_dir(&self.folder).map_err(failed())? {
             let path = entry.map_err(failed())?.path();
             // Where that fails its tender may run: a second one must not be started.
             let found = self.survivor(&path);
-            let (survivor, damage) =
-                found.map_err(|error| RecordError::Unreadable(Box::new(error)))?;
+            let seen = found.map_err(|error| RecordError::Unreadable(Box::new(error)))?;
+            let Seen {
+                survivor,
+                gone: ended,
+                damage,
+            } = seen;
             if let Some(damage) = damage {
                 let follows = match survivor {
                     Some(_) => "its tender is ended",
@@ -163,18 +186,19 @@ impl Records {
                 };
                 log::warn!("{}: {damage}; {follows}", path.display());
             }
-            match survivor {
-                Some(survivor) => survivors.push(survivor),
-                None => fs::remove_file(&path).map_err(RecordError::file("remove", &path))?,
+            if let Some(survivor) = survivor {
+                survivors.push(survivor);
+            } else {
+                ended.into_iter().for_each(&gone);
+                fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
             }
         }
         Ok(survivors)
     }
 
-    /// The tender of this record, if it runs, and what is wrong with the record.
-    fn survivor(&self, path: &Path) -> Result<(Option<Survivor>, Option<Damage>), RecordError> {
+    fn survivor(&self, path: &Path) -> Result<Seen, RecordError> {
         let Some(name) = name(path) else {
-            return Ok((None, Some(NAMELESS)));
+            return Ok(Seen::NAMELESS);
         };
         let file = open(path)?;
         let file = patient_lock(file).map_err(RecordError::file("lock", path))?;
@@ -209,10 +233,12 @@ pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), Recor
         let path = entry.map_err(RecordError::file("list", &folder))?.path();
         let found = match name(&path) {
             Some(name) => open(&path).and_then(|file| read(name, &path, &file, &boot)),
-            None => Ok((None, Some(NAMELESS))),
+            None => Ok(Seen::NAMELESS),
         };
         match found {
-            Ok((survivor, damage)) => {
+            Ok(Seen {
+                survivor, damage, ..
+            }) => {
                 survivors.extend(survivor);
                 problems.extend(damage.map(|damage| format!("{}: {damage}", path.display())));
             }
@@ -234,13 +260,8 @@ fn open(path: &Path) -> Result<File, RecordError> {
         .map_err(RecordError::file("open", path))
 }
 
-/// The tender of this record, if it runs since this boot of the system, and what is wrong with the record.
-fn read(
-    name: Name,
-    path: &Path,
-    file: &File,
-    boot: &str,
-) -> Result<(Option<Survivor>, Option<Damage>), RecordError> {
+/// What this record tells of a tender that was started since this boot of the system.
+fn read(name: Name, path: &Path, file: &File, boot: &str) -> Result<Seen, RecordError> {
     let mut text = Vec::new();
     file.take(LONGEST)
         .read_to_end(&mut text)
@@ -252,15 +273,27 @@ fn read(
         damage,
     } = decode(&text);
     // Without a process it was never executed.
-    let process = process.filter(|_| recorded == Some(boot));
-    let process = process.map(Process::open).transpose();
-    let process = process.map_err(RecordError::file("find the process of", path))?;
-    let survivor = process.flatten().map(|process| Survivor {
+    let id = process.filter(|_| recorded == Some(boot));
+    let failed = || RecordError::file("find the process of", path);
+    let process = id.map(Process::open).transpose().map_err(failed())?;
+    let process = process.flatten();
+    let gone = match id {
+        Some(ProcessId { pid, .. }) if process.is_none() => {
+            let other = ProcessId::of(pid).map_err(failed())?;
+            other.is_none().then_some(pid)
+        }
+        _ => None,
+    };
+    let survivor = process.map(|process| Survivor {
         name,
         record,
         process,
     });
-    Ok((survivor, damage))
+    Ok(Seen {
+        survivor,
+        gone,
+        damage,
+    })
 }
 
 /// Waits, but not for ever, for others that have it.
@@ -473,9 +506,10 @@ mod tests {
     use super::*;
     use crate::sys::child::Ended;
     use crate::sys::process::End;
-    use crate::sys::spawn::{Confinement, Program, confined, record_line};
+    use crate::sys::spawn::{Confinement, Input, Program, confined, record_line};
     use nix::sys::signal::{Signal, kill};
     use nix::sys::wait::waitpid;
+    use std::cell::RefCell;
     use std::os::unix::fs::MetadataExt;
 
     struct Folder(PathBuf);
@@ -519,6 +553,8 @@ mod tests {
         let sleep = Program {
             path: Path::new("/bin/sleep"),
             arguments: vec!["60".into()],
+            environment: &[],
+            input: Input::End,
             output: File::create("/dev/null").unwrap(),
         };
         let confinement = Confinement {
@@ -535,6 +571,10 @@ mod tests {
         confined(sleep, confinement).unwrap()
     }
 
+    fn survivors(records: &Records) -> Result<Vec<Survivor>, RecordError> {
+        records.survivors(|_| ())
+    }
+
     fn is_removed(records: &Records) -> bool {
         !records.path(&name()).exists()
     }
@@ -544,7 +584,7 @@ mod tests {
         let (_folder, records) = records("unreadable");
         let path = records.path(&name());
         fs::create_dir(&path).unwrap();
-        let error = records.survivors().unwrap_err().to_string();
+        let error = survivors(&records).unwrap_err().to_string();
         assert!(error.contains("remove the record"), "{error}");
         assert!(path.exists());
     }
@@ -558,21 +598,21 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&records.folder), 0o700);
         assert_eq!(mode(&records.path(&name())), 0o600);
-        let mut survivors = records.survivors().unwrap();
-        let survivor = survivors.pop().unwrap();
+        let mut found = survivors(&records).unwrap();
+        let survivor = found.pop().unwrap();
         assert_eq!((survivor.name, survivor.record), (name(), record()));
         assert_eq!(survivor.process.id().pid, child);
-        assert!(survivors.is_empty() && !is_removed(&records));
+        assert!(found.is_empty() && !is_removed(&records));
         records.stopping(&name()).unwrap();
         let asked = Record {
             stopping: true,
             ..record()
         };
-        assert_eq!(records.survivors().unwrap()[0].record, asked);
+        assert_eq!(survivors(&records).unwrap()[0].record, asked);
 
         kill(child, Signal::SIGKILL).unwrap();
         waitpid(child, None).unwrap();
-        assert!(records.survivors().unwrap().is_empty());
+        assert!(survivors(&records).unwrap().is_empty());
         assert!(is_removed(&records));
     }
 
@@ -586,11 +626,11 @@ mod tests {
         let pid = nix::sys::wait::Id::Pid(child);
         let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
         nix::sys::wait::waitid(pid, flags).unwrap();
-        let found = records.survivors().unwrap();
+        let found = survivors(&records).unwrap();
         let ended = found[0].process.ended().unwrap();
         assert_eq!(ended, Some(End::Known(Ended::Signal(9))));
         waitpid(child, None).unwrap();
-        assert!(records.survivors().unwrap().is_empty());
+        assert!(survivors(&records).unwrap().is_empty());
     }
 
     #[test]
@@ -601,7 +641,7 @@ mod tests {
             let mut text = encode(boot, &record()).into_bytes();
             record_line(id, &mut text).unwrap();
             fs::write(records.path(&name()), text).unwrap();
-            let found = !records.survivors().unwrap().is_empty();
+            let found = !survivors(&records).unwrap().is_empty();
             assert_eq!(found, !is_removed(&records));
             found
         };
@@ -612,10 +652,38 @@ mod tests {
     }
 
     #[test]
+    fn of_a_tender_that_has_ended_meanwhile_something_may_be_left_and_of_others_not() {
+        let (_folder, records) = records("gone");
+        let opened = records.create(&name(), &record()).unwrap();
+        let child = start(&opened);
+        drop(opened);
+        let text = fs::read_to_string(records.path(&name())).unwrap();
+        let gone = |text: &str| {
+            fs::write(records.path(&name()), text).unwrap();
+            let gone = RefCell::new(Vec::new());
+            let found = records.survivors(|pid| gone.borrow_mut().push(pid));
+            found.unwrap();
+            gone.into_inner()
+        };
+        assert!(gone(&text).is_empty());
+        kill(child, Signal::SIGKILL).unwrap();
+        waitpid(child, None).unwrap();
+        assert_eq!(gone(&text), [child]);
+        // Of another boot of the system; whose number another process has; that was not executed.
+        assert!(gone(&text.replace(&records.boot, "another")).is_empty());
+        let mut id = ProcessId::own().unwrap();
+        id.start += 1;
+        let mut reused = encode(&records.boot, &record()).into_bytes();
+        record_line(id, &mut reused).unwrap();
+        assert!(gone(&String::from_utf8(reused).unwrap()).is_empty());
+        assert!(gone(&encode(&records.boot, &record())).is_empty());
+    }
+
+    #[test]
     fn a_record_without_a_process_is_of_none_that_was_executed() {
         let (_folder, records) = records("early");
         drop(records.create(&name(), &record()).unwrap());
-        assert!(records.survivors().unwrap().is_empty());
+        assert!(survivors(&records).unwrap().is_empty());
         assert!(is_removed(&records));
     }
 
@@ -627,7 +695,7 @@ mod tests {
         let mut child = opened.for_child().unwrap();
         std::mem::forget(opened);
         let id = ProcessId::own().unwrap();
-        let waiting = thread::spawn(move || records.survivors().unwrap().len());
+        let waiting = thread::spawn(move || survivors(&records).unwrap().len());
         thread::sleep(Duration::from_millis(20));
         assert!(!waiting.is_finished());
         record_line(id, &mut child).unwrap();
@@ -663,11 +731,11 @@ mod tests {
         for text in cases {
             assert!(decode(text.as_bytes()).damage.is_some(), "{text}");
             fs::write(records.path(&name()), &text).unwrap();
-            assert!(records.survivors().unwrap().is_empty(), "{text}");
+            assert!(survivors(&records).unwrap().is_empty(), "{text}");
             assert!(is_removed(&records), "{text}");
         }
         fs::write(records.folder.join("no/name".replace('/', "\n")), good).unwrap();
-        assert!(records.survivors().unwrap().is_empty());
+        assert!(survivors(&records).unwrap().is_empty());
         assert_eq!(fs::read_dir(&records.folder).unwrap().count(), 0);
     }
 
@@ -690,7 +758,7 @@ mod tests {
         for text in cases.into_iter().chain([torn, no_text]) {
             let told = String::from_utf8_lossy(&text).into_owned();
             fs::write(records.path(&name()), &text).unwrap();
-            let survivors = records.survivors().unwrap();
+            let survivors = survivors(&records).unwrap();
             assert_eq!(survivors.len(), 1, "{told}");
             assert_eq!(survivors[0].process.id(), ProcessId::own().unwrap());
             assert!(survivors[0].record.stopping, "{told}");
@@ -699,7 +767,7 @@ mod tests {
         // Not of another boot.
         let other = encode("another", &record()).replace("user 2001", "user x");
         fs::write(records.path(&name()), [other.as_bytes(), &process].concat()).unwrap();
-        assert!(records.survivors().unwrap().is_empty() && is_removed(&records));
+        assert!(survivors(&records).unwrap().is_empty() && is_removed(&records));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! FreeBSD 13 and later: tap(4), whose device node gets the name that the interface is given.
+//! FreeBSD 13.1 and later: tap(4), whose device node gets the name that the interface is given.
 
 use nix::errno::Errno;
 

@@ -1,5 +1,6 @@
 //! Linux: tenders need no rights, but hvt and networks their devices.
 
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -17,6 +18,15 @@ pub const MACHINES: Result<&str, &str> = Err("BHyve machines run on FreeBSD only
 /// The virtual machine of the tender with this process in vmm(4), which there is none of on this system.
 pub fn vmm_device(_: Pid) -> String {
     String::new()
+}
+
+/// Destroys that virtual machine; here it is gone with its tender.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the interface is that of the other systems"
+)]
+pub fn destroy_vmm_device(_: Pid) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// What hvt needs.

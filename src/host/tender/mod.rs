@@ -18,7 +18,7 @@ use crate::policy::CpuId;
 use crate::sys::spawn::SpawnError;
 
 pub use fifo::Fifo;
-pub use os::{MACHINES, ONLY_ROOT, vmm_device};
+pub use os::{MACHINES, ONLY_ROOT, destroy_vmm_device, vmm_device};
 pub use search::{PROBE_DEADLINE, PROBE_PAUSE, Tenders, program};
 pub use start::{
     ADDRESS_SPACE_SLACK, Guest, HVT_PROCESSES, MACHINE_SLACK, OOM_SCORE, OPEN_FILES, SPT_PROCESSES,

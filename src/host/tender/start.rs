@@ -1,6 +1,6 @@
 //! How a tender is started.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::host::tap::Taps;
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::policy::CpuId;
-use crate::sys::spawn::{self, Confinement, Program, User};
+use crate::sys::spawn::{self, Confinement, Input, Program, User};
 use crate::unikernel::Config;
 
 /// MB of address space of a tender beyond the guest's memory: its code, libraries, stacks, and what the C library
@@ -35,6 +35,9 @@ pub const OOM_SCORE: i32 = 500;
 /// MB of address space of bhyve beyond the guest's memory, instead of [`ADDRESS_SPACE_SLACK`]: the hole below 4 GB that a
 /// larger guest's memory is laid out around, and the stacks of many threads.
 pub const MACHINE_SLACK: u64 = 6144;
+
+/// All of the environment of bhyve and of what loads a machine.
+const MACHINE_TERMINAL: &CStr = c"TERM=vt100";
 
 /// What a tender runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,8 @@ impl Start<'_> {
         let program = Program {
             path: self.tender,
             arguments: self.arguments,
+            environment: self.guest.environment(),
+            input: self.guest.input(),
             output: self.fifo.output()?,
         };
         // With them it has the locks.
@@ -129,6 +134,23 @@ impl Guest {
         match self {
             Self::Image(target) => os::groups_of_devices(target, networks, user),
             Self::Machine => Ok(Vec::new()),
+        }
+    }
+
+    /// grub-bhyve draws on a terminal of this kind, or ends.
+    fn environment(self) -> &'static [&'static CStr] {
+        match self {
+            Self::Image(_) => &[],
+            Self::Machine => &[MACHINE_TERMINAL],
+        }
+    }
+
+    /// bhyve waits for input to the serial port, and aborts where the system cannot do that: for `/dev/null`, it could
+    /// not for long.
+    fn input(self) -> Input {
+        match self {
+            Self::Image(_) => Input::End,
+            Self::Machine => Input::Silence,
         }
     }
 

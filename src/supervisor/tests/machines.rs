@@ -122,3 +122,30 @@ fn a_system_without_machines_says_so_before_anything_else() {
     }
     assert!(world.uploads.is_empty());
 }
+
+/// A guest shuts down when its power button is pressed, and that takes its time.
+#[test]
+fn a_machine_has_longer_to_stop_than_an_image() {
+    let second = Duration::from_secs(1);
+    for (configured, expected) in [
+        (STOP_DEADLINE, MACHINE_STOP_DEADLINE),
+        (MACHINE_STOP_DEADLINE * 2, MACHINE_STOP_DEADLINE * 2),
+    ] {
+        let mut world = with_volumes();
+        let settings = Settings {
+            stop_deadline: configured,
+            devices: BlockDevices::new(BTreeMap::new(), Some("a".parse().unwrap())),
+            ..settings()
+        };
+        world.supervisor = Supervisor::new(State::default(), Vec::new(), settings);
+        world.answer("a:x", create(&machine(), false)).unwrap();
+        world.obedient = false;
+        world.happen(Event::Terminate);
+        world.pass(expected.saturating_sub(second));
+        assert!(!world.done);
+        world.pass(second);
+        assert!(world.done);
+    }
+    // FreeBSD's rc.shutdown(8) waits no longer, for all of its services together.
+    assert!(MACHINE_STOP_DEADLINE < Duration::from_secs(90));
+}

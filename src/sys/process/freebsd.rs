@@ -16,7 +16,7 @@ use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{End, Found, ProcessId};
+use super::{End, Found, ProcessId, at_one_time};
 use crate::sys::child::Ended;
 
 /// `SZOMB` of `<sys/proc.h>`.
@@ -56,14 +56,14 @@ pub fn boot_id() -> io::Result<String> {
 /// What is known about a process; nothing if there is none.
 pub(super) fn look(pid: Pid) -> io::Result<Option<Found>> {
     let name = [CTL_KERN, KERN_PROC, KERN_PROC_PID, pid.as_raw()];
-    let Some(process) = sysctl::<kinfo_proc>(&name)? else {
+    let boot = || sysctl::<timeval>(&[CTL_KERN, KERN_BOOTTIME])?.ok_or(Errno::ENOENT.into());
+    let boot = || boot().map(microseconds);
+    // The system tells both on the wall clock, which may be set meanwhile; the difference stays.
+    let (boot, process) = at_one_time(boot, || sysctl::<kinfo_proc>(&name))?;
+    let Some(process) = process else {
         return Ok(None);
     };
-    let Some(boot) = sysctl::<timeval>(&[CTL_KERN, KERN_BOOTTIME])? else {
-        return Err(Errno::ENOENT.into());
-    };
-    // The system tells both on the wall clock, which may be set meanwhile; the difference stays.
-    let start = microseconds(process.ki_start) - microseconds(boot);
+    let start = microseconds(process.ki_start) - boot;
     Ok(Some(Found {
         start: start.try_into().unwrap_or(0),
         ended: process.ki_stat == ZOMBIE,

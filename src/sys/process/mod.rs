@@ -105,6 +105,31 @@ struct Found {
     ended: bool,
 }
 
+/// How often [`at_one_time`] tries.
+#[cfg(any(target_os = "freebsd", test))]
+const ATTEMPTS: usize = 16;
+
+/// What is read while something else, such as the clock, stays as it is: that, too.
+///
+/// # Errors
+/// `EAGAIN` if it changes each time.
+#[cfg(any(target_os = "freebsd", test))]
+fn at_one_time<A: PartialEq, B>(
+    frame: impl Fn() -> io::Result<A>,
+    mut read: impl FnMut() -> io::Result<B>,
+) -> io::Result<(A, B)> {
+    let mut before = frame()?;
+    for _ in 0..ATTEMPTS {
+        let value = read()?;
+        let after = frame()?;
+        if before == after {
+            return Ok((after, value));
+        }
+        before = after;
+    }
+    Err(nix::errno::Errno::EAGAIN.into())
+}
+
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -117,6 +142,7 @@ impl fmt::Display for End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::io::{BufRead, BufReader};
     use std::process::{ChildStdin, Command, Stdio};
     use std::time::{Duration, Instant};
@@ -161,6 +187,28 @@ mod tests {
         } else {
             assert_eq!(end, End::Known(expected));
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_meanwhile_makes_no_other_process() {
+        // What the clock is before and after each look, with a look between each two.
+        let start = |clock: &[i64]| {
+            let (clock, at) = (clock.to_vec(), Cell::new(0));
+            let now = || clock[at.get().min(clock.len() - 1)];
+            let frame = || {
+                let boot = now();
+                at.set(at.get() + 1);
+                Ok(boot)
+            };
+            let (boot, started) = at_one_time(frame, || Ok(now() + 42))?;
+            Ok::<_, io::Error>(started - boot)
+        };
+        assert_eq!(start(&[1000]).unwrap(), 42);
+        assert_eq!(start(&[1000, 2000]).unwrap(), 42);
+        assert_eq!(start(&[1000, 2000, 1000]).unwrap(), 42);
+        let restless: Vec<_> = (0..100).collect();
+        let error = start(&restless).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -5,11 +5,11 @@
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
-use std::ffi::{CString, NulError, OsString};
+use std::ffi::{CStr, CString, NulError, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::ptr;
@@ -26,15 +26,28 @@ use nix::unistd::{Gid, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid}
 use super::descriptor;
 use super::process::ProcessId;
 
-/// What a process executes, with no environment, and with no input.
+/// What a process executes.
 #[derive(Debug)]
 pub struct Program<'a> {
     /// Its file.
     pub path: &'a Path,
     /// What follows its name.
     pub arguments: Vec<OsString>,
+    /// All of its environment.
+    pub environment: &'a [&'a CStr],
+    /// Standard input.
+    pub input: Input,
     /// Standard output and error.
     pub output: File,
+}
+
+/// What a process finds to read: nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The end of it at once: `/dev/null`.
+    End,
+    /// Nor does it end. It can be polled: it is a pipe, whose other end the process itself has, too.
+    Silence,
 }
 
 /// What a process is allowed.
@@ -76,7 +89,7 @@ pub enum SpawnError {
     Processor(usize),
     /// An argument that no program can be given.
     Argument(NulError),
-    /// Its standard input, `/dev/null`.
+    /// Its standard input.
     Input(io::Error),
     /// This step failed in the new process.
     Step(&'static str, io::Error),
@@ -166,7 +179,7 @@ impl Prepared {
 }
 
 /// Executes `program` in a new process, after all [`STEPS`]. Returns its number.
-pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, SpawnError> {
+pub fn confined(program: Program<'_>, mut confinement: Confinement) -> Result<Pid, SpawnError> {
     let mut cpus = CpuSet::new();
     for cpu in &confinement.cpus {
         cpus.set(*cpu).map_err(|_| SpawnError::Processor(*cpu))?;
@@ -175,12 +188,14 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
     let given = program.arguments.into_iter();
     let given = given.map(|argument| CString::new(argument.into_vec()));
     let arguments: Result<_, _> = [Ok(path.clone())].into_iter().chain(given).collect();
+    let (input, other_end) = program.input.open().map_err(SpawnError::Input)?;
+    confinement.keep.extend(other_end);
     let report = os::Report::open().map_err(|error| SpawnError::Execute(error.into()))?;
     let kept = confinement.keep.iter().map(AsRawFd::as_raw_fd);
     let prepared = Prepared {
         program: path,
         arguments: arguments.map_err(SpawnError::Argument)?,
-        input: File::open("/dev/null").map_err(SpawnError::Input)?,
+        input,
         output: program.output,
         cpus: (!confinement.cpus.is_empty()).then_some(cpus),
         oom_score: confinement.oom_score.to_string(),
@@ -193,7 +208,9 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
         .map(|text| text.as_ptr())
         .collect();
     arguments.push(ptr::null());
-    let child = || prepared.execute(&arguments);
+    let environment = program.environment.iter().map(|text| text.as_ptr());
+    let environment: Vec<_> = environment.chain([ptr::null()]).collect();
+    let child = || prepared.execute(&arguments, &environment);
 
     // Handlers are not for the new process; it unblocks them when it has reset them.
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
@@ -212,6 +229,20 @@ pub fn confined(program: Program<'_>, confinement: Confinement) -> Result<Pid, S
     })
 }
 
+impl Input {
+    /// What is to be standard input, and what the process has to keep for it.
+    fn open(self) -> io::Result<(File, Option<File>)> {
+        match self {
+            Self::End => Ok((File::open("/dev/null")?, None)),
+            Self::Silence => {
+                let (read, write) = io::pipe()?;
+                let file = |end: OwnedFd| File::from(end);
+                Ok((file(read.into()), Some(file(write.into()))))
+            }
+        }
+    }
+}
+
 /// Why a new process executes nothing: the number of the step, after the last of them the execution.
 #[derive(Clone, Copy, Debug)]
 struct Failure {
@@ -221,7 +252,7 @@ struct Failure {
 
 impl Prepared {
     /// In the new process: comes back only if the program cannot be executed.
-    fn execute(&self, arguments: &[*const c_char]) -> Failure {
+    fn execute(&self, arguments: &[*const c_char], environment: &[*const c_char]) -> Failure {
         for (number, step) in STEPS.iter().enumerate() {
             if let Err(error) = (step.run)(self) {
                 return Failure {
@@ -230,7 +261,6 @@ impl Prepared {
                 };
             }
         }
-        let environment = [ptr::null()];
         // SAFETY: the texts and both lists end with zeros, and live in `self` and above.
         unsafe {
             libc::execve(
@@ -305,7 +335,7 @@ impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Processor(cpu) => write!(f, "there is no CPU id {cpu}"),
-            Self::Input(error) => write!(f, "cannot open /dev/null: {error}"),
+            Self::Input(error) => write!(f, "cannot open its standard input: {error}"),
             Self::Argument(error) => write!(f, "an argument is not possible: {error}"),
             Self::Step(name, error) => write!(f, "cannot {name}: {error}"),
             Self::Execute(error) => error.fmt(f),
@@ -323,7 +353,7 @@ mod tests {
     use nix::sys::signal::{Signal, kill};
     use nix::sys::wait::WaitStatus;
     use std::io::Read;
-    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::os::fd::FromRawFd;
 
     fn unconfined() -> Confinement {
         Confinement {
@@ -343,6 +373,8 @@ mod tests {
         Program {
             path: Path::new(path),
             arguments: Vec::new(),
+            environment: &[],
+            input: Input::End,
             output: File::create("/dev/null").unwrap(),
         }
     }
@@ -420,6 +452,8 @@ mod tests {
         let shell = Program {
             path: Path::new("/bin/sh"),
             arguments: ["-c", script].map(OsString::from).into(),
+            environment: &[],
+            input: Input::End,
             output: File::from(OwnedFd::from(output)),
         };
         let pid = confined(shell, kept).unwrap();
@@ -456,6 +490,8 @@ mod tests {
         let shell = Program {
             path: Path::new("/bin/sh"),
             arguments: ["-c", script, "a", "b c"].map(OsString::from).into(),
+            environment: &[],
+            input: Input::End,
             output: File::from(OwnedFd::from(output)),
         };
         let pid = confined(shell, unconfined()).unwrap();
@@ -463,6 +499,26 @@ mod tests {
         told.read_to_string(&mut text).unwrap();
         waitpid(pid, None).unwrap();
         assert_eq!(text, "a b c\nerror\n");
+    }
+
+    #[test]
+    fn a_program_that_is_to_have_them_gets_an_environment_and_an_input_that_is_silent() {
+        let (mut told, output) = io::pipe().unwrap();
+        // A wait for input that is there, or has ended, would be over at once.
+        let script = "echo \"$A$B\"; [ -p /dev/stdin ] && echo pipe; timeout 0.1 head -c1; echo $?";
+        let shell = Program {
+            path: Path::new("/bin/sh"),
+            arguments: ["-c", script].map(OsString::from).into(),
+            environment: &[c"A=a b", c"B=c", c"PATH=/usr/bin:/bin"],
+            input: Input::Silence,
+            output: File::from(OwnedFd::from(output)),
+        };
+        let pid = confined(shell, unconfined()).unwrap();
+        let mut text = String::new();
+        told.read_to_string(&mut text).unwrap();
+        waitpid(pid, None).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines, ["a bc", "pipe", "124"]);
     }
 
     #[test]
