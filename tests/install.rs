@@ -336,22 +336,34 @@ fn a_reload_on_nixos_executes_the_new_program() {
     let (sed, _) = sed.split_once("$unit").unwrap();
     let sed = sed
         .replace("\\\n", " ")
-        .replace("${cfg.package}", "/nix/store/petrel")
         .replace("${pkgs.util-linux}", "/nix/store/util-linux");
-    for (unit, starts) in [
-        ("petreld.service", "/run/current-system/sw/sbin/petreld "),
+    // The units of the package that the module wants: installed below a prefix of its own.
+    assert!(module.contains("contrib/install.sh with PREFIX=$out"));
+    let package = Folder::new("nixos");
+    script("contrib/install.sh", &package, "systemd", &[]);
+    for (unit, line) in [
+        (
+            "petreld.service",
+            "ExecStart=/run/current-system/sw/sbin/petreld ",
+        ),
+        (
+            "petreld.service",
+            "ExecReload=/nix/store/util-linux/bin/kill ",
+        ),
         (
             "petrel-console.service",
-            "/nix/store/petrel/sbin/petrel-console ",
+            "ExecStart=/opt/petrel/sbin/petrel-console ",
         ),
     ] {
-        let unit = source("systemd").join(unit);
+        let unit = package
+            .path("root/opt/petrel/lib/systemd/system")
+            .join(unit);
         let ended = run(Command::new("sh")
             .args(["-c", &format!("sed {sed} \"$0\"")])
             .arg(&unit));
         assert_eq!(ended.code(), 0, "{ended:?}");
-        let starts = format!("\nExecStart={starts}");
-        assert!(ended.stdout.contains(&starts), "{starts}: {}", ended.stdout);
+        let begins = format!("\n{line}");
+        assert!(ended.stdout.contains(&begins), "{line}: {}", ended.stdout);
     }
 }
 
