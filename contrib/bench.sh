@@ -168,6 +168,7 @@ remote() {
     TMPDIR=$large/down petrel "$@" --destination "$(address petrel-tls)" --ca "$work/tenant/tenant.pem" \
         --ca-key "$work/tenant/tenant.key" --server-ca cacert.pem
 }
+children() { cat "/proc/$1/task/$1/children" 2>/dev/null || true; }
 # Notes the most memory that these processes ever had.
 peak() {
     for process in "$@"; do
@@ -182,8 +183,9 @@ timed() {
     "$@" >"$work/petrel.log" 2>&1 &
     job=$!
     while kill -0 $job 2>/dev/null; do
+        # petreld's are what carries the content.
         # shellcheck disable=SC2046
-        [ "$name" = bare ] || peak $petreld $(cat "/proc/$listener/task/$listener/children" "/proc/$job/task/$job/children" 2>/dev/null)
+        [ "$name" = bare ] || peak $petreld $listener $(children $petreld; children $listener; children $job)
         sleep 0.02
     done
     wait $job

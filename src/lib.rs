@@ -48,3 +48,7 @@ pub mod socket; //        local sockets that never block a daemon
 pub mod sys; //           the only unsafe code
 pub mod tls; //           what both ends of TLS share
 pub mod vitals; //        what a daemon tells of itself
+
+#[cfg(test)]
+#[path = "../tests/support/folder.rs"]
+mod folder; //            folders of tests

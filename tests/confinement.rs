@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::geteuid;
 use petrel::host::{ADDRESS_SPACE_SLACK, HVT_PROCESSES, OOM_SCORE, OPEN_FILES, SPT_PROCESSES};
@@ -21,20 +22,19 @@ use support::{guest, on_path, skipped};
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
 
-/// The group of tenders, and users for two of them.
-const USERS: &[&str] = &["--tender-uids", "64100-64102"];
-const GROUP: u32 = 64_100;
+/// The first of those that tests take as users of tenders: tests/blocks.rs and tests/network.rs have others.
+const FIRST_USER: u32 = 64_120;
 
 /// A guest that runs until it is stopped, and says little.
 const QUIET: &str = "--arg=--interval-ms=600000";
 
 #[test]
 fn a_tender_has_a_user_of_its_own_and_no_rights() {
-    let Some(host) = host_with_users() else {
+    let Some((host, group)) = host_with_users() else {
         return;
     };
     let tender = create(&host, "hello", "forever.spt");
-    let (user, group) = (64_101, GROUP);
+    let user = group + 1;
     assert_eq!(status(tender, "Uid:"), [user; 4]);
     assert_eq!(status(tender, "Gid:"), [user; 4]);
     assert_eq!(status(tender, "Groups:"), [group]);
@@ -70,7 +70,7 @@ fn an_ordinary_users_supervisor_gives_its_tenders_no_rights() {
     drop(host);
     let host = Host::prepared(Setup {
         user: Some(NOBODY),
-        options: USERS,
+        options: users().1,
         ..Setup::default()
     });
     let ended = support::run(&mut host.supervisor_command());
@@ -81,7 +81,7 @@ fn an_ordinary_users_supervisor_gives_its_tenders_no_rights() {
 
 #[test]
 fn no_two_tenders_have_the_same_user_and_the_last_one_is_an_error() {
-    let Some(host) = host_with_users() else {
+    let Some((host, group)) = host_with_users() else {
         return;
     };
     let first = create(&host, "first", "forever.spt");
@@ -89,18 +89,21 @@ fn no_two_tenders_have_the_same_user_and_the_last_one_is_an_error() {
     let users = |tenders: &[i32]| -> BTreeSet<u32> {
         tenders.iter().map(|one| status(*one, "Uid:")[0]).collect()
     };
-    assert_eq!(users(&[first, second]), [64_101, 64_102].into());
+    assert_eq!(users(&[first, second]), [group + 1, group + 2].into());
     let image = guest("forever.spt");
     let third = ["create", "third", image.to_str().unwrap(), "--mem=8", QUIET];
-    let text = "all 2 users of --tender-uids 64100-64102 are taken";
-    host.expect(&host.petrel(&third), 117, &[text]);
+    let text = format!(
+        "all 2 users of --tender-uids {group}-{} are taken",
+        group + 2
+    );
+    host.expect(&host.petrel(&third), 117, &[&text]);
     assert_eq!(
         host.names("run/run"),
         [":first".into(), ":second".into()].into()
     );
     host.expect(&host.petrel(&["destroy", "first"]), 0, &[]);
     let again = create(&host, "third", "forever.spt");
-    assert_eq!(users(&[again]), [64_101].into());
+    assert_eq!(users(&[again]), [group + 1].into());
     assert_eq!(
         host.names("run/run"),
         [":second".into(), ":third".into()].into()
@@ -109,7 +112,7 @@ fn no_two_tenders_have_the_same_user_and_the_last_one_is_an_error() {
 
 #[test]
 fn images_are_read_by_tenders_and_the_state_by_nobody() {
-    let Some(host) = host_with_users() else {
+    let Some((host, group)) = host_with_users() else {
         return;
     };
     create(&host, "hello", "forever.spt");
@@ -117,10 +120,10 @@ fn images_are_read_by_tenders_and_the_state_by_nobody() {
         let found = fs::metadata(&path).unwrap();
         (found.uid(), found.gid(), found.mode() & 0o7777)
     };
-    assert_eq!(see(host.path("db")), (0, GROUP, 0o710));
-    assert_eq!(see(host.path("db/image")), (0, GROUP, 0o710));
+    assert_eq!(see(host.path("db")), (0, group, 0o710));
+    assert_eq!(see(host.path("db/image")), (0, group, 0o710));
     for image in host.names("db/image") {
-        assert_eq!(see(host.path("db/image").join(image)), (0, GROUP, 0o440));
+        assert_eq!(see(host.path("db/image").join(image)), (0, group, 0o440));
     }
     assert_eq!(see(host.path("db/state")), (0, 0, 0o600));
     assert_eq!(see(host.path("run/run")).2, 0o700);
@@ -129,7 +132,7 @@ fn images_are_read_by_tenders_and_the_state_by_nobody() {
 
 #[test]
 fn images_from_before_the_option_can_be_read_with_it() {
-    let Some(mut host) = host_with_users() else {
+    let Some((mut host, _)) = host_with_users() else {
         return;
     };
     create(&host, "hello", "forever.spt");
@@ -151,12 +154,12 @@ fn images_from_before_the_option_can_be_read_with_it() {
 
 #[test]
 fn solo5_spt_runs_as_a_user_of_its_own() {
-    let Some(host) = host_with_solo5("solo5-spt", None) else {
+    let Some((host, group)) = host_with_solo5("solo5-spt", None) else {
         return;
     };
     let tender = create(&host, "hello", "forever.spt");
-    assert_eq!(status(tender, "Uid:"), [64_101; 4]);
-    assert_eq!(status(tender, "Groups:"), [GROUP]);
+    assert_eq!(status(tender, "Uid:"), [group + 1; 4]);
+    assert_eq!(status(tender, "Groups:"), [group]);
     assert_eq!(limit(tender, "Max processes"), SPT_PROCESSES);
     assert_runs(tender);
 }
@@ -165,12 +168,12 @@ fn solo5_spt_runs_as_a_user_of_its_own() {
 fn solo5_hvt_runs_as_a_user_of_its_own_in_the_group_of_its_device() {
     let device = "exec unshare -m sh -c 'mknod -m 660 kvm c 10 232 && chgrp 64200 kvm &&
         mount --bind kvm /dev/kvm && exec \"$@\"' sh \"$@\"";
-    let Some(host) = host_with_solo5("solo5-hvt", Some(device)) else {
+    let Some((host, group)) = host_with_solo5("solo5-hvt", Some(device)) else {
         return;
     };
     let tender = create(&host, "hello", "forever.hvt");
-    assert_eq!(status(tender, "Uid:"), [64_101; 4]);
-    assert_eq!(status(tender, "Groups:"), [GROUP, 64_200]);
+    assert_eq!(status(tender, "Uid:"), [group + 1; 4]);
+    assert_eq!(status(tender, "Groups:"), [group, 64_200]);
     assert_eq!(limit(tender, "Max processes"), HVT_PROCESSES);
     assert_runs(tender);
 }
@@ -179,18 +182,27 @@ fn solo5_hvt_runs_as_a_user_of_its_own_in_the_group_of_its_device() {
 fn a_device_of_root_alone_is_an_error_that_says_so() {
     let device = "exec unshare -m sh -c 'mknod -m 600 kvm c 10 232 &&
         mount --bind kvm /dev/kvm && exec \"$@\"' sh \"$@\"";
-    let Some(host) = host_with_solo5("solo5-hvt", Some(device)) else {
+    let Some((host, group)) = host_with_solo5("solo5-hvt", Some(device)) else {
         return;
     };
     let image = guest("forever.hvt");
     let create = ["create", "hello", image.to_str().unwrap(), QUIET];
-    let text = "user 64101 cannot open /dev/kvm";
-    host.expect(&host.petrel(&create), 117, &[text]);
+    let text = format!("user {} cannot open /dev/kvm", group + 1);
+    host.expect(&host.petrel(&create), 117, &[&text]);
     assert!(host.names("run/run").is_empty());
 }
 
-/// A host with this tender of Solo5's, and users for it.
-fn host_with_solo5(program: &'static str, before: Option<&'static str>) -> Option<Host> {
+/// The group of tenders with users for two of them, and the option that says so. They are one test's own: the kernel counts
+/// the processes of a user on the whole machine, and a tender may be its user's only one.
+fn users() -> (u32, &'static [&'static str]) {
+    static NEXT: AtomicU32 = AtomicU32::new(FIRST_USER);
+    let group = NEXT.fetch_add(3, Ordering::Relaxed);
+    let range = format!("{group}-{}", group + 2);
+    (group, vec!["--tender-uids", range.leak()].leak())
+}
+
+/// A host with this tender of Solo5's and users for it, and their group.
+fn host_with_solo5(program: &'static str, before: Option<&'static str>) -> Option<(Host, u32)> {
     let Some(tender) = on_path(program).filter(|_| geteuid().is_root()) else {
         let why = "it is not on PATH, or this is not root";
         skipped(&format!("{program} as a user of its own"), why);
@@ -201,12 +213,14 @@ fn host_with_solo5(program: &'static str, before: Option<&'static str>) -> Optio
         skipped(&format!("{program} as a user of its own"), "no /dev/kvm");
         return None;
     }
-    Some(Host::with(Setup {
-        options: USERS,
+    let (group, options) = users();
+    let host = Host::with(Setup {
+        options,
         tender: Some((tender, program)),
         before,
         ..Setup::default()
-    }))
+    });
+    Some((host, group))
 }
 
 /// The guest has begun: its tender has what it makes before.
@@ -266,19 +280,21 @@ fn assert_confined_but_for_the_bounding_set(tender: i32) {
     });
 }
 
-/// A host whose tenders have users of their own; root can have it.
-fn host_with_users() -> Option<Host> {
+/// A host whose tenders have users of their own, and their group; root can have it.
+fn host_with_users() -> Option<(Host, u32)> {
     if !geteuid().is_root() {
         skipped("tenders with users of their own", "it needs root");
         return None;
     }
     // Other users cannot get at the folder of the built programs.
     let built = Path::new(env!("CARGO_BIN_EXE_petrel-spt"));
-    Some(Host::with(Setup {
-        options: USERS,
+    let (group, options) = users();
+    let host = Host::with(Setup {
+        options,
         tender: Some((built.to_owned(), "solo5-spt")),
         ..Setup::default()
-    }))
+    });
+    Some((host, group))
 }
 
 fn create(host: &Host, name: &str, image: &str) -> i32 {

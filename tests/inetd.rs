@@ -1,4 +1,4 @@
-//! `petrel-tls` under every inetd, with the lines that are shipped.
+//! `petrel-tls` and `petrel-metrics` under every inetd, with the lines that are shipped.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,14 +8,15 @@ mod support;
 mod host;
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use host::{Host, Setup, eventually};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
-use support::{Running, guest, on_path, skipped};
+use support::{DEADLINE, Running, guest, on_path, skipped};
 
 /// A shipped file in contrib/inetd.
 fn shipped(file: &str) -> String {
@@ -23,9 +24,9 @@ fn shipped(file: &str) -> String {
     fs::read_to_string(folder.join(file)).unwrap()
 }
 
-/// The shipped configuration for this host: another address, user and program, and the certificates of the test. What
-/// bounds it is left.
-fn configuration(host: &Host, file: &str) -> String {
+/// The shipped configuration for this host: other addresses, user and programs, and the files of the test. What bounds it
+/// is left.
+fn configuration(host: &Host, file: &str, metrics: SocketAddr) -> String {
     let user = User::from_uid(geteuid()).unwrap().unwrap().name;
     let endpoint = host.endpoint_command("host");
     let program = endpoint.get_program().to_str().unwrap();
@@ -40,14 +41,31 @@ fn configuration(host: &Host, file: &str) -> String {
         .lines()
         .filter(|line| !line.starts_with('#') && !line.contains("tcp6"))
         .fold(String::new(), |text, line| text + line + "\n");
-    for part in [certificates, " --syslog", "/usr/sbin/petrel-tls", "petrel"] {
+    let report = "/run/petrel/metrics/petrel.prom";
+    for part in [
+        certificates,
+        " --syslog",
+        "/usr/sbin/petrel-tls",
+        "/usr/sbin/petrel-metrics",
+        report,
+        "127.0.0.1",
+        "9559",
+    ] {
         assert!(text.contains(part), "{part}: {text}");
     }
     text.replace(certificates, &options)
         .replace(" --syslog", "")
+        .replace(report, host.path("petrel.prom").to_str().unwrap())
+        .replace("9559", &metrics.port().to_string())
         .replace(" petrel /usr/sbin/", &format!(" {user} /usr/sbin/"))
+        .replace(" nobody /usr/sbin/", &format!(" {user} /usr/sbin/"))
         .replace("= petrel\n", &format!("= {user}\n"))
+        .replace("= nobody\n", &format!("= {user}\n"))
         .replace("/usr/sbin/petrel-tls", program)
+        .replace(
+            "/usr/sbin/petrel-metrics",
+            env!("CARGO_BIN_EXE_petrel-metrics"),
+        )
         .replace("\n1025 ", &format!("\n{} ", host.address))
         .replace("= 1025", &format!("= {port}"))
         .replace("flags       = IPv6", "bind        = 127.0.0.1")
@@ -55,22 +73,25 @@ fn configuration(host: &Host, file: &str) -> String {
         .replacen("1025 ", &format!("{} ", host.address), 1)
 }
 
-/// A command of a tenant reaches petreld by this inetd, and again after it.
+/// A port that is free. No inetd has a way to say which one it took.
+fn free() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A command of a tenant reaches petreld by this inetd, and again after it; so does Prometheus its metrics.
 fn serves(name: &str, file: &str, options: &[&str]) {
-    let what = format!("petrel-tls under {file}");
+    let what = format!("petrel-tls and petrel-metrics under {file}");
     let Some(program) = on_path(name) else {
         return skipped(&what, &format!("no {name} on PATH"));
     };
     let mut host = Host::prepared(Setup::default());
     host.start_console();
     host.start_supervisor();
-    // None of them has a way to say which free port it took.
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    host.file("petrel.prom", "x 1\n");
+    let (address, metrics) = (free(), free());
     host.address = address.to_string();
-    let configuration = host.file("inetd.conf", configuration(&host, file));
+    let configuration = host.file("inetd.conf", configuration(&host, file, metrics));
     let mut command = Command::new(program);
     let path = configuration.to_str().unwrap();
     let pid = host.path("inetd.pid");
@@ -89,6 +110,14 @@ fn serves(name: &str, file: &str, options: &[&str]) {
         host.expect(&created, 0, &["success: created unikernel"]);
         let destroyed = host.tenant(&["destroy", "hello"]);
         host.expect(&destroyed, 0, &["success: destroyed unikernel"]);
+        let mut prometheus = TcpStream::connect(metrics).unwrap();
+        prometheus.set_read_timeout(Some(DEADLINE)).unwrap();
+        let get = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        prometheus.write_all(get).unwrap();
+        let mut answer = String::new();
+        prometheus.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nx 1\n"), "{answer}");
     }
     inetd.signal(Signal::SIGTERM);
     let _ = inetd.end();
@@ -113,16 +142,52 @@ fn xinetd_can_be_the_listener() {
 
 #[test]
 fn no_line_runs_the_parser_of_the_network_as_root_or_without_limits() {
-    for (file, limit) in [
-        ("inetd.conf.freebsd", " nowait/64/600/16 petrel /"),
-        ("inetd.conf.openbsd-inetd", " nowait.6000 petrel /"),
-        ("inetd.conf.inetutils-inetd", " nowait.6000 petrel /"),
+    for (file, endpoint, metrics) in [
+        (
+            "inetd.conf.freebsd",
+            " nowait/64/600/16 petrel /",
+            " nowait/16/600/16 nobody /",
+        ),
+        (
+            "inetd.conf.openbsd-inetd",
+            " nowait.6000 petrel /",
+            " nowait.600 nobody /",
+        ),
+        (
+            "inetd.conf.inetutils-inetd",
+            " nowait.6000 petrel /",
+            " nowait.600 nobody /",
+        ),
     ] {
         let text = shipped(file);
-        let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let lines_with = |program: &str| -> Vec<_> {
+            let lines = text.lines().filter(|line| line.contains(" stream tcp"));
+            lines.filter(|line| line.contains(program)).collect()
+        };
+        let lines = lines_with(" petrel-tls ");
         assert_eq!(lines.len(), 2, "{file}: one for each version of IP");
         for line in lines {
-            assert!(line.contains(limit), "{file}: {line}");
+            assert!(line.contains(endpoint), "{file}: {line}");
+        }
+        let [line] = lines_with(" petrel-metrics ")[..] else {
+            panic!("{file}: who can connect is one line");
+        };
+        assert!(line.contains(metrics), "{file}: {line}");
+        // Whoever connects is not asked for a password.
+        let local = line.starts_with("127.0.0.1:") || line.starts_with("#petrel-metrics ");
+        assert!(local, "{file}: {line}");
+    }
+    let xinetd = shipped("xinetd.conf");
+    let (endpoint, metrics) = xinetd.split_once("service petrel-metrics").unwrap();
+    for (service, lines) in [
+        (endpoint, &["= petrel\n", "instances   = 64\n"][..]),
+        (
+            metrics,
+            &["= nobody\n", "instances   = 16\n", "= 127.0.0.1\n"],
+        ),
+    ] {
+        for line in lines {
+            assert!(service.contains(line), "{line}");
         }
     }
 }

@@ -1,14 +1,16 @@
-//! What is installed: by the script, on FreeBSD, on NixOS. (The Debian package is installed in tests/systemd.)
+//! What is installed: by the script, on Debian, on FreeBSD, on NixOS. (What the Debian package does on a host that runs is in
+//! tests/systemd.)
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::unistd::geteuid;
 use support::{Ended, Folder, on_path, run, skipped};
 
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
@@ -81,6 +83,161 @@ fn what_is_installed_is_complete_and_uninstalled_again() {
         }
         script("contrib/install.sh", &root, services, &["uninstall"]);
         assert_eq!(files(&root.path("root")), BTreeSet::new());
+    }
+}
+
+/// The root of a Debian system that does not run, and in which nothing is installed; and programs of systemd that only say
+/// what they are to do.
+struct DebianRoot {
+    folder: Folder,
+    package: PathBuf,
+}
+
+impl DebianRoot {
+    /// With the package of this version, whose programs are empty.
+    fn new() -> Self {
+        let folder = Folder::new("debian");
+        for path in ["built", "bin", "root/var/lib/dpkg/info"] {
+            fs::create_dir_all(folder.path(path)).unwrap();
+        }
+        folder.file("root/var/lib/dpkg/status", "");
+        let executable = |path: &str, text: &str| {
+            let file = folder.file(path, text);
+            fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
+        };
+        for program in names("src/bin") {
+            executable(&format!("built/{}", program.trim_end_matches(".rs")), "");
+        }
+        for program in ["systemd-sysusers", "systemd-tmpfiles", "systemctl"] {
+            let text = "#!/bin/sh\necho \"does ${0##*/} $*\"\n";
+            executable(&format!("bin/{program}"), text);
+        }
+        let made = run(Command::new("sh")
+            .arg(source("contrib/debian/package.sh"))
+            .arg(folder.path("made"))
+            .env("BUILT", folder.path("built")));
+        assert_eq!(made.code(), 0, "{made:?}");
+        let mut packages = fs::read_dir(folder.path("made")).unwrap();
+        let package = packages.next().unwrap().unwrap().path();
+        Self { folder, package }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.folder.path("root").join(path)
+    }
+
+    /// Does this with the package by dpkg; what its scripts say.
+    fn dpkg(&self, what: &[&str]) -> Vec<String> {
+        // Who is not root is it in a namespace: of files nobody else can have.
+        let mut command = if geteuid().is_root() {
+            Command::new("dpkg")
+        } else {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--map-root-user", "dpkg"]);
+            unshare
+        };
+        let path = std::env::var("PATH").unwrap();
+        let own = self.folder.path("bin");
+        let ended = run(command
+            .arg("--root")
+            .arg(self.folder.path("root"))
+            .args(["--force-script-chrootless", "--force-depends"])
+            .args(what)
+            .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", own.display())));
+        assert_eq!(ended.code(), 0, "{what:?}: {ended:?}");
+        let root = self.folder.path("root");
+        let said = ended.stdout.replace(root.to_str().unwrap(), "ROOT");
+        let lines = said.lines().map(str::to_owned);
+        let own = |line: &String| line.starts_with("does ") || line.starts_with("petrel: ");
+        lines.filter(own).collect()
+    }
+
+    /// The files of the package, which has no others than these.
+    fn installed(&self) -> BTreeSet<String> {
+        let mut found = files(&self.folder.path("root"));
+        found.retain(|path| path.starts_with("/usr/"));
+        found
+    }
+
+    fn install(&self) -> Vec<String> {
+        self.dpkg(&["--install", self.package.to_str().unwrap()])
+    }
+}
+
+#[test]
+fn the_debian_package_is_installed_upgraded_and_purged_without_a_service_manager() {
+    let can = |program: &str, arguments: &[&str]| {
+        on_path(program).is_some() && run(Command::new(program).args(arguments)).code() == 0
+    };
+    let what = "the Debian package in a root of its own";
+    if !can("dpkg-query", &["--show", "libc6"]) {
+        return skipped(what, "this is no Debian");
+    }
+    if !geteuid().is_root() && !can("unshare", &["--map-root-user", "true"]) {
+        return skipped(what, "it needs root, or namespaces of users");
+    }
+    let host = DebianRoot::new();
+    let makes = [
+        "does systemd-sysusers --root=ROOT petrel.conf",
+        "does systemd-tmpfiles --root=ROOT --create petrel.conf",
+    ];
+    assert_eq!(host.install(), makes);
+    let found = host.installed();
+    for program in names("src/bin") {
+        let program = program.trim_end_matches(".rs");
+        let folder = if program == "petrel" { "bin" } else { "sbin" };
+        assert!(
+            found.contains(&format!("/usr/{folder}/{program}")),
+            "{program}"
+        );
+    }
+    for unit in names("systemd").iter().filter(|name| !name.ends_with(".d")) {
+        let path = format!("/usr/lib/systemd/system/{unit}");
+        assert!(found.contains(&path), "{path}");
+    }
+    assert!(
+        found.contains("/usr/share/man/man8/petreld.8.gz"),
+        "{found:?}"
+    );
+    let mode = fs::metadata(host.path("etc/petrel")).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o700);
+
+    // What there is once it has run, and was enabled.
+    let wants = "etc/systemd/system/multi-user.target.wants";
+    for folder in ["run/petrel/util", "var/lib/petrel", wants] {
+        fs::create_dir_all(host.path(folder)).unwrap();
+    }
+    let kept = ["etc/petrel/ca.key", "var/lib/petrel/state"];
+    for file in kept {
+        fs::write(host.path(file), "kept").unwrap();
+    }
+    let links = ["petreld.service", "other.service"].map(|unit| host.path(wants).join(unit));
+    for link in &links {
+        symlink("/nowhere", link).unwrap();
+    }
+    assert_eq!(host.install(), makes, "an upgrade");
+    assert_eq!(host.dpkg(&["--remove", "petrel"]), [""; 0]);
+    assert_eq!(host.installed(), BTreeSet::new());
+    assert!(host.path("run/petrel").exists());
+    assert!(links.iter().all(|link| link.is_symlink()));
+    assert_eq!(
+        host.dpkg(&["--purge", "petrel"]),
+        ["etc/petrel", "var/lib/petrel"].map(|folder| format!(
+            "petrel: ROOT/{folder} is not empty, and kept: remove it yourself"
+        ))
+    );
+    assert!(!host.path("run/petrel").exists());
+    assert_eq!(links.map(|link| link.is_symlink()), [false, true]);
+
+    // Without anything in them these go as well.
+    for file in kept {
+        assert_eq!(fs::read(host.path(file)).unwrap(), b"kept");
+        fs::remove_file(host.path(file)).unwrap();
+    }
+    assert_eq!(host.install(), makes);
+    assert_eq!(host.dpkg(&["--purge", "petrel"]), [""; 0]);
+    for folder in ["etc/petrel", "var/lib/petrel"] {
+        assert!(!host.path(folder).exists(), "{folder}");
     }
 }
 
@@ -391,22 +548,34 @@ fn a_reload_on_nixos_executes_the_new_program() {
     let (sed, _) = sed.split_once("$unit").unwrap();
     let sed = sed
         .replace("\\\n", " ")
-        .replace("${cfg.package}", "/nix/store/petrel")
         .replace("${pkgs.util-linux}", "/nix/store/util-linux");
-    for (unit, starts) in [
-        ("petreld.service", "/run/current-system/sw/sbin/petreld "),
+    // The units of the package that the module wants: installed below a prefix of its own.
+    assert!(module.contains("contrib/install.sh with PREFIX=$out"));
+    let package = Folder::new("nixos");
+    script("contrib/install.sh", &package, "systemd", &[]);
+    for (unit, line) in [
+        (
+            "petreld.service",
+            "ExecStart=/run/current-system/sw/sbin/petreld ",
+        ),
+        (
+            "petreld.service",
+            "ExecReload=/nix/store/util-linux/bin/kill ",
+        ),
         (
             "petrel-console.service",
-            "/nix/store/petrel/sbin/petrel-console ",
+            "ExecStart=/opt/petrel/sbin/petrel-console ",
         ),
     ] {
-        let unit = source("systemd").join(unit);
+        let unit = package
+            .path("root/opt/petrel/lib/systemd/system")
+            .join(unit);
         let ended = run(Command::new("sh")
             .args(["-c", &format!("sed {sed} \"$0\"")])
             .arg(&unit));
         assert_eq!(ended.code(), 0, "{ended:?}");
-        let starts = format!("\nExecStart={starts}");
-        assert!(ended.stdout.contains(&starts), "{starts}: {}", ended.stdout);
+        let begins = format!("\n{line}");
+        assert!(ended.stdout.contains(&begins), "{line}: {}", ended.stdout);
     }
 }
 

@@ -6,12 +6,12 @@ let
   inherit (lib) mkEnableOption mkIf mkOption types;
   cfg = config.services.petrel;
 
-  # The shipped units name programs in /usr/sbin, and kill(1) in /bin. petreld is named by the link of the system that runs:
-  # at a reload it executes what its path leads to then, and a path of the store would lead to the old program for ever.
+  # The installed units name kill(1) in /bin, and programs of the package. petreld is named by the link of the system that
+  # runs: at a reload it executes what its path leads to then, and a path of the store would lead to the old program for ever.
   shipped = pkgs.runCommand "petrel-units" { } ''
     mkdir -p $out/lib/systemd/system
     for unit in ${cfg.package}/lib/systemd/system/petrel*; do
-      sed -e 's|/usr/sbin/petreld |/run/current-system/sw/sbin/petreld |' -e 's|/usr/sbin/|${cfg.package}/sbin/|g' \
+      sed -e 's|^ExecStart=[^ ]*/sbin/petreld |ExecStart=/run/current-system/sw/sbin/petreld |' \
         -e 's|/bin/kill|${pkgs.util-linux}/bin/kill|' \
         $unit > $out/lib/systemd/system/$(basename $unit)
     done

@@ -183,11 +183,12 @@ pub(super) fn record(database: &Path, serial: &str, name: &str) -> Result<(), Au
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
 
     #[test]
     fn what_a_crash_left_behind_does_not_hinder_a_replacement() {
-        let folder = std::env::temp_dir().join(format!("petrel-file-{}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
+        let folder = Folder::short();
+        let folder = &folder.0;
         let path = folder.join("web.pem");
         for file in [&path, &beside(&path), &folder.join("web.pem.new")] {
             fs::write(file, "before").unwrap();
@@ -204,6 +205,5 @@ mod tests {
         write(&new, 0o400, "whole", false).unwrap();
         assert_eq!(fs::read_to_string(&new).unwrap(), "whole");
         assert!(!beside(&new).exists());
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -748,25 +748,25 @@ impl From<DaemonError> for ConsoleError {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::{env, fs};
 
     use nix::sys::socket::{setsockopt, sockopt};
 
     use super::*;
+    use crate::folder::Folder;
 
     #[test]
     fn whoever_takes_all_at_once_gets_all() {
-        let path = env::temp_dir().join(format!("petrel-feed-{}", std::process::id()));
+        let folder = Folder::short();
+        let path = folder.0.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let mut clients = Clients::new(listener, 1);
         let _peer = UnixStream::connect(&path).unwrap();
-        fs::remove_file(&path).unwrap();
         clients.accept(Instant::now());
         // As much as the ring has with its frames, and more than may wait for a subscriber.
         let ours = clients.wait().nth(1).unwrap();
         setsockopt(&ours.as_fd(), sockopt::SndBuf, &(1 << 20)).unwrap();
         let mut daemon = Daemon {
-            fifo_folder: File::open(env::temp_dir()).unwrap(),
+            fifo_folder: File::open(&folder.0).unwrap(),
             registry: Registry::new(1),
             fifos: BTreeMap::new(),
             clients,

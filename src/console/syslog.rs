@@ -106,11 +106,12 @@ fn is_busy(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use crate::console::ring::Moment;
+    use crate::folder::Folder;
 
     #[test]
     fn lines_go_out_one_a_message_and_wait_while_nobody_takes_them() {
-        let folder = std::env::temp_dir().join(format!("petrel-syslog-{}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
+        let folder = Folder::short();
+        let folder = &folder.0;
         let path = folder.join("log");
         let missing = folder.join("missing");
         assert!(Syslog::connect(&[&missing]).is_err());
@@ -144,6 +145,5 @@ mod tests {
         let daemon = UnixDatagram::bind(&path).unwrap();
         assert_eq!(syslog.put(&name, &line), Ok(()));
         assert_eq!(received(&daemon), expected);
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

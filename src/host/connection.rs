@@ -345,6 +345,7 @@ impl AsFd for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use crate::host::images::ImageStore;
     use crate::wire::frame::frame;
     use std::io::Write;
@@ -355,8 +356,9 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let began = Instant::now();
         let mut connection = Connection::new(Peer::new(ours).unwrap(), began);
-        let folder = std::env::temp_dir().join(format!("petrel-stall-{}", std::process::id()));
-        let mut images = ImageStore::open(&folder, None).unwrap();
+        let folder = Folder::short();
+        let folder = &folder.0;
+        let mut images = ImageStore::open(folder, None).unwrap();
         let intake = Intake {
             upload: UploadId(1),
             staging: images.stage(false).unwrap(),
@@ -371,6 +373,5 @@ mod tests {
         theirs.write_all(&frame(b"abc").unwrap()).unwrap();
         assert!(connection.progress(PollFlags::POLLIN, later).is_none());
         assert_eq!(connection.deadline(), Some(later + IDLE));
-        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -348,6 +348,7 @@ impl std::error::Error for ImageError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
 
     #[test]
     fn an_image_has_its_limit_to_the_octet() {
@@ -370,10 +371,11 @@ mod tests {
 
     #[test]
     fn the_folder_that_closes_the_way_to_images_is_named() {
-        let folder = std::env::temp_dir().join(format!("petrel-way-{}", std::process::id()));
+        let folder = Folder::short();
+        let folder = &folder.0;
         let inner = folder.join("a/b");
         fs::create_dir_all(&inner).unwrap();
-        let own = fs::metadata(&folder).unwrap().gid();
+        let own = fs::metadata(folder).unwrap().gid();
         let (members, others) = (Gid::from_raw(own), Gid::from_raw(own + 1));
         let way = |mode, group| {
             fs::set_permissions(folder.join("a"), Permissions::from_mode(mode)).unwrap();
@@ -383,6 +385,5 @@ mod tests {
         assert_eq!(way(0o710, members), None);
         assert_eq!(way(0o710, others), Some(folder.join("a")));
         assert_eq!(way(0o701, members), Some(folder.join("a")));
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -385,24 +385,18 @@ fn end(process: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use crate::supervisor::fixtures::config;
     use crate::unikernel::{Block, Config, ImageDigest, Kind};
     use std::process::{Child, Command};
 
-    struct Host(PathBuf, Machines);
-
-    impl Drop for Host {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn host(test: &str) -> Host {
-        let folder = std::env::temp_dir().join(format!("petrel-{test}-{}", std::process::id()));
-        fs::create_dir_all(folder.join("vmm")).unwrap();
+    fn host() -> (Folder, Machines) {
+        let folder = Folder::short();
+        let vmm = folder.0.join("vmm");
+        fs::create_dir(&vmm).unwrap();
         let owner = Owner::of(1, 2, b"");
-        let machines = Machines::open(folder.join("vmm"), &folder, owner, [].into_iter());
-        Host(folder, machines)
+        let machines = Machines::open(vmm, &folder.0, owner, [].into_iter());
+        (folder, machines)
     }
 
     fn boot() -> Boot {
@@ -440,8 +434,7 @@ mod tests {
 
     #[test]
     fn a_loader_that_does_not_end_is_killed_in_time_and_its_map_goes() {
-        let mut host = host("loader");
-        let machines = &mut host.1;
+        let (_folder, mut machines) = host();
         let Some(Outcome::Clear(boot)) = machines.boot(boot()) else {
             panic!("there is something in the way");
         };
@@ -466,8 +459,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_the_kernel_still_has_is_waited_for_before_the_next() {
-        let mut host = host("vanishing");
-        let machines = &mut host.1;
+        let (_folder, mut machines) = host();
         let machine = machines.owner.machine(&"a:b".parse().unwrap());
         let device = machines.folder.join(&machine);
         fs::write(&device, "").unwrap();
@@ -493,8 +485,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_stays_is_not_loaded_over() {
-        let mut host = host("staying");
-        let machines = &mut host.1;
+        let (_folder, mut machines) = host();
         let machine = machines.owner.machine(&"a:b".parse().unwrap());
         fs::write(machines.folder.join(&machine), "").unwrap();
         let work = Work {
@@ -516,15 +507,15 @@ mod tests {
 
     #[test]
     fn nothing_is_loaded_any_more_when_all_is_stopping() {
-        let mut host = host("closed");
-        host.1.close();
-        let outcome = host.1.boot(boot());
+        let (_folder, mut machines) = host();
+        machines.close();
+        let outcome = machines.boot(boot());
         assert!(matches!(outcome, Some(Outcome::Failed(..))), "{outcome:?}");
     }
 
     #[test]
     fn only_machines_of_this_database_that_do_not_run_are_leftovers() {
-        let host = host("leftovers");
+        let (_folder, machines) = host();
         let owner = Owner::of(1, 2, b"");
         let runs: Name = "a:runs".parse().unwrap();
         let left = owner.machine(&"a:left".parse().unwrap());
@@ -536,10 +527,10 @@ mod tests {
             "guest",
             owner.as_str(),
         ] {
-            fs::write(host.1.folder.join(name), "").unwrap();
+            fs::write(machines.folder.join(name), "").unwrap();
         }
         assert_eq!(
-            leftovers(&host.1.folder, &owner, [&runs].into_iter()),
+            leftovers(&machines.folder, &owner, [&runs].into_iter()),
             [left]
         );
         assert!(leftovers(Path::new("/nowhere"), &owner, [].into_iter()).is_empty());

@@ -180,25 +180,10 @@ mod tests {
     use nix::sys::wait::{WaitStatus, wait};
 
     use crate::daemon::Signals;
+    use crate::folder::Folder;
 
     /// Set in the process that executes itself anew; its folder.
     const PLAYED: &str = "PETREL_TEST_REEXEC";
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(test: &str) -> Self {
-            let folder = format!("/tmp/petrel-{test}-{}", std::process::id());
-            fs::create_dir(&folder).unwrap();
-            Self(folder.into())
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 
     fn lock(folder: &Path) -> Option<Flock<File>> {
         let mut options = OpenOptions::new();
@@ -270,7 +255,7 @@ mod tests {
         if let Some(folder) = env::var_os(PLAYED) {
             return player(Path::new(&folder));
         }
-        let folder = Folder::new("reexec");
+        let folder = Folder::short();
         let folder = &folder.0;
         let mut process = play(folder);
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -336,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_link_to_the_program_stays_the_way_to_it() {
-        let folder = Folder::new("link");
+        let folder = Folder::short();
         let file = env::current_exe().unwrap();
         let link = folder.0.join("link");
         std::os::unix::fs::symlink(&file, &link).unwrap();

@@ -39,19 +39,19 @@ pub fn make(database: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
 
     #[test]
     fn a_database_has_one_secret_for_ever() {
-        let folder = std::env::temp_dir().join(format!("petrel-secret-{}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
-        assert_eq!(read(&folder).unwrap(), b"");
-        make(&folder).unwrap();
-        let secret = read(&folder).unwrap();
+        let folder = Folder::short();
+        let folder = &folder.0;
+        assert_eq!(read(folder).unwrap(), b"");
+        make(folder).unwrap();
+        let secret = read(folder).unwrap();
         assert_eq!(secret.len(), LENGTH);
         assert_ne!(secret, [0; LENGTH]);
-        make(&folder).unwrap();
-        assert_eq!(read(&folder).unwrap(), secret);
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        fs::remove_dir_all(folder).unwrap();
+        make(folder).unwrap();
+        assert_eq!(read(folder).unwrap(), secret);
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
     }
 }

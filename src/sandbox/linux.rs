@@ -102,7 +102,6 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::os::unix::process::ExitStatusExt;
-    use std::path::PathBuf;
     use std::process::{Command, ExitStatus, Stdio};
     use std::thread;
 
@@ -111,26 +110,9 @@ mod tests {
     use nix::unistd::getppid;
 
     use super::*;
+    use crate::folder::Folder as Place;
     use crate::socket::{self, Folder};
     use crate::sys::landlock;
-
-    /// A folder of its own for each test.
-    struct Place(PathBuf);
-
-    impl Place {
-        fn new(test: &str) -> Self {
-            let own = format!("petrel-sandbox-{test}-{}", std::process::id());
-            let place = std::env::temp_dir().join(own);
-            fs::create_dir_all(&place).unwrap();
-            Self(place)
-        }
-    }
-
-    impl Drop for Place {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 
     fn has_landlock(least: libc::c_long) -> bool {
         let has = landlock::version().is_ok_and(|version| version >= least);
@@ -161,7 +143,7 @@ mod tests {
         if !has_landlock(1) {
             return;
         }
-        let place = Place::new("folders");
+        let place = Place::short();
         for folder in ["read", "change", "remove", "other"] {
             fs::create_dir_all(place.0.join(folder)).unwrap();
             fs::write(place.0.join(folder).join("file"), "content").unwrap();
@@ -245,7 +227,7 @@ mod tests {
         if !has_landlock(1) {
             return;
         }
-        let place = Place::new("names");
+        let place = Place::short();
         let file = place.0.join("file");
         fs::write(&file, "content").unwrap();
         confined(&[Need::Names], || {
@@ -263,7 +245,7 @@ mod tests {
         if !has_landlock(landlock::LOCAL_SOCKETS) {
             return;
         }
-        let place = Place::new("sockets");
+        let place = Place::short();
         fs::create_dir(place.0.join(socket::FOLDER)).unwrap();
         let inside = socket::path(&place.0, socket::SUPERVISOR);
         let outside = place.0.join("outside.sock");
@@ -336,7 +318,7 @@ mod tests {
             eprintln!("SKIPPED: this kernel has no seccomp");
             return;
         }
-        let place = Place::new("probes");
+        let place = Place::short();
         fs::create_dir(place.0.join(socket::FOLDER)).unwrap();
         let listener = UnixListener::bind(socket::path(&place.0, socket::SUPERVISOR)).unwrap();
         let worked = probed("work", &place.0);

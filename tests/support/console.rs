@@ -6,8 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+#[path = "folder.rs"]
+mod folder;
+pub use folder::Folder;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -22,23 +25,9 @@ use petrel::wire::{
 /// The longest anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// A folder that is gone with this value.
-pub struct Folder(pub PathBuf);
-
 impl Folder {
     pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let own = format!("petrel-console-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(own);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        Self::short()
     }
 }
 

@@ -10,7 +10,6 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, thread};
@@ -19,29 +18,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use petrel::wire::state::State;
 
-use crate::support::{DEADLINE, Ended, Running, run};
+use crate::support::{DEADLINE, Ended, Folder, Running, run};
 
 /// What `petrel-tls` is started with besides its folder.
 pub const LISTEN: [&str; 4] = ["--ip", "127.0.0.1", "--port", "0"];
-
-/// A folder with a short name: those of the sockets in it have 108 octets at most.
-pub struct ShortFolder(PathBuf);
-
-impl ShortFolder {
-    pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = PathBuf::from(format!("/tmp/petrel-{}-{count}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for ShortFolder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Asks until the answer is yes.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -57,7 +37,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 fn certificates() -> &'static [(OsString, Vec<u8>)] {
     static FILES: OnceLock<Vec<(OsString, Vec<u8>)>> = OnceLock::new();
     FILES.get_or_init(|| {
-        let folder = ShortFolder::new();
+        let folder = Folder::short();
         let tool = |arguments: &[&str]| {
             let ended = run(Command::new(program(None, "petrel"))
                 .args(arguments)
@@ -115,7 +95,7 @@ pub struct Host {
     pub console: Option<Daemon>,
     pub address: String,
     setup: Setup,
-    folder: ShortFolder,
+    folder: Folder,
 }
 
 /// What there is on a host, to be compared with what there is later.
@@ -146,7 +126,7 @@ impl Host {
 
     /// The folder of a host, on which nothing runs yet.
     pub fn prepared(setup: Setup) -> Self {
-        let folder = ShortFolder::new();
+        let folder = Folder::short();
         for (name, contents) in certificates() {
             fs::write(folder.0.join(name), contents).unwrap();
         }

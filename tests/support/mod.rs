@@ -11,6 +11,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+mod folder;
+pub use folder::Folder;
+
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -33,15 +36,11 @@ pub fn guest(name: &str) -> PathBuf {
     image
 }
 
-/// A folder of its own for one test, removed at the end.
-pub struct Folder(PathBuf);
-
 impl Folder {
+    /// One beside the programs that are tested, with room for copies of them.
     pub fn new(test: &str) -> Self {
-        let name = format!("{test}-{}", std::process::id());
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        Self(folder)
+        let name = format!("{test}-XXXXXX");
+        Self::like(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
     }
 
     /// A path in the folder.
@@ -53,12 +52,6 @@ impl Folder {
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         std::fs::write(self.path(name), contents).unwrap();
         self.path(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

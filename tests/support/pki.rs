@@ -3,7 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+
+#[path = "folder.rs"]
+mod folder;
+pub use folder::Folder;
 
 use petrel::chain::{Certificate, EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use petrel::unikernel::ImageDigest;
@@ -197,17 +200,11 @@ pub fn policy(unikernels: u64) -> Policy {
     }
 }
 
-/// A folder that goes away with the value.
-pub struct Folder(PathBuf);
-
 impl Folder {
     pub fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("petrel-test-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(path.join("util")).unwrap();
-        Self(path)
+        let folder = Self::short();
+        fs::create_dir(folder.0.join("util")).unwrap();
+        folder
     }
 
     pub fn path(&self) -> &Path {
@@ -218,12 +215,6 @@ impl Folder {
         let path = self.0.join(file);
         fs::write(&path, text).unwrap();
         path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -118,6 +118,7 @@ impl std::error::Error for ResourceError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
 
     #[test]
     fn a_host_with_more_processors_than_a_set_has_room_for_has_those_of_the_set() {
@@ -142,19 +143,13 @@ mod tests {
 
     #[test]
     fn the_folder_of_block_devices_counts_once_it_is_there() {
-        let folder = std::env::temp_dir().join(format!("petrel-block-{}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
-        assert!(
-            discover(&folder)
-                .unwrap()
-                .block
-                .is_some_and(|size| size > 0)
-        );
+        let folder = Folder::short();
+        let folder = &folder.0;
+        assert!(discover(folder).unwrap().block.is_some_and(|size| size > 0));
         // Another file system than that of the database, where there is one of a known size.
         std::os::unix::fs::symlink("/proc", folder.join(BLOCK)).unwrap();
         if cfg!(target_os = "linux") {
-            assert_eq!(discover(&folder).unwrap().block, Some(0));
+            assert_eq!(discover(folder).unwrap().block, Some(0));
         }
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -504,6 +504,7 @@ impl std::error::Error for RecordError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use crate::sys::child::Ended;
     use crate::sys::process::End;
     use crate::sys::spawn::{Confinement, Input, Program, confined, record_line};
@@ -512,19 +513,10 @@ mod tests {
     use std::cell::RefCell;
     use std::os::unix::fs::MetadataExt;
 
-    struct Folder(PathBuf);
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    fn records(test: &str) -> (Folder, Records) {
-        let folder = std::env::temp_dir().join(format!("petrel-{test}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let records = Records::open(&folder).unwrap();
-        (Folder(folder), records)
+    fn records() -> (Folder, Records) {
+        let folder = Folder::short();
+        let records = Records::open(&folder.0).unwrap();
+        (folder, records)
     }
 
     fn name() -> Name {
@@ -581,7 +573,7 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_read_is_not_taken_for_none() {
-        let (_folder, records) = records("unreadable");
+        let (_folder, records) = records();
         let path = records.path(&name());
         fs::create_dir(&path).unwrap();
         let error = survivors(&records).unwrap_err().to_string();
@@ -591,7 +583,7 @@ mod tests {
 
     #[test]
     fn a_running_process_is_found_with_all_that_is_known_of_it() {
-        let (_folder, records) = records("found");
+        let (_folder, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         let child = start(&opened);
         drop(opened);
@@ -618,7 +610,7 @@ mod tests {
 
     #[test]
     fn a_process_whose_end_nobody_has_asked_for_is_still_found() {
-        let (_folder, records) = records("zombie");
+        let (_folder, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         let child = start(&opened);
         drop(opened);
@@ -635,7 +627,7 @@ mod tests {
 
     #[test]
     fn neither_a_reused_number_nor_another_boot_is_mistaken() {
-        let (_folder, records) = records("reused");
+        let (_folder, records) = records();
         let mut id = ProcessId::own().unwrap();
         let is_survivor = |boot: &str, id| {
             let mut text = encode(boot, &record()).into_bytes();
@@ -681,7 +673,7 @@ mod tests {
 
     #[test]
     fn a_record_without_a_process_is_of_none_that_was_executed() {
-        let (_folder, records) = records("early");
+        let (_folder, records) = records();
         drop(records.create(&name(), &record()).unwrap());
         assert!(survivors(&records).unwrap().is_empty());
         assert!(is_removed(&records));
@@ -689,7 +681,7 @@ mod tests {
 
     #[test]
     fn a_process_between_fork_and_exec_is_waited_for() {
-        let (_folder, records) = records("between");
+        let (_folder, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         // The supervisor is gone, its child has the file still open.
         let mut child = opened.for_child().unwrap();
@@ -707,7 +699,7 @@ mod tests {
 
     #[test]
     fn damaged_records_are_removed() {
-        let (_folder, records) = records("damaged");
+        let (_folder, records) = records();
         let good = encode(&records.boot, &record());
         let cases = [
             String::new(),
@@ -741,7 +733,7 @@ mod tests {
 
     #[test]
     fn of_a_damaged_record_the_process_is_known_and_is_to_end() {
-        let (_folder, records) = records("partly");
+        let (_folder, records) = records();
         let good = encode(&records.boot, &record());
         let mut process = Vec::new();
         record_line(ProcessId::own().unwrap(), &mut process).unwrap();

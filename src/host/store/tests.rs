@@ -2,19 +2,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use super::*;
+use crate::folder::Folder;
 use crate::unikernel::Version;
 use crate::wire::state::{Recorded, Standing};
 
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(test: &str) -> Self {
-        let folder = format!("petrel-store-{test}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(folder);
-        fs::create_dir(&folder).unwrap();
-        Self(folder)
-    }
-
     fn names(&self) -> Vec<String> {
         let names = fs::read_dir(&self.0).unwrap();
         let mut names: Vec<_> = names
@@ -30,12 +22,6 @@ impl Folder {
 
     fn get(&self, name: &str) -> Vec<u8> {
         fs::read(self.0.join(name)).unwrap()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -64,7 +50,7 @@ fn loaded(folder: &Folder) -> (Store, Result<Found, StoreError>) {
 
 #[test]
 fn a_write_keeps_the_state_before_it() {
-    let folder = Folder::new("previous");
+    let folder = Folder::short();
     let (mut store, found) = loaded(&folder);
     assert!(matches!(found, Ok(Found::Nothing)), "no file is no error");
     store.save(&state(1)).unwrap();
@@ -85,7 +71,7 @@ fn a_write_keeps_the_state_before_it() {
 
 #[test]
 fn a_write_that_was_broken_off_between_its_renames_is_made_up_for() {
-    let folder = Folder::new("broken");
+    let folder = Folder::short();
     let (mut store, _) = loaded(&folder);
     store.save(&state(1)).unwrap();
     drop(store);
@@ -101,7 +87,7 @@ fn a_write_that_was_broken_off_between_its_renames_is_made_up_for() {
 
 #[test]
 fn a_damaged_or_missing_state_gives_way_to_the_one_before() {
-    let folder = Folder::new("damaged");
+    let folder = Folder::short();
     let (mut store, _) = loaded(&folder);
     store.save(&state(1)).unwrap();
     store.save(&state(2)).unwrap();
@@ -134,7 +120,7 @@ fn a_damaged_or_missing_state_gives_way_to_the_one_before() {
 
 #[test]
 fn without_a_state_that_can_be_used_nothing_is_touched_and_it_is_said_what_to_do() {
-    let folder = Folder::new("unusable");
+    let folder = Folder::short();
     for (files, says) in [
         (&[("state", "x")][..], "state.previous is missing"),
         (
@@ -170,7 +156,7 @@ fn without_a_state_that_can_be_used_nothing_is_touched_and_it_is_said_what_to_do
 
 #[test]
 fn a_write_that_fails_leaves_the_state_and_nothing_else() {
-    let folder = Folder::new("fails");
+    let folder = Folder::short();
     let (mut store, _) = loaded(&folder);
     store.save(&state(1)).unwrap();
     // A folder cannot be replaced by a file, whoever asks for it.
@@ -192,7 +178,7 @@ fn a_write_that_fails_leaves_the_state_and_nothing_else() {
 
 #[test]
 fn the_original_of_albatross_is_kept_once_and_overwrites_nothing() {
-    let folder = Folder::new("original");
+    let folder = Folder::short();
     let file = albatross::State::default().encode().unwrap();
     folder.put("state", &file);
     folder.put("state.albatross", b"an older one");

@@ -92,11 +92,13 @@ fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use std::io::{Read, Write};
 
     #[test]
     fn only_a_fifo_is_a_console_and_never_through_a_link() {
-        let folder = std::env::temp_dir().join(format!("petrel-fifo-{}", std::process::id()));
+        let folder = Folder::short();
+        let folder = &folder.0;
         let fifos = folder.join(socket::FIFOS);
         fs::create_dir_all(&fifos).unwrap();
         let victim = folder.join("victim");
@@ -105,51 +107,50 @@ mod tests {
         fs::write(fifos.join(":file"), "kept").unwrap();
         for name in [":link", ":file"] {
             assert!(
-                Fifo::create(&folder, &name.parse().unwrap()).is_err(),
+                Fifo::create(folder, &name.parse().unwrap()).is_err(),
                 "{name}"
             );
         }
-        let fifo = Fifo::create(&folder, &":ok".parse().unwrap()).unwrap();
+        let fifo = Fifo::create(folder, &":ok".parse().unwrap()).unwrap();
         // What is put in its place later is not written to.
         fs::remove_file(fifos.join(":ok")).unwrap();
         std::os::unix::fs::symlink(&victim, fifos.join(":ok")).unwrap();
         fifo.output().unwrap().write_all(b"lost").unwrap();
         assert_eq!(fs::read(&victim).unwrap(), b"kept");
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn what_an_earlier_supervisor_has_left_goes_and_nothing_else() {
-        let folder = std::env::temp_dir().join(format!("petrel-left-{}", std::process::id()));
+        let folder = Folder::short();
+        let folder = &folder.0;
         let fifos = folder.join(socket::FIFOS);
         fs::create_dir_all(&fifos).unwrap();
         fs::write(fifos.join(":file"), "").unwrap();
         for name in [":wanted", "a:left"] {
-            Fifo::create(&folder, &name.parse().unwrap()).unwrap();
+            Fifo::create(folder, &name.parse().unwrap()).unwrap();
         }
-        Fifo::remove_others(&folder, &[":wanted".parse().unwrap()].into());
+        Fifo::remove_others(folder, &[":wanted".parse().unwrap()].into());
         let left = fs::read_dir(&fifos).unwrap();
         let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, [":file", ":wanted"]);
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn what_was_written_waits_for_whoever_comes_next() {
-        let folder = std::env::temp_dir().join(format!("petrel-waits-{}", std::process::id()));
+        let folder = Folder::short();
+        let folder = &folder.0;
         fs::create_dir_all(folder.join(socket::FIFOS)).unwrap();
         let name = ":ok".parse().unwrap();
-        let fifo = Fifo::create(&folder, &name).unwrap();
+        let fifo = Fifo::create(folder, &name).unwrap();
         let mut tender = fifo.output().unwrap();
         drop(fifo);
         // Nobody else has it open, and this is no error.
         tender.write_all(b"line").unwrap();
         let mut line = [0; 4];
-        let again = Fifo::create(&folder, &name).unwrap();
+        let again = Fifo::create(folder, &name).unwrap();
         drop(tender);
         again.output().unwrap().read_exact(&mut line).unwrap();
         assert_eq!(&line, b"line");
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

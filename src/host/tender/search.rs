@@ -190,21 +190,21 @@ fn read_until(pipe: &mut io::PipeReader, deadline: Instant) -> io::Result<Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_tender_that_does_not_answer_is_not_asked_each_time() {
-        let folder = std::env::temp_dir().join(format!("petrel-silent-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::short();
+        let folder = &folder.0;
         let (tender, asked) = (folder.join("solo5-spt"), folder.join("asked"));
         let script = format!("#!/bin/sh\necho >> {}\nexec sleep 600\n", asked.display());
         fs::write(&tender, script).unwrap();
         fs::set_permissions(&tender, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut tenders = Tenders::new(&folder);
+        let mut tenders = Tenders::new(folder);
         for _ in 0..3 {
             assert!(!tenders.speaks(&tender, CURRENT_ABI));
         }
         assert_eq!(fs::read(&asked).unwrap(), b"\n");
-        fs::remove_dir_all(folder).unwrap();
     }
 }

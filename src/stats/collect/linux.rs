@@ -295,11 +295,11 @@ fn microseconds(time: nix::sys::time::TimeSpec) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::env;
     use std::process::Command;
 
     use super::*;
     use crate::daemon::wall_clock;
+    use crate::folder::Folder;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -374,12 +374,13 @@ mod tests {
 
     #[test]
     fn disks_are_what_the_own_group_tells_each_time() {
-        let root = env::temp_dir().join(format!("petrel-disks-{}", std::process::id()));
+        let folder = Folder::short();
+        let root = &folder.0;
         let group = root.join("petreld/t:a");
         fs::create_dir_all(&group).unwrap();
         let tell = |text: &str| fs::write(group.join("io.stat"), text).unwrap();
         let groups = "0::/petreld/t:a\n";
-        let of = |name: &Name| disk_of_group(&root, groups, name);
+        let of = |name: &Name| disk_of_group(root, groups, name);
         assert!(of(&name("t:a")).is_none(), "it cannot tell");
         tell("8:0 rbytes=1024 wbytes=512\n");
         assert!(of(&name("t:b")).is_none(), "it is another one's");
@@ -401,7 +402,6 @@ mod tests {
             let blocks = (usage.resources.inblock.0, usage.resources.outblock.0);
             assert_eq!(blocks, (read / 512, written / 512));
         }
-        fs::remove_dir_all(&root).unwrap();
     }
 
     #[test]

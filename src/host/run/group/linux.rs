@@ -224,21 +224,13 @@ fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> GroupError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use crate::supervisor::fixtures::config;
-
-    struct Folder(PathBuf);
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 
     impl Folder {
         /// What stands for /sys/fs/cgroup: a group `a/b` that offers these controllers.
-        fn offering(test: &str, controllers: &str) -> Self {
-            let name = format!("petrel-group-{test}-{}", process::id());
-            let folder = Self(env::temp_dir().join(name));
+        fn offering(controllers: &str) -> Self {
+            let folder = Self::short();
             fs::create_dir_all(folder.0.join("a/b")).unwrap();
             fs::write(folder.0.join("a/b/cgroup.controllers"), controllers).unwrap();
             folder
@@ -251,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_unikernel_has_a_group_with_its_limits_beside_that_of_the_supervisor() {
-        let root = Folder::offering("limits", "cpuset cpu io memory pids\n");
+        let root = Folder::offering("cpuset cpu io memory pids\n");
         let groups = Groups::take_below(&root.0, "4:memory:/x\n0::/a/b\n").unwrap();
         assert_eq!(root.read("a/b/supervisor/cgroup.procs"), "0");
         let passed_on = "a/b/cgroup.subtree_control";
@@ -289,7 +281,7 @@ mod tests {
 
     #[test]
     fn groups_of_runs_that_are_over_are_removed() {
-        let root = Folder::offering("left", "cpuset memory");
+        let root = Folder::offering("cpuset memory");
         let groups = Groups::take_below(&root.0, "0::/a/b\n").unwrap();
         let passed_on = "a/b/cgroup.subtree_control";
         assert_eq!(root.read(passed_on), "+memory +cpuset", "what there is");
@@ -306,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_group_that_systemd_could_not_start_another_supervisor_in_is_left_alone() {
-        let root = Folder::offering("manager", "cpuset memory");
+        let root = Folder::offering("cpuset memory");
         let error = Groups::take_of_manager(&root.0, "0::/a/b\n", true).unwrap_err();
         assert!(error.to_string().contains("DelegateSubgroup="), "{error}");
         assert!(!root.0.join("a/b/supervisor").exists());
@@ -317,7 +309,7 @@ mod tests {
     #[test]
     fn a_group_that_cannot_limit_is_left_alone() {
         for controllers in ["", "cpu pids", "memory", "cpuset pids\n"] {
-            let root = Folder::offering("absent", controllers);
+            let root = Folder::offering(controllers);
             let error = Groups::take_below(&root.0, "0::/a/b\n").unwrap_err();
             assert!(matches!(error, GroupError::Absent(_)), "{error}");
             assert!(!root.0.join("a/b/supervisor").exists());
@@ -326,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_group_with_others_in_it_is_left_as_it_was() {
-        let root = Folder::offering("others", "cpuset memory");
+        let root = Folder::offering("cpuset memory");
         // Writing to it fails.
         fs::create_dir(root.0.join("a/b/cgroup.subtree_control")).unwrap();
         let error = Groups::take_below(&root.0, "0::/a/b\n").unwrap_err();

@@ -1,0 +1,32 @@
+//! Folders of tests: of those of the library, and of the integration tests.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::mkdtemp;
+
+/// A folder that nobody had before, not even a test that was killed; it goes away with the value.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    /// With a short name: those of the sockets in it have 108 octets at most.
+    pub fn short() -> Self {
+        Self::like(Path::new("/tmp/petrel-XXXXXX"))
+    }
+
+    /// With other characters in place of the six `X` at the end.
+    pub fn like(template: &Path) -> Self {
+        let path = mkdtemp(template).unwrap();
+        // Some tests have users that need to get through.
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
