@@ -36,7 +36,7 @@ struct shared {
 
 static char folder[PATH_MAX], armed[PATH_MAX];
 static struct shared *shared;
-static pid_t original;
+static pid_t original, tender;
 static long at;
 static int deadly;
 
@@ -104,7 +104,7 @@ static int strikes_file(const char *call, int file, int error)
     int type;
     socklen_t size = sizeof type;
 
-    if (file < 0 || !shared)
+    if (file < 0 || !shared || getpid() == tender)
         return 0;
     /* The files that a copy of the process has are all in the folder. */
     if (getpid() != original)
@@ -161,6 +161,14 @@ ON_FILE(ssize_t, pwrite64, ENOSPC, (int file, const void *data, size_t size, off
 ON_FILE(int, ftruncate64, EIO, (int file, off64_t size), (file, size))
 ON_FILE(int, fsync, EIO, (int file), (file))
 ON_FILE(int, fdatasync, EIO, (int file), (file))
+
+/* What is about to be another program begins a session. It has its memory from the original. */
+pid_t setsid(void)
+{
+    REAL(pid_t, "setsid", void);
+    tender = getpid();
+    return real();
+}
 
 int rename(const char *from, const char *to)
 {
