@@ -645,7 +645,7 @@ mod tests {
 
     #[test]
     fn of_a_tender_that_has_ended_meanwhile_something_may_be_left_and_of_others_not() {
-        let (_folder, records) = records("gone");
+        let (_folder, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         let child = start(&opened);
         drop(opened);
