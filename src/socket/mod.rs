@@ -323,6 +323,7 @@ impl AsFd for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use crate::wire::frame::frame;
     use std::cell::Cell;
 
@@ -369,8 +370,7 @@ mod tests {
 
     #[test]
     fn a_daemon_whose_queue_is_full_is_not_taken_for_a_dead_one() {
-        let folder = std::env::temp_dir().join(format!("petrel-full-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let Folder(folder) = &Folder::short();
         let path = folder.join("daemon.sock");
         let listener = listen(&path).unwrap();
         let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
@@ -385,7 +385,6 @@ mod tests {
         }
         let error = place.join().unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -218,11 +218,11 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::folder::Folder;
 
     #[test]
     fn nothing_is_written_through_what_somebody_else_has_put_there() {
-        let folder = std::env::temp_dir().join(format!("petrel-report-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let Folder(folder) = &Folder::short();
         let [victim, file, new] = ["victim", "a.prom", "a.prom.new"].map(|name| folder.join(name));
         let place = Place::open(file.clone()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -247,6 +247,5 @@ mod tests {
         // What is no file stays, and is told.
         fs::create_dir(&new).unwrap();
         assert!(place.replace("text").is_err());
-        fs::remove_dir_all(&folder).unwrap();
     }
 }
