@@ -11,6 +11,7 @@ use nix::sys::stat::fstat;
 use syslog::{Facility, Formatter3164, LoggerBackend};
 
 use crate::command_line::NO_LOG;
+use crate::sandbox;
 
 /// The target of audit lines: `info!(target: AUDIT, …)` is written at every level but [`Verbosity::quiet`].
 pub const AUDIT: &str = "audit";
@@ -91,9 +92,8 @@ pub fn start(
                 process: program.to_owned(),
                 pid: std::process::id(),
             };
-            Sink::Syslog(Mutex::new(
-                syslog::unix(formatter).map_err(LoggingError::Syslog)?,
-            ))
+            let syslog = Syslog::open(move || syslog::unix(formatter.clone()));
+            Sink::Syslog(syslog.map_err(LoggingError::Syslog)?)
         }
     };
     log::set_boxed_logger(Box::new(Logger { filter, sink })).map_err(|_| LoggingError::Twice)?;
@@ -119,7 +119,46 @@ enum Sink {
     Journal,
     /// Standard error, each line with the program's name.
     Plain(&'static str),
-    Syslog(Mutex<syslog::Logger<LoggerBackend, Formatter3164>>),
+    Syslog(Syslog),
+}
+
+/// A connection to the syslog daemon.
+type Line = syslog::Logger<LoggerBackend, Formatter3164>;
+
+/// The syslog daemon, also after it was started anew.
+struct Syslog {
+    connect: Box<dyn Fn() -> syslog::Result<Line> + Send + Sync>,
+    line: Mutex<Line>,
+}
+
+impl Syslog {
+    fn open(
+        connect: impl Fn() -> syslog::Result<Line> + Send + Sync + 'static,
+    ) -> syslog::Result<Self> {
+        Ok(Self {
+            line: Mutex::new(connect()?),
+            connect: Box::new(connect),
+        })
+    }
+
+    fn send(&self, level: Level, text: &str) {
+        let Ok(mut line) = self.line.lock() else {
+            return;
+        };
+        let send = |line: &mut Line| match level {
+            Level::Error => line.err(text),
+            Level::Warn => line.warning(text),
+            Level::Info => line.info(text),
+            Level::Debug | Level::Trace => line.debug(text),
+        };
+        if send(&mut line).is_err()
+            && !sandbox::is_confined()
+            && let Ok(anew) = (self.connect)()
+        {
+            *line = anew;
+            let _ = send(&mut line);
+        }
+    }
 }
 
 impl Log for Logger {
@@ -150,18 +189,7 @@ impl Log for Logger {
                 let line = plain_line(program, record.level(), record.args());
                 let _ = io::stderr().write_all(line.as_bytes());
             }
-            Sink::Syslog(logger) => {
-                let Ok(mut logger) = logger.lock() else {
-                    return;
-                };
-                let text = one_line(record.args());
-                let _ = match record.level() {
-                    Level::Error => logger.err(text),
-                    Level::Warn => logger.warning(text),
-                    Level::Info => logger.info(text),
-                    Level::Debug | Level::Trace => logger.debug(text),
-                };
-            }
+            Sink::Syslog(syslog) => syslog.send(record.level(), &one_line(record.args())),
         }
     }
 
@@ -221,6 +249,8 @@ impl std::error::Error for LoggingError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
+    use std::os::unix::net::UnixDatagram;
 
     #[test]
     fn a_line_stays_one_line() {
@@ -235,6 +265,38 @@ mod tests {
             "<3>x\n".to_owned()
         );
         assert_eq!(journal_line(Level::Info, &format_args!("x")), "<6>x\n");
+    }
+
+    #[test]
+    fn a_syslog_daemon_that_is_started_anew_gets_the_next_line() {
+        let folder = Folder::short();
+        let path = folder.0.join("log");
+        let formatter = Formatter3164 {
+            facility: Facility::LOG_DAEMON,
+            hostname: None,
+            process: "p".to_owned(),
+            pid: 7,
+        };
+        let received = |daemon: &UnixDatagram| {
+            let mut message = [0; 256];
+            let count = daemon.recv(&mut message).unwrap();
+            let message = String::from_utf8(message[..count].to_vec()).unwrap();
+            // The time is in between.
+            let (priority, text) = (&message[..4], message.rsplit(" p[").next());
+            (priority.to_owned(), text.unwrap().to_owned())
+        };
+        let is = |priority: &str, text: &str| (priority.to_owned(), text.to_owned());
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        let place = path.clone();
+        let syslog = Syslog::open(move || syslog::unix_custom(formatter.clone(), &place)).unwrap();
+        syslog.send(Level::Warn, "one");
+        assert_eq!(received(&daemon), is("<28>", "7]: one"));
+        drop(daemon);
+        syslog.send(Level::Info, "lost");
+        std::fs::remove_file(&path).unwrap();
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        syslog.send(Level::Info, "two");
+        assert_eq!(received(&daemon), is("<30>", "7]: two"));
     }
 
     #[test]

@@ -16,7 +16,10 @@ use super::archive::{Refused, Sink};
 use super::lines::escaped;
 use super::log_room;
 use super::ring::{Line, Moment};
-use crate::name::Name;
+use crate::name::{Name, Path as Tenant};
+
+/// Tenants of whose room there is a note.
+const ROOMS: usize = 1024;
 
 /// MiB of a file unless the operator says otherwise.
 pub const LOG_SIZE: u64 = 10;
@@ -36,6 +39,8 @@ pub(super) struct LogFolder {
     folder: File,
     limits: Limits,
     files: BTreeMap<Name, LogFile>,
+    /// Octets that tenants may begin files for before the folder is looked through again.
+    room: BTreeMap<Tenant, u64>,
 }
 
 /// How much is kept.
@@ -76,6 +81,7 @@ impl LogFolder {
             folder,
             limits,
             files: BTreeMap::new(),
+            room: BTreeMap::new(),
         })
     }
 
@@ -114,15 +120,12 @@ impl LogFolder {
     }
 
     /// Opens `file`, unless it is. If that begins one, there is room made for it.
-    fn reach(&self, name: &Name, file: &mut LogFile) -> io::Result<()> {
+    fn reach(&mut self, name: &Name, file: &mut LogFile) -> io::Result<()> {
         if file.file.is_none() {
             let opened = self.append(name)?;
             let size = opened.metadata()?.len();
             if size == 0 {
-                let tenant = name.path().tenant();
-                log_room::make_room(&self.folder, &tenant, self.limits.tenant, |other| {
-                    other == name || self.files.contains_key(other)
-                })?;
+                self.make_room(name)?;
             }
             file.size = size + file.held.len() as u64;
             file.file = Some(opened);
@@ -130,8 +133,30 @@ impl LogFolder {
         Ok(())
     }
 
+    /// Makes room for one more file of the tenant of `name`. The folder is looked through only when as much was begun as
+    /// there was room for the last time.
+    fn make_room(&mut self, name: &Name) -> io::Result<()> {
+        let tenant = name.path().tenant();
+        let file = self.limits.size.max(log_room::LEAST);
+        let left = self
+            .room
+            .get(&tenant)
+            .and_then(|left| left.checked_sub(file));
+        let left = match left {
+            Some(left) => left,
+            None => log_room::make_room(&self.folder, &tenant, self.limits.tenant, |other| {
+                other == name || self.files.contains_key(other)
+            })?,
+        };
+        if self.room.len() >= ROOMS {
+            self.room.clear();
+        }
+        self.room.insert(tenant, left);
+        Ok(())
+    }
+
     /// Makes room for so many octets in `file`, which is open then.
-    fn prepare(&self, name: &Name, file: &mut LogFile, octets: u64) -> io::Result<()> {
+    fn prepare(&mut self, name: &Name, file: &mut LogFile, octets: u64) -> io::Result<()> {
         self.reach(name, file)?;
         if file.failed {
             file.write()?;
@@ -199,6 +224,7 @@ impl Sink for LogFolder {
     fn reopen(&mut self) {
         // What is held back goes to the new file.
         self.files.retain(|_, file| !file.held.is_empty());
+        self.room.clear();
         for file in self.files.values_mut() {
             file.file = None;
         }
@@ -269,6 +295,7 @@ fn time(moment: Moment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::folder::Folder;
     use nix::unistd::mkfifo;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -277,20 +304,25 @@ mod tests {
     struct Case {
         path: PathBuf,
         folder: LogFolder,
+        _own: Folder,
     }
 
     impl Case {
-        fn new(test: &str, size: u64, files: u32) -> Self {
+        fn new(size: u64, files: u32) -> Self {
             let tenant = 1 << 30;
             let limits = Limits {
                 size,
                 files,
                 tenant,
             };
-            let own = format!("petrel-log-{test}-{}", std::process::id());
-            let path = std::env::temp_dir().join(own);
+            let own = Folder::short();
+            let path = own.0.join("logs");
             let folder = LogFolder::open(&path, limits).unwrap();
-            Self { path, folder }
+            Self {
+                path,
+                folder,
+                _own: own,
+            }
         }
 
         /// A file of so many MiB with the `age`th time.
@@ -329,15 +361,9 @@ mod tests {
         }
     }
 
-    impl Drop for Case {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-
     #[test]
     fn each_console_has_a_file_that_cannot_steer_a_terminal() {
-        let mut case = Case::new("each", 1 << 20, 2);
+        let mut case = Case::new(1 << 20, 2);
         case.say(":a", "one\x1b[2J").unwrap();
         case.say("t:a.log", "other").unwrap();
         case.folder.close(&":a".parse().unwrap());
@@ -354,7 +380,7 @@ mod tests {
     #[test]
     fn a_full_file_makes_room_and_the_oldest_goes() {
         // Two lines of 27 octets fit, three do not.
-        let mut case = Case::new("full", 60, 3);
+        let mut case = Case::new(60, 3);
         for number in 1..9 {
             case.say(":a", &number.to_string()).unwrap();
         }
@@ -370,7 +396,7 @@ mod tests {
         case.say(":a", &"x".repeat(99)).unwrap();
         assert_eq!(case.read(":a.log").len(), 100);
         assert_eq!(case.read(":a.log.1"), "7\n8\n");
-        let mut case = Case::new("single", 60, 1);
+        let mut case = Case::new(60, 1);
         for number in 1..4 {
             case.say(":a", &number.to_string()).unwrap();
         }
@@ -380,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_tenant_that_uses_ever_new_names_loses_its_own_oldest_files() {
-        let mut case = Case::new("tenant", 1 << 20, 3);
+        let mut case = Case::new(1 << 20, 3);
         // However little is in them.
         case.folder.limits.tenant = 5 * log_room::LEAST;
         for number in 0..9 {
@@ -398,7 +424,7 @@ mod tests {
 
     #[test]
     fn what_is_written_to_stays_and_of_its_console_the_older_files_go_last() {
-        let mut case = Case::new("room", 1 << 20, 3);
+        let mut case = Case::new(1 << 20, 3);
         case.folder.limits.tenant = 8 << 20;
         case.say("t:on", "x").unwrap();
         case.old("t:on.log", 4, 1);
@@ -425,6 +451,8 @@ mod tests {
             "t:on.log.1",
             "t:on.log",
         ];
+        // They came behind its back.
+        case.folder.room.clear();
         // As many as it runs it has in any case.
         for (begun, left) in [(1, 4), (2, 3), (3, 2), (4, 1), (5, 1), (6, 1)] {
             case.say(&format!("t:new{begun}"), "x").unwrap();
@@ -438,7 +466,7 @@ mod tests {
 
     #[test]
     fn nothing_is_written_through_what_somebody_else_has_put_there() {
-        let mut case = Case::new("tricks", 1 << 20, 2);
+        let mut case = Case::new(1 << 20, 2);
         let victim = case.path.join("victim");
         fs::write(&victim, "kept").unwrap();
         symlink(&victim, case.path.join(":link.log")).unwrap();
@@ -462,7 +490,7 @@ mod tests {
 
     #[test]
     fn what_a_full_disk_did_not_take_is_written_later() {
-        let mut case = Case::new("disk", 1 << 20, 2);
+        let mut case = Case::new(1 << 20, 2);
         case.say(":a", "one").unwrap();
         let name: Name = ":a".parse().unwrap();
         let full = File::options().write(true).open("/dev/full");

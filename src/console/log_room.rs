@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use log::info;
+use log::{info, warn};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -34,13 +34,14 @@ struct Found {
 }
 
 /// Removes as many files of a tenant, which is the first label of a path, as are beyond `most` octets: the oldest ones of
-/// consoles of which `goes_on` says no, then those of others, but none that is written to.
+/// consoles of which `goes_on` says no, then those of others, but none that is written to. Returns how many octets there
+/// are room for.
 pub(super) fn make_room(
     folder: &File,
     tenant: &Path,
     most: u64,
     goes_on: impl Fn(&Name) -> bool,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     let mut files = files(folder, tenant, goes_on)?;
     let mut octets: u64 = files.iter().map(|file| file.octets).sum();
     files.retain(|file| !(file.goes_on && file.is_newest));
@@ -55,16 +56,20 @@ pub(super) fn make_room(
                 file.name
             ),
             Err(Errno::ENOENT) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                warn!("cannot remove {}: {error}", file.name);
+                continue;
+            }
         }
         octets -= file.octets;
     }
-    Ok(())
+    Ok(most.saturating_sub(octets))
 }
 
 /// The files of a tenant; nothing else that is in the folder.
 fn files(folder: &File, tenant: &Path, goes_on: impl Fn(&Name) -> bool) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
+    let beginning = tenant.to_string();
     // By the descriptor, as the folder itself is out of reach in a sandbox; with its place in it, which goes back to the
     // beginning in the end.
     let mut entries = Dir::from_fd(OwnedFd::from(folder.try_clone()?))?;
@@ -73,6 +78,10 @@ fn files(folder: &File, tenant: &Path, goes_on: impl Fn(&Name) -> bool) -> io::R
         let Ok(name) = entry.file_name().to_str() else {
             continue;
         };
+        // Of the many that there may be, most are not read any further.
+        if !name.starts_with(&beginning) {
+            continue;
+        }
         let Some((console, number)) = owner(name) else {
             continue;
         };

@@ -8,6 +8,10 @@ pub(crate) mod filter;
 mod os;
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether this process was confined.
+static CONFINED: AtomicBool = AtomicBool::new(false);
 
 /// Something that a program goes on doing. What is open already can be read and written, polled and closed in any case.
 #[derive(Clone, Copy, Debug)]
@@ -62,5 +66,11 @@ pub enum Breach {
 ///
 /// What the system cannot do is logged, and all goes on without.
 pub fn confine(needs: &[Need<'_>], breach: Breach) {
+    CONFINED.store(true, Ordering::Relaxed);
     os::confine(needs, breach);
+}
+
+/// Whether this process was confined: what it did not say that it needs is not to be tried.
+pub fn is_confined() -> bool {
+    CONFINED.load(Ordering::Relaxed)
 }

@@ -99,7 +99,8 @@ impl Folder {
 
     /// Connects to the daemon with the socket `file`, which may take until `patience` is over to accept.
     pub fn connect(&self, file: &str, patience: Duration) -> io::Result<UnixStream> {
-        let daemon = patiently(os::FULL_QUEUE_REFUSES, patience, || {
+        let refused = patience.min(REFUSED_PATIENCE);
+        let daemon = patiently(os::FULL_QUEUE_REFUSES, refused, || {
             let flags = SockFlag::SOCK_CLOEXEC;
             let family = AddressFamily::Unix;
             let socket = nix::sys::socket::socket(family, SockType::Stream, flags, None)?;
@@ -141,18 +142,19 @@ fn patiently<T>(
 /// `AddrInUse` if a daemon answers there.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     // A daemon whose queue of connections is full is there, too.
-    let is_there = patiently(os::FULL_QUEUE_REFUSES, REFUSED_PATIENCE, || {
+    let answer = patiently(os::FULL_QUEUE_REFUSES, REFUSED_PATIENCE, || {
         connect(path).map_err(io::Error::from)
     });
-    if is_there.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |_| true) {
-        return Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            "another daemon answers on this socket",
-        ));
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match answer.map_err(|error| (error.kind(), error)) {
+        Err((ErrorKind::NotFound, _)) => {}
+        Err((ErrorKind::ConnectionRefused, _)) => fs::remove_file(path)?,
+        Ok(_) | Err((ErrorKind::WouldBlock, _)) => {
+            return Err(io::Error::new(
+                ErrorKind::AddrInUse,
+                "another daemon answers on this socket",
+            ));
+        }
+        Err((_, error)) => return Err(error),
     }
     // Between bind and chmod nobody may connect who could not afterwards.
     let before = umask(Mode::from_bits_truncate(0o777));
@@ -325,6 +327,7 @@ mod tests {
     use super::*;
     use crate::folder::Folder;
     use crate::wire::frame::frame;
+    use nix::sys::socket::Backlog;
     use std::cell::Cell;
 
     #[test]
@@ -373,8 +376,15 @@ mod tests {
         let Folder(folder) = &Folder::short();
         let path = folder.join("daemon.sock");
         let listener = listen(&path).unwrap();
-        let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
-        assert!(!waiting.is_empty());
+        nix::sys::socket::listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match connect(&path) {
+                Ok(client) => waiting.push(client),
+                Err(error) => break error,
+            }
+        };
+        assert!([Errno::EAGAIN, Errno::ECONNREFUSED].contains(&full));
         let place = thread::spawn({
             let path = path.clone();
             move || listen(&path).map(drop)

@@ -104,10 +104,10 @@ static int strikes_file(const char *call, int file, int error)
     int type;
     socklen_t size = sizeof type;
 
-    if (file < 0 || !shared || getpid() == tender)
+    if (file < 0 || !shared)
         return 0;
-    /* The files that a copy of the process has are all in the folder. */
-    if (getpid() != original)
+    /* The files that a copy of the process has are all in the folder, unless it becomes a tender. */
+    if (getpid() != original && getpid() != tender)
         return shared->armed && getsockopt(file, SOL_SOCKET, SO_TYPE, &type, &size)
             && counted(call, error);
     do

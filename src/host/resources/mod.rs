@@ -63,13 +63,15 @@ pub fn is_bridge(name: &str) -> io::Result<bool> {
 /// Those that are online and in the affinity of this process: the system leaves out the others.
 fn processors() -> io::Result<BTreeSet<CpuId>> {
     let ours = sched_getaffinity(Pid::from_raw(0));
-    let online = thread::available_parallelism()?;
-    Ok(usable(ours, online.get())?)
+    usable(ours, || Ok(thread::available_parallelism()?.get()))
 }
 
 /// Where a set of processors has no room for all that the host has (FreeBSD from 14 on has more than the C library's 256),
 /// those for which it has.
-fn usable(ours: nix::Result<CpuSet>, online: usize) -> nix::Result<BTreeSet<CpuId>> {
+fn usable(
+    ours: nix::Result<CpuSet>,
+    online: impl FnOnce() -> io::Result<usize>,
+) -> io::Result<BTreeSet<CpuId>> {
     let most = CpuId::try_from(CpuSet::count()).unwrap_or(CpuId::MAX);
     match ours {
         Ok(ours) => {
@@ -77,9 +79,9 @@ fn usable(ours: nix::Result<CpuSet>, online: usize) -> nix::Result<BTreeSet<CpuI
             Ok((0..most).filter(usable).collect())
         }
         Err(Errno::ERANGE | Errno::EINVAL) => {
-            Ok((0..most.min(CpuId::try_from(online).unwrap_or(CpuId::MAX))).collect())
+            Ok((0..most.min(CpuId::try_from(online()?).unwrap_or(CpuId::MAX))).collect())
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -125,11 +127,14 @@ mod tests {
         let mut ours = CpuSet::new();
         ours.set(1).unwrap();
         ours.set(5).unwrap();
-        assert_eq!(usable(Ok(ours), 8).unwrap(), [1, 5].into());
-        assert_eq!(usable(Err(Errno::ERANGE), 4).unwrap(), (0..4).collect());
-        let all = usable(Err(Errno::EINVAL), 1 << 20).unwrap();
+        let nobody_asks = || Err(io::ErrorKind::Other.into());
+        assert_eq!(usable(Ok(ours), nobody_asks).unwrap(), [1, 5].into());
+        let four = usable(Err(Errno::ERANGE), || Ok(4)).unwrap();
+        assert_eq!(four, (0..4).collect());
+        let all = usable(Err(Errno::EINVAL), || Ok(1 << 20)).unwrap();
         assert_eq!(all.len(), CpuSet::count());
-        assert_eq!(usable(Err(Errno::EPERM), 4), Err(Errno::EPERM));
+        let error = usable(Err(Errno::EPERM), || Ok(4)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     }
 
     #[test]

@@ -132,11 +132,12 @@ impl Client {
     }
 
     /// Octets that can be on their way: when so many were sent by [`Self::send`], the other side has all that was sent
-    /// before.
+    /// before. If nobody knows, no number is enough.
     pub fn room(&self) -> u64 {
-        let room = getsockopt(&self.socket, SndBuf).unwrap_or_default();
-        // The last message is let in as long as there is any room.
-        (room + MESSAGE) as u64
+        getsockopt(&self.socket, SndBuf).map_or(u64::MAX, |room| {
+            // The last message is let in as long as there is any room.
+            (room + MESSAGE) as u64
+        })
     }
 
     /// A message ends here.

@@ -84,7 +84,7 @@ impl Send {
         client.end();
         let mut pieces = Pieces::new(self.header.clone());
         // The last of it is copied: the file is let go of before the client has everything.
-        let copied = client.room() + MAX_CHUNK as u64;
+        let copied = client.room().saturating_add(MAX_CHUNK as u64);
         while !self.is_compressed() && self.content.left() > copied {
             client.send(&[pieces.head(MAX_CHUNK).map_err(refused)?])?;
             let end = self.content.left() - MAX_CHUNK as u64;
