@@ -175,23 +175,30 @@ peak() {
         awk '/^VmHWM:/ { print $2 }' "/proc/$process/status" 2>/dev/null >>"$large/memory" || true
     done
 }
-# timed NAME COMMAND...: how long it takes, and the memory of all that is part of it.
-timed() {
-    name=$1
-    shift
-    begin=$(date +%s%N)
+# watched COMMAND...: notes the memory of all that is part of it. Who looks takes time from it.
+watched() {
     "$@" >"$work/petrel.log" 2>&1 &
     job=$!
     while kill -0 $job 2>/dev/null; do
         # petreld's are what carries the content.
         # shellcheck disable=SC2046
-        [ "$name" = bare ] || peak $petreld $listener $(children $petreld; children $listener; children $job)
+        peak $petreld $listener $(children $petreld; children $listener; children $job)
         sleep 0.02
     done
     wait $job
+}
+# timed NAME COMMAND...: notes how long it takes.
+timed() {
+    name=$1
+    shift
+    begin=$(date +%s%N)
+    "$@" >"$work/petrel.log" 2>&1
     echo $((($(date +%s%N) - begin) / 1000)) >>"$large/$name"
 }
 remote create-block disk 1024 >"$work/petrel.log" 2>&1
+watched remote set-block disk "$large/data" --compression-level 0
+watched remote dump-block disk --compression-level 0
+rm "$large"/down/*
 for round in 1 2 3 4 5; do
     echo "round $round" >"$work/petrel.log"
     timed set remote set-block disk "$large/data" --compression-level 0
