@@ -92,19 +92,20 @@ fn names(folder: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+/// What belongs into a database.
+const FILES: [&str; 6] = [
+    ".lock",
+    ".secret",
+    "block",
+    "image",
+    "state",
+    "state.previous",
+];
+
 /// Nothing is in the database but what belongs there, and every image that is wanted, undamaged.
 fn assert_tidy(host: &Host, more: &[&str]) {
     let database = host.path("db");
-    let mut allowed: BTreeSet<String> = [
-        ".lock",
-        ".secret",
-        "block",
-        "image",
-        "state",
-        "state.previous",
-    ]
-    .map(str::to_owned)
-    .into();
+    let mut allowed = BTreeSet::from(FILES.map(str::to_owned));
     allowed.extend(more.iter().copied().map(str::to_owned));
     let found = names(&database);
     assert!(found.is_subset(&allowed), "{found:?}");
@@ -563,16 +564,7 @@ fn a_full_disk_loses_nothing() {
     fs::remove_file(filler).unwrap();
     create(&host, "two", &another(&host));
     let left = inside.join(host.path("db").strip_prefix("/").unwrap());
-    let expected = [
-        ".lock",
-        ".secret",
-        "block",
-        "image",
-        "state",
-        "state.previous",
-    ]
-    .map(str::to_owned);
-    assert_eq!(names(&left), expected.into());
+    assert_eq!(names(&left), FILES.map(str::to_owned).into());
 }
 
 #[test]
