@@ -2,6 +2,7 @@
 //! (WIRE 10, 12).
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod certificate;
 mod error;
 mod file;
@@ -13,6 +14,7 @@ mod revocation;
 mod revoke;
 mod sign;
 
+pub use allowance::check_policy;
 pub use certificate::{Certificate, check_links, read_chain, to_pem};
 pub use error::AuthorityError;
 pub use file::{MAX_FILE, read_from};
@@ -25,4 +27,4 @@ pub(crate) use key::{kind as key_kind, private_kind as private_key_kind};
 pub(crate) use request::requested_extensions;
 pub use request::{Request, WrittenRequest, create_request, file_stem, write_request};
 pub use revoke::{LIST_DAYS, RevokeOrder, Revoked, RevokedEntry, revoke};
-pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, Caution, Draft, SignOrder, check_policy, sign};
+pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, Caution, Draft, SignOrder, sign};

@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::{
-    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, file, file_stem,
-    to_pem,
+    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, check_policy, file,
+    file_stem, to_pem,
 };
 use crate::chain::verify::MAX_INTERMEDIATES;
 use crate::chain::{Leaf, is_followed_by_stream, route};
 use crate::name::Label;
-use crate::policy::{Excess, Policy};
-use crate::unikernel::{Config, Net};
 use crate::wire::{Command, PolicyCommand, UnikernelCommand};
 
 /// Days a delegated authority or a server is valid.
@@ -166,38 +164,6 @@ fn check_depth(profile: &Profile, issuer: &Issuer) -> Result<(), AuthorityError>
         0..=MAX_INTERMEDIATES => Ok(()),
         beyond => Err(AuthorityError::TooDeep(beyond)),
     }
-}
-
-/// Whether the policies of the issuing certificate and of those above it allow `command`; a policy to be added must also be of use.
-pub fn check_policy(command: &Command, upper: &[Policy]) -> Result<(), AuthorityError> {
-    match command {
-        Command::Policy(PolicyCommand::Add(policy)) => {
-            let policy = Policy::try_from(policy).map_err(AuthorityError::Meaning)?;
-            policy.usable().map_err(AuthorityError::Unusable)?;
-            upper
-                .iter()
-                .try_for_each(|upper| policy.within(upper))
-                .map_err(AuthorityError::Beyond)
-        }
-        Command::Unikernel(
-            UnikernelCommand::Create(config) | UnikernelCommand::ForceCreate(config),
-        ) => {
-            let config = Config::try_from(config).map_err(AuthorityError::Meaning)?;
-            upper
-                .iter()
-                .try_for_each(|upper| config_within(&config, upper))
-                .map_err(AuthorityError::Beyond)
-        }
-        _ => Ok(()),
-    }
-}
-
-fn config_within(config: &Config, upper: &Policy) -> Result<(), Excess> {
-    upper.allows_cpus(&config.cpus)?;
-    if u64::from(config.memory) > upper.memory {
-        return Err(Excess::Memory(config.memory.into(), upper.memory));
-    }
-    upper.allows_bridges(config.nets.iter().map(Net::bridge))
 }
 
 impl fmt::Display for Caution {

@@ -127,6 +127,39 @@ impl TryFrom<&WireConfig> for Config {
     }
 }
 
+impl Arguments {
+    /// Configuration record of a unikernel of this kind with these arguments, without an image.
+    pub fn for_kind(self, typ: Typ) -> WireConfig {
+        let Self {
+            fail_behaviour,
+            startup,
+            add_name,
+            cpuids,
+            memory,
+            blocks,
+            bridges,
+            arguments,
+            cpus,
+            linux_boot_partition,
+        } = self;
+        WireConfig {
+            typ,
+            compressed: false,
+            image: Octets::default(),
+            startup,
+            add_name,
+            fail_behaviour,
+            cpuids,
+            memory,
+            blocks,
+            bridges,
+            arguments,
+            cpus,
+            linux_boot_partition,
+        }
+    }
+}
+
 impl Config {
     fn checked(self) -> Result<Self, DomainError> {
         if self.cpus.is_empty() {
@@ -153,33 +186,7 @@ impl Config {
 
     /// The record of this configuration as new arguments change it, without an image.
     pub fn with_arguments(&self, arguments: Arguments) -> WireConfig {
-        let Arguments {
-            fail_behaviour,
-            startup,
-            add_name,
-            cpuids,
-            memory,
-            blocks,
-            bridges,
-            arguments,
-            cpus,
-            linux_boot_partition,
-        } = arguments;
-        WireConfig {
-            typ: self.wire_kind(),
-            compressed: false,
-            image: Octets::default(),
-            startup,
-            add_name,
-            fail_behaviour,
-            cpuids,
-            memory,
-            blocks,
-            bridges,
-            arguments,
-            cpus,
-            linux_boot_partition,
-        }
+        arguments.for_kind(self.wire_kind())
     }
 
     /// The record of everything a restart may change.
