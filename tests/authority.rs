@@ -69,6 +69,10 @@ fn first(path: &Path) -> Certificate {
     read_chain(path).unwrap().remove(0)
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -125,7 +129,10 @@ fn generate_makes_an_authority_and_a_server() {
     assert_eq!(server.not_after - server.not_before, 365 * 86_400 + 10);
     // The server is in the list, the root is not.
     let listed = fs::read_to_string(folder.path("db")).unwrap();
-    assert_eq!(listed, format!("{} server\n", server.serial));
+    let key = hex(&value(&server, SUBJECT_KEY.0)[2..]);
+    let issuer = hex(&authority::key_identifier(&root.public_bits));
+    let line = format!("{} server\tserver {key} {issuer}\n", server.serial);
+    assert_eq!(listed, line);
 }
 
 #[test]
@@ -230,7 +237,7 @@ fn a_signed_chain_says_what_was_asked_for() {
     assert_eq!(leaf.not_after - leaf.not_before, 86_400 + 10);
     let listed = fs::read_to_string(folder.path("db")).unwrap();
     let last = listed.lines().last().unwrap();
-    assert_eq!(last, format!("{} web", leaf.serial));
+    assert!(last.starts_with(&format!("{} web\tclient ", leaf.serial)));
 }
 
 #[test]
@@ -632,14 +639,13 @@ fn a_certificate_ends_with_its_issuer() {
 }
 
 #[test]
-fn a_request_without_a_command_is_for_a_server() {
+fn a_request_without_a_command_is_for_a_server_only_if_that_is_asked_for() {
     let folder = generated("server");
     write_server_request(&folder);
-    let ended = expect(
-        &folder.path(""),
-        0,
-        &["sign", "cacert.pem", "db", "root.key", "other.req"],
-    );
+    let ended = sign(&folder, 124, "root", "other", &[]);
+    assert!(ended.stderr.contains("--server"), "{ended:?}");
+    assert!(!folder.path("other.pem").exists());
+    let ended = sign(&folder, 0, "root", "other", &["--server"]);
     assert!(ended.stderr.contains("OF A SERVER"), "{ended:?}");
     let server = first(&folder.path("other.pem"));
     assert_eq!(
@@ -659,6 +665,7 @@ fn warnings_can_be_silenced() {
         "root.key",
         "other.req",
         "--force",
+        "--server",
     ];
     let policy = ["add-policy", "team", "1", "--csr"];
     for (option, silent) in [
@@ -688,6 +695,14 @@ fn a_tenant_cannot_issue_a_server() {
     let ended = expect(&folder.path(""), 124, &sign);
     assert!(ended.stderr.contains("carries a policy"), "{ended:?}");
     assert!(!folder.path("other.pem").exists());
+}
+
+#[test]
+fn a_request_with_a_command_is_not_signed_for_a_server() {
+    let folder = generated("no-server");
+    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
+    let ended = sign(&folder, 124, "root", "web", &["--server"]);
+    assert!(ended.stderr.contains("'unikernel info'"), "{ended:?}");
 }
 
 /// A request that carries no command.

@@ -14,6 +14,7 @@ mod pki;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
@@ -808,12 +809,13 @@ fn wrong_files_are_named_before_anything_listens() {
     host.folder.write("two.pem", &two);
     let other = host.root.server();
     host.folder.write("other.key", &other.key.serialize_pem());
+    host.folder.write("server.pem.key", &other.pem);
     for (files, reason) in [
         (["missing.pem", "server.pem", "server.key"], "missing.pem"),
         (["server.pem", "server.pem", "server.key"], "no authority's"),
         (["two.pem", "server.pem", "server.key"], "2 certificates"),
         (["ca.pem", "server.key", "server.key"], "no certificate"),
-        (["ca.pem", "server.pem", "server.pem"], "server.pem"),
+        (["ca.pem", "server.pem", "server.pem.key"], "PRIVATE KEY"),
         (["ca.pem", "server.pem", "other.key"], "cannot be used"),
     ] {
         let output = Process::new(PROGRAM)
@@ -826,6 +828,28 @@ fn wrong_files_are_named_before_anything_listens() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(124), "{text}");
         assert!(text.contains(reason), "{text}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_key_that_others_may_read_serves_nobody() {
+    let host = Host::new();
+    let key = host.folder.path().join("server.key");
+    for (mode, serves) in [(0o600, true), (0o644, false), (0o602, false)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        if serves {
+            host.listen(&[]);
+            continue;
+        }
+        let output = host
+            .program(&["--ip", "127.0.0.1", "--port", "0"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(124), "{text}");
+        assert!(text.contains("accessible to other users"), "{text}");
         assert!(output.stdout.is_empty());
     }
 }

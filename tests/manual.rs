@@ -27,6 +27,7 @@ use petrel::influx::{buffer, daemon as influx, http};
 use petrel::manifest::MAX_ENTRIES;
 use petrel::name::Label;
 use petrel::policy::Policy;
+use petrel::private_key::MAX_KEY_FILE;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
     AGE_STEP, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS,
@@ -490,6 +491,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of validity", time(LEAF_LIFETIME)),
         format!("{} before now", time(LATENESS)),
         format!("{} days of validity", Validity::MAX_DAYS),
+        format!("{} bytes in an answer", petrel::client::MAX_CONFIRMATION),
+        format!("{} in a file of a private key", size(MAX_KEY_FILE)),
         format!("{} in a file", size(MAX_FILE)),
         format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} in an image", size(MAX_IMAGE)),
@@ -639,6 +642,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         handshake,
         label,
         format!("{} in an image", size(MAX_IMAGE)),
+        format!("{} in a file of a private key", size(MAX_KEY_FILE)),
         format!(
             "{} in a file of revocation lists",
             size(endpoint::MAX_LIST_FILE)

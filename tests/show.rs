@@ -225,7 +225,7 @@ fn of_a_private_key_nothing_secret_is_shown() {
         "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n",
     );
     let shown = expect(&folder.path(""), 0, &["show", "old.key"]).stdout;
-    assert!(shown.contains("not used here"), "{shown}");
+    assert!(shown.contains("not readable here"), "{shown}");
 }
 
 #[test]

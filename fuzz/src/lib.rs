@@ -7,7 +7,7 @@ pub mod seeds;
 
 use std::io::Cursor;
 
-use petrel::authority::{Request, ecdsa_with_public_key};
+use petrel::authority::Request;
 use petrel::chain::revocation::RevocationList;
 use petrel::chain::{
     image_extension_value, is_followed_by_stream, read_image_extension, request, route,
@@ -20,6 +20,7 @@ use petrel::inflate::{Arriving, InflateError};
 use petrel::manifest::Manifest;
 use petrel::name::{Label, Name, Path};
 use petrel::policy::Policy;
+use petrel::private_key::ecdsa_with_public_key;
 use petrel::unikernel::Config;
 use petrel::wire::frame::{FrameBuffer, FrameError, MAX_CHUNK, Next, frame, read_frame};
 use petrel::wire::state::{State, albatross};

@@ -34,6 +34,8 @@ pub struct Certificate {
     pub key_identifier: Option<Vec<u8>>,
     /// Whether it may issue certificates.
     pub is_authority: bool,
+    /// How many authorities may follow it on a path, if it says so.
+    pub path_length: Option<u32>,
     /// What its key may be used for, if it says so.
     pub key_usage: Option<KeyUsage>,
     /// Whether it is for servers alone.
@@ -55,6 +57,7 @@ impl Certificate {
             public_bits: certificate.public_key().subject_public_key.data.to_vec(),
             key_identifier: None,
             is_authority: false,
+            path_length: None,
             key_usage: None,
             is_server: false,
         };
@@ -65,6 +68,7 @@ impl Certificate {
                 }
                 ParsedExtension::BasicConstraints(constraints) => {
                     parsed.is_authority = constraints.ca;
+                    parsed.path_length = constraints.path_len_constraint;
                 }
                 ParsedExtension::KeyUsage(usage) => parsed.key_usage = Some(*usage),
                 ParsedExtension::ExtendedKeyUsage(usage) => {
@@ -74,6 +78,13 @@ impl Certificate {
             }
         }
         Ok(parsed)
+    }
+
+    /// Common name, for messages; empty if there is none.
+    pub fn name(&self) -> String {
+        let read = chain::Certificate::read(&self.der).ok();
+        let name = read.and_then(|read| read.common_name());
+        name.unwrap_or_default()
     }
 
     /// Whether it was issued by its own key.

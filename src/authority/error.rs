@@ -5,10 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Lifetime, Validity};
-use crate::chain::verify::MAX_INTERMEDIATES;
+use crate::chain;
+use crate::chain::verify::{MAX_INTERMEDIATES, PathError};
 use crate::endpoint::MAX_LIST_FILE;
 use crate::name::NameError;
 use crate::policy::{Excess, Unusable, list};
+use crate::private_key::KeyFileError;
 use crate::serial;
 use crate::wire::WireError;
 use crate::wire::domain::DomainError;
@@ -26,6 +28,8 @@ pub enum AuthorityError {
     NoBlock(PathBuf, &'static str),
     /// There is more than one PEM block with this label in the file.
     SeveralBlocks(PathBuf, &'static str),
+    /// A file gives no private key.
+    PrivateKey(KeyFileError),
     /// The private key is not that of the certificate (key file, certificate file).
     ForeignKey(PathBuf, PathBuf),
     /// The subject's name cannot become a name of the tree or of a file.
@@ -42,8 +46,22 @@ pub enum AuthorityError {
     SeveralCommands,
     /// A command that is not carried out from a certificate (in words).
     NotAllowed(&'static str),
+    /// A request without a command, where no server's certificate was asked for.
+    NoCommand,
+    /// A server's certificate was asked for, but the request carries this command.
+    ServerWithCommand(&'static str),
     /// A server's certificate is asked for below one that carries a policy.
     TenantsServer,
+    /// The database has an authority of this name with another key (name, database).
+    OtherKey(String, PathBuf),
+    /// An authority allows no more than so many authorities below it (name, number).
+    PathLength(String, u32),
+    /// An authority is not valid before this time (name, seconds since 1970).
+    NotValidYet(String, i64),
+    /// An authority is not valid after this time (name, seconds since 1970).
+    Expired(String, i64),
+    /// Nobody would accept the certificate (why).
+    NotAccepted(PathError),
     /// The policy asked for is of no use.
     Unusable(Unusable),
     /// The request is beyond the policy of the issuing certificate.
@@ -115,6 +133,7 @@ impl fmt::Display for AuthorityError {
                 "'{}' holds more than one PEM block '{label}', where one is expected",
                 path.display()
             ),
+            Self::PrivateKey(error) => error.fmt(f),
             Self::ForeignKey(key, certificate) => write!(
                 f,
                 "the key in '{}' does not belong to the certificate in '{}'",
@@ -135,6 +154,43 @@ impl fmt::Display for AuthorityError {
             Self::NotAllowed(kind) => write!(
                 f,
                 "no certificate can carry the command of this request ({kind}): endpoints refuse it"
+            ),
+            Self::NoCommand => f.write_str(
+                "the request carries no command, so that its certificate would be that of a server, whose holder can \
+                 play the server to every client: pass --server if that is meant, or let the request be written again \
+                 with --csr",
+            ),
+            Self::ServerWithCommand(kind) => write!(
+                f,
+                "cannot sign the request for a server (--server), as it carries the command '{kind}'"
+            ),
+            Self::OtherKey(name, database) => write!(
+                f,
+                "'{name}' has an authority with another key already, as '{}' records: pass --force if this one is to be \
+                 a second one, or to replace it, and revoke the other one if its key is not to be used any more",
+                database.display()
+            ),
+            Self::PathLength(name, most) => write!(
+                f,
+                "the authority '{}' allows at most {most} authorities below it (pathLenConstraint), which this \
+                 certificate would exceed: sign it with an authority further up",
+                name.escape_default()
+            ),
+            Self::NotValidYet(name, time) => write!(
+                f,
+                "the authority '{}' is not valid before {}: wait until then, or set the clock",
+                name.escape_default(),
+                chain::time(*time)
+            ),
+            Self::Expired(name, time) => write!(
+                f,
+                "the authority '{}' has expired, at {}: renew its certificate first",
+                name.escape_default(),
+                chain::time(*time)
+            ),
+            Self::NotAccepted(why) => write!(
+                f,
+                "nobody would accept the certificate, so that it is not signed: {why}"
             ),
             Self::TenantsServer => f.write_str(
                 "the request carries no command, so that its certificate would be that of a server: none is issued \

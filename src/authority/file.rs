@@ -1,4 +1,4 @@
-//! Files of the authority: PEM in, PEM out, and the list of what was issued.
+//! Files of the authority: PEM in, PEM out.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Result as IoResult, Write};
@@ -106,7 +106,7 @@ fn put(beside: &Path, path: &Path, force: bool) -> Result<(), AuthorityError> {
 }
 
 /// The name of a new file is kept only with its folder.
-fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
+pub(super) fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -156,28 +156,6 @@ fn write_new(path: &Path, mode: u32, content: &str) -> IoResult<()> {
     let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(content.as_bytes())?;
     file.sync_all()
-}
-
-/// The list of issued certificates, which is made unless it exists.
-pub(super) fn open_database(path: &Path) -> Result<File, AuthorityError> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .open(path)
-        .map_err(AuthorityError::file("open", path))?;
-    sync_folder(path)?;
-    Ok(file)
-}
-
-/// Adds a line `SERIAL NAME` to the list of issued certificates (WIRE 6.4).
-pub(super) fn record(database: &Path, serial: &str, name: &str) -> Result<(), AuthorityError> {
-    let mut file = open_database(database)?;
-    // One write, so that two signers do not mix their lines.
-    file.write_all(format!("{serial} {name}\n").as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(AuthorityError::file("add a line to", database))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::{
-    AuthorityError, Issuer, Key, KeyType, OtherType, Profile, Validity, common_name, file,
-    self_signed, to_pem,
+    AuthorityError, Issuer, Key, KeyType, OtherType, Profile, Validity, common_name, database,
+    file, self_signed, to_pem,
 };
 
 /// File of the root authority's certificate.
@@ -73,7 +73,7 @@ pub fn generate(
     let validity = Validity::days(now, order.days)?;
     let server_validity = Validity::days(now, order.server_days)?;
     // Before anything else is written, which a second attempt would find, and ask for `force`.
-    file::open_database(order.database)?;
+    database::open(order.database)?;
     let own: [&Path; 3] = [&files.authority_key, &files.server_key, order.database];
     for certificate in [&files.authority, &files.server] {
         file::check_replaceable(certificate, order.force, &own)?;
@@ -99,7 +99,12 @@ pub fn generate(
         &to_pem(issuer.chain()),
         order.force,
     )?;
-    file::record(order.database, &server.serial, order.server)?;
+    database::record(
+        order.database,
+        &server.serial,
+        order.server,
+        &issuer.details(&server),
+    )?;
     file::write(&files.server, 0o644, &to_pem([&server]), order.force)?;
     Ok(files)
 }

@@ -15,6 +15,7 @@ use x509_parser::asn1_rs::FromDer;
 use x509_parser::x509::X509Name;
 
 use super::certificate::distinguished_name;
+use super::database::{Details, KeyIdentifier, Kind};
 use super::{AuthorityError, Certificate, Key, check_links, read_chain};
 use crate::chain::{EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use crate::policy::Policy;
@@ -186,6 +187,22 @@ impl Issuer {
     /// Checks that each certificate of the file was issued by the one after it.
     pub fn check_links(&self) -> Result<(), AuthorityError> {
         check_links(&self.chain).map_err(|(position, why)| AuthorityError::Link(position, why))
+    }
+
+    /// Details of a certificate that it issued, for the database.
+    pub(super) fn details(&self, certificate: &Certificate) -> Details {
+        let kind = if certificate.is_authority {
+            Kind::Authority
+        } else if certificate.is_server {
+            Kind::Server
+        } else {
+            Kind::Client
+        };
+        Details {
+            kind,
+            key: KeyIdentifier::new(&key_identifier(&certificate.public_bits)),
+            issuer: KeyIdentifier::new(&self.key_identifier()),
+        }
     }
 
     /// How the issuing certificate is referred to in what it signs.

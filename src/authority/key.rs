@@ -1,4 +1,4 @@
-//! Private keys: PKCS#8 in PEM, readable by their owner alone (WIRE 10.4).
+//! Private keys, written as PKCS#8 in PEM, readable by their owner alone (WIRE 10.4).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,11 +15,10 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 use super::{AuthorityError, Certificate, file};
+use crate::private_key::{self, LABEL, ecdsa_with_public_key};
 
 /// File mode of a private key.
 const MODE: u32 = 0o400;
-
-const LABEL: &str = "PRIVATE KEY";
 
 /// Type of a private key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,7 +104,7 @@ impl Key {
         certificate: &Certificate,
         certificate_file: &Path,
     ) -> Result<Self, AuthorityError> {
-        let pkcs8 = file::read_block(path, LABEL)?;
+        let pkcs8 = private_key::read(path).map_err(AuthorityError::PrivateKey)?;
         let foreign = || AuthorityError::ForeignKey(path.to_owned(), certificate_file.to_owned());
         // albatross leaves the public key out of the files of its ECDSA keys; ring needs it, and checks that it fits.
         let key = match ecdsa_with_public_key(&pkcs8, &certificate.public_bits) {
@@ -126,7 +125,7 @@ impl Key {
         key_type: KeyType,
     ) -> Result<(Self, Option<OtherType>), AuthorityError> {
         if path.exists() {
-            let pkcs8 = file::read_block(path, LABEL)?;
+            let pkcs8 = private_key::read(path).map_err(AuthorityError::PrivateKey)?;
             let key = Self::read(path, &pkcs8)?;
             let other = (!key.is_a(key_type)).then(|| OtherType(path.to_owned(), key_type));
             return Ok((key, other));
@@ -188,8 +187,8 @@ impl Key {
                 path,
                 "private key that can be used here",
                 format!(
-                    "{why}it must be an Ed25519, P-256, P-384 or RSA key (2048 to 4096 bits) in PKCS#8, an ECDSA key \
-                     with its public key inside ('openssl pkey -in OLD -out NEW' adds it)"
+                    "{why}it must be an Ed25519, P-256, P-384 or RSA key (2048 to 4096 bits), an ECDSA key with its \
+                     public key inside ('openssl pkey -in OLD -out NEW' adds it)"
                 ),
             )
         })
@@ -227,44 +226,6 @@ pub(crate) fn private_kind(pkcs8: &[u8]) -> Option<Result<&'static str, String>>
     let (rest, _version) = <Any<'_> as FromBer<'_>>::from_ber(&sequence.content).ok()?;
     let (_, found) = AlgorithmIdentifier::from_der(rest).ok()?;
     Some(kind(&found))
-}
-
-/// An ECDSA key file without the public key, completed; `None` for everything else.
-///
-/// The layout is fixed: SEQUENCE { INTEGER 0, algorithm, OCTET STRING { SEQUENCE { INTEGER 1, OCTET STRING scalar } } }
-/// with every length below 128, as P-521 is out of reach anyway.
-pub fn ecdsa_with_public_key(pkcs8: &[u8], public: &[u8]) -> Option<Vec<u8>> {
-    let element = |tag: u8, content: &[u8]| -> Option<Vec<u8>> {
-        let mut der = vec![tag];
-        match u8::try_from(content.len()).ok()? {
-            short @ 0..0x80 => der.push(short),
-            long => der.extend([0x81, long]),
-        }
-        der.extend_from_slice(content);
-        Some(der)
-    };
-    let content = short_element(pkcs8, 0x30)?.strip_prefix(&[2, 1, 0])?;
-    let algorithm_length = 2 + usize::from(*content.get(1)?);
-    let (algorithm, rest) = content.split_at_checked(algorithm_length)?;
-    let ec_key = short_element(short_element(rest, 0x04)?, 0x30)?;
-    let scalar = ec_key.strip_prefix(&[2, 1, 1])?;
-    short_element(scalar, 0x04)?;
-    let bits = element(0x03, &[&[0], public].concat())?;
-    let ec_key = element(0x30, &[ec_key, &element(0xa1, &bits)?].concat())?;
-    let wrapped = element(0x04, &ec_key)?;
-    element(0x30, &[&[2, 1, 0], algorithm, &wrapped].concat())
-}
-
-/// The content of an element that is all of `der` and shorter than 128 octets.
-fn short_element(der: &[u8], tag: u8) -> Option<&[u8]> {
-    match der {
-        [first, length, content @ ..]
-            if *first == tag && *length < 0x80 && usize::from(*length) == content.len() =>
-        {
-            Some(content)
-        }
-        _ => None,
-    }
 }
 
 impl fmt::Display for KeyType {
@@ -306,14 +267,19 @@ impl FromStr for KeyType {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::authority::read_chain;
+    use crate::folder::{Folder, protect};
 
-    fn vector(chain: &str, file: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/vectors/chains")
-            .join(chain)
-            .join(file)
+    /// A copy of a file of the vectors.
+    fn vector(folder: &Folder, chain: &str, file: &str) -> PathBuf {
+        let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/chains");
+        let copy = folder.0.join(file);
+        fs::copy(vectors.join(chain).join(file), &copy).unwrap();
+        protect(&copy);
+        copy
     }
 
     #[test]
@@ -325,10 +291,13 @@ mod tests {
             "cli-key-rsa2048",
             "cli-key-rsa4096",
         ] {
-            let certificate_file = vector(chain, "leaf.pem");
+            let folder = Folder::short();
+            let certificate_file = vector(&folder, chain, "leaf.pem");
             let certificate = &read_chain(&certificate_file).unwrap()[0];
-            Key::load(&vector(chain, "leaf.key"), certificate, &certificate_file).unwrap();
-            let foreign = Key::load(&vector(chain, "root.key"), certificate, &certificate_file);
+            let load =
+                |key| Key::load(&vector(&folder, chain, key), certificate, &certificate_file);
+            load("leaf.key").unwrap();
+            let foreign = load("root.key");
             assert!(
                 matches!(foreign, Err(AuthorityError::ForeignKey(..))),
                 "{chain}"

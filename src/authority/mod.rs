@@ -2,8 +2,10 @@
 //! (WIRE 10, 12).
 #![forbid(unsafe_code)]
 
+mod acceptance;
 mod allowance;
 mod certificate;
+mod database;
 mod error;
 mod file;
 mod generate;
@@ -22,7 +24,7 @@ pub use generate::{GenerateOrder, Generated, MAX_FILE_NAME, generate};
 pub use issue::{
     Issuer, LATENESS, Lifetime, Profile, Validity, common_name, key_identifier, self_signed,
 };
-pub use key::{Key, KeyType, OtherType, ecdsa_with_public_key};
+pub use key::{Key, KeyType, OtherType};
 pub(crate) use key::{kind as key_kind, private_kind as private_key_kind};
 pub(crate) use request::requested_extensions;
 pub use request::{Request, WrittenRequest, create_request, file_stem, write_request};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use time::OffsetDateTime;
 
+use super::database::{self, Issued, KeyIdentifier, Kind};
 use super::revocation::{RevocationList, Serial};
 use super::{AuthorityError, Issuer, Validity, file, read_chain};
 use crate::chain;
@@ -57,7 +58,7 @@ pub struct RevokedEntry {
     pub serial: String,
     /// Its name in the data base, or the file that was given.
     pub name: Option<String>,
-    /// Whether its authority is known to have issued it, as its certificate was looked at.
+    /// Whether its authority is known to have issued it, by its certificate or the database.
     pub seen: bool,
     /// Whether it is known to be that of a server, which no client looks for in a list.
     pub server: bool,
@@ -71,12 +72,6 @@ struct Wanted {
     name: Option<String>,
     seen: bool,
     server: bool,
-}
-
-/// A line of the data base (WIRE 6.4).
-struct Issued {
-    serial: Serial,
-    name: String,
 }
 
 /// Extends the authority's revocation list, or makes the first one. Nothing is written unless everything asked for is
@@ -151,6 +146,7 @@ fn read_list(path: &Path, issuer: &Issuer) -> Result<RevocationList, AuthorityEr
 
 /// What is to be revoked. The data base is needed only for what is looked up there.
 fn wanted(order: &RevokeOrder<'_>, issuer: &Issuer) -> Result<Vec<Wanted>, AuthorityError> {
+    let own = KeyIdentifier::new(&issuer.key_identifier());
     let mut database = None;
     let mut wanted = Vec::new();
     for word in order.certificates {
@@ -160,9 +156,9 @@ fn wanted(order: &RevokeOrder<'_>, issuer: &Issuer) -> Result<Vec<Wanted>, Autho
         }
         let lines = match &mut database {
             Some(lines) => lines,
-            none => none.insert(read_database(order.database)?),
+            none => none.insert(database::read(order.database)?),
         };
-        wanted.extend(find(word, lines, order.database)?);
+        wanted.extend(find(word, lines, order.database, &own)?);
     }
     Ok(wanted)
 }
@@ -183,18 +179,30 @@ fn of_file(path: &Path, issuer: &Issuer) -> Result<Wanted, AuthorityError> {
 }
 
 /// What a word means: `serial:HEX`, `name:NAME`, or whichever of both the data base has.
-fn find(word: &str, issued: &[Issued], database: &Path) -> Result<Vec<Wanted>, AuthorityError> {
+fn find(
+    word: &str,
+    issued: &[Issued],
+    database: &Path,
+    own: &KeyIdentifier,
+) -> Result<Vec<Wanted>, AuthorityError> {
     let unseen = |serial: &Serial, name| Wanted {
         serial: serial.clone(),
         name,
         seen: false,
         server: false,
     };
+    let recorded = |one: &Issued| Wanted {
+        serial: one.serial.clone(),
+        name: Some(one.name.clone()),
+        seen: one.details.as_ref().is_some_and(|of| of.issuer == *own),
+        server: one
+            .details
+            .as_ref()
+            .is_some_and(|of| of.kind == Kind::Server),
+    };
     let with = |fits: &dyn Fn(&Issued) -> bool| -> Vec<_> {
         let fitting = issued.iter().filter(|one| fits(one));
-        fitting
-            .map(|one| unseen(&one.serial, Some(one.name.clone())))
-            .collect()
+        fitting.map(recorded).collect()
     };
     let named = |name: &str| with(&|one| one.name.eq_ignore_ascii_case(name));
     let numbered = |serial: &Serial| with(&|one| one.serial == *serial);
@@ -228,33 +236,6 @@ fn find(word: &str, issued: &[Issued], database: &Path) -> Result<Vec<Wanted>, A
         (false, true) => Ok(by_name),
         (true, false) => Ok(by_serial),
     }
-}
-
-fn read_database(path: &Path) -> Result<Vec<Issued>, AuthorityError> {
-    let content = file::read(path)?;
-    let mut issued = Vec::new();
-    let mut damaged = Vec::new();
-    for (number, line) in String::from_utf8_lossy(&content).lines().enumerate() {
-        match read_line(line) {
-            Some(one) => issued.push(one),
-            None => damaged.push(number + 1),
-        }
-    }
-    if damaged.is_empty() {
-        Ok(issued)
-    } else {
-        Err(AuthorityError::Lines(path.to_owned(), damaged))
-    }
-}
-
-/// A name may have spaces: that of a server does not have to be a label.
-fn read_line(line: &str) -> Option<Issued> {
-    let (serial, name) = line.split_once(' ')?;
-    let fits = !name.is_empty() && !name.contains(char::is_control);
-    Some(Issued {
-        serial: Serial::parse(serial)?,
-        name: fits.then(|| name.to_owned())?,
-    })
 }
 
 impl fmt::Display for RevokedEntry {

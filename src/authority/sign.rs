@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
+use super::acceptance::{check_authorities, check_leaf};
 use super::{
-    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, check_policy, file,
-    file_stem, to_pem,
+    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, check_policy,
+    database, file, file_stem, read_chain, to_pem,
 };
-use crate::chain::verify::MAX_INTERMEDIATES;
+use crate::chain::verify::{MAX_INTERMEDIATES, Usage};
 use crate::chain::{Leaf, is_followed_by_stream, route};
 use crate::name::Label;
 use crate::wire::{Command, PolicyCommand, UnikernelCommand};
@@ -35,8 +36,10 @@ pub struct SignOrder<'a> {
     pub lifetime: Option<Lifetime>,
     /// Folder of the new certificate.
     pub folder: &'a Path,
-    /// Whether a certificate of that name is replaced.
+    /// Whether a certificate of that name is replaced, and a second authority of that name is made.
     pub force: bool,
+    /// Whether a server's certificate is asked for.
+    pub server: bool,
 }
 
 /// A certificate that is signed and neither noted nor written: until then it can be looked at.
@@ -61,6 +64,8 @@ pub enum Caution {
     AnyImage,
     /// It ends with the issuing certificate, earlier than asked for.
     Clipped,
+    /// There is an authority of this name with another key.
+    OtherKey(Label),
 }
 
 /// Signs a request. Nothing is written yet.
@@ -82,13 +87,37 @@ pub fn sign<'a>(
     let own = [order.authority, order.key, order.database, order.request];
     file::check_replaceable(&target, order.force, &own)?;
 
-    let (profile, days) = profile(&request, &issuer)?;
+    let (profile, days) = profile(&request, &issuer, order.server)?;
     check_depth(&profile, &issuer)?;
+    check_authorities(&profile, &issuer, now)?;
     let validity = Validity::lasting(now, order.lifetime.unwrap_or(Lifetime::Days(days)))?;
     let certificate = issuer.issue(request.name(), &request.public_key_info, &profile, validity)?;
     request.check_subject(&certificate)?;
+    match &profile {
+        Profile::Server => check_leaf(&certificate, Usage::Server, &issuer, now)?,
+        Profile::Client(..) => check_leaf(&certificate, Usage::Client, &issuer, now)?,
+        // What is true of a client with its name, as nobody verifies an authority alone.
+        Profile::Root | Profile::Intermediate(_) => {
+            let info = Command::Unikernel(UnikernelCommand::Info(()));
+            let profile = Profile::Client(info, None);
+            let probe =
+                issuer.issue(request.name(), &request.public_key_info, &profile, validity)?;
+            check_leaf(&probe, Usage::Client, &issuer, now)?;
+        }
+    }
 
     let mut cautions = Vec::new();
+    let details = issuer.details(&certificate);
+    let recorded = database::has_other_authority(order.database, label.as_str(), &details)?;
+    if recorded && !order.force {
+        return Err(AuthorityError::OtherKey(
+            label.to_string(),
+            order.database.to_owned(),
+        ));
+    }
+    if recorded || replaces_other_authority(&target, &certificate) {
+        cautions.push(Caution::OtherKey(label.clone()));
+    }
     match &profile {
         Profile::Server => cautions.push(Caution::Server(target.clone())),
         Profile::Client(command @ Command::Unikernel(_), None)
@@ -117,28 +146,45 @@ impl Draft<'_> {
     pub fn write(&self) -> Result<&Path, AuthorityError> {
         let chain = std::iter::once(&self.certificate).chain(self.issuer.without_root());
         // A certificate that is noted but was never written does less harm than the other way round.
-        file::record(
+        database::record(
             self.order.database,
             &self.certificate.serial,
             self.label.as_str(),
+            &self.issuer.details(&self.certificate),
         )?;
         file::write(&self.target, 0o644, &to_pem(chain), self.order.force)?;
         Ok(&self.target)
     }
 }
 
+/// Tells whether the file holds an authority with another key than the new one's.
+fn replaces_other_authority(file: &Path, new: &Certificate) -> bool {
+    let Ok(Some(old)) = read_chain(file).map(|chain| chain.into_iter().next()) else {
+        return false;
+    };
+    new.is_authority && old.is_authority && old.public_bits != new.public_bits
+}
+
 /// What is issued for the request, and for how many days unless the order says so.
-fn profile(request: &Request, issuer: &Issuer) -> Result<(Profile, u32), AuthorityError> {
+fn profile(
+    request: &Request,
+    issuer: &Issuer,
+    server: bool,
+) -> Result<(Profile, u32), AuthorityError> {
     let policies = issuer.policies()?;
     let image = request.image;
     let Some(command) = request.command.clone() else {
         // A server is never a tenant's: no client would trust it, and the tenant may have meant something else.
         return match (&policies[..], image) {
+            ([], None) if !server => Err(AuthorityError::NoCommand),
             ([], None) => Ok((Profile::Server, AUTHORITY_DAYS)),
             ([], Some(_)) => Err(image_without_create()),
             _ => Err(AuthorityError::TenantsServer),
         };
     };
+    if server {
+        return Err(AuthorityError::ServerWithCommand(route(&command).kind));
+    }
     check_policy(&command, &policies)?;
     let route = route(&command);
     match &command {
@@ -171,13 +217,17 @@ impl fmt::Display for Caution {
         match self {
             Self::Server(file) => write!(
                 f,
-                "THIS IS THE CERTIFICATE OF A SERVER, as the request carries no command: who has the key of '{}' can \
-                 play the server to every client",
+                "THIS IS THE CERTIFICATE OF A SERVER: who has the key of '{}' can play the server to every client",
                 file.display()
             ),
             Self::AnyImage => f.write_str(
                 "the request fixes no image: whoever has the certificate and its key chooses the image, and can do so \
                  again while it is valid",
+            ),
+            Self::OtherKey(label) => write!(
+                f,
+                "THERE IS ANOTHER AUTHORITY '{label}' WITH ANOTHER KEY: the holder of this one gets all that is below \
+                 '{label}:', unikernels, block devices and consoles, as the holder of the other one has it"
             ),
             Self::Clipped => f.write_str(
                 "the certificate ends with the issuing certificate, earlier than was asked for",

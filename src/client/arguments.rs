@@ -233,9 +233,18 @@ command! {
         /// hours of validity, instead of days
         #[argh(option, from_str_fn(number))]
         pub(super) hours: Option<u32>,
-        /// replace a certificate file that exists
+        /// replace a certificate file that exists; make a second authority of a name, with another key
         #[argh(switch)]
         pub(super) force: bool,
+        /// the request is for the certificate of a server, and carries no command
+        #[argh(switch)]
+        pub(super) server: bool,
+        /// sign without asking on a terminal
+        #[argh(switch, short = 'y')]
+        pub(super) yes: bool,
+        /// show what would be signed, and write nothing
+        #[argh(switch)]
+        pub(super) dry_run: bool,
     }
 }
 

@@ -23,8 +23,8 @@ mod upload;
 mod values;
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 use time::OffsetDateTime;
@@ -43,6 +43,9 @@ pub use figures::LIVES;
 pub use table::MAX_ROWS;
 
 const PROGRAM: &str = "petrel";
+
+/// Maximum size in bytes of the answer to a question on a terminal.
+pub const MAX_CONFIRMATION: u64 = 64;
 
 /// The whole program; returns its exit code.
 pub fn main() -> i32 {
@@ -141,6 +144,7 @@ fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientEr
         lifetime,
         folder: "".as_ref(),
         force: arguments.force,
+        server: arguments.server,
     };
     let draft = authority::sign(&order, output.started())?;
     let text = crate::show::certificate(&draft.certificate, output.started())
@@ -149,8 +153,31 @@ fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientEr
     for caution in &draft.cautions {
         output.warn(&caution.to_string());
     }
+    if arguments.dry_run {
+        return output.line("nothing is written (--dry-run)");
+    }
+    if !arguments.yes && !confirmed("sign this certificate?")? {
+        return Err(ClientError::Usage(
+            "nothing was signed, as the answer was not 'y'".to_owned(),
+        ));
+    }
     let file = draft.write()?;
     output.line(&format!("written to {}", file.display()))
+}
+
+/// Asks a question where somebody can read it and answer, and takes it for answered with yes elsewhere.
+fn confirmed(question: &str) -> Result<bool, ClientError> {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Ok(true);
+    }
+    let _ = write!(io::stderr(), "{PROGRAM}: {question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_CONFIRMATION)
+        .read_line(&mut answer)
+        .map_err(ClientError::file("read", Path::new("standard input")))?;
+    Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
 }
 
 fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), ClientError> {

@@ -21,7 +21,9 @@ use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, Signature
 
 use super::lists::Lists;
 use super::stream::{SecureStream, wait};
+use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
+use crate::private_key::{self, KeyFileError};
 use crate::tls::{self, Arrived};
 
 /// Most octets of ciphertext that wait for the socket.
@@ -51,6 +53,8 @@ pub struct Accepted<'a> {
 pub enum CredentialsError {
     /// This file cannot be read.
     Read(String, io::Error),
+    /// The key file gives no key.
+    Key(KeyFileError),
     /// This file does not hold what it should.
     Content(String, String),
     /// Certificate and key do not make a server.
@@ -101,8 +105,7 @@ impl Credentials {
         if chain.is_empty() {
             return Err(content(certificate, "no certificate"));
         }
-        let key = PrivateKeyDer::from_pem_slice(&read(key)?)
-            .map_err(|error| content(key, &error.to_string()))?;
+        let key = private_key(key, &chain)?;
         Ok(Self { anchor, chain, key })
     }
 
@@ -382,6 +385,20 @@ fn content(file: &Path, reason: &str) -> CredentialsError {
     CredentialsError::Content(file.display().to_string(), reason.to_owned())
 }
 
+/// Reads the private key of a certificate chain, leaf first.
+fn private_key(
+    file: &Path,
+    chain: &[CertificateDer<'_>],
+) -> Result<PrivateKeyDer<'static>, CredentialsError> {
+    let key = private_key::read(file).map_err(CredentialsError::Key)?;
+    let leaf = chain.first().and_then(|leaf| Certificate::read(leaf).ok());
+    let completed = leaf.and_then(|leaf| {
+        let public = &leaf.x509().public_key().subject_public_key.data;
+        private_key::ecdsa_with_public_key(&key, public)
+    });
+    Ok(PrivateKeyDer::Pkcs8(completed.unwrap_or(key).into()))
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
     CertificateDer::pem_slice_iter(&read(file)?)
         .collect::<Result<_, _>>()
@@ -392,6 +409,7 @@ impl fmt::Display for CredentialsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read(file, error) => write!(f, "cannot read {file}: {error}"),
+            Self::Key(error) => error.fmt(f),
             Self::Content(file, reason) => write!(f, "{file}: {reason}"),
             Self::Pair(error) => write!(f, "the certificate and the key cannot be used: {error}"),
         }

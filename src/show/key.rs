@@ -1,11 +1,13 @@
 //! What is told of keys: their type and the identifier of their public half.
 
+use pem::Pem;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::page::{Page, hex, quoted};
+use super::page::{Page, hex};
 use crate::authority::{Key, key_identifier, key_kind, private_key_kind};
+use crate::private_key::to_pkcs8;
 
 /// A public key: type, and the identifier that certificates refer to it by.
 pub(super) fn public_key(info: &SubjectPublicKeyInfo<'_>) -> String {
@@ -20,11 +22,22 @@ pub(super) fn public_key(info: &SubjectPublicKeyInfo<'_>) -> String {
     )
 }
 
-/// A private key in PKCS#8, of which nothing secret is shown.
-pub(super) fn private_key(page: &mut Page, pkcs8: &[u8]) -> Result<(), String> {
-    let unreadable = || "it is no key in PKCS#8".to_owned();
-    let kind = private_key_kind(pkcs8).ok_or_else(unreadable)?;
-    let info = Key::from_pkcs8(pkcs8).map(|key| key.public_key_info());
+/// A private key in a PEM block, of which nothing secret is shown. `curve` is the content of an `EC PARAMETERS` block.
+pub(super) fn private_key(
+    page: &mut Page,
+    block: &Pem,
+    curve: Option<&[u8]>,
+) -> Result<(), String> {
+    let pkcs8 = match to_pkcs8(block, curve) {
+        Ok(pkcs8) => pkcs8,
+        Err(fault) => {
+            page.field("private key", format_args!("not readable here: {fault}"));
+            return Ok(());
+        }
+    };
+    let unreadable = || "invalid private key: its encoding is damaged".to_owned();
+    let kind = private_key_kind(&pkcs8).ok_or_else(unreadable)?;
+    let info = Key::from_pkcs8(&pkcs8).map(|key| key.public_key_info());
     match info
         .as_deref()
         .and_then(|info| SubjectPublicKeyInfo::from_der(info).ok())
@@ -37,14 +50,6 @@ pub(super) fn private_key(page: &mut Page, pkcs8: &[u8]) -> Result<(), String> {
         ),
     }
     Ok(())
-}
-
-/// A private key in another form than PKCS#8.
-pub(super) fn other_private_key(page: &mut Page, label: &str) {
-    page.field(
-        "private key",
-        format_args!("{}, a form that is not used here", quoted(label)),
-    );
 }
 
 fn in_words(kind: Result<&'static str, String>) -> String {

@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 
 use crate::authority::Certificate;
 use crate::chain::revocation::LABEL;
+use crate::private_key;
 use crate::wire::state::{State, StateError, albatross};
 use page::{Page, quoted};
 
@@ -85,6 +86,10 @@ fn pem_blocks(
 ) -> Result<(), ShowError> {
     let now = now.unix_timestamp();
     let mut certificates = Vec::new();
+    let curve = blocks
+        .iter()
+        .find(|block| block.tag() == private_key::CURVE);
+    let curve = curve.map(Pem::contents);
     for (position, block) in blocks.iter().enumerate() {
         let der = block.contents();
         let shown = match block.tag() {
@@ -92,11 +97,7 @@ fn pem_blocks(
                 .and_then(|()| Certificate::parse(der).map(|parsed| certificates.push(parsed))),
             "CERTIFICATE REQUEST" => certificate::request(page, der),
             LABEL => list::list(page, der, now),
-            "PRIVATE KEY" => key::private_key(page, der),
-            label if label.ends_with("PRIVATE KEY") => {
-                key::other_private_key(page, label);
-                Ok(())
-            }
+            _ if private_key::is_private_key(block) => key::private_key(page, block, curve),
             label => {
                 page.field("not shown", quoted(label));
                 Ok(())

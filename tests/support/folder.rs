@@ -25,6 +25,14 @@ impl Folder {
     }
 }
 
+/// Takes a private key, which has the extension `key`, away from other users.
+#[allow(dead_code, reason = "not every test has keys")]
+pub fn protect(file: &Path) {
+    if file.extension().is_some_and(|extension| extension == "key") {
+        fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use petrel::wire::state::State;
 
-use crate::support::{DEADLINE, Ended, Folder, Running, run};
+use crate::support::{DEADLINE, Ended, Folder, Running, protect, run};
 
 /// What `petrel-tls` is started with besides its folder.
 pub const LISTEN: [&str; 4] = ["--ip", "127.0.0.1", "--port", "0"];
@@ -170,6 +170,7 @@ impl Host {
     /// A new file, which the host's user can read.
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         fs::write(self.path(name), contents).unwrap();
+        protect(&self.path(name));
         self.hand_over(self.path(name));
         self.path(name)
     }

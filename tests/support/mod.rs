@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 mod folder;
-pub use folder::Folder;
+pub use folder::{Folder, protect};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -51,6 +51,7 @@ impl Folder {
     /// A new file with these bytes.
     pub fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         std::fs::write(self.path(name), contents).unwrap();
+        protect(&self.path(name));
         self.path(name)
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 #[path = "folder.rs"]
 mod folder;
-pub use folder::Folder;
+pub use folder::{Folder, protect};
 
 use petrel::chain::{Certificate, EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use petrel::unikernel::ImageDigest;
@@ -214,6 +214,7 @@ impl Folder {
     pub fn write(&self, file: &str, text: &str) -> PathBuf {
         let path = self.0.join(file);
         fs::write(&path, text).unwrap();
+        protect(&path);
         path
     }
 }
