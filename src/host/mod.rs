@@ -1,7 +1,7 @@
 //! `petreld`: carries out what [`crate::supervisor`] decides, and tells it what happens.
 //!
-//! One thread, poll(2), signals through a pipe; further threads only wait for the kernel to forget a tap. Nothing here
-//! decides anything about unikernels.
+//! One thread with a loop around poll(2), signals through a pipe; another one changes what is on disk, and further ones
+//! only wait for the kernel to forget a tap. Nothing here decides anything about unikernels.
 #![forbid(unsafe_code)]
 
 mod block;
@@ -23,6 +23,7 @@ pub mod tap;
 mod tender;
 pub mod transfer;
 mod unfinished;
+mod writer;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -67,6 +68,9 @@ pub const MAX_IMAGES: usize = 32;
 
 /// Most of them for one tenant, which is the first label of a path.
 pub const MAX_IMAGES_OF_TENANT: usize = 4;
+
+/// Size in bytes from which on a removed file is closed by a process of its own: freeing its disk space takes a while.
+pub const LARGE_FILE: u64 = 16 << 20;
 
 /// How long requests that are under way are waited for before this program is executed anew.
 pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);

@@ -56,6 +56,9 @@ pub const MAX_UPLOADS: usize = 32;
 /// Most of them for one tenant.
 pub const MAX_UPLOADS_OF_TENANT: usize = 8;
 
+/// How far an image that arrives may grow before it has to be granted more, and by how much then, in bytes.
+pub const UPLOAD_STEP_BYTES: u64 = 8 << 20;
+
 /// Most requests that wait for one name.
 pub const MAX_WAITING: usize = 64;
 
