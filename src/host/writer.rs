@@ -133,8 +133,8 @@ impl Writer {
 
     fn send(&self, job: Job) {
         // It ends by a panic only, which the loop finds.
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send(job));
-        if !matches!(sent, Some(Ok(()))) {
+        let sent = |jobs: &Sender<Job>| jobs.send(job).is_ok();
+        if !self.jobs.as_ref().is_some_and(sent) {
             log::error!("the writer has ended");
         }
     }

@@ -157,11 +157,11 @@ impl Daemon {
     ) -> Result<(), String> {
         let has_content = embedded.is_some();
         let cargo = |held| {
-            Cargo::Receive(Receive {
+            Cargo::Receive(Box::new(Receive {
                 incoming,
                 embedded,
                 held,
-            })
+            }))
         };
         self.carry(from, has_content, purpose, cargo)
     }

@@ -163,8 +163,7 @@ impl Client {
     /// # Errors
     /// If it may not: then the supervisor tells the client why.
     pub fn grow(&mut self, bytes: u64) -> Result<(), Stop> {
-        let [a, b, c, d, e, f, g, h] = bytes.to_be_bytes();
-        let request = [GROWS, a, b, c, d, e, f, g, h];
+        let request = [&[GROWS][..], &bytes.to_be_bytes()].concat();
         let mut answer = [0];
         let answered = self
             .supervisor

@@ -46,7 +46,7 @@ pub const STEP: usize = 1 << 16;
 #[derive(Debug)]
 pub enum Cargo {
     /// From the client into a file.
-    Receive(Receive),
+    Receive(Box<Receive>),
     /// From a file to the client.
     Send(Send),
 }
