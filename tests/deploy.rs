@@ -707,6 +707,25 @@ fn what_is_no_unikernel_is_refused_by_both_sides() {
     host.assert_unchanged(&steady);
 }
 
+/// However it comes, the rest of it is not waited for.
+#[test]
+fn an_image_that_is_no_elf_file_is_refused_at_its_first_bytes() {
+    let (host, steady) = Host::with_steady();
+    let mut long = b"#!/bin/sh\n".to_vec();
+    long.resize(1 << 16, b'#');
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(&long).unwrap();
+    let packed = packed.finish().unwrap();
+    for (compressed, start) in [(false, &long[..64]), (true, &packed[..])] {
+        let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+        daemon.send("tenant:x", create(compressed, 32));
+        daemon.stream.write_all(&frame(start).unwrap()).unwrap();
+        let failure = daemon.failure();
+        assert!(failure.contains("not an ELF file"), "{failure}");
+    }
+    host.assert_unchanged(&steady);
+}
+
 #[test]
 fn devices_that_do_not_fit_the_manifest_are_named_by_both_sides() {
     let (host, steady) = Host::with_steady();

@@ -523,6 +523,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of newer certificates", time(AGE_STEP)),
         format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} of silence", time(host::IDLE)),
+        format!(
+            "{} in a file",
+            size(usize::try_from(host::LARGE_FILE).unwrap())
+        ),
         format!("{} in a report", size(transfer::MAX_REPORT)),
         format!(
             "{} for {} of content",
