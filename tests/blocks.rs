@@ -788,10 +788,10 @@ fn a_process_that_carries_content_can_die_and_only_its_transfer_ends() {
     let mut stream = host.ask("keeper:disk", BlockCommand::Set(false));
     write_frame(&mut stream, &[7; 100]).unwrap();
     let carrier = eventually_some(|| host.tenders().into_iter().next());
-    // It holds the connection, the file twice, that which it replaces, and two of its line to the supervisor.
+    // The connection, the file twice, and two of its line to the supervisor.
     let descriptors = || fs::read_dir(format!("/proc/{carrier}/fd")).unwrap().count();
     if cfg!(target_os = "linux") {
-        eventually("it holds nothing else", || descriptors() == 3 + 6);
+        eventually("it holds nothing else", || descriptors() == 3 + 5);
         let status = || fs::read_to_string(format!("/proc/{carrier}/status")).unwrap();
         for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
             eventually(line, || status().contains(line));
