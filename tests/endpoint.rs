@@ -893,6 +893,37 @@ fn the_listener_has_no_privilege_that_it_does_not_use() {
 }
 
 #[test]
+fn who_does_not_speak_tls_is_named_so_at_either_end() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    for text in ["GET / HTTP/1.1\r\n\r\n", "SSH-2.0-OpenSSH_10.0\r\n"] {
+        endpoint.tcp().write_all(text.as_bytes()).unwrap();
+        endpoint.log("the client does not speak TLS");
+    }
+    for greeting in [
+        "SSH-2.0-OpenSSH_10.0\r\n",
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "220 mail\r\n",
+    ] {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut client, _) = server.accept().unwrap();
+            client.write_all(greeting.as_bytes()).unwrap();
+            let _ = client.read_to_end(&mut Vec::new());
+        });
+        let identity = host.root.leaf("x", info());
+        let error = connect(address, &identity, endpoint.anchor.clone()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("{address} does not speak TLS")),
+            "{text}"
+        );
+        assert_eq!(error.exit_code(), 121);
+    }
+}
+
+#[test]
 fn a_runtime_directory_that_is_not_there_is_named_at_the_start() {
     let host = Host::new();
     fs::remove_dir(host.folder.path().join("util")).unwrap();

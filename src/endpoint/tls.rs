@@ -412,6 +412,9 @@ impl fmt::Display for HandshakeFailure {
                 "handshake failed: the client showed no certificate, perhaps because its key is of a kind that is not \
                  supported, as P-521",
             ),
+            Self::Protocol(error) if tls::is_no_tls(error) => {
+                f.write_str("handshake failed: the client does not speak TLS")
+            }
             Self::Protocol(error) => write!(f, "handshake failed: {error}"),
             Self::Setup(error) => {
                 write!(f, "the server's certificate and key cannot be used: {error}")
