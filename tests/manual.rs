@@ -622,7 +622,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} handshakes of one address",
             endpoint::MAX_HANDSHAKES / endpoint::SOURCES
         ),
-        format!("{} between two looks at certificates", time(endpoint::RECHECK)),
+        format!(
+            "{} between two looks at certificates",
+            time(endpoint::RECHECK)
+        ),
         format!("{MAX_CERTIFICATES} certificates from a client"),
         format!("{} waiting connections", endpoint::BACKLOG),
         format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
