@@ -54,6 +54,22 @@ fn a_tender_of_root_or_of_an_ordinary_user_has_no_rights_either() {
 }
 
 #[test]
+fn a_supervisor_that_was_started_by_hand_keeps_the_capabilities_of_its_unit_only() {
+    let host = Host::start();
+    let supervisor = host.supervisor().pid();
+    assert_eq!(status(supervisor, "NoNewPrivs:"), [1]);
+    if !geteuid().is_root() {
+        return skipped("capabilities of petreld", "it needs root");
+    }
+    // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN
+    let kept = [0, 1, 5, 6, 7, 8, 12].map(|number| 1 << number);
+    let kept = kept.iter().fold(0, |kept, bit| kept | bit);
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        assert_eq!(hexadecimal(supervisor, set) & !kept, 0, "{set}");
+    }
+}
+
+#[test]
 fn an_ordinary_users_supervisor_gives_its_tenders_no_rights() {
     if !geteuid().is_root() {
         return skipped("petreld as another user", "it needs root");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
-use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
+use petrel::chain::verify::{MAX_CERTIFICATES, MAX_INTERMEDIATES, PathError};
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::{
     BETWEEN_RUNS, LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE,
@@ -140,7 +140,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 27] = [
+    let cases: [(&str, &str, &str); 28] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
@@ -164,6 +164,11 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
             "petrel-tls.8",
             "Fl -max-connections ",
             &endpoint::MAX_CONNECTIONS.to_string(),
+        ),
+        (
+            "petrel-tls.8",
+            "Fl -max-handshakes ",
+            &endpoint::MAX_HANDSHAKES.to_string(),
         ),
         (
             "petrel-tls.8",
@@ -603,9 +608,25 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let endpoint = vec![
         format!("{} connections", endpoint::MAX_CONNECTIONS),
         format!(
-            "{} connections of one address",
-            endpoint::MAX_CONNECTIONS / endpoint::SOURCES
+            "{} connections of one tenant",
+            endpoint::MAX_CONNECTIONS / endpoint::TENANTS
         ),
+        format!("{} for a place", time(endpoint::PLACE_TIMEOUT)),
+        format!(
+            "{}/{} of the places for streams",
+            endpoint::COMMAND_PART - 1,
+            endpoint::COMMAND_PART
+        ),
+        format!("{} handshakes", endpoint::MAX_HANDSHAKES),
+        format!(
+            "{} handshakes of one address",
+            endpoint::MAX_HANDSHAKES / endpoint::SOURCES
+        ),
+        format!(
+            "{} between two looks at certificates",
+            time(endpoint::RECHECK)
+        ),
+        format!("{MAX_CERTIFICATES} certificates from a client"),
         format!("{} waiting connections", endpoint::BACKLOG),
         format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
         format!(
@@ -717,6 +738,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of lines", size(buffer::MAX_BATCH)),
         format!("{} in an answer", size(http::MAX_ANSWER)),
         format!("{} in a token", size(influx::MAX_TOKEN)),
+        format!("{} addresses of a name", influx::MAX_ADDRESSES),
+        format!("{} to look up a name", time(influx::LOOK_UP)),
         format!("{} to connect", time(influx::CONNECT)),
         format!("{} for the collector", time(influx::EXCHANGE)),
         format!(

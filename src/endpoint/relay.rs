@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use log::warn;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
+use rustls::pki_types::UnixTime;
 
 use super::end::{End, Fault};
 use super::frames::{Answers, RawStream};
 use super::image::FixedImage;
+use super::standing::Standing;
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
 use crate::name::{self, Name};
@@ -53,7 +55,8 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
 }
 
 /// Carries `request` out over the daemons' `sockets`. The client is waited for `idle` in all for
-/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long.
+/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long. A stream or an upload goes on only as long as
+/// the client has `standing`.
 ///
 /// With [`End::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
 /// as that of a newer certificate had been set before.
@@ -62,8 +65,9 @@ pub fn relay(
     request: &Request,
     sockets: &Folder,
     idle: Duration,
+    standing: &Standing,
 ) -> (End, Vec<name::Path>) {
-    match start(client, request, sockets, idle) {
+    match start(client, request, sockets, idle, standing) {
         Ok(mut relay) => {
             let end = relay.run();
             let kept = relay.answers.kept.iter();
@@ -80,6 +84,7 @@ fn start<'a, S: SecureStream>(
     request: &Request,
     sockets: &Folder,
     idle: Duration,
+    standing: &'a Standing,
 ) -> Result<Relay<'a, S>, End> {
     let refused = |reason| End::Failure(Fault::Request, reason);
     let route = route(&request.command);
@@ -126,6 +131,8 @@ fn start<'a, S: SecureStream>(
         daemon_ended: false,
         flushed: true,
         last_progress: Instant::now(),
+        standing,
+        recheck: Instant::now() + standing.next_check(UnixTime::now()),
     })
 }
 
@@ -165,6 +172,9 @@ struct Relay<'a, S> {
     /// Whether the TLS library holds nothing for the client.
     flushed: bool,
     last_progress: Instant,
+    standing: &'a Standing,
+    /// When the client's certificates are looked at next.
+    recheck: Instant,
 }
 
 impl<S: SecureStream> Relay<'_, S> {
@@ -182,6 +192,7 @@ impl<S: SecureStream> Relay<'_, S> {
 
     /// Moves what can be moved, else waits; whether something moved.
     fn step(&mut self) -> Result<bool, End> {
+        self.check_standing()?;
         let mut moved = self.write_daemon();
         moved |= self.read_daemon()?;
         moved |= self.write_client()?;
@@ -194,6 +205,23 @@ impl<S: SecureStream> Relay<'_, S> {
             self.wait()?;
         }
         Ok(moved)
+    }
+
+    /// Ends what goes on for a client whose certificates have expired or are revoked meanwhile.
+    fn check_standing(&mut self) -> Result<(), End> {
+        if !self.goes_on() || Instant::now() < self.recheck {
+            return Ok(());
+        }
+        let now = UnixTime::now();
+        self.recheck = Instant::now() + self.standing.next_check(now);
+        self.standing
+            .check(now)
+            .map_err(|reason| End::Failure(Fault::Request, reason))
+    }
+
+    /// Whether the client takes part for as long as it likes. A command that the daemon has gets its answer.
+    fn goes_on(&self) -> bool {
+        self.answer != Answer::Single || self.upload.is_some()
     }
 
     fn read_client(&mut self) -> Result<bool, End> {
@@ -364,7 +392,9 @@ impl<S: SecureStream> Relay<'_, S> {
             descriptors.push(PollFd::new(self.daemon.as_fd(), from_daemon));
         }
         let patience = self.patience();
+        let recheck = self.goes_on().then_some(self.recheck);
         let until = patience.as_ref().map(|(until, _)| *until);
+        let until = until.into_iter().chain(recheck).min();
         let awaits_upload = self.awaits_upload();
         let began = Instant::now();
         wait(&mut descriptors, until)

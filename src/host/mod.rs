@@ -40,6 +40,7 @@ use self::run::{RunError, TenderUsers};
 use self::store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
+use crate::sandbox::{self, Capability};
 use crate::supervisor::STOP_DEADLINE;
 use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
@@ -56,6 +57,15 @@ pub use self::tender::{
 };
 
 const PROGRAM: &str = "petreld";
+
+/// Rights of root that are used, as in the unit of systemd; one that was started by hand gives up the others.
+const PRIVILEGES: &[Capability] = &[
+    Capability::Chown,
+    Capability::AnyFile,
+    Capability::Signals,
+    Capability::Users,
+    Capability::NetworkDevices,
+];
 
 /// Most clients at the same time; further ones wait until one is gone.
 pub const MAX_CLIENTS: usize = 256;
@@ -188,6 +198,7 @@ fn run(options: Options, system: System) -> i32 {
         if options.check {
             return Ok(check::check(&options, &system).tell());
         }
+        sandbox::keep_only(PRIVILEGES);
         Daemon::start(options, system)?.run().map(|()| 0)
     });
     match done {

@@ -2,6 +2,8 @@
 
 #[cfg(any(target_os = "freebsd", test))]
 pub mod bridge;
+#[cfg(target_os = "linux")]
+pub mod capabilities;
 #[cfg(target_os = "freebsd")]
 pub mod capsicum;
 pub mod child;

@@ -345,6 +345,11 @@ impl fmt::Display for SpawnError {
 
 impl std::error::Error for SpawnError {}
 
+/// From now on this process, and the programs that it runs, get no rights by the files that they execute.
+pub fn forbid_new_privileges() -> nix::Result<()> {
+    os::forbid_new_privileges()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
