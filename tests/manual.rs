@@ -553,6 +553,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_ENDED_IN_PATH} ended unikernels"),
         format!("{MAX_ENDED} ended unikernels"),
         format!("{} for requests", time(host::RELOAD_DEADLINE)),
+        format!("{} between looks", time(host::TAP_INTERVAL)),
         format!("{} of quiet", time(host::RELOAD_STEP)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),

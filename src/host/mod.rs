@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod bridges;
 mod check;
 mod connection;
 mod console;
@@ -77,6 +78,9 @@ pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long nothing happens before it is taken for quiet.
 pub const RELOAD_STEP: Duration = Duration::from_millis(20);
+
+/// How often it is looked at whether the taps of unikernels are on their bridges.
+pub const TAP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]

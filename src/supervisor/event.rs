@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::manifest::Manifest;
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::unikernel::{Death, ImageDigest, Version};
 use crate::wire::state::{LastExit, State};
 use crate::wire::{Header, Int, Message, Timestamp};
@@ -145,6 +146,10 @@ pub enum Event {
     },
     /// A time asked for by [`Effect::Wake`] has come.
     Timer(Timer),
+    /// The result of [`Effect::LookAtHost`]: what the host has, or why that is unknown.
+    HostResources(Result<Policy, String>),
+    /// The unikernels that run with a tap that is not on its bridge now, and what is wrong; of all others nothing is.
+    Networks(BTreeMap<Name, String>),
     /// The console daemon is there (again): it knows no unikernel.
     ConsoleUp,
     /// Stop all unikernels, and then the supervisor.
@@ -271,6 +276,8 @@ pub enum Effect {
     },
     /// Remove an image from the store: nothing refers to it.
     RemoveImage(ImageDigest),
+    /// Find out what the host has: leads to [`Event::HostResources`].
+    LookAtHost,
     /// Tell whoever is at the other end of this connection of all tenders from now on, after this answer; in place
     /// of whoever was told before.
     Observe {

@@ -4,11 +4,13 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod ages;
 mod blocks;
 mod domains;
 mod ending;
 mod event;
+mod host;
 mod ledger;
 mod lifecycle;
 mod operation;
@@ -131,6 +133,10 @@ pub struct Supervisor {
     acknowledged: Ledger,
     /// Images to be removed once nothing refers to them.
     superfluous: BTreeSet<ImageDigest>,
+    /// Commands that wait until the host was looked at.
+    postponed: VecDeque<host::Postponed>,
+    /// The unikernels with a tap that is not on its bridge, and what is wrong.
+    off_bridge: BTreeMap<Name, String>,
     counter: u64,
     random: u32,
     stopping: bool,
@@ -228,6 +234,8 @@ impl Supervisor {
             early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
             superfluous: BTreeSet::new(),
+            postponed: VecDeque::new(),
+            off_bridge: BTreeMap::new(),
             counter: survivors
                 .iter()
                 .map(|survivor| survivor.run.0)
@@ -284,6 +292,8 @@ impl Supervisor {
             Event::Persisted { ticket, result } => self.persisted(ticket, result),
             Event::Block { task, result, left } => self.block_done(task, result, left),
             Event::Timer(timer) => self.timer(timer),
+            Event::HostResources(found) => self.looked_at_host(found),
+            Event::Networks(off_bridge) => self.networks(off_bridge),
             Event::ConsoleUp => self.announce_all(),
             Event::Terminate => self.terminate(),
         }
@@ -343,6 +353,7 @@ impl Supervisor {
     /// Whether nothing is under way, and all is on disk: another supervisor could take over.
     pub fn is_quiet(&self) -> bool {
         !self.save_due
+            && self.postponed.is_empty()
             && self.operations.is_empty()
             && self.uploads.is_empty()
             && self.tasks.is_empty()
@@ -366,7 +377,11 @@ impl Supervisor {
             return self.refuse(&asker, "the supervisor is stopping");
         }
         match command {
-            Command::Unikernel(command) => self.unikernel_command(asker, name, command),
+            Command::Unikernel(command) => {
+                if let Some((asker, name, command)) = self.postpone(asker, name, command) {
+                    self.carry_out(asker, name, command);
+                }
+            }
             Command::Policy(PolicyCommand::Info(())) => {
                 let answer = reply::policies(name.path(), self.ledger.below(name.path()));
                 self.succeed(&asker, answer);
@@ -403,7 +418,7 @@ impl Supervisor {
         }
     }
 
-    fn unikernel_command(&mut self, asker: Asker, name: Name, command: UnikernelCommand) {
+    fn carry_out(&mut self, asker: Asker, name: Name, command: UnikernelCommand) {
         use UnikernelCommand as U;
 
         match command {
@@ -458,6 +473,7 @@ impl Supervisor {
     fn known(&self) -> reply::Known<'_> {
         reply::Known {
             devices: &self.devices,
+            off_bridge: &self.off_bridge,
             machines: self.machines.as_ref().ok(),
         }
     }

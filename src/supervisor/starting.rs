@@ -63,6 +63,7 @@ impl Supervisor {
             );
             self.end_run(run, &name);
         }
+        self.warn_of_duplicates();
         let mut due: Vec<_> = self
             .unikernels
             .iter()

@@ -12,6 +12,8 @@ pub mod guest;
 pub mod interfaces;
 #[cfg(target_os = "linux")]
 pub mod landlock;
+#[cfg(target_os = "linux")]
+pub mod links;
 pub mod process;
 #[cfg(target_os = "freebsd")]
 pub mod rctl;

@@ -62,6 +62,9 @@ pub struct Details {
     /// SHA-256 of the image that a rollback returns to.
     #[rasn(tag(explicit(1)))]
     pub previous: Option<Octets>,
+    /// Why it is not on one of its bridges, if it runs.
+    #[rasn(tag(explicit(2)))]
+    pub off_bridge: Option<Text>,
 }
 
 /// Where a unikernel is in its life.
