@@ -23,6 +23,7 @@ pub mod tap;
 #[cfg(target_os = "freebsd")]
 pub mod tcp;
 pub mod terminal;
+pub mod user;
 #[cfg(target_os = "freebsd")]
 pub mod vmm;
 pub mod worker;

@@ -2,6 +2,7 @@
 
 mod group;
 mod record;
+mod reservation;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,23 +15,26 @@ use nix::unistd::{Pid, geteuid};
 
 use self::group::{Group, GroupError, Groups};
 use self::record::{Record, RecordError, Records};
+use self::reservation::Reservations;
 use self::users::Exhausted;
 use super::tender::{self, Start, TenderError};
 use crate::daemon;
 use crate::manifest::Target;
 use crate::name::Name;
+use crate::socket;
 use crate::supervisor::{History, RunId};
 use crate::sys::process::Process;
 use crate::unikernel::Config;
 
 pub use group::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
-pub use users::TenderUsers;
+pub use users::{MAX_PASSED_OVER, TenderUsers};
 
 /// The runs of tenders that are not over.
 #[derive(Debug)]
 pub struct Runs {
     users: Option<TenderUsers>,
+    reservations: Option<Reservations>,
     latest_user: Option<u32>,
     records: Records,
     groups: Option<Groups>,
@@ -100,6 +104,7 @@ impl Runs {
         }
         Ok(Self {
             users,
+            reservations: users.map(|_| Reservations::open(Path::new(socket::RUNTIME_FOLDER))),
             latest_user: None,
             records,
             groups,
@@ -117,6 +122,9 @@ impl Runs {
     /// Takes over a survivor as this run.
     pub fn adopt(&mut self, run: RunId, survivor: Survivor) {
         let name = survivor.name;
+        if let (Some(reservations), Some(user)) = (&self.reservations, survivor.record.user) {
+            reservations.keep(user);
+        }
         let running = Running {
             group: self.groups.as_ref().map(|groups| groups.of(&name)),
             name,
@@ -147,7 +155,7 @@ impl Runs {
     /// Whether a tender for images of this target will be able to open the devices that it needs.
     pub fn check_devices(&self, target: Target, config: &Config) -> Result<(), RunError> {
         // If no user is left now, that of what is replaced will be.
-        let user = self.next_user().unwrap_or(self.latest_user);
+        let user = self.next_user(|_| true).unwrap_or(self.latest_user);
         let networks = !config.nets.is_empty();
         let groups = user.map(|user| tender::Guest::Image(target).groups(networks, user));
         groups.transpose().map(drop).map_err(RunError::Tender)
@@ -206,13 +214,30 @@ impl Runs {
         run: RunId,
         key: [u8; 32],
         history: History,
-        mut start: Start<'_>,
+        start: Start<'_>,
     ) -> Result<Pid, RunError> {
         let user = match start.guest {
-            tender::Guest::Image(_) => self.next_user().map_err(RunError::User)?,
+            tender::Guest::Image(_) => self.reserve_user().map_err(RunError::User)?,
             // Only root can make machines.
             tender::Guest::Machine => None,
         };
+        let started = self.start_as(user, run, key, history, start);
+        // The next start takes another one, also where this one has failed: its user may have too many processes.
+        self.latest_user = user.or(self.latest_user);
+        if started.is_err() {
+            self.give_back(user);
+        }
+        started
+    }
+
+    fn start_as(
+        &mut self,
+        user: Option<u32>,
+        run: RunId,
+        key: [u8; 32],
+        history: History,
+        mut start: Start<'_>,
+    ) -> Result<Pid, RunError> {
         let record = Record {
             user,
             started: daemon::wall_clock(),
@@ -253,7 +278,6 @@ impl Runs {
             stopping: false,
         };
         self.running.insert(run, running);
-        self.latest_user = user.or(self.latest_user);
         Ok(pid)
     }
 
@@ -294,6 +318,7 @@ impl Runs {
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
         clear_up(pid);
+        self.give_back(running.user);
         let group = running.group;
         let out_of_memory = group.as_ref().is_some_and(Group::out_of_memory);
         group.into_iter().for_each(Group::remove);
@@ -303,14 +328,26 @@ impl Runs {
         Some((running.name, Over { run, out_of_memory }))
     }
 
-    fn next_user(&self) -> Result<Option<u32>, Exhausted> {
+    /// A user of its own for the next tender, reserved on this host.
+    fn reserve_user(&self) -> Result<Option<u32>, Exhausted> {
+        let reservations = self.reservations.as_ref();
+        self.next_user(|user| reservations.is_none_or(|reservations| reservations.take(user)))
+    }
+
+    fn give_back(&self, user: Option<u32>) {
+        if let (Some(reservations), Some(user)) = (&self.reservations, user) {
+            reservations.give_back(user);
+        }
+    }
+
+    fn next_user(&self, is_free: impl Fn(u32) -> bool) -> Result<Option<u32>, Exhausted> {
         let Some(users) = self.users else {
             return Ok(None);
         };
         let left = self.survivors.iter().map(|survivor| survivor.record.user);
         let running = self.running.values().map(|running| running.user);
         let taken: BTreeSet<_> = left.chain(running).flatten().collect();
-        users.next(self.latest_user, &taken).map(Some)
+        users.next(self.latest_user, &taken, is_free).map(Some)
     }
 }
 

@@ -25,7 +25,7 @@ const STEP: Duration = Duration::from_micros(50);
 const HIGH: u8 = 0xfe;
 
 /// The largest MTU that the kernel gives a tap, in bytes.
-const MAX_MTU: u32 = 65521;
+const LARGEST_MTU: u32 = 65521;
 
 /// A tap on a bridge. Until it is [handed over](Self::hand_over) it is held open, so that it goes with this process.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Tap {
 /// larger one than frames on it may have.
 fn join(interfaces: &Interfaces, name: &str, bridge: &Bridge) -> Result<(), TapError> {
     interfaces
-        .set_mtu(name.as_bytes(), bridge.mtu.min(MAX_MTU))
+        .set_mtu(name.as_bytes(), bridge.mtu.min(LARGEST_MTU))
         .map_err(TapError::step("set the MTU of", name))?;
     interfaces
         .join_bridge(name.as_bytes(), bridge.name.as_bytes())

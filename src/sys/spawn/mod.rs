@@ -331,6 +331,14 @@ pub fn record_line(id: ProcessId, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "process {} {}", id.pid, id.start)
 }
 
+impl SpawnError {
+    /// Whether the new user has as many processes as it may have.
+    pub fn is_limit_of_processes(&self) -> bool {
+        let limit = Some(Errno::EAGAIN as i32);
+        matches!(self, Self::Execute(error) | Self::Step(_, error) if error.raw_os_error() == limit)
+    }
+}
+
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
