@@ -2,7 +2,7 @@
 //!
 //! One thread with a loop around poll(2), signals through a pipe; another one changes what is on disk, and further ones
 //! only wait for the kernel to forget a tap. Nothing here decides anything about unikernels.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod block;
 mod bridges;

@@ -149,7 +149,8 @@ pub const STEPS: [Step; 18] = [
     step("forbid new privileges", |_| os::forbid_new_privileges()),
     // Not left to exec: it lets this process go on before it closes them, which would find locks taken then.
     step("close the descriptors", |prepared| {
-        descriptor::close_others(&prepared.kept);
+        // SAFETY: this is a new process, which executes a program or ends, and uses no other descriptor before.
+        unsafe { descriptor::close_others(&prepared.kept) };
         let mut kept = prepared.confinement.keep.iter();
         kept.try_for_each(|kept| descriptor::keep_over_exec(kept, true))
     }),
