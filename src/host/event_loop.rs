@@ -158,6 +158,7 @@ impl Daemon {
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
             stop_deadline: options.stop_deadline,
+            histories: runs.histories(),
             seed: seed(),
         };
         // What is in the console of one that is started again was not read yet.
@@ -508,7 +509,7 @@ impl Daemon {
 
     /// Tells of the end of this process, if it was a tender.
     fn over(&mut self, process: Pid, end: End) {
-        let Some((name, over)) = self.runs.ended(process) else {
+        let Some((name, over)) = self.runs.ended(process, end) else {
             return;
         };
         self.statistics.remove(&name);

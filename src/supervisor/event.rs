@@ -240,6 +240,17 @@ pub enum Effect {
         /// What went before, for a supervisor that finds it running.
         history: History,
     },
+    /// Record what went before the next start of a unikernel, for a supervisor that is started meanwhile.
+    Remember {
+        /// The unikernel, which does not run.
+        name: Name,
+        /// What it is.
+        version: Arc<Version>,
+        /// What went before.
+        history: History,
+    },
+    /// Forget what [`Effect::Remember`] has recorded, if anything.
+    Forget(Name),
     /// Undo what [`Effect::Prepare`] did, all of it.
     Release(Name),
     /// Do something with a block device: leads to [`Event::Block`], sooner or later whatever becomes of the client.

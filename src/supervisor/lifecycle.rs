@@ -325,6 +325,7 @@ impl Supervisor {
                 if let Some(unikernel) = self.unikernels.get_mut(name) {
                     unikernel.run = Run::Stopped;
                 }
+                self.effects.push(Effect::Forget(name.clone()));
                 self.save(name);
             }
             Some(Goal::Destroy(_)) => {
@@ -333,6 +334,7 @@ impl Supervisor {
                     operation.previous = previous;
                     operation.ended = ended;
                 }
+                self.effects.push(Effect::Forget(name.clone()));
                 self.save(name);
             }
             Some(Goal::Start | Goal::Evict(_)) | None => self.finish(name),

@@ -94,6 +94,9 @@ pub struct Settings {
     pub machines: Result<Owner, &'static str>,
     /// How long a tender has between SIGTERM and SIGKILL; that of a machine [longer](MACHINE_STOP_DEADLINE).
     pub stop_deadline: Duration,
+    /// What went before the next start of the unikernels that wait for it, each with the
+    /// [key](crate::unikernel::Version::key) of its version.
+    pub histories: BTreeMap<Name, ([u8; 32], History)>,
     /// Any number, for jitter.
     pub seed: u32,
 }
@@ -265,8 +268,12 @@ impl Supervisor {
                     continue;
                 }
             };
+            let history = settings.histories.get(&name);
+            let history = history.filter(|(key, _)| *key == version.key());
+            let history = history.map(|(_, history)| history.clone());
             let unikernel = Unikernel {
                 previous,
+                history: history.unwrap_or_default(),
                 ..Unikernel::new(version, run)
             };
             supervisor.unikernels.insert(name, unikernel);
@@ -746,6 +753,8 @@ fn claims<'a>(
 
 #[cfg(test)]
 pub(crate) mod fixtures {
+    use std::collections::BTreeMap;
+
     use super::{BlockDevices, Owner, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
@@ -763,6 +772,7 @@ pub(crate) mod fixtures {
             devices: BlockDevices::default(),
             machines: Ok(Owner::of(1, 2, b"")),
             stop_deadline: STOP_DEADLINE,
+            histories: BTreeMap::new(),
             seed: 1,
         }
     }

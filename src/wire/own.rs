@@ -54,7 +54,7 @@ pub struct Details {
     pub info: Info,
     /// Where it is in its life.
     pub standing: Standing,
-    /// How often it was started again after a failure, since the supervisor was started.
+    /// How often it was started again after a failure, since it was created or the host was booted.
     pub restarts: Int,
     /// How it ended last.
     #[rasn(tag(explicit(0)))]

@@ -102,6 +102,12 @@ impl Daemon {
                 header,
                 networks,
             } => self.observe(by, header, &networks),
+            Effect::Remember {
+                name,
+                version,
+                history,
+            } => self.runs.remember(&name, version.key(), history),
+            Effect::Forget(name) => self.runs.forget(&name),
             Effect::LookAtHost => {
                 let found = resources::discover(&self.options.dbdir);
                 let found = found.map_err(|error| error.to_string());

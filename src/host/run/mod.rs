@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use self::group::{Group, GroupError, Groups};
-use self::record::{Record, RecordError, Records};
+use self::record::{Ended, Found, Record, RecordError, Records};
 use self::reservation::Reservations;
 use self::users::Exhausted;
 use super::tender::{self, Start, TenderError};
@@ -23,8 +23,10 @@ use crate::manifest::Target;
 use crate::name::Name;
 use crate::socket;
 use crate::supervisor::{History, RunId};
-use crate::sys::process::Process;
-use crate::unikernel::Config;
+use crate::sys::process::{End, Process};
+use crate::unikernel::{Config, Death};
+use crate::wire::Timestamp;
+use crate::wire::state::LastExit;
 
 pub use group::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
@@ -40,6 +42,7 @@ pub struct Runs {
     groups: Option<Groups>,
     /// Until they are asked for; their users are taken.
     survivors: Vec<Survivor>,
+    histories: BTreeMap<Name, ([u8; 32], History)>,
     running: HashMap<RunId, Running>,
 }
 
@@ -94,7 +97,18 @@ impl Runs {
             }
         };
         let records = Records::open(runtime_folder).map_err(RunError::Record)?;
-        let survivors = records.survivors(clear_up).map_err(RunError::Record)?;
+        let Found { survivors, ended } = records.survivors(clear_up).map_err(RunError::Record)?;
+        let histories = ended.into_iter().map(|Ended { name, mut record }| {
+            let group = groups.as_ref().map(|groups| groups.of(&name));
+            if group.is_some_and(|group| group.out_of_memory(None)) {
+                record.history.last_exit = Some(LastExit {
+                    death: Death::OutOfMemory,
+                    at: wall_clock(),
+                });
+            }
+            (name, (record.key, record.history))
+        });
+        let histories = histories.collect();
         for Survivor { name, process, .. } in &survivors {
             let pid = process.id().pid;
             log::info!("{name} runs already, as process {pid}");
@@ -109,6 +123,7 @@ impl Runs {
             records,
             groups,
             survivors,
+            histories,
             running: HashMap::new(),
         })
     }
@@ -117,6 +132,33 @@ impl Runs {
     /// go on running, and nobody knows of them any more.
     pub fn survivors(&mut self) -> Vec<Survivor> {
         mem::take(&mut self.survivors)
+    }
+
+    /// Hands out what went before the next start of unikernels that did not run when this supervisor was started, and
+    /// the keys of their versions.
+    pub fn histories(&mut self) -> BTreeMap<Name, ([u8; 32], History)> {
+        mem::take(&mut self.histories)
+    }
+
+    /// Records what went before the next start of a unikernel that does not run. `key` is that of its version.
+    pub fn remember(&self, name: &Name, key: [u8; 32], history: History) {
+        let record = Record {
+            user: None,
+            started: daemon::wall_clock(),
+            key,
+            history,
+            stopping: false,
+        };
+        if let Err(error) = self.records.create(name, &record) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Forgets it.
+    pub fn forget(&self, name: &Name) {
+        if let Err(error) = self.records.remove(name) {
+            log::warn!("{error}");
+        }
     }
 
     /// Takes over a survivor as this run.
@@ -313,14 +355,16 @@ impl Runs {
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
     /// was no tender, otherwise also the name of its unikernel. Before anything else is started: that might get its
     /// number.
-    pub fn ended(&mut self, pid: Pid) -> Option<(Name, Over)> {
+    pub fn ended(&mut self, pid: Pid, end: End) -> Option<(Name, Over)> {
         let mut runs = self.running.iter();
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
         clear_up(pid);
         self.give_back(running.user);
         let group = running.group;
-        let out_of_memory = group.as_ref().is_some_and(Group::out_of_memory);
+        let out_of_memory = group
+            .as_ref()
+            .is_some_and(|group| group.out_of_memory(Some(end)));
         group.into_iter().for_each(Group::remove);
         if let Err(error) = self.records.remove(&running.name) {
             log::warn!("{error}");
@@ -349,6 +393,12 @@ impl Runs {
         let taken: BTreeSet<_> = left.chain(running).flatten().collect();
         users.next(self.latest_user, &taken, is_free).map(Some)
     }
+}
+
+fn wall_clock() -> Timestamp {
+    let since = daemon::wall_clock();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_unix(seconds, u64::from(since.subsec_nanos()) * 1000)
 }
 
 /// Removes what a tender that has ended may have left in the kernel.

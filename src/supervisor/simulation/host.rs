@@ -172,7 +172,10 @@ impl Host {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Answer { to, message, close } => self.answer(to, &message, close),
-            Effect::SendImage { .. } | Effect::Observe { .. } => {}
+            Effect::SendImage { .. }
+            | Effect::Observe { .. }
+            | Effect::Remember { .. }
+            | Effect::Forget(_) => {}
             Effect::LookAtHost => {
                 let result = self.outcome().map(|()| settings().resources);
                 self.untold.push(Event::HostResources(result));

@@ -62,6 +62,8 @@ struct World {
     /// As the records of runs have it.
     histories: BTreeMap<Name, History>,
     stopping: BTreeSet<RunId>,
+    /// The records of those that wait for their next start.
+    waiting: BTreeMap<Name, ([u8; 32], History)>,
     /// What the host has when it is looked at.
     host: Policy,
 }
@@ -98,6 +100,7 @@ impl World {
             streams: Vec::new(),
             histories: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             host: settings().resources,
         }
     }
@@ -152,6 +155,12 @@ impl World {
             Effect::Answer { to, message, close } => {
                 self.answers.push((to, message.payload, close));
             }
+            Effect::Remember {
+                name,
+                version,
+                history,
+            } => drop(self.waiting.insert(name, (version.key(), history))),
+            Effect::Forget(name) => drop(self.waiting.remove(&name)),
             Effect::SendImage { image, .. } => self.sent.push(image),
             Effect::Release(_) => {}
             Effect::DiscardImage(_) => self.staged = self.staged.saturating_sub(1),
@@ -366,7 +375,11 @@ impl World {
             }
         });
         let survivors = survivors.collect();
-        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings());
+        let settings = Settings {
+            histories: self.waiting.clone(),
+            ..settings()
+        };
+        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings);
         self.timers.clear();
         self.happen(Event::Boot);
     }
