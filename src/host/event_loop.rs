@@ -30,8 +30,7 @@ use super::tender::{Fifo, Tenders};
 use super::writer::{Done, Writer};
 use super::{
     HostError, LARGE_FILE, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
-    TAP_INTERVAL,
-    check_zvols, resources, secret, tap,
+    TAP_INTERVAL, check_zvols, resources, secret, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;

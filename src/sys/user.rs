@@ -1,5 +1,7 @@
 //! Users of this host, by their numbers.
 #![allow(unsafe_code)]
+// Constants of fcntl(2) have other types on other systems; all are small.
+#![allow(clippy::unnecessary_cast, clippy::cast_possible_truncation)]
 
 use std::fs::File;
 use std::io;
@@ -24,7 +26,6 @@ pub fn has_processes(user: u32) -> io::Result<bool> {
 
 /// Locks this user in a file of locks, one byte a user. `false`: somebody else has the lock.
 pub fn lock(file: &File, user: u32) -> io::Result<bool> {
-    #[allow(clippy::unnecessary_cast)]
     match set_lock(file, user, libc::F_WRLCK as c_short) {
         Ok(()) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
@@ -34,7 +35,6 @@ pub fn lock(file: &File, user: u32) -> io::Result<bool> {
 
 /// Gives a lock back.
 pub fn unlock(file: &File, user: u32) -> io::Result<()> {
-    #[allow(clippy::unnecessary_cast)]
     Ok(set_lock(file, user, libc::F_UNLCK as c_short)?)
 }
 
@@ -42,10 +42,7 @@ fn set_lock(file: &File, user: u32, kind: c_short) -> nix::Result<()> {
     // SAFETY: `flock` is plain data, for which zero is a value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind;
-    #[allow(clippy::unnecessary_cast, clippy::cast_possible_truncation)]
-    {
-        lock.l_whence = SEEK_SET as c_short;
-    }
+    lock.l_whence = SEEK_SET as c_short;
     lock.l_start = user.into();
     lock.l_len = 1;
     // The lock belongs to the open file: a child that closes it changes nothing.
