@@ -27,7 +27,7 @@ const ATTRIBUTE: usize = 4;
 const ENCODING: u16 = 0xc000;
 
 /// Bytes of one answer of the kernel, which never sends more at once in a dump.
-const ANSWER: usize = 1 << 16;
+const ANSWER: usize = 1 << 15;
 
 /// How often a dump is begun again because interfaces changed meanwhile.
 const ATTEMPTS: usize = 8;

@@ -11,8 +11,9 @@ use crate::unikernel::Mac;
 /// The group that every bridge is in.
 const BRIDGE: &[u8] = b"bridge";
 
-/// Ports are asked for one by one.
-pub(super) type Ports = ();
+/// The interfaces on the bridge of this name, which is asked for them one by one.
+#[derive(Debug)]
+pub(super) struct Ports(String);
 
 pub(super) fn look() -> io::Result<Vec<Bridge>> {
     let names = interfaces::members(BRIDGE)?.into_iter();
@@ -31,9 +32,9 @@ pub(super) fn look() -> io::Result<Vec<Bridge>> {
             Ok(mtu) => bridges.push(Bridge {
                 mtu,
                 addresses: own.map(Mac).into_iter().collect(),
+                ports: Ports(name.clone()),
                 name,
                 other_names: Vec::new(),
-                ports: (),
             }),
             // It has gone meanwhile.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) => {}
@@ -43,6 +44,8 @@ pub(super) fn look() -> io::Result<Vec<Bridge>> {
     Ok(bridges)
 }
 
-pub(super) fn has(bridge: &Bridge, interface: &str) -> io::Result<bool> {
-    interfaces::is_member(interface.as_bytes(), bridge.name.as_bytes())
+impl Ports {
+    pub(super) fn have(&self, interface: &str) -> io::Result<bool> {
+        interfaces::is_member(interface.as_bytes(), self.0.as_bytes())
+    }
 }

@@ -11,7 +11,8 @@ use crate::unikernel::Mac;
 const BRIDGE: &str = "bridge";
 
 /// The names of the interfaces on a bridge.
-pub(super) type Ports = BTreeSet<String>;
+#[derive(Debug)]
+pub(super) struct Ports(BTreeSet<String>);
 
 pub(super) fn look() -> io::Result<Vec<Bridge>> {
     let links = links::all()?;
@@ -21,12 +22,14 @@ pub(super) fn look() -> io::Result<Vec<Bridge>> {
     Ok(bridges.map(|bridge| of_links(bridge, &links)).collect())
 }
 
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "the interface is that of the other systems"
-)]
-pub(super) fn has(bridge: &Bridge, interface: &str) -> io::Result<bool> {
-    Ok(bridge.ports.contains(interface))
+impl Ports {
+    #[allow(
+        clippy::unnecessary_wraps,
+        reason = "the interface is that of the other systems"
+    )]
+    pub(super) fn have(&self, interface: &str) -> io::Result<bool> {
+        Ok(self.0.contains(interface))
+    }
 }
 
 fn of_links(bridge: &Link, links: &[Link]) -> Bridge {
@@ -40,6 +43,6 @@ fn of_links(bridge: &Link, links: &[Link]) -> Bridge {
         other_names: bridge.other_names.clone(),
         mtu: bridge.mtu,
         addresses: addresses.filter_map(|link| link.address).map(Mac).collect(),
-        ports: ports().map(|port| port.name.clone()).collect(),
+        ports: Ports(ports().map(|port| port.name.clone()).collect()),
     }
 }

@@ -58,6 +58,6 @@ impl Bridge {
 
     /// Whether an interface is on this bridge.
     pub fn has(&self, interface: &str) -> io::Result<bool> {
-        os::has(self, interface)
+        self.ports.have(interface)
     }
 }

@@ -116,6 +116,9 @@ impl Taps {
 
     /// Puts those on their bridges that are on none any more, because a bridge was made anew.
     fn join_again(&self) -> Result<(), TapError> {
+        if self.ports().next().is_none() {
+            return Ok(());
+        }
         let bridges = Bridges::look().map_err(TapError::Interfaces)?;
         for (name, port) in self.ports() {
             let Some(bridge) = port.bridge.as_deref().and_then(|name| bridges.named(name)) else {
