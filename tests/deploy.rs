@@ -46,7 +46,7 @@ const NOBODY: u32 = 65_534;
 
 /// Most memory that petreld may ever take, in KiB; as it is built for tests it takes more than twice of what it does
 /// otherwise.
-const MEMORY: u64 = 9 << 10;
+const MEMORY: u64 = 10 << 10;
 
 /// A guest that runs until it is stopped, and says little.
 const QUIET: &str = "--arg=--interval-ms=600000";
