@@ -53,7 +53,7 @@ pub struct Net {
 }
 
 /// A hardware address in transmission order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
 /// The SHA-256 of an uncompressed image, which is also its name in the image store.

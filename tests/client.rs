@@ -123,6 +123,7 @@ fn detailed(name: &str, standing: Standing, last_exit: Option<Death>) -> NamedDe
                 death,
                 at: Timestamp::from_unix(60, 0),
             }),
+            off_bridge: None,
             previous: None,
         },
     }

@@ -10,7 +10,9 @@ mod host;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::geteuid;
@@ -124,6 +126,42 @@ fn no_two_tenders_have_the_same_user_and_the_last_one_is_an_error() {
         host.names("run/run"),
         [":second".into(), ":third".into()].into()
     );
+}
+
+#[test]
+fn a_user_that_has_processes_is_passed_over() {
+    let Some((host, group)) = host_with_users() else {
+        return;
+    };
+    let process_of = |user| {
+        let mut command = Command::new("sleep");
+        Stranger(command.arg("600").uid(user).spawn().unwrap())
+    };
+    let one = process_of(group + 1);
+    let tender = create(&host, "first", "forever.spt");
+    assert_eq!(status(tender, "Uid:")[0], group + 2);
+    let image = guest("forever.spt");
+    let second = [
+        "create",
+        "second",
+        image.to_str().unwrap(),
+        "--mem=8",
+        QUIET,
+    ];
+    let why = "1 have processes already that are none of this supervisor's";
+    host.expect(&host.petrel(&second), 117, &[why]);
+    drop(one);
+    create(&host, "second", "forever.spt");
+}
+
+/// A process of nobody's.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ const NOBODY: u32 = 65_534;
 
 /// Most memory that petreld may ever take, in KiB; as it is built for tests it takes more than twice of what it does
 /// otherwise.
-const MEMORY: u64 = 9 << 10;
+const MEMORY: u64 = 10 << 10;
 
 /// A guest that runs until it is stopped, and says little.
 const QUIET: &str = "--arg=--interval-ms=600000";
@@ -451,6 +451,32 @@ fn a_unikernel_does_not_notice_a_restart_of_the_console_daemon() {
         assert_eq!(tick(console.line()), first + 1);
     }
     host.assert_unchanged(&before);
+}
+
+#[test]
+fn arguments_are_seen_by_the_guest_and_not_in_the_list_of_processes() {
+    if on_path("solo5-spt").is_some() {
+        return skipped(
+            "hidden arguments",
+            "solo5-spt is on PATH, which cannot hide them",
+        );
+    }
+    let host = Host::start();
+    let (image, brief) = (guest("forever.spt"), guest("hello.spt"));
+    let secret = ["--arg=--secret=x", QUIET];
+    let create = ["create", "web", image.to_str().unwrap()];
+    host.expect(&host.petrel(&[&create[..], &secret].concat()), 0, &[]);
+    let tender = host.tender_of(":web").unwrap();
+    let seen = fs::read_to_string(format!("/proc/{tender}/cmdline")).unwrap();
+    assert!(
+        !seen.contains("secret") && !seen.contains("--name"),
+        "{seen}"
+    );
+    let create = ["create", "brief", brief.to_str().unwrap(), "--arg=--exit=3"];
+    host.expect(&host.petrel(&create), 0, &[]);
+    eventually("the guest has ended as it was told", || {
+        host.petrel(&["info"]).stdout.contains("(exit 3)")
+    });
 }
 
 #[test]

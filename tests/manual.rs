@@ -20,7 +20,9 @@ use petrel::client::{
 };
 use petrel::console::{archive, daemon as console, lines, log_folder, log_room, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
-use petrel::host::run::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
+use petrel::host::run::{
+    MACHINE_MEMORY_SLACK, MAX_PASSED_OVER, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART,
+};
 use petrel::host::store::LOCK_PATIENCE;
 use petrel::host::transfer;
 use petrel::influx::{buffer, daemon as influx, http};
@@ -558,6 +560,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_ENDED_IN_PATH} ended unikernels"),
         format!("{MAX_ENDED} ended unikernels"),
         format!("{} for requests", time(host::RELOAD_DEADLINE)),
+        format!("{MAX_PASSED_OVER} users of others"),
+        format!("{} between looks", time(host::TAP_INTERVAL)),
         format!("{} of quiet", time(host::RELOAD_STEP)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),

@@ -411,6 +411,10 @@ fn details(NamedDetails { name, details }: &NamedDetails, with_arguments: bool) 
         Standing::Stopped(()) => text += " stopped",
         Standing::Ended(()) => text += " ended",
     }
+    if let Some(why) = &details.off_bridge {
+        let why = printable(&why.to_lossy()).replace('\n', " ");
+        let _ = write!(text, " (off its network: {why})");
+    }
     if details.restarts.get() > 0 {
         let _ = write!(text, " restarts {}", details.restarts.get());
     }

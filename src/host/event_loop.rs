@@ -30,7 +30,7 @@ use super::tender::{Fifo, Tenders};
 use super::writer::{Done, Writer};
 use super::{
     HostError, LARGE_FILE, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
-    check_zvols, resources, secret, tap,
+    TAP_INTERVAL, check_zvols, resources, secret, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
@@ -91,6 +91,8 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    /// When it is looked at whether taps are on their bridges.
+    look_at_taps: Instant,
     vitals: Vitals,
     manager: Manager,
     done: bool,
@@ -155,6 +157,7 @@ impl Daemon {
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
             stop_deadline: options.stop_deadline,
+            histories: runs.histories(),
             seed: seed(),
         };
         // What is in the console of one that is started again was not read yet.
@@ -204,6 +207,7 @@ impl Daemon {
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            look_at_taps: Instant::now(),
             vitals: Vitals::new("albatross", options.influx),
             manager: Manager::ready(),
             done: false,
@@ -363,6 +367,7 @@ impl Daemon {
             lines.domains(&self.supervisor.domains());
         });
         self.manager.progress(now);
+        self.look_at_taps(now);
         self.expire(now);
     }
 
@@ -503,7 +508,7 @@ impl Daemon {
 
     /// Tells of the end of this process, if it was a tender.
     fn over(&mut self, process: Pid, end: End) {
-        let Some((name, over)) = self.runs.ended(process) else {
+        let Some((name, over)) = self.runs.ended(process, end) else {
             return;
         };
         self.statistics.remove(&name);
@@ -551,6 +556,18 @@ impl Daemon {
         }
     }
 
+    /// Looks from time to time whether the taps of what runs are on their bridges.
+    fn look_at_taps(&mut self, now: Instant) {
+        if now < self.look_at_taps {
+            return;
+        }
+        self.look_at_taps = now + TAP_INTERVAL;
+        match self.taps.off_bridge() {
+            Ok(off_bridge) => self.events.push_back(Event::Networks(off_bridge)),
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+
     fn expire(&mut self, now: Instant) {
         self.accept_after.take_if(|until| *until <= now);
         let (due, later) = self.timers.drain(..).partition(|(at, _)| *at <= now);
@@ -569,6 +586,7 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain([self.look_at_taps])
                 .chain(self.vitals.deadline())
                 .chain(self.manager.deadline())
                 .chain(self.machines.as_ref().ok().and_then(Machines::deadline))

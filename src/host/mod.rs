@@ -2,9 +2,10 @@
 //!
 //! One thread with a loop around poll(2), signals through a pipe; another one changes what is on disk, and further ones
 //! only wait for the kernel to forget a tap. Nothing here decides anything about unikernels.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod block;
+mod bridges;
 mod check;
 mod connection;
 mod console;
@@ -87,6 +88,9 @@ pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long nothing happens before it is taken for quiet.
 pub const RELOAD_STEP: Duration = Duration::from_millis(20);
+
+/// How often it is looked at whether the taps of unikernels are on their bridges.
+pub const TAP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]

@@ -194,6 +194,9 @@ impl Supervisor {
             self.effects.push(Effect::DiscardImage(upload));
             self.refuse(&asker, "the supervisor is stopping");
         }
+        for postponed in std::mem::take(&mut self.postponed) {
+            self.refuse(&postponed.asker, "the supervisor is stopping");
+        }
         for (asker, request) in std::mem::take(&mut self.waiting).into_values().flatten() {
             self.drop_request(&asker, &request, "the supervisor is stopping");
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::manifest::Manifest;
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::unikernel::{Death, ImageDigest, Version};
 use crate::wire::state::{LastExit, State};
 use crate::wire::{Header, Int, Message, Timestamp};
@@ -145,6 +146,10 @@ pub enum Event {
     },
     /// A time asked for by [`Effect::Wake`] has come.
     Timer(Timer),
+    /// The result of [`Effect::LookAtHost`]: what the host has, or why that is unknown.
+    HostResources(Result<Policy, String>),
+    /// The unikernels that run with a tap that is not on its bridge now, and what is wrong; of all others nothing is.
+    Networks(BTreeMap<Name, String>),
     /// The console daemon is there (again): it knows no unikernel.
     ConsoleUp,
     /// Stop all unikernels, and then the supervisor.
@@ -235,6 +240,17 @@ pub enum Effect {
         /// What went before, for a supervisor that finds it running.
         history: History,
     },
+    /// Record what went before the next start of a unikernel, for a supervisor that is started meanwhile.
+    Remember {
+        /// The unikernel, which does not run.
+        name: Name,
+        /// What it is.
+        version: Arc<Version>,
+        /// What went before.
+        history: History,
+    },
+    /// Forget what [`Effect::Remember`] has recorded, if anything.
+    Forget(Name),
     /// Undo what [`Effect::Prepare`] did, all of it.
     Release(Name),
     /// Do something with a block device: leads to [`Event::Block`], sooner or later whatever becomes of the client.
@@ -271,6 +287,8 @@ pub enum Effect {
     },
     /// Remove an image from the store: nothing refers to it.
     RemoveImage(ImageDigest),
+    /// Find out what the host has: leads to [`Event::HostResources`].
+    LookAtHost,
     /// Tell whoever is at the other end of this connection of all tenders from now on, after this answer; in place
     /// of whoever was told before.
     Observe {

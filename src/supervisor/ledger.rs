@@ -323,11 +323,9 @@ impl fmt::Display for Refusal {
                 f,
                 "policy of '{path}' allows {allowed} MB of block storage, {used} MB are used, {asked} MB are asked for"
             ),
-            Self::Forbidden(path, Excess::Bridges(bridges)) if path.is_root() => write!(
-                f,
-                "this host has no bridge {} (they are looked for at the start and on SIGHUP)",
-                list(bridges)
-            ),
+            Self::Forbidden(path, Excess::Bridges(bridges)) if path.is_root() => {
+                write!(f, "this host has no bridge {}", list(bridges))
+            }
             Self::Forbidden(path, excess) => write!(f, "policy of '{path}': {excess}"),
             Self::Above(path, excess) => write!(f, "policy above, of '{path}': {excess}"),
             Self::Below(path, excess) => {

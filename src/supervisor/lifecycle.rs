@@ -106,6 +106,8 @@ impl Supervisor {
             self.uploads.remove(&upload);
             self.effects.push(Effect::DiscardImage(upload));
         }
+        self.postponed
+            .retain(|postponed| postponed.asker.connection != connection);
         for queue in self.waiting.values_mut() {
             let gone = |(asker, _): &(Asker, Request)| asker.connection == connection;
             let effects = queue
@@ -196,7 +198,7 @@ impl Supervisor {
     }
 
     /// What a revival starts.
-    fn revived(&self, name: &Name, revival: &Revival) -> Result<Arc<Version>, String> {
+    pub(super) fn revived(&self, name: &Name, revival: &Revival) -> Result<Arc<Version>, String> {
         let present = self.unikernels.get(name);
         let ended = self.ended.get(name);
         let (version, previous) = match (present, ended) {
@@ -323,6 +325,7 @@ impl Supervisor {
                 if let Some(unikernel) = self.unikernels.get_mut(name) {
                     unikernel.run = Run::Stopped;
                 }
+                self.effects.push(Effect::Forget(name.clone()));
                 self.save(name);
             }
             Some(Goal::Destroy(_)) => {
@@ -331,6 +334,7 @@ impl Supervisor {
                     operation.previous = previous;
                     operation.ended = ended;
                 }
+                self.effects.push(Effect::Forget(name.clone()));
                 self.save(name);
             }
             Some(Goal::Start | Goal::Evict(_)) | None => self.finish(name),
@@ -495,6 +499,8 @@ impl Supervisor {
         let claim = Claim::of(config);
         self.ledgers()
             .try_for_each(|ledger| ledger.admit(name.path(), &claim, &others))
+            .map_err(|refusal| refusal.to_string())?;
+        self.admit_addresses(name, config)
             .map_err(|refusal| refusal.to_string())?;
         self.admit_blocks(name, &config.blocks)
             .map_err(|refusal| refusal.to_string())

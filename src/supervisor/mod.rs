@@ -4,11 +4,13 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod ages;
 mod blocks;
 mod domains;
 mod ending;
 mod event;
+mod host;
 mod ledger;
 mod lifecycle;
 mod operation;
@@ -92,6 +94,9 @@ pub struct Settings {
     pub machines: Result<Owner, &'static str>,
     /// How long a tender has between SIGTERM and SIGKILL; that of a machine [longer](MACHINE_STOP_DEADLINE).
     pub stop_deadline: Duration,
+    /// What went before the next start of the unikernels that wait for it, each with the
+    /// [key](crate::unikernel::Version::key) of its version.
+    pub histories: BTreeMap<Name, ([u8; 32], History)>,
     /// Any number, for jitter.
     pub seed: u32,
 }
@@ -131,6 +136,10 @@ pub struct Supervisor {
     acknowledged: Ledger,
     /// Images to be removed once nothing refers to them.
     superfluous: BTreeSet<ImageDigest>,
+    /// Commands that wait until the host was looked at.
+    postponed: VecDeque<host::Postponed>,
+    /// The unikernels with a tap that is not on its bridge, and what is wrong.
+    off_bridge: BTreeMap<Name, String>,
     counter: u64,
     random: u32,
     stopping: bool,
@@ -228,6 +237,8 @@ impl Supervisor {
             early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
             superfluous: BTreeSet::new(),
+            postponed: VecDeque::new(),
+            off_bridge: BTreeMap::new(),
             counter: survivors
                 .iter()
                 .map(|survivor| survivor.run.0)
@@ -257,8 +268,12 @@ impl Supervisor {
                     continue;
                 }
             };
+            let history = settings.histories.get(&name);
+            let history = history.filter(|(key, _)| *key == version.key());
+            let history = history.map(|(_, history)| history.clone());
             let unikernel = Unikernel {
                 previous,
+                history: history.unwrap_or_default(),
                 ..Unikernel::new(version, run)
             };
             supervisor.unikernels.insert(name, unikernel);
@@ -284,6 +299,8 @@ impl Supervisor {
             Event::Persisted { ticket, result } => self.persisted(ticket, result),
             Event::Block { task, result, left } => self.block_done(task, result, left),
             Event::Timer(timer) => self.timer(timer),
+            Event::HostResources(found) => self.looked_at_host(found),
+            Event::Networks(off_bridge) => self.networks(off_bridge),
             Event::ConsoleUp => self.announce_all(),
             Event::Terminate => self.terminate(),
         }
@@ -343,6 +360,7 @@ impl Supervisor {
     /// Whether nothing is under way, and all is on disk: another supervisor could take over.
     pub fn is_quiet(&self) -> bool {
         !self.save_due
+            && self.postponed.is_empty()
             && self.operations.is_empty()
             && self.uploads.is_empty()
             && self.tasks.is_empty()
@@ -366,7 +384,11 @@ impl Supervisor {
             return self.refuse(&asker, "the supervisor is stopping");
         }
         match command {
-            Command::Unikernel(command) => self.unikernel_command(asker, name, command),
+            Command::Unikernel(command) => {
+                if let Some((asker, name, command)) = self.postpone(asker, name, command) {
+                    self.carry_out(asker, name, command);
+                }
+            }
             Command::Policy(PolicyCommand::Info(())) => {
                 let answer = reply::policies(name.path(), self.ledger.below(name.path()));
                 self.succeed(&asker, answer);
@@ -403,7 +425,7 @@ impl Supervisor {
         }
     }
 
-    fn unikernel_command(&mut self, asker: Asker, name: Name, command: UnikernelCommand) {
+    fn carry_out(&mut self, asker: Asker, name: Name, command: UnikernelCommand) {
         use UnikernelCommand as U;
 
         match command {
@@ -458,6 +480,7 @@ impl Supervisor {
     fn known(&self) -> reply::Known<'_> {
         reply::Known {
             devices: &self.devices,
+            off_bridge: &self.off_bridge,
             machines: self.machines.as_ref().ok(),
         }
     }
@@ -730,6 +753,8 @@ fn claims<'a>(
 
 #[cfg(test)]
 pub(crate) mod fixtures {
+    use std::collections::BTreeMap;
+
     use super::{BlockDevices, Owner, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
@@ -747,6 +772,7 @@ pub(crate) mod fixtures {
             devices: BlockDevices::default(),
             machines: Ok(Owner::of(1, 2, b"")),
             stop_deadline: STOP_DEADLINE,
+            histories: BTreeMap::new(),
             seed: 1,
         }
     }

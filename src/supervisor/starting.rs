@@ -6,7 +6,9 @@ use log::{info, warn};
 
 use super::operation::{Goal, Operation, Phase};
 use super::restart;
-use super::{Effect, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor, Timer, Unikernel};
+use super::{
+    Effect, History, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor, Timer, Unikernel,
+};
 use crate::name::Name;
 use crate::policy::UNLIMITED;
 use crate::wire::{Int, Timestamp};
@@ -63,6 +65,7 @@ impl Supervisor {
             );
             self.end_run(run, &name);
         }
+        self.warn_of_duplicates();
         let mut due: Vec<_> = self
             .unikernels
             .iter()
@@ -70,6 +73,17 @@ impl Supervisor {
             .map(|(name, unikernel)| (unikernel.startup(), name.clone()))
             .collect();
         due.sort();
+        // Its record is gone; until it is started, another supervisor may come.
+        for (_, name) in &due {
+            let unikernel = self.unikernels.get(name);
+            let waited = unikernel.filter(|unikernel| unikernel.history != History::default());
+            self.effects
+                .extend(waited.map(|unikernel| Effect::Remember {
+                    name: name.clone(),
+                    version: unikernel.version.clone(),
+                    history: unikernel.history.clone(),
+                }));
+        }
         self.queue.extend(due.into_iter().map(|(_, name)| name));
     }
 
@@ -130,6 +144,11 @@ impl Supervisor {
         let after = restart::wait(*failures, jitter);
         unikernel.run = Run::Waiting(wait, later(&now.wall, after));
         info!("{name}: starts again in {} ms", after.as_millis());
+        self.effects.push(Effect::Remember {
+            name: name.clone(),
+            version: unikernel.version.clone(),
+            history: unikernel.history.clone(),
+        });
         self.effects.push(Effect::Wake {
             after,
             timer: Timer::Restart(name.clone(), wait),

@@ -54,7 +54,7 @@ pub struct Details {
     pub info: Info,
     /// Where it is in its life.
     pub standing: Standing,
-    /// How often it was started again after a failure, since the supervisor was started.
+    /// How often it was started again after a failure, since it was created or the host was booted.
     pub restarts: Int,
     /// How it ended last.
     #[rasn(tag(explicit(0)))]
@@ -62,6 +62,9 @@ pub struct Details {
     /// SHA-256 of the image that a rollback returns to.
     #[rasn(tag(explicit(1)))]
     pub previous: Option<Octets>,
+    /// Why it is not on one of its bridges, if it runs.
+    #[rasn(tag(explicit(2)))]
+    pub off_bridge: Option<Text>,
 }
 
 /// Where a unikernel is in its life.

@@ -201,7 +201,7 @@ record! {
     Message { header payload }
     v5::Message { header payload }
     own::NamedDetails { name details }
-    own::Details { info standing restarts last_exit previous }
+    own::Details { info standing restarts last_exit previous off_bridge }
     own::Waiting { until trouble }
     own::Exit { death at }
     StatsAdd { vmmdev pid network }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::super::statistics::to_observe;
-use super::super::tap;
 use super::super::tender::{Fifo, Guest, Start};
+use super::super::{resources, tap};
 use super::machines::{UNPREPARED, is_machine};
 use super::{Daemon, Prepared, Starting};
 use crate::manifest::Manifest;
@@ -102,6 +102,17 @@ impl Daemon {
                 header,
                 networks,
             } => self.observe(by, header, &networks),
+            Effect::Remember {
+                name,
+                version,
+                history,
+            } => self.runs.remember(&name, version.key(), history),
+            Effect::Forget(name) => self.runs.forget(&name),
+            Effect::LookAtHost => {
+                let found = resources::discover(&self.options.dbdir);
+                let found = found.map_err(|error| error.to_string());
+                self.results.push(Event::HostResources(found));
+            }
             Effect::Exit => self.done = true,
         }
     }
@@ -145,7 +156,7 @@ impl Daemon {
         version: &Version,
         staged: Option<UploadId>,
     ) -> Result<Option<Manifest>, String> {
-        tap::check_bridges(&version.config).map_err(|error| error.to_string())?;
+        tap::check_networks(name, &version.config).map_err(|error| error.to_string())?;
         if is_machine(version) {
             return self.programs(name, &version.config).map(|_| None);
         }

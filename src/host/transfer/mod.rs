@@ -106,7 +106,10 @@ impl Transfer {
         keep.push(socket.as_raw_fd());
         let sends = matches!(cargo, Cargo::Send(_));
         let work = |line: UnixStream| carry(cargo, socket, line);
-        let line = worker::start(work, &keep, modest)?;
+        // SAFETY: it uses the files of the cargo and the socket, which are kept, and what it opens. Other
+        // threads of this process may hold locks of the allocator and of the log, which is off in the new process.
+        #[allow(unsafe_code)]
+        let line = unsafe { worker::start(work, &keep, modest) }?;
         line.set_nonblocking(true)?;
         Ok(Self {
             line,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::kept::{Kept, Status, creation};
 use super::promise::Promise;
-use super::{DEVICES, manifest};
+use super::{DEVICES, manifest, settings};
 use crate::name::{Name, Path};
 use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
@@ -172,7 +172,14 @@ impl Host {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Answer { to, message, close } => self.answer(to, &message, close),
-            Effect::SendImage { .. } | Effect::Observe { .. } => {}
+            Effect::SendImage { .. }
+            | Effect::Observe { .. }
+            | Effect::Remember { .. }
+            | Effect::Forget(_) => {}
+            Effect::LookAtHost => {
+                let result = self.outcome().map(|()| settings().resources);
+                self.untold.push(Event::HostResources(result));
+            }
             Effect::ReceiveImage { upload, from, .. } => {
                 if self.connections.contains_key(&from) {
                     self.arriving.insert(upload, from);

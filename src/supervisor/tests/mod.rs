@@ -1,6 +1,8 @@
 //! The life of unikernels, played against a host that is a few lines of test.
 
+mod addresses;
 mod blocks;
+mod host;
 mod machines;
 mod policies;
 mod requests;
@@ -51,6 +53,8 @@ struct World {
     staged: usize,
     /// Images have a block device.
     device: bool,
+    /// Images have so many network devices, `net0` and so on.
+    nets: usize,
     /// The block devices on disk, in MB.
     devices: BTreeMap<Name, u64>,
     /// What is sent or received until a test says that it ends.
@@ -58,6 +62,10 @@ struct World {
     /// As the records of runs have it.
     histories: BTreeMap<Name, History>,
     stopping: BTreeSet<RunId>,
+    /// The records of those that wait for their next start.
+    waiting: BTreeMap<Name, ([u8; 32], History)>,
+    /// What the host has when it is looked at.
+    host: Policy,
 }
 
 impl World {
@@ -87,10 +95,13 @@ impl World {
             held: VecDeque::new(),
             staged: 0,
             device: false,
+            nets: 0,
             devices: BTreeMap::new(),
             streams: Vec::new(),
             histories: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            host: settings().resources,
         }
     }
 
@@ -101,6 +112,7 @@ impl World {
             memory,
             ..settings().resources
         };
+        self.host = has.clone();
         let Supervisor {
             ledger,
             acknowledged,
@@ -109,6 +121,13 @@ impl World {
         for ledger in [ledger, acknowledged] {
             ledger.reset(crate::name::Path::ROOT, Some(has.clone()));
         }
+    }
+
+    /// The host has these bridges, and they are known.
+    fn host_has_bridges(&mut self, bridges: BTreeSet<String>) {
+        self.host.bridges = bridges;
+        let found = Ok(self.host.clone());
+        self.happen(Event::HostResources(found));
     }
 
     fn fails(&mut self, effect: &str) -> Result<(), String> {
@@ -136,6 +155,12 @@ impl World {
             Effect::Answer { to, message, close } => {
                 self.answers.push((to, message.payload, close));
             }
+            Effect::Remember {
+                name,
+                version,
+                history,
+            } => drop(self.waiting.insert(name, (version.key(), history))),
+            Effect::Forget(name) => drop(self.waiting.remove(&name)),
             Effect::SendImage { image, .. } => self.sent.push(image),
             Effect::Release(_) => {}
             Effect::DiscardImage(_) => self.staged = self.staged.saturating_sub(1),
@@ -147,7 +172,7 @@ impl World {
                 }
             }
             Effect::Inspect { name, version, .. } => {
-                let declared = version.stored_image().map(|_| manifest(self.device));
+                let declared = version.stored_image().map(|_| self.manifest());
                 let result = self.fails("inspect").map(|()| declared);
                 self.result("inspect", Event::Inspected { name, result }, events);
             }
@@ -219,6 +244,10 @@ impl World {
                 self.result("persist", Event::Persisted { ticket, result }, events);
             }
             Effect::RemoveImage(image) => self.images.retain(|kept| *kept != image),
+            Effect::LookAtHost => {
+                let result = self.fails("look").map(|()| self.host.clone());
+                self.result("look", Event::HostResources(result), events);
+            }
             Effect::Observe { by, header, .. } => self.observers.push((by, header)),
             Effect::Exit => self.done = true,
         }
@@ -260,10 +289,23 @@ impl World {
         self.happen(event);
     }
 
+    /// What images declare.
+    fn manifest(&self) -> Manifest {
+        const BLOCK: u32 = 1;
+        const NET: u32 = 2;
+        let nets: Vec<_> = (0..self.nets)
+            .map(|number| format!("net{number}"))
+            .collect();
+        let nets = nets.iter().map(|name| (name.as_str(), NET));
+        let block = self.device.then_some(("data", BLOCK));
+        let devices: Vec<_> = block.into_iter().chain(nets).collect();
+        Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, &devices).build())).unwrap()
+    }
+
     fn upload(&mut self, upload: UploadId) -> Event {
         let result = self.fails("upload").map(|()| StagedImage {
             digest: ImageDigest([self.connections.to_le_bytes()[0]; 32]),
-            manifest: manifest(self.device),
+            manifest: self.manifest(),
         });
         self.staged += usize::from(result.is_ok());
         Event::Staged { upload, result }
@@ -333,7 +375,11 @@ impl World {
             }
         });
         let survivors = survivors.collect();
-        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings());
+        let settings = Settings {
+            histories: self.waiting.clone(),
+            ..settings()
+        };
+        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings);
         self.timers.clear();
         self.happen(Event::Boot);
     }
@@ -381,12 +427,6 @@ impl World {
             .map(|(_, name, _)| name.to_string())
             .collect()
     }
-}
-
-/// That of an image with the block device `data`, or of one without any.
-fn manifest(device: bool) -> Manifest {
-    let devices: &[_] = if device { &[("data", 1)] } else { &[] };
-    Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, devices).build())).unwrap()
 }
 
 fn recorded(name: &str, config: Config) -> Arc<Recorded> {
