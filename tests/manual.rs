@@ -20,6 +20,7 @@ use petrel::client::{
 };
 use petrel::console::{archive, daemon as console, lines, log_folder, log_room, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
+use petrel::host::reserve::{DISK_RESERVE, MAX_DISK_RESERVE};
 use petrel::host::run::{
     MACHINE_MEMORY_SLACK, MAX_PASSED_OVER, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART,
 };
@@ -31,9 +32,10 @@ use petrel::name::Label;
 use petrel::policy::Policy;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
-    AGE_STEP, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS,
-    MAX_BLOCK_STREAMS_OF_TENANT, MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING,
-    MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, machine, restart,
+    AGE_STEP, IMAGE_QUOTA_FACTOR, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE,
+    MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT, MAX_ENDED, MAX_ENDED_IN_PATH,
+    MAX_IMAGE_QUOTA_FACTOR, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
+    MAX_WAITING, MIN_IMAGE_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, machine, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -138,11 +140,13 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let port = petrel::tls::PORT.to_string();
     let list = LIST_DAYS.to_string();
     let stop = STOP_DEADLINE.as_secs().to_string();
+    let quota = IMAGE_QUOTA_FACTOR.to_string();
+    let reserve = DISK_RESERVE.to_string();
     let interval = stats::INTERVAL.as_secs().to_string();
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 28] = [
+    let cases: [(&str, &str, &str); 30] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
@@ -153,6 +157,8 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
         ("petrel-influx.8", "Fl -tmpdir ", &runtime),
         ("petrel-metrics.8", "Fl -max-age ", &age),
         ("petreld.8", "Fl -stop-deadline ", &stop),
+        ("petreld.8", "Fl -image-quota-factor ", &quota),
+        ("petreld.8", "Fl -disk-reserve ", &reserve),
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
         ("petrel.1", "Fl -days Ar number\nWhen the list", &list),
@@ -515,6 +521,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images that arrive"),
         format!("{MAX_UPLOADS_OF_TENANT} images of a tenant that arrive"),
+        format!("{} MB of images", MIN_IMAGE_QUOTA >> 20),
+        format!("{MAX_IMAGE_QUOTA_FACTOR} times its memory"),
+        format!("{} MiB of an upload", UPLOAD_STEP_BYTES >> 20),
+        format!("{MAX_DISK_RESERVE} MB of reserve"),
         format!("{MAX_BLOCK_STREAMS} block devices on their way"),
         format!("{MAX_BLOCK_STREAMS_OF_TENANT} block devices of a tenant on their way"),
         format!("{MAX_BLOCK_SIZE} MB in a block device"),

@@ -624,6 +624,7 @@ fn a_full_disk_loses_nothing() {
         before: Some(
             "exec unshare -m sh -c 'mount -t tmpfs -o size=256k none db && exec \"$@\"' sh \"$@\"",
         ),
+        options: &["--disk-reserve", "0"],
         ..Setup::default()
     });
     host.start_console();

@@ -22,6 +22,7 @@ use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
 use super::machine::Machines;
 use super::reexec::{Inherited, Kept, Program};
+use super::reserve::Reserve;
 use super::run::{self, Over, Runs, TenderUsers};
 use super::statistics::StatisticsLink;
 use super::store::{Content, Found, Store};
@@ -74,6 +75,7 @@ pub(super) struct Daemon {
     writer: Writer,
     staged: HashMap<UploadId, Staged>,
     blocks: BlockStore,
+    reserve: Reserve,
     /// What is sent to clients, or received from them, by processes of their own.
     transfers: BTreeMap<ConnectionId, Underway>,
     tenders: Tenders,
@@ -156,6 +158,8 @@ impl Daemon {
             machines: naming(&machines),
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
+            images: images.sizes().map_err(HostError::Images)?,
+            image_quota: options.image_quota_factor,
             stop_deadline: options.stop_deadline,
             histories: runs.histories(),
             seed: seed(),
@@ -196,6 +200,7 @@ impl Daemon {
             writer,
             staged: HashMap::new(),
             blocks,
+            reserve: Reserve::of_mb(options.disk_reserve),
             transfers: BTreeMap::new(),
             tenders: Tenders::new(&options.dbdir),
             fifos,

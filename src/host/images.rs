@@ -1,6 +1,6 @@
 //! The image store: each image once, under its SHA-256, and the staging of images that arrive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -57,6 +57,8 @@ pub struct Staged {
     pub digest: ImageDigest,
     /// What it declares.
     pub manifest: Manifest,
+    /// Bytes that it takes on disk.
+    pub size: u64,
 }
 
 /// Why an image is not taken in.
@@ -106,6 +108,24 @@ impl ImageStore {
             );
         }
         Ok(store)
+    }
+
+    /// The directory of the images.
+    pub fn directory(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The images in the store, with their sizes in bytes.
+    pub fn sizes(&self) -> Result<BTreeMap<ImageDigest, u64>, ImageError> {
+        let names = names(&self.folder)?.into_iter();
+        let images = names.filter_map(|name| Some((ImageDigest::parse(&name)?, name)));
+        images
+            .map(|(image, name)| {
+                let path = self.folder.join(name);
+                let found = fs::metadata(&path).map_err(ImageError::file("look at", &path))?;
+                Ok((image, found.len()))
+            })
+            .collect()
     }
 
     /// A file for an image that arrives, and the content that is to be written to it.
@@ -197,14 +217,19 @@ impl Staging {
     /// The image, now that its content is on disk and has this digest.
     ///
     /// # Errors
-    /// If it is not an image of Solo5.
+    /// If it is not an image of Solo5, or cannot be read.
     pub fn complete(self, digest: ImageDigest) -> Result<Staged, ImageError> {
         let Self(mut file) = self;
         let manifest = Manifest::read(&mut file.file).map_err(ImageError::Manifest)?;
+        let found = file.file.metadata();
+        let size = found
+            .map_err(ImageError::file("look at", &file.path))?
+            .len();
         Ok(Staged {
             file,
             digest,
             manifest,
+            size,
         })
     }
 }

@@ -15,6 +15,7 @@ mod import;
 mod machine;
 mod outgoing;
 pub mod reexec;
+pub mod reserve;
 pub mod resources;
 pub mod run;
 mod secret;
@@ -42,7 +43,7 @@ use self::store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::sandbox::{self, Capability};
-use crate::supervisor::STOP_DEADLINE;
+use crate::supervisor::{ImageQuota, STOP_DEADLINE};
 use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
 
@@ -110,6 +111,12 @@ struct Options {
     /// seconds between SIGTERM and SIGKILL for a tender that is to stop (10)
     #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
     stop_deadline: Duration,
+    /// disk space of images per policy, as a multiple of its memory (4, but at least 256 MB), or none for no limit
+    #[argh(option, default = "ImageQuota::default()")]
+    image_quota_factor: ImageQuota,
+    /// MB of disk space that uploads and new block devices leave free (64)
+    #[argh(option, default = "reserve::DISK_RESERVE", from_str_fn(megabytes))]
+    disk_reserve: u64,
     /// drop frames of unikernels with another source address than theirs; Linux only
     #[argh(switch)]
     lock_mac: bool,
@@ -235,6 +242,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
         _ => Err(format!("'{text}' is no number of seconds from 1 to 3600")),
+    }
+}
+
+fn megabytes(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(megabytes @ 0..=reserve::MAX_DISK_RESERVE) => Ok(megabytes),
+        _ => Err(format!(
+            "invalid number of MB '{text}': expected 0 to {}",
+            reserve::MAX_DISK_RESERVE
+        )),
     }
 }
 

@@ -91,6 +91,14 @@ pub enum Event {
         /// The image, or why there is none.
         result: Result<StagedImage, String>,
     },
+    /// The upload of an image is about to write beyond what it was granted: leads to [`Effect::GrantUpload`] or
+    /// [`Effect::RefuseUpload`].
+    UploadGrows {
+        /// Which.
+        upload: UploadId,
+        /// How many bytes it wants to have written in all: a multiple of [`super::UPLOAD_STEP_BYTES`].
+        bytes: u64,
+    },
     /// The result of [`Effect::Inspect`].
     Inspected {
         /// The unikernel.
@@ -163,6 +171,8 @@ pub struct StagedImage {
     pub digest: ImageDigest,
     /// What it declares; a tender for it was found.
     pub manifest: Manifest,
+    /// Bytes that it takes on disk.
+    pub size: u64,
 }
 
 /// What is to be done, in this order.
@@ -188,7 +198,8 @@ pub enum Effect {
         /// zlib level, 0 for not compressed.
         level: u8,
     },
-    /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`].
+    /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`]. After each
+    /// [`super::UPLOAD_STEP_BYTES`], uncompressed, it has to ask: [`Event::UploadGrows`].
     ReceiveImage {
         /// What it is staged as.
         upload: UploadId,
@@ -198,6 +209,19 @@ pub enum Effect {
         embedded: Option<Vec<u8>>,
         /// Whether it is a zlib stream.
         compressed: bool,
+    },
+    /// Let an upload write as much as it asked for.
+    GrantUpload {
+        /// Which, if it is still there.
+        upload: UploadId,
+    },
+    /// End an upload that asked for more than there is space for: leads to [`Event::Staged`] with this reason, unless it is
+    /// over.
+    RefuseUpload {
+        /// Which, if it is still there.
+        upload: UploadId,
+        /// The reason.
+        why: String,
     },
     /// Forget an image that arrives, or is staged.
     DiscardImage(UploadId),

@@ -60,6 +60,9 @@ impl Supervisor {
             config: admitted,
             force,
         };
+        if let Err(why) = self.admit_upload(upload, &arriving) {
+            return self.refuse(&arriving.asker, &why);
+        }
         self.uploads.insert(upload, arriving);
         self.effects.push(Effect::ReceiveImage {
             upload,
@@ -121,16 +124,17 @@ impl Supervisor {
 
     pub(super) fn staged(&mut self, upload: UploadId, result: Result<StagedImage, String>) {
         // Of a client that is gone nothing is left to be answered.
-        let Some(Upload {
+        let Some(arrived) = self.uploads.remove(&upload) else {
+            return self.effects.push(Effect::DiscardImage(upload));
+        };
+        let fits = self.upload_ended(upload, &arrived, result.as_ref());
+        let Upload {
             asker,
             name,
             config,
             force,
-        }) = self.uploads.remove(&upload)
-        else {
-            return self.effects.push(Effect::DiscardImage(upload));
-        };
-        match result {
+        } = arrived;
+        match fits.and(result) {
             Ok(image) => {
                 let creation = Creation {
                     config,

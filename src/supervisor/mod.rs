@@ -7,6 +7,7 @@
 mod addresses;
 mod ages;
 mod blocks;
+mod disk;
 mod domains;
 mod ending;
 mod event;
@@ -39,10 +40,15 @@ use crate::wire::{
     Success, Timestamp, UnikernelCommand,
 };
 
+use self::disk::DiskUsage;
 use self::operation::{Operation, Request, Revival, Upload, Written};
 
 pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
+pub use disk::{
+    IMAGE_QUOTA_FACTOR, ImageQuota, MAX_IMAGE_QUOTA_FACTOR, MIN_IMAGE_QUOTA, QuotaRefusal,
+    UPLOAD_STEP_BYTES,
+};
 pub use domains::Domain;
 pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
@@ -57,9 +63,6 @@ pub const MAX_UPLOADS: usize = 32;
 
 /// Most of them for one tenant.
 pub const MAX_UPLOADS_OF_TENANT: usize = 8;
-
-/// How far an image that arrives may grow before it has to be granted more, and by how much then, in bytes.
-pub const UPLOAD_STEP_BYTES: u64 = 8 << 20;
 
 /// Most requests that wait for one name.
 pub const MAX_WAITING: usize = 64;
@@ -90,6 +93,10 @@ pub struct Settings {
     pub resources: Policy,
     /// The block devices that it has.
     pub devices: BlockDevices,
+    /// The images in its store, with their sizes in bytes.
+    pub images: BTreeMap<ImageDigest, u64>,
+    /// How much disk space policies leave to images.
+    pub image_quota: ImageQuota,
     /// What names its BHyve machines, or why it runs none.
     pub machines: Result<Owner, &'static str>,
     /// How long a tender has between SIGTERM and SIGKILL; that of a machine [longer](MACHINE_STOP_DEADLINE).
@@ -108,6 +115,7 @@ pub struct Supervisor {
     ledger: Ledger,
     ages: Ages,
     devices: BlockDevices,
+    disk: DiskUsage,
     machines: Result<Owner, &'static str>,
     /// What is done about block devices.
     tasks: BTreeMap<TaskId, storage::Task>,
@@ -225,6 +233,7 @@ impl Supervisor {
             ledger,
             ages,
             devices: settings.devices,
+            disk: DiskUsage::new(settings.image_quota, settings.images),
             machines: settings.machines,
             tasks: BTreeMap::new(),
             unikernels: BTreeMap::new(),
@@ -291,6 +300,7 @@ impl Supervisor {
             Event::Message { from, message } => self.message(from, message),
             Event::Closed(connection) => self.closed(connection),
             Event::Staged { upload, result } => self.staged(upload, result),
+            Event::UploadGrows { upload, bytes } => self.upload_grows(upload, bytes),
             Event::Inspected { name, result } => self.inspected(&name, result),
             Event::Prepared { name, result } => self.prepared(now, &name, result),
             Event::Announced { name, call, result } => self.announced(now, &name, call, result),
@@ -308,6 +318,7 @@ impl Supervisor {
         if self.is_done() {
             self.effects.push(Effect::Exit);
         }
+        self.disk.follow(&self.effects);
         std::mem::take(&mut self.effects)
     }
 
@@ -755,7 +766,7 @@ fn claims<'a>(
 pub(crate) mod fixtures {
     use std::collections::BTreeMap;
 
-    use super::{BlockDevices, Owner, STOP_DEADLINE, Settings};
+    use super::{BlockDevices, ImageQuota, Owner, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
 
@@ -770,6 +781,8 @@ pub(crate) mod fixtures {
                 bridges: [].into(),
             },
             devices: BlockDevices::default(),
+            images: BTreeMap::new(),
+            image_quota: ImageQuota::default(),
             machines: Ok(Owner::of(1, 2, b"")),
             stop_deadline: STOP_DEADLINE,
             histories: BTreeMap::new(),

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use self::dice::Dice;
-use self::host::{About, Host, Open, Tender};
+use self::host::{About, Host, Open, Tender, size};
 use self::kept::{Kept, Status};
 use self::promise::Change;
 use super::fixtures::{config, settings};
@@ -83,6 +83,8 @@ struct Schedule {
     prompt: bool,
     counter: i64,
     now: Moment,
+    /// Bytes that images took below each path with a policy.
+    taken: BTreeMap<Path, u64>,
     /// Events so far.
     length: usize,
     log: Option<String>,
@@ -102,6 +104,7 @@ impl Schedule {
                 monotonic: Duration::ZERO,
                 wall: Timestamp::from_unix(0, 0),
             },
+            taken: BTreeMap::new(),
             length: 0,
             log: None,
         }
@@ -150,7 +153,7 @@ impl Schedule {
                 let arriving: Vec<_> = self.host.arriving.keys().copied().collect();
                 if !arriving.is_empty() {
                     let upload = self.host.dice.pick(&arriving);
-                    self.host.finish_upload(upload);
+                    self.host.go_on_with_upload(upload);
                 }
                 let streams: Vec<_> = self.host.streams.keys().copied().collect();
                 if !streams.is_empty() {
@@ -397,6 +400,7 @@ impl Schedule {
         self.host.tell(&event);
         self.now.monotonic = self.host.clock;
         let stale = self.stale(&event);
+        let history = self.history();
         let mut refused = false;
         for effect in self.supervisor.handle(&self.now, event) {
             self.note(|| format!("    {effect:?}"));
@@ -405,6 +409,11 @@ impl Schedule {
                 Effect::Answer { message, .. } if matches!(message.payload, Payload::Failure(_))
             );
             self.host.carry_out(effect);
+        }
+        for name in history.difference(&self.history()) {
+            if !self.supervisor.operations.contains_key(name) {
+                self.host.forget(name);
+            }
         }
         // Only what nobody wants any more may have what somebody is to get.
         for holder in std::mem::take(&mut self.host.holders) {
@@ -422,6 +431,9 @@ impl Schedule {
             });
         }
         self.check();
+        if let Some(broken) = self.overgrown() {
+            self.host.must(false, || broken);
+        }
     }
 
     /// The path of an older certificate than one that was acknowledged, and the policy in force there.
@@ -445,6 +457,7 @@ impl Schedule {
         let survivors = self.host.restart();
         let settings = with_devices(&self.host);
         self.supervisor = Supervisor::new(self.host.disk.clone(), survivors, settings);
+        self.taken.clear();
         self.happen(Event::Boot);
     }
 
@@ -463,7 +476,7 @@ impl Schedule {
             } else if !self.host.writes.is_empty() {
                 self.write();
             } else if let Some(upload) = self.host.arriving.keys().next().copied() {
-                self.host.finish_upload(upload);
+                self.host.go_on_with_upload(upload);
             } else if let Some(task) = self.host.streams.keys().next().copied() {
                 self.host.finish_stream(task);
             } else if let Some(next) = self.host.timers.iter().map(|(at, _)| *at).min() {
@@ -518,6 +531,70 @@ impl Schedule {
             (sum > policy.block.unwrap_or(0))
                 .then(|| format!("the policy of {path} is exceeded by {devices:?}: {policy:?}"))
         })
+    }
+
+    /// The unikernels that have ended, and those with a previous version, if nothing is under way about them.
+    fn history(&self) -> BTreeSet<Name> {
+        let Supervisor {
+            unikernels,
+            ended,
+            operations,
+            ..
+        } = &self.supervisor;
+        let previous = unikernels.iter();
+        let previous = previous.filter(|(_, unikernel)| unikernel.previous.is_some());
+        let names = previous.map(|(name, _)| name).chain(ended.keys());
+        let names = names.filter(|name| !operations.contains_key(*name));
+        names.cloned().collect()
+    }
+
+    /// The policy below whose path images have come to take more than it allows, which shrinks only.
+    fn overgrown(&mut self) -> Option<String> {
+        let before = std::mem::take(&mut self.taken);
+        let policies: Vec<_> = self.supervisor.ledger.all().collect();
+        let policies = policies.into_iter().filter(|(path, _)| !path.is_root());
+        let taken = policies.map(|(path, policy)| {
+            let allowed = ImageQuota::default().bytes(policy).unwrap_or(0);
+            (path.clone(), (self.taken_below(path), allowed))
+        });
+        let taken: BTreeMap<_, _> = taken.collect();
+        let overgrown = taken.iter().find(|(path, (taken, allowed))| {
+            let before = before.get(*path);
+            taken > allowed && before.is_some_and(|before| taken > before)
+        });
+        let text = overgrown.map(|(path, (taken, allowed))| {
+            format!("images below {path} grow to {taken} bytes, {allowed} are allowed")
+        });
+        let taken = taken.into_iter();
+        self.taken = taken.map(|(path, (taken, _))| (path, taken)).collect();
+        text
+    }
+
+    /// Bytes of all images below a path: of what is there, was there, will be there or arrives.
+    fn taken_below(&self, path: &Path) -> u64 {
+        let Supervisor {
+            unikernels,
+            ended,
+            operations,
+            ..
+        } = &self.supervisor;
+        let present = unikernels.iter();
+        let present = present.flat_map(|(name, one)| one.versions().map(move |it| (name, it)));
+        let ended = ended.iter();
+        let ended = ended.flat_map(|(name, one)| one.versions().map(move |it| (name, it)));
+        let coming = operations.iter();
+        let coming = coming.flat_map(|(name, one)| one.versions().map(move |it| (name, it)));
+        let kept = present.chain(ended).chain(coming);
+        let kept = kept.filter(|(name, _)| name.path().is_within(path));
+        let kept: BTreeSet<_> = kept.filter_map(|(_, it)| it.stored_image()).collect();
+        let Host {
+            arriving, staged, ..
+        } = &self.host;
+        let arriving = arriving.values().filter(|one| one.path.is_within(path));
+        let staged = staged.values().filter(|one| one.path.is_within(path));
+        kept.iter().map(size).sum::<u64>()
+            + arriving.map(|one| one.granted).sum::<u64>()
+            + staged.map(|one| size(&one.digest)).sum::<u64>()
     }
 
     /// Whether a unikernel is what an earlier supervisor has left, and nobody wants.
@@ -750,6 +827,11 @@ fn manifest(device: bool) -> Manifest {
 fn with_devices(host: &Host) -> Settings {
     Settings {
         devices: BlockDevices::new(host.devices.clone(), None),
+        images: host
+            .store
+            .iter()
+            .map(|image| (*image, size(image)))
+            .collect(),
         ..settings()
     }
 }

@@ -10,7 +10,8 @@ use super::super::{MAX_IMAGES, MAX_IMAGES_OF_TENANT};
 use super::{Arrival, Daemon};
 use crate::name::{Name, Path};
 use crate::supervisor::{
-    BlockContent, BlockWork, ConnectionId, Event, StagedImage, TaskId, UploadId, share,
+    BlockContent, BlockWork, ConnectionId, Event, StagedImage, TaskId, UPLOAD_STEP_BYTES, UploadId,
+    share,
 };
 use crate::unikernel::ImageDigest;
 use crate::wire::{Header, Message, Payload, domain};
@@ -39,6 +40,14 @@ impl Underway {
         drop(transfer);
     }
 
+    /// The upload that it is, if it is one.
+    fn upload(&self) -> Option<UploadId> {
+        match &self.purpose {
+            Purpose::Upload(upload, _) => Some(*upload),
+            Purpose::Image(..) | Purpose::Device(..) => None,
+        }
+    }
+
     /// What is readable when there is something to be known of it.
     pub(super) fn line(&self) -> BorrowedFd<'_> {
         self.transfer.as_fd()
@@ -49,7 +58,9 @@ impl Daemon {
     pub(super) fn work(&mut self, task: TaskId, name: &Name, work: BlockWork) {
         let begun = match work {
             BlockWork::Make(size) => {
-                let change = self.blocks.make(name, size).map_err(text);
+                let change = self
+                    .check_block_space(0)
+                    .and_then(|()| self.blocks.make(name, size).map_err(text));
                 change.map(|change| self.writer.change(task, name.clone(), change))
             }
             BlockWork::Remove => {
@@ -142,6 +153,7 @@ impl Daemon {
             embedded,
             compressed,
         } = content;
+        self.check_block_space(UPLOAD_STEP_BYTES)?;
         let staged = self.blocks.stage(name, size, make, compressed);
         let (staging, content) = staged.map_err(text)?;
         let purpose = Purpose::Device(task, name.clone(), Some(staging));
@@ -202,13 +214,14 @@ impl Daemon {
             // That it is gone is an event of its own.
             return;
         }
-        let staged = self.images.stage(compressed);
-        let begun = staged
-            .map_err(|error| error.to_string())
-            .and_then(|(staging, content)| {
-                let incoming = Incoming::Image(content);
-                self.take_in(from, Purpose::Upload(upload, staging), incoming, embedded)
-            });
+        let staged = self.check_upload_space(upload).and_then(|()| {
+            let staged = self.images.stage(compressed);
+            staged.map_err(|error| error.to_string())
+        });
+        let begun = staged.and_then(|(staging, content)| {
+            let incoming = Incoming::Image(content);
+            self.take_in(from, Purpose::Upload(upload, staging), incoming, embedded)
+        });
         if let Err(why) = begun {
             let result = Err(why);
             self.events.push_back(Event::Staged { upload, result });
@@ -234,6 +247,7 @@ impl Daemon {
         let image = StagedImage {
             digest: staged.digest,
             manifest: manifest.clone(),
+            size: staged.size,
         };
         self.staged.insert(upload, staged);
         Ok(image)
@@ -244,17 +258,59 @@ impl Daemon {
         if let Some(staged) = self.staged.remove(&upload) {
             self.writer.discard(staged);
         }
-        let arrives = |underway: &Underway| matches!(&underway.purpose, Purpose::Upload(of, _) if *of == upload);
-        let mut transfers = self.transfers.iter();
-        let client = transfers.find_map(|(client, underway)| arrives(underway).then_some(*client));
-        if let Some((client, underway)) =
-            client.and_then(|client| self.transfers.remove_entry(&client))
-        {
-            underway.end();
-            if let Some(connection) = self.connections.get_mut(&client) {
-                connection.come_back();
-            }
+        self.end_upload(upload);
+    }
+
+    /// Lets an upload go on that may as far as its policies go.
+    pub(super) fn grant_upload(&mut self, upload: UploadId) {
+        if let Err(why) = self.check_upload_space(upload) {
+            return self.refuse_upload(upload, why);
         }
+        let mut transfers = self.transfers.values_mut();
+        if let Some(underway) = transfers.find(|underway| underway.upload() == Some(upload)) {
+            underway.transfer.grant();
+        }
+    }
+
+    pub(super) fn refuse_upload(&mut self, upload: UploadId, why: String) {
+        if self.end_upload(upload) {
+            let result = Err(why);
+            self.events.push_back(Event::Staged { upload, result });
+        }
+    }
+
+    /// Ends the process that takes an image in, if there is one.
+    fn end_upload(&mut self, upload: UploadId) -> bool {
+        let mut transfers = self.transfers.iter();
+        let client = transfers.find_map(|(client, underway)| {
+            let is_it = underway.upload() == Some(upload);
+            is_it.then_some(*client)
+        });
+        let underway = client.and_then(|client| self.transfers.remove_entry(&client));
+        let Some((client, underway)) = underway else {
+            return false;
+        };
+        underway.end();
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.come_back();
+        }
+        true
+    }
+
+    /// Checks that this upload can take its next step, whatever the others under way still write of theirs.
+    fn check_upload_space(&self, upload: UploadId) -> Result<(), String> {
+        let uploads = self.transfers.values().filter_map(Underway::upload);
+        let others = uploads.filter(|other| *other != upload).count() as u64;
+        self.reserve
+            .check(self.images.directory(), (others + 1) * UPLOAD_STEP_BYTES)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Checks that the file system of the block devices has so many bytes left beside the reserve.
+    fn check_block_space(&self, wanted: u64) -> Result<(), String> {
+        self.reserve
+            .check(self.blocks.folder(), wanted)
+            .map_err(|error| error.to_string())
     }
 
     /// Asks what all transfers have to say.
@@ -265,10 +321,12 @@ impl Daemon {
         let reports: Vec<_> = reports.collect();
         for (client, report) in reports {
             match report {
-                Report::Grows(_) => {
-                    if let Some(underway) = self.transfers.get_mut(&client) {
-                        underway.transfer.grant();
-                    }
+                Report::Grows(bytes) => {
+                    let underway = self.transfers.get(&client);
+                    let event = underway
+                        .and_then(Underway::upload)
+                        .map(|upload| Event::UploadGrows { upload, bytes });
+                    self.events.extend(event);
                 }
                 Report::Ended(outcome) => self.transferred(client, outcome),
             }

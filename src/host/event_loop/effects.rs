@@ -37,6 +37,8 @@ impl Daemon {
             } => {
                 self.receive_image(upload, from, embedded, compressed);
             }
+            Effect::GrantUpload { upload } => self.grant_upload(upload),
+            Effect::RefuseUpload { upload, why } => self.refuse_upload(upload, why),
             Effect::DiscardImage(upload) => self.discard_image(upload),
             Effect::Inspect {
                 name,

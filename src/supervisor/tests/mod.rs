@@ -2,6 +2,7 @@
 
 mod addresses;
 mod blocks;
+mod disk;
 mod host;
 mod machines;
 mod policies;
@@ -46,6 +47,10 @@ struct World {
     obedient: bool,
     /// Images arrive only when a test says so.
     slow_upload: bool,
+    /// Bytes of each image that arrives.
+    image_size: u64,
+    /// Uploads that may go on, or why not.
+    granted: Vec<(UploadId, Result<(), String>)>,
     uploads: Vec<UploadId>,
     /// Results of these effects come only when a test says so.
     hold: Vec<&'static str>,
@@ -90,6 +95,8 @@ impl World {
             fail: Vec::new(),
             obedient: true,
             slow_upload: false,
+            image_size: 1,
+            granted: Vec::new(),
             uploads: Vec::new(),
             hold: Vec::new(),
             held: VecDeque::new(),
@@ -170,6 +177,12 @@ impl World {
                 } else {
                     events.push_back(self.upload(upload));
                 }
+            }
+            Effect::GrantUpload { upload } => self.granted.push((upload, Ok(()))),
+            Effect::RefuseUpload { upload, why } => {
+                self.granted.push((upload, Err(why.clone())));
+                let result = Err(why);
+                events.push_back(Event::Staged { upload, result });
             }
             Effect::Inspect { name, version, .. } => {
                 let declared = version.stored_image().map(|_| self.manifest());
@@ -306,6 +319,7 @@ impl World {
         let result = self.fails("upload").map(|()| StagedImage {
             digest: ImageDigest([self.connections.to_le_bytes()[0]; 32]),
             manifest: self.manifest(),
+            size: self.image_size,
         });
         self.staged += usize::from(result.is_ok());
         Event::Staged { upload, result }
