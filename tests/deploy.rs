@@ -1127,6 +1127,7 @@ fn a_full_disk_fails_an_upload_and_nothing_else() {
 fn a_full_disk_fails_an_upload(before: &'static str, reason: &str) {
     let (host, steady) = Host::with_steady_on(Setup {
         before: Some(before),
+        options: &["--disk-reserve", "0"],
         ..Setup::default()
     });
     let large = large_image(&host, 4 << 20);
@@ -1140,6 +1141,50 @@ fn a_full_disk_fails_an_upload(before: &'static str, reason: &str) {
     let image = guest("forever.spt");
     let create = ["create", "small", image.to_str().unwrap(), QUIET];
     host.expect(&host.tenant(&create), 0, &["created unikernel"]);
+}
+
+/// Of two images the quota of a small policy, 256 MB, is used up but for 20; what the store has was found at the start.
+#[test]
+fn an_image_that_inflates_beyond_the_quota_ends_early() {
+    let mut host = Host::start();
+    let image = guest("forever.spt");
+    let added = host.petrel(&["add-policy", "a", "4", "--mem", "64"]);
+    host.expect(&added, 0, &["added policy"]);
+    let created = host.petrel(&["create", "a:x", image.to_str().unwrap(), QUIET]);
+    host.expect(&created, 0, &["created unikernel"]);
+    host.kill_supervisor();
+    let stored = File::options()
+        .write(true)
+        .open(host.path("db/image").join(digest(&image)));
+    stored.unwrap().set_len(236 << 20).unwrap();
+    host.start_supervisor();
+
+    let mut bomb = ZlibEncoder::new(Vec::new(), Compression::fast());
+    bomb.write_all(&fs::read(&image).unwrap()).unwrap();
+    bomb.write_all(&vec![0; 48 << 20]).unwrap();
+    let bomb = bomb.finish().unwrap();
+    let files = host.names("db/image");
+    // It ends in the middle: that it has an end is not told.
+    let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+    daemon.send("a:y", create(true, 8));
+    for chunk in bomb.chunks(MAX_CHUNK) {
+        if write_frame(&mut daemon.stream, chunk).is_err() {
+            break;
+        }
+    }
+    let why = daemon.failure();
+    for part in [
+        "the image of a:y does not fit",
+        "256 MB of images",
+        "destroy",
+    ] {
+        assert!(why.contains(part), "{why}");
+    }
+    assert_eq!(host.names("db/image"), files);
+    let small = host.petrel(&["create", "a:y", image.to_str().unwrap(), "--mem=8", QUIET]);
+    host.expect(&small, 0, &["created unikernel"]);
+    let destroyed = host.petrel(&["destroy", "a:x"]);
+    host.expect(&destroyed, 0, &["destroyed unikernel"]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use petrel::host::reserve::MAX_DISK_RESERVE;
 use petrel::name::Name;
 use petrel::policy::Policy;
 use petrel::unikernel::{Config, FailBehaviour, Kind, Net};
@@ -646,6 +647,34 @@ fn a_full_disk_loses_nothing() {
     create(&host, "two", &another(&host));
     let left = inside.join(host.path("db").strip_prefix("/").unwrap());
     assert_eq!(names(&left), FILES.map(str::to_owned).into());
+}
+
+#[test]
+fn a_disk_that_is_almost_full_takes_no_image_but_every_change_of_the_state() {
+    let mut host = Host::prepared(Setup::default());
+    host.start_console();
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    let images = names(&host.path("db/image"));
+    kill(&mut host);
+    // More than any disk has.
+    let reserve = MAX_DISK_RESERVE.to_string();
+    let mut command = host.supervisor_command();
+    command.args(["--disk-reserve", &reserve]);
+    host.supervisor = Some(Daemon::start(&mut command, "listening"));
+    for refused in [
+        &["create", "two", another(&host).to_str().unwrap()][..],
+        &["create-block", "disk", "1"],
+    ] {
+        let refused = host.petrel(refused);
+        host.expect(&refused, 117, &["too little disk space is left"]);
+    }
+    assert_eq!(names(&host.path("db/image")), images);
+    assert_eq!(names(&host.path("db/block")), BTreeSet::new());
+    let added = host.petrel(&["add-policy", "a", "3", "--mem", "64"]);
+    host.expect(&added, 0, &["added policy"]);
+    let destroyed = host.petrel(&["destroy", "one"]);
+    host.expect(&destroyed, 0, &["destroyed unikernel"]);
 }
 
 #[test]

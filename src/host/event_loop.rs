@@ -36,6 +36,7 @@ use super::{
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::socket;
 use crate::supervisor::{
     BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
@@ -151,8 +152,7 @@ impl Daemon {
             sizes.len(),
             options.dbdir.display()
         );
-        let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
-        log::info!("this host has: {resources}");
+        let resources = resources(&options)?;
         let machines = machines(system, &options, &survivors)?;
         let settings = Settings {
             machines: naming(&machines),
@@ -614,6 +614,13 @@ impl Drop for Daemon {
             }
         }
     }
+}
+
+/// The resources of this host, which are logged.
+fn resources(options: &Options) -> Result<Policy, HostError> {
+    let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
+    log::info!("this host has: {resources}");
+    Ok(resources)
 }
 
 /// The socket that was kept or handed over, or a new one.

@@ -202,8 +202,10 @@ impl Level {
 impl Supervisor {
     /// Admits an upload with its first [`UPLOAD_STEP_BYTES`].
     pub(super) fn admit_upload(&mut self, id: UploadId, upload: &Upload) -> Result<(), String> {
-        // What is forgotten would not go, and what cannot be recorded is of no use.
-        self.check_recorded()?;
+        // Otherwise creates that cannot be recorded would leave one image after the other.
+        if !self.superfluous.is_empty() {
+            self.check_recorded()?;
+        }
         self.admit_bytes(id, &upload.name, upload.force, UPLOAD_STEP_BYTES)
             .map_err(|refusal| refusal.to_string())
     }
@@ -258,9 +260,9 @@ impl Supervisor {
         let wanted = bytes.saturating_sub(granted);
         let forgotten = self.find_space(name, replaces, wanted)?;
         if !forgotten.is_empty() {
-            forgotten
-                .into_iter()
-                .for_each(|history| self.forget(history));
+            for history in forgotten {
+                self.forget(history);
+            }
             self.persist(Written::Change);
         }
         let arriving = Arriving {
@@ -295,9 +297,9 @@ impl Supervisor {
         for history in self.expendable(name, replaces) {
             for image in self.images_of(&history) {
                 let size = self.disk.size(&image);
-                levels
-                    .iter_mut()
-                    .for_each(|level| level.release(image, size));
+                for level in &mut levels {
+                    level.release(image, size);
+                }
             }
             forgotten.push(history);
             if full(&levels).is_none() {

@@ -236,7 +236,7 @@ fn images_that_were_there_before_a_start_count() {
 }
 
 #[test]
-fn no_image_is_taken_in_while_the_state_cannot_be_written() {
+fn no_image_is_taken_in_while_others_cannot_go_as_the_state_cannot_be_written() {
     let mut world = World::new();
     world.fail = vec!["persist", "persist"];
     assert!(world.create(":a").is_err());

@@ -171,19 +171,9 @@ impl World {
             Effect::SendImage { image, .. } => self.sent.push(image),
             Effect::Release(_) => {}
             Effect::DiscardImage(_) => self.staged = self.staged.saturating_sub(1),
-            Effect::ReceiveImage { upload, .. } => {
-                if self.slow_upload {
-                    self.uploads.push(upload);
-                } else {
-                    events.push_back(self.upload(upload));
-                }
-            }
+            Effect::ReceiveImage { upload, .. } => events.extend(self.receive(upload)),
             Effect::GrantUpload { upload } => self.granted.push((upload, Ok(()))),
-            Effect::RefuseUpload { upload, why } => {
-                self.granted.push((upload, Err(why.clone())));
-                let result = Err(why);
-                events.push_back(Event::Staged { upload, result });
-            }
+            Effect::RefuseUpload { upload, why } => events.push_back(self.refuse(upload, why)),
             Effect::Inspect { name, version, .. } => {
                 let declared = version.stored_image().map(|_| self.manifest());
                 let result = self.fails("inspect").map(|()| declared);
@@ -313,6 +303,22 @@ impl World {
         let block = self.device.then_some(("data", BLOCK));
         let devices: Vec<_> = block.into_iter().chain(nets).collect();
         Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, &devices).build())).unwrap()
+    }
+
+    /// An upload begins, and is over at once unless a test wants to say so.
+    fn receive(&mut self, upload: UploadId) -> Option<Event> {
+        if self.slow_upload {
+            self.uploads.push(upload);
+            return None;
+        }
+        Some(self.upload(upload))
+    }
+
+    /// An upload may not go on.
+    fn refuse(&mut self, upload: UploadId, why: String) -> Event {
+        self.granted.push((upload, Err(why.clone())));
+        let result = Err(why);
+        Event::Staged { upload, result }
     }
 
     fn upload(&mut self, upload: UploadId) -> Event {
