@@ -43,7 +43,7 @@ fn a_request_reaches_the_daemon_and_its_answer_the_client() {
     let identity = sub_tenant.leaf("hello", info());
     let endpoint = host.listen(&[]);
     let daemon = host.daemon("vmmd", |mut connection| {
-        let requests: Vec<_> = (0..3).map(|_| receive(&mut connection)).collect();
+        let requests: Vec<_> = (0..2).map(|_| receive(&mut connection)).collect();
         for request in &requests {
             reply(&mut connection, request, success());
         }
@@ -57,13 +57,13 @@ fn a_request_reaches_the_daemon_and_its_answer_the_client() {
     assert_eq!(client.read(&mut [0]).unwrap(), 0, "closed properly");
     let requests = daemon.wait();
     let names: Vec<_> = requests.iter().map(|r| r.header.name.to_lossy()).collect();
-    assert_eq!(names, ["foo:bar:", "foo:", "foo:bar:hello"]);
-    let added = |request: &Message| match &request.payload {
-        Payload::Command(Command::Policy(PolicyCommand::AddDated(dated))) => dated.policy.clone(),
-        other => panic!("{other:?}"),
+    assert_eq!(names, ["foo:bar:", "foo:bar:hello"]);
+    let Payload::Command(Command::Policy(PolicyCommand::SetChain(chain))) = &requests[0].payload
+    else {
+        panic!("{:?}", requests[0]);
     };
-    assert_eq!(added(&requests[0]), policy(3));
-    assert_eq!(added(&requests[1]), policy(7));
+    let chain: Vec<_> = chain.iter().map(|dated| dated.policy.clone()).collect();
+    assert_eq!(chain, [policy(7), policy(3)], "outermost first");
     let audit = endpoint.log("verdict=");
     for part in [
         "peer=\"127.0.0.1:",
@@ -202,6 +202,23 @@ fn a_refused_policy_stops_the_command_and_is_quoted() {
     assert!(failure_text(&answer).contains("larger than above"));
     assert_eq!(answer.header.name, "foo:hello".into());
     daemon.wait();
+}
+
+#[test]
+fn a_chain_whose_policies_grow_is_refused_before_anything_is_sent() {
+    let host = Host::new();
+    let tenant = host.root.delegate("foo", policy(1));
+    let identity = tenant.delegate("bar", policy(2)).leaf("hello", info());
+    let endpoint = host.listen(&[]);
+    // No daemon is there: nothing is asked of any.
+    let answer = read_message(&mut endpoint.connect(&identity).unwrap()).unwrap();
+    let text = failure_text(&answer);
+    assert!(
+        text.contains("the policy of 'foo:bar:' allows more"),
+        "{text}"
+    );
+    assert_eq!(answer.header.name, "foo:bar:".into());
+    assert!(endpoint.log("verdict=").contains("refused"));
 }
 
 #[test]
@@ -486,11 +503,10 @@ fn no_leaf_may_carry_a_command_of_operators_or_daemons() {
     let dated = DatedPolicy {
         policy: policy(9),
         not_before: Int::new(0),
-        serial: Octets(vec![1]),
     };
     for command in [
         Command::Policy(PolicyCommand::Add(policy(9))),
-        Command::Policy(PolicyCommand::AddDated(dated)),
+        Command::Policy(PolicyCommand::SetChain(vec![dated])),
         Command::Policy(PolicyCommand::Remove(())),
         Command::Statistics(StatsCommand::Remove(())),
         Command::Statistics(StatsCommand::Initial(())),

@@ -42,8 +42,8 @@ use petrel::tender::{options as tender, plan};
 use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
 use petrel::wire::{
-    BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, Octets,
-    PolicyCommand, SinceCount, Success, UnikernelCommand,
+    BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, PolicyCommand,
+    SinceCount, Success, UnikernelCommand,
 };
 use petrel::{daemon, endpoint, host, metrics, serial, socket, vitals};
 use rasn::der::encode;
@@ -419,7 +419,6 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
     let dated = DatedPolicy {
         policy: (&nothing).into(),
         not_before: Int::new(0),
-        serial: Octets(Vec::new()),
     };
     let read = ConsoleRead {
         from: SinceCount::Count(Int::new(1)),
@@ -438,8 +437,8 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
         ),
         ("details  [67] NULL", encode(&UnikernelCommand::Details(()))),
         (
-            "add-dated [64] SEQUENCE",
-            encode(&PolicyCommand::AddDated(dated)),
+            "set-chain [65] SEQUENCE OF SEQUENCE",
+            encode(&PolicyCommand::SetChain(vec![dated])),
         ),
         ("read [64] SEQUENCE", encode(&ConsoleCommand::Read(read))),
         (
@@ -449,6 +448,10 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
         (
             "details  [64] SEQUENCE OF",
             encode(&Success::UnikernelDetails(Vec::new())),
+        ),
+        (
+            "chain-set [65] SEQUENCE OF UTF8String",
+            encode(&Success::ChainSet(Vec::new())),
         ),
     ] {
         assert!(text.contains(&format!("\n{entry}")), "{entry}");
@@ -538,7 +541,6 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_POLICIES} policies"),
         format!("{MAX_POLICIES} tenants"),
         format!("{} of newer certificates", time(AGE_STEP)),
-        format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} of silence", time(host::IDLE)),
         format!(
             "{} in a file",
@@ -672,7 +674,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
         format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),
         chunk,
-        format!("{} in the answer to a policy", size(MAX_MESSAGE)),
+        format!("{} in the answer to the policies", size(MAX_MESSAGE)),
         intermediates,
         format!("{MAX_PATH} certificates"),
         handshake,

@@ -150,6 +150,7 @@ impl Output {
             Success::Policies(policies) => lines(policies, policy, "no policies"),
             Success::BlockDevices(blocks) => lines(blocks, block, "no block devices"),
             Success::Consoles(consoles) => lines(consoles, name, "no consoles"),
+            Success::ChainSet(kept) => lines(kept, name, "success"),
             Success::UnikernelInfo(unikernels) => lines(
                 unikernels,
                 |entry| info(entry, self.common.debug),

@@ -70,9 +70,9 @@ pub fn relay(
     match start(client, request, sockets, idle, standing) {
         Ok(mut relay) => {
             let end = relay.run();
-            let kept = relay.answers.kept.iter();
-            let path = |index: &usize| Some(request.policies.get(*index)?.0.clone());
-            (end, kept.filter_map(path).collect())
+            let is_kept = |path: &name::Path| relay.answers.kept.contains(&path.to_string().into());
+            let paths = request.policies.iter().map(|(path, _)| path);
+            (end, paths.filter(|path| is_kept(path)).cloned().collect())
         }
         Err(end) => (end, Vec::new()),
     }
@@ -93,17 +93,14 @@ fn start<'a, S: SecureStream>(
         Daemon::Console => (socket::CONSOLE, "the console daemon"),
         Daemon::Statistics => (socket::STATISTICS, "the statistics daemon"),
     };
-    let policies = match route.daemon {
-        Daemon::Supervisor => &request.policies[..],
-        Daemon::Console | Daemon::Statistics => &[],
-    };
+    let sends_chain = route.daemon == Daemon::Supervisor && !request.policies.is_empty();
     if !is_followed_by_stream(&request.command)
         && let Some(digest) = request.image
     {
         FixedImage::check_embedded(&request.command, digest)
             .map_err(|error| refused(error.to_string()))?;
     }
-    let octets = encode(request, policies.len())
+    let octets = encode(request, sends_chain)
         .map_err(|error| refused(format!("the request cannot be passed on: {error}")))?;
     let unreachable = |error: io::Error| {
         warn!(
@@ -126,7 +123,11 @@ fn start<'a, S: SecureStream>(
         scratch: vec![0; PIECE],
         upload: is_followed_by_stream(&request.command).then(|| RawStream::of(request)),
         pace: Pace::default(),
-        answers: Answers::new(policies.len()),
+        answers: if sends_chain {
+            Answers::to_chain_and_request()
+        } else {
+            Answers::to_request()
+        },
         client_ended: false,
         daemon_ended: false,
         flushed: true,
@@ -136,9 +137,10 @@ fn start<'a, S: SecureStream>(
     })
 }
 
-/// All policies and the command, to be written at once: the daemon stops at the first policy that it refuses. The
-/// command's sequence number is 0, so that the answer fits the client as it is (WIRE 11.6).
-fn encode(request: &Request, policies: usize) -> Result<Vec<u8>, String> {
+/// The policies of the chain in one message, where they are sent, and the command, to be written at once: the daemon does
+/// not look at the command if it refuses the policies. The command's sequence number is 0, so that the answer fits the
+/// client as it is (WIRE 11.6).
+fn encode(request: &Request, sends_chain: bool) -> Result<Vec<u8>, String> {
     let mut octets = Vec::new();
     let mut add = |message: &Message| {
         let content = message.encode().map_err(|error| error.to_string())?;
@@ -146,9 +148,11 @@ fn encode(request: &Request, policies: usize) -> Result<Vec<u8>, String> {
         octets.extend(framed);
         Ok::<_, String>(())
     };
-    for (number, (path, policy)) in (1..).zip(&request.policies[..policies]) {
-        let command = Command::Policy(PolicyCommand::AddDated(policy.clone()));
-        add(&Message::command(number, &path.clone().into(), command))?;
+    if sends_chain {
+        let policies = request.policies.iter().map(|(_, policy)| policy.clone());
+        let command = Command::Policy(PolicyCommand::SetChain(policies.collect()));
+        let path = request.name.path().clone();
+        add(&Message::command(1, &path.into(), command))?;
     }
     add(&Message::command(0, &request.name, request.command.clone()))?;
     Ok(octets)
@@ -354,9 +358,9 @@ impl<S: SecureStream> Relay<'_, S> {
         let who = self.who;
         let failed = |reason| End::Failure(Fault::Host, reason);
         Some(match (self.answer, self.answers.passed_on) {
-            (_, 0) if self.answers.policies > 0 => failed(format!(
-                "{who} ended without an answer to the policy of a certificate; if its log names no other reason, it is \
-                 of an older release that knows no policies with the age of their certificate, and has to be upgraded"
+            (_, 0) if self.answers.awaits_chain => failed(format!(
+                "{who} ended without an answer to the policies of the certificates; if its log names no other reason, \
+                 it is of an older release that does not know them as a whole, and has to be upgraded"
             )),
             (_, 0) => failed(format!("{who} ended without an answer")),
             (Answer::Subscription, _) => failed(format!("{who} ended the stream")),
@@ -366,7 +370,7 @@ impl<S: SecureStream> Relay<'_, S> {
     }
 
     fn is_between_messages(&self) -> bool {
-        self.to_client.is_empty() && (self.answers.policies > 0 || !self.answers.frames.is_inside())
+        self.to_client.is_empty() && (self.answers.awaits_chain || !self.answers.frames.is_inside())
     }
 
     fn wants_answer(&self) -> bool {
@@ -541,8 +545,8 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::DatedPolicy;
     use crate::wire::frame::MAX_MESSAGE;
-    use crate::wire::{DatedPolicy, Octets};
 
     #[test]
     fn only_whole_steps_of_an_upload_renew_the_patience() {
@@ -568,7 +572,6 @@ mod tests {
         let dated = DatedPolicy {
             policy,
             not_before: Int::new(1),
-            serial: Octets(vec![7]),
         };
         let request = Request {
             name: "foo:bar".parse().unwrap(),
@@ -576,7 +579,7 @@ mod tests {
             command: Command::Unikernel(crate::wire::UnikernelCommand::Info(())),
             image: None,
         };
-        let octets = encode(&request, 1).unwrap();
+        let octets = encode(&request, true).unwrap();
         let mut reader = &octets[..];
         let mut next = || {
             let content = frame::read_frame(&mut reader, MAX_MESSAGE)

@@ -30,8 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::name::Name;
-use crate::policy::{Age, Policy};
-use crate::serial;
+use crate::policy::Policy;
 use crate::unikernel::{Config, ImageDigest, Kind, Version};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::{LastExit, Recorded, Standing, State};
@@ -54,7 +53,7 @@ pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
     Survivor, TaskId, Ticket, Timer, UploadId,
 };
-pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
+pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, TopConsumers, Usage};
 pub use owner::Owner;
 pub use storage::{MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT};
 
@@ -405,17 +404,10 @@ impl Supervisor {
                 self.succeed(&asker, answer);
             }
             Command::Policy(PolicyCommand::Add(policy)) => {
-                self.add_policy(asker, name.path(), &policy, None);
+                self.add_policy(asker, name.path(), &policy);
             }
-            Command::Policy(PolicyCommand::AddDated(dated)) => {
-                if let Some(age) = Age::of(&dated) {
-                    self.add_policy(asker, name.path(), &dated.policy, Some(&age));
-                } else {
-                    let most = serial::MAX_OCTETS;
-                    let why =
-                        format!("the certificate's serial number has more than {most} octets");
-                    self.refuse(&asker, &why);
-                }
+            Command::Policy(PolicyCommand::SetChain(chain)) => {
+                self.set_chain(asker, name.path(), &chain);
             }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
             Command::Statistics(StatsCommand::Initial(())) => {
@@ -538,23 +530,27 @@ impl Supervisor {
         let Some((why, policies)) = self.writes.remove(&ticket) else {
             return;
         };
-        if let (Written::Policy { path, .. }, Ok(())) = (&why, &result) {
-            let policy = policies.ledger.at(path).cloned();
-            self.acknowledged.reset(path.clone(), policy);
+        if let (Written::Policies { paths, .. }, Ok(())) = (&why, &result) {
+            for path in paths {
+                let policy = policies.ledger.at(path).cloned();
+                self.acknowledged.reset(path.clone(), policy);
+            }
         }
         self.recorded = result.is_ok().then_some(policies);
         match (why, result) {
             (Written::Operation(name), result) => self.saved(&name, result),
             (
-                Written::Policy {
+                Written::Policies {
                     asker,
-                    path,
+                    paths,
                     answer,
+                    close,
                 },
                 result,
-            ) => {
-                self.policy_persisted(&asker, &path, answer, result);
-            }
+            ) => match result {
+                Ok(()) => self.answer(&asker, Payload::Reply(answer), close),
+                Err(why) => self.policies_not_persisted(&asker, paths, &why),
+            },
             (Written::Change, Ok(())) => {}
             (Written::Change, Err(error)) => {
                 log::warn!("the state was not recorded, which is tried again: {error}");

@@ -7,8 +7,8 @@ use log::{info, warn};
 use super::operation::{Goal, Operation, Phase};
 use super::restart;
 use super::{
-    Effect, History, MAX_ENDED_IN_PATH, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor, Timer,
-    Unikernel,
+    Effect, History, MAX_ENDED_IN_PATH, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor,
+    Timer, Unikernel,
 };
 use crate::name::{Name, Path};
 use crate::policy::UNLIMITED;

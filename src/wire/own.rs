@@ -15,8 +15,6 @@ pub struct DatedPolicy {
     pub policy: Policy,
     /// Start of the certificate's validity, seconds since 1970.
     pub not_before: Int,
-    /// Content octets of its serial number.
-    pub serial: Octets,
 }
 
 /// What is read of a console. After the first answer and the lines, [`super::Success::Empty`] says that there are

@@ -15,7 +15,7 @@ use crate::supervisor::{
     RunId, StagedImage, State, Survivor, TaskId, Ticket, Timer, UPLOAD_STEP_BYTES, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
-use crate::wire::{POLICY_KEPT, Success, Timestamp};
+use crate::wire::{Success, Timestamp};
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -75,7 +75,7 @@ pub(super) struct Open {
 pub(super) enum About {
     Unikernel(Name),
     /// The age is that of the certificate, if the policy has one.
-    Policy(Path, Option<Age>),
+    Policies(Vec<(Path, Option<Age>)>),
     /// Whether it is there after success.
     Block(Name, bool),
 }
@@ -563,17 +563,23 @@ impl Host {
                 self.unikernel(&name)
                     .refuse(request, text.contains("could not be recorded"));
             }
-            About::Policy(path, _) if kept && text == POLICY_KEPT => {
-                self.policy(&path).refuse(request, false);
-            }
-            About::Policy(path, age) if kept => {
-                self.policy(&path).keep(request);
-                let before = self.newest.remove(&path);
-                self.newest.extend(age.max(before).map(|age| (path, age)));
-            }
-            About::Policy(path, _) => {
-                self.policy(&path)
-                    .refuse(request, text.contains("was not changed"));
+            About::Policies(paths) => {
+                let newer = match &message.payload {
+                    Payload::Reply(Success::ChainSet(newer)) => &newer[..],
+                    _ => &[],
+                };
+                for (path, age) in paths {
+                    if !kept {
+                        let written = text.contains("was not changed");
+                        self.policy(&path).refuse(request, written);
+                    } else if newer.contains(&path.to_string().into()) {
+                        self.policy(&path).refuse(request, false);
+                    } else {
+                        self.policy(&path).keep(request);
+                        let before = self.newest.remove(&path);
+                        self.newest.extend(age.max(before).map(|age| (path, age)));
+                    }
+                }
             }
         }
     }

@@ -22,9 +22,8 @@ use crate::manifest::Manifest;
 use crate::unikernel::{Block, Death, FailBehaviour, Net};
 use crate::wire::{
     BlockCommand, ConsoleCommand, DatedPolicy, Header, Octets, Policy as WirePolicy, Restart,
-    StatsCommand,
+    StatsCommand, Text, own,
 };
-use crate::wire::{POLICY_KEPT, own};
 
 /// A host that carries out what it can at once, and can be told to fail.
 struct World {
@@ -33,6 +32,8 @@ struct World {
     answers: Vec<(ConnectionId, Payload, bool)>,
     alive: Vec<(RunId, Name, Config)>,
     announced: Vec<Name>,
+    /// How many consoles are kept, as was announced last.
+    console_limit: i64,
     observers: Vec<(ConnectionId, Header)>,
     saved: State,
     images: Vec<ImageDigest>,
@@ -85,6 +86,7 @@ impl World {
             answers: Vec::new(),
             alive: Vec::new(),
             announced: Vec::new(),
+            console_limit: 0,
             observers: Vec::new(),
             images: state.images().collect(),
             saved: state,
@@ -189,7 +191,8 @@ impl World {
                 let result = self.fails("prepare");
                 self.result("prepare", Event::Prepared { name, result }, events);
             }
-            Effect::Announce { name, call, .. } => {
+            Effect::Announce { name, call, limit } => {
+                self.console_limit = limit.get();
                 self.announced.push(name.clone());
                 let result = self.fails("announce");
                 self.result("announce", Event::Announced { name, call, result }, events);
@@ -348,6 +351,10 @@ impl World {
             .collect();
         match &answers[..] {
             [(_, Payload::Reply(Success::String(text)), _)] => Ok(text.to_lossy()),
+            [(_, Payload::Reply(Success::ChainSet(kept)), false)] => {
+                let kept: Vec<_> = kept.iter().map(Text::to_lossy).collect();
+                Ok(format!("set, kept: {}", kept.join(",")))
+            }
             [(_, Payload::Failure(text), true)] => Err(text.to_lossy()),
             other => panic!("not one answer: {other:?}"),
         }
