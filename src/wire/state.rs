@@ -508,7 +508,7 @@ mod tests {
         // [64] { SEQUENCE { {}, {}, [0] { { { UTF8String "a:", INTEGER 9, OCTET STRING ff } } } } }
         let age = [0x0c, 2, b'a', b':', 2, 1, 9, 4, 1, 0xff];
         let head = [
-            0xbf, 0x40, 20, 0x30, 18, 0x30, 0, 0x30, 0, 0xa0, 14, 0x30, 12, 0x30, 10,
+            0xbf, 0x40, 22, 0x30, 20, 0x30, 0, 0x30, 0, 0xa0, 14, 0x30, 12, 0x30, 10,
         ];
         let state = State::decode(&[&head[..], &age].concat()).unwrap();
         assert_eq!(state.ages, [("a".parse().unwrap(), Age::new(9))]);
