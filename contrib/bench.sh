@@ -31,8 +31,13 @@ count=${1:-500}
 deployments=$(((count + 4) / 5))
 size_limit=2621440          # bytes, each release binary
 
+fail() { printf 'bench: %s\n' "$*" >&2; exit 1; }
+# shellcheck source=contrib/lib.sh disable=SC1091
+. contrib/lib.sh
+need_rust
+
 echo "building"
-cargo build --quiet ${build:+"$build"} --locked --bins --examples
+cargo build ${build:+"$build"} --locked --bins --examples
 programs=$(cd "${CARGO_TARGET_DIR:-target}/$profile" && pwd)
 PATH=$programs:$programs/examples:$PATH
 

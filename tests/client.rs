@@ -763,7 +763,7 @@ fn a_closed_pipe_ends_a_command_by_its_signal_and_without_a_word() {
         fs::remove_file(folder.path("util/vmmd.sock")).unwrap();
     }
     let daemon = Daemon::start(&socket, |mut stream| {
-        let request = self::command(&mut stream);
+        let request = command(&mut stream);
         answer(&mut stream, &request, success("subscribed"));
         stream.read(&mut [0]).unwrap_or_default()
     });
