@@ -116,7 +116,7 @@ fn deploys(host: &Host, image: &Path) -> PathBuf {
     host.expect(&host.crowd(&["info"]), 0, &["no unikernels"]);
 
     let got = host.tenant(&["get", "hello"]);
-    assert_same(&stored(&got), image);
+    assert_same(&stored(host, &got), image);
     let destroyed = host.tenant(&["destroy", "hello"]);
     host.expect(&destroyed, 0, &["success: destroyed unikernel"]);
     assert!(host.tenders().is_empty());
@@ -172,8 +172,8 @@ fn an_image_is_the_same_however_it_travels() {
     assert_eq!(host.names("db/image"), [digest].into(), "it is kept once");
     for level in ["0", "9"] {
         let get = |name| ["get", name, "--compression-level", level];
-        assert_same(&stored(&host.tenant(&get("far9"))), &image);
-        assert_same(&stored(&host.petrel(&get("near0"))), &image);
+        assert_same(&stored(&host, &host.tenant(&get("far9"))), &image);
+        assert_same(&stored(&host, &host.petrel(&get("near0"))), &image);
     }
     assert!(host.names("db/image").len() == 1);
 }
@@ -404,7 +404,7 @@ fn a_unikernel_comes_back_after_a_restart_of_the_supervisor() {
     assert_eq!(digests(&after.info), digests(&before.info));
     assert_eq!(after.policies, before.policies);
     assert!(after.tenders.is_disjoint(&tenders));
-    assert_same(&stored(&host.tenant(&["get", "steady"])), &image);
+    assert_same(&stored(&host, &host.tenant(&["get", "steady"])), &image);
     let mut console = host.follow(":near", &["--count=2"]);
     console.line();
     for _ in 0..2 {
@@ -1472,13 +1472,13 @@ fn tenders() -> Vec<(PathBuf, &'static str)> {
 }
 
 /// The file that `get` has stored the image in.
-fn stored(got: &Ended) -> PathBuf {
+fn stored(host: &Host, got: &Ended) -> PathBuf {
     assert_eq!(got.code(), 0, "{got:?}");
     let line = got
         .stdout
         .lines()
         .find_map(|line| line.strip_prefix("stored in "));
-    line.unwrap_or_else(|| panic!("{got:?}")).into()
+    host.path(line.unwrap_or_else(|| panic!("{got:?}")))
 }
 
 /// Compares two files, and removes the first.
