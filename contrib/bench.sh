@@ -1,12 +1,16 @@
 #!/bin/sh
 # What Petrel's main paths cost, as ratios to the bare parts that they are made of, next to what is aimed at.
 #
-#   sh contrib/bench.sh [--debug] [COUNT]      how many runs of each (500); deployments are a fifth of that
+#   sh contrib/bench.sh [--debug] [--contention] [COUNT]
 #
-# It needs cargo and a C compiler on Linux x86_64; neither root (but for taps) nor Solo5. The daemons and all files are in
+# COUNT is how many runs of each (500); deployments are a fifth of that. It needs cargo and a C compiler on Linux x86_64;
+# neither root (but for taps) nor Solo5. The daemons and all files are in
 # temporary folders that take 4 GB at most, in /dev/shm where there is room for them, so that no disk is measured; a
 # thousand small unikernels take 2 GB of address space, and little memory. With
 # --debug the programs are those of a debug build: to see that this script works, not for its figures.
+#
+# --contention measures only how long one tenant waits for another. The database is on the disk of /tmp, as what the
+# disk takes is part of that wait; a petreld that sets no limit to images may fill 9 GB of it for the time.
 #
 # These are figures to look at, not tests: what is compared is measured in turns, and only ratios of one run mean
 # something. Each hand-over between processes waits for its turn on a busy machine, so that the longer chains look
@@ -14,17 +18,26 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-profile=release build=--release
-if [ "${1:-}" = --debug ]; then
-    profile=debug build=
+profile=release build=--release only=
+while :; do
+    case ${1:-} in
+        --debug) profile=debug build= ;;
+        --contention) only=contention ;;
+        *) break ;;
+    esac
     shift
-fi
+done
 count=${1:-500}
 deployments=$(((count + 4) / 5))
 size_limit=2621440          # bytes, each release binary
 
+fail() { printf 'bench: %s\n' "$*" >&2; exit 1; }
+# shellcheck source=contrib/lib.sh disable=SC1091
+. contrib/lib.sh
+need_rust
+
 echo "building"
-cargo build --quiet ${build:+"$build"} --locked --bins --examples
+cargo build ${build:+"$build"} --locked --bins --examples
 programs=$(cd "${CARGO_TARGET_DIR:-target}/$profile" && pwd)
 PATH=$programs:$programs/examples:$PATH
 
@@ -114,6 +127,22 @@ request info _path info
 request console hello console hello --count 0
 request create hello create hello "$hello" --compression-level 0
 request large large create large "$work/large.spt" --compression-level 0
+
+# How long a tenant waits while another one keeps petreld busy.
+contention() {
+    printf '\ncontention:\n'
+    mkdir -p "$runtime/contention" "$work/contention"
+    start petrel-console --tmpdir "$runtime/contention" -v
+    start petreld --tmpdir "$runtime/contention" --dbdir "$work/contention" -v
+    start petrel-tls --tmpdir "$runtime/contention" --ip 127.0.0.1 --port 0 cacert.pem host.pem host.key
+    bench-contention --tmpdir "$runtime/contention" --address "$(address petrel-tls)" --ca cacert.pem \
+        --info "$work/info" --image "$work/guests/forever.spt"
+    end
+}
+if [ -n "$only" ]; then
+    "$only"
+    exit
+fi
 
 start petrel-console --tmpdir "$runtime/run" -v
 start petreld --tmpdir "$runtime/run" --dbdir "$work/db" -v
@@ -224,6 +253,8 @@ start petrel-console --tmpdir "$runtime/consoles" -v
 bench-flood --tmpdir "$runtime/consoles" --console $!
 
 end
+contention
+
 printf '\na thousand unikernels:\n'
 for folder in single many; do
     mkdir "$work/$folder" "$runtime/$folder" "$work/$folder/db"

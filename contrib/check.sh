@@ -3,7 +3,7 @@
 #
 #   sh contrib/check.sh
 #
-# It needs cargo with rustfmt and clippy, and a C compiler. On Debian amd64 the
+# It needs Rust (see https://rustup.rs) with rustfmt and clippy, and a C compiler. On Debian amd64 the
 # other programs that the tests use are unpacked (not installed) into a cache,
 # ${XDG_CACHE_HOME:-$HOME/.cache}/petrel-check, and compiler and linker for FreeBSD
 # into another (see freebsd.sh). Elsewhere, what is not on PATH is skipped.
@@ -36,6 +36,8 @@ step() {
     printf '\n== %d. %s (after %d s)\n' "$number" "$current" "$(elapsed)"
 }
 fail() { printf 'check: %s\n' "$*" >&2; exit 1; }
+# shellcheck source=contrib/lib.sh disable=SC1091
+. contrib/lib.sh
 skip() { printf '%s\n' "$*" | tee -a "$scratch/skipped"; }
 
 scratch=$(mktemp -d)
@@ -49,8 +51,9 @@ trap finish EXIT
 trap 'exit 1' HUP INT TERM
 
 step "what the tests need"
-for program in cargo cc nm; do
-    command -v "$program" || fail "$program is not on PATH: install cargo and a C compiler first"
+need_rust
+for program in cc nm; do
+    command -v "$program" || fail "$program is not on PATH: install a C compiler, such as gcc"
 done
 cargo fmt --version
 cargo clippy --version
@@ -80,7 +83,7 @@ for tool in $rivals; do
 done
 [ "$(id -u)" = 0 ] || skip "tests that need root: taps, uids, capabilities (this is an ordinary user)"
 for device in /dev/kvm /dev/net/tun; do
-    (: <>"$device") 2>/dev/null || skip "tests that need $device (it is missing here or cannot be opened)"
+    can_open "$device" || skip "tests that need $device (it is missing here or cannot be opened)"
 done
 for tender in solo5-spt solo5-hvt; do
     command -v "$tender" || skip "the guests under $tender (it is not on PATH)"

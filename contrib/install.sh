@@ -40,6 +40,7 @@ each() {
             "$1" "$file" 644 "share/doc/petrel/${file##*/}"
         done
     done
+    "$1" "$here/contrib/grafana/petrel.json" 644 share/doc/petrel/grafana.json
     case $services in
         systemd)
             for unit in "$here"/systemd/*.socket "$here"/systemd/*.service; do

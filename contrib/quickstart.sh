@@ -1,10 +1,10 @@
 #!/bin/sh
-# Petrel's main job, on this machine, in a few seconds: builds Petrel, makes certificates for a host and for a
+# Petrel's main job, on this machine, in a few seconds once it is built: builds Petrel, makes certificates for a host and for a
 # tenant of it, starts the daemons, and deploys a real unikernel over mutually authenticated TLS.
 #
 #   sh contrib/quickstart.sh
 #
-# It needs cargo and a C compiler on Linux x86_64; neither root nor Solo5. Everything but the build is in a
+# It needs Rust (see https://rustup.rs) and a C compiler on Linux x86_64; neither root nor Solo5. Everything but the build is in a
 # temporary folder and is gone afterwards.
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,12 +12,13 @@ cd "$(dirname "$0")/.."
 say() { printf '* %s\n' "$*"; }
 fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 
-for program in cargo cc; do
-    command -v "$program" >/dev/null || fail "$program is not on PATH: install cargo and a C compiler first"
-done
+# shellcheck source=contrib/lib.sh disable=SC1091
+. contrib/lib.sh
+need_rust
+command -v cc >/dev/null || fail "cc is not on PATH: install a C compiler, such as gcc"
 
-say "building Petrel (the first time this takes minutes) and a unikernel"
-cargo build --quiet --release --locked --bins
+say "building Petrel: the first time this takes 5 to 10 minutes"
+cargo build --release --locked --bins
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 PATH=$target/release:$PATH
 # Sockets and fifos have short names at most; the default temporary folder may not.

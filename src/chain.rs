@@ -16,10 +16,12 @@ use x509_parser::oid_registry::{Oid, asn1_rs::oid};
 use x509_parser::prelude::FromDer;
 
 use crate::name::{Label, Name, NameError, Path};
+use crate::policy::{self, Excess};
 use crate::unikernel::ImageDigest;
+use crate::wire::domain::DomainError;
 use crate::wire::{
-    BlockCommand, CertExtension, Command, ConsoleCommand, DatedPolicy, Int, Octets, Policy,
-    PolicyCommand, StatsCommand, UnikernelCommand, WireError,
+    BlockCommand, CertExtension, Command, ConsoleCommand, DatedPolicy, Int, Policy, PolicyCommand,
+    StatsCommand, UnikernelCommand, WireError,
 };
 
 /// Most certificates in a path, the leaf included and the anchor not (WIRE 11.3).
@@ -88,7 +90,8 @@ pub fn read_image_extension(value: &[u8]) -> Result<ImageDigest, ExtensionError>
 pub struct Request {
     /// The object of the command.
     pub name: Name,
-    /// The policies of the intermediate certificates and their ages, deepest path first, as they are to be added.
+    /// The policies of the intermediate certificates and their ages: one for each label of the name's path, outermost
+    /// first, each within the one before it.
     pub policies: Vec<(Path, DatedPolicy)>,
     /// What to do; one of those that a leaf may carry.
     pub command: Command,
@@ -117,6 +120,10 @@ pub enum ChainError {
     NoExtensionInLeaf,
     /// A leaf must not carry this command.
     CommandNotAllowed(Name, &'static str),
+    /// The policy of this path makes no sense.
+    BadPolicy(Path, DomainError),
+    /// The policy of this path allows more than the one above it.
+    PolicyExceeds(Path, Excess),
 }
 
 /// Why the extension of a certificate cannot be read.
@@ -205,7 +212,7 @@ pub fn request(path: &[impl AsRef<[u8]>]) -> Result<Request, ChainError> {
         below = below.child(label_at(position, &label)?);
         policies.push((below.clone(), issuer.dated(policy)));
     }
-    policies.reverse();
+    check_policies(&policies)?;
 
     let leaf = certificate(0, leaf.as_ref())?;
     let command = extension(0, &leaf)?
@@ -234,6 +241,19 @@ pub fn request(path: &[impl AsRef<[u8]>]) -> Result<Request, ChainError> {
     })
 }
 
+/// Whether these policies, outermost first, make sense and decrease.
+fn check_policies(policies: &[(Path, DatedPolicy)]) -> Result<(), ChainError> {
+    let mut read = Vec::new();
+    for (path, dated) in policies {
+        let policy = policy::Policy::try_from(&dated.policy);
+        read.push(policy.map_err(|error| ChainError::BadPolicy(path.clone(), error))?);
+    }
+    policy::check_decrease(&read).map_err(|(position, excess)| {
+        let path = policies.get(position).map(|(path, _)| path.clone());
+        ChainError::PolicyExceeds(path.unwrap_or_default(), excess)
+    })
+}
+
 /// The table of commands (WIRE 8.1).
 pub fn route(command: &Command) -> Route {
     use Answer::{Dump, Single, Subscription};
@@ -259,7 +279,7 @@ pub fn route(command: &Command) -> Route {
         }
         Command::Policy(policy) => match policy {
             PolicyCommand::Info(()) => ("policy info", Supervisor, Single, Any),
-            PolicyCommand::Add(_) | PolicyCommand::AddDated(_) => {
+            PolicyCommand::Add(_) | PolicyCommand::SetChain(_) => {
                 ("policy add", Supervisor, Single, Never)
             }
             PolicyCommand::Remove(()) => ("policy remove", Supervisor, Single, Never),
@@ -373,7 +393,6 @@ impl<'a> Certificate<'a> {
         DatedPolicy {
             policy,
             not_before: Int::new(self.0.validity().not_before.timestamp()),
-            serial: Octets(self.0.raw_serial().to_vec()),
         }
     }
 
@@ -436,6 +455,7 @@ impl ChainError {
     pub fn name(&self) -> Name {
         match self {
             Self::CommandNotAllowed(name, _) => name.clone(),
+            Self::BadPolicy(path, _) | Self::PolicyExceeds(path, _) => path.clone().into(),
             _ => Name::default(),
         }
     }
@@ -478,6 +498,11 @@ impl fmt::Display for ChainError {
             Self::CommandNotAllowed(name, kind) => write!(
                 f,
                 "'{kind}' for {name} is not allowed in a leaf certificate"
+            ),
+            Self::BadPolicy(path, error) => write!(f, "policy of '{path}': {error}"),
+            Self::PolicyExceeds(path, excess) => write!(
+                f,
+                "the policy of '{path}' allows more than that of the certificate above: {excess}"
             ),
         }
     }

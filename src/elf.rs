@@ -26,7 +26,8 @@ pub const PF_R: u32 = 4;
 /// keeps a hostile image from making its reader allocate megabytes.
 pub const MAX_PROGRAM_HEADERS: u16 = 1024;
 
-const HEADER_SIZE: usize = 64;
+/// Bytes of an ELF-64 header.
+pub const HEADER_SIZE: usize = 64;
 const PROGRAM_HEADER_SIZE: u16 = 56;
 const ET_EXEC: u16 = 2;
 
@@ -83,7 +84,7 @@ impl Elf {
     pub fn read<R: Read + Seek>(reader: &mut R) -> Result<Self, ElfError> {
         let mut header = [0; HEADER_SIZE];
         let got = read_at(reader, 0, &mut header).map_err(ElfError::Read)?;
-        if got < HEADER_SIZE || !header.starts_with(b"\x7fELF") {
+        if got < HEADER_SIZE {
             return Err(ElfError::NotElf);
         }
         check_header(&header)?;
@@ -191,7 +192,14 @@ fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     array
 }
 
-fn check_header(header: &[u8; HEADER_SIZE]) -> Result<(), ElfError> {
+/// Checks everything in an ELF header that Solo5's loaders look at, except for the machine.
+///
+/// # Errors
+/// [`ElfError::NotElf`] or [`ElfError::Header`].
+pub fn check_header(header: &[u8; HEADER_SIZE]) -> Result<(), ElfError> {
+    if !header.starts_with(b"\x7fELF") {
+        return Err(ElfError::NotElf);
+    }
     let checks = [
         (header[4] == 2, "it is not for 64-bit machines"),
         (header[5] == 1, "it is not little-endian"),

@@ -113,10 +113,31 @@ fn receive(input: impl AsFd, end: Instant) -> io::Result<Vec<u8>> {
 }
 
 fn is_complete(head: &[u8]) -> bool {
-    head.windows(4).any(|end| end == b"\r\n\r\n")
+    without_empty_line(head)
+        .windows(4)
+        .any(|end| end == b"\r\n\r\n")
+}
+
+/// Skips the empty line that some clients send before a request (RFC 9112 2.2).
+fn without_empty_line(head: &[u8]) -> &[u8] {
+    head.strip_prefix(b"\r\n").unwrap_or(head)
+}
+
+/// Path of a request target, in origin form (`/metrics?x`) or in the absolute form that proxies get
+/// (`http://host/metrics?x`; RFC 9112 3.2).
+fn path(target: &str) -> &str {
+    const SCHEME: &str = "http://";
+    let target = match target.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => {
+            rest.find(['/', '?']).map_or("/", |start| &rest[start..])
+        }
+        _ => target,
+    };
+    target.split('?').next().unwrap_or_default()
 }
 
 fn request(head: &[u8]) -> Request {
+    let head = without_empty_line(head);
     let line = head.split(|octet| *octet == b'\r').next();
     let line = line.and_then(|line| std::str::from_utf8(line).ok());
     let words: Vec<&str> = line.unwrap_or_default().split(' ').collect();
@@ -132,8 +153,7 @@ fn request(head: &[u8]) -> Request {
             "only HTTP/1 is spoken here",
         );
     }
-    let path = target.split('?').next().unwrap_or_default();
-    match (*method, path) {
+    match (*method, path(target)) {
         ("GET" | "HEAD", "/metrics") => Request::Metrics(*method == "GET"),
         ("GET" | "HEAD", _) => Request::Other("404 Not Found", "metrics are at /metrics"),
         _ => Request::Other("405 Method Not Allowed", "metrics can only be read"),
@@ -259,6 +279,12 @@ mod tests {
             ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "metrics"),
             ("GET /metrics?x=y HTTP/1.0\r\n\r\n", "metrics"),
             ("HEAD /metrics HTTP/1.1\r\n\r\n", "head"),
+            ("\r\nGET /metrics HTTP/1.1\r\n\r\n", "metrics"),
+            ("GET http://[::1]:9559/metrics HTTP/1.1\r\n\r\n", "metrics"),
+            ("HEAD HTTP://x/metrics?y HTTP/1.1\r\n\r\n", "head"),
+            ("GET http://x HTTP/1.1\r\n\r\n", "404"),
+            ("GET http://x?/metrics HTTP/1.1\r\n\r\n", "404"),
+            ("GET http:///metrics/ HTTP/1.1\r\n\r\n", "404"),
             ("GET / HTTP/1.1\r\n\r\n", "404"),
             ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
             ("GET /metrics HTTP/2\r\n\r\n", "505"),

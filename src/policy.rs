@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use crate::serial;
-
 /// The greatest number of the protocol, which stands for "no limit" (WIRE 1.3).
 pub const UNLIMITED: u64 = (1 << 62) - 1;
 
@@ -28,14 +26,10 @@ pub struct Policy {
     pub bridges: BTreeSet<String>,
 }
 
-/// How new the certificate is that carried a policy: by the start of its validity, then by its serial number.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Age {
-    /// Seconds since 1970.
-    not_before: i64,
-    /// Octets of the serial number without leading zeros, after their count.
-    serial: (usize, Vec<u8>),
-}
+/// Age of the certificate that carried a policy: the start of its validity, in seconds since 1970. Of two certificates of
+/// one second neither is older.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age(i64);
 
 /// Which limit of a policy is larger than allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +92,39 @@ impl Policy {
         }
     }
 
+    /// Limits that are not those of `before`, in words, each from what it was to what it is.
+    pub fn changes_from(&self, before: &Self) -> Vec<String> {
+        let count = |limit| match limit {
+            UNLIMITED => "unlimited".to_owned(),
+            limit => limit.to_string(),
+        };
+        let block = |policy: &Self| match policy.block {
+            Some(block) => format!("{block} MB"),
+            None => "none".to_owned(),
+        };
+        let set = |items: String| {
+            if items.is_empty() {
+                "none".to_owned()
+            } else {
+                items
+            }
+        };
+        let limits = |policy: &Self| {
+            [
+                ("unikernels", count(policy.unikernels)),
+                ("memory", format!("{} MB", policy.memory)),
+                ("CPU ids", set(list(&policy.cpus))),
+                ("block storage", block(policy)),
+                ("bridges", set(list(&policy.bridges))),
+            ]
+        };
+        let changes = limits(before).into_iter().zip(limits(self));
+        changes
+            .filter(|((_, old), (_, new))| old != new)
+            .map(|((limit, old), (_, new))| format!("{limit} from {old} to {new}"))
+            .collect()
+    }
+
     /// Whether these processors may be used.
     pub fn allows_cpus(&self, cpus: &BTreeSet<CpuId>) -> Result<(), Excess> {
         let beyond: BTreeSet<_> = cpus.difference(&self.cpus).copied().collect();
@@ -123,34 +150,37 @@ impl Policy {
 }
 
 impl Age {
-    /// `None` if the serial number has more than [`serial::MAX_OCTETS`] octets.
-    pub fn new(not_before: i64, serial: &[u8]) -> Option<Self> {
-        let serial = serial::magnitude(serial);
-        (serial.len() <= serial::MAX_OCTETS).then(|| Self {
-            not_before,
-            serial: (serial.len(), serial.to_vec()),
-        })
+    /// Age of a certificate that is valid from this second on.
+    pub fn new(not_before: i64) -> Self {
+        Self(not_before)
     }
 
     /// Start of validity in seconds since 1970.
-    pub fn not_before(&self) -> i64 {
-        self.not_before
+    pub fn not_before(self) -> i64 {
+        self.0
     }
 
-    /// The serial number without leading zeros.
-    pub fn serial(&self) -> &[u8] {
-        &self.serial.1
-    }
-
-    /// Older than no certificate that is newer than this by less than `step`.
+    /// Age of a certificate that is newer by `step`.
     #[must_use]
-    pub fn after(&self, step: Duration) -> Self {
+    pub fn after(self, step: Duration) -> Self {
         let step = i64::try_from(step.as_secs()).unwrap_or(i64::MAX);
-        Self {
-            not_before: self.not_before.saturating_add(step),
-            serial: (0, Vec::new()),
-        }
+        Self(self.0.saturating_add(step))
     }
+}
+
+/// Whether each of these policies, outermost first, is within the one before it; otherwise the position, counted from 0,
+/// of the first that is not, and by what it exceeds the other.
+pub fn check_decrease<'a>(
+    policies: impl IntoIterator<Item = &'a Policy>,
+) -> Result<(), (usize, Excess)> {
+    let mut above: Option<&Policy> = None;
+    for (position, policy) in policies.into_iter().enumerate() {
+        if let Some(above) = above {
+            policy.within(above).map_err(|excess| (position, excess))?;
+        }
+        above = Some(policy);
+    }
+    Ok(())
 }
 
 /// Items with a comma and a space between.
@@ -251,6 +281,38 @@ mod tests {
     }
 
     #[test]
+    fn policies_of_a_chain_decrease() {
+        let smaller = Policy {
+            memory: 100,
+            ..policy()
+        };
+        assert_eq!(check_decrease([]), Ok(()));
+        assert_eq!(check_decrease([&policy(), &policy(), &smaller]), Ok(()));
+        let refused = check_decrease([&policy(), &smaller, &policy()]);
+        assert_eq!(refused, Err((2, Excess::Memory(256, 100))));
+    }
+
+    #[test]
+    fn each_limit_that_changes_is_named() {
+        let other = Policy {
+            unikernels: UNLIMITED,
+            cpus: [].into(),
+            memory: 512,
+            block: None,
+            bridges: ["a".to_owned(), "b".to_owned()].into(),
+        };
+        let expected = [
+            "unikernels from 4 to unlimited",
+            "memory from 256 MB to 512 MB",
+            "CPU ids from 0, 1 to none",
+            "block storage from 10 MB to none",
+            "bridges from service to a, b",
+        ];
+        assert_eq!(other.changes_from(&policy()), expected);
+        assert!(other.changes_from(&other).is_empty());
+    }
+
+    #[test]
     fn no_limit_is_no_number() {
         let all = Policy {
             unikernels: UNLIMITED,
@@ -281,26 +343,11 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_compared_by_time_and_then_by_number() {
-        let age = |not_before, serial: &[u8]| Age::new(not_before, serial).unwrap();
-        let ordered = [
-            age(1, &[0xff; 20]),
-            age(2, &[1]),
-            age(2, &[0x7f]),
-            age(2, &[0, 0xff]),
-            age(2, &[1, 0]),
-            age(3, &[0]),
-        ];
-        assert!(ordered.is_sorted_by(|one, other| one < other));
-        assert_eq!(age(1, &[0, 0, 7]), age(1, &[7]));
-        assert!(Age::new(1, &[1; 21]).is_none());
-        assert_eq!(
-            age(ordered[3].not_before(), ordered[3].serial()),
-            ordered[3]
-        );
+    fn ages_are_compared_by_the_start_of_validity() {
+        assert!(Age::new(1) < Age::new(2));
         let minute = Duration::from_secs(60);
-        assert!(age(61, &[]) == age(1, &[9]).after(minute));
-        assert_eq!(age(i64::MAX, &[9]).after(minute).not_before(), i64::MAX);
+        assert_eq!(Age::new(1).after(minute), Age::new(61));
+        assert_eq!(Age::new(i64::MAX).after(minute).not_before(), i64::MAX);
     }
 
     #[test]

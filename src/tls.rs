@@ -82,6 +82,20 @@ pub fn provider() -> Arc<CryptoProvider> {
     })
 }
 
+/// Whether this is what a peer gets reported as that speaks something else than TLS.
+pub fn is_no_tls(error: &rustls::Error) -> bool {
+    use rustls::InvalidMessage as I;
+    matches!(
+        error,
+        rustls::Error::InvalidMessage(
+            I::InvalidContentType
+                | I::UnknownProtocolVersion
+                | I::MessageTooLarge
+                | I::InvalidEmptyPayload
+        )
+    )
+}
+
 /// The error, and with it the alert, for a peer whose path is refused: `certificate_expired`, `certificate_revoked`,
 /// `unknown_ca`, otherwise `bad_certificate` (WIRE 11.2, RFC 8446 6.2).
 pub fn refusal(error: &PathError) -> rustls::Error {

@@ -53,7 +53,7 @@ pub struct Net {
 }
 
 /// A hardware address in transmission order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
 /// The SHA-256 of an uncompressed image, which is also its name in the image store.
@@ -116,6 +116,15 @@ impl ImageDigest {
         0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52,
         0xb8, 0x55,
     ]);
+
+    /// Reads the 64 hexadecimal digits in lower case that it is shown as.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut digest = Self([0; 32]);
+        for (at, byte) in digest.0.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
+        }
+        (digest.to_string() == text).then_some(digest)
+    }
 }
 
 impl Version {

@@ -78,7 +78,8 @@ impl Host {
     fn dumped(&self, ended: &Ended) -> Vec<u8> {
         self.expect(ended, 0, &["stored in "]);
         let (_, path) = ended.stdout.trim_end().rsplit_once(' ').unwrap();
-        let content = fs::read(path).unwrap();
+        let path = self.path(path);
+        let content = fs::read(&path).unwrap();
         fs::remove_file(path).unwrap();
         content
     }
@@ -788,10 +789,10 @@ fn a_process_that_carries_content_can_die_and_only_its_transfer_ends() {
     let mut stream = host.ask("keeper:disk", BlockCommand::Set(false));
     write_frame(&mut stream, &[7; 100]).unwrap();
     let carrier = eventually_some(|| host.tenders().into_iter().next());
-    // It holds the connection, the file twice, that which it replaces, and two of its line to the supervisor.
+    // The connection, the file twice, and two of its line to the supervisor.
     let descriptors = || fs::read_dir(format!("/proc/{carrier}/fd")).unwrap().count();
     if cfg!(target_os = "linux") {
-        eventually("it holds nothing else", || descriptors() == 3 + 6);
+        eventually("it holds nothing else", || descriptors() == 3 + 5);
         let status = || fs::read_to_string(format!("/proc/{carrier}/status")).unwrap();
         for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
             eventually(line, || status().contains(line));
@@ -983,14 +984,9 @@ fn who_stalls_is_dropped_and_the_device_is_free() {
     drop(input);
     host.expect(&client.end(), 117, &["slower than"]);
 
-    let dump = ["dump-block", "disk", "--compression-level=0"];
-    let mut client = host.client_of("keeper", &dump);
-    client.env("TMPDIR", host.path("full"));
-    fs::create_dir(host.path("full")).unwrap();
-    let client = Running::start(&mut client);
-    eventually("it has begun", || {
-        fs::read_dir(host.path("full")).unwrap().count() > 0
-    });
+    let dump = ["dump-block", "disk", "-o", "dump", "--compression-level=0"];
+    let client = Running::start(&mut host.client_of("keeper", &dump));
+    eventually("it has begun", || host.path("dump.part").exists());
     client.signal(Signal::SIGSTOP);
     eventually("the device is free", || {
         host.petrel(&["set-block", "keeper:disk", "data"]).code() == 0

@@ -243,12 +243,15 @@ fn kind(error: &ChainError) -> &'static str {
         ChainError::CommandInIntermediate(..) => "command_in_intermediate",
         ChainError::NoExtensionInLeaf => "no_extension_in_leaf",
         ChainError::CommandNotAllowed(..) => "command_not_allowed",
+        ChainError::BadPolicy(..) | ChainError::PolicyExceeds(..) => "not recorded",
     }
 }
 
+/// Deepest path first, as albatross has them.
 fn policies(found: &[(petrel::name::Path, petrel::wire::DatedPolicy)]) -> Vec<(String, Policy)> {
     found
         .iter()
+        .rev()
         .map(|(path, dated)| (path.joined(), Policy::try_from(&dated.policy).unwrap()))
         .collect()
 }

@@ -6,9 +6,10 @@ mod client;
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -26,7 +27,8 @@ use petrel::wire::{
     Statistics, StatsAdd, StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand,
     VmmStat,
 };
-use support::{DEADLINE, Folder, Running, guest};
+use signal_hook::consts::SIGPIPE;
+use support::{DEADLINE, Folder, Running, guest, skipped};
 
 fn created(request: &Message) -> &Config {
     match &request.payload {
@@ -123,6 +125,7 @@ fn detailed(name: &str, standing: Standing, last_exit: Option<Death>) -> NamedDe
                 death,
                 at: Timestamp::from_unix(60, 0),
             }),
+            off_bridge: None,
             previous: None,
         },
     }
@@ -367,7 +370,7 @@ fn a_daemon_that_is_not_there_ends_with_122() {
         let ended = local(&folder, 122, command);
         for hint in [
             &format!("'./util/{socket}'"),
-            &format!("Is {program} running?"),
+            &format!("is {program} running?"),
             "--tmpdir",
             "--socket",
         ] {
@@ -609,19 +612,48 @@ fn get_stores_the_image() {
         let files = downloads(&folder);
         let name = files[0].file_name().unwrap().to_str().unwrap();
         assert!(ended.stdout.contains(name), "{ended:?}");
-        // foo:web.2026-11-22T22:08:16-00:00
+        // foo_web.20261122T220816Z: a colon would end a host name for scp and tar.
         assert!(
-            name.starts_with("foo:web.2") && name.ends_with("-00:00"),
+            name.starts_with("foo_web.2") && name.ends_with('Z') && !name.contains(':'),
             "{name}"
         );
         assert!(fs::read(&files[0]).unwrap() == content, "the image differs");
         assert_eq!(
             fs::metadata(&files[0]).unwrap().permissions().mode() & 0o777,
-            0o644
+            0o600
         );
         let asked = Command::Unikernel(UnikernelCommand::Get(Int::new(3)));
         assert_eq!(daemon.result().payload, Payload::Command(asked));
     }
+}
+
+#[test]
+fn a_download_goes_where_it_is_asked_to_and_replaces_nothing() {
+    let folder = folder("get-to");
+    let daemon = say(&folder, image_reply(false, b"content".to_vec()));
+    let ended = local(&folder, 0, &["get", "foo:web", "-o", "util/web.spt"]);
+    assert!(ended.stdout.ends_with("stored in util/web.spt\n"));
+    let file = folder.path("util/web.spt");
+    assert_eq!(fs::read(&file).unwrap(), b"content");
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    daemon.result();
+    for command in ["get", "dump-block"] {
+        // Nobody is asked: nobody listens any more.
+        let ended = local(&folder, 124, &[command, "foo:web", "--output=util/web.spt"]);
+        assert!(ended.stderr.contains("exists already"), "{ended:?}");
+        let ended = expect(&folder.path(""), 124, &[command, "web", "--csr", "-o", "x"]);
+        assert!(ended.stderr.contains("petrel certificate"), "{ended:?}");
+    }
+    assert_eq!(fs::read(&file).unwrap(), b"content");
+    // A download that was killed leaves such a file.
+    folder.file("x.part", "");
+    fs::remove_file(folder.path("util/vmmd.sock")).unwrap();
+    let daemon = say(&folder, image_reply(false, b"content".to_vec()));
+    let ended = local(&folder, 124, &["get", "web", "-o", "x"]);
+    assert!(ended.stderr.contains("'x.part'"), "{ended:?}");
+    assert!(ended.stderr.contains("remove it"), "{ended:?}");
+    drop(daemon);
 }
 
 #[test]
@@ -705,6 +737,77 @@ fn console_lines_are_printed_as_they_come() {
     assert!(ended.stderr.contains("broken off"), "{ended:?}");
     let asked = read(SinceCount::Count(Int::new(7)), true);
     assert_eq!(daemon.result().payload, asked);
+}
+
+/// Runs the client with a pipe as standard output that nobody reads.
+fn into_closed_pipe(folder: &Folder, arguments: &[&str]) -> support::Ended {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    Running::start_with(
+        &mut petrel(&folder.path(""), &[arguments, &["--tmpdir=."]].concat()),
+        writer.into(),
+    )
+    .end()
+}
+
+#[test]
+fn a_closed_pipe_ends_a_command_by_its_signal_and_without_a_word() {
+    let folder = folder("pipe");
+    let socket = folder.path("util/console.sock");
+    for command in [&["info"][..], &["policy"], &["destroy", "web"]] {
+        let daemon = say(&folder, success("done"));
+        let ended = into_closed_pipe(&folder, command);
+        assert_eq!(ended.status.signal(), Some(SIGPIPE), "{ended:?}");
+        assert_eq!(ended.stderr, "");
+        daemon.result();
+        fs::remove_file(folder.path("util/vmmd.sock")).unwrap();
+    }
+    let daemon = Daemon::start(&socket, |mut stream| {
+        let request = command(&mut stream);
+        answer(&mut stream, &request, success("subscribed"));
+        stream.read(&mut [0]).unwrap_or_default()
+    });
+    let ended = into_closed_pipe(&folder, &["console", "web"]);
+    assert_eq!(ended.status.signal(), Some(SIGPIPE), "{ended:?}");
+    assert_eq!(ended.stderr, "");
+    assert_eq!(daemon.result(), 0);
+    // Without a daemon there is still something to say.
+    let ended = into_closed_pipe(&folder, &["info"]);
+    assert_eq!(ended.code(), 122, "{ended:?}");
+}
+
+#[test]
+fn a_quiet_console_that_nobody_reads_any_more_ends() {
+    for (command, socket) in [("console", "console.sock"), ("stats", "stat.sock")] {
+        let folder = folder("pipe-quiet");
+        let (gone, when_gone): (_, Receiver<()>) = channel();
+        let daemon = Daemon::start(&folder.path("util").join(socket), move |mut stream| {
+            let request = self::command(&mut stream);
+            answer(&mut stream, &request, success("subscribed"));
+            when_gone.recv_timeout(DEADLINE).unwrap();
+            // Nothing is said; the client closes by itself.
+            stream.read(&mut [0]).unwrap_or_default()
+        });
+        let (reader, writer) = pipe().unwrap();
+        let arguments: &[&str] = match command {
+            "stats" => &["stats", "--tmpdir=."],
+            _ => &["console", "web", "--tmpdir=."],
+        };
+        let mut client = petrel(&folder.path(""), arguments);
+        let running = Running::start_with(&mut client, writer.into());
+        // Not the client's end of the pipe is kept open by this.
+        drop(client);
+        let mut reader = BufReader::new(reader);
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(line.contains("success"), "{line}");
+        drop(reader);
+        gone.send(()).unwrap();
+        let ended = running.end();
+        assert_eq!(ended.status.signal(), Some(SIGPIPE), "{ended:?}");
+        assert_eq!(ended.stderr, "");
+        assert_eq!(daemon.result(), 0);
+    }
 }
 
 #[test]
@@ -807,17 +910,17 @@ fn a_console_that_breaks_in_the_middle_of_a_line_is_an_error() {
 }
 
 #[test]
-fn output_that_nobody_reads_is_an_error_and_no_panic() {
-    let folder = folder("closed");
+fn output_that_cannot_be_written_is_an_error_and_no_panic() {
+    let Ok(full) = fs::File::options().write(true).open("/dev/full") else {
+        return skipped("output to a full device", "there is no /dev/full");
+    };
+    let folder = folder("full");
     let daemon = say(&folder, success("destroyed unikernel"));
-    let (reader, writer) = nix::unistd::pipe().unwrap();
-    drop(reader);
-    let arguments = ["destroy", "web", "--tmpdir=."];
-    let mut command = petrel(&folder.path(""), &arguments);
-    let ended = Running::start_with(&mut command, writer.into()).end();
+    let mut command = petrel(&folder.path(""), &["destroy", "web", "--tmpdir=."]);
+    let ended = Running::start_with(&mut command, full.into()).end();
+    daemon.result();
     assert_eq!(ended.code(), 124, "{ended:?}");
     assert!(ended.stderr.contains("standard output"), "{ended:?}");
-    daemon.result();
 }
 
 #[test]

@@ -10,7 +10,9 @@ mod host;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::unistd::geteuid;
@@ -51,6 +53,22 @@ fn a_tender_of_root_or_of_an_ordinary_user_has_no_rights_either() {
     assert_confined(tender);
     let warning = "tenders run as root";
     assert_eq!(host.supervisor().so_far().contains(warning), user.is_root());
+}
+
+#[test]
+fn a_supervisor_that_was_started_by_hand_keeps_the_capabilities_of_its_unit_only() {
+    let host = Host::start();
+    let supervisor = host.supervisor().pid();
+    assert_eq!(status(supervisor, "NoNewPrivs:"), [1]);
+    if !geteuid().is_root() {
+        return skipped("capabilities of petreld", "it needs root");
+    }
+    // CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_NET_ADMIN
+    let kept = [0, 1, 5, 6, 7, 8, 12].map(|number| 1 << number);
+    let kept = kept.iter().fold(0, |kept, bit| kept | bit);
+    for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+        assert_eq!(hexadecimal(supervisor, set) & !kept, 0, "{set}");
+    }
 }
 
 #[test]
@@ -108,6 +126,42 @@ fn no_two_tenders_have_the_same_user_and_the_last_one_is_an_error() {
         host.names("run/run"),
         [":second".into(), ":third".into()].into()
     );
+}
+
+#[test]
+fn a_user_that_has_processes_is_passed_over() {
+    let Some((host, group)) = host_with_users() else {
+        return;
+    };
+    let process_of = |user| {
+        let mut command = Command::new("sleep");
+        Stranger(command.arg("600").uid(user).spawn().unwrap())
+    };
+    let one = process_of(group + 1);
+    let tender = create(&host, "first", "forever.spt");
+    assert_eq!(status(tender, "Uid:")[0], group + 2);
+    let image = guest("forever.spt");
+    let second = [
+        "create",
+        "second",
+        image.to_str().unwrap(),
+        "--mem=8",
+        QUIET,
+    ];
+    let why = "1 have processes already that are none of this supervisor's";
+    host.expect(&host.petrel(&second), 117, &[why]);
+    drop(one);
+    create(&host, "second", "forever.spt");
+}
+
+/// A process of nobody's.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -20,6 +20,8 @@ use vectors::{Differences, from_hex, id, load, same, to_hex};
 
 const NUMBERS: &str = "negative or absurd numbers, and no processor, are refused";
 const EVERY_LEVEL: &str = "accounting at every level, root included";
+const ONLY_ABOVE: &str =
+    "a policy that is smaller than what is below it is accepted, and bounds it";
 const OWN_NODES: &str = "names and paths are different things";
 const ONE_STEP: &str = "what cannot be started is not admitted either";
 
@@ -298,14 +300,11 @@ fn config(value: &Value) -> Option<Config> {
 
 fn refusal_kind(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::Unikernels(..) | Refusal::InUse(_, Excess::Unikernels(..)) => "unikernel_limit",
-        Refusal::Memory(..) | Refusal::InUse(_, Excess::Memory(..)) => "memory_limit",
-        Refusal::Block(..) | Refusal::InUse(_, Excess::Block(..)) => "block_limit",
+        Refusal::Unikernels(..) => "unikernel_limit",
+        Refusal::Memory(..) => "memory_limit",
+        Refusal::Block(..) => "block_limit",
         Refusal::Forbidden(_, Excess::Block(..)) => "block_not_allowed",
-        Refusal::Forbidden(_, excess)
-        | Refusal::Above(_, excess)
-        | Refusal::Below(_, excess)
-        | Refusal::InUse(_, excess) => excess_kind(excess),
+        Refusal::Forbidden(_, excess) | Refusal::Above(_, excess) => excess_kind(excess),
         Refusal::NoPolicy(_) | Refusal::TooMany(_) | Refusal::AllRemembered(_) => "not recorded",
     }
 }
@@ -401,13 +400,11 @@ fn resources(differences: &mut Differences, entry: &Value) -> usize {
         let result: Result<(), Refused> = match op {
             "insert_policy" => match policy(&step["policy"]) {
                 Some(policy) => {
-                    let mut ledger = tree.ledger.clone();
-                    let claims = tree.claims();
-                    let set = ledger.set(name.path(), policy.clone(), &claims, &tree.devices);
+                    let fits = tree.ledger.check_above(name.path(), &policy);
                     if accepted {
-                        tree.ledger.reset(name.path().clone(), Some(policy));
+                        tree.ledger.set(name.path(), policy);
                     }
-                    set.map(drop).map_err(|refusal| refused(&refusal))
+                    fits.map_err(|refusal| refused(&refusal))
                 }
                 None => Err(("numbers", None)),
             },
@@ -502,6 +499,7 @@ fn allowed_difference(
         (true, Err(("numbers", _))) => Some(NUMBERS),
         (true, Err((_, Some(at)))) if at != name.path() => Some(EVERY_LEVEL),
         (true, Err(("block_in_use", _))) if step["op"] == "check_unikernel" => Some(ONE_STEP),
+        (false, Ok(())) if step["op"] == "insert_policy" => Some(ONLY_ABOVE),
         // Something is named like a path that counts it.
         (false, Ok(())) if named_like_a_path(tree, name) => Some(OWN_NODES),
         _ => None,

@@ -177,7 +177,7 @@ fn a_command_stays_below_its_verified_path_whatever_is_sent_along() {
     }
 }
 
-const FAULTS: [&str; 8] = [
+const FAULTS: [&str; 10] = [
     "incomplete",
     "forged",
     "bad name",
@@ -185,6 +185,8 @@ const FAULTS: [&str; 8] = [
     "bad extension",
     "no policy in an issuer",
     "no command",
+    "a policy that makes no sense",
+    "a policy that grows",
     "a command that is not allowed",
 ];
 
@@ -363,6 +365,8 @@ fn expect(path: &[&Issued]) -> &'static str {
             ChainError::CommandInIntermediate(at, _) => ("no policy in an issuer", *at),
             ChainError::NoExtensionInLeaf => ("no command", 0),
             ChainError::CommandNotAllowed(..) => ("a command that is not allowed", 0),
+            ChainError::BadPolicy(path, _) => ("a policy that makes no sense", path.labels().len()),
+            ChainError::PolicyExceeds(path, _) => ("a policy that grows", path.labels().len()),
             other => panic!("{other}"),
         };
         assert_eq!((what, at), (expected, position));
@@ -382,6 +386,17 @@ fn expect(path: &[&Issued]) -> &'static str {
             (_, Some(label)) => above.push(label),
         }
         policies.push((above.clone(), policy, content));
+    }
+    let mut read = Vec::new();
+    for (position, (_, policy, _)) in (1..).zip(&policies) {
+        match petrel::policy::Policy::try_from(*policy) {
+            Ok(policy) => read.push(policy),
+            Err(_) => return fault("a policy that makes no sense", position),
+        }
+    }
+    let mut pairs = (2..).zip(read.windows(2));
+    if let Some((position, _)) = pairs.find(|(_, pair)| pair[1].within(&pair[0]).is_err()) {
+        return fault("a policy that grows", position);
     }
     let leaf = &path[0].content;
     let command = match &leaf.command {
@@ -411,13 +426,11 @@ fn expect(path: &[&Issued]) -> &'static str {
     let found = found.unwrap();
     assert_eq!(&found.command, command);
     assert_eq!(found.image.map(|digest| digest.0), image);
-    policies.reverse();
     assert_eq!(found.policies.len(), policies.len());
     for ((path, dated), (above, policy, content)) in found.policies.iter().zip(policies) {
         assert_eq!(labels(path), above);
         assert_eq!(&dated.policy, policy);
         assert_eq!(dated.not_before.get(), content.not_before);
-        assert_eq!(dated.serial.0, content.serial);
     }
     route(command).kind
 }
@@ -471,7 +484,7 @@ impl Tree {
             for _ in 0..=renewals {
                 let content = Content {
                     subject,
-                    ..Content::of_authority(random)
+                    ..Content::of_authority(tree.depth(number), random)
                 };
                 tree.issue(content, issuer, Some(number), &root);
             }
@@ -548,7 +561,7 @@ impl Tree {
         let alleged = signer(above, foreign);
         let content = Content {
             subject: authority.subject,
-            ..Content::of_authority(random)
+            ..Content::of_authority(self.depth(number), random)
         };
         let params = content.params(true);
         [
@@ -572,10 +585,14 @@ impl Tree {
 }
 
 impl Content {
-    fn of_authority(random: &mut Random) -> Self {
-        let policy = small(random, |random| {
-            Command::Policy(PolicyCommand::Add(Policy::arbitrary(random)))
-        });
+    fn of_authority(depth: usize, random: &mut Random) -> Self {
+        let policy = match random.below(40) {
+            0 => small(random, |random| {
+                Command::Policy(PolicyCommand::Add(Policy::arbitrary(random)))
+            }),
+            1 => Self::policy(0, random),
+            _ => Self::policy(depth, random),
+        };
         let command = match random.below(16) {
             0 | 1 => Said::Nothing,
             2 if random.below(2) == 0 => Said::This(small(random, Command::arbitrary)),
@@ -588,6 +605,20 @@ impl Content {
             not_before: i64::try_from(random.bits() >> 34).unwrap(),
             serial: Self::serial(random),
         }
+    }
+
+    /// A policy that is larger than all that are deeper.
+    fn policy(depth: usize, random: &mut Random) -> Command {
+        let rest = DEPTH + 1 - depth;
+        let mut number = || u64::try_from(10 * rest + random.below(10)).unwrap();
+        let policy = petrel::policy::Policy {
+            unikernels: number(),
+            cpus: (0..u16::try_from(rest).unwrap()).collect(),
+            memory: number(),
+            block: Some(number()),
+            bridges: (0..rest).map(|bridge| format!("br{bridge}")).collect(),
+        };
+        Command::Policy(PolicyCommand::Add((&policy).into()))
     }
 
     fn of_leaf(random: &mut Random) -> Self {
@@ -610,7 +641,7 @@ impl Content {
             subject,
             command,
             image,
-            ..Self::of_authority(random)
+            ..Self::of_authority(0, random)
         }
     }
 

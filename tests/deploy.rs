@@ -46,7 +46,7 @@ const NOBODY: u32 = 65_534;
 
 /// Most memory that petreld may ever take, in KiB; as it is built for tests it takes more than twice of what it does
 /// otherwise.
-const MEMORY: u64 = 9 << 10;
+const MEMORY: u64 = 10 << 10;
 
 /// A guest that runs until it is stopped, and says little.
 const QUIET: &str = "--arg=--interval-ms=600000";
@@ -116,7 +116,7 @@ fn deploys(host: &Host, image: &Path) -> PathBuf {
     host.expect(&host.crowd(&["info"]), 0, &["no unikernels"]);
 
     let got = host.tenant(&["get", "hello"]);
-    assert_same(&stored(&got), image);
+    assert_same(&stored(host, &got), image);
     let destroyed = host.tenant(&["destroy", "hello"]);
     host.expect(&destroyed, 0, &["success: destroyed unikernel"]);
     assert!(host.tenders().is_empty());
@@ -172,8 +172,8 @@ fn an_image_is_the_same_however_it_travels() {
     assert_eq!(host.names("db/image"), [digest].into(), "it is kept once");
     for level in ["0", "9"] {
         let get = |name| ["get", name, "--compression-level", level];
-        assert_same(&stored(&host.tenant(&get("far9"))), &image);
-        assert_same(&stored(&host.petrel(&get("near0"))), &image);
+        assert_same(&stored(&host, &host.tenant(&get("far9"))), &image);
+        assert_same(&stored(&host, &host.petrel(&get("near0"))), &image);
     }
     assert!(host.names("db/image").len() == 1);
 }
@@ -404,7 +404,7 @@ fn a_unikernel_comes_back_after_a_restart_of_the_supervisor() {
     assert_eq!(digests(&after.info), digests(&before.info));
     assert_eq!(after.policies, before.policies);
     assert!(after.tenders.is_disjoint(&tenders));
-    assert_same(&stored(&host.tenant(&["get", "steady"])), &image);
+    assert_same(&stored(&host, &host.tenant(&["get", "steady"])), &image);
     let mut console = host.follow(":near", &["--count=2"]);
     console.line();
     for _ in 0..2 {
@@ -451,6 +451,32 @@ fn a_unikernel_does_not_notice_a_restart_of_the_console_daemon() {
         assert_eq!(tick(console.line()), first + 1);
     }
     host.assert_unchanged(&before);
+}
+
+#[test]
+fn arguments_are_seen_by_the_guest_and_not_in_the_list_of_processes() {
+    if on_path("solo5-spt").is_some() {
+        return skipped(
+            "hidden arguments",
+            "solo5-spt is on PATH, which cannot hide them",
+        );
+    }
+    let host = Host::start();
+    let (image, brief) = (guest("forever.spt"), guest("hello.spt"));
+    let secret = ["--arg=--secret=x", QUIET];
+    let create = ["create", "web", image.to_str().unwrap()];
+    host.expect(&host.petrel(&[&create[..], &secret].concat()), 0, &[]);
+    let tender = host.tender_of(":web").unwrap();
+    let seen = fs::read_to_string(format!("/proc/{tender}/cmdline")).unwrap();
+    assert!(
+        !seen.contains("secret") && !seen.contains("--name"),
+        "{seen}"
+    );
+    let create = ["create", "brief", brief.to_str().unwrap(), "--arg=--exit=3"];
+    host.expect(&host.petrel(&create), 0, &[]);
+    eventually("the guest has ended as it was told", || {
+        host.petrel(&["info"]).stdout.contains("(exit 3)")
+    });
 }
 
 #[test]
@@ -704,6 +730,25 @@ fn what_is_no_unikernel_is_refused_by_both_sides() {
     }
     let missing = host.petrel(&["create", "x", "missing"]);
     host.expect(&missing, 124, &["'missing'", "No such file"]);
+    host.assert_unchanged(&steady);
+}
+
+/// However it comes, the rest of it is not waited for.
+#[test]
+fn an_image_that_is_no_elf_file_is_refused_at_its_first_bytes() {
+    let (host, steady) = Host::with_steady();
+    let mut long = b"#!/bin/sh\n".to_vec();
+    long.resize(1 << 16, b'#');
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(&long).unwrap();
+    let packed = packed.finish().unwrap();
+    for (compressed, start) in [(false, &long[..64]), (true, &packed[..])] {
+        let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+        daemon.send("tenant:x", create(compressed, 32));
+        daemon.stream.write_all(&frame(start).unwrap()).unwrap();
+        let failure = daemon.failure();
+        assert!(failure.contains("not an ELF file"), "{failure}");
+    }
     host.assert_unchanged(&steady);
 }
 
@@ -1082,6 +1127,7 @@ fn a_full_disk_fails_an_upload_and_nothing_else() {
 fn a_full_disk_fails_an_upload(before: &'static str, reason: &str) {
     let (host, steady) = Host::with_steady_on(Setup {
         before: Some(before),
+        options: &["--disk-reserve", "0"],
         ..Setup::default()
     });
     let large = large_image(&host, 4 << 20);
@@ -1095,6 +1141,50 @@ fn a_full_disk_fails_an_upload(before: &'static str, reason: &str) {
     let image = guest("forever.spt");
     let create = ["create", "small", image.to_str().unwrap(), QUIET];
     host.expect(&host.tenant(&create), 0, &["created unikernel"]);
+}
+
+/// Of two images the quota of a small policy, 256 MB, is used up but for 20; what the store has was found at the start.
+#[test]
+fn an_image_that_inflates_beyond_the_quota_ends_early() {
+    let mut host = Host::start();
+    let image = guest("forever.spt");
+    let added = host.petrel(&["add-policy", "a", "4", "--mem", "64"]);
+    host.expect(&added, 0, &["added policy"]);
+    let created = host.petrel(&["create", "a:x", image.to_str().unwrap(), QUIET]);
+    host.expect(&created, 0, &["created unikernel"]);
+    host.kill_supervisor();
+    let stored = File::options()
+        .write(true)
+        .open(host.path("db/image").join(digest(&image)));
+    stored.unwrap().set_len(236 << 20).unwrap();
+    host.start_supervisor();
+
+    let mut bomb = ZlibEncoder::new(Vec::new(), Compression::fast());
+    bomb.write_all(&fs::read(&image).unwrap()).unwrap();
+    bomb.write_all(&vec![0; 48 << 20]).unwrap();
+    let bomb = bomb.finish().unwrap();
+    let files = host.names("db/image");
+    // It ends in the middle: that it has an end is not told.
+    let mut daemon = Wire::to(&host.path("run/util/vmmd.sock"));
+    daemon.send("a:y", create(true, 8));
+    for chunk in bomb.chunks(MAX_CHUNK) {
+        if write_frame(&mut daemon.stream, chunk).is_err() {
+            break;
+        }
+    }
+    let why = daemon.failure();
+    for part in [
+        "the image of a:y does not fit",
+        "256 MB of images",
+        "destroy",
+    ] {
+        assert!(why.contains(part), "{why}");
+    }
+    assert_eq!(host.names("db/image"), files);
+    let small = host.petrel(&["create", "a:y", image.to_str().unwrap(), "--mem=8", QUIET]);
+    host.expect(&small, 0, &["created unikernel"]);
+    let destroyed = host.petrel(&["destroy", "a:x"]);
+    host.expect(&destroyed, 0, &["destroyed unikernel"]);
 }
 
 #[test]
@@ -1382,13 +1472,13 @@ fn tenders() -> Vec<(PathBuf, &'static str)> {
 }
 
 /// The file that `get` has stored the image in.
-fn stored(got: &Ended) -> PathBuf {
+fn stored(host: &Host, got: &Ended) -> PathBuf {
     assert_eq!(got.code(), 0, "{got:?}");
     let line = got
         .stdout
         .lines()
         .find_map(|line| line.strip_prefix("stored in "));
-    line.unwrap_or_else(|| panic!("{got:?}")).into()
+    host.path(line.unwrap_or_else(|| panic!("{got:?}")))
 }
 
 /// Compares two files, and removes the first.

@@ -218,6 +218,16 @@ fn a_bucket_is_written_to_with_the_token_of_a_file_or_of_the_environment() {
 }
 
 #[test]
+fn the_name_of_a_server_is_looked_up_by_a_process_of_its_own() {
+    let (host, _stats) = observing(&[":a"]);
+    let (url, told) = server(&["204 No Content"]);
+    let url = url.replace("127.0.0.1", "localhost");
+    let _exporter = start(&host, &["--url", &url, "--database", "d"]);
+    let (head, _) = told.recv_timeout(DEADLINE).unwrap();
+    assert!(head.contains("\r\nHost: localhost:"), "{head}");
+}
+
+#[test]
 fn what_a_server_may_take_later_is_sent_again_and_what_it_refuses_is_not() {
     let (host, _stats) = observing(&[":a"]);
     let (url, told) = server(&[

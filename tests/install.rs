@@ -73,6 +73,21 @@ fn what_is_installed_is_complete_and_uninstalled_again() {
             let path = format!("/opt/petrel/share/man/man{section}/{page}");
             assert!(found.contains(&path), "{path}");
         }
+        // What a page names below the prefix is there, and none names what is in the sources only.
+        let mut documents = 0;
+        for page in names("man") {
+            let text = fs::read_to_string(source("man").join(&page)).unwrap();
+            assert!(!text.contains("contrib/"), "{page}");
+            for line in text.lines() {
+                let file = line.strip_prefix(".Pa share/doc/petrel/");
+                if let Some(file) = file.and_then(|file| file.split(' ').next()) {
+                    documents += 1;
+                    let path = format!("/opt/petrel/share/doc/petrel/{file}");
+                    assert!(found.contains(&path), "{page}: {path}");
+                }
+            }
+        }
+        assert!(documents > 0);
         for file in names(folder).iter().filter(|name| !name.ends_with(".d")) {
             let path = format!("/opt/petrel/{below}/{file}");
             assert!(found.contains(&path), "{path}");
@@ -589,4 +604,63 @@ fn the_nixos_module_is_one_that_nix_can_read() {
         .arg(source("contrib/nixos/petrel.nix"))
         .env("NIX_STATE_DIR", env!("CARGO_TARGET_TMPDIR")));
     assert_eq!(ended.code(), 0, "{ended:?}");
+}
+
+/// Runs a script with a cargo and a rustc of this release in front of the others.
+fn with_rust(folder: &Folder, release: &str, script: &str) -> Ended {
+    for program in ["cargo", "rustc"] {
+        let file = folder.file(program, format!("#!/bin/sh\necho '{program} {release}'\n"));
+        fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = std::env::var("PATH").unwrap();
+    run(Command::new("sh")
+        .args(["-c", script])
+        .current_dir(SOURCES)
+        .env("PATH", format!("{}:{path}", folder.path("").display())))
+}
+
+#[test]
+fn a_rust_that_is_too_old_is_named_before_anything_is_built() {
+    let folder = Folder::new("rust");
+    for script in ["quickstart", "check", "bench"] {
+        let path = format!("sh contrib/{script}.sh");
+        // Those of Debian 12 and 13, and one that is none.
+        for (release, found) in [
+            ("1.65.0 (4bc8f24d3 2022-10-20)", "is 1.65"),
+            ("1.85.1 (d73d2caf9 2024-12-31)", "is 1.85"),
+            ("unknown", "does not run"),
+        ] {
+            let ended = with_rust(&folder, release, &path);
+            assert_eq!(ended.code(), 1, "{ended:?}");
+            for part in [&format!("{script}: cargo {found}"), "rustup"] {
+                let told = ended.stderr.lines().any(|line| line.contains(part));
+                assert!(told, "{part}: {ended:?}");
+            }
+        }
+    }
+    let wanted = env!("CARGO_PKG_RUST_VERSION");
+    for (release, code) in [(wanted, 0), ("1.100.0", 0), ("2.0.0", 0), ("1.9.0", 1)] {
+        let script = "fail() { exit 1; }; . contrib/lib.sh; need_rust";
+        let ended = with_rust(&folder, release, script);
+        assert_eq!(ended.code(), code, "{release}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_device_that_is_missing_is_not_made_by_looking_at_it() {
+    let folder = Folder::new("device");
+    let missing = folder.path("kvm");
+    let can_open = |path: &Path| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", ". contrib/lib.sh; can_open \"$1\"", "sh"]);
+        run(shell.arg(path).current_dir(SOURCES)).code() == 0
+    };
+    assert!(!can_open(&missing));
+    assert!(!missing.exists());
+    assert!(can_open(&folder.file("tun", "")));
+    // No other script opens a file that way.
+    for script in ["check.sh", "quickstart.sh", "bench.sh", "fuzz.sh"] {
+        let text = fs::read_to_string(source("contrib").join(script)).unwrap();
+        assert!(!text.contains("<>"), "{script}");
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
-use petrel::chain::verify::{MAX_INTERMEDIATES, PathError};
+use petrel::chain::verify::{MAX_CERTIFICATES, MAX_INTERMEDIATES, PathError};
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::{
     BETWEEN_RUNS, LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE,
@@ -20,7 +20,10 @@ use petrel::client::{
 };
 use petrel::console::{archive, daemon as console, lines, log_folder, log_room, registry, ring};
 use petrel::elf::MAX_PROGRAM_HEADERS;
-use petrel::host::run::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART};
+use petrel::host::reserve::{DISK_RESERVE, MAX_DISK_RESERVE};
+use petrel::host::run::{
+    MACHINE_MEMORY_SLACK, MAX_PASSED_OVER, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART,
+};
 use petrel::host::store::LOCK_PATIENCE;
 use petrel::host::transfer;
 use petrel::influx::{buffer, daemon as influx, http};
@@ -30,17 +33,18 @@ use petrel::policy::Policy;
 use petrel::private_key::MAX_KEY_FILE;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
-    AGE_STEP, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS,
-    MAX_BLOCK_STREAMS_OF_TENANT, MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING,
-    MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING, SAVE_RETRY, STOP_DEADLINE, machine, restart,
+    AGE_STEP, IMAGE_QUOTA_FACTOR, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE,
+    MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT, MAX_ENDED, MAX_ENDED_IN_PATH,
+    MAX_IMAGE_QUOTA_FACTOR, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
+    MAX_WAITING, MIN_IMAGE_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, machine, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
 use petrel::unikernel::{Config, MAX_IMAGE};
 use petrel::wire::frame::{MAX_CHUNK, MAX_MESSAGE};
 use petrel::wire::{
-    BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, Octets,
-    PolicyCommand, SinceCount, Success, UnikernelCommand,
+    BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, PolicyCommand,
+    SinceCount, Success, UnikernelCommand,
 };
 use petrel::{daemon, endpoint, host, metrics, serial, socket, vitals};
 use rasn::der::encode;
@@ -137,11 +141,13 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let port = petrel::tls::PORT.to_string();
     let list = LIST_DAYS.to_string();
     let stop = STOP_DEADLINE.as_secs().to_string();
+    let quota = IMAGE_QUOTA_FACTOR.to_string();
+    let reserve = DISK_RESERVE.to_string();
     let interval = stats::INTERVAL.as_secs().to_string();
     let age = metrics::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
-    let cases: [(&str, &str, &str); 27] = [
+    let cases: [(&str, &str, &str); 30] = [
         ("petrel-stats.8", "Fl -interval ", &interval),
         ("petrel-stats.8", "Fl -tmpdir ", &runtime),
         ("petrel-influx.8", "Fl -influx ", &collector),
@@ -152,6 +158,8 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
         ("petrel-influx.8", "Fl -tmpdir ", &runtime),
         ("petrel-metrics.8", "Fl -max-age ", &age),
         ("petreld.8", "Fl -stop-deadline ", &stop),
+        ("petreld.8", "Fl -image-quota-factor ", &quota),
+        ("petreld.8", "Fl -disk-reserve ", &reserve),
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
         ("petrel.1", "Fl -days Ar number\nWhen the list", &list),
@@ -165,6 +173,11 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
             "petrel-tls.8",
             "Fl -max-connections ",
             &endpoint::MAX_CONNECTIONS.to_string(),
+        ),
+        (
+            "petrel-tls.8",
+            "Fl -max-handshakes ",
+            &endpoint::MAX_HANDSHAKES.to_string(),
         ),
         (
             "petrel-tls.8",
@@ -407,7 +420,6 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
     let dated = DatedPolicy {
         policy: (&nothing).into(),
         not_before: Int::new(0),
-        serial: Octets(Vec::new()),
     };
     let read = ConsoleRead {
         from: SinceCount::Count(Int::new(1)),
@@ -426,8 +438,8 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
         ),
         ("details  [67] NULL", encode(&UnikernelCommand::Details(()))),
         (
-            "add-dated [64] SEQUENCE",
-            encode(&PolicyCommand::AddDated(dated)),
+            "set-chain [65] SEQUENCE OF SEQUENCE",
+            encode(&PolicyCommand::SetChain(vec![dated])),
         ),
         ("read [64] SEQUENCE", encode(&ConsoleCommand::Read(read))),
         (
@@ -437,6 +449,10 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
         (
             "details  [64] SEQUENCE OF",
             encode(&Success::UnikernelDetails(Vec::new())),
+        ),
+        (
+            "chain-set [65] SEQUENCE OF UTF8String",
+            encode(&Success::ChainSet(Vec::new())),
         ),
     ] {
         assert!(text.contains(&format!("\n{entry}")), "{entry}");
@@ -511,6 +527,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images that arrive"),
         format!("{MAX_UPLOADS_OF_TENANT} images of a tenant that arrive"),
+        format!("{} MB of images", MIN_IMAGE_QUOTA >> 20),
+        format!("{MAX_IMAGE_QUOTA_FACTOR} times its memory"),
+        format!("{} MiB of an upload", UPLOAD_STEP_BYTES >> 20),
+        format!("{MAX_DISK_RESERVE} MB of reserve"),
         format!("{MAX_BLOCK_STREAMS} block devices on their way"),
         format!("{MAX_BLOCK_STREAMS_OF_TENANT} block devices of a tenant on their way"),
         format!("{MAX_BLOCK_SIZE} MB in a block device"),
@@ -524,8 +544,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_POLICIES} policies"),
         format!("{MAX_POLICIES} tenants"),
         format!("{} of newer certificates", time(AGE_STEP)),
-        format!("{} octets in a serial number", serial::MAX_OCTETS),
         format!("{} of silence", time(host::IDLE)),
+        format!(
+            "{} in a file",
+            size(usize::try_from(host::LARGE_FILE).unwrap())
+        ),
         format!("{} in a report", size(transfer::MAX_REPORT)),
         format!(
             "{} for {} of content",
@@ -552,6 +575,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_ENDED_IN_PATH} ended unikernels"),
         format!("{MAX_ENDED} ended unikernels"),
         format!("{} for requests", time(host::RELOAD_DEADLINE)),
+        format!("{MAX_PASSED_OVER} users of others"),
+        format!("{} between looks", time(host::TAP_INTERVAL)),
         format!("{} of quiet", time(host::RELOAD_STEP)),
         format!("{} before a state", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
@@ -602,9 +627,25 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let endpoint = vec![
         format!("{} connections", endpoint::MAX_CONNECTIONS),
         format!(
-            "{} connections of one address",
-            endpoint::MAX_CONNECTIONS / endpoint::SOURCES
+            "{} connections of one tenant",
+            endpoint::MAX_CONNECTIONS / endpoint::TENANTS
         ),
+        format!("{} for a place", time(endpoint::PLACE_TIMEOUT)),
+        format!(
+            "{}/{} of the places for streams",
+            endpoint::COMMAND_PART - 1,
+            endpoint::COMMAND_PART
+        ),
+        format!("{} handshakes", endpoint::MAX_HANDSHAKES),
+        format!(
+            "{} handshakes of one address",
+            endpoint::MAX_HANDSHAKES / endpoint::SOURCES
+        ),
+        format!(
+            "{} between two looks at certificates",
+            time(endpoint::RECHECK)
+        ),
+        format!("{MAX_CERTIFICATES} certificates from a client"),
         format!("{} waiting connections", endpoint::BACKLOG),
         format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
         format!(
@@ -636,7 +677,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
         format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),
         chunk,
-        format!("{} in the answer to a policy", size(MAX_MESSAGE)),
+        format!("{} in the answer to the policies", size(MAX_MESSAGE)),
         intermediates,
         format!("{MAX_PATH} certificates"),
         handshake,
@@ -717,6 +758,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} of lines", size(buffer::MAX_BATCH)),
         format!("{} in an answer", size(http::MAX_ANSWER)),
         format!("{} in a token", size(influx::MAX_TOKEN)),
+        format!("{} addresses of a name", influx::MAX_ADDRESSES),
+        format!("{} to look up a name", time(influx::LOOK_UP)),
         format!("{} to connect", time(influx::CONNECT)),
         format!("{} for the collector", time(influx::EXCHANGE)),
         format!(

@@ -318,9 +318,8 @@ fn a_missing_bridge_is_an_error_before_anything_is_touched() {
     let refused = create_on(&host, "late", &["late"]);
     host.expect(&refused, 117, &["this host has no bridge late"]);
     network.bridge("late", "10.99.2.1");
-    host.supervisor().signal(Signal::SIGHUP);
-    host.supervisor().says("bridges: admin, late, service");
     host.expect(&create_on(&host, "late", &["late"]), 0, &[]);
+    host.supervisor().says("bridges: admin, late, service");
     host.expect(&host.petrel(&["destroy", "late"]), 0, &[]);
     // One that was there when petreld was started.
     network.ip(&["link", "del", "admin"]);
@@ -340,6 +339,114 @@ fn a_missing_bridge_is_an_error_before_anything_is_touched() {
     let check = run(host.supervisor_command().arg("--check"));
     assert!(check.stderr.contains(why), "{check:?}");
     assert_eq!(check.code(), 124);
+}
+
+/// The MTU of the only interface whose name begins so.
+fn mtu(network: &Network, prefix: &str) -> String {
+    let found = network.interfaces(prefix);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let mtu = found[0].split(" mtu ").nth(1).unwrap();
+    mtu.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_tap_has_the_mtu_of_its_bridge_and_leaves_that_as_it_is() {
+    for wanted in ["9000", "1400"] {
+        let Some(network) = bridges("the MTU of a tap") else {
+            return;
+        };
+        let peer = ["peer", "name", "far", "mtu", wanted];
+        network.ip(&[
+            &["link", "add", "near", "mtu", wanted, "type", "veth"],
+            &peer[..],
+        ]
+        .concat());
+        network.ip(&["link", "set", "near", "master", "service"]);
+        assert_eq!(mtu(&network, "service"), wanted);
+        let host = host(&[]);
+        host.expect(&create(&host, "hello", &[]), 0, &[]);
+        assert_eq!(mtu(&network, TAPS), wanted);
+        assert_eq!(mtu(&network, "service"), wanted);
+        let said = ready(&host, "hello");
+        assert!(said[0].ends_with(&format!("mtu {wanted}")), "{said:?}");
+    }
+}
+
+#[test]
+fn another_name_of_a_bridge_is_a_name_of_it() {
+    let Some(network) = bridges("other names of bridges") else {
+        return;
+    };
+    let host = host(&[]);
+    let other = "a-bridge-with-a-long-name";
+    for name in ["lan", other] {
+        network.ip(&["link", "property", "add", "dev", "service", "altname", name]);
+        host.expect(&create_on(&host, name, &["hello"]), 0, &[]);
+        let found = network.interfaces(TAPS);
+        assert!(found[0].contains("master service"), "{found:?}");
+        host.expect(&host.petrel(&["destroy", "hello"]), 0, &[]);
+    }
+}
+
+#[test]
+fn a_bridge_that_is_made_anew_gets_the_taps_of_what_runs_back() {
+    let Some(network) = bridges("a bridge that is made anew") else {
+        return;
+    };
+    let mut host = host(&[]);
+    host.expect(&create(&host, "hello", &[]), 0, &[]);
+    ready(&host, "hello");
+    let tender = host.tender_of(":hello");
+    for by_signal in [true, false] {
+        network.ip(&["link", "del", "service"]);
+        network.bridge("service", "10.99.0.1");
+        assert!(!network.interfaces(TAPS)[0].contains("master"));
+        let check = run(host.supervisor_command().arg("--check"));
+        let plan = "of :hello on bridge service again";
+        assert!(check.stdout.contains(plan), "{check:?}");
+        if by_signal {
+            host.supervisor().signal(Signal::SIGHUP);
+            host.supervisor().says("is put on bridge service again");
+        } else {
+            host.kill_supervisor();
+            host.start_supervisor();
+        }
+        eventually("it is there again", || host.petrel(&["info"]).code() == 0);
+        let found = network.interfaces(TAPS);
+        assert!(found[0].contains("master service"), "{found:?}");
+        network.ping(SERVICE);
+    }
+    assert_eq!(host.tender_of(":hello"), tender);
+    // Without a bridge there is nothing to be put on.
+    network.ip(&["link", "del", "service"]);
+    host.kill_supervisor();
+    host.start_supervisor();
+    let why = "there is no bridge of this name";
+    host.supervisor().says(why);
+    let info = host.petrel(&["info"]);
+    assert!(info.stdout.contains(why), "{info:?}");
+}
+
+#[test]
+fn an_address_of_the_host_or_of_another_unikernel_is_refused() {
+    let Some(network) = bridges("addresses that are taken") else {
+        return;
+    };
+    let (own, ports) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
+    network.ip(&["link", "set", "service", "address", own]);
+    network.ip(&["link", "add", "near", "address", ports, "type", "veth"]);
+    network.ip(&["link", "set", "near", "master", "service"]);
+    let host = host(&[]);
+    for address in [own, ports] {
+        let bridge = format!("service@{address}");
+        let refused = create_on(&host, &bridge, &["-f", "hello"]);
+        let why = format!("hardware address {address} is that of the host on bridge service");
+        host.expect(&refused, 117, &[&why]);
+        let elsewhere = format!("admin@{address}");
+        host.expect(&create_on(&host, &elsewhere, &["-f", "hello"]), 0, &[]);
+    }
+    let refused = create_on(&host, "admin@02:00:00:00:00:02", &["other"]);
+    host.expect(&refused, 117, &["02 is taken on bridge admin"]);
 }
 
 #[test]

@@ -103,6 +103,10 @@ fn daemons_and_what_asks_them_are_confined() {
             env!("CARGO_BIN_EXE_petrel-influx"),
             &["--influx", &collector],
         ),
+        (
+            env!("CARGO_BIN_EXE_petrel-influx"),
+            &["--url", "http://localhost:9", "--database", "d"],
+        ),
     ] {
         let arguments = [&["--tmpdir", place], arguments].concat();
         let running = Program::start(program, &arguments, Stdio::null());

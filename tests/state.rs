@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use petrel::host::reserve::MAX_DISK_RESERVE;
 use petrel::name::Name;
 use petrel::policy::Policy;
 use petrel::unikernel::{Config, FailBehaviour, Kind, Net};
@@ -22,7 +23,7 @@ use petrel::wire::state::{State, albatross};
 use petrel::wire::{Config as WireConfig, Int};
 use sha2::{Digest, Sha256};
 
-use faults::{Fault, faulty, shim, struck};
+use faults::{Fault, faulty, release, shim, struck};
 use host::{Daemon, Host, Setup, eventually};
 use support::{guest, run, skipped};
 
@@ -331,10 +332,12 @@ struct Base(Vec<(PathBuf, Vec<u8>)>);
 
 impl Base {
     fn of(host: &Host) -> Self {
-        let files = ["db", "db/image"].into_iter().flat_map(|folder| {
-            let entries = fs::read_dir(host.path(folder)).into_iter().flatten();
-            entries.map(|entry| entry.unwrap().path())
-        });
+        let files = ["db", "db/image", "db/block"]
+            .into_iter()
+            .flat_map(|folder| {
+                let entries = fs::read_dir(host.path(folder)).into_iter().flatten();
+                entries.map(|entry| entry.unwrap().path())
+            });
         let files = files.filter(|path| path.is_file());
         Self(
             files
@@ -351,6 +354,7 @@ impl Base {
             .create(host.path("db/image"))
             .unwrap();
         for (path, octets) in &self.0 {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, octets).unwrap();
         }
     }
@@ -410,6 +414,83 @@ fn survives(change: impl Fn(&Host) -> Vec<String>) {
             }
         }
     }
+}
+
+/// The calls that may have to wait for a disk.
+const SYNCS: [&str; 2] = ["fsync", "fdatasync"];
+
+/// While a call of `change` waits for the disk, everybody else is served; one call after the other.
+fn keeps_nobody_waiting(change: impl Fn(&Host) -> Vec<String>) {
+    let Some(shim) = shim() else {
+        return;
+    };
+    let mut host = prepared();
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    host.expect(&host.petrel(&["create-block", "old", "1"]), 0, &[]);
+    let change = change(&host);
+    stop(&mut host);
+    let base = Base::of(&host);
+    let mut syncs = 0;
+    for at in 1.. {
+        base.restore(&host);
+        let mut command = faulty(&host, &shim, Fault::Hold, at);
+        host.supervisor = Some(Daemon::start(&mut command, "listening"));
+        eventually("the first one runs", || host.tenders().len() == 1);
+        fs::write(host.path("armed"), b"").unwrap();
+        let change: Vec<&str> = change.iter().map(String::as_str).collect();
+        let mut asking = host.client(&change);
+        let mut asking = asking.stdout(Stdio::null()).spawn().unwrap();
+        let mut call = None;
+        eventually("a call is held, or all was done", || {
+            call = struck(&host);
+            call.is_some() || asking.try_wait().unwrap().is_some()
+        });
+        let is_sync = call.as_deref().is_some_and(|call| SYNCS.contains(&call));
+        if is_sync {
+            syncs += 1;
+            let info = host.petrel(&["info", "-n", "one"]);
+            assert!(
+                asking.try_wait().unwrap().is_none(),
+                "{at}: {call:?} was held too short a time, or an answer did not wait for it"
+            );
+            host.expect(&info, 0, &["one"]);
+        }
+        release(&host);
+        assert!(asking.wait().unwrap().success(), "{at}: {call:?}");
+        stop(&mut host);
+        if call.is_none() {
+            break;
+        }
+    }
+    assert!(syncs > 0, "no call was held");
+}
+
+#[test]
+fn nobody_waits_for_the_disk_while_an_image_arrives() {
+    keeps_nobody_waiting(|host| {
+        let image = another(host).to_str().unwrap().to_owned();
+        ["create", "two", &image, QUIET].map(str::to_owned).into()
+    });
+}
+
+#[test]
+fn nobody_waits_for_the_disk_while_a_policy_is_written() {
+    keeps_nobody_waiting(|_| {
+        let add = ["add-policy", "a", "3", "--mem", "64"];
+        add.map(str::to_owned).into()
+    });
+}
+
+#[test]
+fn nobody_waits_for_the_disk_while_block_devices_change() {
+    keeps_nobody_waiting(|_| ["create-block", "new", "1"].map(str::to_owned).into());
+    keeps_nobody_waiting(|_| ["destroy-block", "old"].map(str::to_owned).into());
+    keeps_nobody_waiting(|host| {
+        let content = host.file("content", vec![1; 4096]);
+        let content = content.to_str().unwrap().to_owned();
+        vec!["set-block".to_owned(), "old".to_owned(), content]
+    });
 }
 
 #[test]
@@ -544,6 +625,7 @@ fn a_full_disk_loses_nothing() {
         before: Some(
             "exec unshare -m sh -c 'mount -t tmpfs -o size=256k none db && exec \"$@\"' sh \"$@\"",
         ),
+        options: &["--disk-reserve", "0"],
         ..Setup::default()
     });
     host.start_console();
@@ -565,6 +647,34 @@ fn a_full_disk_loses_nothing() {
     create(&host, "two", &another(&host));
     let left = inside.join(host.path("db").strip_prefix("/").unwrap());
     assert_eq!(names(&left), FILES.map(str::to_owned).into());
+}
+
+#[test]
+fn a_disk_that_is_almost_full_takes_no_image_but_every_change_of_the_state() {
+    let mut host = Host::prepared(Setup::default());
+    host.start_console();
+    host.start_supervisor();
+    create(&host, "one", &guest("forever.spt"));
+    let images = names(&host.path("db/image"));
+    kill(&mut host);
+    // More than any disk has.
+    let reserve = MAX_DISK_RESERVE.to_string();
+    let mut command = host.supervisor_command();
+    command.args(["--disk-reserve", &reserve]);
+    host.supervisor = Some(Daemon::start(&mut command, "listening"));
+    for refused in [
+        &["create", "two", another(&host).to_str().unwrap()][..],
+        &["create-block", "disk", "1"],
+    ] {
+        let refused = host.petrel(refused);
+        host.expect(&refused, 117, &["too little disk space is left"]);
+    }
+    assert_eq!(names(&host.path("db/image")), images);
+    assert_eq!(names(&host.path("db/block")), BTreeSet::new());
+    let added = host.petrel(&["add-policy", "a", "3", "--mem", "64"]);
+    host.expect(&added, 0, &["added policy"]);
+    let destroyed = host.petrel(&["destroy", "one"]);
+    host.expect(&destroyed, 0, &["destroyed unikernel"]);
 }
 
 #[test]

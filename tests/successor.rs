@@ -69,9 +69,9 @@ fn a_tender_that_outlives_its_supervisor_is_found_and_watched() {
         run,
         out_of_memory: false,
     };
-    let ended = runs.ended(Pid::from_raw(tender));
+    let ended = runs.ended(Pid::from_raw(tender), End::Unknown);
     assert_eq!(ended.map(|(_, over)| over), Some(over));
-    assert_eq!(runs.ended(Pid::from_raw(tender)), None);
+    assert_eq!(runs.ended(Pid::from_raw(tender), End::Unknown), None);
     assert!(host.names("run/run").is_empty());
 }
 

@@ -29,7 +29,7 @@ use petrel::chain::{EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use petrel::unikernel::ImageDigest;
 use petrel::wire::frame::{END, write_frame};
 use petrel::wire::legacy::{ConfigV3, ConfigV4};
-use petrel::wire::{Config, Int, Octets, POLICY_KEPT, Payload, Success};
+use petrel::wire::{Config, Int, Octets, Payload, Success};
 use pki::{Authority, Identity, policy};
 use rcgen::CustomExtension;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -196,7 +196,7 @@ fn every_connection_leaves_one_line_of_the_documented_grammar() {
     // Carried out, within the policy of a newer certificate.
     let daemon = host.daemon("vmmd", |mut connection| {
         let kept = receive(&mut connection);
-        let answer = Payload::Reply(Success::String(POLICY_KEPT.into()));
+        let answer = Payload::Reply(Success::ChainSet(vec!["foo:".into()]));
         reply(&mut connection, &kept, answer);
         let request = receive(&mut connection);
         reply(&mut connection, &request, success());
@@ -286,11 +286,11 @@ fn what_fails_on_this_host_is_broken_and_not_refused() {
         assert!(line["reason"].contains(reason), "{line:?}");
     };
     fails("the supervisor cannot be reached");
-    // A supervisor of an older release does not know the message with the policy's age, and closes.
+    // A supervisor of an older release does not know the message with the policies of a chain, and closes.
     let daemon = host.daemon("vmmd", |mut connection| {
         receive(&mut connection);
     });
-    fails("of an older release that knows no policies with the age of their certificate");
+    fails("of an older release that does not know them as a whole");
     daemon.wait();
     let daemon = host.daemon("vmmd", |mut connection| {
         let policy = receive(&mut connection);

@@ -202,9 +202,9 @@ fn damaged_states_are_refused_or_written_again() {
 fn ours(import: albatross::Import) -> State {
     let unikernels = import.unikernels.into_iter();
     let paths = import.policies.iter().map(|(path, _)| path.clone());
-    let age = Age::new(1_700_000_000, &[0xff; 10]).unwrap();
+    let age = Age::new(1_700_000_000);
     State {
-        ages: paths.map(|path| (path, age.clone())).collect(),
+        ages: paths.map(|path| (path, age)).collect(),
         forgotten: vec![(Path::ROOT, age)],
         unikernels: unikernels
             .enumerate()

@@ -1,31 +1,19 @@
 //! What `petreld` takes for many unikernels: a client on its host fills it up, and times it before and after.
 #![allow(clippy::print_stdout)]
 
+mod local;
 mod times;
 
-use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
-use petrel::name::Name;
+use local::{Client, Result};
 use petrel::policy::Policy;
-use petrel::unikernel::{Config, FailBehaviour, Kind};
-use petrel::wire::frame::{END, MAX_CHUNK, read_frame, write_frame};
-use petrel::wire::{Command, Message, Payload, PolicyCommand, Success, UnikernelCommand};
+use petrel::wire::{Command, PolicyCommand, Success, UnikernelCommand};
 use times::{WARM_UP, keep, report};
-
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-/// How long any answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Most octets of an answer.
-const MAX_ANSWER: usize = 1 << 24;
-/// Memory of a unikernel in MB.
-const MEMORY: u32 = 2;
 
 /// Time a petreld of this host with many unikernels, in turns with another one with a single one. They must have none.
 #[derive(FromArgs)]
@@ -76,8 +64,8 @@ fn main() -> Result<()> {
     }
     let (mut with_one, mut with_many) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + count {
-        keep(&mut with_one, round, single.create_and_destroy()?);
-        keep(&mut with_many, round, client.create_and_destroy()?);
+        keep(&mut with_one, round, create_and_destroy(&single)?);
+        keep(&mut with_many, round, create_and_destroy(&client)?);
     }
     let with_one = report("create, with 1", with_one);
     let with_many = report(&format!("create, with {many}"), with_many);
@@ -112,7 +100,7 @@ fn main() -> Result<()> {
     let (mut writes, mut bare) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + count {
         let start = Instant::now();
-        client.change(round)?;
+        change(&client, round)?;
         keep(&mut writes, round, start.elapsed());
         let start = Instant::now();
         write(&dbdir, usize::try_from(size)?)?;
@@ -150,78 +138,23 @@ fn write(folder: &Path, octets: usize) -> Result<()> {
     Ok(())
 }
 
-struct Client {
-    socket: PathBuf,
-    image: Vec<u8>,
+/// The time of a create, which is undone afterwards.
+fn create_and_destroy(client: &Client) -> Result<Duration> {
+    let time = client.create("extra")?;
+    client.destroy(":extra")?;
+    Ok(time)
 }
 
-impl Client {
-    /// The time of a create, which is undone afterwards.
-    fn create_and_destroy(&self) -> Result<Duration> {
-        let time = self.create("extra")?;
-        self.ask(":extra", Command::Unikernel(UnikernelCommand::Destroy(())))?;
-        Ok(time)
-    }
-
-    /// Creates a unikernel; the time from connecting to the answer.
-    fn create(&self, name: &str) -> Result<Duration> {
-        let config = Config {
-            kind: Kind::Solo5,
-            startup: None,
-            add_name: true,
-            fail_behaviour: FailBehaviour::Quit,
-            cpus: [0].into(),
-            memory: MEMORY,
-            blocks: Vec::new(),
-            nets: Vec::new(),
-            arguments: vec![b"--interval-ms=600000".to_vec()],
-            vcpus: 1,
-            linux_boot_partition: None,
-        };
-        let create = UnikernelCommand::Create(config.to_wire(false, Vec::new()));
-        let start = Instant::now();
-        let mut stream = self.send(name, Command::Unikernel(create))?;
-        for chunk in self.image.chunks(MAX_CHUNK) {
-            write_frame(&mut stream, chunk)?;
-        }
-        stream.write_all(&END)?;
-        reply(&mut stream)?;
-        Ok(start.elapsed())
-    }
-
-    /// Sets another policy than the last time, which is one write of the state.
-    fn change(&self, round: usize) -> Result<()> {
-        let policy = Policy {
-            unikernels: 1 + u64::try_from(round)?,
-            cpus: [0].into(),
-            memory: 64,
-            block: None,
-            bridges: [].into(),
-        };
-        let add = PolicyCommand::Add((&policy).into());
-        self.ask("changing:", Command::Policy(add))?;
-        Ok(())
-    }
-
-    fn ask(&self, name: &str, command: Command) -> Result<Success> {
-        reply(&mut self.send(name, command)?)
-    }
-
-    fn send(&self, name: &str, command: Command) -> Result<UnixStream> {
-        let name: Name = name.parse().map_err(|error| format!("{error}"))?;
-        let mut stream = UnixStream::connect(&self.socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let message = Message::command(1, &name, command);
-        write_frame(&mut stream, &message.encode()?)?;
-        Ok(stream)
-    }
-}
-
-fn reply(stream: &mut UnixStream) -> Result<Success> {
-    let reply = read_frame(stream, MAX_ANSWER)?.ok_or("no answer")?;
-    match Message::decode(&reply)?.payload {
-        Payload::Reply(success) => Ok(success),
-        Payload::Failure(why) => Err(why.to_lossy().into()),
-        other => Err(format!("instead of a reply: {other:?}").into()),
-    }
+/// Sets another policy than the last time, which is one write of the state.
+fn change(client: &Client, round: usize) -> Result<()> {
+    let policy = Policy {
+        unikernels: 1 + u64::try_from(round)?,
+        cpus: [0].into(),
+        memory: 64,
+        block: None,
+        bridges: [].into(),
+    };
+    let add = PolicyCommand::Add((&policy).into());
+    client.ask("changing:", Command::Policy(add))?;
+    Ok(())
 }

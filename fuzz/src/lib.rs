@@ -244,12 +244,13 @@ pub fn revocation_file(octets: &[u8]) -> bool {
     true
 }
 
-/// An upload ends at the same place wherever it is cut, and that is where its frames end. The first octet chooses the
-/// size of the pieces.
+/// An upload ends at the same place wherever it is cut, and that is where its frames end; what it carries is taken and read as
+/// petreld does. The first byte chooses the size of the pieces, and whether the content is compressed.
 pub fn upload(octets: &[u8]) -> bool {
-    let Some((size, octets)) = octets.split_first() else {
+    let Some((first, octets)) = octets.split_first() else {
         return false;
     };
+    let (size, compressed) = (first & 0x7f, first & 0x80 != 0);
     let scan = |size: usize| {
         let mut upload = RawStream::default();
         let mut taken = 0;
@@ -262,21 +263,48 @@ pub fn upload(octets: &[u8]) -> bool {
         Some((taken, upload.has_ended()))
     };
     let whole = scan(octets.len());
-    assert_eq!(scan(usize::from(*size)), whole);
+    assert_eq!(scan(usize::from(size)), whole);
     let Some((taken, ended)) = whole else {
         return false;
     };
     assert!(taken == octets.len() || ended);
     let mut buffer = FrameBuffer::default();
     buffer.push(&octets[..taken]);
+    let mut pieces = Vec::new();
     while let Ok(Some(next)) = buffer.next(MAX_CHUNK) {
-        if matches!(next, Next::End) {
-            assert!(ended);
-            return true;
+        match next {
+            Next::Frame(piece) => pieces.push(piece),
+            Next::End => {
+                assert!(ended);
+                image(&pieces, compressed);
+                return true;
+            }
         }
     }
     assert!(!ended);
     false
+}
+
+/// The content of an upload is the same in its pieces and as a whole, is never larger than allowed, and may have a manifest.
+fn image(pieces: &[Vec<u8>], compressed: bool) {
+    const LIMIT: u64 = 1 << 18;
+    let arrive = |pieces: &[Vec<u8>]| {
+        let mut arriving = Arriving::new(compressed, LIMIT);
+        let mut plain = Vec::new();
+        for piece in pieces {
+            arriving.write(piece, |more| {
+                plain.extend_from_slice(more);
+                assert!(plain.len() as u64 <= LIMIT);
+                Ok::<_, InflateError>(())
+            })?;
+        }
+        arriving.finish().map(|()| plain)
+    };
+    let plain = arrive(pieces).ok();
+    assert_eq!(arrive(&[pieces.concat()]).ok(), plain);
+    if let Some(plain) = plain {
+        manifest(&plain);
+    }
 }
 
 /// A daemon's answers are the same wherever they are cut: those to policies stay, whole frames after them pass as they

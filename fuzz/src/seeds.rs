@@ -1,16 +1,20 @@
 //! What the targets begin with: the recorded vectors.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use petrel::unikernel::{ImageDigest, Version};
 use petrel::wire::frame::frame;
 use petrel::wire::state::{Recorded, Standing, State, albatross};
 use petrel::wire::{Header, Int, Int64, Message, Payload, Success, VERSION};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, CrlScope, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevocationReason, RevokedCertParams, SignatureAlgorithm,
 };
 use serde_json::Value;
 
@@ -39,12 +43,12 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "message" => hex_in(&["wire.json", "wire_decode_only.json", "wire_reject.json"]),
         "name" => names(),
         "request" => requests(),
-        "revocation_file" => vec![pem::encode(&list_section()).into_bytes()],
+        "revocation_file" => list_files(),
         "revocation_list" => vec![revocation_list()],
         "show" => shown(),
         "state" => imported(),
         "state_albatross" => states(),
-        "upload" => vec![b"\x05\0\0\0\x03abc\0\0\0\x01x\0\0\0\0more".to_vec()],
+        "upload" => uploads(),
         other => panic!("there is no target {other}"),
     }
 }
@@ -180,27 +184,129 @@ fn requests() -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Uploads of every image and of what is none, as they are and compressed, in frames of several sizes; and the ends that an
+/// upload can have.
+fn uploads() -> Vec<Vec<u8>> {
+    const COMPRESSED: u8 = 0x80;
+    let mut uploads = vec![
+        b"\x05\0\0\0\x03abc\0\0\0\x01x\0\0\0\0more".to_vec(),
+        b"\x01\0\0\0\0".to_vec(),
+        b"\x01\0\0\0\x03ab".to_vec(),
+        b"\x01\0\0".to_vec(),
+        b"\x07\xff\xff\xff\xffabc".to_vec(),
+    ];
+    let images = images().into_iter().filter(|image| image.len() <= 1 << 16);
+    let images = images.take(4).chain([b"no image".to_vec(), Vec::new()]);
+    for image in images {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&image).unwrap();
+        let stream = encoder.finish().unwrap();
+        for (flag, content) in [(0, &image), (COMPRESSED, &stream)] {
+            for size in [11, 4096, 1 << 16] {
+                let frames = content
+                    .chunks(size)
+                    .filter(|piece| size >= 4096 || piece.len() * content.len() < 1 << 16)
+                    .flat_map(|piece| frame(piece).unwrap());
+                let upload: Vec<u8> = [flag | 0x3f].into_iter().chain(frames).collect();
+                uploads.push([&upload[..], &[0; 4]].concat());
+            }
+        }
+    }
+    uploads
+}
+
+/// Files of lists: one and several, of every kind of key, with text around and other ends of lines, and such that are
+/// refused late.
+fn list_files() -> Vec<Vec<u8>> {
+    let encoded = |list: Vec<u8>| pem::encode(&pem::Pem::new("X509 CRL", list));
+    let with = |change: fn(&mut CertificateRevocationListParams)| {
+        let mut list = list_of(vec![revoked(7), revoked(8)]);
+        change(&mut list);
+        encoded(signed(list, &rcgen::PKCS_ED25519))
+    };
+    let reasons = [
+        RevocationReason::Unspecified,
+        RevocationReason::KeyCompromise,
+        RevocationReason::CaCompromise,
+        RevocationReason::AffiliationChanged,
+        RevocationReason::Superseded,
+        RevocationReason::CessationOfOperation,
+        RevocationReason::CertificateHold,
+        RevocationReason::PrivilegeWithdrawn,
+        RevocationReason::AaCompromise,
+    ];
+    let detailed = reasons.into_iter().zip(1_u64..).map(|(reason, number)| {
+        let mut entry = revoked(number << (7 * number - 7));
+        entry.reason_code = Some(reason);
+        entry.invalidity_date = Some(rcgen::date_time_ymd(2025, 1, 1));
+        entry
+    });
+    let detailed = encoded(signed(list_of(detailed.collect()), &rcgen::PKCS_ED25519));
+    let mut files = vec![pem::encode(&list_section()), detailed.clone()];
+    for algorithm in [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+    ] {
+        files.push(encoded(signed(list_of(vec![revoked(1)]), algorithm)));
+    }
+    // Without entries; of a part of the certificates only; after the last date of UTCTime.
+    files.push(encoded(signed(list_of(Vec::new()), &rcgen::PKCS_ED25519)));
+    files.push(with(|list| {
+        list.issuing_distribution_point = Some(CrlIssuingDistributionPoint {
+            distribution_point: CrlDistributionPoint {
+                uris: vec!["http://localhost/crl".into()],
+            },
+            scope: Some(CrlScope::UserCertsOnly),
+        });
+    }));
+    files.push(with(|list| {
+        list.next_update = rcgen::date_time_ymd(2060, 1, 1)
+    }));
+    files.push(with(|list| {
+        list.key_identifier_method = KeyIdMethod::PreSpecified(vec![0xff; 21]);
+    }));
+    let several = files.concat();
+    files.push(format!("a comment\n{several}another\n"));
+    files.push(detailed.replace("\r\n", "\n"));
+    files.push(detailed.replace("X509 CRL", "CERTIFICATE"));
+    files.push(detailed.replace("-----END", "-----ENT"));
+    files.into_iter().map(String::into_bytes).collect()
+}
+
 /// A list of two certificates.
 fn revocation_list() -> Vec<u8> {
-    let time = |year| rcgen::date_time_ymd(year, 1, 1);
-    let revoked = |number: u64| RevokedCertParams {
+    signed(list_of(vec![revoked(7), revoked(8)]), &rcgen::PKCS_ED25519)
+}
+
+fn revoked(number: u64) -> RevokedCertParams {
+    RevokedCertParams {
         serial_number: number.into(),
-        revocation_time: time(2026),
+        revocation_time: rcgen::date_time_ymd(2026, 1, 1),
         reason_code: None,
         invalidity_date: None,
-    };
-    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    }
+}
+
+fn list_of(revoked_certs: Vec<RevokedCertParams>) -> CertificateRevocationListParams {
+    CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2026, 1, 1),
+        next_update: rcgen::date_time_ymd(2027, 1, 1),
+        crl_number: 1_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs,
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
+}
+
+/// The list, signed with a new key.
+fn signed(
+    list: CertificateRevocationListParams,
+    algorithm: &'static SignatureAlgorithm,
+) -> Vec<u8> {
+    let key = KeyPair::generate_for(algorithm).unwrap();
     let mut issuer = CertificateParams::default();
     issuer.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     issuer.key_usages = vec![KeyUsagePurpose::CrlSign];
-    let list = CertificateRevocationListParams {
-        this_update: time(2026),
-        next_update: time(2027),
-        crl_number: 1_u64.into(),
-        issuing_distribution_point: None,
-        revoked_certs: vec![revoked(7), revoked(8)],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
     let list = list.signed_by(&Issuer::new(issuer, &key)).unwrap();
     list.der().to_vec()
 }

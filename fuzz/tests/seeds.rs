@@ -45,3 +45,15 @@ fn every_target_is_a_program() {
         .collect();
     assert_eq!(programs, targets);
 }
+
+#[test]
+fn files_of_lists_and_uploads_have_seeds_of_many_kinds() {
+    for (target, kinds) in [("revocation_file", 8), ("upload", 20)] {
+        let (_, body) = TARGETS
+            .into_iter()
+            .find(|(name, _)| *name == target)
+            .unwrap();
+        let accepted = seeds::of(target).iter().filter(|seed| body(seed)).count();
+        assert!(accepted >= kinds, "{target}: {accepted}");
+    }
+}

@@ -3,12 +3,15 @@
 //! Only the certificates of this path count: whatever else the peer sent along proves nothing.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, TrustAnchor, UnixTime,
+};
 use webpki::{
     ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId,
-    KeyPurposeIdIter, VerifiedPath,
+    KeyPurposeIdIter, RawPublicKeyEntity, VerifiedPath,
 };
 use x509_parser::extensions::ParsedExtension;
 
@@ -17,6 +20,9 @@ use super::revocation::{RevocationError, RevocationList};
 
 /// Most intermediate certificates between a leaf and the anchor: webpki's limit, which it keeps to itself.
 pub const MAX_INTERMEDIATES: usize = 6;
+
+/// Maximum number of certificates that a peer may show, its own included. Paths are searched for among no more.
+pub const MAX_CERTIFICATES: usize = 16;
 
 /// What the leaf's key is to be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub enum PathError {
     AnchorNotValid,
     /// The trusted certificate does not allow so many intermediate certificates.
     PathLength(usize),
+    /// The peer showed so many certificates, more than [`MAX_CERTIFICATES`].
+    TooMany(usize),
     /// Refused by webpki.
     Webpki(webpki::Error),
     /// A certificate cannot be read.
@@ -142,7 +150,18 @@ pub fn verify_unrevoked(
     now: UnixTime,
     usage: Usage,
 ) -> Result<Vec<CertificateDer<'static>>, PathError> {
+    let shown = others.len() + 1;
+    if shown > MAX_CERTIFICATES {
+        return Err(PathError::TooMany(shown));
+    }
     let end_entity = EndEntityCert::try_from(leaf)?;
+    let issued;
+    let others = if has_namesakes(others) {
+        issued = issued_below(anchors, others);
+        &issued
+    } else {
+        others
+    };
     let mut error = PathError::NoAnchor;
     for anchor in anchors {
         let check = |path: &VerifiedPath<'_>| {
@@ -155,6 +174,70 @@ pub fn verify_unrevoked(
         }
     }
     Err(error)
+}
+
+/// Whether two certificates have the same name, so that there is more than one way to go.
+fn has_namesakes(certificates: &[CertificateDer<'_>]) -> bool {
+    let mut names = BTreeSet::new();
+    certificates.iter().any(|der| {
+        Certificate::read(der)
+            .is_ok_and(|found| !names.insert(found.x509().subject().as_raw().to_vec()))
+    })
+}
+
+/// Those of `certificates` that the anchors, or others of them, have signed: a search among namesakes that nobody signed
+/// takes long, and each has to be signed in the end. Every pair is looked at once at most.
+fn issued_below<'a>(
+    anchors: &[Anchor],
+    certificates: &[CertificateDer<'a>],
+) -> Vec<CertificateDer<'a>> {
+    let mut left: Vec<_> = certificates.iter().collect();
+    let mut found: Vec<CertificateDer<'a>> = Vec::new();
+    let mut issuers: Vec<&[u8]> = anchors.iter().map(|anchor| &*anchor.certificate).collect();
+    while let Some(issuer) = issuers.pop() {
+        let Ok(issuer) = Certificate::read(issuer) else {
+            continue;
+        };
+        let (new, other) = left.into_iter().partition(|der| is_signed_by(der, &issuer));
+        left = other;
+        for der in new as Vec<&CertificateDer<'a>> {
+            if !found.contains(der) {
+                issuers.push(der);
+                found.push(der.clone());
+            }
+        }
+    }
+    found
+}
+
+fn is_signed_by(der: &[u8], issuer: &Certificate<'_>) -> bool {
+    let Ok(certificate) = Certificate::read(der) else {
+        return false;
+    };
+    let (certificate, issuer) = (certificate.x509(), issuer.x509());
+    if certificate.issuer().as_raw() != issuer.subject().as_raw() {
+        return false;
+    }
+    let key = SubjectPublicKeyInfoDer::from(issuer.public_key().raw);
+    let Ok(key) = RawPublicKeyEntity::try_from(&key) else {
+        return false;
+    };
+    let identifier = certificate.signature_algorithm.algorithm.as_bytes();
+    let fits = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
+        // Tag and length come before it.
+        let known = algorithm.signature_alg_id();
+        known
+            .get(2..)
+            .is_some_and(|known| known.starts_with(identifier))
+    };
+    let (signed, signature) = (
+        certificate.tbs_certificate.as_ref(),
+        &certificate.signature_value.data,
+    );
+    ALL_VERIFICATION_ALGS
+        .iter()
+        .filter(fits)
+        .any(|algorithm| key.verify_signature(*algorithm, signed, signature).is_ok())
 }
 
 fn to_anchor(
@@ -325,6 +408,10 @@ impl fmt::Display for PathError {
                 f,
                 "the trusted certificate does not allow {count} intermediate certificates"
             ),
+            Self::TooMany(count) => write!(
+                f,
+                "{count} certificates were sent, more than {MAX_CERTIFICATES}: send only those of one path"
+            ),
             Self::Webpki(error) => webpki_reason(error, f),
             Self::Unreadable(reason) => write!(f, "a certificate cannot be read: {reason}"),
             Self::LeafKeyUsage => {
@@ -394,3 +481,87 @@ fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Resu
 }
 
 impl std::error::Error for PathError {}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    };
+
+    use super::*;
+
+    fn authority(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+    }
+
+    fn key() -> KeyPair {
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
+    }
+
+    #[test]
+    fn only_what_the_anchor_or_its_authorities_signed_is_searched() {
+        let key_of_root = key();
+        let root = authority("root").self_signed(&key_of_root).unwrap();
+        let anchor = Anchor::new(root.der()).unwrap();
+        let root = Issuer::new(authority("root"), key_of_root);
+        let issue = |name, issuer: &Issuer<'_, KeyPair>| {
+            let key = key();
+            let der = authority(name)
+                .signed_by(&key, issuer)
+                .unwrap()
+                .der()
+                .clone();
+            (der, Issuer::new(authority(name), key))
+        };
+        let (a, issuer) = issue("a", &root);
+        let (b, issuer) = issue("b", &issuer);
+        let (loops, _) = issue("a", &issuer);
+        let (strange, stranger) = issue("a", &Issuer::new(authority("root"), key()));
+        let (below, _) = issue("b", &stranger);
+        let shown = [
+            below,
+            loops.clone(),
+            strange,
+            b.clone(),
+            a.clone(),
+            a.clone(),
+        ];
+        assert!(has_namesakes(&shown) && !has_namesakes(&shown[..2]));
+        let found = issued_below(std::slice::from_ref(&anchor), &shown);
+        assert_eq!(found, [a, b, loops]);
+    }
+
+    #[test]
+    fn no_path_is_searched_for_among_too_many_certificates() {
+        let key_of_root = key();
+        let root = authority("root").self_signed(&key_of_root).unwrap();
+        let anchor = Anchor::new(root.der()).unwrap();
+        let (key_of_issuer, own) = (key(), key());
+        let issuer = Issuer::new(authority("namesake"), key_of_issuer);
+        let leaf = CertificateParams::default();
+        let leaf = leaf.signed_by(&own, &issuer).unwrap();
+        let namesakes: Vec<_> = (0..50)
+            .map(|_| {
+                authority("namesake")
+                    .signed_by(&key(), &issuer)
+                    .unwrap()
+                    .der()
+                    .clone()
+            })
+            .collect();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_780_272_000));
+        let anchors = std::slice::from_ref(&anchor);
+        let verdict =
+            |others: &[_]| verify(leaf.der(), others, anchors, now, Usage::Client).unwrap_err();
+        let most = MAX_CERTIFICATES - 1;
+        // The search found its end, and was not given up.
+        let nowhere = PathError::Webpki(webpki::Error::UnknownIssuer);
+        assert_eq!(verdict(&namesakes[..most]), nowhere);
+        assert_eq!(verdict(&namesakes[..=most]), PathError::TooMany(most + 2));
+        assert_eq!(verdict(&namesakes), PathError::TooMany(51));
+    }
+}

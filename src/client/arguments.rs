@@ -209,6 +209,10 @@ command! {
         /// zlib level of the upload, 1 to 9, if the certificate announces a compressed one (9)
         #[argh(option, from_str_fn(level))]
         pub(super) compression_level: Option<u32>,
+        /// file to store it in, if the certificate gets an image or dumps a block device; must not exist
+        /// (NAME.TIME in the current directory)
+        #[argh(option, short = 'o')]
+        pub(super) output: Option<PathBuf>,
     }
 }
 

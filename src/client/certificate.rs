@@ -1,13 +1,16 @@
 //! `certificate`: connects with a certificate that somebody has signed, and sends what its command needs.
 
+use std::path::PathBuf;
+
 use super::arguments;
-use super::conversation::converse;
+use super::conversation::{converse, is_download};
 use super::delivery::connect;
 use super::destination::parse;
 use super::display::Output;
 use super::error::ClientError;
 use super::request::{Body, REMOTE_LEVEL};
 use super::source::Source;
+use super::stored::refuse_existing;
 use crate::authority::{Key, read_chain, to_pem};
 use crate::chain::{self, is_followed_by_stream, route};
 use crate::unikernel::{Config, ImageDigest};
@@ -39,6 +42,7 @@ pub(super) fn carry_out(
             ))
         })?;
     let body = body_of(&command, digest.as_ref(), arguments)?;
+    output.set_download(download_of(&command, arguments)?);
     if arguments.destination == "-" {
         output.text(&to_pem(&chain))?;
         return Err(ClientError::Printed);
@@ -49,6 +53,25 @@ pub(super) fn carry_out(
     output.step(&format!("'{kind}' goes to {place} over TLS"));
     let transport = connect(&place, &chain, &key, &anchors)?;
     converse(transport, &[], &command, body, output).map_err(|error| error.at(&place))
+}
+
+/// The file for what the certificate downloads, if one is given.
+fn download_of(
+    command: &Command,
+    arguments: &arguments::Certificate,
+) -> Result<Option<PathBuf>, ClientError> {
+    let Some(file) = &arguments.output else {
+        return Ok(None);
+    };
+    if !is_download(command) {
+        return Err(ClientError::Usage(format!(
+            "--output is of use only with a certificate that gets an image or dumps a block device, this one's command is \
+             '{}'",
+            route(command).kind
+        )));
+    }
+    refuse_existing(file)?;
+    Ok(Some(file.clone()))
 }
 
 /// What has to follow the certificate: an image, if it creates a unikernel and has none inside, or the content of a

@@ -129,10 +129,12 @@ impl Listener<'_> {
         loop {
             // The next run may be called off, of which the console daemon knows nothing.
             while between_runs && !self.peer.says_more(BETWEEN_RUNS) {
+                output.check_reader()?;
                 if output.no_run_follows(&header.name)? {
                     return Ok(());
                 }
             }
+            self.peer.wait(output)?;
             let (header, said) = match self.next() {
                 Ok(Some(answer)) => answer,
                 Err(error) if !error.is_silence() => return Err(error),
@@ -162,6 +164,7 @@ impl Listener<'_> {
         let (header, success) = self.first()?;
         output.success(&header.name, &success)?;
         loop {
+            self.peer.wait(output)?;
             let (header, said) = self.next()?.ok_or(ClientError::BrokenOff(self.command))?;
             match said {
                 Said::Reply(success) => output.success(&header.name, &success)?,
@@ -256,6 +259,11 @@ impl Listener<'_> {
             Payload::Data(data) => Ok((message.header, Said::Data(data))),
         }
     }
+}
+
+/// Whether the answer to the command is stored in a file.
+pub(super) fn is_download(command: &Command) -> bool {
+    matches!(Answers::to(command), Answers::Image | Answers::Dump)
 }
 
 /// Whether no release of albatross knows the command.

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use time::OffsetDateTime;
 
 use super::arguments::Common;
@@ -33,6 +35,8 @@ pub(super) struct Output {
     pub(super) figures: Figures,
     /// Whom to ask why a run has ended.
     supervisor: Option<PathBuf>,
+    /// File that a download is stored in, if one was given.
+    download: Option<PathBuf>,
 }
 
 impl Output {
@@ -48,7 +52,18 @@ impl Output {
             },
             figures: Figures::new(false, Name::default(), None),
             supervisor: None,
+            download: None,
         }
+    }
+
+    /// Sets the file that a download is stored in.
+    pub(super) fn set_download(&mut self, file: Option<PathBuf>) {
+        self.download = file;
+    }
+
+    /// File that a download is stored in, if one was given.
+    pub(super) fn download(&self) -> Option<&Path> {
+        self.download.as_deref()
     }
 
     /// How statistics are shown from now on.
@@ -66,11 +81,6 @@ impl Output {
         self.started
     }
 
-    /// The same as text.
-    pub(super) fn start_time(&self) -> String {
-        time(self.started.unix_timestamp())
-    }
-
     /// How much is shown: with debug verbosity also guest arguments, which often hold secrets.
     pub(super) fn set_verbosity(&mut self, common: Common) {
         self.common = common;
@@ -83,6 +93,22 @@ impl Output {
             .write_all(text.as_bytes())
             .and_then(|()| stdout.flush())
             .map_err(ClientError::Output)
+    }
+
+    /// Checks that somebody may still read standard output: a pipe without a reader, or a terminal that is gone, would be
+    /// noticed with the next line only.
+    pub(super) fn check_reader(&self) -> Result<(), ClientError> {
+        const GONE: PollFlags = PollFlags::POLLERR
+            .union(PollFlags::POLLHUP)
+            .union(PollFlags::POLLNVAL);
+
+        let mut polled = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
+        let ready = poll(&mut polled, PollTimeout::ZERO);
+        let events = polled[0].revents().unwrap_or(PollFlags::empty());
+        if ready.is_ok() && events.intersects(GONE) {
+            return Err(ClientError::Output(io::ErrorKind::BrokenPipe.into()));
+        }
+        Ok(())
     }
 
     /// One line, out at once.
@@ -150,6 +176,7 @@ impl Output {
             Success::Policies(policies) => lines(policies, policy, "no policies"),
             Success::BlockDevices(blocks) => lines(blocks, block, "no block devices"),
             Success::Consoles(consoles) => lines(consoles, name, "no consoles"),
+            Success::ChainSet(kept) => lines(kept, name, "success"),
             Success::UnikernelInfo(unikernels) => lines(
                 unikernels,
                 |entry| info(entry, self.common.debug),
@@ -261,6 +288,12 @@ impl Output {
                 .map_or(Told::Gone, |entry| Told::Of(Box::new(entry.details))),
             Err(_) => Told::Nothing,
         }
+    }
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stdout.as_fd()
     }
 }
 
@@ -410,6 +443,10 @@ fn details(NamedDetails { name, details }: &NamedDetails, with_arguments: bool) 
         }
         Standing::Stopped(()) => text += " stopped",
         Standing::Ended(()) => text += " ended",
+    }
+    if let Some(why) = &details.off_bridge {
+        let why = printable(&why.to_lossy()).replace('\n', " ");
+        let _ = write!(text, " (off its network: {why})");
     }
     if details.restarts.get() > 0 {
         let _ = write!(text, " restarts {}", details.restarts.get());

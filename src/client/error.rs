@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::Group;
 
 use crate::authority::AuthorityError;
 use crate::command_line::USAGE;
@@ -21,6 +24,8 @@ pub(super) enum ClientError {
     Usage(String),
     /// A file operation failed (what, file, why).
     File(&'static str, PathBuf, io::Error),
+    /// A file for a download exists already.
+    Exists(PathBuf),
     /// Keys, certificates or requests.
     Authority(AuthorityError),
     /// A file cannot be shown (file, why).
@@ -86,6 +91,7 @@ impl ClientError {
             Self::Unreachable(..) => 122,
             Self::Usage(_)
             | Self::File(..)
+            | Self::Exists(_)
             | Self::Changed(_)
             | Self::Authority(_)
             | Self::Show(..)
@@ -107,6 +113,11 @@ impl ClientError {
             ),
             _ => false,
         }
+    }
+
+    /// Whether nobody reads standard output any more, as in a pipe to head(1).
+    pub(super) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == ErrorKind::BrokenPipe)
     }
 
     /// What to say about it, if anything.
@@ -147,6 +158,11 @@ impl fmt::Display for ClientError {
             Self::File(what, path, error) => {
                 write!(f, "cannot {what} '{}': {error}", path.display())
             }
+            Self::Exists(path) => write!(
+                f,
+                "cannot create '{}': it exists already (remove it, or name another file with -o)",
+                path.display()
+            ),
             Self::Authority(error) => error.fmt(f),
             Self::Show(path, error) => write!(f, "cannot show '{}': {error}", path.display()),
             Self::Image(path, why) => write!(f, "image '{}': {why}", path.display()),
@@ -161,16 +177,27 @@ impl fmt::Display for ClientError {
                 path.display()
             ),
             Self::Unreachable(program, socket, error) => {
-                write!(f, "cannot connect to '{}': {error}", socket.display())?;
-                f.write_str(match error.kind() {
-                    ErrorKind::PermissionDenied => {
-                        " (the daemons' sockets are for root and for the members of their group)"
-                    }
-                    _ => "",
-                })?;
                 write!(
                     f,
-                    ". Is {program} running? --tmpdir names another runtime folder, --socket another socket"
+                    "cannot connect to '{}': {}",
+                    socket.display(),
+                    reason(error)
+                )?;
+                if error.kind() == ErrorKind::PermissionDenied {
+                    return match group_of(socket) {
+                        Some(group) => write!(
+                            f,
+                            " (it is for root and members of the group '{group}': run as root, or join the group and log in \
+                             again)"
+                        ),
+                        None => {
+                            f.write_str(" (it is for root and members of its group: run as root)")
+                        }
+                    };
+                }
+                write!(
+                    f,
+                    " (is {program} running? --tmpdir names another runtime directory, --socket another socket)"
                 )
             }
             // These name the place themselves.
@@ -209,3 +236,44 @@ impl fmt::Display for ClientError {
 }
 
 impl std::error::Error for ClientError {}
+
+/// Error of the system in lower case, without its number.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        ErrorKind::NotFound => "no such file or directory".to_owned(),
+        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Name of the group that may use a socket; of the innermost directory on the way that this user can see into, where the
+/// socket cannot be seen.
+fn group_of(socket: &Path) -> Option<String> {
+    let visible = socket.ancestors().find_map(|path| path.metadata().ok())?;
+    let group = Group::from_gid(visible.gid().into()).ok().flatten()?;
+    Some(group.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::Folder;
+
+    #[test]
+    fn a_socket_that_is_not_for_this_user_names_its_group() {
+        let folder = Folder::short();
+        let group = Group::from_gid(folder.0.metadata().unwrap().gid().into()).unwrap();
+        let group = format!("the group '{}'", group.unwrap().name);
+        let socket = folder.0.join("socket");
+        let message = || {
+            let refused = ErrorKind::PermissionDenied.into();
+            ClientError::Unreachable("petreld", socket.clone(), refused).to_string()
+        };
+        // A directory that nobody sees into has the group that may.
+        assert!(message().contains(&group), "{}", message());
+        std::fs::write(&socket, "").unwrap();
+        assert!(message().contains(&group), "{}", message());
+        assert!(!message().contains("running"), "{}", message());
+    }
+}

@@ -27,6 +27,8 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
+use signal_hook::consts::SIGPIPE;
+use signal_hook::low_level::emulate_default_handler;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -53,6 +55,7 @@ pub fn main() -> i32 {
     let mut output = Output::new(OffsetDateTime::now_utc());
     match run(arguments, &mut output) {
         Ok(()) => 0,
+        Err(error) if error.is_closed_pipe() => closed_pipe(),
         Err(error) => {
             if let Some(text) = error.message() {
                 say(&text);
@@ -60,6 +63,13 @@ pub fn main() -> i32 {
             error.exit_code()
         }
     }
+}
+
+/// Ends as every program does that writes to a pipe without a reader: silently, by the signal for it, which the runtime of
+/// Rust ignores. Sockets need it ignored.
+fn closed_pipe() -> i32 {
+    let _ = emulate_default_handler(SIGPIPE);
+    command_line::USAGE
 }
 
 /// One message to standard error; that nobody reads it is no reason to die.
@@ -80,6 +90,7 @@ fn run(arguments: Arguments, output: &mut Output) -> Result<(), ClientError> {
             output.set_verbosity(order.common);
             output.set_figures(order.figures());
             output.set_supervisor(order.supervisor());
+            output.set_download(order.download.clone());
             if let Some(oddity) = order.oddity {
                 output.warn(oddity);
             }

@@ -8,6 +8,7 @@ use super::error::ClientError;
 use super::figures::Figures;
 use super::settings::{Settings, cpus};
 use super::source::Source;
+use super::stored::refuse_existing;
 use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::socket;
@@ -52,6 +53,8 @@ pub(super) struct Order {
     pub(super) common: Common,
     /// Whether statistics are shown as JSON.
     pub(super) json: bool,
+    /// File that an image or a dump is stored in.
+    pub(super) download: Option<PathBuf>,
     /// What the user may not have meant.
     pub(super) oddity: Option<&'static str>,
 }
@@ -141,10 +144,13 @@ pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
             Ok(Request::unikernel(name, UnikernelCommand::Rollback(())))
         }),
         Sub::Info(sub) => info(sub),
-        Sub::Get(sub) => order(sub, |sub, options| {
-            let level = u64::from(sub.compression_level.unwrap_or(options.level()));
-            let command = UnikernelCommand::Get(level.into());
-            Ok(Request::unikernel(labelled(sub.name)?, command))
+        Sub::Get(sub) => Ok(Order {
+            download: download(sub.output.clone(), sub.csr)?,
+            ..order(sub, |sub, options| {
+                let level = u64::from(sub.compression_level.unwrap_or(options.level()));
+                let command = UnikernelCommand::Get(level.into());
+                Ok(Request::unikernel(labelled(sub.name)?, command))
+            })?
         }),
         Sub::Console(sub) => console(sub),
         Sub::InactiveConsoles(sub) => order(sub, |sub, _| {
@@ -176,10 +182,13 @@ pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
             let name = labelled(sub.name)?;
             Ok(Request::block_set(name, Source::open(&sub.file)?, level))
         }),
-        Sub::DumpBlock(sub) => order(sub, |sub, options| {
-            let level = u64::from(sub.compression_level.unwrap_or(options.level()));
-            let command = BlockCommand::Dump(level.into());
-            Ok(Request::block(labelled(sub.name)?, command))
+        Sub::DumpBlock(sub) => Ok(Order {
+            download: download(sub.output.clone(), sub.csr)?,
+            ..order(sub, |sub, options| {
+                let level = u64::from(sub.compression_level.unwrap_or(options.level()));
+                let command = BlockCommand::Dump(level.into());
+                Ok(Request::block(labelled(sub.name)?, command))
+            })?
         }),
         Sub::DestroyBlock(sub) => order(sub, |sub, _| {
             let name = labelled(sub.name)?;
@@ -214,8 +223,23 @@ fn order<S: ToDaemon>(
         destination,
         common,
         json: false,
+        download: None,
         oddity: None,
     })
+}
+
+/// The file for a download, if one is given: refused where nothing is downloaded, and if it exists.
+fn download(file: Option<PathBuf>, csr: bool) -> Result<Option<PathBuf>, ClientError> {
+    match file {
+        Some(_) if csr => Err(ClientError::Usage(
+            "a request downloads nothing: give --output to 'petrel certificate' instead".to_owned(),
+        )),
+        Some(file) => {
+            refuse_existing(&file)?;
+            Ok(Some(file))
+        }
+        None => Ok(None),
+    }
 }
 
 fn labelled(name: Name) -> Result<Name, ClientError> {

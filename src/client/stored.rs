@@ -5,12 +5,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use time::OffsetDateTime;
+
 use super::display::Output;
 use super::error::ClientError;
 use crate::inflate::Arriving;
 use crate::name::Name;
 
-/// A file of the download folder in the making; removed unless it is kept.
+/// Mode of a file that is downloaded: images and block devices hold secrets of their tenant.
+const DOWNLOAD_MODE: u32 = 0o600;
+
+/// A file in the making; removed unless it is kept.
 #[derive(Debug)]
 pub(super) struct StoredFile {
     path: PathBuf,
@@ -21,17 +26,18 @@ pub(super) struct StoredFile {
 }
 
 impl StoredFile {
-    /// A new file `<TMPDIR or /tmp>/<name>.<start of the program>` (BEHAVIOUR 3.5) of at most `limit` octets, for
-    /// content that comes as a zlib stream or not. A file that exists is not replaced.
+    /// A new file of at most `limit` bytes, for content that comes as a zlib stream or not: the one that was asked for,
+    /// or one in the current directory that is named after the object. A file that exists is not replaced.
     pub(super) fn create(
         name: &Name,
         compressed: bool,
         limit: u64,
         output: &Output,
     ) -> Result<Self, ClientError> {
-        let folder = std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
-        let folder = folder.unwrap_or_else(|| "/tmp".into());
-        let path = Path::new(&folder).join(format!("{name}.{}", output.start_time()));
+        let path = match output.download() {
+            Some(file) => file.to_owned(),
+            None => file_name(name, output.started()).into(),
+        };
         Self::create_at(path, compressed, limit)
     }
 
@@ -43,9 +49,9 @@ impl StoredFile {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o644)
+            .mode(DOWNLOAD_MODE)
             .open(&partial)
-            .map_err(ClientError::file("create", &partial))?;
+            .map_err(|error| cannot_create(&partial, error))?;
         Ok(Self {
             path,
             partial,
@@ -88,15 +94,36 @@ impl Drop for StoredFile {
     }
 }
 
-fn refuse_existing(path: &Path) -> Result<(), ClientError> {
+/// Refuses a file that exists.
+pub(super) fn refuse_existing(path: &Path) -> Result<(), ClientError> {
     match path.symlink_metadata() {
-        Ok(_) => Err(ClientError::File(
-            "create",
-            path.to_owned(),
-            io::ErrorKind::AlreadyExists.into(),
-        )),
+        Ok(_) => Err(ClientError::Exists(path.to_owned())),
         Err(_) => Ok(()),
     }
+}
+
+fn cannot_create(path: &Path, error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => ClientError::Exists(path.to_owned()),
+        _ => ClientError::File("create", path.to_owned(), error),
+    }
+}
+
+/// File name for a download of the object: without a colon, which scp(1) and tar(1) take for the end of a host name.
+fn file_name(name: &Name, time: OffsetDateTime) -> String {
+    let labels = name.path().labels().iter().chain(name.label());
+    let labels: Vec<_> = labels.map(ToString::to_string).collect();
+    format!(
+        "{}.{:04}{:02}{:02}T{:02}{:02}{:02}Z",
+        // No label has this character.
+        labels.join("_"),
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
 }
 
 #[cfg(test)]
@@ -117,6 +144,19 @@ mod tests {
     }
 
     #[test]
+    fn file_names_have_no_colon_and_tell_paths_apart() {
+        let time = OffsetDateTime::from_unix_timestamp(1_795_385_296).unwrap();
+        for (name, stem) in [
+            (":web", "web"),
+            ("tenant:web", "tenant_web"),
+            ("a:b.c:web-1", "a_b.c_web-1"),
+        ] {
+            let name = name.parse().unwrap();
+            assert_eq!(file_name(&name, time), format!("{stem}.20261122T220816Z"));
+        }
+    }
+
+    #[test]
     fn content_arrives_whole_however_it_is_cut() {
         let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
         for (compressed, sent) in [(false, content.clone()), (true, zlib(&content[..]))] {
@@ -130,7 +170,7 @@ mod tests {
                 assert!(fs::read(&path).unwrap() == content);
                 assert!(matches!(
                     StoredFile::create_at(path.clone(), compressed, 1),
-                    Err(ClientError::File(..))
+                    Err(ClientError::Exists(_))
                 ));
                 fs::remove_file(&path).unwrap();
             }

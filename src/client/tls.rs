@@ -97,6 +97,8 @@ pub enum ConnectError {
     Rejected(AlertDescription),
     /// Own certificate and key cannot be used together.
     Identity(rustls::Error),
+    /// What answers at this destination does not speak TLS.
+    NoTls(String),
     /// The protocol was not kept, or the connection broke.
     Communication(io::Error),
 }
@@ -155,9 +157,15 @@ pub fn connect_to(
         Ok(()) => Ok(stream),
         Err(error) => Err(match verifier.refusal.get() {
             Some(reason) => ConnectError::NotTrusted(reason.clone()),
+            None if speaks_no_tls(&error) => ConnectError::NoTls(destination.to_string()),
             None => error.into(),
         }),
     }
+}
+
+fn speaks_no_tls(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    inner.is_some_and(tls::is_no_tls)
 }
 
 impl TlsStream {
@@ -485,7 +493,7 @@ impl ConnectError {
         match self {
             Self::Rejected(_) => 119,
             Self::NotTrusted(_) => 120,
-            Self::Communication(_) => 121,
+            Self::NoTls(_) | Self::Communication(_) => 121,
             Self::Resolve(..) | Self::Connect(..) => 122,
             Self::Identity(_) => 124,
         }
@@ -594,6 +602,11 @@ impl fmt::Display for ConnectError {
             Self::Identity(error) => {
                 write!(f, "certificate and key cannot be used together: {error}")
             }
+            Self::NoTls(destination) => write!(
+                f,
+                "communication failed: what answers at {destination} does not speak TLS: give the port of petrel-tls \
+                 ({PORT} by default)"
+            ),
             Self::Communication(error) => write!(f, "communication failed: {error}"),
         }
     }

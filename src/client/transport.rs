@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::display::Output;
+use super::error::ClientError;
 use super::tls::TlsStream;
 
 /// A connection whose two directions fail apart from each other: what the peer said is readable even if it takes nothing more.
@@ -31,6 +33,41 @@ impl Transport {
                     return Ok(false);
                 }
             },
+        }
+    }
+
+    /// Waits until the peer has said something or closed, as long as somebody reads what is shown.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Output`] when nobody does.
+    pub(super) fn wait(&mut self, output: &Output) -> Result<(), ClientError> {
+        loop {
+            // An error of the connection is told by what reads from it.
+            if let Self::Remote(stream) = self
+                && stream.take_in().unwrap_or(true)
+            {
+                return Ok(());
+            }
+            let socket = match &*self {
+                Self::Local(socket) => socket.as_fd(),
+                Self::Remote(stream) => stream.as_fd(),
+            };
+            let mut both = [
+                PollFd::new(socket, PollFlags::POLLIN),
+                PollFd::new(output.as_fd(), PollFlags::empty()),
+            ];
+            match poll(&mut both, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                Err(_) => return Ok(()),
+                Ok(_) => {}
+            }
+            let [speaks, _] = both.map(|polled| polled.any() == Some(true));
+            if !speaks {
+                output.check_reader()?;
+            } else if matches!(self, Self::Local(_)) {
+                return Ok(());
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime};
 
-use crate::name::{Label, Path};
+use crate::name::{Label, Name, Path};
 use crate::unikernel::{Block, Kind, Mac, Net};
 use crate::wire::BridgeTap;
 use crate::wire::domain::sector_size;
@@ -81,31 +81,40 @@ pub(super) fn kind(text: &str) -> Result<Kind, String> {
         .ok_or_else(|| "there are solo5 and bhyve".to_owned())
 }
 
-/// `NAME[:DEVICE][@SECTOR]`.
+/// `NAME[:DEVICE][@SECTOR]`; the device is a label, or `PATH:LABEL` at a path below that of the unikernel.
 pub(super) fn block(text: &str) -> Result<Block, String> {
     let (rest, sector) = match text.split_once('@') {
         Some((rest, sector)) => (rest, Some(sector)),
         None => (text, None),
     };
     let (name, host) = split_host(rest);
-    let host_device = |host: &str| {
-        if host.starts_with(Block::VOLUMES) {
-            return Ok(host.to_owned());
-        }
-        Label::from_str(host).map(|label| label.to_string())
-    };
     let sector_size = sector.map(|sector| {
         sector_size(number::<u32>(sector)?.into())
             .ok_or_else(|| "a sector size is a power of two from 512 to 32768".to_owned())
     });
     Ok(Block {
         device: device(name)?,
-        host_device: host
-            .map(host_device)
-            .transpose()
-            .map_err(|error| error.to_string())?,
+        host_device: host.map(host_device).transpose()?,
         sector_size: sector_size.transpose()?,
     })
+}
+
+/// A block device of the host: a label, `PATH:LABEL` below the unikernel's own path, or a ZFS volume.
+fn host_device(text: &str) -> Result<String, String> {
+    if text.starts_with(Block::VOLUMES) {
+        return Ok(text.to_owned());
+    }
+    if !text.contains(':') {
+        let label = Label::from_str(text).map_err(|error| error.to_string())?;
+        return Ok(label.to_string());
+    }
+    let name = Name::from_str(text).map_err(|error| error.to_string())?;
+    if name.path().is_root() || name.label().is_none() {
+        return Err(format!(
+            "invalid block device '{text}': expected LABEL, or PATH:LABEL below the path of the unikernel"
+        ));
+    }
+    Ok(name.to_string())
 }
 
 /// `NAME[:BRIDGE][@MAC]`.

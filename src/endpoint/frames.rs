@@ -1,5 +1,5 @@
 //! What passes in frames: uploads to a daemon, and a daemon's answers (WIRE 7.3, 9.5). Nothing of it is held whole but
-//! the answers to policies.
+//! the answer to policies.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::end::{End, Fault, Verdict};
 use super::image::{FixedImage, ImageRefusal};
 use crate::chain::Request;
 use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, MAX_MESSAGE, Passed};
-use crate::wire::{Message, POLICY_KEPT, Payload, Success};
+use crate::wire::{Message, Payload, Success, Text};
 
 /// An upload: frames of at most [`MAX_CHUNK`] octets up to an empty one (WIRE 7.3).
 #[derive(Debug, Default)]
@@ -92,16 +92,14 @@ impl fmt::Display for UploadError {
     }
 }
 
-/// What comes from the daemon: an answer to each policy, which stays here, then what goes on to the client.
+/// What comes from the daemon: the answer to the policies of the chain, which stays here, then what goes on to the client.
 #[derive(Debug)]
 pub struct Answers {
-    /// Policies that are not answered yet.
-    pub(super) policies: usize,
-    /// How many were answered.
-    answered: usize,
-    /// Those of the answered ones, counted from 0, that were not set because of a newer certificate's.
-    pub(super) kept: Vec<usize>,
-    /// The answer to a policy, as far as it has arrived.
+    /// Whether the policies are not answered yet.
+    pub(super) awaits_chain: bool,
+    /// The paths whose policy was not set because of a newer certificate's.
+    pub(super) kept: Vec<Text>,
+    /// The answer to the policies, as far as it has arrived.
     held: Vec<u8>,
     pub(super) frames: Frames,
     /// The first octets of the first frame for the client, from which its kind is told.
@@ -117,11 +115,10 @@ impl Answers {
     /// Longer headers than fit into this many octets occur in no sane name.
     const HEAD: usize = 1 << 10;
 
-    /// So many of them are about policies, and stay here.
-    pub fn new(policies: usize) -> Self {
+    /// Answers to a request alone.
+    pub fn to_request() -> Self {
         Self {
-            policies,
-            answered: 0,
+            awaits_chain: false,
             kept: Vec::new(),
             held: Vec::new(),
             frames: Frames::default(),
@@ -129,6 +126,14 @@ impl Answers {
             verdict: None,
             passed_on: 0,
             complete: false,
+        }
+    }
+
+    /// Answers to the policies of a chain, and then to a request.
+    pub fn to_chain_and_request() -> Self {
+        Self {
+            awaits_chain: true,
+            ..Self::to_request()
         }
     }
 
@@ -141,7 +146,7 @@ impl Answers {
                 passed;
             let (front, back) = rest.split_at(count);
             rest = back;
-            if self.policies > 0 {
+            if self.awaits_chain {
                 self.hold(&passed, front)?;
                 continue;
             }
@@ -177,7 +182,7 @@ impl Answers {
         let refused = |fault, text: &str| {
             End::Failure(
                 fault,
-                format!("the policy of a certificate was refused: {text}"),
+                format!("the policies of the certificates were refused: {text}"),
             )
         };
         let wrong = |text: &str| refused(Fault::Host, text);
@@ -196,11 +201,10 @@ impl Answers {
                 let answer = Message::decode(&std::mem::take(&mut self.held));
                 match answer.map(|message| message.payload) {
                     Ok(Payload::Reply(success)) => {
-                        if success == Success::String(POLICY_KEPT.into()) {
-                            self.kept.push(self.answered);
+                        if let Success::ChainSet(kept) = success {
+                            self.kept = kept;
                         }
-                        self.answered += 1;
-                        self.policies -= 1;
+                        self.awaits_chain = false;
                         Ok(())
                     }
                     Ok(Payload::Failure(text)) => Err(refused(Fault::Request, &text.to_lossy())),
@@ -298,26 +302,28 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_policies_stay_here_and_the_last_one_is_passed_on_as_it_is() {
-        let octets = [success(), success(), success(), b"junk".to_vec()].concat();
+    fn the_answer_to_policies_stays_here_and_the_last_one_is_passed_on_as_it_is() {
+        let kept = answer(Payload::Reply(Success::ChainSet(vec!["a:".into()])));
+        let octets = [kept, success(), b"junk".to_vec()].concat();
         for size in 1..octets.len() {
-            let mut answers = Answers::new(2);
+            let mut answers = Answers::to_chain_and_request();
             let mut out = Vec::new();
             for piece in octets.chunks(size) {
                 answers.pass(piece, true, &mut out).unwrap();
             }
             assert_eq!(out, success(), "cut every {size}");
             assert!(answers.complete);
+            assert_eq!(answers.kept, ["a:".into()]);
             assert_eq!(answers.verdict, Some(Verdict::Success));
         }
     }
 
     #[test]
-    fn a_refused_policy_ends_it_with_the_daemons_words() {
-        let octets = [success(), answer(Payload::Failure("too large".into()))].concat();
+    fn a_refused_chain_ends_it_with_the_daemons_words() {
+        let octets = answer(Payload::Failure("too large".into()));
         let mut out = Vec::new();
-        let Err(End::Failure(Fault::Request, text)) = Answers::new(2).pass(&octets, true, &mut out)
-        else {
+        let mut answers = Answers::to_chain_and_request();
+        let Err(End::Failure(Fault::Request, text)) = answers.pass(&octets, true, &mut out) else {
             panic!("accepted");
         };
         assert!(text.contains("too large"), "{text}");

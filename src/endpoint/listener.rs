@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
@@ -19,6 +20,8 @@ use nix::sys::socket::{
 use nix::unistd::Pid;
 
 use super::audit::{Audit, Outcome};
+use super::place::{self, Asked, Asking};
+use super::places::{Arrival, ConnectionId, ConnectionLimits, Decision, Places};
 use super::stream::wait;
 use crate::command_line::USAGE;
 use crate::daemon::Signals;
@@ -60,115 +63,276 @@ pub fn listen_everywhere(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// How many connections there may be at a time.
-#[derive(Clone, Copy, Debug)]
-pub struct Most {
-    /// Altogether.
-    pub all: usize,
-    /// Of one source, which is an IPv4 address or a /64 network of IPv6.
-    pub per_source: usize,
-}
-
 /// The processes of connections.
 type Processes = BTreeMap<Pid, Connection>;
 
 /// A connection that a process serves.
 struct Connection {
+    id: ConnectionId,
     peer: SocketAddr,
     began: Instant,
+    /// The line on which its process asks for a place, until it has an answer.
+    asking: Option<Asking>,
+    /// Whether it was ended for a newer one.
+    displaced: bool,
+}
+
+/// What is run for each connection.
+#[derive(Debug)]
+pub struct Program {
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Whether it gets standard error: who reads that would wait for it when this process has ended.
+    pub errors: bool,
 }
 
 /// Accepts connections until SIGTERM or SIGINT, from when the address is announced on, and runs this program with
 /// `arguments` for each. Connections that are under way at the end go on.
 ///
-/// Beyond all that there may be, connections wait in the kernel's queue: they are served in turn, where closing them
-/// would leave the service to whoever asks most often. One source's further connections are closed, so that it cannot
-/// take all places.
-///
-/// Without `errors` the processes do not get standard error: who reads that would wait for them when this one has ended.
+/// A process whose client is known asks for a place. Where all are taken, it waits a while. Before, a connection is
+/// one of the handshakes: one source's further ones are closed, and where all are taken, the oldest ends for a new one.
 pub fn serve(
     listener: &TcpListener,
-    arguments: &[OsString],
-    most: Most,
-    errors: bool,
+    program: &Program,
+    limits: ConnectionLimits,
 ) -> io::Result<()> {
-    let program = std::env::current_exe()?;
-    listener.set_nonblocking(true)?;
     let mut signals = Signals::listen()?;
+    listener.set_nonblocking(true)?;
     announce(listener)?;
-    let mut processes = Processes::new();
+    let mut server = Server {
+        executable: std::env::current_exe()?,
+        program,
+        limits,
+        places: Places::new(limits),
+        processes: Processes::new(),
+        arrivals: 0,
+    };
     let mut pause: Option<Instant> = None;
     while !signals.terminate() {
-        reap(&mut processes);
+        server.reap();
         if pause.is_some_and(|until| Instant::now() >= until) {
             pause = None;
         }
-        let mut descriptors = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if processes.len() < most.all && pause.is_none() {
-            descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
-        }
+        let asking = server.processes.iter();
+        let asking = asking.filter_map(|(pid, process)| Some((*pid, process.asking.as_ref()?)));
+        let (pids, lines): (Vec<Pid>, Vec<_>) = asking
+            .map(|(pid, line)| (pid, PollFd::new(line.as_fd(), PollFlags::POLLIN)))
+            .unzip();
+        let takes_arrivals = pause.is_none() && server.places.takes_arrivals();
+        let mut arrivals = PollFlags::empty();
+        arrivals.set(PollFlags::POLLIN, takes_arrivals);
+        let mut descriptors = vec![
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), arrivals),
+        ];
+        descriptors.extend(lines);
         wait(&mut descriptors, pause)?;
-        let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or(false);
-        let connection = descriptors.get(1).is_some_and(ready);
-        if descriptors.first().is_some_and(ready) {
+        let ready: Vec<bool> = descriptors
+            .iter()
+            .map(|descriptor| descriptor.any().unwrap_or(false))
+            .collect();
+        drop(descriptors);
+        if ready.first() == Some(&true) {
             signals.drain();
         }
-        if !connection {
-            continue;
+        // Clients that are known now are not to end for a stranger.
+        for (pid, _) in pids
+            .iter()
+            .zip(ready.iter().skip(2))
+            .filter(|(_, ready)| **ready)
+        {
+            server.hear(*pid);
         }
-        match listener.accept() {
-            Ok((socket, peer)) => {
-                let began = Instant::now();
-                let refused = |outcome, reason: &str| {
-                    Audit::new(&address(peer), began).write(outcome, reason);
-                };
-                let of_source = source(peer.ip());
-                let same = processes
-                    .values()
-                    .filter(|other| source(other.peer.ip()) == of_source)
-                    .count();
-                if same >= most.per_source {
-                    let reason = format!("there are {same} connections from its address already");
-                    refused(Outcome::Refused, &reason);
-                    continue;
-                }
-                match spawn(&program, arguments, socket, errors) {
-                    Ok(pid) => {
-                        processes.insert(pid, Connection { peer, began });
-                        let (running, most) = (processes.len(), most.all);
-                        debug!("{peer}: process {pid}, {running} of {most}");
-                        if running == most {
-                            warn!("{most} connections, no more are taken until one ends");
-                        }
-                    }
-                    Err(error) => {
-                        let reason = format!("cannot run {}: {error}", program.display());
-                        refused(Outcome::Broken, &reason);
-                    }
-                }
+        if takes_arrivals
+            && ready.get(1) == Some(&true)
+            && let Err(error) = server.accept(listener)
+        {
+            error!("cannot accept connections: {error}");
+            pause = Some(Instant::now() + SHORTAGE);
+        }
+    }
+    info!("asked to end, {} connections go on", server.processes.len());
+    Ok(())
+}
+
+/// A listener's connections.
+struct Server<'a> {
+    executable: PathBuf,
+    program: &'a Program,
+    limits: ConnectionLimits,
+    places: Places,
+    processes: Processes,
+    /// Connections so far.
+    arrivals: ConnectionId,
+}
+
+impl Server<'_> {
+    /// Takes a connection, if one is still there.
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
+        let (socket, peer) = match listener.accept() {
+            Ok(connection) => connection,
+            Err(error) if is_about_one_connection(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let began = Instant::now();
+        let refused = |outcome, reason: &str| {
+            Audit::new(&address(peer), began).write(outcome, reason);
+        };
+        match self.places.arrival(peer.ip()) {
+            Arrival::Free => {}
+            Arrival::InPlaceOf(oldest) => self.displace(oldest),
+            Arrival::SourceFull(count) => {
+                let reason = format!(
+                    "there are {count} connections from its address already whose handshake is not complete"
+                );
+                refused(Outcome::Refused, &reason);
+                return Ok(());
             }
-            Err(error) if is_about_one_connection(&error) => {}
+        }
+        match self.run(socket) {
+            Ok((pid, asking)) => {
+                self.arrivals += 1;
+                let connection = Connection {
+                    id: self.arrivals,
+                    peer,
+                    began,
+                    asking: Some(asking),
+                    displaced: false,
+                };
+                self.places.enter(connection.id, peer.ip());
+                self.processes.insert(pid, connection);
+                debug!(
+                    "{peer}: process {pid}, {} connections",
+                    self.processes.len()
+                );
+            }
             Err(error) => {
-                error!("cannot accept connections: {error}");
-                pause = Some(Instant::now() + SHORTAGE);
+                let reason = format!("cannot run {}: {error}", self.executable.display());
+                refused(Outcome::Broken, &reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a connection whose client is not known.
+    fn displace(&mut self, id: ConnectionId) {
+        self.places.leave(id);
+        let process = self.processes.iter_mut().find(|(_, other)| other.id == id);
+        if let Some((pid, connection)) = process {
+            connection.asking = None;
+            connection.displaced = true;
+            // It is a child that was not reaped yet.
+            if let Err(error) = kill(*pid, Signal::SIGKILL) {
+                error!("cannot end process {pid}: {error}");
             }
         }
     }
-    info!("asked to end, {} connections go on", processes.len());
-    Ok(())
+
+    /// Answers the process of a connection that asks for a place.
+    fn hear(&mut self, pid: Pid) {
+        let Some(connection) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        let asked = connection.asking.as_mut().map(Asking::read);
+        let decision = match asked {
+            Some(Asked::Place(tenant, occupation)) => {
+                self.places.ask(connection.id, tenant, occupation)
+            }
+            Some(Asked::Invalid) => {
+                connection.asking = None;
+                return;
+            }
+            Some(Asked::Nothing) | None => return,
+        };
+        match (decision, connection.asking.take()) {
+            (Decision::Granted, Some(asking)) => asking.grant(),
+            (Decision::Refused(why), Some(asking)) => asking.refuse(&why.to_string()),
+            (Decision::Wait, asking) => {
+                warn!(
+                    "{} connections, {} waits until one ends",
+                    self.limits.places, connection.peer
+                );
+                connection.asking = asking;
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// Takes note of the children that have ended; one that this process was started with is none of the connections.
+    fn reap(&mut self) {
+        loop {
+            match child::reap() {
+                Ok(None) => return,
+                Ok(Some((pid, how))) => {
+                    let Some(connection) = self.processes.remove(&pid) else {
+                        continue;
+                    };
+                    connection.audit_end(pid, how);
+                    if let Some(next) = self.places.leave(connection.id) {
+                        self.grant(next);
+                    }
+                }
+                Err(error) => {
+                    error!("cannot tell which connections have ended: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Gives a place to a connection that has waited for it.
+    fn grant(&mut self, id: ConnectionId) {
+        let mut processes = self.processes.values_mut();
+        if let Some(asking) = processes
+            .find(|connection| connection.id == id)
+            .and_then(|connection| connection.asking.take())
+        {
+            asking.grant();
+        }
+    }
+
+    fn run(&self, socket: TcpStream) -> io::Result<(Pid, Asking)> {
+        let errors = if self.program.errors {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        };
+        let (asking, theirs) = Asking::pair()?;
+        // The child is not waited for by this handle, but by `reap`.
+        let child = Command::new(&self.executable)
+            .args(&self.program.arguments)
+            .env_remove("LISTEN_PID")
+            .env_remove("LISTEN_FDS")
+            .env(place::LISTENER, "1")
+            .stdin(Stdio::from(OwnedFd::from(socket)))
+            .stdout(Stdio::from(OwnedFd::from(theirs)))
+            .stderr(errors)
+            .spawn()?;
+        Ok((Pid::from_raw(child.id().cast_signed()), asking))
+    }
+}
+
+impl Connection {
+    /// Writes the line of a connection whose process has not.
+    fn audit_end(&self, pid: Pid, how: Ended) {
+        let audit = || Audit::new(&address(self.peer), self.began);
+        if matches!(how, Ended::Exit(code) if [0, USAGE].contains(&code.into())) {
+            return;
+        }
+        if self.displaced {
+            let reason = "too many handshakes are under way, and this was the oldest";
+            return audit().write(Outcome::Refused, reason);
+        }
+        audit().write(
+            Outcome::Broken,
+            &format!("process {pid} was ended by {how}"),
+        );
+    }
 }
 
 /// An address as people write it: IPv4, also where the socket takes both.
 pub(super) fn address(peer: SocketAddr) -> String {
     SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
-}
-
-/// What counts as one source: of IPv6 a whole /64, as a single host has all of its addresses.
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
-    }
 }
 
 /// Says on standard output where connections are taken, for whoever asked for port 0.
@@ -178,52 +342,6 @@ fn announce(listener: &TcpListener) -> io::Result<()> {
     // Nobody needs to listen.
     let _ = writeln!(io::stdout().lock(), "listening on {address}");
     Ok(())
-}
-
-fn spawn(
-    program: &Path,
-    arguments: &[OsString],
-    socket: TcpStream,
-    errors: bool,
-) -> io::Result<Pid> {
-    let errors = if errors {
-        Stdio::inherit()
-    } else {
-        Stdio::null()
-    };
-    // The child is not waited for by this handle, but by `reap`.
-    Command::new(program)
-        .args(arguments)
-        .env_remove("LISTEN_PID")
-        .env_remove("LISTEN_FDS")
-        .stdin(Stdio::from(OwnedFd::from(socket)))
-        .stdout(Stdio::null())
-        .stderr(errors)
-        .spawn()
-        .map(|child| Pid::from_raw(child.id().cast_signed()))
-}
-
-/// Takes note of the children that have ended; one that this process was started with is none of the connections.
-fn reap(processes: &mut Processes) {
-    loop {
-        match child::reap() {
-            Ok(None) => return,
-            Ok(Some((pid, how))) => {
-                let Some(Connection { peer, began }) = processes.remove(&pid) else {
-                    continue;
-                };
-                // Otherwise the process has written the line of its connection.
-                if !matches!(how, Ended::Exit(code) if [0, USAGE].contains(&code.into())) {
-                    let reason = format!("process {pid} was ended by {how}");
-                    Audit::new(&address(peer), began).write(Outcome::Broken, &reason);
-                }
-            }
-            Err(error) => {
-                error!("cannot tell which connections have ended: {error}");
-                return;
-            }
-        }
-    }
 }
 
 /// Errors of accept(2) that say nothing about the next connection.
@@ -236,25 +354,4 @@ fn is_about_one_connection(error: &io::Error) -> bool {
             | ErrorKind::ConnectionReset
             | ErrorKind::PermissionDenied
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_is_an_address_of_ipv4_or_a_network_of_ipv6() {
-        for (address, expected) in [
-            ("192.0.2.7", "192.0.2.7"),
-            ("::ffff:192.0.2.7", "192.0.2.7"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-            ("2001:db8:1:2::", "2001:db8:1:2::"),
-            ("2001:db8:1:3::", "2001:db8:1:3::"),
-            ("::1", "::"),
-        ] {
-            let address: IpAddr = address.parse().unwrap();
-            let expected: IpAddr = expected.parse().unwrap();
-            assert_eq!(source(address), expected, "{address}");
-        }
-    }
 }

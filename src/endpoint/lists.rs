@@ -1,18 +1,24 @@
 //! The revocation lists of `--crl`, opened anew for each connection.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::warn;
+use nix::fcntl::{OFlag, open, openat};
 use nix::libc;
+use nix::sys::stat::Mode;
 use rustls::pki_types::UnixTime;
 
 use crate::chain::revocation::{LABEL, RevocationError, RevocationList};
 use crate::chain::verify::Anchor;
+use crate::sandbox::Need;
+use crate::socket::SEARCH;
 
 /// Most octets in a file with revocation lists.
 pub const MAX_LIST_FILE: u64 = 4 << 20;
@@ -27,6 +33,8 @@ pub const EXPIRY_NOTICE: Duration = Duration::from_secs(3 * 86_400);
 #[derive(Debug, Default)]
 pub struct Lists {
     files: Vec<(PathBuf, io::Result<File>)>,
+    /// For each file its directory, and its name there.
+    places: Vec<io::Result<(OwnedFd, OsString)>>,
     /// Whether those that have expired are used.
     accept_expired: bool,
 }
@@ -77,8 +85,36 @@ impl Lists {
         };
         Self {
             files: files.iter().map(open).collect(),
+            places: files.iter().map(|file| place(file)).collect(),
             accept_expired,
         }
+    }
+
+    /// Opens the files again by their directories, as others may have taken their places.
+    pub fn reopen(&self) -> Self {
+        let again = |((path, _), place): (&(PathBuf, _), &io::Result<(OwnedFd, OsString)>)| {
+            let open = match place {
+                Ok((directory, name)) => {
+                    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+                    openat(directory, name.as_os_str(), flags, Mode::empty())
+                        .map(File::from)
+                        .map_err(io::Error::from)
+                }
+                Err(error) => Err(copy(error)),
+            };
+            (path.clone(), open)
+        };
+        Self {
+            files: self.files.iter().zip(&self.places).map(again).collect(),
+            places: Vec::new(),
+            accept_expired: self.accept_expired,
+        }
+    }
+
+    /// Rights that a sandbox has to leave for [`Self::reopen`].
+    pub fn needs(&self) -> impl Iterator<Item = Need<'_>> {
+        let places = self.places.iter().flatten();
+        places.map(|(directory, _)| Need::Reopen(directory.as_fd()))
     }
 
     /// Whether there are none.
@@ -159,6 +195,18 @@ impl Found {
             );
         }
     }
+}
+
+/// The directory of a file, and the file's name in it. A symbolic link is followed now, and not again.
+fn place(file: &Path) -> io::Result<(OwnedFd, OsString)> {
+    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    Ok((open(directory, flags, Mode::empty())?, name.to_owned()))
 }
 
 fn read_file(file: &io::Result<File>) -> Result<Vec<RevocationList>, Reason> {

@@ -13,48 +13,65 @@ mod lists;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
+mod place;
+mod places;
 mod relay;
+mod standing;
 mod stream;
 mod tls;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
-use log::error;
+use log::{error, warn};
 use nix::sys::socket::sockopt::{AcceptConn, KeepAlive, SockType, TcpKeepIdle, TcpKeepInterval};
 use nix::sys::socket::{getsockopt, setsockopt};
 use nix::sys::stat::{FileStat, fstat};
 use rustls::pki_types::UnixTime;
 
-use crate::chain;
+use crate::chain::{self, Answer, Request};
 use crate::command_line::{NO_LOG, USAGE};
+use crate::daemon;
 use crate::logging::{self, Destination, Verbosity};
-use crate::name;
-use crate::sandbox::{self, Breach};
-use crate::socket::{Folder, RUNTIME_FOLDER};
+use crate::name::Name;
+use crate::sandbox::{self, Breach, Capability, Need};
+use crate::socket::{FOLDER, Folder, RUNTIME_FOLDER};
 use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
 pub use end::{End, Fault, Verdict};
 pub use frames::{Answers, RawStream, UploadError};
-use listener::Most;
+use listener::Program;
 pub use listener::{BACKLOG, SHORTAGE};
 use lists::Lists;
 pub use lists::{EXPIRY_NOTICE, MAX_LIST_FILE, MAX_LISTS, read_lists};
+use place::Place;
+pub use place::{LISTENER, PLACE_TIMEOUT};
+pub use places::COMMAND_PART;
+use places::{ConnectionLimits, Occupation};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, UPLOAD_STEP, relay};
+pub use standing::RECHECK;
+use standing::Standing;
 pub use stream::SecureStream;
 
-/// Default of `--max-connections`.
+/// Default of `--max-connections`, of clients that are known.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// How many sources can take all connections together, by the default of `--max-connections-per-source`.
+/// Number of tenants that together may have all connections, by the default of `--max-connections-per-tenant`.
+pub const TENANTS: usize = 4;
+
+/// Default of `--max-handshakes`, of clients that are not known yet.
+pub const MAX_HANDSHAKES: usize = 64;
+
+/// Number of sources that together may have all handshakes, by the default of `--max-connections-per-source`.
 pub const SOURCES: usize = 4;
 
 /// Default of `--handshake-timeout`, for the whole handshake.
@@ -74,6 +91,9 @@ pub const STRANGER_LINGER: (Duration, u64) = (Duration::from_secs(1), 1 << 16);
 
 /// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
 pub const KEEP_ALIVE: (u32, u32) = (60, 15);
+
+/// Rights of root that are used: the daemons' sockets are those of other users.
+const PRIVILEGES: &[Capability] = &[Capability::AnyFile];
 
 /// Take commands in certificates over TLS, and pass them on to the daemons of this host.
 #[derive(FromArgs, Debug)]
@@ -114,11 +134,19 @@ pub struct Options {
     #[argh(option, default = "PathBuf::from(RUNTIME_FOLDER)")]
     pub tmpdir: PathBuf,
 
-    /// most connections at a time when listening (64)
+    /// most connections of known clients at a time when listening (64)
     #[argh(option, default = "MAX_CONNECTIONS", from_str_fn(connections))]
     pub max_connections: usize,
 
-    /// most connections of one address, or IPv6 network of 64 bits, at a time (a quarter of all)
+    /// most connections of one tenant, a path of one label, at a time (a quarter of all)
+    #[argh(option, arg_name = "number", from_str_fn(connections))]
+    pub max_connections_per_tenant: Option<usize>,
+
+    /// most connections in the TLS handshake at a time when listening (64)
+    #[argh(option, default = "MAX_HANDSHAKES", from_str_fn(connections))]
+    pub max_handshakes: usize,
+
+    /// most handshakes of one address, or IPv6 network of 64 bits, at a time (a quarter of all)
     #[argh(option, arg_name = "number", from_str_fn(connections))]
     pub max_connections_per_source: Option<usize>,
 
@@ -320,13 +348,38 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
     }
     credentials.check().map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
-    let all = options.max_connections;
-    let per_source = options.max_connections_per_source;
-    let most = Most {
-        all,
-        per_source: per_source.unwrap_or(all / SOURCES).max(1),
+    let program = Program {
+        arguments: arguments(options),
+        errors: !options.syslog,
     };
-    listener::serve(listener, &arguments(options), most, !options.syslog).map_err(failed)
+    warn_of_sockets(options);
+    daemon::raise_descriptor_limit();
+    sandbox::keep_only(PRIVILEGES);
+    sandbox::confine(&[Need::Programs], Breach::Refuse);
+    listener::serve(listener, &program, limits(options)).map_err(failed)
+}
+
+/// Says that no command could reach a daemon, where that is so now.
+fn warn_of_sockets(options: &Options) {
+    let directory = options.tmpdir.join(FOLDER);
+    if let Err(error) = fs::metadata(&directory) {
+        warn!(
+            "commands cannot be passed on: cannot look into '{}' for the daemons' sockets: {error} (start petreld, or \
+             correct --tmpdir)",
+            directory.display()
+        );
+    }
+}
+
+fn limits(options: &Options) -> ConnectionLimits {
+    let share = |given: Option<usize>, all: usize, parts| given.unwrap_or(all / parts).max(1);
+    let (handshakes, places) = (options.max_handshakes, options.max_connections);
+    ConnectionLimits {
+        handshakes,
+        handshakes_per_source: share(options.max_connections_per_source, handshakes, SOURCES),
+        places,
+        places_per_tenant: share(options.max_connections_per_tenant, places, TENANTS),
+    }
 }
 
 /// The command line of the process for one connection.
@@ -377,12 +430,16 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
     };
     let lists = Lists::open(&options.crl, options.accept_expired_crl);
     let sockets = Folder::open(&options.tmpdir);
+    let place = Place::of_listener();
+    sandbox::keep_only(PRIVILEGES);
     // All is open, and nothing of the peer's has been read yet.
-    sandbox::confine(&[sockets.need()], Breach::Kill);
+    let needs: Vec<_> = lists.needs().chain([sockets.need()]).collect();
+    sandbox::confine(&needs, Breach::Kill);
     let at_hand = AtHand {
         credentials,
-        lists,
+        lists: Arc::new(lists),
         sockets,
+        place,
     };
     converse(socket, options, at_hand, started, audit);
     Ok(())
@@ -391,8 +448,9 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
 /// What the process of a connection has opened before it cannot any more.
 struct AtHand {
     credentials: tls::Credentials,
-    lists: Lists,
+    lists: Arc<Lists>,
     sockets: Folder,
+    place: Place,
 }
 
 fn converse(
@@ -406,12 +464,14 @@ fn converse(
         credentials,
         lists,
         sockets,
+        place,
     } = at_hand;
     let deadline = started + options.handshake_timeout;
     if let Err(error) = prepare(socket) {
         return audit.write(Outcome::Gone, &format!("connection lost: {error}"));
     }
-    let accepted = match tls::accept(socket, credentials, lists, deadline) {
+    let anchor = credentials.anchor().clone();
+    let accepted = match tls::accept(socket, credentials, lists.clone(), deadline) {
         Ok(accepted) => accepted,
         Err(error) => {
             let _ = socket.shutdown(Shutdown::Write);
@@ -436,13 +496,16 @@ fn converse(
         mut stream,
     } = accepted;
     audit.certificates(&path);
-    let (name, end) = answer(
-        &mut stream,
-        (&sockets, options.idle_timeout),
-        &path,
-        doubt,
-        &mut audit,
-    );
+    let (name, end) = match admitted(&path, doubt, place, &mut audit) {
+        Ok(request) => {
+            let standing = Standing::new(path, anchor, lists);
+            let idle = options.idle_timeout;
+            let (end, kept) = relay(&mut stream, &request, &sockets, idle, &standing);
+            audit.kept(&kept);
+            (request.name, end)
+        }
+        Err((name, reason)) => (name, End::Failure(Fault::Request, reason)),
+    };
     let told = match &end {
         End::Answered(_) => farewell(&mut stream, &[]),
         End::Failure(_, text) => farewell(&mut stream, &relay::failure(&name, text)),
@@ -460,29 +523,29 @@ fn converse(
     }
 }
 
-/// Does what the verified path asks for, unless it is in doubt.
-fn answer(
-    stream: &mut impl SecureStream,
-    (sockets, idle): (&Folder, Duration),
+/// Returns what the verified path asks for, unless the path is in doubt or there is no place; otherwise whom it is about,
+/// and why.
+fn admitted(
     path: &[impl AsRef<[u8]>],
     doubt: Option<String>,
+    place: Place,
     audit: &mut Audit,
-) -> (name::Name, End) {
-    let request = match chain::request(path) {
-        Ok(request) => request,
-        Err(error) => {
-            let reason = format!("certificates refused: {error}");
-            return (error.name(), End::Failure(Fault::Request, reason));
-        }
-    };
+) -> Result<Request, (Name, String)> {
+    let request = chain::request(path)
+        .map_err(|error| (error.name(), format!("certificates refused: {error}")))?;
     audit.request(&request);
     if let Some(reason) = doubt {
         let why = format!("no certificate is accepted, as revoked ones cannot be told: {reason}");
-        return (request.name, End::Failure(Fault::Request, why));
+        return Err((request.name, why));
     }
-    let (end, kept) = relay(stream, &request, sockets, idle);
-    audit.kept(&kept);
-    (request.name, end)
+    let occupation = match chain::route(&request.command).answer {
+        Answer::Subscription => Occupation::Stream,
+        Answer::Single | Answer::Dump => Occupation::Command,
+    };
+    match place.ask(&request.name.path().tenant(), occupation) {
+        Ok(()) => Ok(request),
+        Err(reason) => Err((request.name, reason)),
+    }
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {

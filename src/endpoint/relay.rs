@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use log::warn;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
+use rustls::pki_types::UnixTime;
 
 use super::end::{End, Fault};
 use super::frames::{Answers, RawStream};
 use super::image::FixedImage;
+use super::standing::Standing;
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
 use crate::name::{self, Name};
@@ -53,7 +55,8 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
 }
 
 /// Carries `request` out over the daemons' `sockets`. The client is waited for `idle` in all for
-/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long.
+/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long. A stream or an upload goes on only as long as
+/// the client has `standing`.
 ///
 /// With [`End::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
 /// as that of a newer certificate had been set before.
@@ -62,13 +65,14 @@ pub fn relay(
     request: &Request,
     sockets: &Folder,
     idle: Duration,
+    standing: &Standing,
 ) -> (End, Vec<name::Path>) {
-    match start(client, request, sockets, idle) {
+    match start(client, request, sockets, idle, standing) {
         Ok(mut relay) => {
             let end = relay.run();
-            let kept = relay.answers.kept.iter();
-            let path = |index: &usize| Some(request.policies.get(*index)?.0.clone());
-            (end, kept.filter_map(path).collect())
+            let is_kept = |path: &name::Path| relay.answers.kept.contains(&path.to_string().into());
+            let paths = request.policies.iter().map(|(path, _)| path);
+            (end, paths.filter(|path| is_kept(path)).cloned().collect())
         }
         Err(end) => (end, Vec::new()),
     }
@@ -80,6 +84,7 @@ fn start<'a, S: SecureStream>(
     request: &Request,
     sockets: &Folder,
     idle: Duration,
+    standing: &'a Standing,
 ) -> Result<Relay<'a, S>, End> {
     let refused = |reason| End::Failure(Fault::Request, reason);
     let route = route(&request.command);
@@ -88,17 +93,14 @@ fn start<'a, S: SecureStream>(
         Daemon::Console => (socket::CONSOLE, "the console daemon"),
         Daemon::Statistics => (socket::STATISTICS, "the statistics daemon"),
     };
-    let policies = match route.daemon {
-        Daemon::Supervisor => &request.policies[..],
-        Daemon::Console | Daemon::Statistics => &[],
-    };
+    let sends_chain = route.daemon == Daemon::Supervisor && !request.policies.is_empty();
     if !is_followed_by_stream(&request.command)
         && let Some(digest) = request.image
     {
         FixedImage::check_embedded(&request.command, digest)
             .map_err(|error| refused(error.to_string()))?;
     }
-    let octets = encode(request, policies.len())
+    let octets = encode(request, sends_chain)
         .map_err(|error| refused(format!("the request cannot be passed on: {error}")))?;
     let unreachable = |error: io::Error| {
         warn!(
@@ -121,17 +123,24 @@ fn start<'a, S: SecureStream>(
         scratch: vec![0; PIECE],
         upload: is_followed_by_stream(&request.command).then(|| RawStream::of(request)),
         pace: Pace::default(),
-        answers: Answers::new(policies.len()),
+        answers: if sends_chain {
+            Answers::to_chain_and_request()
+        } else {
+            Answers::to_request()
+        },
         client_ended: false,
         daemon_ended: false,
         flushed: true,
         last_progress: Instant::now(),
+        standing,
+        recheck: Instant::now() + standing.next_check(UnixTime::now()),
     })
 }
 
-/// All policies and the command, to be written at once: the daemon stops at the first policy that it refuses. The
-/// command's sequence number is 0, so that the answer fits the client as it is (WIRE 11.6).
-fn encode(request: &Request, policies: usize) -> Result<Vec<u8>, String> {
+/// The policies of the chain in one message, where they are sent, and the command, to be written at once: the daemon does
+/// not look at the command if it refuses the policies. The command's sequence number is 0, so that the answer fits the
+/// client as it is (WIRE 11.6).
+fn encode(request: &Request, sends_chain: bool) -> Result<Vec<u8>, String> {
     let mut octets = Vec::new();
     let mut add = |message: &Message| {
         let content = message.encode().map_err(|error| error.to_string())?;
@@ -139,9 +148,11 @@ fn encode(request: &Request, policies: usize) -> Result<Vec<u8>, String> {
         octets.extend(framed);
         Ok::<_, String>(())
     };
-    for (number, (path, policy)) in (1..).zip(&request.policies[..policies]) {
-        let command = Command::Policy(PolicyCommand::AddDated(policy.clone()));
-        add(&Message::command(number, &path.clone().into(), command))?;
+    if sends_chain {
+        let policies = request.policies.iter().map(|(_, policy)| policy.clone());
+        let command = Command::Policy(PolicyCommand::SetChain(policies.collect()));
+        let path = request.name.path().clone();
+        add(&Message::command(1, &path.into(), command))?;
     }
     add(&Message::command(0, &request.name, request.command.clone()))?;
     Ok(octets)
@@ -165,6 +176,9 @@ struct Relay<'a, S> {
     /// Whether the TLS library holds nothing for the client.
     flushed: bool,
     last_progress: Instant,
+    standing: &'a Standing,
+    /// When the client's certificates are looked at next.
+    recheck: Instant,
 }
 
 impl<S: SecureStream> Relay<'_, S> {
@@ -182,6 +196,7 @@ impl<S: SecureStream> Relay<'_, S> {
 
     /// Moves what can be moved, else waits; whether something moved.
     fn step(&mut self) -> Result<bool, End> {
+        self.check_standing()?;
         let mut moved = self.write_daemon();
         moved |= self.read_daemon()?;
         moved |= self.write_client()?;
@@ -194,6 +209,23 @@ impl<S: SecureStream> Relay<'_, S> {
             self.wait()?;
         }
         Ok(moved)
+    }
+
+    /// Ends what goes on for a client whose certificates have expired or are revoked meanwhile.
+    fn check_standing(&mut self) -> Result<(), End> {
+        if !self.goes_on() || Instant::now() < self.recheck {
+            return Ok(());
+        }
+        let now = UnixTime::now();
+        self.recheck = Instant::now() + self.standing.next_check(now);
+        self.standing
+            .check(now)
+            .map_err(|reason| End::Failure(Fault::Request, reason))
+    }
+
+    /// Whether the client takes part for as long as it likes. A command that the daemon has gets its answer.
+    fn goes_on(&self) -> bool {
+        self.answer != Answer::Single || self.upload.is_some()
     }
 
     fn read_client(&mut self) -> Result<bool, End> {
@@ -326,9 +358,9 @@ impl<S: SecureStream> Relay<'_, S> {
         let who = self.who;
         let failed = |reason| End::Failure(Fault::Host, reason);
         Some(match (self.answer, self.answers.passed_on) {
-            (_, 0) if self.answers.policies > 0 => failed(format!(
-                "{who} ended without an answer to the policy of a certificate; if its log names no other reason, it is \
-                 of an older release that knows no policies with the age of their certificate, and has to be upgraded"
+            (_, 0) if self.answers.awaits_chain => failed(format!(
+                "{who} ended without an answer to the policies of the certificates; if its log names no other reason, \
+                 it is of an older release that does not know them as a whole, and has to be upgraded"
             )),
             (_, 0) => failed(format!("{who} ended without an answer")),
             (Answer::Subscription, _) => failed(format!("{who} ended the stream")),
@@ -338,7 +370,7 @@ impl<S: SecureStream> Relay<'_, S> {
     }
 
     fn is_between_messages(&self) -> bool {
-        self.to_client.is_empty() && (self.answers.policies > 0 || !self.answers.frames.is_inside())
+        self.to_client.is_empty() && (self.answers.awaits_chain || !self.answers.frames.is_inside())
     }
 
     fn wants_answer(&self) -> bool {
@@ -364,7 +396,9 @@ impl<S: SecureStream> Relay<'_, S> {
             descriptors.push(PollFd::new(self.daemon.as_fd(), from_daemon));
         }
         let patience = self.patience();
+        let recheck = self.goes_on().then_some(self.recheck);
         let until = patience.as_ref().map(|(until, _)| *until);
+        let until = until.into_iter().chain(recheck).min();
         let awaits_upload = self.awaits_upload();
         let began = Instant::now();
         wait(&mut descriptors, until)
@@ -511,8 +545,8 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::DatedPolicy;
     use crate::wire::frame::MAX_MESSAGE;
-    use crate::wire::{DatedPolicy, Octets};
 
     #[test]
     fn only_whole_steps_of_an_upload_renew_the_patience() {
@@ -538,7 +572,6 @@ mod tests {
         let dated = DatedPolicy {
             policy,
             not_before: Int::new(1),
-            serial: Octets(vec![7]),
         };
         let request = Request {
             name: "foo:bar".parse().unwrap(),
@@ -546,7 +579,7 @@ mod tests {
             command: Command::Unikernel(crate::wire::UnikernelCommand::Info(())),
             image: None,
         };
-        let octets = encode(&request, 1).unwrap();
+        let octets = encode(&request, true).unwrap();
         let mut reader = &octets[..];
         let mut next = || {
             let content = frame::read_frame(&mut reader, MAX_MESSAGE)

@@ -116,12 +116,12 @@ impl Credentials {
 
     /// Whether certificate and key make a server.
     pub fn check(self) -> Result<(), CredentialsError> {
-        self.server(Lists::default())
+        self.server(Arc::default())
             .map(|_| ())
             .map_err(CredentialsError::Pair)
     }
 
-    fn server(self, lists: Lists) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
+    fn server(self, lists: Arc<Lists>) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
         let keeper = Arc::new(PathKeeper {
             anchor: self.anchor,
             lists,
@@ -145,7 +145,7 @@ impl Credentials {
 pub fn accept(
     socket: &TcpStream,
     credentials: Credentials,
-    lists: Lists,
+    lists: Arc<Lists>,
     deadline: Instant,
 ) -> Result<Accepted<'_>, HandshakeError> {
     let setup = |error| HandshakeError {
@@ -293,7 +293,7 @@ impl SecureStream for TlsStream<'_> {
 #[derive(Debug)]
 struct PathKeeper {
     anchor: Anchor,
-    lists: Lists,
+    lists: Arc<Lists>,
     algorithms: WebPkiSupportedAlgorithms,
     /// The leaf that was shown.
     leaf: OnceLock<CertificateDer<'static>>,
@@ -430,6 +430,9 @@ impl fmt::Display for HandshakeFailure {
                 "handshake failed: the client showed no certificate, perhaps because its key is of a kind that is not \
                  supported, as P-521",
             ),
+            Self::Protocol(error) if tls::is_no_tls(error) => {
+                f.write_str("handshake failed: the client does not speak TLS")
+            }
             Self::Protocol(error) => write!(f, "handshake failed: {error}"),
             Self::Setup(error) => {
                 write!(f, "the server's certificate and key cannot be used: {error}")

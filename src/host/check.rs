@@ -301,6 +301,10 @@ impl Report {
                     self.plan(format!(
                         "goes on with {name}, which runs as process {process}"
                     ));
+                    let off = tap::off_bridge(&options.dbdir, name, &version.config);
+                    for (tap, bridge) in self.note(off).unwrap_or_default() {
+                        self.plan(format!("puts tap {tap} of {name} on bridge {bridge} again"));
+                    }
                 }
                 Some(survivor) => {
                     survivors.insert(name.clone(), survivor);

@@ -5,25 +5,15 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
-use super::images::Staging;
 use crate::socket::Peer;
-use crate::supervisor::UploadId;
 use crate::wire::Message;
-use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, MAX_MESSAGE, Next, Passed, length};
+use crate::wire::frame::{MAX_MESSAGE, Next};
 
 /// Most octets of a request. Images can be part of it: older clients send them so.
 pub const MAX_REQUEST: usize = 32 << 20;
 
 /// How long a client may do nothing while something is expected of it.
 pub const IDLE: Duration = Duration::from_secs(60);
-
-/// Octets of an upload read at once, and of one that is compressed: it becomes up to a thousand times as many.
-const READ: usize = 1 << 16;
-/// See [`READ`].
-const READ_COMPRESSED: usize = 1 << 14;
-
-/// Pieces received from one client before others have their turn.
-const PIECES: usize = 4;
 
 /// A client.
 #[derive(Debug)]
@@ -39,28 +29,10 @@ enum Doing {
     Asking,
     /// The supervisor works on its request.
     Waiting,
-    /// The image that it uploads arrives.
-    Uploading(Box<Uploading>),
-    /// That came with its request, and is unpacked from this offset on.
-    Unpacking(Box<Intake>, Vec<u8>, usize),
     /// A [process](super::transfer) has the connection; whether it also has content that came with the request.
     Away(bool),
     /// It is sent the rest of its answer.
     Leaving,
-}
-
-/// An image that is taken in for a client.
-#[derive(Debug)]
-pub(super) struct Intake {
-    pub(super) upload: UploadId,
-    pub(super) staging: Staging,
-}
-
-#[derive(Debug)]
-struct Uploading {
-    intake: Intake,
-    frames: Frames,
-    room: Vec<u8>,
 }
 
 /// What a client has brought.
@@ -68,18 +40,8 @@ struct Uploading {
 pub(super) enum Arrival {
     /// A request.
     Message(Box<Message>),
-    /// An upload is complete.
-    Complete(Box<Intake>),
-    /// An upload will not come.
-    Broken(UploadId, String),
     /// The connection is over.
     Gone,
-}
-
-impl Intake {
-    fn write(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.staging.write(piece).map_err(|error| error.to_string())
-    }
 }
 
 impl Connection {
@@ -99,12 +61,10 @@ impl Connection {
     /// What to poll for; `None`: nothing is needed but a turn.
     pub(super) fn interest(&self) -> Option<PollFlags> {
         match self.doing {
-            Doing::Unpacking(..) => None,
             // Nothing tells that everything is written.
             Doing::Leaving if self.peer.queued() == 0 => None,
             // Who does not take its answers is not read from.
             Doing::Asking => Some(self.peer.interest(self.peer.queued() == 0)),
-            Doing::Uploading(_) => Some(self.peer.interest(true)),
             Doing::Waiting | Doing::Away(_) | Doing::Leaving => Some(self.peer.interest(false)),
         }
     }
@@ -121,7 +81,7 @@ impl Connection {
 
     /// Whether content that came with its request is in memory.
     pub(super) fn is_unpacking(&self) -> bool {
-        matches!(self.doing, Doing::Unpacking(..) | Doing::Away(true))
+        matches!(self.doing, Doing::Away(true))
     }
 
     /// It is not idle: it is not read from.
@@ -131,11 +91,7 @@ impl Connection {
 
     /// When it will have been idle for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (!matches!(
-            self.doing,
-            Doing::Waiting | Doing::Away(_) | Doing::Unpacking(..)
-        ))
-        .then(|| self.active + IDLE)
+        (!matches!(self.doing, Doing::Waiting | Doing::Away(_))).then(|| self.active + IDLE)
     }
 
     /// Does what goes without waiting. `ready`: what poll(2) said.
@@ -159,14 +115,11 @@ impl Connection {
         if gone {
             return Ok(Some(Arrival::Gone));
         }
-        let uploading = matches!(self.doing, Doing::Uploading(_));
-        if ready.contains(PollFlags::POLLIN) && !uploading {
+        if ready.contains(PollFlags::POLLIN) {
             self.peer.receive().map_err(|error| error.to_string())?;
         }
-        match &mut self.doing {
+        match self.doing {
             Doing::Asking => self.request(),
-            Doing::Uploading(_) => self.upload(),
-            Doing::Unpacking(..) => Ok(self.unpack()),
             Doing::Waiting | Doing::Away(_) => Ok(None),
             Doing::Leaving => Ok(self.leave()),
         }
@@ -190,84 +143,6 @@ impl Connection {
             Some(Next::End) => Ok(Some(Arrival::Gone)),
             None => Ok(self.peer.has_ended().then_some(Arrival::Gone)),
         }
-    }
-
-    fn upload(&mut self) -> Result<Option<Arrival>, String> {
-        let Doing::Uploading(uploading) = &mut self.doing else {
-            return Ok(None);
-        };
-        let turns = if uploading.intake.staging.is_compressed() {
-            1
-        } else {
-            PIECES
-        };
-        let mut result = Ok(false);
-        for _ in 0..turns {
-            let read = self.peer.read(&mut uploading.room);
-            let count = read.map_err(|error| error.to_string())?;
-            if count == 0 {
-                // Without an end that was sent there is none.
-                return Ok(self.peer.has_ended().then_some(Arrival::Gone));
-            }
-            result = uploading.take(count);
-            if !matches!(result, Ok(false)) {
-                break;
-            }
-        }
-        if let Ok(false) = result {
-            return Ok(None);
-        }
-        let doing = std::mem::replace(&mut self.doing, Doing::Waiting);
-        let Doing::Uploading(uploading) = doing else {
-            return Ok(None);
-        };
-        let intake = Box::new(uploading.intake);
-        Ok(Some(match result {
-            Ok(_) => Arrival::Complete(intake),
-            Err(why) => Arrival::Broken(intake.upload, why),
-        }))
-    }
-
-    /// Takes an upload in: `embedded`, or as raw frames, of which some may have arrived already.
-    pub(super) fn receive(&mut self, intake: Intake, embedded: Option<Vec<u8>>) -> Option<Arrival> {
-        self.become_active(match embedded {
-            Some(content) => Doing::Unpacking(Box::new(intake), content, 0),
-            None => Doing::Uploading(Box::new(Uploading {
-                room: vec![
-                    0;
-                    if intake.staging.is_compressed() {
-                        READ_COMPRESSED
-                    } else {
-                        READ
-                    }
-                ],
-                intake,
-                frames: Frames::default(),
-            })),
-        });
-        self.progress(PollFlags::empty(), self.active)
-    }
-
-    /// One piece of an image that came with its request.
-    fn unpack(&mut self) -> Option<Arrival> {
-        let Doing::Unpacking(intake, content, taken) = &mut self.doing else {
-            return None;
-        };
-        let rest = content.get(*taken..).unwrap_or_default();
-        let piece = rest.get(..MAX_CHUNK).unwrap_or(rest);
-        *taken += piece.len();
-        let result = intake.write(piece);
-        if result.is_ok() && *taken < content.len() {
-            return None;
-        }
-        let doing = std::mem::replace(&mut self.doing, Doing::Waiting);
-        let Doing::Unpacking(intake, ..) = doing else {
-            return None;
-        };
-        Some(match result {
-            Ok(()) => Arrival::Complete(intake),
-            Err(why) => Arrival::Broken(intake.upload, why),
-        })
     }
 
     /// Does something new: its time to be idle begins now.
@@ -310,68 +185,8 @@ impl Connection {
     }
 }
 
-impl Uploading {
-    /// Takes octets from the front of the room; whether the upload ends among them.
-    fn take(&mut self, count: usize) -> Result<bool, String> {
-        let mut rest = self.room.get(..count).unwrap_or_default();
-        while !rest.is_empty() {
-            let passed = self.frames.next(rest);
-            let (Passed::Content(count, _) | Passed::Prefix(count, _) | Passed::Part(count)) =
-                passed;
-            let (front, back) = rest.split_at(count);
-            match passed {
-                Passed::Content(..) => self.intake.write(front)?,
-                Passed::Part(_) => {}
-                Passed::Prefix(..) => match length(self.frames.prefix()) {
-                    None => return Ok(true),
-                    Some(announced) if announced > MAX_CHUNK => {
-                        return Err(FrameError::TooLong(announced, MAX_CHUNK).to_string());
-                    }
-                    Some(_) => {}
-                },
-            }
-            rest = back;
-        }
-        Ok(false)
-    }
-}
-
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.peer.as_fd()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::folder::Folder;
-    use crate::host::images::ImageStore;
-    use crate::wire::frame::frame;
-    use std::io::Write;
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn an_upload_that_stands_still_has_a_deadline_and_each_step_a_new_one() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let began = Instant::now();
-        let mut connection = Connection::new(Peer::new(ours).unwrap(), began);
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let mut images = ImageStore::open(folder, None).unwrap();
-        let intake = Intake {
-            upload: UploadId(1),
-            staging: images.stage(false).unwrap(),
-        };
-        assert!(connection.receive(intake, None).is_none());
-        let deadline = connection.deadline().unwrap();
-        assert!(deadline >= began + IDLE);
-        // Time alone does not move it.
-        let later = began + IDLE / 2;
-        assert!(connection.progress(PollFlags::empty(), later).is_none());
-        assert_eq!(connection.deadline(), Some(deadline));
-        theirs.write_all(&frame(b"abc").unwrap()).unwrap();
-        assert!(connection.progress(PollFlags::POLLIN, later).is_none());
-        assert_eq!(connection.deadline(), Some(later + IDLE));
     }
 }

@@ -5,7 +5,7 @@ mod effects;
 mod machines;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -22,27 +22,30 @@ use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
 use super::machine::Machines;
 use super::reexec::{Inherited, Kept, Program};
+use super::reserve::Reserve;
 use super::run::{self, Over, Runs, TenderUsers};
 use super::statistics::StatisticsLink;
 use super::store::{Content, Found, Store};
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
+use super::writer::{Done, Writer};
 use super::{
-    HostError, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System, check_zvols,
-    resources, secret, tap,
+    HostError, LARGE_FILE, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
+    TAP_INTERVAL, check_zvols, resources, secret, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::socket;
 use crate::supervisor::{
     BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
     Survivor, Timer, UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
-use crate::sys::descriptor;
 use crate::sys::process::End;
-use crate::unikernel::{Death, ImageDigest, Version};
+use crate::sys::{descriptor, worker};
+use crate::unikernel::{Death, Version};
 use crate::vitals::Vitals;
 use crate::wire::Timestamp;
 use crate::wire::state::State;
@@ -65,12 +68,15 @@ pub(super) struct Daemon {
     counter: u64,
     console: ConsoleLink,
     statistics: StatisticsLink,
-    store: Store,
-    images: ImageStore,
-    /// Images to be removed as soon as the state before the present one does not refer to them either.
-    superfluous: BTreeSet<ImageDigest>,
+    /// What keeps other supervisors from the database.
+    lock: OwnedFd,
+    images: Arc<ImageStore>,
+    /// Unikernels whose image is on its way into the store.
+    installing: HashMap<Name, Arc<Version>>,
+    writer: Writer,
     staged: HashMap<UploadId, Staged>,
     blocks: BlockStore,
+    reserve: Reserve,
     /// What is sent to clients, or received from them, by processes of their own.
     transfers: BTreeMap<ConnectionId, Underway>,
     tenders: Tenders,
@@ -88,6 +94,8 @@ pub(super) struct Daemon {
     /// All unikernels are being stopped, and then this program.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
+    /// When it is looked at whether taps are on their bridges.
+    look_at_taps: Instant,
     vitals: Vitals,
     manager: Manager,
     done: bool,
@@ -128,12 +136,8 @@ impl Daemon {
         let failed = |error| HostError::File("make a secret in", options.dbdir.clone(), error);
         secret::make(&options.dbdir).map_err(failed)?;
         let readers = options.tender_uids.map(TenderUsers::group);
-        let mut images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
-        let state = load(&mut store, &mut images, &system)?;
-        let mut superfluous: BTreeSet<_> = store.images().collect();
-        for image in state.images() {
-            superfluous.remove(&image);
-        }
+        let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
+        let state = load(&mut store, &images, &system)?;
         daemon::runtime_folders(&options.tmpdir)
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
@@ -148,14 +152,16 @@ impl Daemon {
             sizes.len(),
             options.dbdir.display()
         );
-        let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
-        log::info!("this host has: {resources}");
+        let resources = resources(&options)?;
         let machines = machines(system, &options, &survivors)?;
         let settings = Settings {
             machines: naming(&machines),
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
+            images: images.sizes().map_err(HostError::Images)?,
+            image_quota: options.image_quota_factor,
             stop_deadline: options.stop_deadline,
+            histories: runs.histories(),
             seed: seed(),
         };
         // What is in the console of one that is started again was not read yet.
@@ -171,6 +177,11 @@ impl Daemon {
         });
         let taps =
             Taps::open(&options.dbdir, options.lock_mac, running).map_err(HostError::Taps)?;
+        let lock = store.lock().try_clone_to_owned();
+        let lock = lock.map_err(|error| HostError::System("duplicate a descriptor", error))?;
+        let images = Arc::new(images);
+        let writer = Writer::start(store, images.clone(), &state)
+            .map_err(|error| HostError::System("start a thread", error))?;
         let mut daemon = Self {
             supervisor: Supervisor::new(state, survivors, settings),
             events: VecDeque::new(),
@@ -183,11 +194,13 @@ impl Daemon {
             counter: 0,
             console: ConsoleLink::new(socket::path(&options.tmpdir, socket::CONSOLE)),
             statistics: StatisticsLink::default(),
-            store,
+            lock,
             images,
-            superfluous,
+            installing: HashMap::new(),
+            writer,
             staged: HashMap::new(),
             blocks,
+            reserve: Reserve::of_mb(options.disk_reserve),
             transfers: BTreeMap::new(),
             tenders: Tenders::new(&options.dbdir),
             fifos,
@@ -199,6 +212,7 @@ impl Daemon {
             reload: None,
             stopping: false,
             timers: Vec::new(),
+            look_at_taps: Instant::now(),
             vitals: Vitals::new("albatross", options.influx),
             manager: Manager::ready(),
             done: false,
@@ -280,6 +294,7 @@ impl Daemon {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
         waits.extend(self.vitals.wait());
+        waits.push(PollFd::new(self.writer.as_fd(), PollFlags::POLLIN));
         let transfers = waits.len();
         let underway = self.transfers.values();
         waits.extend(underway.map(|underway| PollFd::new(underway.line(), PollFlags::POLLIN)));
@@ -314,6 +329,9 @@ impl Daemon {
         }
         if !ready[ids.len() + 1].is_empty() {
             self.accept(now);
+        }
+        if !ready[transfers - 1].is_empty() {
+            self.look_at_writer()?;
         }
         if ready[transfers..others]
             .iter()
@@ -354,6 +372,7 @@ impl Daemon {
             lines.domains(&self.supervisor.domains());
         });
         self.manager.progress(now);
+        self.look_at_taps(now);
         self.expire(now);
     }
 
@@ -417,11 +436,6 @@ impl Daemon {
                 let message = *message;
                 self.events.push_back(Event::Message { from, message });
             }
-            Arrival::Complete(intake) => self.stage(*intake),
-            Arrival::Broken(upload, why) => {
-                let result = Err(why);
-                self.events.push_back(Event::Staged { upload, result });
-            }
             Arrival::Gone => {
                 self.connections.remove(&from);
                 self.events.push_back(Event::Closed(from));
@@ -442,6 +456,22 @@ impl Daemon {
                 self.accept_after = Some(now + ACCEPT_PAUSE);
             }
         }
+    }
+
+    /// Takes note of what the writer has done.
+    fn look_at_writer(&mut self) -> Result<(), HostError> {
+        let done = self.writer.progress();
+        for done in done.map_err(|error| HostError::System("write to the database", error))? {
+            match done {
+                Done::Saved(ticket, result) => {
+                    self.events.push_back(Event::Persisted { ticket, result });
+                }
+                Done::Installed(name, result) => self.installed(name, result),
+                Done::Changed(task, name, result) => self.told(task, &name, result),
+                Done::Freed(file) => close(file),
+            }
+        }
+        Ok(())
     }
 
     /// Collects the tenders that have ended.
@@ -483,7 +513,7 @@ impl Daemon {
 
     /// Tells of the end of this process, if it was a tender.
     fn over(&mut self, process: Pid, end: End) {
-        let Some((name, over)) = self.runs.ended(process) else {
+        let Some((name, over)) = self.runs.ended(process, end) else {
             return;
         };
         self.statistics.remove(&name);
@@ -518,7 +548,7 @@ impl Daemon {
         log::info!("this program is executed anew");
         let error = self.program.execute(Kept {
             listener: self.listener.as_fd(),
-            lock: self.store.lock(),
+            lock: self.lock.as_fd(),
         });
         log::error!("{error}");
         self.reload = None;
@@ -528,6 +558,18 @@ impl Daemon {
     fn connect_console(&mut self, wanted: bool) {
         if self.console.connect(Instant::now(), wanted) {
             self.events.push_back(Event::ConsoleUp);
+        }
+    }
+
+    /// Looks from time to time whether the taps of what runs are on their bridges.
+    fn look_at_taps(&mut self, now: Instant) {
+        if now < self.look_at_taps {
+            return;
+        }
+        self.look_at_taps = now + TAP_INTERVAL;
+        match self.taps.off_bridge() {
+            Ok(off_bridge) => self.events.push_back(Event::Networks(off_bridge)),
+            Err(error) => log::warn!("{error}"),
         }
     }
 
@@ -549,6 +591,7 @@ impl Daemon {
                 .chain(self.console.deadline())
                 .chain(self.statistics.deadline())
                 .chain(pause)
+                .chain([self.look_at_taps])
                 .chain(self.vitals.deadline())
                 .chain(self.manager.deadline())
                 .chain(self.machines.as_ref().ok().and_then(Machines::deadline))
@@ -573,6 +616,13 @@ impl Drop for Daemon {
     }
 }
 
+/// The resources of this host, which are logged.
+fn resources(options: &Options) -> Result<Policy, HostError> {
+    let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
+    log::info!("this host has: {resources}");
+    Ok(resources)
+}
+
 /// The socket that was kept or handed over, or a new one.
 fn listen(kept: Option<OwnedFd>, options: &Options) -> Result<UnixListener, HostError> {
     let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
@@ -587,7 +637,7 @@ fn listen(kept: Option<OwnedFd>, options: &Options) -> Result<UnixListener, Host
 }
 
 /// The state on disk; one of albatross is imported.
-fn load(store: &mut Store, images: &mut ImageStore, system: &System) -> Result<State, HostError> {
+fn load(store: &mut Store, images: &ImageStore, system: &System) -> Result<State, HostError> {
     let (content, complete) = match store.load().map_err(HostError::Store)? {
         Found::Nothing => return Ok(State::default()),
         Found::Present(content, _) => (content, true),
@@ -654,6 +704,13 @@ fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name
         runs.adopt(run, survivor);
     }
     (survivors, fifos)
+}
+
+/// Closes a file without a name, here if it is small.
+fn close(file: File) {
+    if file.metadata().is_ok_and(|found| found.len() >= LARGE_FILE) {
+        worker::close(file);
+    }
 }
 
 /// What names machines, or why there are none.

@@ -1,16 +1,19 @@
 //! The image store: each image once, under its SHA-256, and the staging of images that arrive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::unistd::Gid;
 use sha2::{Digest as _, Sha256};
 
 use super::unfinished::{UNFINISHED, Unfinished, WriteBehind};
+use crate::elf;
 use crate::inflate::{Arriving, InflateError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::unikernel::{ImageDigest, MAX_IMAGE};
@@ -21,20 +24,27 @@ const FOLDER: &str = "image";
 /// Mode of an image that a group can read: tenders open images by themselves.
 const IMAGE: u32 = 0o440;
 
-/// The images on disk.
+/// The images on disk. The loop of `petreld` and its [writer](super::writer) share it.
 #[derive(Debug)]
 pub struct ImageStore {
     folder: PathBuf,
     readers: Option<Gid>,
-    counter: u64,
+    counter: AtomicU64,
 }
 
-/// An image that arrives.
+/// The file of an image that arrives. Dropping it removes the file.
 #[derive(Debug)]
-pub struct Staging {
-    file: Unfinished,
+pub struct Staging(Unfinished);
+
+/// The content of an image that arrives, as the process sees it that takes it in.
+#[derive(Debug)]
+pub struct ImageContent {
+    file: File,
+    path: PathBuf,
     hash: Sha256,
     arriving: Arriving,
+    /// The first bytes of an image that has to be an ELF file, until there are enough to tell.
+    start: Option<Vec<u8>>,
     at: u64,
     behind: WriteBehind,
 }
@@ -47,6 +57,8 @@ pub struct Staged {
     pub digest: ImageDigest,
     /// What it declares.
     pub manifest: Manifest,
+    /// Bytes that it takes on disk.
+    pub size: u64,
 }
 
 /// Why an image is not taken in.
@@ -75,7 +87,7 @@ impl ImageStore {
         let store = Self {
             folder,
             readers,
-            counter: 0,
+            counter: AtomicU64::new(0),
         };
         for name in names(&store.folder)? {
             if name.starts_with(UNFINISHED) {
@@ -98,29 +110,43 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// Begins to take in an image.
-    pub fn stage(&mut self, compressed: bool) -> Result<Staging, ImageError> {
-        Ok(Staging {
-            file: self.unfinished()?,
-            hash: Sha256::new(),
-            arriving: arriving(compressed),
-            at: 0,
-            behind: WriteBehind::default(),
-        })
+    /// The directory of the images.
+    pub fn directory(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The images in the store, with their sizes in bytes.
+    pub fn sizes(&self) -> Result<BTreeMap<ImageDigest, u64>, ImageError> {
+        let names = names(&self.folder)?.into_iter();
+        let images = names.filter_map(|name| Some((ImageDigest::parse(&name)?, name)));
+        images
+            .map(|(image, name)| {
+                let path = self.folder.join(name);
+                let found = fs::metadata(&path).map_err(ImageError::file("look at", &path))?;
+                Ok((image, found.len()))
+            })
+            .collect()
+    }
+
+    /// A file for an image that arrives, and the content that is to be written to it.
+    pub fn stage(&self, compressed: bool) -> Result<(Staging, ImageContent), ImageError> {
+        let file = self.unfinished()?;
+        let mut content = ImageContent::new(&file, compressed)?;
+        content.start = Some(Vec::with_capacity(elf::HEADER_SIZE));
+        Ok((Staging(file), content))
     }
 
     /// Puts a whole image into the store, on disk for good, whether it is one of Solo5 or not.
-    pub fn import(&mut self, image: &[u8], compressed: bool) -> Result<ImageDigest, ImageError> {
-        let mut staging = self.stage(compressed)?;
-        staging.write(image)?;
-        let (file, digest) = staging.complete()?;
-        sync(&file)?;
+    pub fn import(&self, image: &[u8], compressed: bool) -> Result<ImageDigest, ImageError> {
+        let file = self.unfinished()?;
+        let mut content = ImageContent::new(&file, compressed)?;
+        content.write(image, |_| Ok::<_, ImageError>(()))?;
+        let digest = content.finish()?;
         self.put(file, &digest)?;
         Ok(digest)
     }
 
-    /// Puts a staged image, which was [synced](Staged::sync), into the store: on disk for good, and at no moment in
-    /// place of a copy that is better.
+    /// Puts a staged image into the store: on disk for good, and at no moment in place of a copy that is better.
     pub fn install(&self, staged: Staged) -> Result<(), ImageError> {
         self.put(staged.file, &staged.digest)
     }
@@ -156,9 +182,11 @@ impl ImageStore {
         File::open(&path).map_err(ImageError::file("open", &path))
     }
 
-    /// Removes an image.
-    pub fn remove(&self, digest: &ImageDigest) -> Result<(), ImageError> {
-        self.delete(&digest.to_string())
+    /// Removes an image. Returns its file, if there was one: the disk space is freed when that is closed.
+    pub fn remove(&self, digest: &ImageDigest) -> Result<Option<File>, ImageError> {
+        let file = File::open(self.path(digest)).ok();
+        self.delete(&digest.to_string())?;
+        Ok(file)
     }
 
     /// Removes every image but these.
@@ -168,9 +196,9 @@ impl ImageStore {
             .try_for_each(|name| self.delete(name))
     }
 
-    fn unfinished(&mut self) -> Result<Unfinished, ImageError> {
-        self.counter += 1;
-        let path = self.folder.join(format!("{UNFINISHED}{}", self.counter));
+    fn unfinished(&self) -> Result<Unfinished, ImageError> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{UNFINISHED}{number}"));
         Unfinished::create(&path).map_err(ImageError::file("create", &path))
     }
 
@@ -186,59 +214,118 @@ impl ImageStore {
 }
 
 impl Staging {
+    /// The image, now that its content is on disk and has this digest.
+    ///
+    /// # Errors
+    /// If it is not an image of Solo5, or cannot be read.
+    pub fn complete(self, digest: ImageDigest) -> Result<Staged, ImageError> {
+        let Self(mut file) = self;
+        let manifest = Manifest::read(&mut file.file).map_err(ImageError::Manifest)?;
+        let found = file.file.metadata();
+        let size = found
+            .map_err(ImageError::file("look at", &file.path))?
+            .len();
+        Ok(Staged {
+            file,
+            digest,
+            manifest,
+            size,
+        })
+    }
+}
+
+impl Staged {
+    /// Removes it. Returns its file: the disk space is freed when that is closed.
+    pub fn discard(self) -> Option<File> {
+        self.file.file.try_clone().ok()
+    }
+}
+
+impl ImageContent {
+    fn new(file: &Unfinished, compressed: bool) -> Result<Self, ImageError> {
+        let copy = file.file.try_clone();
+        Ok(Self {
+            file: copy.map_err(ImageError::file("duplicate", &file.path))?,
+            path: file.path.clone(),
+            hash: Sha256::new(),
+            arriving: arriving(compressed),
+            start: None,
+            at: 0,
+            behind: WriteBehind::default(),
+        })
+    }
+
+    /// Takes the next piece. `reach` is asked before the file grows, with the bytes that it is to have then.
+    ///
+    /// # Errors
+    /// Those of `reach`; if the first bytes are not those of an ELF file that a tender could load; if the content is too
+    /// large or not a zlib stream; if the file cannot be written.
+    pub fn write<E: From<ImageError> + From<InflateError>>(
+        &mut self,
+        piece: &[u8],
+        mut reach: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self {
+            file,
+            path,
+            hash,
+            arriving,
+            start,
+            at,
+            behind,
+        } = self;
+        arriving.write(piece, |plain| {
+            check_start(start, plain)?;
+            let end = *at + plain.len() as u64;
+            reach(end)?;
+            hash.update(plain);
+            file.write_all(plain)
+                .map_err(ImageError::file("write", path))?;
+            *at = end;
+            behind.reached(end, file);
+            Ok(())
+        })
+    }
+
     /// Whether it arrives as a zlib stream.
     pub fn is_compressed(&self) -> bool {
         self.arriving.is_compressed()
     }
 
-    /// Takes the next piece.
-    pub fn write(&mut self, piece: &[u8]) -> Result<(), ImageError> {
-        let Self {
-            file,
-            hash,
-            arriving,
-            at,
-            behind,
-        } = self;
-        arriving.write(piece, |plain| {
-            hash.update(plain);
-            file.file
-                .write_all(plain)
-                .map_err(ImageError::file("write", &file.path))?;
-            *at += plain.len() as u64;
-            behind.reached(*at, &file.file);
-            Ok(())
-        })
+    /// The file once more: whoever is the last to have one that was not finished waits until it is freed.
+    pub fn file(&self) -> Option<File> {
+        self.file.try_clone().ok()
     }
 
-    /// Nothing follows: checks that the image is complete, and one of Solo5.
-    pub fn finish(self) -> Result<Staged, ImageError> {
-        let (mut file, digest) = self.complete()?;
-        let manifest = Manifest::read(&mut file.file).map_err(ImageError::Manifest)?;
-        Ok(Staged {
-            file,
-            digest,
-            manifest,
-        })
-    }
-
-    fn complete(self) -> Result<(Unfinished, ImageDigest), ImageError> {
-        self.arriving.finish().map_err(ImageError::Content)?;
-        Ok((self.file, ImageDigest(self.hash.finalize().into())))
+    /// Nothing follows: the digest of an image that is complete, and on the disk.
+    pub fn finish(self) -> Result<ImageDigest, ImageError> {
+        self.arriving.finish()?;
+        self.file
+            .sync_all()
+            .map_err(ImageError::file("sync", &self.path))?;
+        Ok(ImageDigest(self.hash.finalize().into()))
     }
 }
 
-impl Staged {
-    /// Makes its content survive a crash of the host. Where that fails it is not to be installed.
-    pub fn sync(&self) -> Result<(), ImageError> {
-        sync(&self.file)
+impl AsRawFd for ImageContent {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 
-fn sync(file: &Unfinished) -> Result<(), ImageError> {
-    file.file
-        .sync_all()
-        .map_err(ImageError::file("sync", &file.path))
+/// Collects the first bytes of an image, and checks them as soon as there are enough.
+fn check_start(start: &mut Option<Vec<u8>>, plain: &[u8]) -> Result<(), ImageError> {
+    let Some(seen) = start else {
+        return Ok(());
+    };
+    let missing = elf::HEADER_SIZE - seen.len();
+    seen.extend_from_slice(plain.get(..missing).unwrap_or(plain));
+    if let Some(header) = seen.first_chunk() {
+        elf::check_header(header)
+            .map_err(|error| ImageError::Manifest(ManifestError::Elf(error)))?;
+        *start = None;
+    }
+    Ok(())
 }
 
 /// What is wrong with an image in the store below `database`; otherwise what it declares.

@@ -1,10 +1,11 @@
 //! `petreld`: carries out what [`crate::supervisor`] decides, and tells it what happens.
 //!
-//! One thread, poll(2), signals through a pipe; further threads only wait for the kernel to forget a tap. Nothing here
-//! decides anything about unikernels.
-#![forbid(unsafe_code)]
+//! One thread with a loop around poll(2), signals through a pipe; another one changes what is on disk, and further ones
+//! only wait for the kernel to forget a tap. Nothing here decides anything about unikernels.
+#![deny(unsafe_code)]
 
 mod block;
+mod bridges;
 mod check;
 mod connection;
 mod console;
@@ -14,6 +15,7 @@ mod import;
 mod machine;
 mod outgoing;
 pub mod reexec;
+pub mod reserve;
 pub mod resources;
 pub mod run;
 mod secret;
@@ -23,6 +25,7 @@ pub mod tap;
 mod tender;
 pub mod transfer;
 mod unfinished;
+mod writer;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -39,7 +42,8 @@ use self::run::{RunError, TenderUsers};
 use self::store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
-use crate::supervisor::STOP_DEADLINE;
+use crate::sandbox::{self, Capability};
+use crate::supervisor::{ImageQuota, STOP_DEADLINE};
 use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
 
@@ -56,6 +60,15 @@ pub use self::tender::{
 
 const PROGRAM: &str = "petreld";
 
+/// Rights of root that are used, as in the unit of systemd; one that was started by hand gives up the others.
+const PRIVILEGES: &[Capability] = &[
+    Capability::Chown,
+    Capability::AnyFile,
+    Capability::Signals,
+    Capability::Users,
+    Capability::NetworkDevices,
+];
+
 /// Most clients at the same time; further ones wait until one is gone.
 pub const MAX_CLIENTS: usize = 256;
 
@@ -68,11 +81,17 @@ pub const MAX_IMAGES: usize = 32;
 /// Most of them for one tenant, which is the first label of a path.
 pub const MAX_IMAGES_OF_TENANT: usize = 4;
 
+/// Size in bytes from which on a removed file is closed by a process of its own: freeing its disk space takes a while.
+pub const LARGE_FILE: u64 = 16 << 20;
+
 /// How long requests that are under way are waited for before this program is executed anew.
 pub const RELOAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long nothing happens before it is taken for quiet.
 pub const RELOAD_STEP: Duration = Duration::from_millis(20);
+
+/// How often it is looked at whether the taps of unikernels are on their bridges.
+pub const TAP_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]
@@ -92,6 +111,12 @@ struct Options {
     /// seconds between SIGTERM and SIGKILL for a tender that is to stop (10)
     #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
     stop_deadline: Duration,
+    /// disk space of images per policy, as a multiple of its memory (4, but at least 256 MB), or none for no limit
+    #[argh(option, default = "ImageQuota::default()")]
+    image_quota_factor: ImageQuota,
+    /// MB of disk space that uploads and new block devices leave free (64)
+    #[argh(option, default = "reserve::DISK_RESERVE", from_str_fn(megabytes))]
+    disk_reserve: u64,
     /// drop frames of unikernels with another source address than theirs; Linux only
     #[argh(switch)]
     lock_mac: bool,
@@ -184,6 +209,7 @@ fn run(options: Options, system: System) -> i32 {
         if options.check {
             return Ok(check::check(&options, &system).tell());
         }
+        sandbox::keep_only(PRIVILEGES);
         Daemon::start(options, system)?.run().map(|()| 0)
     });
     match done {
@@ -216,6 +242,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
         _ => Err(format!("'{text}' is no number of seconds from 1 to 3600")),
+    }
+}
+
+fn megabytes(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(megabytes @ 0..=reserve::MAX_DISK_RESERVE) => Ok(megabytes),
+        _ => Err(format!(
+            "invalid number of MB '{text}': expected 0 to {}",
+            reserve::MAX_DISK_RESERVE
+        )),
     }
 }
 

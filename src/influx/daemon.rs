@@ -14,8 +14,8 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::http::{Place, Url};
 use super::line::{self, Style};
-use super::source;
 use super::upstream::{Destination, Upstream, address};
+use super::{resolver, source};
 use crate::command_line;
 use crate::daemon::{self, Manager, Signals, wall_clock};
 use crate::logging::Verbosity;
@@ -23,6 +23,7 @@ use crate::name::Name;
 use crate::sandbox::{self, Breach, Need};
 use crate::socket::{self, Folder};
 
+pub use super::resolver::{LOOK_UP, MAX_ADDRESSES};
 pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
 
 /// Lines that wait for the collector at most, unless the operator says otherwise.
@@ -35,7 +36,7 @@ pub const MAX_LINES: usize = 10_000_000;
 pub const MAX_TOKEN: u64 = 4096;
 
 /// What holds the token if no file does.
-const TOKEN: &str = "INFLUX_TOKEN";
+pub(super) const TOKEN: &str = "INFLUX_TOKEN";
 
 /// Send what unikernels use to InfluxDB.
 #[derive(FromArgs, Debug)]
@@ -108,6 +109,9 @@ struct Options {
 /// Runs the exporter to its end and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-influx";
+    if let Some(code) = resolver::main() {
+        return code;
+    }
     let options: Options = command_line::parse(PROGRAM);
     let verbosity = Verbosity {
         quiet: options.quiet,
@@ -136,11 +140,11 @@ fn run(options: Options) -> Result<(), String> {
     let most = options.buffer;
     let sockets = Folder::open(&options.tmpdir);
     let destination = destination(options)?;
-    let mut needs = vec![sockets.need(), Need::Manager, Need::Tcp(destination.port())];
-    if destination.has_name() {
-        needs.push(Need::Names);
-    }
-    let mut upstream = Upstream::new(destination, most);
+    let needs = [sockets.need(), Need::Manager, Need::Tcp(destination.port())];
+    let host = destination
+        .host()
+        .map_err(|error| format!("cannot start the process that looks up names: {error}"))?;
+    let mut upstream = Upstream::new(destination, host, most);
     let mut signals =
         Signals::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
     sandbox::confine(&needs, Breach::Refuse);
@@ -171,6 +175,9 @@ fn run(options: Options) -> Result<(), String> {
             }
         }
         upstream.progress(now);
+        if upstream.is_lost() {
+            return Err("the process that looks up names has ended".to_owned());
+        }
     }
 }
 

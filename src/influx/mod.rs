@@ -8,5 +8,6 @@ pub mod buffer;
 pub mod daemon;
 pub mod http;
 pub mod line;
+mod resolver;
 mod source;
 pub(crate) mod upstream;

@@ -5,7 +5,7 @@
 mod os;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use nix::sys::socket::{
 
 use super::buffer::Buffer;
 use super::http::{self, Answer, MAX_ANSWER, Place, Url, Verdict};
+use super::resolver::Resolver;
 use crate::daemon::Retry;
 
 /// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
@@ -66,12 +67,23 @@ pub(crate) struct Upstream {
     retry: Retry,
     /// Counts failures, after each of which the next address of a name has its turn.
     failures: usize,
-    /// The addresses of a name, for this port.
-    resolve: fn(&str, u16) -> io::Result<Vec<SocketAddr>>,
+    /// Where the host of a URL is.
+    place: HostAddress,
+    /// Whether the process that looks it up has ended.
+    lost: bool,
     /// Whether the log knows what is wrong.
     reported: bool,
     /// Lines dropped since the collector was last reached.
     dropped: u64,
+}
+
+/// Way to the addresses of a host.
+#[derive(Debug)]
+pub(crate) enum HostAddress {
+    /// These are all.
+    Known(Vec<SocketAddr>),
+    /// This process looks them up.
+    Named(Resolver),
 }
 
 #[derive(Debug)]
@@ -101,25 +113,34 @@ impl Destination {
         }
     }
 
-    /// Whether its address has to be looked up.
-    pub(super) fn has_name(&self) -> bool {
-        match self {
-            Self::Lines(_) => false,
-            Self::Server(url, ..) => url.host.parse::<IpAddr>().is_err(),
+    /// Finds the way to the host, for a name by a process of its own.
+    ///
+    /// # Errors
+    /// If that cannot be started.
+    pub(super) fn host(&self) -> io::Result<HostAddress> {
+        let (host, port) = match self {
+            Self::Lines(address) => return Ok(HostAddress::Known(vec![*address])),
+            Self::Server(url, ..) => (&url.host, url.port),
+        };
+        // An address with a zone is looked up, too.
+        match host.parse::<IpAddr>() {
+            Ok(ip) => Ok(HostAddress::Known(vec![(ip, port).into()])),
+            Err(_) => Resolver::start(host, port).map(HostAddress::Named),
         }
     }
 }
 
 impl Upstream {
     /// Keeps so many lines at most while the collector cannot be reached.
-    pub(crate) fn new(destination: Destination, most: usize) -> Self {
+    pub(crate) fn new(destination: Destination, place: HostAddress, most: usize) -> Self {
         Self {
+            place,
+            lost: false,
             destination,
             buffer: Buffer::new(most),
             state: State::Away,
             retry: Retry::new(LONGEST_RETRY),
             failures: 0,
-            resolve: |host, port| Ok((host, port).to_socket_addrs()?.collect()),
             reported: false,
             dropped: 0,
         }
@@ -170,6 +191,11 @@ impl Upstream {
                 Some((exchange.stream.as_fd(), flags))
             }
         }
+    }
+
+    /// Whether no connection can be made any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// When [`Self::progress`] is wanted at the latest.
@@ -301,16 +327,26 @@ impl Upstream {
         }
     }
 
-    fn address(&self) -> Result<SocketAddr, String> {
-        match &self.destination {
-            Destination::Lines(address) => Ok(*address),
-            Destination::Server(url, ..) => {
-                let all = (self.resolve)(&url.host, url.port).map_err(|error| error.to_string())?;
-                all.get(self.failures % all.len().max(1))
-                    .copied()
-                    .ok_or_else(|| "its name has no address".to_owned())
+    fn address(&mut self) -> Result<SocketAddr, String> {
+        let looked_up;
+        let all = match &mut self.place {
+            HostAddress::Known(all) => all,
+            HostAddress::Named(resolver) => {
+                let found = resolver.ask();
+                let ended = |error: &io::Error| {
+                    matches!(
+                        error.kind(),
+                        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe
+                    )
+                };
+                self.lost = found.as_ref().is_err_and(ended);
+                looked_up = found.map_err(|error| error.to_string())?;
+                &looked_up
             }
-        }
+        };
+        all.get(self.failures % all.len().max(1))
+            .copied()
+            .ok_or_else(|| "its name has no address".to_owned())
     }
 }
 
@@ -451,15 +487,11 @@ mod tests {
     fn upstream(port: u16) -> Upstream {
         let url = format!("http://two.addresses:{port}").parse().unwrap();
         let destination = Destination::Server(url, Place::Database("d".into()), None);
-        Upstream {
-            resolve: |_, port| {
-                Ok(vec![
-                    (Ipv6Addr::LOCALHOST, port).into(),
-                    (Ipv4Addr::LOCALHOST, port).into(),
-                ])
-            },
-            ..Upstream::new(destination, 1000)
-        }
+        let addresses = HostAddress::Known(vec![
+            (Ipv6Addr::LOCALHOST, port).into(),
+            (Ipv4Addr::LOCALHOST, port).into(),
+        ]);
+        Upstream::new(destination, addresses, 1000)
     }
 
     /// Sends all lines there are.

@@ -1,6 +1,8 @@
 //! Linux: filters of system calls, seccomp(2), as tables.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::os::fd::AsRawFd;
 
 use nix::libc::{self, c_long};
 use seccompiler::{
@@ -23,18 +25,78 @@ const DESCRIPTORS: &[c_long] = &[
     libc::SYS_writev,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
     libc::SYS_setsockopt,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
-    libc::SYS_fcntl,
     libc::SYS_close,
     libc::SYS_ppoll,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_poll,
+];
+
+/// Commands of fcntl(2). Others make the kernel send signals to whomever they name (`F_SETOWN`).
+const CONTROLS: [i32; 5] = [
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_DUPFD_CLOEXEC,
+];
+
+/// Calls that send, and which argument has the flags.
+const SENDING: [(c_long, u8); 2] = [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2)];
+
+/// Of the type of a socket, what says how it is opened.
+const OPENING: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+
+/// Flags of openat(2) that do more than reading.
+const WRITING: i32 =
+    libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND | libc::O_DIRECTORY;
+
+/// Calls that no program needs which looks up names or runs programs: of debuggers, of who sets a system up, and those
+/// that lead around other filters.
+const UNUSUAL: &[c_long] = &[
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_perf_event_open,
+    libc::SYS_bpf,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_syslog,
+    libc::SYS_open_by_handle_at,
 ];
 
 /// Memory, but none with code (see [`compile`]); time; chance; who it is; signals to itself, and the end.
@@ -119,19 +181,35 @@ const OPEN_FILES: &[c_long] = &[
     libc::SYS_sendfile,
 ];
 
-/// From now on this thread makes the system calls that go with these needs; all of them where host names are looked up,
-/// as nobody knows what the host's configuration makes of that.
+/// From now on this thread makes the system calls that go with these needs. Where host names are looked up, or programs
+/// run, nobody knows which these are: all but [`UNUSUAL`] ones are left.
 pub(super) fn install(needs: &[Need<'_>], breach: Breach) -> Result<(), Error> {
-    if needs.iter().any(|need| matches!(need, Need::Names)) {
-        return Ok(());
+    let anything = |need: &Need<'_>| matches!(need, Need::Names | Need::Programs);
+    if needs.iter().any(anything) {
+        return apply_filter(&without_unusual()?);
     }
     apply_filter(&compile(needs, breach)?)
+}
+
+fn without_unusual() -> Result<BpfProgram, BackendError> {
+    let rules = UNUSUAL.iter().map(|call| (*call, Vec::new())).collect();
+    let refused = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
+    let target = TargetArch::try_from(std::env::consts::ARCH)?;
+    SeccompFilter::new(rules, SeccompAction::Allow, refused, target)?.try_into()
 }
 
 fn compile(needs: &[Need<'_>], breach: Breach) -> Result<BpfProgram, BackendError> {
     let mut rules = Rules::default();
     for call in [DESCRIPTORS, PROCESS].concat() {
         rules.allow(call, &[])?;
+    }
+    for (call, flags) in SENDING {
+        // It would make a connection without connect(2), at which Landlock looks.
+        let plain = SeccompCmpOp::MaskedEq(unsigned(libc::MSG_FASTOPEN));
+        rules.allow(call, &[(flags, SeccompCmpArgLen::Dword, plain, 0)])?;
+    }
+    for command in CONTROLS {
+        rules.allow(libc::SYS_fcntl, &[number(1, unsigned(command))])?;
     }
     // A descriptor blocks or does not; nothing is asked of a device.
     rules.allow(libc::SYS_ioctl, &[number(1, libc::FIONBIO)])?;
@@ -148,17 +226,32 @@ fn compile(needs: &[Need<'_>], breach: Breach) -> Result<BpfProgram, BackendErro
                     rules.allow(*call, &[])?;
                 }
             }
+            Need::Reopen(directory) => {
+                let reading = SeccompCmpOp::MaskedEq(unsigned(WRITING));
+                rules.allow(
+                    libc::SYS_openat,
+                    &[
+                        number(0, unsigned(directory.as_raw_fd())),
+                        (2, SeccompCmpArgLen::Dword, reading, 0),
+                    ],
+                )?;
+            }
             Need::OpenFiles => {
                 for call in OPEN_FILES {
                     rules.allow(*call, &[])?;
                 }
             }
             Need::LocalSockets(_) | Need::AllLocalSockets | Need::Manager => {
-                rules.sockets(&[libc::AF_UNIX])?;
+                rules.sockets(libc::AF_UNIX, &[libc::SOCK_STREAM, libc::SOCK_DGRAM], &[0])?;
             }
-            Need::Tcp(_) => rules.sockets(&[libc::AF_INET, libc::AF_INET6])?,
+            Need::Tcp(_) => {
+                for family in [libc::AF_INET, libc::AF_INET6] {
+                    // Landlock knows no ports of other protocols.
+                    rules.sockets(family, &[libc::SOCK_STREAM], &[0, libc::IPPROTO_TCP])?;
+                }
+            }
             Need::Accept => rules.allow(libc::SYS_accept4, &[])?,
-            Need::Names => {}
+            Need::Names | Need::Programs => {}
         }
     }
     // That of a call which the kernel does not know makes libraries try another one.
@@ -169,20 +262,25 @@ fn compile(needs: &[Need<'_>], breach: Breach) -> Result<BpfProgram, BackendErro
     rules.compile(mismatch)
 }
 
+/// The bits of an `int`.
+fn unsigned(value: i32) -> u64 {
+    value.cast_unsigned().into()
+}
+
 /// An argument that the kernel takes for an `int`.
 fn number(index: u8, value: u64) -> Condition {
     (index, SeccompCmpArgLen::Dword, EQUAL, value)
 }
 
-/// The calls that are allowed, and with which arguments.
+/// The calls that are allowed, and with which arguments; without rules: any.
 #[derive(Default)]
 pub struct Rules(BTreeMap<c_long, Vec<SeccompRule>>);
 
 impl Rules {
     /// Allows a system call where all `conditions` hold, or those of another time; none means always.
     pub fn allow(&mut self, call: c_long, conditions: &[Condition]) -> Result<(), BackendError> {
-        let rules = self.0.entry(call).or_default();
         if conditions.is_empty() {
+            self.0.insert(call, Vec::new());
             return Ok(());
         }
         let conditions = conditions
@@ -191,15 +289,34 @@ impl Rules {
                 SeccompCondition::new(*index, length.clone(), operator.clone(), *value)
             })
             .collect::<Result<_, _>>()?;
-        rules.push(SeccompRule::new(conditions)?);
+        let rule = SeccompRule::new(conditions)?;
+        match self.0.entry(call) {
+            Entry::Vacant(entry) => {
+                entry.insert(vec![rule]);
+            }
+            Entry::Occupied(mut entry) if !entry.get().is_empty() => entry.get_mut().push(rule),
+            Entry::Occupied(_) => {}
+        }
         Ok(())
     }
 
-    /// Allows sockets of these families, and to connect them.
-    fn sockets(&mut self, families: &[i32]) -> Result<(), BackendError> {
-        for family in families {
-            let family = family.cast_unsigned().into();
-            self.allow(libc::SYS_socket, &[number(0, family)])?;
+    /// Allows sockets of this family, of these types and protocols, and to connect them.
+    fn sockets(
+        &mut self,
+        family: i32,
+        types: &[i32],
+        protocols: &[i32],
+    ) -> Result<(), BackendError> {
+        for kind in types {
+            for protocol in protocols {
+                let of_type = SeccompCmpOp::MaskedEq(unsigned(!OPENING));
+                let conditions = [
+                    number(0, unsigned(family)),
+                    (1, SeccompCmpArgLen::Dword, of_type, unsigned(*kind)),
+                    number(2, unsigned(*protocol)),
+                ];
+                self.allow(libc::SYS_socket, &conditions)?;
+            }
         }
         self.allow(libc::SYS_connect, &[])
     }
@@ -258,6 +375,8 @@ pub mod interpreter {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::os::fd::AsFd;
+
     use super::interpreter::{ALLOW, KILL_PROCESS, X86_64, verdict};
     use super::*;
 
@@ -272,9 +391,13 @@ mod tests {
 
     #[test]
     fn calls_go_with_what_is_needed() {
-        let local = [u64::from(libc::AF_UNIX.cast_unsigned()), 1, 0, 0];
-        let [tcp, packet, netlink] = [libc::AF_INET, libc::AF_PACKET, libc::AF_NETLINK]
-            .map(|family| [u64::from(family.cast_unsigned()), 1, 0, 0]);
+        let [local, tcp, packet, netlink] = [
+            libc::AF_UNIX,
+            libc::AF_INET,
+            libc::AF_PACKET,
+            libc::AF_NETLINK,
+        ]
+        .map(|family| [unsigned(family), 1, 0, 0]);
         let calls = [
             (libc::SYS_read, [9; 4]),
             (libc::SYS_socket, local),
@@ -326,6 +449,114 @@ mod tests {
         }
         for sockets in [packet, netlink] {
             assert!(!allowed(&all, libc::SYS_socket, sockets));
+        }
+    }
+
+    #[test]
+    fn sockets_have_the_type_that_is_needed() {
+        let cloexec = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let (stream, datagram) = (libc::SOCK_STREAM, libc::SOCK_DGRAM);
+        let (tcp, udp, mptcp) = (libc::IPPROTO_TCP, libc::IPPROTO_UDP, libc::IPPROTO_MPTCP);
+        let (local, ipv4, ipv6) = (libc::AF_UNIX, libc::AF_INET, libc::AF_INET6);
+        for (family, kind, protocol, expected) in [
+            (ipv4, stream, 0, true),
+            (ipv4, stream | cloexec, tcp, true),
+            (ipv6, stream | cloexec, 0, true),
+            (ipv4, stream, mptcp, false),
+            (ipv4, datagram, 0, false),
+            (ipv6, datagram | cloexec, udp, false),
+            (ipv6, libc::SOCK_RAW, 0, false),
+            (ipv4, libc::SOCK_SEQPACKET, 0, false),
+            (local, stream | cloexec, 0, true),
+            (local, datagram, 0, true),
+            (local, libc::SOCK_SEQPACKET, 0, false),
+            (local, libc::SOCK_RAW, 0, false),
+        ] {
+            let arguments = [family, kind, protocol, 0].map(unsigned);
+            let needs = [Need::Tcp(1), Need::AllLocalSockets];
+            let found = allowed(&needs, libc::SYS_socket, arguments);
+            assert_eq!(found, expected, "{family} {kind} {protocol}");
+        }
+    }
+
+    #[test]
+    fn nothing_connects_by_sending() {
+        let flags = [
+            (0, true),
+            (libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT, true),
+            (libc::MSG_FASTOPEN, false),
+            (libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL, false),
+        ];
+        for (flags, expected) in flags {
+            let flags = unsigned(flags);
+            let needs = [Need::Tcp(1)];
+            let calls = [
+                allowed(&needs, libc::SYS_sendto, [3, 0, 0, flags]),
+                allowed(&needs, libc::SYS_sendmsg, [3, 0, flags, 0]),
+            ];
+            assert_eq!(calls, [expected; 2], "{flags:#x}");
+        }
+        assert!(!allowed(&[Need::Tcp(1)], libc::SYS_sendmmsg, [0; 4]));
+    }
+
+    #[test]
+    fn nobody_else_is_named_for_the_signals_of_a_descriptor() {
+        for (command, expected) in [
+            (libc::F_GETFL, true),
+            (libc::F_SETFL, true),
+            (libc::F_DUPFD_CLOEXEC, true),
+            (libc::F_SETOWN, false),
+            (10, false), // F_SETSIG of <asm-generic/fcntl.h>
+            (15, false), // F_SETOWN_EX of <asm-generic/fcntl.h>
+            (libc::F_NOTIFY, false),
+            (libc::F_SETLEASE, false),
+        ] {
+            let found = allowed(&[], libc::SYS_fcntl, [3, unsigned(command), 0, 0]);
+            assert_eq!(found, expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn files_are_opened_again_for_reading_and_by_their_directory_only() {
+        let directory = std::fs::File::open("/").unwrap();
+        let number = unsigned(directory.as_raw_fd());
+        let here = unsigned(libc::AT_FDCWD);
+        let reading = unsigned(libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK);
+        let needs = [Need::Reopen(directory.as_fd())];
+        for (descriptor, flags, expected) in [
+            (number, reading, true),
+            (here, reading, false),
+            (number + 1, reading, false),
+            (number, unsigned(libc::O_WRONLY), false),
+            (number, unsigned(libc::O_RDWR), false),
+            (number, unsigned(libc::O_CREAT), false),
+            (number, unsigned(libc::O_TRUNC), false),
+            (number, unsigned(libc::O_TMPFILE | libc::O_RDWR), false),
+        ] {
+            let found = allowed(&needs, libc::SYS_openat, [descriptor, 0, flags, 0]);
+            assert_eq!(found, expected, "{descriptor} {flags:#x}");
+        }
+        let more = [needs[0], Need::Counters, needs[0]];
+        assert!(
+            allowed(&more, libc::SYS_openat, [here, 0, reading, 0]),
+            "all files"
+        );
+    }
+
+    #[test]
+    fn who_runs_programs_has_no_call_of_a_debugger_or_administrator() {
+        let program = without_unusual().unwrap();
+        let found = |call: c_long| verdict(&program, X86_64, call.unsigned_abs(), [0; 4]);
+        for call in [
+            libc::SYS_execve,
+            libc::SYS_socket,
+            libc::SYS_clone3,
+            libc::SYS_openat,
+        ] {
+            assert_eq!(found(call), ALLOW, "{call}");
+        }
+        for call in UNUSUAL {
+            assert_ne!(found(*call), ALLOW, "{call}");
         }
     }
 

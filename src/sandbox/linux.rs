@@ -8,11 +8,15 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::prctl;
 use nix::sys::stat::Mode;
 
-use super::{Access, Breach, Need, filter};
+use super::{Access, Breach, Capability, Need, filter};
 use crate::sys::landlock::{Rights, Ruleset};
+use crate::sys::{capabilities, spawn};
 
 /// Where the system tells of processes and interfaces.
 const COUNTERS: [&str; 2] = ["/proc", "/sys"];
+
+/// What a program has as standard input or output that has none.
+const NULL: &str = "/dev/null";
 
 /// Domain names are asked for over TCP where UDP is not enough (RFC 7766).
 const DOMAIN: u16 = 53;
@@ -34,6 +38,22 @@ pub(super) fn confine(needs: &[Need<'_>], breach: Breach) {
     }
 }
 
+pub(super) fn keep_only(capabilities: &[Capability]) -> io::Result<()> {
+    spawn::forbid_new_privileges()?;
+    let numbers = capabilities.iter().flat_map(|capability| match capability {
+        Capability::Chown => &[capabilities::CHOWN][..],
+        Capability::AnyFile => &[capabilities::DAC_OVERRIDE],
+        Capability::Signals => &[capabilities::KILL],
+        Capability::Users => &[
+            capabilities::SETUID,
+            capabilities::SETGID,
+            capabilities::SETPCAP,
+        ],
+        Capability::NetworkDevices => &[capabilities::NET_ADMIN],
+    });
+    capabilities::keep_only(&numbers.copied().collect::<Vec<_>>())
+}
+
 /// Whether it is to count what processes read and write, and may: Landlock ends that, as it does ptrace(2).
 fn looks_into_processes(needs: &[Need<'_>]) -> bool {
     let looks = || File::open("/proc/1/io").and_then(|mut file| file.read(&mut [0]));
@@ -41,7 +61,8 @@ fn looks_into_processes(needs: &[Need<'_>]) -> bool {
 }
 
 fn landlock(needs: &[Need<'_>]) -> io::Result<()> {
-    let any_socket = |need: &Need<'_>| matches!(need, Need::AllLocalSockets | Need::Names);
+    let any_socket =
+        |need: &Need<'_>| matches!(need, Need::AllLocalSockets | Need::Names | Need::Programs);
     let rules = Ruleset::new(if needs.iter().any(any_socket) {
         Rights::RESOLVE_SOCKET
     } else {
@@ -50,6 +71,7 @@ fn landlock(needs: &[Need<'_>]) -> io::Result<()> {
     for need in needs {
         match need {
             Need::Folder(folder, access) => rules.allow(folder, rights(*access))?,
+            Need::Reopen(directory) => rules.allow(directory, Rights::READ_FILE)?,
             Need::LocalSockets(folder) => rules.allow(folder, Rights::RESOLVE_SOCKET)?,
             Need::Manager => {
                 if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
@@ -63,6 +85,11 @@ fn landlock(needs: &[Need<'_>]) -> io::Result<()> {
                 // What is asked is configured: files anywhere, libraries, daemons.
                 rules.allow(place("/")?, Rights::READ_FILE | Rights::READ_FOLDER)?;
                 rules.allow_port(DOMAIN)?;
+            }
+            Need::Programs => {
+                let read = Rights::READ_FILE | Rights::READ_FOLDER | Rights::EXECUTE;
+                rules.allow(place("/")?, read)?;
+                rules.allow(place(NULL)?, Rights::WRITE_FILE)?;
             }
             Need::Counters => {
                 for folder in COUNTERS {
@@ -241,6 +268,34 @@ mod tests {
     }
 
     #[test]
+    fn who_runs_programs_and_they_can_change_nothing_and_reach_no_network() {
+        if !has_landlock(landlock::NETWORKS) {
+            return;
+        }
+        let place = Place::short();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        confined(&[Need::Programs], || {
+            let script = format!(
+                "echo x >/dev/null && ! echo x >{}",
+                place.0.join("new").display()
+            );
+            let mut shell = Command::new("sh");
+            let shell = shell
+                .args(["-c", &script])
+                .stdin(Stdio::null())
+                .stderr(Stdio::null());
+            assert!(shell.status().unwrap().success());
+            denied(fs::write(place.0.join("new"), "content"));
+            denied(TcpStream::connect(address));
+            denied(TcpListener::bind("127.0.0.1:0"));
+            let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+        });
+    }
+
+    #[test]
     fn only_local_sockets_in_their_folder_are_connected_to() {
         if !has_landlock(landlock::LOCAL_SOCKETS) {
             return;
@@ -283,7 +338,13 @@ mod tests {
         let sockets = Folder::open(&folder);
         let mut file = File::open("/etc/passwd").unwrap();
         let parent = getppid();
-        confine(&[sockets.need()], Breach::Kill);
+        let directory = place(&folder).unwrap();
+        let reopen =
+            |name| nix::fcntl::openat(&directory, name, OFlag::O_RDONLY, Mode::empty()).is_ok();
+        confine(
+            &[sockets.need(), Need::Reopen(directory.as_fd())],
+            Breach::Kill,
+        );
         // What the compiler may not leave out.
         let done = match part.to_str().unwrap() {
             "work" => {
@@ -300,6 +361,7 @@ mod tests {
                 eprintln!("{} {}", many.len(), text.len());
                 true
             }
+            "reopen" => reopen("file"),
             "open" => File::open("/etc/passwd").is_err(),
             "make" => File::create(folder.join("new")).is_err(),
             "exec" => Command::new("/bin/true").status().is_err(),
@@ -327,6 +389,9 @@ mod tests {
         let (mut connection, _) = listener.accept().unwrap();
         connection.read_to_string(&mut received).unwrap();
         assert_eq!(received, "x");
+        fs::write(place.0.join("file"), "content").unwrap();
+        let reopened = probed("reopen", &place.0);
+        assert_eq!(reopened.code(), Some(0), "{reopened}");
         let parts = ["open", "make", "exec", "tcp", "signal", "thread"];
         for part in parts {
             let ended = probed(part, &place.0);

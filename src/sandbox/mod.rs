@@ -18,6 +18,8 @@ static CONFINED: AtomicBool = AtomicBool::new(false);
 pub enum Need<'a> {
     /// Files in this folder, and in all folders below.
     Folder(BorrowedFd<'a>, Access),
+    /// To open files in this directory, and below, again for reading, by its descriptor only.
+    Reopen(BorrowedFd<'a>),
     /// To read, write and resize files that are open, wherever in them, and to have that on the disk.
     OpenFiles,
     /// Connections to the local sockets in this folder.
@@ -32,6 +34,8 @@ pub enum Need<'a> {
     Tcp(u16),
     /// The addresses of hosts by their names.
     Names,
+    /// To run programs, which inherit what is left: to read all files, and to connect to local sockets.
+    Programs,
     /// What the system counts of other processes, and of network interfaces.
     Counters,
 }
@@ -62,12 +66,38 @@ pub enum Breach {
 /// On FreeBSD (Capsicum) folders are reached by their descriptors alone, whatever the access, and local sockets by
 /// [`crate::socket::Folder`]; a program that needs TCP, names or counters, which Capsicum keeps from everybody, is not
 /// confined. On Linux (Landlock, seccomp) this is about the calling thread and those that it makes; a program that needs
-/// names has all files to read, and all system calls.
+/// names or other programs has all files to read, and most system calls.
 ///
 /// What the system cannot do is logged, and all goes on without.
 pub fn confine(needs: &[Need<'_>], breach: Breach) {
-    CONFINED.store(true, Ordering::Relaxed);
+    // Who runs programs reaches local sockets wherever they are.
+    let confined = !needs.iter().any(|need| matches!(need, Need::Programs));
+    CONFINED.store(confined, Ordering::Relaxed);
     os::confine(needs, breach);
+}
+
+/// Right of root that a program goes on using; the others it gives up. On FreeBSD there are none apart from root itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// To change owners of files.
+    Chown,
+    /// To reach files and sockets of all users.
+    AnyFile,
+    /// To send signals to processes of all users.
+    Signals,
+    /// To have processes of other users and groups, without capabilities.
+    Users,
+    /// To make and change network devices.
+    NetworkDevices,
+}
+
+/// From now on this process, and the programs that it runs, get no new privileges, and have no capabilities but these.
+///
+/// What the system cannot do is logged, and all goes on without.
+pub fn keep_only(capabilities: &[Capability]) {
+    if let Err(error) = os::keep_only(capabilities) {
+        log::warn!("going on with all privileges: {error}");
+    }
 }
 
 /// Whether this process was confined: what it did not say that it needs is not to be tried.

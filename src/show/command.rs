@@ -21,7 +21,11 @@ pub(super) fn command(page: &mut Page, command: &Command) {
     page.group(heading, |page| match command {
         Command::Unikernel(command) => unikernel(page, command),
         Command::Policy(PolicyCommand::Add(add)) => policy(page, add),
-        Command::Policy(PolicyCommand::AddDated(dated)) => policy(page, &dated.policy),
+        Command::Policy(PolicyCommand::SetChain(chain)) => {
+            for dated in chain {
+                policy(page, &dated.policy);
+            }
+        }
         Command::Block(command) => block(page, command),
         Command::Console(ConsoleCommand::Subscribe(from)) => history(page, from),
         Command::Console(ConsoleCommand::Read(read)) => {

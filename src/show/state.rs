@@ -1,7 +1,7 @@
 //! State files in words.
 
 use super::command::{config, create, in_words, policy_text};
-use super::page::{Page, hex, time};
+use super::page::{Page, time};
 use crate::policy::Age;
 use crate::unikernel::Version;
 use crate::wire::state::{Standing, State, albatross};
@@ -13,10 +13,10 @@ pub(super) fn ours(page: &mut Page, state: &State) {
             page.field("policy", format_args!("{path} {}", in_words(policy)));
         }
         for (path, age) in &state.ages {
-            page.field("newest certificate", format_args!("{path} {}", floor(age)));
+            page.field("newest certificate", format_args!("{path} {}", floor(*age)));
         }
         for (path, age) in &state.forgotten {
-            let text = format!("and forgotten, below {path} {}", floor(age));
+            let text = format!("and forgotten, below {path} {}", floor(*age));
             page.field("newest certificate", text);
         }
         for recorded in &state.unikernels {
@@ -41,14 +41,10 @@ fn version(page: &mut Page, version: &Version) {
     page.field("image", format_args!("SHA-256 {}", version.image));
 }
 
-/// The start of a certificate's validity, its serial number unless it is the lowest, and what that means.
-fn floor(age: &Age) -> String {
-    let serial = match age.serial() {
-        [] => String::new(),
-        serial => format!(", serial {}", hex(serial)),
-    };
+/// The start of a certificate's validity, and what that means.
+fn floor(age: Age) -> String {
     format!(
-        "valid from {}{serial}; older ones set no policy",
+        "valid from {}; older ones set no policy",
         time(age.not_before())
     )
 }

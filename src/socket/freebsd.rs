@@ -22,7 +22,7 @@ pub(super) const DATABASE_FOLDER: &str = "/var/db/petrel";
 pub(super) const FULL_QUEUE_REFUSES: bool = true;
 
 /// Opens a folder for what is in it only: `O_SEARCH` of `<fcntl.h>`, which is `O_EXEC`.
-pub(super) const SEARCH: OFlag = OFlag::from_bits_retain(libc::O_EXEC);
+pub(crate) const SEARCH: OFlag = OFlag::from_bits_retain(libc::O_EXEC);
 
 /// The group whose members may command the supervisor.
 const COMMANDERS: &str = "petrel";

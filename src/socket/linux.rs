@@ -23,7 +23,7 @@ pub(super) const DATABASE_FOLDER: &str = "/var/lib/petrel";
 pub(super) const FULL_QUEUE_REFUSES: bool = false;
 
 /// Opens a folder for what is in it only.
-pub(super) const SEARCH: OFlag = OFlag::O_PATH;
+pub(crate) const SEARCH: OFlag = OFlag::O_PATH;
 
 /// A new socket has the group of its daemon; those of systemd have that of their units.
 #[expect(

@@ -27,6 +27,7 @@ use nix::sys::stat::{Mode, umask};
 pub use clients::{Client, ClientId, Clients, Lost, MAX_REQUEST, PATIENCE, Ready, Received};
 pub use link::{ANSWER, LONGEST_RETRY, Link};
 pub use messages::framed;
+pub(crate) use os::SEARCH;
 pub use os::activated;
 
 use crate::sandbox::Need;
@@ -79,7 +80,7 @@ impl Folder {
     /// That below the runtime folder. It need not be there.
     pub fn open(runtime_folder: &Path) -> Self {
         let path = runtime_folder.join(FOLDER);
-        let flags = os::SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let open = open(&path, flags, Mode::empty());
         Self { path, open }
     }

@@ -27,7 +27,7 @@ pub struct Ages {
 }
 
 /// The age of the newest certificate of a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Remembered {
     newest: Age,
     /// Not older: what the state file says.
@@ -39,7 +39,7 @@ impl Ages {
     pub fn new(newest: ByPath, forgotten: ByPath) -> Self {
         let remembered = newest.into_iter().map(|(path, age)| {
             let remembered = Remembered {
-                newest: age.clone(),
+                newest: age,
                 recorded: age,
             };
             (path, remembered)
@@ -53,31 +53,35 @@ impl Ages {
     /// What is to be recorded, as [`Self::new`] takes it.
     pub fn recorded(&self) -> (ByPath, ByPath) {
         let newest = self.newest.iter();
-        let recorded = newest.map(|(path, age)| (path.clone(), age.recorded.clone()));
+        let recorded = newest.map(|(path, age)| (path.clone(), age.recorded));
         let forgotten = self.forgotten.iter();
         (
             recorded.collect(),
-            forgotten
-                .map(|(path, age)| (path.clone(), age.clone()))
-                .collect(),
+            forgotten.map(|(path, age)| (path.clone(), *age)).collect(),
         )
     }
 
-    /// Whether a certificate for `path` of this age is older than one before it.
-    pub fn is_stale(&self, path: &Path, age: &Age) -> bool {
+    /// Whether a certificate for `path` of this age is older than one before it. Of those of one second the later
+    /// arrival wins.
+    pub fn is_stale(&self, path: &Path, age: Age) -> bool {
         if let Some(remembered) = self.newest.get(path) {
-            return *age < remembered.newest;
+            return age < remembered.newest;
         }
-        let floors = [&tenant(path), &Path::ROOT];
+        let floors = [&path.tenant(), &Path::ROOT];
         let mut floors = floors.iter().filter_map(|path| self.forgotten.get(path));
-        floors.any(|floor| age < floor)
+        floors.any(|floor| age < *floor)
     }
 
     /// Whether what is to be recorded keeps certificates older than `age` from `path`.
-    pub fn covers(&self, path: &Path, age: &Age) -> bool {
+    pub fn covers(&self, path: &Path, age: Age) -> bool {
         self.newest
             .get(path)
-            .is_some_and(|remembered| *age <= remembered.recorded)
+            .is_some_and(|remembered| age <= remembered.recorded)
+    }
+
+    /// Whether a certificate of `path` is remembered: then there is room for the next one.
+    pub fn knows(&self, path: &Path) -> bool {
+        self.newest.contains_key(path)
     }
 
     /// Remembers a certificate that is not stale. `same`: its policy is in force already. Paths with a policy
@@ -92,13 +96,13 @@ impl Ages {
         same: bool,
         has_policy: &dyn Fn(&Path) -> bool,
     ) -> Result<(), Refusal> {
-        if !self.newest.contains_key(path) {
+        if !self.knows(path) {
             self.make_room(path, has_policy)?;
         }
         let recorded = match self.newest.get(path) {
-            Some(before) if same && age <= before.recorded => before.recorded.clone(),
+            Some(before) if same && age <= before.recorded => before.recorded,
             Some(before) if same && age > before.newest => age.after(AGE_STEP),
-            _ => age.clone(),
+            _ => age,
         };
         let newest = age;
         self.newest
@@ -113,11 +117,11 @@ impl Ages {
         path: &Path,
         has_policy: &dyn Fn(&Path) -> bool,
     ) -> Result<(), Refusal> {
-        let tenant = tenant(path);
+        let tenant = path.tenant();
         let paths = self.newest.keys().filter(|other| other.is_within(&tenant));
         match paths.count() {
             0 => {
-                let tenants: BTreeSet<_> = self.newest.keys().map(self::tenant).collect();
+                let tenants: BTreeSet<_> = self.newest.keys().map(Path::tenant).collect();
                 if tenants.len() < MAX_POLICIES {
                     return Ok(());
                 }
@@ -130,7 +134,7 @@ impl Ages {
                         .newest
                         .iter()
                         .filter(|(path, _)| path.is_within(tenant));
-                    of_tenant.map(|(_, age)| age.recorded.clone()).max()
+                    of_tenant.map(|(_, age)| age.recorded).max()
                 });
                 let oldest = oldest.ok_or(Refusal::AllRemembered(Path::ROOT))?.clone();
                 self.forget(&Path::ROOT, |path| path.is_within(&oldest));
@@ -143,7 +147,7 @@ impl Ages {
                     .newest
                     .iter()
                     .filter(|(path, _)| path.is_within(&tenant) && !has_policy(path))
-                    .min_by_key(|(_, age)| age.recorded.clone())
+                    .min_by_key(|(_, age)| age.recorded)
                     .map(|(path, _)| path.clone())
                     .ok_or_else(|| Refusal::AllRemembered(tenant.clone()))?;
                 self.forget(&tenant, |path| *path == oldest);
@@ -169,13 +173,8 @@ impl Ages {
 
     fn raise(&mut self, floor: &Path, age: Age) {
         let before = self.forgotten.entry(floor.clone()).or_default();
-        *before = age.max(std::mem::take(before));
+        *before = age.max(*before);
     }
-}
-
-/// The path of the first label.
-fn tenant(path: &Path) -> Path {
-    path.labels().iter().take(1).cloned().collect()
 }
 
 #[cfg(test)]
@@ -186,49 +185,48 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn age(not_before: i64, serial: u8) -> Age {
-        Age::new(not_before, &[serial]).unwrap()
+    fn remember(ages: &mut Ages, at: &str, age: i64, same: bool) {
+        let age = Age::new(age);
+        ages.remember(&path(at), age, same, &|_| true).unwrap();
     }
 
-    fn remember(ages: &mut Ages, at: &str, age: Age, same: bool) {
-        ages.remember(&path(at), age, same, &|_| true).unwrap();
+    fn is_stale(ages: &Ages, at: &str, age: i64) -> bool {
+        ages.is_stale(&path(at), Age::new(age))
     }
 
     #[test]
     fn only_older_certificates_are_stale() {
         let mut ages = Ages::default();
-        assert!(!ages.is_stale(&path("a"), &age(1, 1)));
-        remember(&mut ages, "a", age(5, 5), false);
-        assert!(ages.is_stale(&path("a"), &age(5, 4)));
-        assert!(ages.is_stale(&path("a"), &age(4, 9)));
-        assert!(!ages.is_stale(&path("a"), &age(5, 5)));
-        assert!(!ages.is_stale(&path("a"), &age(6, 1)));
-        assert!(!ages.is_stale(&path("a:b"), &age(1, 1)));
+        assert!(!is_stale(&ages, "a", 1));
+        remember(&mut ages, "a", 5, false);
+        assert!(is_stale(&ages, "a", 4));
+        assert!(!is_stale(&ages, "a", 5), "the later arrival wins");
+        assert!(!is_stale(&ages, "a", 6));
+        assert!(!is_stale(&ages, "a:b", 1));
     }
 
     #[test]
     fn what_is_recorded_is_never_older_than_what_is_known() {
         let mut ages = Ages::default();
-        remember(&mut ages, "a", age(100, 1), false);
-        let exact = Ages::new(ages.recorded().0, Vec::new());
-        assert!(!exact.is_stale(&path("a"), &age(100, 1)));
+        let covers = |ages: &Ages, age| ages.covers(&path("a"), Age::new(age));
+        let after_a_crash = |ages: &Ages| Ages::new(ages.recorded().0, Vec::new());
+        remember(&mut ages, "a", 100, false);
+        assert!(!is_stale(&after_a_crash(&ages), "a", 100));
         // The first fresh certificate with the same policy is recorded ahead, those after it are covered by that.
-        assert!(!ages.covers(&path("a"), &age(101, 1)));
-        remember(&mut ages, "a", age(101, 1), true);
+        assert!(!covers(&ages, 101));
+        remember(&mut ages, "a", 101, true);
         let written = ages.clone();
-        for time in 102..=160 {
-            assert!(ages.covers(&path("a"), &age(time, 1)), "{time}");
-            remember(&mut ages, "a", age(time, 1), true);
+        for time in 102..=161 {
+            assert!(covers(&ages, time), "{time}");
+            remember(&mut ages, "a", time, true);
             assert_eq!(ages.recorded(), written.recorded(), "{time}");
-            let after_a_crash = Ages::new(written.recorded().0, Vec::new());
-            assert!(after_a_crash.is_stale(&path("a"), &age(time, 0)));
+            assert!(is_stale(&after_a_crash(&written), "a", time - 1));
         }
-        assert!(ages.is_stale(&path("a"), &age(159, 1)));
-        assert!(!ages.covers(&path("a"), &age(161, 1)));
+        assert!(is_stale(&ages, "a", 160));
+        assert!(!covers(&ages, 162));
         // Another policy is recorded with the age of its certificate.
-        remember(&mut ages, "a", age(161, 1), false);
-        let exact = Ages::new(ages.recorded().0, Vec::new());
-        assert!(!exact.is_stale(&path("a"), &age(161, 1)));
+        remember(&mut ages, "a", 162, false);
+        assert!(!is_stale(&after_a_crash(&ages), "a", 162));
     }
 
     #[test]
@@ -237,18 +235,18 @@ mod tests {
         let in_force = |path: &Path| path.joined() == "a" || path.joined() == "a:t0";
         for number in 0..i64::try_from(MAX_POLICIES).unwrap() - 1 {
             let path = path(&format!("a:t{number}"));
-            ages.remember(&path, age(number, 1), false, &in_force)
+            ages.remember(&path, Age::new(number), false, &in_force)
                 .unwrap();
         }
-        remember(&mut ages, "a", age(1, 1), false);
-        ages.remember(&path("a:new"), age(5000, 1), false, &in_force)
+        remember(&mut ages, "a", 1, false);
+        ages.remember(&path("a:new"), Age::new(5000), false, &in_force)
             .unwrap();
         // The oldest without a policy has made room, and keeps its age.
-        assert!(ages.is_stale(&path("a:t1"), &age(0, 9)));
-        assert!(!ages.is_stale(&path("a:t1"), &age(1, 1)));
-        assert!(ages.is_stale(&path("a:never"), &age(0, 9)));
-        assert!(!ages.is_stale(&path("b:never"), &age(0, 9)));
-        let full = ages.remember(&path("a:more"), age(6000, 1), false, &|_| true);
+        assert!(is_stale(&ages, "a:t1", 0));
+        assert!(!is_stale(&ages, "a:t1", 1));
+        assert!(is_stale(&ages, "a:never", 0));
+        assert!(!is_stale(&ages, "b:never", 0));
+        let full = ages.remember(&path("a:more"), Age::new(6000), false, &|_| true);
         assert_eq!(full, Err(Refusal::AllRemembered(path("a"))));
         let text = full.unwrap_err().to_string();
         assert!(text.contains("paths at and below"), "{text}");
@@ -259,18 +257,18 @@ mod tests {
         let mut ages = Ages::default();
         for number in 0..i64::try_from(MAX_POLICIES).unwrap() {
             let path = path(&format!("t{number}:x"));
-            ages.remember(&path, age(number, 1), false, &|_| true)
+            ages.remember(&path, Age::new(number), false, &|_| true)
                 .unwrap();
         }
-        let full = ages.remember(&path("more"), age(6000, 1), false, &|_| true);
+        let full = ages.remember(&path("more"), Age::new(6000), false, &|_| true);
         assert_eq!(full, Err(Refusal::AllRemembered(Path::ROOT)));
         let text = full.unwrap_err().to_string();
         assert!(text.contains("tenants have policies"), "{text}");
         let in_force = |path: &Path| path.is_within(&"t0".parse().unwrap());
-        ages.remember(&path("more"), age(6000, 1), false, &in_force)
+        ages.remember(&path("more"), Age::new(6000), false, &in_force)
             .unwrap();
-        assert!(ages.is_stale(&path("t1:x"), &age(1, 0)));
-        assert!(!ages.is_stale(&path("t1:x"), &age(1, 1)));
+        assert!(is_stale(&ages, "t1:x", 0));
+        assert!(!is_stale(&ages, "t1:x", 1));
         let (newest, forgotten) = ages.recorded();
         assert_eq!(newest.len(), MAX_POLICIES);
         assert_eq!(Ages::new(newest, forgotten.clone()).recorded().1, forgotten);

@@ -52,14 +52,22 @@ pub enum BlockRefusal {
 pub type User<'a> = (&'a Name, &'a [Block]);
 
 impl HostDevice {
-    /// What a unikernel at `path` asks for. A label is taken as it is written: one that is not in lower case names no
-    /// device. Nor does a path of a volume with `..` in it, or anything else that leads somewhere in two ways.
+    /// What a unikernel at `path` asks for: a label at its own path, or `PATH:LABEL` at a path below that. It is taken
+    /// as it is written: what is not in lower case names no device. Nor does a path of a volume with `..` in it, or anything else that leads somewhere in two ways.
     pub fn of(path: &Path, block: &Block) -> Option<Self> {
         let text = block.host_device();
         if let Some(volume) = text.strip_prefix(Block::VOLUMES) {
             let odd = |part: &str| matches!(part, "" | "." | "..");
             let canonical = !volume.split('/').any(odd) && !volume.contains(char::is_whitespace);
             return canonical.then(|| Self::Zvol(text.to_owned()));
+        }
+        if text.contains(':') {
+            let below: Name = text.parse().ok()?;
+            let label = below.label()?.clone();
+            let canonical = !below.path().is_root() && below.to_string() == text;
+            let labels = below.path().labels().iter();
+            let at = labels.fold(path.clone(), |at, label| at.child(label.clone()));
+            return canonical.then(|| Self::Ours(Name::new(at, label)));
         }
         let label: Label = text.parse().ok()?;
         (label.as_str() == text).then(|| Self::Ours(Name::new(path.clone(), label)))
@@ -280,6 +288,25 @@ mod tests {
         ] {
             let admitted = devices.admit(&path, &[block("x", Some(text))], &[].into_iter());
             assert_eq!(admitted, Err(missing(&path, text)));
+        }
+    }
+
+    #[test]
+    fn a_device_is_at_the_path_of_its_unikernel_or_below_and_has_one_spelling() {
+        let of = |path: &str, text: &str| {
+            let path: Path = path.parse().unwrap();
+            match HostDevice::of(&path, &block("data", Some(text)))? {
+                HostDevice::Ours(name) => Some(name.to_string()),
+                HostDevice::Zvol(_) => None,
+            }
+        };
+        assert_eq!(of("a", "disk").as_deref(), Some("a:disk"));
+        assert_eq!(of("a", "b:c:disk").as_deref(), Some("a:b:c:disk"));
+        assert_eq!(HostDevice::of(&Path::ROOT, &block("d", Some("b:disk"))), {
+            Some(HostDevice::Ours("b:disk".parse().unwrap()))
+        });
+        for odd in [":disk", "b:", "B:disk", "b:Disk", "b::disk", "b/c:disk"] {
+            assert_eq!(of("a", odd), None, "{odd}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! From a death to what follows; stopping one, and stopping all.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::{
     Effect, Ended, MACHINE_STOP_DEADLINE, MAX_ENDED, MAX_ENDED_IN_PATH, Moment, Run, RunId,
     Supervisor, Timer, Unikernel,
 };
-use crate::name::Name;
+use crate::name::{Name, Path};
 use crate::unikernel::{Death, Kind};
 use crate::wire::state::LastExit;
 
@@ -113,7 +114,20 @@ impl Supervisor {
         };
         self.ended.insert(name.clone(), ended);
         self.forget_oldest(MAX_ENDED_IN_PATH, |other| other.path() == name.path());
-        self.forget_oldest(MAX_ENDED, |_| true);
+        while self.ended.len() > MAX_ENDED {
+            let (tenant, count) = self.tenant_with_most_ended();
+            self.forget_oldest(count - 1, |other| other.path().tenant() == tenant);
+        }
+    }
+
+    /// The tenant that has the most unikernels that have ended, and how many.
+    fn tenant_with_most_ended(&self) -> (Path, usize) {
+        let mut counts = BTreeMap::<_, usize>::new();
+        for name in self.ended.keys() {
+            *counts.entry(name.path().tenant()).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.unwrap_or((Path::ROOT, 1))
     }
 
     /// Forgets the oldest of these that have ended, if they are more than `most`.
@@ -193,6 +207,9 @@ impl Supervisor {
         for (upload, Upload { asker, .. }) in std::mem::take(&mut self.uploads) {
             self.effects.push(Effect::DiscardImage(upload));
             self.refuse(&asker, "the supervisor is stopping");
+        }
+        for postponed in std::mem::take(&mut self.postponed) {
+            self.refuse(&postponed.asker, "the supervisor is stopping");
         }
         for (asker, request) in std::mem::take(&mut self.waiting).into_values().flatten() {
             self.drop_request(&asker, &request, "the supervisor is stopping");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::manifest::Manifest;
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::unikernel::{Death, ImageDigest, Version};
 use crate::wire::state::{LastExit, State};
 use crate::wire::{Header, Int, Message, Timestamp};
@@ -90,6 +91,14 @@ pub enum Event {
         /// The image, or why there is none.
         result: Result<StagedImage, String>,
     },
+    /// The upload of an image is about to write beyond what it was granted: leads to [`Effect::GrantUpload`] or
+    /// [`Effect::RefuseUpload`].
+    UploadGrows {
+        /// Which.
+        upload: UploadId,
+        /// How many bytes it wants to have written in all: a multiple of [`super::UPLOAD_STEP_BYTES`].
+        bytes: u64,
+    },
     /// The result of [`Effect::Inspect`].
     Inspected {
         /// The unikernel.
@@ -145,6 +154,10 @@ pub enum Event {
     },
     /// A time asked for by [`Effect::Wake`] has come.
     Timer(Timer),
+    /// The result of [`Effect::LookAtHost`]: what the host has, or why that is unknown.
+    HostResources(Result<Policy, String>),
+    /// The unikernels that run with a tap that is not on its bridge now, and what is wrong; of all others nothing is.
+    Networks(BTreeMap<Name, String>),
     /// The console daemon is there (again): it knows no unikernel.
     ConsoleUp,
     /// Stop all unikernels, and then the supervisor.
@@ -158,6 +171,8 @@ pub struct StagedImage {
     pub digest: ImageDigest,
     /// What it declares; a tender for it was found.
     pub manifest: Manifest,
+    /// Bytes that it takes on disk.
+    pub size: u64,
 }
 
 /// What is to be done, in this order.
@@ -183,7 +198,8 @@ pub enum Effect {
         /// zlib level, 0 for not compressed.
         level: u8,
     },
-    /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`].
+    /// Take an image in, uncompress and check it, and keep it staged: leads to [`Event::Staged`]. After each
+    /// [`super::UPLOAD_STEP_BYTES`], uncompressed, it has to ask: [`Event::UploadGrows`].
     ReceiveImage {
         /// What it is staged as.
         upload: UploadId,
@@ -193,6 +209,19 @@ pub enum Effect {
         embedded: Option<Vec<u8>>,
         /// Whether it is a zlib stream.
         compressed: bool,
+    },
+    /// Let an upload write as much as it asked for.
+    GrantUpload {
+        /// Which, if it is still there.
+        upload: UploadId,
+    },
+    /// End an upload that asked for more than there is space for: leads to [`Event::Staged`] with this reason, unless it is
+    /// over.
+    RefuseUpload {
+        /// Which, if it is still there.
+        upload: UploadId,
+        /// The reason.
+        why: String,
     },
     /// Forget an image that arrives, or is staged.
     DiscardImage(UploadId),
@@ -235,6 +264,17 @@ pub enum Effect {
         /// What went before, for a supervisor that finds it running.
         history: History,
     },
+    /// Record what went before the next start of a unikernel, for a supervisor that is started meanwhile.
+    Remember {
+        /// The unikernel, which does not run.
+        name: Name,
+        /// What it is.
+        version: Arc<Version>,
+        /// What went before.
+        history: History,
+    },
+    /// Forget what [`Effect::Remember`] has recorded, if anything.
+    Forget(Name),
     /// Undo what [`Effect::Prepare`] did, all of it.
     Release(Name),
     /// Do something with a block device: leads to [`Event::Block`], sooner or later whatever becomes of the client.
@@ -271,6 +311,8 @@ pub enum Effect {
     },
     /// Remove an image from the store: nothing refers to it.
     RemoveImage(ImageDigest),
+    /// Find out what the host has: leads to [`Event::HostResources`].
+    LookAtHost,
     /// Tell whoever is at the other end of this connection of all tenders from now on, after this answer; in place
     /// of whoever was told before.
     Observe {

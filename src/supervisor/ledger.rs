@@ -1,6 +1,7 @@
 //! Accounting: policies by path, and whether what is asked for fits every one of them.
 //!
-//! A unikernel must fit the policy of its own path and of every path above; each counts everything below it.
+//! A unikernel must fit the policy of its own path and of every path above; each counts everything below it. Policies
+//! bound use, not each other: one may be smaller than what is used or allowed below it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,20 +24,16 @@ pub struct Ledger {
 /// Why the ledger refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The policy at this path allows no further unikernel (path, allowed, used, by whom).
-    Unikernels(Path, u64, u64, Users),
-    /// Its memory does not suffice; all in MB (path, allowed, used, asked, used by whom).
-    Memory(Path, u64, u64, u64, Users),
-    /// Its block storage does not suffice; all in MB (path, allowed, used, asked).
-    Block(Path, u64, u64, u64),
+    /// The policy at this path allows no further unikernel.
+    Unikernels(Path, Usage),
+    /// The policy at this path has less memory left than the MB that are asked for.
+    Memory(Path, u64, Usage),
+    /// The policy at this path has less block storage left than the MB that are asked for.
+    Block(Path, u64, Usage),
     /// It forbids something that is asked for.
     Forbidden(Path, Excess),
     /// A policy above forbids what the new one would allow.
     Above(Path, Excess),
-    /// A policy below allows what the new one would not.
-    Below(Path, Excess),
-    /// What runs already uses more than the new policy would allow.
-    InUse(Path, Excess),
     /// There is no policy at this path.
     NoPolicy(Path),
     /// There are [`MAX_POLICIES`] directly below this path.
@@ -46,9 +43,25 @@ pub enum Refusal {
     AllRemembered(Path),
 }
 
-/// By whom something is used up: who is told may know the names below its own path, but of others only the sum.
+/// How far the limit of a policy is used up, as far as who asks may know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// All of it, for somebody at the path of the policy.
+    Full {
+        /// What the policy allows.
+        allowed: u64,
+        /// What is used at and below its path.
+        used: u64,
+        /// By whom.
+        by: TopConsumers,
+    },
+    /// The share of the path that asks, for somebody below the policy: what others use is not theirs to know.
+    Own(Path, u64),
+}
+
+/// The unikernels that use the most memory, and how many MB.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Users(Vec<(String, u64)>);
+pub struct TopConsumers(Vec<(String, u64)>);
 
 /// What a unikernel takes.
 #[derive(Clone, Debug, Default)]
@@ -60,49 +73,64 @@ pub struct Claim<'a> {
     others: Vec<&'a Config>,
 }
 
-impl Users {
-    /// Most that are told of.
-    const MOST: usize = 5;
-
-    /// Who uses what the policy of `at` allows, as far as somebody at `path`, at or below it, may know.
-    fn of(at: &Path, path: &Path, running: &[(&Name, Claim<'_>)]) -> Self {
-        let below = running.iter().filter(|(name, _)| name.path().is_within(at));
-        let mut users: BTreeMap<String, u64> = BTreeMap::new();
-        // The path on the way from the policy to who asks.
-        let own = path.ancestry().take_while(|above| above != at).last();
-        for (name, claim) in below {
-            let user = match &own {
-                None => name.to_string(),
-                Some(own) if name.path().is_within(own) => own.to_string(),
-                Some(_) => "others".to_owned(),
-            };
-            let sum = users.entry(user).or_default();
-            *sum = sum.saturating_add(claim.memory);
+impl Usage {
+    /// Usage of the policy `at` a path, of which `used` says how much is used at and below a path, for somebody at
+    /// `asking`.
+    fn of(at: &Path, asking: &Path, allowed: u64, used: impl Fn(&Path) -> u64) -> Self {
+        if asking == at {
+            Self::Full {
+                allowed,
+                used: used(at),
+                by: TopConsumers::default(),
+            }
+        } else {
+            Self::Own(asking.clone(), used(asking))
         }
-        let mut users: Vec<_> = users.into_iter().collect();
-        users.sort_by(|(one, some), (other, more)| more.cmp(some).then(one.cmp(other)));
-        if users.len() > Self::MOST {
-            let rest = users.split_off(Self::MOST - 1);
+    }
+
+    /// Names who uses most of it, where that may be known.
+    fn consumed_by(mut self, at: &Path, running: &[(&Name, Claim<'_>)]) -> Self {
+        if let Self::Full { by, .. } = &mut self {
+            *by = TopConsumers::at(at, running);
+        }
+        self
+    }
+}
+
+impl TopConsumers {
+    /// Maximum number of consumers that are named.
+    const MAX: usize = 5;
+
+    /// The consumers at and below a path.
+    fn at(path: &Path, running: &[(&Name, Claim<'_>)]) -> Self {
+        let below = running.iter();
+        let below = below.filter(|(name, _)| name.path().is_within(path));
+        let mut consumers: Vec<_> = below
+            .map(|(name, claim)| (name.to_string(), claim.memory))
+            .collect();
+        consumers.sort_by(|(one, some), (other, more)| more.cmp(some).then(one.cmp(other)));
+        if consumers.len() > Self::MAX {
+            let rest = consumers.split_off(Self::MAX - 1);
             let sum = rest
                 .iter()
                 .fold(0_u64, |sum, (_, memory)| sum.saturating_add(*memory));
-            users.push((format!("{} more", rest.len()), sum));
+            consumers.push((format!("{} more", rest.len()), sum));
         }
-        Self(users)
+        Self(consumers)
     }
 }
 
 /// Names and MB in parentheses, or nothing.
-impl fmt::Display for Users {
+impl fmt::Display for TopConsumers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let users = self.0.iter();
-        let users: Vec<_> = users
-            .map(|(user, memory)| format!("{user} {memory} MB"))
+        let consumers = self.0.iter();
+        let consumers: Vec<_> = consumers
+            .map(|(name, memory)| format!("{name} {memory} MB"))
             .collect();
-        if users.is_empty() {
+        if consumers.is_empty() {
             return Ok(());
         }
-        write!(f, " ({})", users.join(", "))
+        write!(f, " ({})", consumers.join(", "))
     }
 }
 
@@ -177,13 +205,14 @@ impl Ledger {
             };
             let (count, memory) = usage(&at, others);
             if count >= policy.unikernels {
-                let users = Users::of(&at, path, others);
-                return Err(Refusal::Unikernels(at, policy.unikernels, count, users));
+                let usage = Usage::of(&at, path, policy.unikernels, |path| usage(path, others).0);
+                let usage = usage.consumed_by(&at, others);
+                return Err(Refusal::Unikernels(at, usage));
             }
             if memory.saturating_add(claim.memory) > policy.memory {
-                let users = Users::of(&at, path, others);
-                let (allowed, asked) = (policy.memory, claim.memory);
-                return Err(Refusal::Memory(at, allowed, memory, asked, users));
+                let usage = Usage::of(&at, path, policy.memory, |path| usage(path, others).1);
+                let usage = usage.consumed_by(&at, others);
+                return Err(Refusal::Memory(at, claim.memory, usage));
             }
             policy
                 .allows_cpus(&claim.cpus().collect())
@@ -207,37 +236,28 @@ impl Ledger {
             let Some(allowed) = policy.block else {
                 return Err(Refusal::Forbidden(at, Excess::Block(size, None)));
             };
-            let used = devices.storage_below(&at);
-            if used.saturating_add(size) > allowed {
-                return Err(Refusal::Block(at, allowed, used, size));
+            if devices.storage_below(&at).saturating_add(size) > allowed {
+                let usage = Usage::of(&at, path, allowed, |path| devices.storage_below(path));
+                return Err(Refusal::Block(at, size, usage));
             }
         }
         Ok(())
     }
 
-    /// Sets the policy of `path`, given what runs and which block devices there are. `false`: it was the same before.
-    pub fn set(
-        &mut self,
-        path: &Path,
-        policy: Policy,
-        running: &[(&Name, Claim<'_>)],
-        devices: &BlockDevices,
-    ) -> Result<bool, Refusal> {
-        if self.policies.get(path) == Some(&policy) {
-            return Ok(false);
-        }
-        for above in path.ancestry().skip(1) {
+    /// Whether every policy above `path` allows what `policy` does. What the host has does not count: that bounds use.
+    pub fn check_above(&self, path: &Path, policy: &Policy) -> Result<(), Refusal> {
+        for above in path.ancestry().skip(1).filter(|above| !above.is_root()) {
             if let Some(upper) = self.policies.get(&above) {
                 policy
                     .within(upper)
                     .map_err(|excess| Refusal::Above(above, excess))?;
             }
         }
-        for (below, lower) in self.below(path).filter(|(below, _)| *below != path) {
-            lower
-                .within(&policy)
-                .map_err(|excess| Refusal::Below(below.clone(), excess))?;
-        }
+        Ok(())
+    }
+
+    /// Whether `path` has a policy, or there is room for one.
+    pub fn check_count(&self, path: &Path) -> Result<(), Refusal> {
         if let (Some(above), false) = (path.parent(), self.policies.contains_key(path)) {
             let siblings = self
                 .below(&above)
@@ -246,11 +266,23 @@ impl Ledger {
                 return Err(Refusal::TooMany(above));
             }
         }
-        let used = in_use(path, running, devices);
-        used.within(&policy)
-            .map_err(|excess| Refusal::InUse(path.clone(), excess))?;
+        Ok(())
+    }
+
+    /// Sets the policy of `path`.
+    pub fn set(&mut self, path: &Path, policy: Policy) {
         self.policies.insert(path.clone(), policy);
-        Ok(true)
+    }
+
+    /// Paths below `path` whose policies allow what its own does not, and by what they exceed it first.
+    pub fn exceeded_below<'a>(
+        &'a self,
+        path: &'a Path,
+        policy: &'a Policy,
+    ) -> impl Iterator<Item = (&'a Path, Excess)> {
+        self.below(path)
+            .filter(move |(below, _)| *below != path)
+            .filter_map(|(below, lower)| Some((below, lower.within(policy).err()?)))
     }
 
     /// Puts back what was at `path` before a change that could not be recorded.
@@ -288,7 +320,7 @@ fn usage(path: &Path, running: &[(&Name, Claim<'_>)]) -> (u64, u64) {
 }
 
 /// What is at and below `path`, as the smallest policy that allows it.
-fn in_use(path: &Path, running: &[(&Name, Claim<'_>)], devices: &BlockDevices) -> Policy {
+pub fn in_use(path: &Path, running: &[(&Name, Claim<'_>)], devices: &BlockDevices) -> Policy {
     let (unikernels, memory) = usage(path, running);
     let claims = || {
         running
@@ -311,35 +343,38 @@ fn in_use(path: &Path, running: &[(&Name, Claim<'_>)], devices: &BlockDevices) -
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unikernels(path, allowed, used, users) => write!(
+            Self::Unikernels(path, Usage::Full { allowed, used, by }) => write!(
                 f,
-                "policy of {path} allows {allowed} unikernels, {used} exist{users}"
+                "policy of {path} allows {allowed} unikernels, {used} exist{by}"
             ),
-            Self::Memory(path, allowed, used, asked, users) => write!(
+            Self::Unikernels(path, Usage::Own(own, used)) => write!(
                 f,
-                "policy of {path} allows {allowed} MB of memory, {used} MB are used{users}, {asked} MB are asked for"
+                "{}: no further unikernel is allowed ({own} has {used})",
+                UsedUp(path)
             ),
-            Self::Block(path, allowed, used, asked) => write!(
+            Self::Memory(path, asked, Usage::Full { allowed, used, by }) => write!(
+                f,
+                "policy of {path} allows {allowed} MB of memory, {used} MB are used{by}, {asked} MB are asked for"
+            ),
+            Self::Memory(path, asked, Usage::Own(own, used)) => write!(
+                f,
+                "{}: fewer than {asked} MB of memory are left ({own} uses {used} MB)",
+                UsedUp(path)
+            ),
+            Self::Block(path, asked, Usage::Full { allowed, used, .. }) => write!(
                 f,
                 "policy of '{path}' allows {allowed} MB of block storage, {used} MB are used, {asked} MB are asked for"
             ),
-            Self::Forbidden(path, Excess::Bridges(bridges)) if path.is_root() => write!(
+            Self::Block(path, asked, Usage::Own(own, used)) => write!(
                 f,
-                "this host has no bridge {} (they are looked for at the start and on SIGHUP)",
-                list(bridges)
+                "{}: fewer than {asked} MB of block storage are left ({own} uses {used} MB)",
+                UsedUp(path)
             ),
+            Self::Forbidden(path, Excess::Bridges(bridges)) if path.is_root() => {
+                write!(f, "this host has no bridge {}", list(bridges))
+            }
             Self::Forbidden(path, excess) => write!(f, "policy of '{path}': {excess}"),
             Self::Above(path, excess) => write!(f, "policy above, of '{path}': {excess}"),
-            Self::Below(path, excess) => {
-                write!(f, "policy below, of {path}, would exceed it: {excess}")
-            }
-            Self::InUse(path, Excess::Cpus(cpus)) => {
-                write!(f, "CPU ids in use below '{path}': {}", list(cpus))
-            }
-            Self::InUse(path, Excess::Bridges(bridges)) => {
-                write!(f, "bridges in use below '{path}': {}", list(bridges))
-            }
-            Self::InUse(path, excess) => write!(f, "in use below '{path}': {excess}"),
             Self::NoPolicy(path) => write!(f, "there is no policy of {path}"),
             Self::TooMany(path) => {
                 write!(
@@ -354,6 +389,19 @@ impl fmt::Display for Refusal {
                 f,
                 "{MAX_POLICIES} paths at and below {path} have policies already"
             ),
+        }
+    }
+}
+
+/// The policy of this path, of which nothing more is said than that it is used up.
+struct UsedUp<'a>(&'a Path);
+
+impl fmt::Display for UsedUp<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_root() {
+            f.write_str("this host is full")
+        } else {
+            write!(f, "policy of '{}' is used up", self.0)
         }
     }
 }
@@ -403,13 +451,7 @@ mod tests {
         let others = [(&running, claim(60))];
         assert_eq!(
             ledger.admit(&path("a:c"), &claim(41), &others),
-            Err(Refusal::Memory(
-                path("a"),
-                100,
-                60,
-                41,
-                Users(vec![("others".into(), 60)])
-            ))
+            Err(Refusal::Memory(path("a"), 41, Usage::Own(path("a:c"), 0)))
         );
         assert_eq!(ledger.admit(&path("a:c"), &claim(40), &others), Ok(()));
     }
@@ -421,12 +463,7 @@ mod tests {
         assert_eq!(ledger.admit(&path("z"), &claim(1), &[]), Ok(()));
         assert_eq!(
             ledger.admit(&path("z"), &claim(1), &[(&running, claim(1))]),
-            Err(Refusal::Unikernels(
-                Path::ROOT,
-                1,
-                1,
-                Users(vec![("others".into(), 1)])
-            ))
+            Err(Refusal::Unikernels(Path::ROOT, Usage::Own(path("z"), 0)))
         );
     }
 
@@ -436,7 +473,7 @@ mod tests {
             block,
             ..policy(3, 100)
         };
-        let mut ledger: Ledger = [
+        let ledger: Ledger = [
             (path("a"), storage(Some(10))),
             (path("a:b"), storage(Some(10))),
             (path("n"), storage(None)),
@@ -447,101 +484,111 @@ mod tests {
         devices.add(name("a:c:d"), 6).unwrap();
         assert_eq!(
             ledger.admit_block(&path("a:b"), 5, &devices),
-            Err(Refusal::Block(path("a"), 10, 6, 5))
+            Err(Refusal::Block(path("a"), 5, Usage::Own(path("a:b"), 0)))
         );
         assert_eq!(ledger.admit_block(&path("a:b"), 4, &devices), Ok(()));
         assert_eq!(
             ledger.admit_block(&path("n:x"), 1, &devices),
             Err(Refusal::Forbidden(path("n"), Excess::Block(1, None)))
         );
+        let used = in_use(&path("a:c"), &[], &devices);
         assert_eq!(
-            ledger.set(&path("a:c"), storage(Some(5)), &[], &devices),
-            Err(Refusal::InUse(path("a:c"), Excess::Block(6, Some(5))))
+            used.within(&storage(Some(5))),
+            Err(Excess::Block(6, Some(5)))
         );
     }
 
     #[test]
-    fn who_is_refused_learns_who_uses_what_but_no_names_of_others() {
+    fn who_is_below_a_policy_learns_its_own_usage_only() {
         let names: Vec<Name> = (0..7).map(|n| name(&format!("a:b:u{n}"))).collect();
         let stranger = name("a:c:x");
         let mut running: Vec<_> = names.iter().map(|name| (name, claim(10))).collect();
-        running.push((&stranger, claim(20)));
-        let told = |at: &str, by: &str| Users::of(&path(at), &path(by), &running).to_string();
-        assert_eq!(told("a", "a:b"), " (a:b: 70 MB, others 20 MB)");
-        assert_eq!(told("a", "a:d:e"), " (others 90 MB)");
-        let own = " (a:b:u0 10 MB, a:b:u1 10 MB, a:b:u2 10 MB, a:b:u3 10 MB, 3 more 30 MB)";
-        assert_eq!(told("a:b", "a:b"), own);
-        assert_eq!(Users::of(&path("z"), &path("z"), &running).to_string(), "");
+        running.push((&stranger, claim(23)));
+        let mut devices = BlockDevices::default();
+        devices.add(name("a:c:disk"), 23).unwrap();
+        devices.add(name("a:b:disk"), 7).unwrap();
+        let full = Policy {
+            block: Some(30),
+            ..policy(8, 93)
+        };
+        let count = Policy {
+            unikernels: 9,
+            ..full.clone()
+        };
+        let refusals = |at: &str, by: &str| {
+            let ledger =
+                |policy: &Policy| -> Ledger { [(path(at), policy.clone())].into_iter().collect() };
+            let by = path(by);
+            [
+                ledger(&full).admit(&by, &claim(5), &running),
+                ledger(&count).admit(&by, &claim(5), &running),
+                ledger(&full).admit_block(&by, 5, &devices),
+            ]
+            .map(|refused| refused.unwrap_err().to_string())
+        };
+        assert_eq!(
+            refusals("a", "a:b"),
+            [
+                "policy of 'a:' is used up: no further unikernel is allowed (a:b: has 7)",
+                "policy of 'a:' is used up: fewer than 5 MB of memory are left (a:b: uses 70 MB)",
+                "policy of 'a:' is used up: fewer than 5 MB of block storage are left (a:b: uses 7 MB)",
+            ]
+        );
+        let [_, host, _] = refusals("", "a:d:e");
+        let expected = "this host is full: fewer than 5 MB of memory are left (a:d:e: uses 0 MB)";
+        assert_eq!(host, expected);
+        // Who is at the path of the policy sees everything.
+        let by = "(a:c:x 23 MB, a:b:u0 10 MB, a:b:u1 10 MB, a:b:u2 10 MB, 4 more 40 MB)";
+        assert_eq!(
+            refusals("a", "a")[..2],
+            [
+                format!("policy of a: allows 8 unikernels, 8 exist {by}"),
+                format!(
+                    "policy of a: allows 93 MB of memory, 93 MB are used {by}, 5 MB are asked for"
+                ),
+            ]
+        );
     }
 
     #[test]
-    fn policies_nest() {
-        let mut ledger = Ledger::default();
-        assert_eq!(
-            ledger.set(&path("a"), policy(2, 50), &[], &BlockDevices::default()),
-            Ok(true)
-        );
-        assert_eq!(
-            ledger.set(&path("a"), policy(2, 50), &[], &BlockDevices::default()),
-            Ok(false)
-        );
+    fn a_policy_within_those_above_may_be_set_whatever_is_below() {
+        let mut ledger: Ledger = [
+            (Path::ROOT, policy(1, 1)),
+            (path("a"), policy(2, 50)),
+            (path("a:b:c"), policy(2, 50)),
+        ]
+        .into_iter()
+        .collect();
         assert!(matches!(
-            ledger.set(&path("a:b:c"), policy(3, 50), &[], &BlockDevices::default()),
+            ledger.check_above(&path("a:b"), &policy(3, 50)),
             Err(Refusal::Above(..))
         ));
-        assert_eq!(
-            ledger.set(&path("a:b:c"), policy(2, 50), &[], &BlockDevices::default()),
-            Ok(true)
-        );
-        assert!(matches!(
-            ledger.set(&path("a"), policy(1, 50), &[], &BlockDevices::default()),
-            Err(Refusal::Below(..))
-        ));
-        let running = name("z:x");
-        assert_eq!(
-            ledger.set(
-                &path("z"),
-                policy(1, 50),
-                &[(&running, claim(51))],
-                &BlockDevices::default()
-            ),
-            Err(Refusal::InUse(path("z"), Excess::Memory(51, 50)))
-        );
+        assert_eq!(ledger.check_above(&path("a:b"), &policy(1, 40)), Ok(()));
+        // What the host has bounds use only.
+        assert_eq!(ledger.check_above(&path("z"), &policy(9, 900)), Ok(()));
+        ledger.set(&path("a:b"), policy(1, 40));
+        let smaller = policy(1, 40);
+        let below = path("a:b");
+        let exceeded: Vec<_> = ledger.exceeded_below(&below, &smaller).collect();
+        assert_eq!(exceeded, [(&path("a:b:c"), Excess::Unikernels(2, 1))]);
+        // It bounds what is below from now on.
+        let running = name("a:b:c:x");
+        let others = [(&running, claim(60))];
+        assert!(ledger.admit(&path("a:b:c"), &claim(1), &others).is_err());
     }
 
     #[test]
     fn the_policies_below_a_path_are_bounded() {
         let mut ledger = Ledger::default();
         for number in 0..MAX_POLICIES {
-            ledger
-                .set(
-                    &path(&format!("a:t{number}")),
-                    policy(1, 20),
-                    &[],
-                    &BlockDevices::default(),
-                )
-                .unwrap();
+            let path = path(&format!("a:t{number}"));
+            ledger.check_count(&path).unwrap();
+            ledger.set(&path, policy(1, 20));
         }
-        let more = ledger.set(
-            &path("a:more"),
-            policy(1, 20),
-            &[],
-            &BlockDevices::default(),
-        );
-        assert_eq!(more, Err(Refusal::TooMany(path("a"))));
-        assert_eq!(
-            ledger.set(&path("a:t7"), policy(1, 30), &[], &BlockDevices::default()),
-            Ok(true)
-        );
-        assert_eq!(
-            ledger.set(
-                &path("b:more"),
-                policy(1, 20),
-                &[],
-                &BlockDevices::default()
-            ),
-            Ok(true)
-        );
+        let full = Err(Refusal::TooMany(path("a")));
+        assert_eq!(ledger.check_count(&path("a:more")), full);
+        assert_eq!(ledger.check_count(&path("a:t7")), Ok(()));
+        assert_eq!(ledger.check_count(&path("b:more")), Ok(()));
     }
 
     #[test]

@@ -60,6 +60,9 @@ impl Supervisor {
             config: admitted,
             force,
         };
+        if let Err(why) = self.admit_upload(upload, &arriving) {
+            return self.refuse(&arriving.asker, &why);
+        }
         self.uploads.insert(upload, arriving);
         self.effects.push(Effect::ReceiveImage {
             upload,
@@ -106,6 +109,8 @@ impl Supervisor {
             self.uploads.remove(&upload);
             self.effects.push(Effect::DiscardImage(upload));
         }
+        self.postponed
+            .retain(|postponed| postponed.asker.connection != connection);
         for queue in self.waiting.values_mut() {
             let gone = |(asker, _): &(Asker, Request)| asker.connection == connection;
             let effects = queue
@@ -119,16 +124,17 @@ impl Supervisor {
 
     pub(super) fn staged(&mut self, upload: UploadId, result: Result<StagedImage, String>) {
         // Of a client that is gone nothing is left to be answered.
-        let Some(Upload {
+        let Some(arrived) = self.uploads.remove(&upload) else {
+            return self.effects.push(Effect::DiscardImage(upload));
+        };
+        let fits = self.upload_ended(upload, &arrived, result.as_ref());
+        let Upload {
             asker,
             name,
             config,
             force,
-        }) = self.uploads.remove(&upload)
-        else {
-            return self.effects.push(Effect::DiscardImage(upload));
-        };
-        match result {
+        } = arrived;
+        match fits.and(result) {
             Ok(image) => {
                 let creation = Creation {
                     config,
@@ -196,7 +202,7 @@ impl Supervisor {
     }
 
     /// What a revival starts.
-    fn revived(&self, name: &Name, revival: &Revival) -> Result<Arc<Version>, String> {
+    pub(super) fn revived(&self, name: &Name, revival: &Revival) -> Result<Arc<Version>, String> {
         let present = self.unikernels.get(name);
         let ended = self.ended.get(name);
         let (version, previous) = match (present, ended) {
@@ -323,6 +329,7 @@ impl Supervisor {
                 if let Some(unikernel) = self.unikernels.get_mut(name) {
                     unikernel.run = Run::Stopped;
                 }
+                self.effects.push(Effect::Forget(name.clone()));
                 self.save(name);
             }
             Some(Goal::Destroy(_)) => {
@@ -331,6 +338,7 @@ impl Supervisor {
                     operation.previous = previous;
                     operation.ended = ended;
                 }
+                self.effects.push(Effect::Forget(name.clone()));
                 self.save(name);
             }
             Some(Goal::Start | Goal::Evict(_)) | None => self.finish(name),
@@ -495,6 +503,8 @@ impl Supervisor {
         let claim = Claim::of(config);
         self.ledgers()
             .try_for_each(|ledger| ledger.admit(name.path(), &claim, &others))
+            .map_err(|refusal| refusal.to_string())?;
+        self.admit_addresses(name, config)
             .map_err(|refusal| refusal.to_string())?;
         self.admit_blocks(name, &config.blocks)
             .map_err(|refusal| refusal.to_string())

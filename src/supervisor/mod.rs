@@ -4,11 +4,14 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod ages;
 mod blocks;
+mod disk;
 mod domains;
 mod ending;
 mod event;
+mod host;
 mod ledger;
 mod lifecycle;
 mod operation;
@@ -27,8 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::name::Name;
-use crate::policy::{Age, Policy};
-use crate::serial;
+use crate::policy::Policy;
 use crate::unikernel::{Config, ImageDigest, Kind, Version};
 use crate::wire::domain::{self, DomainError};
 use crate::wire::state::{LastExit, Recorded, Standing, State};
@@ -37,16 +39,21 @@ use crate::wire::{
     Success, Timestamp, UnikernelCommand,
 };
 
+use self::disk::DiskUsage;
 use self::operation::{Operation, Request, Revival, Upload, Written};
 
 pub use ages::{AGE_STEP, Ages};
 pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
+pub use disk::{
+    IMAGE_QUOTA_FACTOR, ImageQuota, MAX_IMAGE_QUOTA_FACTOR, MIN_IMAGE_QUOTA, QuotaRefusal,
+    UPLOAD_STEP_BYTES,
+};
 pub use domains::Domain;
 pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
     Survivor, TaskId, Ticket, Timer, UploadId,
 };
-pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, Users};
+pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, TopConsumers, Usage};
 pub use owner::Owner;
 pub use storage::{MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT};
 
@@ -85,10 +92,17 @@ pub struct Settings {
     pub resources: Policy,
     /// The block devices that it has.
     pub devices: BlockDevices,
+    /// The images in its store, with their sizes in bytes.
+    pub images: BTreeMap<ImageDigest, u64>,
+    /// How much disk space policies leave to images.
+    pub image_quota: ImageQuota,
     /// What names its BHyve machines, or why it runs none.
     pub machines: Result<Owner, &'static str>,
     /// How long a tender has between SIGTERM and SIGKILL; that of a machine [longer](MACHINE_STOP_DEADLINE).
     pub stop_deadline: Duration,
+    /// What went before the next start of the unikernels that wait for it, each with the
+    /// [key](crate::unikernel::Version::key) of its version.
+    pub histories: BTreeMap<Name, ([u8; 32], History)>,
     /// Any number, for jitter.
     pub seed: u32,
 }
@@ -100,6 +114,7 @@ pub struct Supervisor {
     ledger: Ledger,
     ages: Ages,
     devices: BlockDevices,
+    disk: DiskUsage,
     machines: Result<Owner, &'static str>,
     /// What is done about block devices.
     tasks: BTreeMap<TaskId, storage::Task>,
@@ -128,6 +143,10 @@ pub struct Supervisor {
     acknowledged: Ledger,
     /// Images to be removed once nothing refers to them.
     superfluous: BTreeSet<ImageDigest>,
+    /// Commands that wait until the host was looked at.
+    postponed: VecDeque<host::Postponed>,
+    /// The unikernels with a tap that is not on its bridge, and what is wrong.
+    off_bridge: BTreeMap<Name, String>,
     counter: u64,
     random: u32,
     stopping: bool,
@@ -213,6 +232,7 @@ impl Supervisor {
             ledger,
             ages,
             devices: settings.devices,
+            disk: DiskUsage::new(settings.image_quota, settings.images),
             machines: settings.machines,
             tasks: BTreeMap::new(),
             unikernels: BTreeMap::new(),
@@ -225,6 +245,8 @@ impl Supervisor {
             early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
             superfluous: BTreeSet::new(),
+            postponed: VecDeque::new(),
+            off_bridge: BTreeMap::new(),
             counter: survivors
                 .iter()
                 .map(|survivor| survivor.run.0)
@@ -254,8 +276,12 @@ impl Supervisor {
                     continue;
                 }
             };
+            let history = settings.histories.get(&name);
+            let history = history.filter(|(key, _)| *key == version.key());
+            let history = history.map(|(_, history)| history.clone());
             let unikernel = Unikernel {
                 previous,
+                history: history.unwrap_or_default(),
                 ..Unikernel::new(version, run)
             };
             supervisor.unikernels.insert(name, unikernel);
@@ -273,6 +299,7 @@ impl Supervisor {
             Event::Message { from, message } => self.message(from, message),
             Event::Closed(connection) => self.closed(connection),
             Event::Staged { upload, result } => self.staged(upload, result),
+            Event::UploadGrows { upload, bytes } => self.upload_grows(upload, bytes),
             Event::Inspected { name, result } => self.inspected(&name, result),
             Event::Prepared { name, result } => self.prepared(now, &name, result),
             Event::Announced { name, call, result } => self.announced(now, &name, call, result),
@@ -281,6 +308,8 @@ impl Supervisor {
             Event::Persisted { ticket, result } => self.persisted(ticket, result),
             Event::Block { task, result, left } => self.block_done(task, result, left),
             Event::Timer(timer) => self.timer(timer),
+            Event::HostResources(found) => self.looked_at_host(found),
+            Event::Networks(off_bridge) => self.networks(off_bridge),
             Event::ConsoleUp => self.announce_all(),
             Event::Terminate => self.terminate(),
         }
@@ -288,6 +317,7 @@ impl Supervisor {
         if self.is_done() {
             self.effects.push(Effect::Exit);
         }
+        self.disk.follow(&self.effects);
         std::mem::take(&mut self.effects)
     }
 
@@ -340,6 +370,7 @@ impl Supervisor {
     /// Whether nothing is under way, and all is on disk: another supervisor could take over.
     pub fn is_quiet(&self) -> bool {
         !self.save_due
+            && self.postponed.is_empty()
             && self.operations.is_empty()
             && self.uploads.is_empty()
             && self.tasks.is_empty()
@@ -363,23 +394,20 @@ impl Supervisor {
             return self.refuse(&asker, "the supervisor is stopping");
         }
         match command {
-            Command::Unikernel(command) => self.unikernel_command(asker, name, command),
+            Command::Unikernel(command) => {
+                if let Some((asker, name, command)) = self.postpone(asker, name, command) {
+                    self.carry_out(asker, name, command);
+                }
+            }
             Command::Policy(PolicyCommand::Info(())) => {
                 let answer = reply::policies(name.path(), self.ledger.below(name.path()));
                 self.succeed(&asker, answer);
             }
             Command::Policy(PolicyCommand::Add(policy)) => {
-                self.add_policy(asker, name.path(), &policy, None);
+                self.add_policy(asker, name.path(), &policy);
             }
-            Command::Policy(PolicyCommand::AddDated(dated)) => {
-                if let Some(age) = Age::of(&dated) {
-                    self.add_policy(asker, name.path(), &dated.policy, Some(&age));
-                } else {
-                    let most = serial::MAX_OCTETS;
-                    let why =
-                        format!("the certificate's serial number has more than {most} octets");
-                    self.refuse(&asker, &why);
-                }
+            Command::Policy(PolicyCommand::SetChain(chain)) => {
+                self.set_chain(asker, name.path(), &chain);
             }
             Command::Policy(PolicyCommand::Remove(())) => self.remove_policy(asker, name.path()),
             Command::Statistics(StatsCommand::Initial(())) => {
@@ -400,7 +428,7 @@ impl Supervisor {
         }
     }
 
-    fn unikernel_command(&mut self, asker: Asker, name: Name, command: UnikernelCommand) {
+    fn carry_out(&mut self, asker: Asker, name: Name, command: UnikernelCommand) {
         use UnikernelCommand as U;
 
         match command {
@@ -455,6 +483,7 @@ impl Supervisor {
     fn known(&self) -> reply::Known<'_> {
         reply::Known {
             devices: &self.devices,
+            off_bridge: &self.off_bridge,
             machines: self.machines.as_ref().ok(),
         }
     }
@@ -501,23 +530,27 @@ impl Supervisor {
         let Some((why, policies)) = self.writes.remove(&ticket) else {
             return;
         };
-        if let (Written::Policy { path, .. }, Ok(())) = (&why, &result) {
-            let policy = policies.ledger.at(path).cloned();
-            self.acknowledged.reset(path.clone(), policy);
+        if let (Written::Policies { paths, .. }, Ok(())) = (&why, &result) {
+            for path in paths {
+                let policy = policies.ledger.at(path).cloned();
+                self.acknowledged.reset(path.clone(), policy);
+            }
         }
         self.recorded = result.is_ok().then_some(policies);
         match (why, result) {
             (Written::Operation(name), result) => self.saved(&name, result),
             (
-                Written::Policy {
+                Written::Policies {
                     asker,
-                    path,
+                    paths,
                     answer,
+                    close,
                 },
                 result,
-            ) => {
-                self.policy_persisted(&asker, &path, answer, result);
-            }
+            ) => match result {
+                Ok(()) => self.answer(&asker, Payload::Reply(answer), close),
+                Err(why) => self.policies_not_persisted(&asker, paths, &why),
+            },
             (Written::Change, Ok(())) => {}
             (Written::Change, Err(error)) => {
                 log::warn!("the state was not recorded, which is tried again: {error}");
@@ -727,7 +760,9 @@ fn claims<'a>(
 
 #[cfg(test)]
 pub(crate) mod fixtures {
-    use super::{BlockDevices, Owner, STOP_DEADLINE, Settings};
+    use std::collections::BTreeMap;
+
+    use super::{BlockDevices, ImageQuota, Owner, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
 
@@ -742,8 +777,11 @@ pub(crate) mod fixtures {
                 bridges: [].into(),
             },
             devices: BlockDevices::default(),
+            images: BTreeMap::new(),
+            image_quota: ImageQuota::default(),
             machines: Ok(Owner::of(1, 2, b"")),
             stop_deadline: STOP_DEADLINE,
+            histories: BTreeMap::new(),
             seed: 1,
         }
     }

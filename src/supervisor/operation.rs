@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Asker, Claim, Effect, Ended, RunId, StagedImage, Unikernel, UploadId};
 use crate::name::{Name, Path};
 use crate::unikernel::{Config, Version};
-use crate::wire::{Arguments, Restart};
+use crate::wire::{Arguments, Restart, Success};
 
 /// A request, or a task of the supervisor's own.
 #[derive(Debug)]
@@ -98,11 +98,13 @@ pub(super) enum Revival {
 pub(super) enum Written {
     /// The last step of the operation on this name.
     Operation(Name),
-    /// A policy of this path.
-    Policy {
+    /// The policies of these paths.
+    Policies {
         asker: Asker,
-        path: Path,
-        answer: &'static str,
+        paths: Vec<Path>,
+        answer: Success,
+        /// Whether the conversation ends with the answer.
+        close: bool,
     },
     /// Something that nobody asked for.
     Change,

@@ -32,6 +32,8 @@ pub(super) struct Subject<'a> {
 pub(super) struct Known<'a> {
     /// The block devices, for their sizes.
     pub devices: &'a BlockDevices,
+    /// Which of those that run are off a bridge, and why.
+    pub off_bridge: &'a BTreeMap<Name, String>,
     /// What names BHyve machines, if there are any.
     pub machines: Option<&'a Owner>,
 }
@@ -183,6 +185,11 @@ fn details_of(name: &Name, unikernel: &Unikernel, known: Known<'_>) -> Details {
         restarts: unikernel.history.restarts.into(),
         last_exit: unikernel.history.last_exit.as_ref().map(Into::into),
         previous: unikernel.previous.as_deref().map(digest),
+        off_bridge: known
+            .off_bridge
+            .get(name)
+            .filter(|_| unikernel.is_up())
+            .map(|why| why.as_str().into()),
     }
 }
 
@@ -198,6 +205,7 @@ fn details_of_ended(name: &Name, ended: &Ended, known: Known<'_>) -> Details {
         restarts: Int::new(0),
         last_exit: Some((&ended.exit).into()),
         previous: ended.previous.as_deref().map(digest),
+        off_bridge: None,
     }
 }
 
@@ -214,7 +222,9 @@ fn info(subject: Subject<'_>) -> Info {
         name,
         version: Version { config, image },
         started,
-        known: Known { devices, machines },
+        known: Known {
+            devices, machines, ..
+        },
     } = subject;
     Info {
         typ: config.wire_kind(),
@@ -255,7 +265,7 @@ mod tests {
             config: config(),
             image: ImageDigest([0; 32]),
         };
-        let devices = BlockDevices::default();
+        let (devices, none) = (BlockDevices::default(), BTreeMap::new());
         let running: Vec<Name> = running.iter().map(|name| name.parse().unwrap()).collect();
         let answer = unikernels(
             &asked.parse().unwrap(),
@@ -265,6 +275,7 @@ mod tests {
                 started: Timestamp::from_unix(0, 0),
                 known: Known {
                     devices: &devices,
+                    off_bridge: &none,
                     machines: None,
                 },
             }),

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use self::dice::Dice;
-use self::host::{About, Host, Open, Tender};
+use self::host::{About, Host, Open, Tender, size};
 use self::kept::{Kept, Status};
 use self::promise::Change;
 use super::fixtures::{config, settings};
@@ -21,8 +21,9 @@ use super::*;
 use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
 use crate::name::Path;
+use crate::policy::{Age, check_decrease};
 use crate::unikernel::{Block, Death, FailBehaviour};
-use crate::wire::{BlockAddFilled, BlockCommand, DatedPolicy, Octets, Restart};
+use crate::wire::{BlockAddFilled, BlockCommand, DatedPolicy, Restart};
 
 const SCHEDULES: u64 = 100_000;
 
@@ -83,9 +84,24 @@ struct Schedule {
     prompt: bool,
     counter: i64,
     now: Moment,
+    /// Bytes that images took below each path with a policy.
+    taken: BTreeMap<Path, u64>,
+    /// What is used at and below each path, as it was after the last event of this supervisor.
+    used: Option<BTreeMap<Path, Used>>,
     /// Events so far.
     length: usize,
     log: Option<String>,
+}
+
+/// What a request makes of the policy of a path, and the age of its certificate, if it has one.
+type PolicyChange = (Path, Option<Policy>, Option<Age>);
+
+/// What is used at and below a path; memory and block storage in MB.
+#[derive(Debug)]
+struct Used {
+    unikernels: u64,
+    memory: u64,
+    block: u64,
 }
 
 impl Schedule {
@@ -102,6 +118,8 @@ impl Schedule {
                 monotonic: Duration::ZERO,
                 wall: Timestamp::from_unix(0, 0),
             },
+            taken: BTreeMap::new(),
+            used: None,
             length: 0,
             log: None,
         }
@@ -150,7 +168,7 @@ impl Schedule {
                 let arriving: Vec<_> = self.host.arriving.keys().copied().collect();
                 if !arriving.is_empty() {
                     let upload = self.host.dice.pick(&arriving);
-                    self.host.finish_upload(upload);
+                    self.host.go_on_with_upload(upload);
                 }
                 let streams: Vec<_> = self.host.streams.keys().copied().collect();
                 if !streams.is_empty() {
@@ -213,21 +231,13 @@ impl Schedule {
             kind => {
                 let path = dice.pick(&*PATHS);
                 let name = Name::from(path.clone());
-                let policy = (kind < 18).then(|| Self::random_policy(dice));
-                let dated = dice.chance(60);
-                let command = policy.as_ref().map_or(PolicyCommand::Remove(()), |policy| {
-                    if dated {
-                        PolicyCommand::AddDated(Self::random_certificate(dice, request, policy))
-                    } else {
-                        PolicyCommand::Add(policy.into())
-                    }
-                });
-                let age = match &command {
-                    PolicyCommand::AddDated(dated) => Age::of(dated),
-                    _ => None,
-                };
-                self.host.policy(&path).ask(request, Change::To(policy));
-                (Command::Policy(command), name, About::Policy(path, age))
+                let (command, changes) = Self::random_policy_command(dice, kind, request, path);
+                let mut about = Vec::new();
+                for (path, policy, age) in changes {
+                    self.host.policy(&path).ask(request, Change::To(policy));
+                    about.push((path, age));
+                }
+                (Command::Policy(command), name, About::Policies(about))
             }
         };
         let free = self.host.connections.iter().find(|(_, free)| **free);
@@ -323,10 +333,37 @@ impl Schedule {
         }
     }
 
+    /// One of the requests about policies, and what it makes of which paths.
+    fn random_policy_command(
+        dice: &mut Dice,
+        kind: usize,
+        request: i64,
+        path: Path,
+    ) -> (PolicyCommand, Vec<PolicyChange>) {
+        if kind >= 18 {
+            return (PolicyCommand::Remove(()), vec![(path, None, None)]);
+        }
+        if dice.chance(40) {
+            let policy = Self::random_policy(dice);
+            let add = PolicyCommand::Add((&policy).into());
+            return (add, vec![(path, Some(policy), None)]);
+        }
+        let mut paths: Vec<_> = path.ancestry().filter(|path| !path.is_root()).collect();
+        paths.reverse();
+        let (mut chain, mut changes) = (Vec::new(), Vec::new());
+        for path in paths {
+            let policy = Self::random_policy(dice);
+            let dated = Self::random_certificate(dice, request, &policy);
+            changes.push((path, Some(policy), Some(Age::from(&dated))));
+            chain.push(dated);
+        }
+        (PolicyCommand::SetChain(chain), changes)
+    }
+
     fn random_policy(dice: &mut Dice) -> Policy {
         Policy {
-            unikernels: dice.pick(&[1, 2, 4]),
-            memory: dice.pick(&[40, 80, 120]),
+            unikernels: dice.pick(&[0, 1, 2, 4]),
+            memory: dice.pick(&[0, 40, 80, 120]),
             cpus: [0].into(),
             block: dice.pick(&[None, Some(20), Some(30), Some(60)]),
             bridges: BTreeSet::new(),
@@ -337,8 +374,7 @@ impl Schedule {
     fn random_certificate(dice: &mut Dice, request: i64, policy: &Policy) -> DatedPolicy {
         DatedPolicy {
             policy: policy.into(),
-            not_before: Int::new(request * 20 - dice.pick(&[0, 0, 5, 30, 70, 150])),
-            serial: Octets(vec![dice.pick(&[1, 2, 0x7f])]),
+            not_before: Int::new(request * 20 - dice.pick(&[0, 0, 20, 30, 70, 150])),
         }
     }
 
@@ -397,14 +433,30 @@ impl Schedule {
         self.host.tell(&event);
         self.now.monotonic = self.host.clock;
         let stale = self.stale(&event);
+        let history = self.history();
+        let request = match &event {
+            Event::Message { message, .. } => Some(message.clone()),
+            _ => None,
+        };
+        let entitled = request
+            .as_ref()
+            .is_some_and(|request| self.is_entitled(request));
+        let before = self.supervisor.ledger.clone();
         let mut refused = false;
         for effect in self.supervisor.handle(&self.now, event) {
             self.note(|| format!("    {effect:?}"));
             refused |= matches!(
-                &effect,
-                Effect::Answer { message, .. } if matches!(message.payload, Payload::Failure(_))
+                (&effect, &request),
+                (Effect::Answer { message, .. }, Some(request))
+                    if message.header == request.header
+                        && matches!(message.payload, Payload::Failure(_))
             );
             self.host.carry_out(effect);
+        }
+        for name in history.difference(&self.history()) {
+            if !self.supervisor.operations.contains_key(name) {
+                self.host.forget(name);
+            }
         }
         // Only what nobody wants any more may have what somebody is to get.
         for holder in std::mem::take(&mut self.host.holders) {
@@ -412,8 +464,19 @@ impl Schedule {
             self.host
                 .must(stray, || format!("what {holder} has is used by others"));
         }
-        if let Some((path, before)) = stale {
-            self.host.must(before.is_some() || refused, || {
+        self.host.must(!(refused && entitled), || {
+            format!("refused is what nobody may be refused: {request:?}")
+        });
+        if refused {
+            let same = self.supervisor.ledger.all().eq(before.all());
+            self.host
+                .must(same, || format!("refused, but with effect: {request:?}"));
+        }
+        for (path, before) in stale {
+            if refused {
+                continue;
+            }
+            self.host.must(before.is_some(), || {
                 format!("an older certificate goes on without any policy of {path}")
             });
             let kept = self.supervisor.ledger.at(&path) == before.as_ref();
@@ -422,21 +485,80 @@ impl Schedule {
             });
         }
         self.check();
+        if let Some(broken) = self.overgrown() {
+            self.host.must(false, || broken);
+        }
     }
 
-    /// The path of an older certificate than one that was acknowledged, and the policy in force there.
-    fn stale(&self, event: &Event) -> Option<(Path, Option<Policy>)> {
+    /// The paths with an older certificate than one that was acknowledged, and the policies in force there that differ.
+    fn stale(&self, event: &Event) -> Vec<(Path, Option<Policy>)> {
         let Event::Message { message, .. } = event else {
-            return None;
+            return Vec::new();
         };
-        let Payload::Command(Command::Policy(PolicyCommand::AddDated(dated))) = &message.payload
+        let Payload::Command(Command::Policy(PolicyCommand::SetChain(chain))) = &message.payload
         else {
-            return None;
+            return Vec::new();
         };
+        let links = Self::links(message, chain);
+        let stale = links.filter(|(path, dated)| {
+            let newest = self.host.newest.get(path);
+            newest.is_some_and(|newest| Age::from(*dated) < *newest)
+        });
+        stale
+            .map(|(path, _)| (path.clone(), self.supervisor.ledger.at(&path).cloned()))
+            .collect()
+    }
+
+    /// The policies of a chain, and their paths.
+    fn links<'a>(
+        message: &Message,
+        chain: &'a [DatedPolicy],
+    ) -> impl Iterator<Item = (Path, &'a DatedPolicy)> {
         let path = domain::name(&message.header.name).unwrap().path().clone();
-        let stale = Age::of(dated).as_ref() < self.host.newest.get(&path);
-        let in_force = self.supervisor.ledger.at(&path).cloned();
-        stale.then_some((path, in_force))
+        let mut paths: Vec<_> = path.ancestry().collect();
+        paths.reverse();
+        paths.into_iter().skip(1).zip(chain)
+    }
+
+    /// Whether this may not be refused at once, whatever is in use and in force: stopping and destroying what is there, a
+    /// policy within those above, and a chain that decreases.
+    fn is_entitled(&self, request: &Message) -> bool {
+        use UnikernelCommand as U;
+
+        let Supervisor {
+            stopping,
+            unikernels,
+            ended,
+            ages,
+            ledger,
+            ..
+        } = &self.supervisor;
+        let name = domain::name(&request.header.name).unwrap();
+        if *stopping {
+            return false;
+        }
+        match &request.payload {
+            Payload::Command(Command::Unikernel(U::Stop(()) | U::Destroy(()))) => {
+                unikernels.contains_key(&name) || ended.contains_key(&name)
+            }
+            Payload::Command(Command::Policy(PolicyCommand::Add(policy))) => {
+                let policy = Policy::try_from(policy).unwrap();
+                self.supervisor.ledgers().all(|ledger| {
+                    let above = name.path().ancestry().skip(1);
+                    let mut above = above.filter(|path| !path.is_root());
+                    above.all(|path| ledger.at(&path).is_none_or(|at| policy.within(at).is_ok()))
+                })
+            }
+            Payload::Command(Command::Policy(PolicyCommand::SetChain(chain))) => {
+                let policies = chain.iter().map(|dated| Policy::try_from(&dated.policy));
+                let policies: Vec<_> = policies.map(Result::unwrap).collect();
+                let nothing_removed = Self::links(request, chain).all(|(path, dated)| {
+                    ledger.at(&path).is_some() || !ages.is_stale(&path, dated.into())
+                });
+                check_decrease(&policies).is_ok() && nothing_removed
+            }
+            _ => false,
+        }
     }
 
     /// A supervisor starts from what is on disk.
@@ -445,6 +567,8 @@ impl Schedule {
         let survivors = self.host.restart();
         let settings = with_devices(&self.host);
         self.supervisor = Supervisor::new(self.host.disk.clone(), survivors, settings);
+        self.taken.clear();
+        self.used = None;
         self.happen(Event::Boot);
     }
 
@@ -463,7 +587,7 @@ impl Schedule {
             } else if !self.host.writes.is_empty() {
                 self.write();
             } else if let Some(upload) = self.host.arriving.keys().next().copied() {
-                self.host.finish_upload(upload);
+                self.host.go_on_with_upload(upload);
             } else if let Some(task) = self.host.streams.keys().next().copied() {
                 self.host.finish_stream(task);
             } else if let Some(next) = self.host.timers.iter().map(|(at, _)| *at).min() {
@@ -478,46 +602,125 @@ impl Schedule {
 
     /// What holds at any time.
     fn check(&mut self) {
-        if let Some(broken) = self.broken() {
+        let used = self.used();
+        if let Some(broken) = self.broken().or_else(|| self.outgrown(&used)) {
             self.host.must(false, || broken);
         }
+        self.used = Some(used);
     }
 
     fn broken(&self) -> Option<String> {
-        let (disk, memories) = (&self.host.disk, self.memories());
         let lost = |image: &ImageDigest| !self.host.store.contains(image);
-        let recorded = disk.unikernels.iter();
-        let recorded = recorded.filter_map(|recorded| {
-            let memory = match Kept::of(recorded).status {
-                Status::Up => recorded.version.config.memory,
-                Status::Stopped => 0,
-                Status::Ended => return None,
-            };
-            Some((&recorded.name, memory))
-        });
-        let policies = disk.policies.iter().map(|(path, policy)| (path, policy));
-        disk.images()
+        self.host
+            .disk
+            .images()
             .find(lost)
             .map(|image| format!("the disk names image {image}, which is gone"))
             .or_else(|| self.broken_promise())
             .or_else(|| self.outliving_tap())
             .or_else(|| self.forgotten())
-            .or_else(|| exceeded("on disk", policies, &recorded.collect()))
-            .or_else(|| exceeded("in force", self.supervisor.ledger.all(), &memories))
-            .or_else(|| self.crowded())
     }
 
-    /// The policy in force that does not allow the block devices that there are.
-    fn crowded(&self) -> Option<String> {
-        let devices = &self.host.devices;
-        self.supervisor.ledger.all().find_map(|(path, policy)| {
-            let below = devices
+    /// What is used at and below each path.
+    fn used(&self) -> BTreeMap<Path, Used> {
+        let memories = self.memories();
+        let paths = PATHS.iter().cloned().chain([Path::ROOT]);
+        let used = paths.map(|path| {
+            let below = memories
                 .iter()
-                .filter(|(name, _)| name.path().is_within(path));
-            let sum: u64 = below.map(|(_, size)| size).sum();
-            (sum > policy.block.unwrap_or(0))
-                .then(|| format!("the policy of {path} is exceeded by {devices:?}: {policy:?}"))
+                .filter(|(name, _)| name.path().is_within(&path));
+            let used = Used {
+                unikernels: below.clone().count() as u64,
+                memory: below.map(|(_, memory)| u64::from(*memory)).sum(),
+                block: self.supervisor.devices.storage_below(&path),
+            };
+            (path, used)
+        });
+        used.collect()
+    }
+
+    /// The policy in force beyond which the use of its path has grown with the last event. It may be smaller than what
+    /// was in use before.
+    fn outgrown(&self, used: &BTreeMap<Path, Used>) -> Option<String> {
+        let before = self.used.as_ref()?;
+        self.supervisor.ledger.all().find_map(|(path, policy)| {
+            let (before, now) = (before.get(path)?, used.get(path)?);
+            let limits = [
+                (before.unikernels, now.unikernels, policy.unikernels),
+                (before.memory, now.memory, policy.memory),
+                (before.block, now.block, policy.block.unwrap_or(0)),
+            ];
+            let outgrown = limits
+                .iter()
+                .any(|(before, now, limit)| now > before && now > limit);
+            outgrown.then(|| {
+                format!("the use of {path} grows from {before:?} to {now:?} beyond {policy:?}")
+            })
         })
+    }
+
+    /// The unikernels that have ended, and those with a previous version, if nothing is under way about them.
+    fn history(&self) -> BTreeSet<Name> {
+        let Supervisor {
+            unikernels,
+            ended,
+            operations,
+            ..
+        } = &self.supervisor;
+        let previous = unikernels.iter();
+        let previous = previous.filter(|(_, unikernel)| unikernel.previous.is_some());
+        let names = previous.map(|(name, _)| name).chain(ended.keys());
+        let names = names.filter(|name| !operations.contains_key(*name));
+        names.cloned().collect()
+    }
+
+    /// The policy below whose path images have come to take more than it allows, which shrinks only.
+    fn overgrown(&mut self) -> Option<String> {
+        let before = std::mem::take(&mut self.taken);
+        let policies: Vec<_> = self.supervisor.ledger.all().collect();
+        let policies = policies.into_iter().filter(|(path, _)| !path.is_root());
+        let taken = policies.map(|(path, policy)| {
+            let allowed = ImageQuota::default().bytes(policy).unwrap_or(0);
+            (path.clone(), (self.taken_below(path), allowed))
+        });
+        let taken: BTreeMap<_, _> = taken.collect();
+        let overgrown = taken.iter().find(|(path, (taken, allowed))| {
+            let before = before.get(*path);
+            taken > allowed && before.is_some_and(|before| taken > before)
+        });
+        let text = overgrown.map(|(path, (taken, allowed))| {
+            format!("images below {path} grow to {taken} bytes, {allowed} are allowed")
+        });
+        let taken = taken.into_iter();
+        self.taken = taken.map(|(path, (taken, _))| (path, taken)).collect();
+        text
+    }
+
+    /// Bytes of all images below a path: of what is there, was there, will be there or arrives.
+    fn taken_below(&self, path: &Path) -> u64 {
+        let Supervisor {
+            unikernels,
+            ended,
+            operations,
+            ..
+        } = &self.supervisor;
+        let present = unikernels.iter();
+        let present = present.flat_map(|(name, one)| one.versions().map(move |it| (name, it)));
+        let ended = ended.iter();
+        let ended = ended.flat_map(|(name, one)| one.versions().map(move |it| (name, it)));
+        let coming = operations.iter();
+        let coming = coming.flat_map(|(name, one)| one.versions().map(move |it| (name, it)));
+        let kept = present.chain(ended).chain(coming);
+        let kept = kept.filter(|(name, _)| name.path().is_within(path));
+        let kept: BTreeSet<_> = kept.filter_map(|(_, it)| it.stored_image()).collect();
+        let Host {
+            arriving, staged, ..
+        } = &self.host;
+        let arriving = arriving.values().filter(|one| one.path.is_within(path));
+        let staged = staged.values().filter(|one| one.path.is_within(path));
+        kept.iter().map(size).sum::<u64>()
+            + arriving.map(|one| one.granted).sum::<u64>()
+            + staged.map(|one| size(&one.digest)).sum::<u64>()
     }
 
     /// Whether a unikernel is what an earlier supervisor has left, and nobody wants.
@@ -531,7 +734,7 @@ impl Schedule {
         let Host { disk, newest, .. } = &self.host;
         let recorded = Ages::new(disk.ages.clone(), disk.forgotten.clone());
         newest.iter().find_map(|(path, age)| {
-            (!recorded.covers(path, age))
+            (!recorded.covers(path, *age))
                 .then(|| format!("the disk forgets {age:?} of {path}: {recorded:?}"))
         })
     }
@@ -587,6 +790,11 @@ impl Schedule {
                 .filter(|_| !matches!(operation.goal, Goal::Destroy(_)))?;
             Some((name, memory(previous)))
         });
+        let operations = self.supervisor.operations.iter();
+        let successors = operations.filter_map(|(name, operation)| {
+            let successor = operation.successor.as_ref()?;
+            Some((name, successor.version.config.memory))
+        });
         let present = self.supervisor.unikernels.iter();
         let present = present.map(|(name, unikernel)| (name, memory(unikernel)));
         // What an earlier supervisor has left, and nobody wants, is on its way out.
@@ -595,7 +803,7 @@ impl Schedule {
             .filter(|tender| !self.is_stray(&tender.name))
             .map(|tender| (&tender.name, tender.config.memory));
         let mut memories = BTreeMap::new();
-        for (name, memory) in previous.chain(present).chain(alive) {
+        for (name, memory) in previous.chain(successors).chain(present).chain(alive) {
             let most = memories.entry(name).or_insert(0);
             *most = memory.max(*most);
         }
@@ -668,6 +876,25 @@ impl Schedule {
             host.must(false, || text);
         }
         self.check_promises();
+        self.check_info();
+    }
+
+    /// Everybody can see what is theirs.
+    fn check_info(&mut self) {
+        for path in &*PATHS {
+            let info = Command::Unikernel(UnikernelCommand::Info(()));
+            let event = Event::Message {
+                from: ConnectionId(0),
+                message: Message::command(0, &path.clone().into(), info),
+            };
+            let effects = self.supervisor.handle(&self.now, event);
+            let answered = matches!(
+                &effects[..],
+                [Effect::Answer { message, .. }] if matches!(message.payload, Payload::Reply(_))
+            );
+            self.host
+                .must(answered, || format!("info of {path}: {effects:?}"));
+        }
     }
 
     /// At rest the disk says what is settled, nothing else.
@@ -716,25 +943,6 @@ impl Schedule {
     }
 }
 
-/// The first of these policies that does not allow all that is below its path.
-fn exceeded<'a>(
-    whose: &str,
-    mut policies: impl Iterator<Item = (&'a Path, &'a Policy)>,
-    memories: &BTreeMap<&Name, u32>,
-) -> Option<String> {
-    policies.find_map(|(path, policy)| {
-        let below = memories
-            .iter()
-            .filter(|(name, _)| name.path().is_within(path));
-        let (count, memory) = below.fold((0, 0), |(count, memory), (_, more)| {
-            (count + 1, memory + u64::from(*more))
-        });
-        (count > policy.unikernels || memory > policy.memory).then(|| {
-            format!("the policy of {path} {whose} is exceeded by {memories:?}: {policy:?}")
-        })
-    })
-}
-
 /// Of the image with a block device, or of another.
 fn manifest(device: bool) -> Manifest {
     static MANIFESTS: LazyLock<[Manifest; 2]> = LazyLock::new(|| {
@@ -750,6 +958,11 @@ fn manifest(device: bool) -> Manifest {
 fn with_devices(host: &Host) -> Settings {
     Settings {
         devices: BlockDevices::new(host.devices.clone(), None),
+        images: host
+            .store
+            .iter()
+            .map(|image| (*image, size(image)))
+            .collect(),
         ..settings()
     }
 }

@@ -6,10 +6,13 @@ use log::{info, warn};
 
 use super::operation::{Goal, Operation, Phase};
 use super::restart;
-use super::{Effect, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor, Timer, Unikernel};
-use crate::name::Name;
+use super::{
+    Effect, History, MAX_ENDED_IN_PATH, MAX_STARTING, Moment, Run, RunId, Supervisor, Survivor,
+    Timer, Unikernel,
+};
+use crate::name::{Name, Path};
 use crate::policy::UNLIMITED;
-use crate::wire::{Int, Timestamp};
+use crate::wire::Timestamp;
 
 impl Supervisor {
     /// Takes over a tender that runs, or has it ended on [`super::Event::Boot`] if it runs something else than it should.
@@ -63,6 +66,7 @@ impl Supervisor {
             );
             self.end_run(run, &name);
         }
+        self.warn_of_duplicates();
         let mut due: Vec<_> = self
             .unikernels
             .iter()
@@ -70,6 +74,17 @@ impl Supervisor {
             .map(|(name, unikernel)| (unikernel.startup(), name.clone()))
             .collect();
         due.sort();
+        // Its record is gone; until it is started, another supervisor may come.
+        for (_, name) in &due {
+            let unikernel = self.unikernels.get(name);
+            let waited = unikernel.filter(|unikernel| unikernel.history != History::default());
+            self.effects
+                .extend(waited.map(|unikernel| Effect::Remember {
+                    name: name.clone(),
+                    version: unikernel.version.clone(),
+                    history: unikernel.history.clone(),
+                }));
+        }
         self.queue.extend(due.into_iter().map(|(_, name)| name));
     }
 
@@ -130,6 +145,11 @@ impl Supervisor {
         let after = restart::wait(*failures, jitter);
         unikernel.run = Run::Waiting(wait, later(&now.wall, after));
         info!("{name}: starts again in {} ms", after.as_millis());
+        self.effects.push(Effect::Remember {
+            name: name.clone(),
+            version: unikernel.version.clone(),
+            history: unikernel.history.clone(),
+        });
         self.effects.push(Effect::Wake {
             after,
             timer: Timer::Restart(name.clone(), wait),
@@ -245,17 +265,26 @@ impl Supervisor {
     /// Has the console daemon read the console; returns the number of this call.
     fn announce(&mut self, name: &Name) -> u64 {
         let call = self.count();
-        let limit = match self.ledger.at(name.path()) {
-            _ if name.path().is_root() => UNLIMITED.into(),
-            Some(policy) => policy.unikernels.into(),
-            None => Int::new(0),
-        };
         self.effects.push(Effect::Announce {
             name: name.clone(),
             call,
-            limit,
+            limit: self.console_limit(name.path()).into(),
         });
         call
+    }
+
+    /// How many consoles directly at `path` are kept: of all that its policy lets run, or that are there without one,
+    /// and of as many that have ended as are remembered.
+    fn console_limit(&self, path: &Path) -> u64 {
+        if path.is_root() {
+            return UNLIMITED;
+        }
+        let there = || self.unikernels.keys().filter(|name| name.path() == path);
+        let policy = self.ledger.at(path).map(|policy| policy.unikernels);
+        let present = policy.unwrap_or_else(|| there().count() as u64);
+        present
+            .saturating_add(MAX_ENDED_IN_PATH as u64)
+            .min(UNLIMITED)
     }
 }
 

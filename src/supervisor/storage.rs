@@ -149,7 +149,7 @@ impl Supervisor {
     }
 
     /// Whether it is known what is on disk.
-    fn check_recorded(&self) -> Result<(), String> {
+    pub(super) fn check_recorded(&self) -> Result<(), String> {
         let why = "the state could not be written last time: try again when it can be";
         self.recorded
             .as_ref()

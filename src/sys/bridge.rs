@@ -6,6 +6,9 @@ const NAME: usize = 16;
 /// BRDGADD: adds a member.
 pub const ADD_MEMBER: u64 = 0;
 
+/// BRDGGIFFLGS: describes a member.
+pub const GET_MEMBER: u64 = 2;
+
 /// `struct ifbreq`: a member of a bridge. A kernel takes exactly this size.
 #[repr(C)]
 #[derive(Debug)]

@@ -34,20 +34,27 @@ pub fn keep_from_children() {
     }
 }
 
-/// Closes every descriptor but the standard ones and these. Whoever owns others in this process must not use them any
-/// more. Makes system calls only.
-pub fn close_others(kept: &[RawFd]) {
+/// Closes every descriptor but the standard ones and these. Makes system calls only.
+///
+/// # Safety
+/// Nothing in this process may use another descriptor any more, nor be dropped that owns one: it is meant for a process
+/// that was just made, and that ends or executes a program without returning to its callers.
+pub unsafe fn close_others(kept: &[RawFd]) {
     let mut first = FIRST;
     while let Some(next) = kept.iter().filter(|kept| **kept >= first).min() {
         if *next > first {
-            close_range(first, next - 1);
+            // SAFETY: none of these is kept, so the caller uses none of them any more.
+            unsafe { close_range(first, next - 1) };
         }
         first = next + 1;
     }
-    close_range(first, RawFd::MAX);
+    // SAFETY: as above.
+    unsafe { close_range(first, RawFd::MAX) };
 }
 
-fn close_range(first: RawFd, last: RawFd) {
+/// # Safety
+/// As that of [`close_others`], for these.
+unsafe fn close_range(first: RawFd, last: RawFd) {
     // SAFETY: the caller uses none of them any more.
     if unsafe { libc::close_range(first.cast_unsigned(), last.cast_unsigned(), 0) } == 0 {
         return;

@@ -12,7 +12,7 @@ use nix::libc::{self, IFF_UP, IFNAMSIZ, c_short, ifreq, ifstat};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::bridge::{ADD_MEMBER, DriverRequest, Member};
+use super::bridge::{ADD_MEMBER, DriverRequest, GET_MEMBER, Member};
 
 /// `struct ifgroupreq` of `<net/if.h>`; the pointer is in a union with a name of [`IFNAMSIZ`] octets.
 #[repr(C)]
@@ -80,6 +80,27 @@ nix::ioctl_write_ptr!(
     123,
     DriverRequest
 );
+nix::ioctl_readwrite!(
+    /// SIOCGDRVSPEC: a question to an interface's driver.
+    ask_driver,
+    b'i',
+    123,
+    DriverRequest
+);
+nix::ioctl_readwrite!(
+    /// SIOCGIFMTU: the MTU of an interface.
+    get_mtu,
+    b'i',
+    51,
+    ifreq
+);
+nix::ioctl_write_ptr!(
+    /// SIOCSIFMTU: sets the MTU of an interface.
+    set_mtu_of,
+    b'i',
+    52,
+    ifreq
+);
 
 /// Makes an interface of this kind, and gives it another name.
 pub fn create(kind: &[u8], name: &[u8]) -> io::Result<()> {
@@ -138,6 +159,38 @@ pub fn join_bridge(name: &[u8], bridge: &[u8]) -> io::Result<()> {
     let add = DriverRequest::new(bridge, ADD_MEMBER, &mut member).ok_or(Errno::ENAMETOOLONG)?;
     // SAFETY: the request points to a member, which it tells the size of, and which outlives the call.
     unsafe { set_driver(local_socket()?.as_raw_fd(), &raw const add)? };
+    Ok(())
+}
+
+/// Whether an interface is on a bridge.
+pub fn is_member(name: &[u8], bridge: &[u8]) -> io::Result<bool> {
+    let mut member = Member::named(name).ok_or(Errno::ENAMETOOLONG)?;
+    let mut ask = DriverRequest::new(bridge, GET_MEMBER, &mut member).ok_or(Errno::ENAMETOOLONG)?;
+    // SAFETY: the request points to a member, which it tells the size of, and which outlives the call.
+    match unsafe { ask_driver(local_socket()?.as_raw_fd(), &raw mut ask) } {
+        Ok(_) => Ok(true),
+        // No such member, or no such bridge.
+        Err(Errno::ENOENT | Errno::ENXIO) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The MTU of an interface, in bytes.
+pub fn mtu(name: &[u8]) -> io::Result<u32> {
+    let mut request = request(name)?;
+    // SAFETY: the kernel reads and writes this `ifreq` only.
+    unsafe { get_mtu(local_socket()?.as_raw_fd(), &raw mut request)? };
+    // SAFETY: SIOCGIFMTU has filled this member of the union.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    u32::try_from(mtu).map_err(|_| Errno::ERANGE.into())
+}
+
+/// Sets the MTU of an interface, in bytes.
+pub fn set_mtu(name: &[u8], mtu: u32) -> io::Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_mtu = c_int::try_from(mtu).map_err(|_| Errno::ERANGE)?;
+    // SAFETY: the kernel reads this `ifreq` only.
+    unsafe { set_mtu_of(local_socket()?.as_raw_fd(), &raw const request)? };
     Ok(())
 }
 

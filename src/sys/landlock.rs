@@ -37,6 +37,8 @@ pub struct Rights(u64);
 impl Rights {
     /// None.
     pub const NONE: Self = Self(0);
+    /// Running programs.
+    pub const EXECUTE: Self = Self(1);
     /// Opening for writing.
     pub const WRITE_FILE: Self = Self(1 << 1);
     /// Opening for reading.

@@ -2,6 +2,8 @@
 
 #[cfg(any(target_os = "freebsd", test))]
 pub mod bridge;
+#[cfg(target_os = "linux")]
+pub mod capabilities;
 #[cfg(target_os = "freebsd")]
 pub mod capsicum;
 pub mod child;
@@ -12,6 +14,8 @@ pub mod guest;
 pub mod interfaces;
 #[cfg(target_os = "linux")]
 pub mod landlock;
+#[cfg(target_os = "linux")]
+pub mod links;
 pub mod process;
 #[cfg(target_os = "freebsd")]
 pub mod rctl;
@@ -21,6 +25,7 @@ pub mod tap;
 #[cfg(target_os = "freebsd")]
 pub mod tcp;
 pub mod terminal;
+pub mod user;
 #[cfg(target_os = "freebsd")]
 pub mod vmm;
 pub mod worker;

@@ -16,11 +16,11 @@ const ARPHRD_ETHER: u16 = 1;
 const SIOCGIFFLAGS: c_ulong = 0x8913;
 const SIOCSIFFLAGS: c_ulong = 0x8914;
 const SIOCGIFMTU: c_ulong = 0x8921;
+const SIOCSIFMTU: c_ulong = 0x8922;
 const SIOCSIFHWADDR: c_ulong = 0x8924;
 const SIOCGIFINDEX: c_ulong = 0x8933;
 const SIOCETHTOOL: c_ulong = 0x8946;
 const SIOCBRADDIF: c_ulong = 0x89a2;
-const ETHTOOL_GET_DRIVER: u32 = 0x3;
 const ETHTOOL_SET_GSO: u32 = 0x24;
 const ETHTOOL_SET_GRO: u32 = 0x2c;
 
@@ -60,6 +60,12 @@ nix::ioctl_read_bad!(
     SIOCGIFMTU,
     ifreq
 );
+nix::ioctl_write_ptr_bad!(
+    /// Sets the MTU of the interface named in the request.
+    set_mtu_of,
+    SIOCSIFMTU,
+    ifreq
+);
 nix::ioctl_read_bad!(
     /// Carries out the ethtool command that the request points to.
     ethtool,
@@ -89,14 +95,6 @@ nix::ioctl_write_int_bad!(
     tun_set_owner,
     nix::request_code_write!(b'T', 204, size_of::<c_int>())
 );
-
-/// `struct ethtool_drvinfo` of `<linux/ethtool.h>`, 196 octets.
-#[repr(C)]
-struct DriverInfo {
-    command: u32,
-    driver: [u8; 32],
-    rest: [u8; 160],
-}
 
 /// Asks the kernel about interfaces of this process's network namespace.
 pub struct Interfaces {
@@ -144,21 +142,6 @@ impl Interfaces {
         u16::try_from(mtu).map_err(|_| Errno::ERANGE)
     }
 
-    /// What the driver of interface `name` calls itself. `EOPNOTSUPP` when it has none.
-    pub fn driver(&self, name: &[u8]) -> nix::Result<Vec<u8>> {
-        let mut request = request(name)?;
-        let mut answer = DriverInfo {
-            command: ETHTOOL_GET_DRIVER,
-            driver: [0; 32],
-            rest: [0; 160],
-        };
-        request.ifr_ifru.ifru_data = (&raw mut answer).cast::<c_char>();
-        // SAFETY: `answer` is an `ethtool_drvinfo`, which the kernel fills, and outlives the call.
-        unsafe { ethtool(self.socket.as_raw_fd(), &raw mut request)? };
-        let octets = answer.driver.iter().copied();
-        Ok(octets.take_while(|octet| *octet != 0).collect())
-    }
-
     /// Brings interface `name` up.
     pub fn set_up(&self, name: &[u8]) -> nix::Result<()> {
         let mut request = request(name)?;
@@ -182,6 +165,15 @@ impl Interfaces {
         request.ifr_ifru.ifru_hwaddr = hardware;
         // SAFETY: the kernel reads this `ifreq` only.
         unsafe { set_hardware_address(self.socket.as_raw_fd(), &raw const request)? };
+        Ok(())
+    }
+
+    /// Sets the largest packet of interface `name`, in bytes without the Ethernet header.
+    pub fn set_mtu(&self, name: &[u8], mtu: u32) -> nix::Result<()> {
+        let mut request = request(name)?;
+        request.ifr_ifru.ifru_mtu = c_int::try_from(mtu).map_err(|_| Errno::ERANGE)?;
+        // SAFETY: the kernel reads this `ifreq` only.
+        unsafe { set_mtu_of(self.socket.as_raw_fd(), &raw const request)? };
         Ok(())
     }
 

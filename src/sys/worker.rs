@@ -21,8 +21,11 @@ const NICENESS: i32 = 10;
 /// this process it has the standard ones and `keep`, so that it holds nothing up that is closed here. No signal but
 /// SIGKILL reaches it: it has to end when its line is closed. `modest`: whether it leaves processors to others.
 ///
-/// No other thread of this process may hold a lock that the work takes; those of the allocator are taken care of.
-pub fn start(
+/// # Safety
+/// The new process has a copy of all memory, but one thread and few descriptors. So `work` must
+/// - use and drop no descriptor but the standard ones, those of `keep`, its line, and those that it opens;
+/// - take no lock that another thread of this process may hold now; those of the allocator are taken care of.
+pub unsafe fn start(
     work: impl FnOnce(UnixStream),
     keep: &[RawFd],
     modest: bool,
@@ -32,7 +35,8 @@ pub fn start(
     // SAFETY: the work waits for no other thread, says the caller; the child never returns from here.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
-            descriptor::close_others(&[keep, &[theirs.as_raw_fd()]].concat());
+            // SAFETY: this process does nothing but the work, which uses none of the others, says the caller.
+            unsafe { descriptor::close_others(&[keep, &[theirs.as_raw_fd()]].concat()) };
             let _ = theirs.write(&[0]);
             // What it would be written to is closed.
             log::set_max_level(LevelFilter::Off);
@@ -66,7 +70,8 @@ pub fn close(file: File) {
         let _ = line.read(&mut [0]);
         drop(file);
     };
-    if let Err(error) = start(last, &[number], true) {
+    // SAFETY: it uses the file that is kept, and its line; it takes no lock.
+    if let Err(error) = unsafe { start(last, &[number], true) } {
         log::debug!("a file is freed by this process: {error}");
     }
 }
@@ -88,7 +93,8 @@ mod tests {
             for _ in 0..20 {
                 let file = held().unwrap();
                 let until_hung_up = |mut line: UnixStream| drop(line.read(&mut [0]));
-                let worker = start(until_hung_up, &[], false).unwrap();
+                // SAFETY: it uses its line only.
+                let worker = unsafe { start(until_hung_up, &[], false) }.unwrap();
                 drop(file);
                 held().unwrap();
                 drop(worker);

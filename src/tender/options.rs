@@ -54,6 +54,8 @@ pub struct Options {
     pub blocks: Vec<(String, OsString)>,
     /// `--block-sector-size:NAME=`, in order: powers of two, 512..=32768.
     pub sector_sizes: Vec<(String, u16)>,
+    /// `--arguments=@`: the inherited descriptor of a file with arguments of the guest.
+    pub arguments: Option<i32>,
 }
 
 /// What a network device is attached to.
@@ -113,6 +115,7 @@ impl Options {
             macs: Vec::new(),
             blocks: Vec::new(),
             sector_sizes: Vec::new(),
+            arguments: None,
         };
         for option in options {
             parsed
@@ -140,6 +143,9 @@ impl Options {
         } else if let Some(rest) = option.strip_prefix(b"--block-sector-size:") {
             let (name, value) = split_device(rest)?;
             self.sector_sizes.push((name, parse_sector_size(value)?));
+        } else if let Some(value) = option.strip_prefix(b"--arguments=") {
+            let value = value.strip_prefix(b"@").ok_or(NO_DESCRIPTOR)?;
+            self.arguments = Some(parse_descriptor(value)?);
         } else if option.starts_with(b"--x-exec-heap") {
             self.executable_heap = true;
         } else {
@@ -213,12 +219,7 @@ fn parse_memory(value: &[u8]) -> Result<u64, &'static str> {
 
 fn parse_net_source(value: &[u8]) -> Result<NetSource, &'static str> {
     if let Some(digits) = value.strip_prefix(b"@") {
-        return str::from_utf8(digits)
-            .ok()
-            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
-            .and_then(|digits| digits.parse().ok())
-            .map(NetSource::Descriptor)
-            .ok_or("a descriptor is @ and a decimal number");
+        return parse_descriptor(digits).map(NetSource::Descriptor);
     }
     if value.is_empty() || value.len() > MAX_INTERFACE_NAME {
         return Err("the name of a network interface has 1 to 15 bytes");
@@ -227,6 +228,28 @@ fn parse_net_source(value: &[u8]) -> Result<NetSource, &'static str> {
         Ok(name) if !name.contains(['\0', '/']) => Ok(NetSource::Interface(name.to_owned())),
         _ => Err("not a name of a network interface"),
     }
+}
+
+/// What is wrong with a descriptor.
+const NO_DESCRIPTOR: &str = "a descriptor is @ and a decimal number";
+
+fn parse_descriptor(digits: &[u8]) -> Result<i32, &'static str> {
+    str::from_utf8(digits)
+        .ok()
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(NO_DESCRIPTOR)
+}
+
+/// Arguments that each end with a zero byte.
+pub fn parse_arguments(bytes: &[u8]) -> Vec<OsString> {
+    let bytes = bytes
+        .strip_suffix(b"\0")
+        .map(|bytes| bytes.split(|byte| *byte == 0));
+    let words = bytes.into_iter().flatten();
+    words
+        .map(|word| OsString::from_vec(word.to_vec()))
+        .collect()
 }
 
 /// Six hexadecimal numbers of one or two digits; what follows the sixth is ignored.
@@ -417,6 +440,25 @@ mod tests {
             let option = format!("--block-sector-size:a={size}");
             assert!(parse(&option).is_err(), "{option}");
         }
+    }
+
+    #[test]
+    fn arguments_come_from_a_descriptor_each_with_a_zero_at_its_end() {
+        assert_eq!(parse("--arguments=@7").unwrap().arguments, Some(7));
+        for option in [
+            "--arguments=",
+            "--arguments=7",
+            "--arguments=@x",
+            "--arguments",
+        ] {
+            assert!(parse(option).is_err(), "{option}");
+        }
+        assert_eq!(
+            parse_arguments(b"--a=1\0\0b c\0"),
+            os(&["--a=1", "", "b c"])
+        );
+        assert_eq!(parse_arguments(b"\0"), os(&[""]));
+        assert_eq!(parse_arguments(b""), os(&[]));
     }
 
     #[test]

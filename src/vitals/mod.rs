@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFd;
 
 use crate::daemon::wall_clock;
-use crate::influx::upstream::{Destination, Upstream};
+use crate::influx::upstream::{Destination, HostAddress, Upstream};
 use crate::logging;
 use crate::stats::collect::Own;
 
@@ -45,7 +45,11 @@ impl Vitals {
         Self(collector.map(|address| Rounds {
             vm,
             own: own(),
-            upstream: Upstream::new(Destination::Lines(address), MAX_LINES),
+            upstream: Upstream::new(
+                Destination::Lines(address),
+                HostAddress::Known(vec![address]),
+                MAX_LINES,
+            ),
             next: Instant::now(),
         }))
     }

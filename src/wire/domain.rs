@@ -81,10 +81,10 @@ impl From<&Policy> for WirePolicy {
     }
 }
 
-impl Age {
-    /// The age of the certificate that carried this policy; `None` if its serial number is too long.
-    pub fn of(policy: &DatedPolicy) -> Option<Self> {
-        Self::new(policy.not_before.get(), &policy.serial.0)
+impl From<&DatedPolicy> for Age {
+    /// The age of the certificate that carried this policy.
+    fn from(dated: &DatedPolicy) -> Self {
+        Self::new(dated.not_before.get())
     }
 }
 

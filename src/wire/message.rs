@@ -173,9 +173,6 @@ pub enum Restart {
     NewArguments(Arguments),
 }
 
-/// The answer to [`PolicyCommand::AddDated`] where a newer certificate's policy was set before: what is in force stays.
-pub const POLICY_KEPT: &str = "policy of a newer certificate kept";
-
 /// Requests about policies.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
 #[rasn(choice)]
@@ -189,10 +186,11 @@ pub enum PolicyCommand {
     /// Remove the policy of a path.
     #[rasn(tag(explicit(2)))]
     Remove(()),
-    /// Set the policy of a path, unless that of a newer certificate was set before. Petrel's own: only its endpoint
-    /// sends it.
-    #[rasn(tag(explicit(64)))]
-    AddDated(DatedPolicy),
+    /// Set the policies of a certificate chain, one for each label of the path that is addressed, outermost first: all
+    /// or none, except where the policy of a newer certificate was set before. Petrel's own, only its endpoint sends
+    /// it; answered with [`Success::ChainSet`]. Tag 64 is not used again.
+    #[rasn(tag(explicit(65)))]
+    SetChain(Vec<DatedPolicy>),
 }
 
 /// Requests about block devices.
@@ -283,6 +281,9 @@ pub enum Success {
     /// Unikernels in any standing, in answer to [`UnikernelCommand::Details`] only.
     #[rasn(tag(explicit(64)))]
     UnikernelDetails(Vec<NamedDetails>),
+    /// Paths that keep the policy of a newer certificate, in answer to [`PolicyCommand::SetChain`] only.
+    #[rasn(tag(explicit(65)))]
+    ChainSet(Vec<Text>),
 }
 
 /// A policy and its path.

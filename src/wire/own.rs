@@ -15,8 +15,6 @@ pub struct DatedPolicy {
     pub policy: Policy,
     /// Start of the certificate's validity, seconds since 1970.
     pub not_before: Int,
-    /// Content octets of its serial number.
-    pub serial: Octets,
 }
 
 /// What is read of a console. After the first answer and the lines, [`super::Success::Empty`] says that there are
@@ -54,7 +52,7 @@ pub struct Details {
     pub info: Info,
     /// Where it is in its life.
     pub standing: Standing,
-    /// How often it was started again after a failure, since the supervisor was started.
+    /// How often it was started again after a failure, since it was created or the host was booted.
     pub restarts: Int,
     /// How it ended last.
     #[rasn(tag(explicit(0)))]
@@ -62,6 +60,9 @@ pub struct Details {
     /// SHA-256 of the image that a rollback returns to.
     #[rasn(tag(explicit(1)))]
     pub previous: Option<Octets>,
+    /// Why it is not on one of its bridges, if it runs.
+    #[rasn(tag(explicit(2)))]
+    pub off_bridge: Option<Text>,
 }
 
 /// Where a unikernel is in its life.

@@ -77,8 +77,6 @@ pub enum StateError {
     Entry(String, DomainError),
     /// A digest that is not a SHA-256 (of this unikernel).
     Digest(String),
-    /// The serial number of a certificate is too long (of this path).
-    Serial(String),
     /// A unikernel with the name of a path.
     Path(String),
     /// A name that is there twice.
@@ -125,6 +123,7 @@ struct Petrel1<Entry> {
 struct NamedAge {
     name: Text,
     not_before: Int,
+    /// Serial number of the certificate, by which earlier releases told those of one second apart. Written empty.
     serial: Octets,
 }
 
@@ -322,7 +321,7 @@ fn written_ages(ages: &[(Path, Age)]) -> Option<Vec<NamedAge>> {
     let named = ages.iter().map(|(path, age)| NamedAge {
         name: path.to_string().into(),
         not_before: Int::new(age.not_before()),
-        serial: Octets(age.serial().to_vec()),
+        serial: Octets(Vec::new()),
     });
     (!ages.is_empty()).then(|| named.collect())
 }
@@ -331,9 +330,7 @@ fn read_ages(ages: Option<Vec<NamedAge>>) -> Result<Vec<(Path, Age)>, StateError
     let ages = ages.unwrap_or_default().into_iter().map(|entry| {
         let name = domain::name(&entry.name)
             .map_err(|error| StateError::Entry(entry.name.to_lossy(), error))?;
-        let age = Age::new(entry.not_before.get(), &entry.serial.0)
-            .ok_or_else(|| StateError::Serial(entry.name.to_lossy()))?;
-        Ok((name.path().clone(), age))
+        Ok((name.path().clone(), Age::new(entry.not_before.get())))
     });
     ages.collect()
 }
@@ -346,11 +343,6 @@ impl std::fmt::Display for StateError {
             Self::Digest(name) => write!(
                 f,
                 "entry '{}': the digest is no SHA-256",
-                name.escape_default()
-            ),
-            Self::Serial(name) => write!(
-                f,
-                "entry '{}': the serial number is too long",
                 name.escape_default()
             ),
             Self::Path(name) => write!(f, "entry '{name}': it is a path, and no unikernel's name"),
@@ -416,10 +408,9 @@ mod tests {
         let without_ages = state.encode().unwrap();
         assert_eq!(State::decode(&without_ages), Ok(state.clone()));
 
-        let age = |time, serial| Age::new(time, serial).unwrap();
         let state = State {
-            ages: vec![("a:b".parse().unwrap(), age(1_700_000_000, &[0, 0xff]))],
-            forgotten: vec![(Path::ROOT, age(5, &[]))],
+            ages: vec![("a:b".parse().unwrap(), Age::new(1_700_000_000))],
+            forgotten: vec![(Path::ROOT, Age::new(5))],
             ..state
         };
         let with_ages = state.encode().unwrap();
@@ -510,6 +501,17 @@ mod tests {
         let file = [0xbf, 0x40, 6, 0x30, 4, 0x30, 0, 0x30, 0];
         assert_eq!(State::decode(&file), Ok(State::default()));
         assert_eq!(State::default().encode().unwrap(), file);
+    }
+
+    #[test]
+    fn an_age_with_a_serial_number_is_read_without_it() {
+        // [64] { SEQUENCE { {}, {}, [0] { { { UTF8String "a:", INTEGER 9, OCTET STRING ff } } } } }
+        let age = [0x0c, 2, b'a', b':', 2, 1, 9, 4, 1, 0xff];
+        let head = [
+            0xbf, 0x40, 22, 0x30, 20, 0x30, 0, 0x30, 0, 0xa0, 14, 0x30, 12, 0x30, 10,
+        ];
+        let state = State::decode(&[&head[..], &age].concat()).unwrap();
+        assert_eq!(state.ages, [("a".parse().unwrap(), Age::new(9))]);
     }
 
     #[test]

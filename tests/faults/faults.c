@@ -1,12 +1,14 @@
 /*
- * Preloaded into petreld: lets it be killed, or fail, at one of the calls that
- * change a folder.
+ * Preloaded into petreld: lets it be killed, fail, or wait, at one of the calls
+ * that change a folder.
  *
  * Environment:
  *   FAULT_FOLDER  calls on it and on what is below it count ...
  *   FAULT_ARMED   ... as long as this file is there
  *   FAULT_AT      the number of the call, from 1, at which it happens
- *   FAULT_KILL    if set, the process is killed; otherwise the call fails
+ *   FAULT_KILL    if set, the process is killed
+ *   FAULT_HOLD    if set, the call waits until FAULT_STRUCK has a 1 as its `released`
+ *                 (see below), as on a slow disk; otherwise the call fails
  *   FAULT_STRUCK  file that gets the call's name when it happens; empty or zeros before
  *
  * Programs that it executes are left alone: the environment that they would
@@ -30,15 +32,19 @@
 /* What copies of the process share with it; they may make few system calls. */
 struct shared {
     char struck[32];
-    long calls;
+    volatile int released;
     int armed;
+    long calls;
 };
 
 static char folder[PATH_MAX], armed[PATH_MAX];
 static struct shared *shared;
 static pid_t original, tender;
 static long at;
-static int deadly;
+static int deadly, slow;
+
+/* How often it is looked whether a call that is held may go on. */
+#define LOOKS 20000000000L
 
 static void take(char *to, const char *variable)
 {
@@ -58,6 +64,7 @@ __attribute__((constructor)) static void start(void)
     original = getpid();
     at = value ? atol(value) : 0;
     deadly = getenv("FAULT_KILL") != NULL;
+    slow = getenv("FAULT_HOLD") != NULL;
     if (file < 0 || ftruncate(file, sizeof *shared))
         abort();
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -83,6 +90,12 @@ static int counted(const char *call, int error)
     strncpy(shared->struck, call, sizeof shared->struck - 1);
     if (deadly)
         kill(getpid(), SIGKILL);
+    if (slow) {
+        /* Without system calls, of which a confined copy may make few. */
+        for (long looks = 0; !shared->released && looks < LOOKS; looks++)
+            ;
+        return 0;
+    }
     errno = error;
     return 1;
 }

@@ -183,11 +183,11 @@ choice! {
         Info Create ForceCreate Stop Start Rollback Details
     }
     v5::Restart { NoArguments NewArgumentsOld2 NewArgumentsOld NewArguments }
-    PolicyCommand { Info Add Remove AddDated }
+    PolicyCommand { Info Add Remove SetChain }
     BlockCommand { Info Add Remove AddOld SetOld DumpOld Dump Set AddFilled }
     Success {
         Empty String Policies BlockDevices UnikernelImage OldBlockDeviceImage OldUnikernelInfo4
-        BlockDeviceImage OldUnikernelInfo5 Consoles UnikernelInfo UnikernelDetails
+        BlockDeviceImage OldUnikernelInfo5 Consoles UnikernelInfo UnikernelDetails ChainSet
     }
     own::Standing { Running Starting Waiting Stopped Ended }
     own::Death { Exit Signal OutOfMemory Unknown }
@@ -201,14 +201,14 @@ record! {
     Message { header payload }
     v5::Message { header payload }
     own::NamedDetails { name details }
-    own::Details { info standing restarts last_exit previous }
+    own::Details { info standing restarts last_exit previous off_bridge }
     own::Waiting { until trouble }
     own::Exit { death at }
     StatsAdd { vmmdev pid network }
     BridgeTap { bridge tap }
     Policy { cpuids unikernels memory block bridges }
     NamedPolicy { name policy }
-    DatedPolicy { policy not_before serial }
+    DatedPolicy { policy not_before }
     NamedInfo { name info }
     NamedInfo5 { name info }
     NamedInfo4 { name info }

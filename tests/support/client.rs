@@ -82,10 +82,7 @@ pub fn zlib(octets: &[u8]) -> Vec<u8> {
 /// The client with these arguments, in this folder.
 pub fn petrel(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_petrel"));
-    command
-        .args(arguments)
-        .current_dir(folder)
-        .env("TMPDIR", folder);
+    command.args(arguments).current_dir(folder);
     command
 }
 

@@ -452,7 +452,7 @@ pub fn answer_all(mut connection: UnixStream) {
     while let Some(request) = read_message(&mut connection) {
         let is_policy = matches!(
             request.payload,
-            Payload::Command(Command::Policy(petrel::wire::PolicyCommand::AddDated(_)))
+            Payload::Command(Command::Policy(petrel::wire::PolicyCommand::SetChain(_)))
         );
         reply(&mut connection, &request, success());
         if !is_policy {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -39,6 +40,9 @@ pub fn shim() -> Option<PathBuf> {
 pub enum Fault {
     Kill,
     Fail,
+    /// It takes until it is [released](release).
+    #[allow(dead_code, reason = "not every test holds calls")]
+    Hold,
 }
 
 /// `petreld` with a fault at a call, once there is a file `armed`.
@@ -53,10 +57,21 @@ pub fn faulty(host: &Host, shim: &Path, fault: Fault, at: usize) -> Command {
         .env("FAULT_ARMED", host.path("armed"))
         .env("FAULT_STRUCK", host.path("struck"))
         .env("FAULT_AT", at.to_string());
-    if fault == Fault::Kill {
-        command.env("FAULT_KILL", "1");
+    match fault {
+        Fault::Kill => drop(command.env("FAULT_KILL", "1")),
+        Fault::Hold => drop(command.env("FAULT_HOLD", "1")),
+        Fault::Fail => {}
     }
     command
+}
+
+/// Lets the call that is held go on.
+#[allow(dead_code, reason = "not every test holds calls")]
+pub fn release(host: &Host) {
+    let file = fs::File::options().write(true).open(host.path("struck"));
+    let released = 1_i32.to_ne_bytes();
+    // `released` of faults.c.
+    file.unwrap().write_all_at(&released, 32).unwrap();
 }
 
 /// The call at which it has happened, if it has.

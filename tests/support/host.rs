@@ -101,7 +101,7 @@ pub struct Host {
 /// What there is on a host, to be compared with what there is later.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Everything in the daemons' folders, and in that of downloads, but what only the state before needs.
+    /// Everything in the daemons' folders, and what was downloaded, but what only the state before needs.
     pub files: BTreeSet<PathBuf>,
     /// The running tenders.
     pub tenders: BTreeSet<i32>,
@@ -130,7 +130,7 @@ impl Host {
         for (name, contents) in certificates() {
             fs::write(folder.0.join(name), contents).unwrap();
         }
-        for below in ["run", "run/util", "run/fifo", "db", "down", "bin"] {
+        for below in ["run", "run/util", "run/fifo", "db", "bin"] {
             fs::create_dir(folder.0.join(below)).unwrap();
         }
         let copies: &[&str] = match (setup.user, setup.alone) {
@@ -195,7 +195,6 @@ impl Host {
         self.become_user(&mut command);
         command
             .current_dir(&self.folder.0)
-            .env("TMPDIR", self.path("down"))
             .env_remove("JOURNAL_STREAM");
         command
     }
@@ -355,7 +354,11 @@ impl Host {
         walk(&database, &mut files);
         files.retain(|path| !outlived.contains(path.file_name().unwrap().to_str().unwrap()));
         walk(&self.path("run"), &mut files);
-        walk(&self.path("down"), &mut files);
+        let entries = fs::read_dir(&self.folder.0).unwrap();
+        files.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.ends_with('Z') || name.ends_with(".part")
+        }));
         let info = self.petrel(&["info"]);
         let policies = self.petrel(&["policy"]);
         assert_eq!((info.code(), policies.code()), (0, 0), "{info:?}");

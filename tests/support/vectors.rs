@@ -836,7 +836,7 @@ pub fn show_command(command: &Command) -> Value {
             typed_with("policy_add", "policy", show_policy(policy))
         }
         Command::Policy(PolicyCommand::Remove(())) => typed("policy_remove"),
-        Command::Policy(PolicyCommand::AddDated(_)) => typed("ours"),
+        Command::Policy(PolicyCommand::SetChain(_)) => typed("ours"),
         Command::Block(command) => show_block_command(command),
     }
 }
@@ -1004,7 +1004,7 @@ pub fn show_success(success: &Success) -> Value {
             show_list(all, |one| named(&one.name, &one.info)),
         ),
         Success::Consoles(names) => typed_with("consoles", "names", show_list(names, show_name)),
-        Success::UnikernelDetails(_) => typed("ours"),
+        Success::UnikernelDetails(_) | Success::ChainSet(_) => typed("ours"),
     }
 }
 

@@ -103,12 +103,11 @@ head -c 1000000 /dev/urandom >/root/content
 expect added petrel create-block t:data 1 --data=/root/content
 for level in 0 9; do
     expect 'set block device' petrel set-block t:data /root/content --compression-level=$level
-    rm -rf /root/down && mkdir /root/down
-    TMPDIR=/root/down expect stored petrel dump-block t:data --compression-level=$level
-    cmp -n 1000000 /root/content /root/down/*
-    rm -rf /root/down && mkdir /root/down
-    TMPDIR=/root/down expect stored petrel get tenant:hello --compression-level=$level
-    cmp /root/forever.spt /root/down/*
+    expect stored petrel dump-block t:data -o /root/dumped --compression-level=$level
+    cmp -n 1000000 /root/content /root/dumped
+    expect stored petrel get tenant:hello -o /root/got --compression-level=$level
+    cmp /root/forever.spt /root/got
+    rm /root/dumped /root/got
 done
 expect created petrel create t:block /root/block.spt --block=storage:data --mem=16 --arg=--stay
 block=$(tender block)

@@ -51,7 +51,7 @@ command_to_daemon! {
 }
 
 command_to_daemon! {
-    /// Store the content of a block device in the download folder (TMPDIR).
+    /// Store the content of a block device in a file.
     DumpBlock, "dump-block", {
         /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
@@ -59,6 +59,9 @@ command_to_daemon! {
         /// zlib level of the transfer, 0 to 9; default 0 from a local socket, 9 over TLS and in a request
         #[argh(option, from_str_fn(level))]
         pub(in crate::client) compression_level: Option<u32>,
+        /// file to store it in; must not exist (NAME.TIME in the current directory)
+        #[argh(option, short = 'o')]
+        pub(in crate::client) output: Option<PathBuf>,
     }
 }
 

@@ -161,7 +161,7 @@ command_to_daemon! {
 }
 
 command_to_daemon! {
-    /// Store the image of a unikernel in the download folder (TMPDIR).
+    /// Store the image of a unikernel in a file.
     Get, "get", {
         /// PATH:LABEL, over TLS and in requests the label alone
         #[argh(positional)]
@@ -169,5 +169,8 @@ command_to_daemon! {
         /// zlib level of the transfer, 0 to 9; default 0 from a local socket, 9 over TLS and in a request
         #[argh(option, from_str_fn(level))]
         pub(in crate::client) compression_level: Option<u32>,
+        /// file to store it in; must not exist (NAME.TIME in the current directory)
+        #[argh(option, short = 'o')]
+        pub(in crate::client) output: Option<PathBuf>,
     }
 }

@@ -20,17 +20,6 @@ pub struct Staging {
     pub(super) before: Option<Attached>,
 }
 
-impl Staging {
-    /// The file that it replaces, once more.
-    pub fn replaces(&self) -> Result<Option<File>, BlockError> {
-        let copy = |before: &Attached| {
-            let copy = before.file.try_clone();
-            copy.map_err(BlockError::file("duplicate", &before.path))
-        };
-        self.before.as_ref().map(copy).transpose()
-    }
-}
-
 /// Content that arrives.
 #[derive(Debug)]
 pub struct Content {

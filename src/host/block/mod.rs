@@ -26,7 +26,6 @@ use super::unfinished::{UNFINISHED, Unfinished};
 use crate::inflate::InflateError;
 use crate::name::Name;
 use crate::supervisor::{HostDevice, launch};
-use crate::sys::worker;
 use crate::unikernel::Config;
 
 pub use content::{Content, Staging};
@@ -63,6 +62,25 @@ pub struct Found {
 pub struct Attached {
     path: PathBuf,
     file: File,
+}
+
+/// A change of the devices on disk. The files and locks that it needs are open; nothing else has happened before it is
+/// [carried out](Self::carry_out), which may take the disk a while.
+#[derive(Debug)]
+pub struct Change {
+    folder: PathBuf,
+    path: PathBuf,
+    kind: ChangeKind,
+}
+
+#[derive(Debug)]
+enum ChangeKind {
+    /// A file becomes a device, all zeros and of so many bytes.
+    Make(Unfinished, u64),
+    /// A file that is complete becomes a device, in the place of this one.
+    Install(Unfinished, Option<Attached>),
+    /// A device goes.
+    Remove(Attached),
 }
 
 /// Why something cannot be done with a block device.
@@ -148,19 +166,16 @@ impl BlockStore {
         size(&self.path(name))
     }
 
-    /// Makes a device of `size` MB, all zeros and without room on the disk.
-    pub fn make(&mut self, name: &Name, size: u64) -> Result<(), BlockError> {
+    /// Makes a device of `size` MB, all zeros and without disk space.
+    pub fn make(&mut self, name: &Name, size: u64) -> Result<Change, BlockError> {
         let file = self.unfinished()?;
-        content::to_disk(&file.file, size * MB).map_err(BlockError::file("write", &file.path))?;
-        self.install(file, name, true)
+        Ok(self.change(name, ChangeKind::Make(file, size * MB)))
     }
 
     /// Removes a device that nobody uses.
-    pub fn remove(&self, name: &Name) -> Result<(), BlockError> {
+    pub fn remove(&self, name: &Name) -> Result<Change, BlockError> {
         let device = self.device(name)?.lock()?;
-        fs::remove_file(&device.path).map_err(BlockError::file("remove", &device.path))?;
-        worker::close(device.file);
-        self.sync()
+        Ok(self.change(name, ChangeKind::Remove(device)))
     }
 
     /// Begins to take in the content of a device of `size` MB, which is made for it or is one that nobody uses.
@@ -184,13 +199,18 @@ impl BlockStore {
         Ok((Staging { name, file, before }, content))
     }
 
-    /// Puts content that is [complete](Content::finish) in the place of what there was. It is there for good then.
-    pub fn finish(&self, staging: Staging) -> Result<(), BlockError> {
+    /// Puts content that is [complete](Content::finish) in the place of what there was.
+    pub fn install(&self, staging: Staging) -> Change {
         let Staging { name, file, before } = staging;
-        let installed = self.install(file, &name, before.is_none());
-        // Held until nobody can come upon the old file any more.
-        drop(before);
-        installed
+        self.change(&name, ChangeKind::Install(file, before))
+    }
+
+    fn change(&self, name: &Name, kind: ChangeKind) -> Change {
+        Change {
+            folder: self.folder.clone(),
+            path: self.path(name),
+            kind,
+        }
     }
 
     /// The content of a device that nobody changes, as it is to be sent.
@@ -235,24 +255,6 @@ impl BlockStore {
         }
     }
 
-    fn install(&self, file: Unfinished, name: &Name, new: bool) -> Result<(), BlockError> {
-        let path = self.path(name);
-        // The supervisor knows of no such device, but there may be something else.
-        if new && path.symlink_metadata().is_ok() {
-            return Err(BlockError::NoDevice(path));
-        }
-        file.rename(&path)
-            .map_err(BlockError::file("rename to", &path))?;
-        let synced = self.sync();
-        if synced.is_err() && new {
-            let removed = fs::remove_file(&path).map_err(BlockError::file("remove", &path));
-            if let Err(error) = removed {
-                log::warn!("{error}");
-            }
-        }
-        synced
-    }
-
     fn unfinished(&mut self) -> Result<Unfinished, BlockError> {
         self.counter += 1;
         let path = self.folder.join(format!("{UNFINISHED}{}", self.counter));
@@ -266,12 +268,57 @@ impl BlockStore {
     fn path(&self, name: &Name) -> PathBuf {
         self.folder.join(name.to_string())
     }
+}
 
-    fn sync(&self) -> Result<(), BlockError> {
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(BlockError::file("sync", &self.folder))
+impl Change {
+    /// Carries the change out: after success it survives a crash of the host, after a failure all is as it was. A file
+    /// without a name may be left over, whose disk space is freed when it is closed.
+    pub fn carry_out(self) -> (Result<(), BlockError>, Option<File>) {
+        let Self { folder, path, kind } = self;
+        match kind {
+            ChangeKind::Make(file, size) => {
+                let made = content::to_disk(&file.file, size)
+                    .map_err(BlockError::file("write", &file.path))
+                    .and_then(|()| install(file, &path, &folder, true));
+                (made, None)
+            }
+            ChangeKind::Install(file, before) => {
+                let installed = install(file, &path, &folder, before.is_none());
+                // Its lock was held until nobody could come upon the old file any more.
+                (installed, before.map(|before| before.file))
+            }
+            ChangeKind::Remove(device) => {
+                let removed = fs::remove_file(&path)
+                    .map_err(BlockError::file("remove", &path))
+                    .and_then(|()| sync(&folder));
+                (removed, Some(device.file))
+            }
+        }
     }
+}
+
+/// Renames a file to `path`; `new`: nothing may be there.
+fn install(file: Unfinished, path: &Path, folder: &Path, new: bool) -> Result<(), BlockError> {
+    // The supervisor knows of no such device, but there may be something else.
+    if new && path.symlink_metadata().is_ok() {
+        return Err(BlockError::NoDevice(path.to_path_buf()));
+    }
+    file.rename(path)
+        .map_err(BlockError::file("rename to", path))?;
+    let synced = sync(folder);
+    if synced.is_err() && new {
+        let removed = fs::remove_file(path).map_err(BlockError::file("remove", path));
+        if let Err(error) = removed {
+            log::warn!("{error}");
+        }
+    }
+    synced
+}
+
+fn sync(folder: &Path) -> Result<(), BlockError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(BlockError::file("sync", folder))
 }
 
 impl Attached {

@@ -3,13 +3,16 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::super::block::{BlockError, Staging};
-use super::super::images::ImageError;
+use super::super::images::{self, ImageError};
 use super::super::outgoing::Outgoing;
-use super::super::transfer::{Cargo, Form, Outcome, Receive, Send, Transfer};
+use super::super::transfer::{Cargo, Form, Incoming, Outcome, Receive, Report, Send, Transfer};
 use super::super::{MAX_IMAGES, MAX_IMAGES_OF_TENANT};
 use super::{Arrival, Daemon};
 use crate::name::{Name, Path};
-use crate::supervisor::{BlockContent, BlockWork, ConnectionId, Event, TaskId, share};
+use crate::supervisor::{
+    BlockContent, BlockWork, ConnectionId, Event, StagedImage, TaskId, UPLOAD_STEP_BYTES, UploadId,
+    share,
+};
 use crate::unikernel::ImageDigest;
 use crate::wire::{Header, Message, Payload, domain};
 
@@ -23,11 +26,28 @@ pub(super) struct Underway {
 enum Purpose {
     /// A tenant gets an image, in an answer with this header.
     Image(Path, Header),
+    /// An image arrives, with the file that it arrives in.
+    Upload(UploadId, images::Staging),
     /// A task of the supervisor's; with what is to become the device if content arrives.
     Device(TaskId, Name, Option<Staging>),
 }
 
 impl Underway {
+    /// Calls it off. The process is the last to have its file, and waits until that is freed.
+    fn end(self) {
+        let Self { transfer, purpose } = self;
+        drop(purpose);
+        drop(transfer);
+    }
+
+    /// The upload that it is, if it is one.
+    fn upload(&self) -> Option<UploadId> {
+        match &self.purpose {
+            Purpose::Upload(upload, _) => Some(*upload),
+            Purpose::Image(..) | Purpose::Device(..) => None,
+        }
+    }
+
     /// What is readable when there is something to be known of it.
     pub(super) fn line(&self) -> BorrowedFd<'_> {
         self.transfer.as_fd()
@@ -36,13 +56,18 @@ impl Underway {
 
 impl Daemon {
     pub(super) fn work(&mut self, task: TaskId, name: &Name, work: BlockWork) {
-        let done = match work {
-            BlockWork::Make(size) => self.blocks.make(name, size).map_err(text),
-            BlockWork::Remove => self.blocks.remove(name).map_err(text),
-            BlockWork::Receive(content) => match self.receive(task, name, content) {
-                Ok(()) => return,
-                Err(why) => Err(why),
-            },
+        let begun = match work {
+            BlockWork::Make(size) => {
+                let change = self
+                    .check_block_space(0)
+                    .and_then(|()| self.blocks.make(name, size).map_err(text));
+                change.map(|change| self.writer.change(task, name.clone(), change))
+            }
+            BlockWork::Remove => {
+                let change = self.blocks.remove(name).map_err(text);
+                change.map(|change| self.writer.change(task, name.clone(), change))
+            }
+            BlockWork::Receive(content) => self.receive(task, name, content),
             BlockWork::Send {
                 to,
                 header,
@@ -51,17 +76,15 @@ impl Daemon {
             } => {
                 let form = if whole { Form::Device } else { Form::Pieces };
                 let read = self.blocks.read(name).map_err(text);
-                let sent = read.and_then(|content| {
+                read.and_then(|content| {
                     let purpose = Purpose::Device(task, name.clone(), None);
                     self.send(to, purpose, (content, header, level, form))
-                });
-                match sent {
-                    Ok(()) => return,
-                    Err(why) => Err(why),
-                }
+                })
             }
         };
-        self.told(task, name, done);
+        if let Err(why) = begun {
+            self.told(task, name, Err(why));
+        }
     }
 
     /// Begins to send an image.
@@ -130,18 +153,27 @@ impl Daemon {
             embedded,
             compressed,
         } = content;
+        self.check_block_space(UPLOAD_STEP_BYTES)?;
         let staged = self.blocks.stage(name, size, make, compressed);
         let (staging, content) = staged.map_err(text)?;
-        let replaces = staging.replaces().map_err(text)?;
         let purpose = Purpose::Device(task, name.clone(), Some(staging));
+        self.take_in(from, purpose, Incoming::Device(content), embedded)
+    }
+
+    fn take_in(
+        &mut self,
+        from: ConnectionId,
+        purpose: Purpose,
+        incoming: Incoming,
+        embedded: Option<Vec<u8>>,
+    ) -> Result<(), String> {
         let has_content = embedded.is_some();
         let cargo = |held| {
-            Cargo::Receive(Receive {
-                content,
-                replaces,
+            Cargo::Receive(Box::new(Receive {
+                incoming,
                 embedded,
                 held,
-            })
+            }))
         };
         self.carry(from, has_content, purpose, cargo)
     }
@@ -170,14 +202,134 @@ impl Daemon {
         }
     }
 
-    /// Asks what became of all transfers.
+    /// Begins to take an image in: `embedded`, or as raw frames.
+    pub(super) fn receive_image(
+        &mut self,
+        upload: UploadId,
+        from: ConnectionId,
+        embedded: Option<Vec<u8>>,
+        compressed: bool,
+    ) {
+        if !self.connections.contains_key(&from) {
+            // That it is gone is an event of its own.
+            return;
+        }
+        let staged = self.check_upload_space(upload).and_then(|()| {
+            let staged = self.images.stage(compressed);
+            staged.map_err(|error| error.to_string())
+        });
+        let begun = staged.and_then(|(staging, content)| {
+            let incoming = Incoming::Image(content);
+            self.take_in(from, Purpose::Upload(upload, staging), incoming, embedded)
+        });
+        if let Err(why) = begun {
+            let result = Err(why);
+            self.events.push_back(Event::Staged { upload, result });
+        }
+    }
+
+    /// Looks at an image whose content is on disk, and for a tender for it.
+    fn staged(
+        &mut self,
+        upload: UploadId,
+        staging: images::Staging,
+        digest: &[u8],
+    ) -> Result<StagedImage, String> {
+        let digest = digest
+            .try_into()
+            .map_err(|_| "the process that took the image in reports no SHA-256")?;
+        let staged = staging.complete(ImageDigest(digest));
+        let staged = staged.map_err(|error| error.to_string())?;
+        let manifest = &staged.manifest;
+        self.tenders
+            .find(manifest.target, manifest.abi_version)
+            .map_err(|error| error.to_string())?;
+        let image = StagedImage {
+            digest: staged.digest,
+            manifest: manifest.clone(),
+            size: staged.size,
+        };
+        self.staged.insert(upload, staged);
+        Ok(image)
+    }
+
+    /// Forgets an image that arrives or is staged.
+    pub(super) fn discard_image(&mut self, upload: UploadId) {
+        if let Some(staged) = self.staged.remove(&upload) {
+            self.writer.discard(staged);
+        }
+        self.end_upload(upload);
+    }
+
+    /// Lets an upload go on that may as far as its policies go.
+    pub(super) fn grant_upload(&mut self, upload: UploadId) {
+        if let Err(why) = self.check_upload_space(upload) {
+            return self.refuse_upload(upload, why);
+        }
+        let mut transfers = self.transfers.values_mut();
+        if let Some(underway) = transfers.find(|underway| underway.upload() == Some(upload)) {
+            underway.transfer.grant();
+        }
+    }
+
+    pub(super) fn refuse_upload(&mut self, upload: UploadId, why: String) {
+        if self.end_upload(upload) {
+            let result = Err(why);
+            self.events.push_back(Event::Staged { upload, result });
+        }
+    }
+
+    /// Ends the process that takes an image in, if there is one.
+    fn end_upload(&mut self, upload: UploadId) -> bool {
+        let mut transfers = self.transfers.iter();
+        let client = transfers.find_map(|(client, underway)| {
+            let is_it = underway.upload() == Some(upload);
+            is_it.then_some(*client)
+        });
+        let underway = client.and_then(|client| self.transfers.remove_entry(&client));
+        let Some((client, underway)) = underway else {
+            return false;
+        };
+        underway.end();
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.come_back();
+        }
+        true
+    }
+
+    /// Checks that this upload can take its next step, whatever the others under way still write of theirs.
+    fn check_upload_space(&self, upload: UploadId) -> Result<(), String> {
+        let uploads = self.transfers.values().filter_map(Underway::upload);
+        let others = uploads.filter(|other| *other != upload).count() as u64;
+        self.reserve
+            .check(self.images.directory(), (others + 1) * UPLOAD_STEP_BYTES)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Checks that the file system of the block devices has so many bytes left beside the reserve.
+    fn check_block_space(&self, wanted: u64) -> Result<(), String> {
+        self.reserve
+            .check(self.blocks.folder(), wanted)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Asks what all transfers have to say.
     pub(super) fn look_at_transfers(&mut self) {
         let transfers = self.transfers.iter_mut();
-        let over =
+        let reports =
             transfers.filter_map(|(id, underway)| Some((*id, underway.transfer.progress()?)));
-        let over: Vec<_> = over.collect();
-        for (client, outcome) in over {
-            self.transferred(client, outcome);
+        let reports: Vec<_> = reports.collect();
+        for (client, report) in reports {
+            match report {
+                Report::Grows(bytes) => {
+                    let underway = self.transfers.get(&client);
+                    let event = underway
+                        .and_then(Underway::upload)
+                        .map(|upload| Event::UploadGrows { upload, bytes });
+                    self.events.extend(event);
+                }
+                Report::Ended(outcome) => self.transferred(client, outcome),
+            }
         }
     }
 
@@ -198,10 +350,24 @@ impl Daemon {
                 let failure = Message::answer(header, Payload::Failure(why.into()));
                 self.answer(client, &failure, true);
             }
-            (Purpose::Image(..), Outcome::Lost(_)) => {}
+            (Purpose::Image(..) | Purpose::Upload(..), Outcome::Lost(_)) => {}
+            (Purpose::Upload(upload, staging), Outcome::Done(digest)) => {
+                let result = self.staged(upload, staging, &digest);
+                self.events.push_back(Event::Staged { upload, result });
+            }
+            (Purpose::Upload(upload, staging), Outcome::Failed(why)) => {
+                drop(staging);
+                let result = Err(why);
+                self.events.push_back(Event::Staged { upload, result });
+            }
             (Purpose::Device(task, name, staging), Outcome::Done(last)) => {
-                let result = staging.map_or(Ok(()), |staging| self.blocks.finish(staging));
-                self.told(task, &name, result.map_err(text));
+                match staging {
+                    Some(staging) => {
+                        let change = self.blocks.install(staging);
+                        self.writer.change(task, name, change);
+                    }
+                    None => self.told(task, &name, Ok(())),
+                }
                 if !last.is_empty() {
                     self.answer_with(client, &last);
                 }
@@ -231,7 +397,7 @@ impl Daemon {
         }
     }
 
-    fn told(&mut self, task: TaskId, name: &Name, result: Result<(), String>) {
+    pub(super) fn told(&mut self, task: TaskId, name: &Name, result: Result<(), String>) {
         let left = self.blocks.size(name);
         self.events.push_back(Event::Block { task, result, left });
     }

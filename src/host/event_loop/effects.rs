@@ -7,18 +7,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::super::connection::Intake;
 use super::super::statistics::to_observe;
-use super::super::tap;
 use super::super::tender::{Fifo, Guest, Start};
+use super::super::{resources, tap};
 use super::machines::{UNPREPARED, is_machine};
 use super::{Daemon, Prepared, Starting};
 use crate::manifest::Manifest;
 use crate::name::Name;
-use crate::supervisor::{ConnectionId, Effect, Event, RunId, StagedImage, UploadId, launch};
+use crate::supervisor::{ConnectionId, Effect, Event, RunId, UploadId, launch};
 use crate::unikernel::{ImageDigest, Version};
 use crate::wire::frame::frame;
-use crate::wire::state::State;
 use crate::wire::{Header, Message, Payload};
 
 impl Daemon {
@@ -39,7 +37,9 @@ impl Daemon {
             } => {
                 self.receive_image(upload, from, embedded, compressed);
             }
-            Effect::DiscardImage(upload) => drop(self.staged.remove(&upload)),
+            Effect::GrantUpload { upload } => self.grant_upload(upload),
+            Effect::RefuseUpload { upload, why } => self.refuse_upload(upload, why),
+            Effect::DiscardImage(upload) => self.discard_image(upload),
             Effect::Inspect {
                 name,
                 version,
@@ -53,8 +53,13 @@ impl Daemon {
                 version,
                 staged,
             } => {
-                let result = self.prepare(&name, &version, staged);
-                self.results.push(Event::Prepared { name, result });
+                if let Some(staged) = staged.and_then(|upload| self.staged.remove(&upload)) {
+                    self.installing.insert(name.clone(), version);
+                    self.writer.install(name, staged);
+                } else {
+                    let result = self.prepare(&name, &version);
+                    self.results.push(Event::Prepared { name, result });
+                }
             }
             Effect::Announce { name, call, limit } => {
                 self.connect_console(true);
@@ -92,19 +97,24 @@ impl Daemon {
             Effect::EndBlock(task) => self.break_off(task),
             Effect::Signal { run, kill } => self.signal(run, kill),
             Effect::Wake { after, timer } => self.timers.push((Instant::now() + after, timer)),
-            Effect::Persist { ticket, state } => {
-                let result = self.persist(&state);
-                self.results.push(Event::Persisted { ticket, result });
-            }
-            Effect::RemoveImage(digest) => {
-                self.superfluous.insert(digest);
-                self.remove_superfluous();
-            }
+            Effect::Persist { ticket, state } => self.writer.save(ticket, state),
+            Effect::RemoveImage(digest) => self.writer.remove(digest),
             Effect::Observe {
                 by,
                 header,
                 networks,
             } => self.observe(by, header, &networks),
+            Effect::Remember {
+                name,
+                version,
+                history,
+            } => self.runs.remember(&name, version.key(), history),
+            Effect::Forget(name) => self.runs.forget(&name),
+            Effect::LookAtHost => {
+                let found = resources::discover(&self.options.dbdir);
+                let found = found.map_err(|error| error.to_string());
+                self.results.push(Event::HostResources(found));
+            }
             Effect::Exit => self.done = true,
         }
     }
@@ -141,55 +151,6 @@ impl Daemon {
         }
     }
 
-    fn receive_image(
-        &mut self,
-        upload: UploadId,
-        from: ConnectionId,
-        embedded: Option<Vec<u8>>,
-        compressed: bool,
-    ) {
-        let Some(connection) = self.connections.get_mut(&from) else {
-            // That it is gone is an event of its own.
-            return;
-        };
-        match self.images.stage(compressed) {
-            Ok(staging) => {
-                let intake = Intake { upload, staging };
-                if let Some(arrival) = connection.receive(intake, embedded) {
-                    self.arrived(from, arrival);
-                }
-            }
-            Err(error) => {
-                let result = Err(error.to_string());
-                self.events.push_back(Event::Staged { upload, result });
-            }
-        }
-    }
-
-    pub(super) fn stage(&mut self, intake: Intake) {
-        let Intake { upload, staging } = intake;
-        let result = staging
-            .finish()
-            .map_err(|error| error.to_string())
-            .and_then(|staged| {
-                let Manifest {
-                    target,
-                    abi_version,
-                    ..
-                } = staged.manifest;
-                self.tenders
-                    .find(target, abi_version)
-                    .map_err(|error| error.to_string())?;
-                let image = StagedImage {
-                    digest: staged.digest,
-                    manifest: staged.manifest.clone(),
-                };
-                self.staged.insert(upload, staged);
-                Ok(image)
-            });
-        self.events.push_back(Event::Staged { upload, result });
-    }
-
     /// What the image of a version declares, if it has one, and this host can run it.
     fn can_run(
         &mut self,
@@ -197,16 +158,13 @@ impl Daemon {
         version: &Version,
         staged: Option<UploadId>,
     ) -> Result<Option<Manifest>, String> {
-        tap::check_bridges(&version.config).map_err(|error| error.to_string())?;
+        tap::check_networks(name, &version.config).map_err(|error| error.to_string())?;
         if is_machine(version) {
             return self.programs(name, &version.config).map(|_| None);
         }
         let manifest = match staged.and_then(|upload| self.staged.get(&upload)) {
-            // That there is a tender was found when it was staged. The disk may yet refuse it.
-            Some(staged) => {
-                staged.sync().map_err(|error| error.to_string())?;
-                staged.manifest.clone()
-            }
+            // That there is a tender was found when it was staged.
+            Some(staged) => staged.manifest.clone(),
             None => self.inspect(&version.image)?.0,
         };
         let devices = self.runs.check_devices(manifest.target, &version.config);
@@ -225,18 +183,16 @@ impl Daemon {
         Ok((manifest, tender))
     }
 
-    fn prepare(
-        &mut self,
-        name: &Name,
-        version: &Version,
-        staged: Option<UploadId>,
-    ) -> Result<(), String> {
-        if let Some(staged) = staged.and_then(|upload| self.staged.remove(&upload)) {
-            self.superfluous.remove(&version.image);
-            self.images
-                .install(staged)
-                .map_err(|error| error.to_string())?;
-        }
+    /// Goes on with what is to run an image, now that it is in the store.
+    pub(super) fn installed(&mut self, name: Name, result: Result<(), String>) {
+        let Some(version) = self.installing.remove(&name) else {
+            return;
+        };
+        let result = result.and_then(|()| self.prepare(&name, &version));
+        self.events.push_back(Event::Prepared { name, result });
+    }
+
+    fn prepare(&mut self, name: &Name, version: &Version) -> Result<(), String> {
         let prepared = if is_machine(version) {
             Prepared::Machine(self.programs(name, &version.config)?)
         } else {
@@ -350,25 +306,5 @@ impl Daemon {
             Signal::SIGTERM
         };
         self.runs.end(run, signal);
-    }
-
-    fn persist(&mut self, state: &State) -> Result<(), String> {
-        let saved = self.store.save(state).map_err(|error| error.to_string());
-        for image in state.images() {
-            self.superfluous.remove(&image);
-        }
-        self.remove_superfluous();
-        saved
-    }
-
-    fn remove_superfluous(&mut self) {
-        let (store, images) = (&self.store, &self.images);
-        self.superfluous.retain(|image| {
-            let wanted = store.refers_to(image);
-            if !wanted && let Err(error) = images.remove(image) {
-                log::warn!("{error}");
-            }
-            wanted
-        });
     }
 }

@@ -15,6 +15,7 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Pid;
 
+use super::bridges::Bridges;
 use crate::policy::{CpuId, Policy, UNLIMITED};
 
 /// Folder of block devices below the database folder (WIRE 6.3).
@@ -51,13 +52,8 @@ pub fn discover(database: &Path) -> Result<Policy, ResourceError> {
                 .map_err(|error| ResourceError::FileSystem(storage.to_path_buf(), error))?
                 / MB,
         ),
-        bridges: os::bridges().map_err(ResourceError::Bridges)?,
+        bridges: Bridges::look().map_err(ResourceError::Bridges)?.names(),
     })
-}
-
-/// Whether there is a bridge of this name in this process's network.
-pub fn is_bridge(name: &str) -> io::Result<bool> {
-    os::is_bridge(name)
 }
 
 /// Those that are online and in the affinity of this process: the system leaves out the others.

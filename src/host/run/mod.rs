@@ -2,6 +2,7 @@
 
 mod group;
 mod record;
+mod reservation;
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,29 +14,35 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use self::group::{Group, GroupError, Groups};
-use self::record::{Record, RecordError, Records};
+use self::record::{Ended, Found, Record, RecordError, Records};
+use self::reservation::Reservations;
 use self::users::Exhausted;
 use super::tender::{self, Start, TenderError};
 use crate::daemon;
 use crate::manifest::Target;
 use crate::name::Name;
+use crate::socket;
 use crate::supervisor::{History, RunId};
-use crate::sys::process::Process;
-use crate::unikernel::Config;
+use crate::sys::process::{End, Process};
+use crate::unikernel::{Config, Death};
+use crate::wire::Timestamp;
+use crate::wire::state::LastExit;
 
 pub use group::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
-pub use users::TenderUsers;
+pub use users::{MAX_PASSED_OVER, TenderUsers};
 
 /// The runs of tenders that are not over.
 #[derive(Debug)]
 pub struct Runs {
     users: Option<TenderUsers>,
+    reservations: Option<Reservations>,
     latest_user: Option<u32>,
     records: Records,
     groups: Option<Groups>,
     /// Until they are asked for; their users are taken.
     survivors: Vec<Survivor>,
+    histories: BTreeMap<Name, ([u8; 32], History)>,
     running: HashMap<RunId, Running>,
 }
 
@@ -90,7 +97,18 @@ impl Runs {
             }
         };
         let records = Records::open(runtime_folder).map_err(RunError::Record)?;
-        let survivors = records.survivors(clear_up).map_err(RunError::Record)?;
+        let Found { survivors, ended } = records.survivors(clear_up).map_err(RunError::Record)?;
+        let histories = ended.into_iter().map(|Ended { name, mut record }| {
+            let group = groups.as_ref().map(|groups| groups.of(&name));
+            if group.is_some_and(|group| group.out_of_memory(None)) {
+                record.history.last_exit = Some(LastExit {
+                    death: Death::OutOfMemory,
+                    at: wall_clock(),
+                });
+            }
+            (name, (record.key, record.history))
+        });
+        let histories = histories.collect();
         for Survivor { name, process, .. } in &survivors {
             let pid = process.id().pid;
             log::info!("{name} runs already, as process {pid}");
@@ -100,10 +118,12 @@ impl Runs {
         }
         Ok(Self {
             users,
+            reservations: users.map(|_| Reservations::open(Path::new(socket::RUNTIME_FOLDER))),
             latest_user: None,
             records,
             groups,
             survivors,
+            histories,
             running: HashMap::new(),
         })
     }
@@ -114,9 +134,39 @@ impl Runs {
         mem::take(&mut self.survivors)
     }
 
+    /// Hands out what went before the next start of unikernels that did not run when this supervisor was started, and
+    /// the keys of their versions.
+    pub fn histories(&mut self) -> BTreeMap<Name, ([u8; 32], History)> {
+        mem::take(&mut self.histories)
+    }
+
+    /// Records what went before the next start of a unikernel that does not run. `key` is that of its version.
+    pub fn remember(&self, name: &Name, key: [u8; 32], history: History) {
+        let record = Record {
+            user: None,
+            started: daemon::wall_clock(),
+            key,
+            history,
+            stopping: false,
+        };
+        if let Err(error) = self.records.create(name, &record) {
+            log::warn!("{error}");
+        }
+    }
+
+    /// Forgets it.
+    pub fn forget(&self, name: &Name) {
+        if let Err(error) = self.records.remove(name) {
+            log::warn!("{error}");
+        }
+    }
+
     /// Takes over a survivor as this run.
     pub fn adopt(&mut self, run: RunId, survivor: Survivor) {
         let name = survivor.name;
+        if let (Some(reservations), Some(user)) = (&self.reservations, survivor.record.user) {
+            reservations.keep(user);
+        }
         let running = Running {
             group: self.groups.as_ref().map(|groups| groups.of(&name)),
             name,
@@ -147,7 +197,7 @@ impl Runs {
     /// Whether a tender for images of this target will be able to open the devices that it needs.
     pub fn check_devices(&self, target: Target, config: &Config) -> Result<(), RunError> {
         // If no user is left now, that of what is replaced will be.
-        let user = self.next_user().unwrap_or(self.latest_user);
+        let user = self.next_user(|_| true).unwrap_or(self.latest_user);
         let networks = !config.nets.is_empty();
         let groups = user.map(|user| tender::Guest::Image(target).groups(networks, user));
         groups.transpose().map(drop).map_err(RunError::Tender)
@@ -206,13 +256,30 @@ impl Runs {
         run: RunId,
         key: [u8; 32],
         history: History,
-        mut start: Start<'_>,
+        start: Start<'_>,
     ) -> Result<Pid, RunError> {
         let user = match start.guest {
-            tender::Guest::Image(_) => self.next_user().map_err(RunError::User)?,
+            tender::Guest::Image(_) => self.reserve_user().map_err(RunError::User)?,
             // Only root can make machines.
             tender::Guest::Machine => None,
         };
+        let started = self.start_as(user, run, key, history, start);
+        // The next start takes another one, also where this one has failed: its user may have too many processes.
+        self.latest_user = user.or(self.latest_user);
+        if started.is_err() {
+            self.give_back(user);
+        }
+        started
+    }
+
+    fn start_as(
+        &mut self,
+        user: Option<u32>,
+        run: RunId,
+        key: [u8; 32],
+        history: History,
+        mut start: Start<'_>,
+    ) -> Result<Pid, RunError> {
         let record = Record {
             user,
             started: daemon::wall_clock(),
@@ -253,7 +320,6 @@ impl Runs {
             stopping: false,
         };
         self.running.insert(run, running);
-        self.latest_user = user.or(self.latest_user);
         Ok(pid)
     }
 
@@ -289,13 +355,16 @@ impl Runs {
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
     /// was no tender, otherwise also the name of its unikernel. Before anything else is started: that might get its
     /// number.
-    pub fn ended(&mut self, pid: Pid) -> Option<(Name, Over)> {
+    pub fn ended(&mut self, pid: Pid, end: End) -> Option<(Name, Over)> {
         let mut runs = self.running.iter();
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
         clear_up(pid);
+        self.give_back(running.user);
         let group = running.group;
-        let out_of_memory = group.as_ref().is_some_and(Group::out_of_memory);
+        let out_of_memory = group
+            .as_ref()
+            .is_some_and(|group| group.out_of_memory(Some(end)));
         group.into_iter().for_each(Group::remove);
         if let Err(error) = self.records.remove(&running.name) {
             log::warn!("{error}");
@@ -303,15 +372,33 @@ impl Runs {
         Some((running.name, Over { run, out_of_memory }))
     }
 
-    fn next_user(&self) -> Result<Option<u32>, Exhausted> {
+    /// A user of its own for the next tender, reserved on this host.
+    fn reserve_user(&self) -> Result<Option<u32>, Exhausted> {
+        let reservations = self.reservations.as_ref();
+        self.next_user(|user| reservations.is_none_or(|reservations| reservations.take(user)))
+    }
+
+    fn give_back(&self, user: Option<u32>) {
+        if let (Some(reservations), Some(user)) = (&self.reservations, user) {
+            reservations.give_back(user);
+        }
+    }
+
+    fn next_user(&self, is_free: impl Fn(u32) -> bool) -> Result<Option<u32>, Exhausted> {
         let Some(users) = self.users else {
             return Ok(None);
         };
         let left = self.survivors.iter().map(|survivor| survivor.record.user);
         let running = self.running.values().map(|running| running.user);
         let taken: BTreeSet<_> = left.chain(running).flatten().collect();
-        users.next(self.latest_user, &taken).map(Some)
+        users.next(self.latest_user, &taken, is_free).map(Some)
     }
+}
+
+fn wall_clock() -> Timestamp {
+    let since = daemon::wall_clock();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_unix(seconds, u64::from(since.subsec_nanos()) * 1000)
 }
 
 /// Removes what a tender that has ended may have left in the kernel.

@@ -64,6 +64,24 @@ pub struct Survivor {
     pub process: Process,
 }
 
+/// A unikernel that does not run, and what its record says. It waited for its next start, or has ended unseen.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its unikernel.
+    pub name: Name,
+    /// Its record.
+    pub record: Record,
+}
+
+/// What the records of an earlier supervisor tell.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The tenders that run.
+    pub survivors: Vec<Survivor>,
+    /// The unikernels that do not run, and were not asked to stop.
+    pub ended: Vec<Ended>,
+}
+
 /// The folder of records.
 #[derive(Debug)]
 pub struct Records {
@@ -98,6 +116,8 @@ struct Damage(&'static str);
 struct Seen {
     /// Its tender, if it runs.
     survivor: Option<Survivor>,
+    /// Its unikernel, if that does not run, and was not asked to stop.
+    ended: Option<Ended>,
     /// The number of its tender, if that has ended and no other process has it.
     gone: Option<Pid>,
     /// What is wrong with the record.
@@ -107,6 +127,7 @@ struct Seen {
 impl Seen {
     const NAMELESS: Self = Self {
         survivor: None,
+        ended: None,
         gone: None,
         damage: Some(Damage("its name is none of a unikernel")),
     };
@@ -166,17 +187,18 @@ impl Records {
     /// The tenders that run. Records of others are removed; what is wrong with records is told in the log. Before the
     /// record of a tender goes that has ended since this boot of the system, `gone` gets its number, unless another
     /// process has that now.
-    pub fn survivors(&self, gone: impl Fn(Pid)) -> Result<Vec<Survivor>, RecordError> {
-        let mut survivors = Vec::new();
+    pub fn survivors(&self, gone: impl Fn(Pid)) -> Result<Found, RecordError> {
+        let mut found = Found::default();
         let failed = || RecordError::file("list", &self.folder);
         for entry in fs::read_dir(&self.folder).map_err(failed())? {
             let path = entry.map_err(failed())?.path();
             // Where that fails its tender may run: a second one must not be started.
-            let found = self.survivor(&path);
-            let seen = found.map_err(|error| RecordError::Unreadable(Box::new(error)))?;
+            let seen = self.survivor(&path);
+            let seen = seen.map_err(|error| RecordError::Unreadable(Box::new(error)))?;
             let Seen {
                 survivor,
-                gone: ended,
+                ended,
+                gone: ended_process,
                 damage,
             } = seen;
             if let Some(damage) = damage {
@@ -187,13 +209,14 @@ impl Records {
                 log::warn!("{}: {damage}; {follows}", path.display());
             }
             if let Some(survivor) = survivor {
-                survivors.push(survivor);
+                found.survivors.push(survivor);
             } else {
-                ended.into_iter().for_each(&gone);
+                found.ended.extend(ended);
+                ended_process.into_iter().for_each(&gone);
                 fs::remove_file(&path).map_err(RecordError::file("remove", &path))?;
             }
         }
-        Ok(survivors)
+        Ok(found)
     }
 
     fn survivor(&self, path: &Path) -> Result<Seen, RecordError> {
@@ -284,13 +307,21 @@ fn read(name: Name, path: &Path, file: &File, boot: &str) -> Result<Seen, Record
         }
         _ => None,
     };
-    let survivor = process.map(|process| Survivor {
-        name,
-        record,
-        process,
-    });
+    let usable = recorded == Some(boot) && damage.is_none() && !record.stopping;
+    let (survivor, ended) = match process {
+        Some(process) => {
+            let survivor = Survivor {
+                name,
+                record,
+                process,
+            };
+            (Some(survivor), None)
+        }
+        None => (None, usable.then_some(Ended { name, record })),
+    };
     Ok(Seen {
         survivor,
+        ended,
         gone,
         damage,
     })
@@ -564,7 +595,7 @@ mod tests {
     }
 
     fn survivors(records: &Records) -> Result<Vec<Survivor>, RecordError> {
-        records.survivors(|_| ())
+        Ok(records.survivors(|_| ())?.survivors)
     }
 
     fn is_removed(records: &Records) -> bool {
@@ -677,6 +708,25 @@ mod tests {
         drop(records.create(&name(), &record()).unwrap());
         assert!(survivors(&records).unwrap().is_empty());
         assert!(is_removed(&records));
+    }
+
+    #[test]
+    fn what_went_before_a_run_that_is_over_is_known_unless_it_was_asked_to_stop() {
+        let (_folder, records) = records();
+        let ended = |boot: &str, record: &Record| {
+            fs::write(records.path(&name()), encode(boot, record)).unwrap();
+            let found = records.survivors(|_| ()).unwrap().ended.into_iter();
+            found
+                .map(|ended| (ended.name, ended.record))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ended(&records.boot, &record()), [(name(), record())]);
+        assert!(ended("another", &record()).is_empty());
+        let asked = Record {
+            stopping: true,
+            ..record()
+        };
+        assert!(ended(&records.boot, &asked).is_empty());
     }
 
     #[test]

@@ -13,9 +13,12 @@ pub struct TenderUsers {
     last: u32,
 }
 
-/// No user is left.
+/// Most users of others that are passed over in search of one that nobody has.
+pub const MAX_PASSED_OVER: u32 = 1024;
+
+/// No user is left: so many of the range have processes, or are those of another supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exhausted(TenderUsers);
+pub struct Exhausted(TenderUsers, u32);
 
 impl TenderUsers {
     /// The group of all tenders, which may read images.
@@ -23,14 +26,33 @@ impl TenderUsers {
         Gid::from_raw(self.first)
     }
 
-    /// A user that is not `taken`, the next one after `latest` if that is free: a user that was given back is not
-    /// taken again at once.
-    pub fn next(self, latest: Option<u32>, taken: &BTreeSet<u32>) -> Result<u32, Exhausted> {
+    /// A user that is not `taken`, and that nobody else has, who is asked for with `is_free`. The next one after
+    /// `latest` if that is free: a user that was given back is not taken again at once.
+    pub fn next(
+        self,
+        latest: Option<u32>,
+        taken: &BTreeSet<u32>,
+        is_free: impl Fn(u32) -> bool,
+    ) -> Result<u32, Exhausted> {
         let after = latest.unwrap_or(self.first).saturating_add(1);
-        (after..=self.last)
-            .chain(self.first + 1..=self.last)
-            .find(|user| *user > self.first && !taken.contains(user))
-            .ok_or(Exhausted(self))
+        let first = self.first + 1;
+        let after = if (first..=self.last).contains(&after) {
+            after
+        } else {
+            first
+        };
+        let candidates = (after..=self.last).chain(first..after);
+        let mut passed_over = 0;
+        for user in candidates.filter(|user| !taken.contains(user)) {
+            if is_free(user) {
+                return Ok(user);
+            }
+            passed_over += 1;
+            if passed_over >= MAX_PASSED_OVER {
+                break;
+            }
+        }
+        Err(Exhausted(self, passed_over))
     }
 
     fn count(self) -> u32 {
@@ -70,12 +92,19 @@ impl fmt::Display for TenderUsers {
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "all {} users of --tender-uids {} are taken by running unikernels: give it a larger range",
-            self.0.count(),
-            self.0
-        )
+        let Self(users, others) = self;
+        match others {
+            0 => write!(
+                f,
+                "all {} users of --tender-uids {users} are taken by running unikernels: give it a larger range",
+                users.count()
+            ),
+            _ => write!(
+                f,
+                "no user of --tender-uids {users} is left: {others} have processes already that are none of this \
+                 supervisor's: give it a larger range, or one of its own"
+            ),
+        }
     }
 }
 
@@ -92,23 +121,45 @@ mod tests {
         let mut taken = BTreeSet::new();
         let mut latest = None;
         for expected in [2001, 2002, 2003] {
-            latest = Some(users.next(latest, &taken).unwrap());
+            latest = Some(users.next(latest, &taken, |_| true).unwrap());
             assert_eq!(latest, Some(expected));
             taken.extend(latest);
         }
-        let error = users.next(latest, &taken).unwrap_err().to_string();
+        let error = users
+            .next(latest, &taken, |_| true)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("all 3 users of --tender-uids 2000-2003"),
             "{error}"
         );
         taken.clear();
-        assert_eq!(users.next(Some(2002), &taken), Ok(2003));
-        assert_eq!(users.next(Some(2003), &taken), Ok(2001));
+        assert_eq!(users.next(Some(2002), &taken, |_| true), Ok(2003));
+        assert_eq!(users.next(Some(2003), &taken, |_| true), Ok(2001));
         taken.insert(2001);
-        assert_eq!(users.next(Some(2003), &taken), Ok(2002));
+        assert_eq!(users.next(Some(2003), &taken, |_| true), Ok(2002));
         // Of another range, before a restart.
-        assert_eq!(users.next(Some(7), &taken), Ok(2002));
-        assert_eq!(users.next(Some(u32::MAX), &taken), Ok(2002));
+        assert_eq!(users.next(Some(7), &taken, |_| true), Ok(2002));
+        assert_eq!(users.next(Some(u32::MAX), &taken, |_| true), Ok(2002));
+    }
+
+    #[test]
+    fn a_user_that_somebody_else_has_is_passed_over() {
+        let users: TenderUsers = "2000-2004".parse().unwrap();
+        let free = |user| user == 2003;
+        let taken = [2001].into();
+        assert_eq!(users.next(None, &taken, free), Ok(2003));
+        assert_eq!(users.next(Some(2003), &taken, free), Ok(2003));
+        let error = users.next(None, &taken, |_| false).unwrap_err().to_string();
+        assert!(error.contains("3 have processes already"), "{error}");
+        let many: TenderUsers = "1-4000000000".parse().unwrap();
+        let asked = std::cell::Cell::new(0);
+        let none = |_| {
+            asked.set(asked.get() + 1);
+            false
+        };
+        assert!(many.next(None, &taken, none).is_err());
+        assert_eq!(asked.get(), MAX_PASSED_OVER);
     }
 
     #[test]

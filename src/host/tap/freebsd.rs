@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use super::TapError;
+use crate::host::bridges::Bridge;
 use crate::sys::interfaces;
 
 /// What such interfaces are cloned from.
@@ -16,15 +17,13 @@ pub struct Tap {
 
 impl Tap {
     /// Makes it, up and on the bridge. It has an address of the system's choice.
-    pub fn make(name: &str, bridge: &str, _: [u8; 6]) -> Result<Self, TapError> {
+    pub fn make(name: &str, bridge: &Bridge, _: [u8; 6]) -> Result<Self, TapError> {
         // A process that is killed before the new name leaves a tap that nobody knows again.
         interfaces::create(TAP, name.as_bytes()).map_err(TapError::step("make", name))?;
         let tap = Self::found(name);
-        let joined = interfaces::join_bridge(name.as_bytes(), bridge.as_bytes())
-            .map_err(|error| TapError::Bridge(name.to_owned(), bridge.to_owned(), error))
-            .and_then(|()| {
-                interfaces::set_up(name.as_bytes()).map_err(TapError::step("bring up", name))
-            });
+        let joined = tap.join(bridge).and_then(|()| {
+            interfaces::set_up(name.as_bytes()).map_err(TapError::step("bring up", name))
+        });
         match joined {
             Ok(()) => Ok(tap),
             Err(error) => {
@@ -40,6 +39,16 @@ impl Tap {
     pub fn found(name: &str) -> Self {
         let name = name.to_owned();
         Self { name }
+    }
+
+    /// Puts it on a bridge, also once more after it has lost its own. Its MTU is that of the bridge before: a bridge
+    /// takes over that of its first member.
+    pub fn join(&self, bridge: &Bridge) -> Result<(), TapError> {
+        let name = self.name.as_bytes();
+        interfaces::set_mtu(name, bridge.mtu)
+            .map_err(TapError::step("set the MTU of", &self.name))?;
+        interfaces::join_bridge(name, bridge.name.as_bytes())
+            .map_err(|error| TapError::Bridge(self.name.clone(), bridge.name.clone(), error))
     }
 
     pub fn name(&self) -> &str {

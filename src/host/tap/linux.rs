@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use super::TapError;
+use crate::host::bridges::Bridge;
 use crate::sys::tap::{self, Interfaces};
 
 const TUN: &str = "/dev/net/tun";
@@ -23,6 +24,9 @@ const STEP: Duration = Duration::from_micros(50);
 /// lowest of its ports.
 const HIGH: u8 = 0xfe;
 
+/// The largest MTU that the kernel gives a tap, in bytes.
+const LARGEST_MTU: u32 = 65521;
+
 /// A tap on a bridge. Until it is [handed over](Self::hand_over) it is held open, so that it goes with this process.
 #[derive(Debug)]
 pub struct Tap {
@@ -32,7 +36,7 @@ pub struct Tap {
 
 impl Tap {
     /// Makes it, up and on the bridge. `address` is any that no other tap has.
-    pub fn make(name: &str, bridge: &str, mut address: [u8; 6]) -> Result<Self, TapError> {
+    pub fn make(name: &str, bridge: &Bridge, mut address: [u8; 6]) -> Result<Self, TapError> {
         let failed = |what| TapError::step(what, name);
         let tun = open()?;
         tap::create(&tun, name.as_bytes()).map_err(failed("make"))?;
@@ -44,9 +48,7 @@ impl Tap {
             .map_err(failed("set the address of"))?;
         // A tender without rights cannot: frames would reach the guest merged, and cut.
         interfaces.disable_offloads(name_octets);
-        interfaces
-            .join_bridge(name_octets, bridge.as_bytes())
-            .map_err(|error| TapError::Bridge(name.to_owned(), bridge.to_owned(), error.into()))?;
+        join(&interfaces, name, bridge)?;
         interfaces.set_up(name_octets).map_err(failed("bring up"))?;
         Ok(Self {
             name: name.to_owned(),
@@ -60,6 +62,12 @@ impl Tap {
             name: name.to_owned(),
             held: None,
         }
+    }
+
+    /// Puts it on a bridge once more, after it has lost its own.
+    pub fn join(&self, bridge: &Bridge) -> Result<(), TapError> {
+        let interfaces = Interfaces::open().map_err(TapError::step("set up", &self.name))?;
+        join(&interfaces, &self.name, bridge)
     }
 
     pub fn name(&self) -> &str {
@@ -89,6 +97,17 @@ impl Tap {
         };
         close(tun, &self.name)
     }
+}
+
+/// Puts a tap on a bridge. Its MTU is that of the bridge before: otherwise it would lower that of the bridge, or have a
+/// larger one than frames on it may have.
+fn join(interfaces: &Interfaces, name: &str, bridge: &Bridge) -> Result<(), TapError> {
+    interfaces
+        .set_mtu(name.as_bytes(), bridge.mtu.min(LARGEST_MTU))
+        .map_err(TapError::step("set the MTU of", name))?;
+    interfaces
+        .join_bridge(name.as_bytes(), bridge.name.as_bytes())
+        .map_err(|error| TapError::Bridge(name.to_owned(), bridge.name.clone(), error.into()))
 }
 
 /// Closes what an interface goes with, and waits until it is gone. The kernel keeps who closes it for long after that.

@@ -9,7 +9,7 @@ mod lock;
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -22,10 +22,11 @@ use sha2::{Digest as _, Sha256};
 
 use self::lock::AddressLock;
 use self::os::Tap;
-use super::{resources, secret};
+use super::bridges::{Bridge, Bridges};
+use super::secret;
 use crate::name::Name;
 use crate::supervisor::Owner;
-use crate::unikernel::Config;
+use crate::unikernel::{Config, Mac};
 
 pub use self::lock::check as check_lock;
 
@@ -33,8 +34,15 @@ pub use self::lock::check as check_lock;
 #[derive(Debug)]
 pub struct Taps {
     owner: Owner,
-    made: HashMap<Name, Vec<Tap>>,
+    made: HashMap<Name, Vec<Port>>,
     lock: Option<AddressLock>,
+}
+
+/// A tap, and the bridge that it is to be on, if that is known.
+#[derive(Debug)]
+struct Port {
+    tap: Tap,
+    bridge: Option<String>,
 }
 
 /// Why a unikernel has no networks, or the supervisor cannot give it any.
@@ -48,6 +56,8 @@ pub enum TapError {
     Interfaces(io::Error),
     /// What taps are made from cannot be opened.
     Device(&'static str, io::Error),
+    /// A network device of a unikernel cannot have this address, which the host has on this bridge.
+    HostAddress(Mac, String),
     /// Something cannot be done with a tap (what, with which).
     Tap(&'static str, String, io::Error),
     /// A tap cannot be put on a bridge.
@@ -71,16 +81,20 @@ impl Taps {
         let mut made = HashMap::new();
         let mut locked = Vec::new();
         for (name, config) in running {
-            let taps = take(&mut left, &owner, name);
             // What runs without anybody knowing why is on its way out, and has no address.
             let nets = config.map_or(&[][..], |config| &config.nets);
-            for tap in &taps {
+            let mut ports = Vec::new();
+            for tap in take(&mut left, &owner, name) {
                 let mut nets = nets.iter().enumerate();
-                let net = nets.find(|(number, _)| owner.tap(name, *number) == *tap);
-                locked.push((tap.clone(), net.map(|(_, net)| net.mac(name))));
+                let net = nets.find(|(number, _)| owner.tap(name, *number) == tap);
+                let net = net.map(|(_, net)| net);
+                ports.push(Port {
+                    tap: Tap::found(&tap),
+                    bridge: net.map(|net| net.bridge().to_owned()),
+                });
+                locked.push((tap, net.map(|net| net.mac(name))));
             }
-            let taps = taps.iter().map(|tap| Tap::found(tap)).collect();
-            made.insert(name.clone(), taps);
+            made.insert(name.clone(), ports);
         }
         let lock = if lock_addresses {
             let locked = locked.iter().map(|(tap, address)| (tap.as_str(), *address));
@@ -95,25 +109,80 @@ impl Taps {
                 Err(error) => log::warn!("{error}"),
             }
         }
-        Ok(Self { owner, made, lock })
+        let taps = Self { owner, made, lock };
+        taps.join_again()?;
+        Ok(taps)
+    }
+
+    /// Puts those on their bridges that are on none any more, because a bridge was made anew.
+    fn join_again(&self) -> Result<(), TapError> {
+        if self.ports().next().is_none() {
+            return Ok(());
+        }
+        let bridges = Bridges::look().map_err(TapError::Interfaces)?;
+        for (name, port) in self.ports() {
+            let Some(bridge) = port.bridge.as_deref().and_then(|name| bridges.named(name)) else {
+                continue;
+            };
+            let tap = port.tap.name();
+            if bridge.has(tap).map_err(TapError::Interfaces)? {
+                continue;
+            }
+            match port.tap.join(bridge) {
+                Ok(()) => log::warn!("{name}: tap {tap} is put on bridge {} again", bridge.name),
+                Err(error) => log::warn!("{name}: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The unikernels with a tap that is not on its bridge, and what is wrong.
+    pub fn off_bridge(&self) -> Result<BTreeMap<Name, String>, TapError> {
+        let mut wrong = BTreeMap::new();
+        let mut ports = self.ports().filter(|(_, port)| port.bridge.is_some());
+        let Some(first) = ports.next() else {
+            return Ok(wrong);
+        };
+        let bridges = Bridges::look().map_err(TapError::Interfaces)?;
+        for (name, port) in [first].into_iter().chain(ports) {
+            let bridge = port.bridge.as_deref().unwrap_or_default();
+            if let Some(why) = trouble(&bridges, port.tap.name(), bridge)? {
+                wrong.insert(name.clone(), why);
+            }
+        }
+        Ok(wrong)
+    }
+
+    fn ports(&self) -> impl Iterator<Item = (&Name, &Port)> {
+        let made = self.made.iter();
+        made.flat_map(|(name, ports)| ports.iter().map(move |port| (name, port)))
     }
 
     /// Makes a tap for each network, or none.
     pub fn make(&mut self, name: &Name, config: &Config) -> Result<(), TapError> {
-        check_bridges(config)?;
+        let bridges = find_bridges(config)?;
         self.remove(name);
-        let made = self.try_make(name, config);
+        let made = self.try_make(name, config, &bridges);
         if made.is_err() {
             self.remove(name);
         }
         made
     }
 
-    fn try_make(&mut self, name: &Name, config: &Config) -> Result<(), TapError> {
-        let taps = self.made.entry(name.clone()).or_default();
+    fn try_make(
+        &mut self,
+        name: &Name,
+        config: &Config,
+        bridges: &Bridges,
+    ) -> Result<(), TapError> {
+        let ports = self.made.entry(name.clone()).or_default();
         for (number, net) in config.nets.iter().enumerate() {
             let tap = self.owner.tap(name, number);
-            taps.push(Tap::make(&tap, net.bridge(), digest(&tap))?);
+            let bridge = find(bridges, net.bridge())?;
+            ports.push(Port {
+                tap: Tap::make(&tap, bridge, digest(&tap))?,
+                bridge: Some(net.bridge().to_owned()),
+            });
             if let Some(lock) = &self.lock {
                 lock.add(&tap, net.mac(name))?;
             }
@@ -125,19 +194,19 @@ impl Taps {
     /// Lets the tender of a unikernel, which is about to be started as `user`, have its taps.
     pub fn hand_over(&mut self, name: &Name, user: Option<u32>) -> Result<(), TapError> {
         let user = user.unwrap_or(geteuid().as_raw());
-        let mut taps = self.made.get_mut(name).into_iter().flatten();
-        taps.try_for_each(|tap| tap.hand_over(user))
+        let mut ports = self.made.get_mut(name).into_iter().flatten();
+        ports.try_for_each(|port| port.tap.hand_over(user))
     }
 
     /// The names of the taps of a unikernel, in the order of its networks.
     pub fn names(&self, name: &Name) -> Vec<&str> {
-        let taps = self.made.get(name).into_iter().flatten();
-        taps.map(Tap::name).collect()
+        let ports = self.made.get(name).into_iter().flatten();
+        ports.map(|port| port.tap.name()).collect()
     }
 
     /// Removes the taps of a unikernel, if it has any.
     pub fn remove(&mut self, name: &Name) {
-        for tap in self.made.remove(name).unwrap_or_default() {
+        for Port { tap, .. } in self.made.remove(name).unwrap_or_default() {
             let tap_name = tap.name().to_owned();
             if let Err(error) = tap.remove() {
                 log::warn!("{name}: {error}; the next start tries again");
@@ -157,16 +226,66 @@ impl Taps {
     }
 }
 
-/// Whether the host has all the bridges that a unikernel is to be on.
-pub fn check_bridges(config: &Config) -> Result<(), TapError> {
+/// Whether the host has all the bridges that a unikernel is to be on, and none of its addresses there.
+pub fn check_networks(name: &Name, config: &Config) -> Result<(), TapError> {
+    let bridges = find_bridges(config)?;
     config.nets.iter().try_for_each(|net| {
-        let bridge = net.bridge();
-        match resources::is_bridge(bridge) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(TapError::NoBridge(bridge.to_owned())),
-            Err(error) => Err(TapError::Interfaces(error)),
+        let (bridge, address) = (find(&bridges, net.bridge())?, net.mac(name));
+        if bridge.addresses.contains(&address) {
+            return Err(TapError::HostAddress(address, net.bridge().to_owned()));
         }
+        Ok(())
     })
+}
+
+/// The bridges of the host, all of those among them that a unikernel is to be on.
+fn find_bridges(config: &Config) -> Result<Bridges, TapError> {
+    if config.nets.is_empty() {
+        return Ok(Bridges::default());
+    }
+    let bridges = Bridges::look().map_err(TapError::Interfaces)?;
+    let mut nets = config.nets.iter();
+    nets.try_for_each(|net| find(&bridges, net.bridge()).map(drop))?;
+    Ok(bridges)
+}
+
+fn find<'a>(bridges: &'a Bridges, name: &str) -> Result<&'a Bridge, TapError> {
+    let bridge = bridges.named(name);
+    bridge.ok_or_else(|| TapError::NoBridge(name.to_owned()))
+}
+
+/// What is wrong with a tap that is to be on this bridge.
+fn trouble(bridges: &Bridges, tap: &str, bridge: &str) -> Result<Option<String>, TapError> {
+    let Some(found) = bridges.named(bridge) else {
+        return Ok(Some(format!(
+            "tap {tap} is not on bridge {bridge}: there is no bridge of this name"
+        )));
+    };
+    let on_it = found.has(tap).map_err(TapError::Interfaces)?;
+    Ok((!on_it).then(|| format!("tap {tap} is not on bridge {bridge}: send petreld SIGHUP")))
+}
+
+/// The taps of a unikernel that runs which a start would put on their bridges again, and these bridges.
+pub fn off_bridge(
+    database: &Path,
+    name: &Name,
+    config: &Config,
+) -> Result<Vec<(String, String)>, TapError> {
+    let owner = owner(database)?;
+    let mut off = Vec::new();
+    if config.nets.is_empty() {
+        return Ok(off);
+    }
+    let bridges = Bridges::look().map_err(TapError::Interfaces)?;
+    for (number, net) in config.nets.iter().enumerate() {
+        let tap = owner.tap(name, number);
+        if let Some(bridge) = bridges.named(net.bridge())
+            && !bridge.has(&tap).map_err(TapError::Interfaces)?
+        {
+            off.push((tap, net.bridge().to_owned()));
+        }
+    }
+    Ok(off)
 }
 
 /// The taps of this database's supervisor that none of the unikernels that run has.
@@ -230,6 +349,10 @@ impl fmt::Display for TapError {
                 write!(f, "cannot look at {}: {error}", folder.display())
             }
             Self::NoBridge(bridge) => write!(f, "there is no bridge {bridge} on this host"),
+            Self::HostAddress(address, bridge) => write!(
+                f,
+                "hardware address {address} is that of the host on bridge {bridge}: ask for another one"
+            ),
             Self::Interfaces(error) => {
                 write!(f, "cannot look at the interfaces of this host: {error}")
             }

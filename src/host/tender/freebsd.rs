@@ -1,7 +1,10 @@
 //! FreeBSD: all tenders use vmm(4).
 #![allow(clippy::unnecessary_wraps)]
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use nix::unistd::{Gid, Pid};
 
@@ -25,6 +28,11 @@ pub fn vmm_device(process: Pid) -> String {
 /// kernel keeps all of the guest's memory. `false`: it is gone.
 pub fn destroy_vmm_device(process: Pid) -> io::Result<bool> {
     vmm::destroy(&vmm_device(process))
+}
+
+/// Hides nothing: no tender of this system takes arguments from a file.
+pub fn hide_arguments(_: &Path, _: &mut Vec<OsString>) -> Result<Option<File>, TenderError> {
+    Ok(None)
 }
 
 /// The groups that a tender which runs as `user` must be in for its devices.

@@ -1,13 +1,19 @@
 //! Linux: tenders need no rights, but hvt and networks their devices.
 
-use std::io;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Gid, Pid};
 
 use super::TenderError;
 use crate::manifest::Target;
+use crate::supervisor::launch;
 
 /// Why tenders cannot run as other users than root on this system, if so.
 pub const ONLY_ROOT: Option<&str> = None;
@@ -34,6 +40,32 @@ const KVM: &str = "/dev/kvm";
 
 /// What networks need.
 const TUN: &str = "/dev/net/tun";
+
+/// Moves the arguments of the guest from the command line of the embedded tender, which everybody can read, to a file
+/// without a name that is returned, and that the tender is to inherit. Other tenders cannot take them from there.
+pub fn hide_arguments(
+    tender: &Path,
+    arguments: &mut Vec<OsString>,
+) -> Result<Option<File>, TenderError> {
+    let image = arguments.iter().position(|argument| argument == "--");
+    let Some(end) = image.filter(|_| tender.file_name() == Some(launch::EMBEDDED.as_ref())) else {
+        return Ok(None);
+    };
+    let guest = arguments.split_off((end + 2).min(arguments.len()));
+    if guest.is_empty() {
+        return Ok(None);
+    }
+    let failed = |error| TenderError::file("hide the arguments for", tender)(error);
+    let file = memfd_create(c"arguments", MFdFlags::MFD_CLOEXEC);
+    let mut file = File::from(file.map_err(|error| failed(error.into()))?);
+    for argument in guest {
+        file.write_all(argument.as_bytes()).map_err(failed)?;
+        file.write_all(&[0]).map_err(failed)?;
+    }
+    file.rewind().map_err(failed)?;
+    arguments.insert(end, format!("--arguments=@{}", file.as_raw_fd()).into());
+    Ok(Some(file))
+}
 
 /// The groups that a tender which runs as `user` must be in for its devices.
 pub fn groups_of_devices(
@@ -70,6 +102,34 @@ fn group_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_are_hidden_for_the_embedded_tender_only() {
+        use std::io::Read;
+
+        let all = || {
+            ["--mem=8", "--", "/i", "--name=x", "--", "a b"]
+                .map(OsString::from)
+                .to_vec()
+        };
+        let mut arguments = all();
+        let hidden = hide_arguments(Path::new("/bin/solo5-spt"), &mut arguments);
+        assert!(hidden.unwrap().is_none());
+        assert_eq!(arguments, all());
+        let hidden = hide_arguments(Path::new("/bin/petrel-spt"), &mut arguments);
+        let mut file = hidden.unwrap().unwrap();
+        let option = format!("--arguments=@{}", file.as_raw_fd());
+        assert_eq!(
+            arguments,
+            ["--mem=8", &option, "--", "/i"].map(OsString::from)
+        );
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).unwrap();
+        assert_eq!(content, b"--name=x\0--\0a b\0");
+        let mut none = ["--mem=8", "--", "/i"].map(OsString::from).to_vec();
+        let hidden = hide_arguments(Path::new("/bin/petrel-spt"), &mut none);
+        assert!(hidden.unwrap().is_none());
+    }
 
     #[test]
     fn the_group_of_a_device_is_taken_where_it_helps_and_is_not_roots() {

@@ -76,6 +76,12 @@ impl fmt::Display for TenderError {
             Self::Start(tender, None, error) => {
                 write!(f, "cannot start {}: {error}", tender.display())
             }
+            Self::Start(tender, Some(user), error) if error.is_limit_of_processes() => write!(
+                f,
+                "cannot start {} as user {user}: the user has as many processes as a tender may have, perhaps in a \
+                 container: give --tender-uids a range of its own",
+                tender.display()
+            ),
             Self::Start(tender, Some(user), error) => {
                 write!(
                     f,

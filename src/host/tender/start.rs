@@ -77,8 +77,9 @@ pub struct Start<'a> {
 
 impl Start<'_> {
     /// Starts it. Returns its process.
-    pub fn run(self) -> Result<Pid, TenderError> {
+    pub fn run(mut self) -> Result<Pid, TenderError> {
         check_cpus(self.config)?;
+        let hidden = os::hide_arguments(self.tender, &mut self.arguments)?;
         let user = match self.user {
             Some((id, tenders)) => {
                 let networks = !self.config.nets.is_empty();
@@ -96,14 +97,15 @@ impl Start<'_> {
             output: self.fifo.output()?,
         };
         // With them it has the locks.
-        let keep = self
+        let mut keep = self
             .attached
             .iter()
             .map(|device| {
                 let shared = device.file().try_clone();
                 shared.map_err(TenderError::file("duplicate", device.path()))
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        keep.extend(hidden);
         let id = user.as_ref().map(|user| user.id);
         self.taps
             .hand_over(self.name, id)

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::SndBuf};
 
-use super::{STEP, os};
+use super::{GRANTED, GROWS, STEP, os};
 use crate::host::outgoing::{self, Outgoing};
 
 /// More octets than the kernel takes from one system call as one packet of a local socket.
@@ -158,6 +158,23 @@ impl Client {
         }
     }
 
+    /// Asks the supervisor whether the file may have so many bytes, and waits for the answer.
+    ///
+    /// # Errors
+    /// If it may not: then the supervisor tells the client why.
+    pub fn grow(&mut self, bytes: u64) -> Result<(), Stop> {
+        let request = [&[GROWS][..], &bytes.to_be_bytes()].concat();
+        let mut answer = [0];
+        let answered = self
+            .supervisor
+            .write_all(&request)
+            .and_then(|()| self.supervisor.read_exact(&mut answer));
+        match answered {
+            Ok(()) if answer == [GRANTED] => Ok(()),
+            _ => Err(Stop::CalledOff),
+        }
+    }
+
     fn pass(&mut self, count: usize) {
         self.passed += count;
         if self.passed >= STEP {
@@ -195,7 +212,7 @@ impl Client {
             match poll(&mut sockets, timeout.unwrap_or(PollTimeout::MAX)) {
                 Ok(0) if left.is_zero() => return Ok(PollFlags::empty()),
                 Ok(0) | Err(Errno::EINTR) => {}
-                // It never says anything: it hangs up.
+                // It says nothing unasked: it hangs up.
                 Ok(_) if sockets[1].any() != Some(false) => return Err(Stop::CalledOff),
                 Ok(_) => return Ok(sockets[0].revents().unwrap_or(PollFlags::POLLERR)),
                 Err(error) => return Err(Stop::Broken(error.into())),

@@ -1,5 +1,14 @@
 //! Content on its way between a client and a file. Each has a process of its own, which holds the connection, the file
 //! and nothing else of this host: whatever takes its time, be it the client, zlib or the disk, nobody else waits for it.
+//!
+//! The line between such a process and `petreld` carries, from the process:
+//!
+//! ```text
+//! '?' <bytes: u64, big-endian>   before the file grows: may it have so many bytes?
+//! '+' | '-' | '!' <text>         the report; the end of the line follows
+//! ```
+//!
+//! and from `petreld` `'+'` for each `'?'` that is granted. It hangs up to call the transfer off.
 
 mod client;
 mod receive;
@@ -21,7 +30,7 @@ use crate::sandbox::{self, Breach, Need};
 use crate::sys::worker;
 
 use client::{Client, Stop, is_transient};
-pub use receive::Receive;
+pub use receive::{Incoming, Receive};
 pub use send::{Form, Send};
 
 /// How long a client may take for each [`STEP`] of what it sends, and for each of what it is sent.
@@ -37,7 +46,7 @@ pub const STEP: usize = 1 << 16;
 #[derive(Debug)]
 pub enum Cargo {
     /// From the client into a file.
-    Receive(Receive),
+    Receive(Box<Receive>),
     /// From a file to the client.
     Send(Send),
 }
@@ -49,6 +58,15 @@ pub struct Transfer {
     /// Whether the client is sent anything.
     sends: bool,
     report: Vec<u8>,
+}
+
+/// What a process says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It waits until its file may have so many bytes: see [`Transfer::grant`].
+    Grows(u64),
+    /// It is done.
+    Ended(Outcome),
 }
 
 /// What came of it.
@@ -66,23 +84,32 @@ pub enum Outcome {
 /// Most octets of a report: the last of what a client is sent is part of it.
 pub const MAX_REPORT: usize = 1 << 18;
 
-/// The first octet of a report.
+/// The first byte of a report.
 const DONE: u8 = b'+';
 const FAILED: u8 = b'-';
 const LOST: u8 = b'!';
+
+/// The first byte of a request to grow.
+const GROWS: u8 = b'?';
+
+/// The answer to it.
+const GRANTED: u8 = b'+';
 
 impl Transfer {
     /// Has `cargo` carried for the client on `socket`, from which nothing is read and to which nothing is sent meanwhile.
     pub fn start(socket: BorrowedFd<'_>, cargo: Cargo) -> io::Result<Self> {
         let socket = UnixStream::from(socket.try_clone_to_owned()?);
         let (mut keep, modest) = match &cargo {
-            Cargo::Receive(receive) => (receive.files(), receive.is_compressed()),
+            Cargo::Receive(receive) => (receive.files(), receive.is_modest()),
             Cargo::Send(send) => (send.files(), send.is_compressed()),
         };
         keep.push(socket.as_raw_fd());
         let sends = matches!(cargo, Cargo::Send(_));
         let work = |line: UnixStream| carry(cargo, socket, line);
-        let line = worker::start(work, &keep, modest)?;
+        // SAFETY: it uses the files of the cargo and the socket, which are kept, and what it opens. Other
+        // threads of this process may hold locks of the allocator and of the log, which is off in the new process.
+        #[allow(unsafe_code)]
+        let line = unsafe { worker::start(work, &keep, modest) }?;
         line.set_nonblocking(true)?;
         Ok(Self {
             line,
@@ -91,28 +118,45 @@ impl Transfer {
         })
     }
 
-    /// Reads once what the process reports: what came of it, as soon as that is known.
-    pub fn progress(&mut self) -> Option<Outcome> {
-        let mut octets = [0; 1 << 12];
-        match self.line.read(&mut octets) {
+    /// Reads once what the process says, if that is complete.
+    pub fn progress(&mut self) -> Option<Report> {
+        let mut bytes = [0; 1 << 12];
+        match self.line.read(&mut bytes) {
             Ok(0) => {}
             Ok(count) if self.report.len() + count > MAX_REPORT => {
-                return Some(self.died());
+                return Some(Report::Ended(self.died()));
             }
             Ok(count) => {
-                self.report.extend_from_slice(&octets[..count]);
-                return None;
+                self.report.extend_from_slice(&bytes[..count]);
+                return self.growth();
             }
             Err(error) if is_transient(&error) => return None,
             Err(_) => {}
         }
-        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
-        Some(match self.report.split_first() {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Some(Report::Ended(match self.report.split_first() {
             Some((&DONE, last)) => Outcome::Done(last.to_vec()),
             Some((&FAILED, why)) => Outcome::Failed(text(why)),
             Some((&LOST, why)) => Outcome::Lost(text(why)),
             _ => self.died(),
-        })
+        }))
+    }
+
+    /// The request to grow that has arrived, if it has: nothing follows one before it is answered.
+    fn growth(&mut self) -> Option<Report> {
+        let (&GROWS, bytes) = self.report.split_first()? else {
+            return None;
+        };
+        let bytes = u64::from_be_bytes(*bytes.first_chunk()?);
+        self.report.clear();
+        Some(Report::Grows(bytes))
+    }
+
+    /// Lets the file grow as far as the process asked. One that has died reports that by itself.
+    pub fn grant(&mut self) {
+        if let Err(error) = self.line.write_all(&[GRANTED]) {
+            log::debug!("a transfer cannot be granted anything: {error}");
+        }
     }
 
     /// Without a report nobody knows what the client was sent.

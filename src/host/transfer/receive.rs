@@ -5,89 +5,139 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use super::client::{Client, Stop};
 use crate::host::block::{BlockError, Content};
+use crate::host::images::{ImageContent, ImageError};
+use crate::inflate::InflateError;
+use crate::supervisor::UPLOAD_STEP_BYTES;
 use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, Passed, length};
 
-/// Octets read at once.
+/// Bytes read at once, and of what is compressed: it becomes up to a thousand times as many.
 const READ: usize = 1 << 18;
+/// See [`READ`].
+const READ_COMPRESSED: usize = 1 << 14;
 
-/// The content of a block device that arrives.
+/// Content that arrives.
 #[derive(Debug)]
 pub struct Receive {
     /// Where it goes.
-    pub content: Content,
-    /// The file that it replaces.
-    pub replaces: Option<File>,
+    pub incoming: Incoming,
     /// The content, where it came with the request; otherwise it comes in frames.
     pub embedded: Option<Vec<u8>>,
     /// What has arrived of the frames already.
     pub held: Vec<u8>,
 }
 
+/// Where content goes.
+#[derive(Debug)]
+pub enum Incoming {
+    /// To a block device, whose size is known.
+    Device(Content),
+    /// To an image. The first [`UPLOAD_STEP_BYTES`] are granted; further ones have to be asked for.
+    Image(ImageContent),
+}
+
 impl Receive {
-    pub(super) fn is_compressed(&self) -> bool {
-        self.content.is_compressed()
+    /// Whether it leaves processors to others.
+    pub(super) fn is_modest(&self) -> bool {
+        match &self.incoming {
+            Incoming::Device(content) => content.is_compressed(),
+            Incoming::Image(_) => true,
+        }
     }
 
     pub(super) fn files(&self) -> Vec<RawFd> {
-        let replaces = self.replaces.iter().map(AsRawFd::as_raw_fd);
-        replaces.chain([self.content.as_raw_fd()]).collect()
+        vec![match &self.incoming {
+            Incoming::Device(content) => content.as_raw_fd(),
+            Incoming::Image(content) => content.as_raw_fd(),
+        }]
     }
 
-    /// Takes all of it in, and has it on the disk. What is of no use any more is returned, too: what was replaced, or
-    /// what was not finished.
+    /// Takes all of it in, and has it on the disk: the report is empty for a device, and the SHA-256 of an image. A file
+    /// that was not finished is returned, too.
     pub(super) fn run(self, client: &mut Client) -> (Result<Vec<u8>, Stop>, Option<File>) {
         let Self {
-            content,
-            replaces,
+            incoming,
             embedded,
             held,
         } = self;
-        let unfinished = content.file();
-        match take_in(content, embedded, held, client) {
-            Ok(last) => (Ok(last), replaces),
-            Err(stop) => (Err(stop), unfinished),
+        match incoming {
+            Incoming::Device(mut content) => {
+                let unfinished = content.file();
+                let write = |_: &mut Client, piece: &[u8]| Ok(content.write(piece)?);
+                let done = take_in(client, embedded, held, READ, write)
+                    .and_then(|()| Ok(content.finish()?));
+                match done {
+                    Ok(()) => (Ok(Vec::new()), None),
+                    Err(stop) => (Err(stop), unfinished),
+                }
+            }
+            Incoming::Image(mut content) => {
+                let unfinished = content.file();
+                let mut granted = UPLOAD_STEP_BYTES;
+                let at_once = if content.is_compressed() {
+                    READ_COMPRESSED
+                } else {
+                    READ
+                };
+                let write = |client: &mut Client, piece: &[u8]| {
+                    content.write(piece, |bytes| {
+                        while bytes > granted {
+                            client.grow(granted + UPLOAD_STEP_BYTES)?;
+                            granted += UPLOAD_STEP_BYTES;
+                        }
+                        Ok::<_, Stop>(())
+                    })
+                };
+                let done = take_in(client, embedded, held, at_once, write)
+                    .and_then(|()| Ok(content.finish()?));
+                match done {
+                    Ok(digest) => (Ok(digest.0.to_vec()), None),
+                    Err(stop) => (Err(stop), unfinished),
+                }
+            }
         }
     }
 }
 
+/// Hands all of the content to `write`, piece by piece.
 fn take_in(
-    mut content: Content,
+    client: &mut Client,
     embedded: Option<Vec<u8>>,
     held: Vec<u8>,
-    client: &mut Client,
-) -> Result<Vec<u8>, Stop> {
-    let refused = |error: BlockError| Stop::Refused(error.to_string());
-    if let Some(octets) = embedded {
-        for piece in octets.chunks(MAX_CHUNK) {
+    at_once: usize,
+    mut write: impl FnMut(&mut Client, &[u8]) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    if let Some(bytes) = embedded {
+        for piece in bytes.chunks(MAX_CHUNK) {
             client.stays()?;
-            content.write(piece).map_err(refused)?;
+            write(client, piece)?;
         }
-    } else {
-        let mut frames = Frames::default();
-        let mut ended = take(&mut frames, &held, &mut content)?;
-        drop(held);
-        let mut room = vec![0; READ];
-        while !ended {
-            let count = client.read(&mut room)?;
-            let arrived = room.get(..count).unwrap_or_default();
-            ended = take(&mut frames, arrived, &mut content)?;
-        }
+        return Ok(());
     }
-    content.finish().map_err(refused)?;
-    Ok(Vec::new())
+    let mut frames = Frames::default();
+    let mut ended = take(&mut frames, &held, |piece| write(client, piece))?;
+    drop(held);
+    let mut buffer = vec![0; at_once];
+    while !ended {
+        let count = client.read(&mut buffer)?;
+        let arrived = buffer.get(..count).unwrap_or_default();
+        ended = take(&mut frames, arrived, |piece| write(client, piece))?;
+    }
+    Ok(())
 }
 
-/// Takes octets of the frames; whether they end among them.
-fn take(frames: &mut Frames, mut octets: &[u8], content: &mut Content) -> Result<bool, Stop> {
-    while !octets.is_empty() {
-        let passed = frames.next(octets);
+/// Takes bytes of the frames; whether they end among them.
+fn take(
+    frames: &mut Frames,
+    mut bytes: &[u8],
+    mut write: impl FnMut(&[u8]) -> Result<(), Stop>,
+) -> Result<bool, Stop> {
+    while !bytes.is_empty() {
+        let passed = frames.next(bytes);
         let (Passed::Content(count, _) | Passed::Prefix(count, _) | Passed::Part(count)) = passed;
-        let (front, rest) = octets.split_at(count);
-        octets = rest;
+        let (front, rest) = bytes.split_at(count);
+        bytes = rest;
         match passed {
-            Passed::Content(..) => content
-                .write(front)
-                .map_err(|error| Stop::Refused(error.to_string()))?,
+            Passed::Content(..) => write(front)?,
             Passed::Part(_) => {}
             Passed::Prefix(..) => match length(frames.prefix()) {
                 None => return Ok(true),
@@ -100,4 +150,22 @@ fn take(frames: &mut Frames, mut octets: &[u8], content: &mut Content) -> Result
         }
     }
     Ok(false)
+}
+
+impl From<BlockError> for Stop {
+    fn from(error: BlockError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl From<ImageError> for Stop {
+    fn from(error: ImageError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl From<InflateError> for Stop {
+    fn from(error: InflateError) -> Self {
+        ImageError::from(error).into()
+    }
 }

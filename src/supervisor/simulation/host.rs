@@ -6,16 +6,16 @@ use std::time::Duration;
 use super::dice::Dice;
 use super::kept::{Kept, Status, creation};
 use super::promise::Promise;
-use super::{DEVICES, manifest};
+use super::{DEVICES, manifest, settings};
 use crate::name::{Name, Path};
 use crate::policy::{Age, Policy};
 use crate::supervisor::restart::{self, Decision};
 use crate::supervisor::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, HostDevice, Message, Payload,
-    RunId, StagedImage, State, Survivor, TaskId, Ticket, Timer, UploadId,
+    RunId, StagedImage, State, Survivor, TaskId, Ticket, Timer, UPLOAD_STEP_BYTES, UploadId,
 };
 use crate::unikernel::{Config, Death, ImageDigest, Version};
-use crate::wire::{POLICY_KEPT, Success, Timestamp};
+use crate::wire::{Success, Timestamp};
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -31,8 +31,8 @@ pub(super) struct Host {
     pub(super) untold: Vec<Event>,
     /// Writes of the state that it is not told of yet, oldest first.
     pub(super) writes: VecDeque<Write>,
-    pub(super) arriving: BTreeMap<UploadId, ConnectionId>,
-    pub(super) staged: BTreeMap<UploadId, ImageDigest>,
+    pub(super) arriving: BTreeMap<UploadId, Arriving>,
+    pub(super) staged: BTreeMap<UploadId, Staged>,
     pub(super) store: BTreeSet<ImageDigest>,
     pub(super) consoles: BTreeMap<Name, Console>,
     /// The unikernels with taps; some may be left of a preparation that failed.
@@ -75,9 +75,28 @@ pub(super) struct Open {
 pub(super) enum About {
     Unikernel(Name),
     /// The age is that of the certificate, if the policy has one.
-    Policy(Path, Option<Age>),
+    Policies(Vec<(Path, Option<Age>)>),
     /// Whether it is there after success.
     Block(Name, bool),
+}
+
+/// An image that arrives.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    client: ConnectionId,
+    pub(super) path: Path,
+    digest: ImageDigest,
+    /// Bytes that it may write.
+    pub(super) granted: u64,
+    /// Bytes that it has asked for.
+    asked: u64,
+}
+
+/// An image that is staged.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) path: Path,
+    pub(super) digest: ImageDigest,
 }
 
 /// The content of a device on its way, in or out.
@@ -118,6 +137,15 @@ pub(super) struct Tender {
 
 /// The image with a block device.
 const DEVICE: ImageDigest = ImageDigest([4; 32]);
+
+/// Bytes of each image: of the larger ones not all fit into the quota of a small policy.
+pub(super) fn size(image: &ImageDigest) -> u64 {
+    const STEPS: [u64; 5] = [0, 9, 12, 16, 2];
+    let [kind, ..] = image.0;
+    STEPS
+        .get(usize::from(kind))
+        .map_or(0, |steps| steps * UPLOAD_STEP_BYTES - 1)
+}
 
 /// The block devices of a unikernel.
 fn devices(name: &Name, config: &Config) -> Vec<Name> {
@@ -172,13 +200,32 @@ impl Host {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Answer { to, message, close } => self.answer(to, &message, close),
-            Effect::SendImage { .. } | Effect::Observe { .. } => {}
+            Effect::SendImage { .. }
+            | Effect::Observe { .. }
+            | Effect::Remember { .. }
+            | Effect::Forget(_) => {}
+            Effect::LookAtHost => {
+                let result = self.outcome().map(|()| settings().resources);
+                self.untold.push(Event::HostResources(result));
+            }
             Effect::ReceiveImage { upload, from, .. } => {
                 if self.connections.contains_key(&from) {
-                    self.arriving.insert(upload, from);
+                    self.begin_upload(upload, from);
+                }
+            }
+            Effect::GrantUpload { upload } => {
+                if let Some(arriving) = self.arriving.get_mut(&upload) {
+                    arriving.granted = arriving.asked;
+                }
+            }
+            Effect::RefuseUpload { upload, why } => {
+                if self.arriving.remove(&upload).is_some() {
+                    let result = Err(why);
+                    self.untold.push(Event::Staged { upload, result });
                 }
             }
             Effect::DiscardImage(upload) => {
+                self.arriving.remove(&upload);
                 self.staged.remove(&upload);
             }
             Effect::Inspect {
@@ -188,7 +235,10 @@ impl Host {
             } => {
                 let image = version.image;
                 let there = match staged {
-                    Some(upload) => self.staged.get(&upload) == Some(&image),
+                    Some(upload) => {
+                        let staged = self.staged.get(&upload);
+                        staged.is_some_and(|staged| staged.digest == image)
+                    }
                     None => self.has_image(version.stored_image()),
                 };
                 self.must(there, || format!("{name}: its image {image} is gone"));
@@ -288,21 +338,56 @@ impl Host {
         }
     }
 
-    /// An image is complete, or will never be.
-    pub(super) fn finish_upload(&mut self, upload: UploadId) {
-        let client = self.arriving.remove(&upload);
+    fn begin_upload(&mut self, upload: UploadId, client: ConnectionId) {
         let mut open = self.open.values();
-        let device = open.any(|open| open.device && Some(open.client) == client);
+        let Some((device, path)) = open.find_map(|open| match &open.about {
+            About::Unikernel(name) if open.client == client => {
+                Some((open.device, name.path().clone()))
+            }
+            _ => None,
+        }) else {
+            return self.must(false, || format!("{upload:?}: nobody asked for it"));
+        };
         let digest = if device {
             DEVICE
         } else {
             ImageDigest([self.dice.pick(&[1, 2, 3]); 32])
         };
+        let arriving = Arriving {
+            client,
+            path,
+            digest,
+            granted: UPLOAD_STEP_BYTES,
+            asked: UPLOAD_STEP_BYTES,
+        };
+        self.arriving.insert(upload, arriving);
+    }
+
+    /// More of an image arrives, which asks for as much as it needs; or it is complete, or will never be.
+    pub(super) fn go_on_with_upload(&mut self, upload: UploadId) {
+        let Some(arriving) = self.arriving.get_mut(&upload) else {
+            return;
+        };
+        let size = size(&arriving.digest);
+        if arriving.asked > arriving.granted {
+            return;
+        }
+        if arriving.granted < size {
+            let steps = self.dice.pick(&[1, 4, 16]);
+            let bytes = arriving.granted + steps * UPLOAD_STEP_BYTES;
+            let bytes = bytes.min(size.next_multiple_of(UPLOAD_STEP_BYTES));
+            arriving.asked = bytes;
+            return self.untold.push(Event::UploadGrows { upload, bytes });
+        }
+        let Some(Arriving { path, digest, .. }) = self.arriving.remove(&upload) else {
+            return;
+        };
         let result = self.outcome().map(|()| {
-            self.staged.insert(upload, digest);
+            self.staged.insert(upload, Staged { path, digest });
             StagedImage {
                 digest,
-                manifest: manifest(device),
+                manifest: manifest(digest == DEVICE),
+                size,
             }
         });
         self.untold.push(Event::Staged { upload, result });
@@ -311,7 +396,8 @@ impl Host {
     /// A client leaves, and with it what it was sending.
     pub(super) fn leave(&mut self, client: ConnectionId) {
         self.connections.remove(&client);
-        self.arriving.retain(|_, from| *from != client);
+        self.arriving
+            .retain(|_, arriving| arriving.client != client);
         let streams = self.streams.iter();
         let streams: Vec<_> = streams
             .filter(|(_, stream)| stream.client == client)
@@ -477,17 +563,23 @@ impl Host {
                 self.unikernel(&name)
                     .refuse(request, text.contains("could not be recorded"));
             }
-            About::Policy(path, _) if kept && text == POLICY_KEPT => {
-                self.policy(&path).refuse(request, false);
-            }
-            About::Policy(path, age) if kept => {
-                self.policy(&path).keep(request);
-                let before = self.newest.remove(&path);
-                self.newest.extend(age.max(before).map(|age| (path, age)));
-            }
-            About::Policy(path, _) => {
-                self.policy(&path)
-                    .refuse(request, text.contains("was not changed"));
+            About::Policies(paths) => {
+                let newer = match &message.payload {
+                    Payload::Reply(Success::ChainSet(newer)) => &newer[..],
+                    _ => &[],
+                };
+                for (path, age) in paths {
+                    if !kept {
+                        let written = text.contains("was not changed");
+                        self.policy(&path).refuse(request, written);
+                    } else if newer.contains(&path.to_string().into()) {
+                        self.policy(&path).refuse(request, false);
+                    } else {
+                        self.policy(&path).keep(request);
+                        let before = self.newest.remove(&path);
+                        self.newest.extend(age.max(before).map(|age| (path, age)));
+                    }
+                }
             }
         }
     }
@@ -627,7 +719,7 @@ impl Host {
             self.taps.insert(name.clone());
         }
         if let Some(upload) = staged {
-            let found = self.staged.remove(&upload);
+            let found = self.staged.remove(&upload).map(|staged| staged.digest);
             self.must(found == Some(image), || {
                 format!("{name}: its image is not staged")
             });
@@ -710,6 +802,18 @@ impl Host {
         if let Some(settled) = settled.filter(|settled| self.ended.contains(&settled.creation)) {
             promise.turn(Some(settled.ended()));
         }
+    }
+
+    /// History of a unikernel is forgotten: where it has ended all of it, otherwise what came before.
+    pub(super) fn forget(&mut self, name: &Name) {
+        let Some(promise) = self.unikernels.get_mut(name) else {
+            return;
+        };
+        let left = promise
+            .settled()
+            .filter(|kept| kept.status != Status::Ended);
+        let left = left.map(|kept| kept.without_previous());
+        promise.turn(left);
     }
 
     /// Whether this is of a unikernel that ended, and was not started once more.

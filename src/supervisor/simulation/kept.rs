@@ -41,6 +41,13 @@ impl Kept {
         }
     }
 
+    pub(super) fn without_previous(self) -> Self {
+        Self {
+            previous: None,
+            ..self
+        }
+    }
+
     pub(super) fn ended(self) -> Self {
         Self {
             status: Status::Ended,

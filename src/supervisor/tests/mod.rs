@@ -1,6 +1,9 @@
 //! The life of unikernels, played against a host that is a few lines of test.
 
+mod addresses;
 mod blocks;
+mod disk;
+mod host;
 mod machines;
 mod policies;
 mod requests;
@@ -19,9 +22,8 @@ use crate::manifest::Manifest;
 use crate::unikernel::{Block, Death, FailBehaviour, Net};
 use crate::wire::{
     BlockCommand, ConsoleCommand, DatedPolicy, Header, Octets, Policy as WirePolicy, Restart,
-    StatsCommand,
+    StatsCommand, Text, own,
 };
-use crate::wire::{POLICY_KEPT, own};
 
 /// A host that carries out what it can at once, and can be told to fail.
 struct World {
@@ -30,6 +32,8 @@ struct World {
     answers: Vec<(ConnectionId, Payload, bool)>,
     alive: Vec<(RunId, Name, Config)>,
     announced: Vec<Name>,
+    /// How many consoles are kept, as was announced last.
+    console_limit: i64,
     observers: Vec<(ConnectionId, Header)>,
     saved: State,
     images: Vec<ImageDigest>,
@@ -44,6 +48,10 @@ struct World {
     obedient: bool,
     /// Images arrive only when a test says so.
     slow_upload: bool,
+    /// Bytes of each image that arrives.
+    image_size: u64,
+    /// Uploads that may go on, or why not.
+    granted: Vec<(UploadId, Result<(), String>)>,
     uploads: Vec<UploadId>,
     /// Results of these effects come only when a test says so.
     hold: Vec<&'static str>,
@@ -51,6 +59,8 @@ struct World {
     staged: usize,
     /// Images have a block device.
     device: bool,
+    /// Images have so many network devices, `net0` and so on.
+    nets: usize,
     /// The block devices on disk, in MB.
     devices: BTreeMap<Name, u64>,
     /// What is sent or received until a test says that it ends.
@@ -58,6 +68,10 @@ struct World {
     /// As the records of runs have it.
     histories: BTreeMap<Name, History>,
     stopping: BTreeSet<RunId>,
+    /// The records of those that wait for their next start.
+    waiting: BTreeMap<Name, ([u8; 32], History)>,
+    /// What the host has when it is looked at.
+    host: Policy,
 }
 
 impl World {
@@ -72,6 +86,7 @@ impl World {
             answers: Vec::new(),
             alive: Vec::new(),
             announced: Vec::new(),
+            console_limit: 0,
             observers: Vec::new(),
             images: state.images().collect(),
             saved: state,
@@ -82,15 +97,20 @@ impl World {
             fail: Vec::new(),
             obedient: true,
             slow_upload: false,
+            image_size: 1,
+            granted: Vec::new(),
             uploads: Vec::new(),
             hold: Vec::new(),
             held: VecDeque::new(),
             staged: 0,
             device: false,
+            nets: 0,
             devices: BTreeMap::new(),
             streams: Vec::new(),
             histories: BTreeMap::new(),
             stopping: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            host: settings().resources,
         }
     }
 
@@ -101,6 +121,7 @@ impl World {
             memory,
             ..settings().resources
         };
+        self.host = has.clone();
         let Supervisor {
             ledger,
             acknowledged,
@@ -109,6 +130,13 @@ impl World {
         for ledger in [ledger, acknowledged] {
             ledger.reset(crate::name::Path::ROOT, Some(has.clone()));
         }
+    }
+
+    /// The host has these bridges, and they are known.
+    fn host_has_bridges(&mut self, bridges: BTreeSet<String>) {
+        self.host.bridges = bridges;
+        let found = Ok(self.host.clone());
+        self.happen(Event::HostResources(found));
     }
 
     fn fails(&mut self, effect: &str) -> Result<(), String> {
@@ -136,18 +164,20 @@ impl World {
             Effect::Answer { to, message, close } => {
                 self.answers.push((to, message.payload, close));
             }
+            Effect::Remember {
+                name,
+                version,
+                history,
+            } => drop(self.waiting.insert(name, (version.key(), history))),
+            Effect::Forget(name) => drop(self.waiting.remove(&name)),
             Effect::SendImage { image, .. } => self.sent.push(image),
             Effect::Release(_) => {}
             Effect::DiscardImage(_) => self.staged = self.staged.saturating_sub(1),
-            Effect::ReceiveImage { upload, .. } => {
-                if self.slow_upload {
-                    self.uploads.push(upload);
-                } else {
-                    events.push_back(self.upload(upload));
-                }
-            }
+            Effect::ReceiveImage { upload, .. } => events.extend(self.receive(upload)),
+            Effect::GrantUpload { upload } => self.granted.push((upload, Ok(()))),
+            Effect::RefuseUpload { upload, why } => events.push_back(self.refuse(upload, why)),
             Effect::Inspect { name, version, .. } => {
-                let declared = version.stored_image().map(|_| manifest(self.device));
+                let declared = version.stored_image().map(|_| self.manifest());
                 let result = self.fails("inspect").map(|()| declared);
                 self.result("inspect", Event::Inspected { name, result }, events);
             }
@@ -161,7 +191,8 @@ impl World {
                 let result = self.fails("prepare");
                 self.result("prepare", Event::Prepared { name, result }, events);
             }
-            Effect::Announce { name, call, .. } => {
+            Effect::Announce { name, call, limit } => {
+                self.console_limit = limit.get();
                 self.announced.push(name.clone());
                 let result = self.fails("announce");
                 self.result("announce", Event::Announced { name, call, result }, events);
@@ -219,6 +250,10 @@ impl World {
                 self.result("persist", Event::Persisted { ticket, result }, events);
             }
             Effect::RemoveImage(image) => self.images.retain(|kept| *kept != image),
+            Effect::LookAtHost => {
+                let result = self.fails("look").map(|()| self.host.clone());
+                self.result("look", Event::HostResources(result), events);
+            }
             Effect::Observe { by, header, .. } => self.observers.push((by, header)),
             Effect::Exit => self.done = true,
         }
@@ -260,10 +295,40 @@ impl World {
         self.happen(event);
     }
 
+    /// What images declare.
+    fn manifest(&self) -> Manifest {
+        const BLOCK: u32 = 1;
+        const NET: u32 = 2;
+        let nets: Vec<_> = (0..self.nets)
+            .map(|number| format!("net{number}"))
+            .collect();
+        let nets = nets.iter().map(|name| (name.as_str(), NET));
+        let block = self.device.then_some(("data", BLOCK));
+        let devices: Vec<_> = block.into_iter().chain(nets).collect();
+        Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, &devices).build())).unwrap()
+    }
+
+    /// An upload begins, and is over at once unless a test wants to say so.
+    fn receive(&mut self, upload: UploadId) -> Option<Event> {
+        if self.slow_upload {
+            self.uploads.push(upload);
+            return None;
+        }
+        Some(self.upload(upload))
+    }
+
+    /// An upload may not go on.
+    fn refuse(&mut self, upload: UploadId, why: String) -> Event {
+        self.granted.push((upload, Err(why.clone())));
+        let result = Err(why);
+        Event::Staged { upload, result }
+    }
+
     fn upload(&mut self, upload: UploadId) -> Event {
         let result = self.fails("upload").map(|()| StagedImage {
             digest: ImageDigest([self.connections.to_le_bytes()[0]; 32]),
-            manifest: manifest(self.device),
+            manifest: self.manifest(),
+            size: self.image_size,
         });
         self.staged += usize::from(result.is_ok());
         Event::Staged { upload, result }
@@ -286,6 +351,10 @@ impl World {
             .collect();
         match &answers[..] {
             [(_, Payload::Reply(Success::String(text)), _)] => Ok(text.to_lossy()),
+            [(_, Payload::Reply(Success::ChainSet(kept)), false)] => {
+                let kept: Vec<_> = kept.iter().map(Text::to_lossy).collect();
+                Ok(format!("set, kept: {}", kept.join(",")))
+            }
             [(_, Payload::Failure(text), true)] => Err(text.to_lossy()),
             other => panic!("not one answer: {other:?}"),
         }
@@ -333,7 +402,11 @@ impl World {
             }
         });
         let survivors = survivors.collect();
-        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings());
+        let settings = Settings {
+            histories: self.waiting.clone(),
+            ..settings()
+        };
+        self.supervisor = Supervisor::new(self.saved.clone(), survivors, settings);
         self.timers.clear();
         self.happen(Event::Boot);
     }
@@ -381,12 +454,6 @@ impl World {
             .map(|(_, name, _)| name.to_string())
             .collect()
     }
-}
-
-/// That of an image with the block device `data`, or of one without any.
-fn manifest(device: bool) -> Manifest {
-    let devices: &[_] = if device { &[("data", 1)] } else { &[] };
-    Manifest::read(&mut std::io::Cursor::new(Image::solo5(2, devices).build())).unwrap()
 }
 
 fn recorded(name: &str, config: Config) -> Arc<Recorded> {

@@ -207,3 +207,32 @@ fn what_is_told_of_one_that_waits_says_why_and_until_when() {
     assert_eq!(told.standing, own::Standing::Running(()));
     assert_eq!(told.restarts.get(), 1);
 }
+
+#[test]
+fn one_that_waits_for_its_restart_keeps_its_counts_when_the_supervisor_is_killed() {
+    let mut world = World::new();
+    let again = Config {
+        fail_behaviour: FailBehaviour::Restart([].into()),
+        ..config()
+    };
+    world.answer(":a", create(&again, false)).unwrap();
+    for _ in 0..3 {
+        world.die(Death::Signal(11));
+        world.pass(restart::LONGEST_WAIT * 2);
+    }
+    world.die(Death::OutOfMemory);
+    let before = world.details(":a");
+    assert_eq!(before.restarts, Int::new(3));
+    world.crash();
+    let after = world.details(":a");
+    assert_eq!(after.restarts, Int::new(4), "it is started at once");
+    assert_eq!(after.last_exit, before.last_exit);
+    world.die(Death::Signal(11));
+    let failures = |world: &World| {
+        let waiting = world.waiting.values();
+        waiting.map(|(_, history)| history.failures).next()
+    };
+    assert_eq!(failures(&world), Some(5), "the back-off goes on");
+    world.answer(":a", DESTROY).unwrap();
+    assert_eq!(failures(&world), None);
+}

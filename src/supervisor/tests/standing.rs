@@ -95,7 +95,50 @@ fn those_that_ended_are_remembered_in_a_bounded_number() {
         world.create(&format!("p{number}:u")).unwrap();
         world.die(Death::Exit(0));
     }
+    assert_eq!(ended(&world, "").len(), MAX_ENDED);
+}
+
+/// Those at and below a path that have ended, on disk.
+fn ended(world: &World, path: &str) -> Vec<String> {
+    let path = path.parse().unwrap();
     let ended = world.saved.unikernels.iter();
-    let ended = ended.filter(|recorded| recorded.standing != Standing::Up);
-    assert_eq!(ended.count(), MAX_ENDED);
+    let ended = ended.filter(|recorded| {
+        recorded.standing != Standing::Up && recorded.name.path().is_within(&path)
+    });
+    ended.map(|recorded| recorded.name.to_string()).collect()
+}
+
+#[test]
+fn the_tenant_with_the_most_that_have_ended_has_its_oldest_forgotten() {
+    let mut world = World::new();
+    let end = |world: &mut World, name: String| {
+        world.clock += Duration::from_secs(1);
+        world.create(&name).unwrap();
+        world.die(Death::Exit(0));
+    };
+    // The oldest of all.
+    for number in 0..3 {
+        end(&mut world, format!("b:u{number}"));
+    }
+    for number in 0..MAX_ENDED + 16 {
+        end(&mut world, format!("a:p{}:u{number}", number / 4));
+    }
+    assert_eq!(ended(&world, "b"), ["b:u0", "b:u1", "b:u2"]);
+    let left = ended(&world, "a");
+    assert_eq!(left.len(), MAX_ENDED - 3);
+    assert!(!left.contains(&"a:p0:u0".to_owned()));
+    assert!(left.contains(&format!("a:p67:u{}", MAX_ENDED + 15)));
+}
+
+#[test]
+fn as_many_consoles_are_kept_as_may_run_and_are_remembered() {
+    let remembered = i64::try_from(MAX_ENDED_IN_PATH).unwrap();
+    let mut world = World::new();
+    world.create("a:x").unwrap();
+    assert_eq!(world.console_limit, 1 + remembered);
+    world.create("a:y").unwrap();
+    assert_eq!(world.console_limit, 2 + remembered);
+    world.answer("b:", policy(5, 500)).unwrap();
+    world.create("b:x").unwrap();
+    assert_eq!(world.console_limit, 5 + remembered);
 }

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
+use std::num::NonZeroUsize;
 use std::os::fd::RawFd;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -12,6 +13,7 @@ use nix::libc::{
     SIGCHLD, SYS_capset, SYS_rt_sigaction, SYS_setgroups, SYS_setresgid, SYS_setresuid, c_int,
     c_ulong,
 };
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Pid, write};
@@ -50,8 +52,43 @@ struct Half {
 const DEFAULT_ACTION: [u64; 8] = [0; 8];
 const SIGNAL_SET: usize = 8;
 
-/// Octets of stack for the steps of a new process.
+/// Bytes of stack for the steps of a new process.
 const STACK: usize = 64 << 10;
+
+/// Bytes below the stack that nothing can be read from or written to: as large as the pages of any architecture.
+const GUARD: usize = 64 << 10;
+
+/// A stack for a new process, which grows down to a guard: one that is too small ends the process, and overwrites nothing.
+struct Stack {
+    mapping: NonNull<c_void>,
+}
+
+impl Stack {
+    fn map() -> nix::Result<Self> {
+        let (size, flags) = (GUARD + STACK, MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK);
+        let size = NonZeroUsize::new(size).ok_or(Errno::EINVAL)?;
+        // SAFETY: a new mapping, in place of nothing.
+        let mapping = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_NONE, flags)? };
+        let stack = Self { mapping };
+        let usable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: within the mapping, which nobody uses yet.
+        unsafe { mprotect(mapping.byte_add(GUARD), STACK, usable)? };
+        Ok(stack)
+    }
+
+    /// Where it begins: its end, as it grows down.
+    fn top(&self) -> *mut c_void {
+        // SAFETY: the end of the mapping.
+        unsafe { self.mapping.byte_add(GUARD + STACK).as_ptr() }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping, which whoever has this uses no more.
+        let _ = unsafe { munmap(self.mapping, GUARD + STACK) };
+    }
+}
 
 /// What a new process says with why it executes nothing: the memory that it shares, here.
 pub(super) struct Report;
@@ -87,18 +124,17 @@ pub(super) fn start(_: Report, child: &dyn Fn() -> Failure) -> nix::Result<(Pid,
         libc::EXIT_FAILURE
     }
 
-    let mut stack = vec![0_u128; STACK / size_of::<u128>()];
-    let top = stack.as_mut_ptr_range().end;
+    let stack = Stack::map()?;
     let mut child = Child {
         run: child,
         failure: None,
     };
     let (flags, argument) = (CLONE_VM | CLONE_VFORK | SIGCHLD, &raw mut child);
-    // SAFETY: the new process has a stack of its own, without a guard page, of which its few system calls need little.
+    // SAFETY: the new process has a stack of its own, with a guard below it.
     // It has copies of the signal handlers, and sets all of them back before it unblocks signals, so none of ours runs in
     // it. This thread waits, and finds no more than errno changed; others run on, but no step takes a lock or allocates
     // that one of them could hold. Stack and `child` stay until it has executed another program or is over.
-    let pid = unsafe { libc::clone(run, top.cast(), flags, argument.cast()) };
+    let pid = unsafe { libc::clone(run, stack.top(), flags, argument.cast()) };
     let pid = Errno::result(pid).map(Pid::from_raw)?;
     Ok((pid, child.failure))
 }
@@ -191,4 +227,22 @@ pub(super) fn drop_capabilities() -> nix::Result<()> {
 
 pub(super) fn forbid_new_privileges() -> nix::Result<()> {
     nix::sys::prctl::set_no_new_privs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_stack_of_a_new_process_ends_at_a_guard() {
+        let stack = Stack::map().unwrap();
+        let begin = stack.mapping.as_ptr() as usize;
+        let guard = format!("{begin:x}-{:x} ---p", begin + GUARD);
+        let usable = format!("{:x}-", begin + GUARD);
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(maps.contains(&guard), "{guard}: {maps}");
+        let line = maps.lines().find(|line| line.starts_with(&usable));
+        assert!(line.is_some_and(|line| line.contains(" rw-p")), "{maps}");
+    }
 }

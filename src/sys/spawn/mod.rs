@@ -149,7 +149,8 @@ pub const STEPS: [Step; 18] = [
     step("forbid new privileges", |_| os::forbid_new_privileges()),
     // Not left to exec: it lets this process go on before it closes them, which would find locks taken then.
     step("close the descriptors", |prepared| {
-        descriptor::close_others(&prepared.kept);
+        // SAFETY: this is a new process, which executes a program or ends, and uses no other descriptor before.
+        unsafe { descriptor::close_others(&prepared.kept) };
         let mut kept = prepared.confinement.keep.iter();
         kept.try_for_each(|kept| descriptor::keep_over_exec(kept, true))
     }),
@@ -331,6 +332,14 @@ pub fn record_line(id: ProcessId, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "process {} {}", id.pid, id.start)
 }
 
+impl SpawnError {
+    /// Whether the new user has as many processes as it may have.
+    pub fn is_limit_of_processes(&self) -> bool {
+        let limit = Some(Errno::EAGAIN as i32);
+        matches!(self, Self::Execute(error) | Self::Step(_, error) if error.raw_os_error() == limit)
+    }
+}
+
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -344,6 +353,11 @@ impl fmt::Display for SpawnError {
 }
 
 impl std::error::Error for SpawnError {}
+
+/// From now on this process, and the programs that it runs, get no rights by the files that they execute.
+pub fn forbid_new_privileges() -> nix::Result<()> {
+    os::forbid_new_privileges()
+}
 
 #[cfg(test)]
 mod tests {

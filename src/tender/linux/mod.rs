@@ -6,7 +6,7 @@ mod filter;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
@@ -18,11 +18,15 @@ use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
 use crate::elf::{EM_X86_64, Elf, ElfError};
 use crate::manifest::{Manifest, ManifestError, Target};
+use crate::sys::descriptor;
 use crate::sys::guest::{Memory, Protection, Sealed, restore_default_signals};
 use crate::tender::ABI_VERSION;
 use crate::tender::boot::{BOOT_INFO, BootInfo, low_memory};
 use crate::tender::devices::{DeviceError, assign};
-use crate::tender::options::{ArgumentsTooLong, CommandLine, OptionError, Options, join_arguments};
+use crate::tender::options::{
+    ArgumentsTooLong, CommandLine, MAX_GUEST_ARGUMENTS, OptionError, Options, join_arguments,
+    parse_arguments,
+};
 use crate::tender::plan::{LoadPlan, PlanError, Segment};
 use attach::{AttachError, Device};
 
@@ -40,6 +44,8 @@ Runs a Solo5 unikernel for the spt target (ABI version 2).
   --net-mac:NAME=AA:BB:CC:DD:EE:FF the address of network device NAME (default: random)
   --block:NAME=FILE                attach FILE as the block device NAME of the manifest
   --block-sector-size:NAME=N       the block size of NAME in bytes (default 512)
+  --arguments=@FD                  take the first guest arguments from the file open at descriptor FD,
+                                   each with a zero byte at its end
   --x-exec-heap                    make all memory of the guest executable (dangerous)
   --help                           show this
   --version                        show the version
@@ -121,7 +127,9 @@ fn run(
 
     let (file, elf, manifest) = open_kernel(kernel).map_err(bad_kernel)?;
     let options = Options::parse(options).map_err(TenderError::Option)?;
-    let command_line = join_arguments(arguments).map_err(TenderError::Arguments)?;
+    let hidden = options.arguments.map_or(Ok(Vec::new()), read_arguments)?;
+    let arguments = [&hidden, arguments].concat();
+    let command_line = join_arguments(&arguments).map_err(TenderError::Arguments)?;
     let assignments = assign(&manifest, &options).map_err(TenderError::Devices)?;
     let devices = assignments
         .iter()
@@ -155,6 +163,23 @@ fn run(
     Err(TenderError::Filter(
         sealed.enter(&filter, plan.entry, BOOT_INFO),
     ))
+}
+
+/// Reads arguments of the guest from an inherited descriptor. More than a guest can have are not read.
+fn read_arguments(descriptor: i32) -> Result<Vec<OsString>, TenderError> {
+    let failed = |error: io::Error| {
+        let error = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        TenderError::System("read of the arguments", error)
+    };
+    let file = File::from(descriptor::inherited(descriptor).map_err(failed)?);
+    let mut bytes = Vec::new();
+    file.take(MAX_GUEST_ARGUMENTS as u64 + 2)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() > MAX_GUEST_ARGUMENTS + 1 {
+        return Err(TenderError::Arguments(ArgumentsTooLong(bytes.len() - 1)));
+    }
+    Ok(parse_arguments(&bytes))
 }
 
 fn open_kernel(path: &OsString) -> Result<(File, Elf, Manifest), KernelError> {

@@ -5,12 +5,18 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io::ErrorKind;
 
+use nix::libc;
 use nix::unistd::Pid;
 
 use super::GroupError;
 use crate::name::Name;
+use crate::sys::child::Ended;
+use crate::sys::process::End;
 use crate::sys::rctl;
 use crate::unikernel::Config;
+
+/// Which part of the limit a process may take beyond it before it is killed.
+const BEYOND: u64 = 16;
 
 /// What the kernel can limit.
 #[derive(Debug)]
@@ -26,7 +32,7 @@ impl Groups {
     /// Looks whether the kernel takes rules.
     pub fn take() -> Result<Self, GroupError> {
         // Nobody has this rule: it is either not found, or nothing is.
-        match rctl::remove(&rule(Pid::this(), u64::MAX)) {
+        match rctl::remove(&rules(Pid::this(), u64::MAX)[0]) {
             Err(error) if error.kind() == ErrorKind::Unsupported => Err(GroupError::Absent(
                 "the kernel does not limit resources (kern.racct.enable=1 in loader.conf(5))",
             )),
@@ -61,22 +67,26 @@ impl Group {
         let Some(memory) = self.memory else {
             return Ok(());
         };
-        let rule = rule(process, memory);
-        rctl::add(&rule).map_err(|error| GroupError::Rule(rule, error))
+        rules(process, memory)
+            .into_iter()
+            .try_for_each(|rule| rctl::add(&rule).map_err(|error| GroupError::Rule(rule, error)))
     }
 
-    /// The kernel does not tell: a process over the limit dies by SIGKILL, as others do.
-    pub fn out_of_memory(&self) -> bool {
-        false
+    /// Whether a process has ended as the first of its [`rules`] has it: nobody else sends that signal.
+    pub fn out_of_memory(&self, end: Option<End>) -> bool {
+        matches!(end, Some(End::Known(Ended::Signal(libc::SIGXCPU))))
     }
 
     /// Its rules have ended with the process.
     pub fn remove(self) {}
 }
 
-/// Resident memory cannot be denied, only be punished.
-fn rule(process: Pid, octets: u64) -> String {
-    format!("process:{process}:memoryuse:sigkill={octets}")
+/// Resident memory cannot be denied, only be punished: by a signal that tells why, and, should a process live on and take
+/// still more, by one that it cannot catch.
+fn rules(process: Pid, bytes: u64) -> [String; 2] {
+    let more = bytes.saturating_add(bytes / BEYOND);
+    [("sigxcpu", bytes), ("sigkill", more)]
+        .map(|(action, bytes)| format!("process:{process}:memoryuse:{action}={bytes}"))
 }
 
 #[cfg(test)]
@@ -85,7 +95,10 @@ mod tests {
 
     #[test]
     fn the_rule_names_the_process_and_what_it_may_take() {
-        let expected = "process:7:memoryuse:sigkill=33554432";
-        assert_eq!(rule(Pid::from_raw(7), 32 << 20), expected);
+        let expected = [
+            "process:7:memoryuse:sigxcpu=33554432",
+            "process:7:memoryuse:sigkill=35651584",
+        ];
+        assert_eq!(rules(Pid::from_raw(7), 32 << 20), expected);
     }
 }

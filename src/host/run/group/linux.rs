@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use super::GroupError;
 use crate::name::Name;
 use crate::policy;
+use crate::sys::process::End;
 use crate::unikernel::Config;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -160,7 +161,7 @@ impl Group {
     }
 
     /// Whether a process in it was killed because there was too little memory.
-    pub fn out_of_memory(&self) -> bool {
+    pub fn out_of_memory(&self, _: Option<End>) -> bool {
         let events = fs::read_to_string(self.folder.join("memory.events"));
         events.is_ok_and(|events| killed(&events))
     }
@@ -270,13 +271,13 @@ mod tests {
             fs::remove_file(root.0.join("a/b/tenant:hello").join(file)).unwrap();
         }
         groups.create(&name, &config).unwrap();
-        assert!(!group.out_of_memory());
+        assert!(!group.out_of_memory(None));
         fs::write(
             root.0.join("a/b/tenant:hello/memory.events"),
             "oom 1\noom_kill 1\n",
         )
         .unwrap();
-        assert!(group.out_of_memory());
+        assert!(group.out_of_memory(None));
     }
 
     #[test]

@@ -1,0 +1,258 @@
+//! Request for a place: one line from the process of a connection to its listener, and one line back.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::places::Occupation;
+use crate::name::{Label, Path};
+
+/// Environment variable by which a listener tells the process of a connection that its standard output leads back.
+pub const LISTENER: &str = "PETREL_TLS_LISTENER";
+
+/// Time that a command waits for a place.
+pub const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Length of the longest line from the process of a connection, in bytes.
+const MAX_REQUEST: usize = Label::MAX_OCTETS + 3;
+
+/// Length of the longest line from the listener, in bytes.
+const MAX_ANSWER: usize = 512;
+
+const GRANTED: &str = "granted";
+
+/// Line to the listener, if there is one.
+#[derive(Debug, Default)]
+pub struct Place(Option<UnixStream>);
+
+impl Place {
+    /// Takes the line from the standard output, where a listener has put one.
+    pub fn of_listener() -> Self {
+        if std::env::var_os(LISTENER).is_none() {
+            return Self(None);
+        }
+        Self(
+            io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .ok()
+                .map(UnixStream::from),
+        )
+    }
+
+    /// Waits for a place in the name of `tenant`. Without a listener there is always one.
+    ///
+    /// # Errors
+    /// The reason for the client.
+    pub fn ask(self, tenant: &Path, occupation: Occupation) -> Result<(), String> {
+        let Some(mut line) = self.0 else {
+            return Ok(());
+        };
+        let answer = line
+            .write_all(request(tenant, occupation).as_bytes())
+            .and_then(|()| read_answer(&line, Instant::now() + PLACE_TIMEOUT));
+        match answer {
+            Ok(answer) if answer == GRANTED => Ok(()),
+            Ok(answer) if !answer.is_empty() => Err(answer),
+            Err(error) if error.kind() == ErrorKind::TimedOut => Err(format!(
+                "all places for connections to this host are taken, and none was free within {} s: try again later",
+                PLACE_TIMEOUT.as_secs()
+            )),
+            // The listener has ended; connections under way go on.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// The answer without its end of line; empty if the listener is gone.
+fn read_answer(mut line: &UnixStream, deadline: Instant) -> io::Result<String> {
+    let mut text = Vec::new();
+    while text.last() != Some(&b'\n') {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        line.set_read_timeout(Some(left))?;
+        let mut bytes = [0; 64];
+        match line.read(&mut bytes) {
+            Ok(0) => return Ok(String::new()),
+            Ok(count) => text.extend_from_slice(&bytes[..count]),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+        if text.len() > MAX_ANSWER {
+            return Err(ErrorKind::InvalidData.into());
+        }
+    }
+    text.pop();
+    String::from_utf8(text).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// The line that asks.
+fn request(tenant: &Path, occupation: Occupation) -> String {
+    let occupation = match occupation {
+        Occupation::Command => 'c',
+        Occupation::Stream => 's',
+    };
+    format!("{occupation} {}\n", tenant.joined())
+}
+
+/// Listener's end of the line of one connection.
+#[derive(Debug)]
+pub struct Asking {
+    line: UnixStream,
+    arrived: Vec<u8>,
+}
+
+/// Content of the line from the process of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing, or not all of it, yet.
+    Nothing,
+    /// A place for this tenant.
+    Place(Path, Occupation),
+    /// The end, or what no process of this program says.
+    Invalid,
+}
+
+impl Asking {
+    /// Makes a line; what the process gets as its standard output.
+    pub fn pair() -> io::Result<(Self, UnixStream)> {
+        let (line, theirs) = UnixStream::pair()?;
+        line.set_nonblocking(true)?;
+        let arrived = Vec::new();
+        Ok((Self { line, arrived }, theirs))
+    }
+
+    /// Reads what has arrived.
+    pub fn read(&mut self) -> Asked {
+        let mut bytes = [0; MAX_REQUEST];
+        match self.line.read(&mut bytes) {
+            Ok(0) => return Asked::Invalid,
+            Ok(count) => self.arrived.extend_from_slice(&bytes[..count]),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return Asked::Nothing;
+            }
+            Err(_) => return Asked::Invalid,
+        }
+        match parse(&self.arrived) {
+            None if self.arrived.len() < MAX_REQUEST && !self.arrived.contains(&b'\n') => {
+                Asked::Nothing
+            }
+            None => Asked::Invalid,
+            Some((tenant, occupation)) => Asked::Place(tenant, occupation),
+        }
+    }
+
+    /// Gives the place.
+    pub fn grant(self) {
+        self.answer(GRANTED);
+    }
+
+    /// Tells why there is no place.
+    pub fn refuse(self, reason: &str) {
+        self.answer(reason);
+    }
+
+    fn answer(mut self, text: &str) {
+        // A process that does not take it has ended.
+        let _ = self.line.write_all(format!("{text}\n").as_bytes());
+        let _ = self.line.shutdown(Shutdown::Write);
+    }
+}
+
+impl AsFd for Asking {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.line.as_fd()
+    }
+}
+
+fn parse(line: &[u8]) -> Option<(Path, Occupation)> {
+    let text = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
+    let (occupation, tenant) = text.split_once(' ')?;
+    let occupation = match occupation {
+        "c" => Occupation::Command,
+        "s" => Occupation::Stream,
+        _ => return None,
+    };
+    let tenant = match tenant {
+        "" => Path::ROOT,
+        label => Path::ROOT.child(label.parse().ok()?),
+    };
+    Some((tenant, occupation))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_what_the_process_says_and_nothing_else_is_understood() {
+        let longest = "x".repeat(Label::MAX_OCTETS);
+        for tenant in ["", "a", &longest] {
+            let tenant = match tenant {
+                "" => Path::ROOT,
+                label => Path::ROOT.child(label.parse().unwrap()),
+            };
+            for occupation in [Occupation::Command, Occupation::Stream] {
+                let line = request(&tenant, occupation);
+                assert!(line.len() <= MAX_REQUEST);
+                assert_eq!(parse(line.as_bytes()), Some((tenant.clone(), occupation)));
+            }
+        }
+        for line in [
+            "",
+            "\n",
+            "c a",
+            "x a\n",
+            "c a b\n",
+            "c a:b\n",
+            "c a\nc b\n",
+            "c \u{fc}\n",
+        ] {
+            assert_eq!(parse(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_waits_until_its_listener_answers_or_ends() {
+        let tenant = Path::ROOT.child("a".parse().unwrap());
+        for answer in [Some(GRANTED), Some("no"), None] {
+            let (mut asking, theirs) = Asking::pair().unwrap();
+            let place = Place(Some(theirs));
+            let asked = tenant.clone();
+            let process = thread::spawn(move || place.ask(&asked, Occupation::Stream));
+            asking.line.set_nonblocking(false).unwrap();
+            assert_eq!(
+                asking.read(),
+                Asked::Place(tenant.clone(), Occupation::Stream)
+            );
+            match answer {
+                Some(text) => asking.answer(text),
+                None => drop(asking),
+            }
+            let expected = match answer {
+                Some("no") => Err("no".to_owned()),
+                _ => Ok(()),
+            };
+            assert_eq!(process.join().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_that_never_ends_is_read_no_further() {
+        let (mut asking, mut theirs) = Asking::pair().unwrap();
+        assert_eq!(asking.read(), Asked::Nothing);
+        theirs.write_all(b"c a").unwrap();
+        assert_eq!(asking.read(), Asked::Nothing);
+        theirs.write_all(&[b'x'; 1000]).unwrap();
+        assert_eq!(asking.read(), Asked::Invalid);
+    }
+}
