@@ -3,7 +3,7 @@
 //! A line is `SERIAL NAME`, as albatross writes it, then a tab and `KIND KEY ISSUER`: what the certificate is for, and the
 //! identifiers of its key and of its issuer's.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,7 +53,12 @@ pub(super) struct KeyIdentifier(String);
 impl KeyIdentifier {
     /// Identifier with these bytes.
     pub(super) fn new(bytes: &[u8]) -> Self {
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        let mut hex = String::new();
+        for byte in bytes {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        Self(hex)
     }
 }
 
