@@ -19,7 +19,7 @@ use super::archive::Archive;
 use super::fifo::{Arrived, Fifo};
 use super::log_folder::{LOG_FILES, LOG_SIZE, Limits, LogFolder};
 use super::log_room::LOG_TENANT;
-use super::registry::{Extent, Next, Registry, SUBSCRIBERS};
+use super::registry::{Displaced, Dropped, Extent, Next, Registry, SUBSCRIBERS, Subscribed};
 use super::ring::{History, Item, LINES, Line, Moment};
 use super::syslog::{self, Syslog};
 use crate::command_line;
@@ -27,7 +27,9 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::Name;
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::socket::{self, ClientId, Clients, Lost, Ready, Received};
+use crate::socket::{
+    self, ClientId, Clients, ConnectionLimits, Lost, Quota, Ready, Received,
+};
 use crate::stats::collect::Own;
 use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
@@ -39,6 +41,9 @@ use crate::wire::{
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
 /// accepted.
 pub const MAX_CONNECTIONS: usize = 256;
+
+/// Shares of users of these.
+pub const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits::of(MAX_CONNECTIONS);
 
 /// Octets of lines that wait for a subscriber at most, and a line more. What arrives meanwhile is read from the console's
 /// ring later; what is no longer there then is missed.
@@ -187,7 +192,7 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
         fifo_folder: fifos,
         registry: Registry::new(options.max_subscribers),
         fifos: BTreeMap::new(),
-        clients: Clients::new(listener, MAX_CONNECTIONS),
+        clients: Clients::new(listener, CONNECTION_LIMITS),
         archives,
         buffer: vec![0; READ],
         opened: 0,
@@ -527,8 +532,8 @@ impl Daemon {
         match command {
             ConsoleCommand::Add(max) => {
                 let max = max.unsigned().unwrap_or(0);
-                let answer = self.add(&name, max).map(|()| Success::Empty(()));
-                self.answer(id, message.header, answer);
+                let added = self.check_supervisor(id).and_then(|()| self.add(&name, max));
+                self.answer(id, message.header, added.map(|()| Success::Empty(())));
             }
             ConsoleCommand::Subscribe(from) => {
                 self.subscribe(id, message.header, &name, &from, Extent::Lines);
@@ -549,6 +554,17 @@ impl Daemon {
         }
     }
 
+    /// Refuses what only the supervisor asks for: others would have consoles forgotten, and read what is written for others.
+    fn check_supervisor(&self, id: ClientId) -> Result<(), String> {
+        match self.clients.get(id) {
+            Some(client) if !client.peer().is_trusted() => Err(
+                "cannot read a further console: only the supervisor, as root, may ask for that"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Begins to read the console of `name`, or goes on with the lines it had.
     fn add(&mut self, name: &Name, max: u64) -> Result<(), String> {
         if name.label().is_none() {
@@ -562,9 +578,8 @@ impl Daemon {
             .registry
             .add(name, max)
             .map_err(|error| error.to_string())?;
-        for id in dropped {
-            info!("connection {id}: closed, its console made room for {name}");
-            self.forget(id);
+        for dropped in dropped {
+            self.turn_out(&dropped);
         }
         if let Some(mut before) = self.fifos.remove(name) {
             // No line is lost: neither what waits in another fifo of that name, nor a line begun.
@@ -623,21 +638,38 @@ impl Daemon {
             SinceCount::Since(time) => History::Since(moment(time)),
             SinceCount::Count(count) => History::Count(count.get()),
         };
-        let subscribed = self.registry.subscribe(id, name, history, extent);
-        let answer = if subscribed.known {
-            "subscribed"
-        } else {
-            CONSOLE_WAITS
+        let client = self.clients.get(id);
+        let quota = client.map_or(Quota::Tenant, |client| client.peer().quota());
+        let subscribed = match self.registry.subscribe(id, name, (history, extent), quota) {
+            Ok(subscribed) => subscribed,
+            Err(full) => {
+                self.answer(id, header, Err(full.to_string()));
+                return self.close(id);
+            }
         };
+        let answer = answer_to(&subscribed);
         if let Some(client) = self.clients.get_mut(id) {
             client.subscribed();
         }
-        self.answer(id, header, Ok(Success::String(answer.into())));
+        self.answer(id, header, Ok(Success::String(answer.as_str().into())));
         self.feed(id);
-        for id in subscribed.dropped {
-            info!("connection {id}: closed, a newer subscriber took its place");
-            self.forget(id);
+        for dropped in subscribed.dropped {
+            self.turn_out(&dropped);
         }
+    }
+
+    /// Tells a client that its subscription has ended, and closes the connection.
+    fn turn_out(&mut self, dropped: &Dropped) {
+        let Dropped {
+            subscriber,
+            of,
+            why,
+        } = dropped;
+        info!("connection {subscriber}: closed: {why}");
+        let failure = Payload::Failure(why.to_string().into());
+        let message = Message::answer(unasked(of), failure);
+        self.send(*subscriber, &socket::framed(&message));
+        self.close(*subscriber);
     }
 
     fn answer(&mut self, id: ClientId, header: Header, answer: Result<Success, String>) {
@@ -695,12 +727,30 @@ fn push_line(frames: &mut Option<LineFrames>, name: &Name, line: &Line<'_>, octe
 
 /// The frame that ends the lines of `name`, for now or for good.
 fn end_frame(name: &Name) -> Vec<u8> {
-    let header = Header {
+    let ended = Payload::Reply(Success::Empty(()));
+    socket::framed(&Message::answer(unasked(name), ended))
+}
+
+/// Header of what goes to a subscriber of `name` after the answer.
+fn unasked(name: &Name) -> Header {
+    Header {
         version: Int::new(VERSION),
         sequence: Int64(0),
         name: name.to_string().into(),
-    };
-    socket::framed(&Message::answer(header, Payload::Reply(Success::Empty(()))))
+    }
+}
+
+/// Words for a new subscriber: it is told, too, whose place it has.
+fn answer_to(subscribed: &Subscribed) -> String {
+    let replaced = subscribed.dropped.iter().find_map(|dropped| match dropped.why {
+        Displaced::OfConsole(most) => Some(most),
+        Displaced::Forgotten | Displaced::Waiting | Displaced::OfAll => None,
+    });
+    match (subscribed.known, replaced) {
+        (true, Some(most)) => format!("subscribed, in place of the oldest of {most} subscribers"),
+        (true, None) => "subscribed".to_owned(),
+        (false, _) => CONSOLE_WAITS.to_owned(),
+    }
 }
 
 fn moment(time: &Timestamp) -> Moment {
@@ -759,7 +809,7 @@ mod tests {
         let folder = Folder::short();
         let path = folder.0.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut clients = Clients::new(listener, 1);
+        let mut clients = Clients::new(listener, ConnectionLimits::of(8));
         let _peer = UnixStream::connect(&path).unwrap();
         clients.accept(Instant::now());
         // As much as the ring has with its frames, and more than may wait for a subscriber.
@@ -783,7 +833,9 @@ mod tests {
             ring.push(clock(), format!("{number:0250}").as_bytes());
         }
         let all = History::Count(i64::MAX);
-        daemon.registry.subscribe(0, &name, all, Extent::History);
+        let all = (all, Extent::History);
+        let subscribed = daemon.registry.subscribe(0, &name, all, Quota::Tenant);
+        assert!(subscribed.unwrap().known);
         daemon.feed(0);
         // What waits is sent as soon as poll(2) says so, and then the rest; without that nobody would come back.
         let client = daemon.clients.get(0).unwrap();

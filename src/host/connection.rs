@@ -4,23 +4,32 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
+use nix::unistd::Uid;
 
-use crate::socket::Peer;
+use crate::socket::{FIRST_BYTE_TIMEOUT, Peer};
 use crate::wire::Message;
 use crate::wire::frame::{MAX_MESSAGE, Next};
 
 /// Most octets of a request. Images can be part of it: older clients send them so.
 pub const MAX_REQUEST: usize = 32 << 20;
 
-/// How long a client may do nothing while something is expected of it.
+/// How long a client may take for a whole request, for [`ANSWER_STEP`] of an answer, or until its next request.
 pub const IDLE: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer that a client has to take to be waited for afresh.
+pub const ANSWER_STEP: usize = 1 << 16;
 
 /// A client.
 #[derive(Debug)]
 pub(super) struct Connection {
     peer: Peer,
     doing: Doing,
-    active: Instant,
+    /// When what is expected of the client is due.
+    due: Instant,
+    /// Whether a part of a request has arrived.
+    begun: bool,
+    /// Bytes of answers taken since the client was waited for afresh.
+    taken: usize,
 }
 
 #[derive(Debug)]
@@ -49,8 +58,15 @@ impl Connection {
         Self {
             peer,
             doing: Doing::Asking,
-            active: now,
+            due: now + FIRST_BYTE_TIMEOUT,
+            begun: false,
+            taken: 0,
         }
+    }
+
+    /// User at the other end.
+    pub(super) fn user(&self) -> Uid {
+        self.peer.user()
     }
 
     /// The connection, to be used by somebody else.
@@ -84,27 +100,45 @@ impl Connection {
         matches!(self.doing, Doing::Away(true))
     }
 
-    /// It is not idle: it is not read from.
+    /// Gives the client time afresh, as it is not read from.
     pub(super) fn excuse(&mut self, now: Instant) {
-        self.active = now;
+        self.due = now + IDLE;
     }
 
-    /// When it will have been idle for too long.
+    /// When the client will have taken too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (!matches!(self.doing, Doing::Waiting | Doing::Away(_))).then(|| self.active + IDLE)
+        (!matches!(self.doing, Doing::Waiting | Doing::Away(_))).then_some(self.due)
     }
 
     /// Does what goes without waiting. `ready`: what poll(2) said.
     pub(super) fn progress(&mut self, ready: PollFlags, now: Instant) -> Option<Arrival> {
-        if !ready.is_empty() {
-            self.active = now;
-        }
-        match self.exchange(ready) {
+        let queued = self.peer.queued();
+        let exchanged = self.exchange(ready);
+        self.note_taken(queued.saturating_sub(self.peer.queued()), now);
+        self.note_begun(now);
+        match exchanged {
             Ok(arrival) => arrival,
             Err(why) => {
                 log::info!("a client's connection ends: {why}");
                 Some(Arrival::Gone)
             }
+        }
+    }
+
+    /// Waits afresh for a client that takes its answers, though slowly.
+    fn note_taken(&mut self, count: usize, now: Instant) {
+        self.taken += count;
+        if self.taken >= ANSWER_STEP || (count > 0 && self.peer.queued() == 0) {
+            self.taken = 0;
+            self.due = now + IDLE;
+        }
+    }
+
+    /// Bounds the time of a whole request from its first byte on: further bytes give it no more.
+    fn note_begun(&mut self, now: Instant) {
+        let begins = matches!(self.doing, Doing::Asking) && self.peer.held() > 0;
+        if begins && !std::mem::replace(&mut self.begun, true) {
+            self.due = now + IDLE;
         }
     }
 
@@ -145,20 +179,25 @@ impl Connection {
         }
     }
 
-    /// Does something new: its time to be idle begins now.
+    /// Does something new: the time for it begins now.
     fn become_active(&mut self, doing: Doing) {
         self.doing = doing;
-        self.active = Instant::now();
+        self.due = Instant::now() + IDLE;
+        (self.begun, self.taken) = (false, 0);
     }
 
     /// Sends an answer, the last one if `close`. Afterwards a further request may have arrived already.
     pub(super) fn answer(&mut self, octets: &[u8], close: bool) -> Option<Arrival> {
-        self.doing = if close { Doing::Leaving } else { Doing::Asking };
+        self.become_active(if close {
+            Doing::Leaving
+        } else {
+            Doing::Asking
+        });
         if let Err(error) = self.peer.send(octets) {
             log::info!("a client's answer is lost: {error}");
             return Some(Arrival::Gone);
         }
-        self.progress(PollFlags::empty(), self.active)
+        self.progress(PollFlags::empty(), Instant::now())
     }
 
     /// Gives the connection to a process: with it goes what has arrived already.
@@ -188,5 +227,46 @@ impl Connection {
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.peer.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_client_has_so_long_for_the_first_byte_and_no_longer_for_many_small_pieces() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let now = Instant::now();
+        let mut connection = Connection::new(Peer::new(ours).unwrap(), now);
+        assert_eq!(connection.deadline(), Some(now + FIRST_BYTE_TIMEOUT));
+        let began = now + FIRST_BYTE_TIMEOUT / 2;
+        for (count, byte) in (0..).zip(b"\0\0\0\x02a") {
+            theirs.write_all(&[*byte]).unwrap();
+            let later = began + IDLE / 8 * count;
+            assert!(connection.progress(PollFlags::POLLIN, later).is_none());
+            assert_eq!(connection.deadline(), Some(began + IDLE));
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_its_answer_byte_by_byte_is_not_waited_for_afresh() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection::new(Peer::new(ours).unwrap(), Instant::now());
+        assert!(connection.answer(&vec![0; 1 << 22], true).is_none());
+        let due = connection.deadline().unwrap();
+        let later = due - IDLE / 2;
+        theirs.read_exact(&mut [0; 64]).unwrap();
+        connection.progress(PollFlags::POLLOUT, later);
+        assert_eq!(connection.deadline(), Some(due));
+        // Nothing more goes than was taken, but for what is on its way.
+        let mut piece = [0; 1 << 12];
+        for _ in 0..(ANSWER_STEP + (1 << 19)) / piece.len() {
+            theirs.read_exact(&mut piece).unwrap();
+            connection.progress(PollFlags::POLLOUT, later);
+        }
+        assert_eq!(connection.deadline(), Some(later + IDLE));
     }
 }

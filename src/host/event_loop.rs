@@ -30,14 +30,14 @@ use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
 use super::writer::{Done, Writer};
 use super::{
-    HostError, LARGE_FILE, MAX_CLIENTS, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
+    CLIENT_LIMITS, HostError, LARGE_FILE, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
     TAP_INTERVAL, check_zvols, resources, secret, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
 use crate::policy::Policy;
-use crate::socket;
+use crate::socket::{self, ACCEPT_BURST, Accepted, Reception};
 use crate::supervisor::{
     BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
     Survivor, Timer, UploadId, launch,
@@ -62,6 +62,7 @@ pub(super) struct Daemon {
     start: Instant,
     signals: Signals,
     listener: UnixListener,
+    reception: Reception,
     /// After accepting has failed.
     accept_after: Option<Instant>,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -189,6 +190,7 @@ impl Daemon {
             start: Instant::now(),
             signals,
             listener,
+            reception: Reception::new(CLIENT_LIMITS),
             accept_after: None,
             connections: BTreeMap::new(),
             counter: 0,
@@ -265,7 +267,7 @@ impl Daemon {
             .filter(|(_, client)| !client.is_away());
         let ids: Vec<_> = here.map(|(id, _)| *id).collect();
         // Who comes while this program is executed anew waits for the new one.
-        let accepting = self.connections.len() < MAX_CLIENTS
+        let accepting = self.connections.len() < self.reception.total()
             && self.accept_after.is_none()
             && self.reload.is_none();
         let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
@@ -444,16 +446,24 @@ impl Daemon {
     }
 
     fn accept(&mut self, now: Instant) {
-        match socket::accept(&self.listener) {
-            Ok(Some(peer)) => {
-                self.counter += 1;
-                self.connections
-                    .insert(ConnectionId(self.counter), Connection::new(peer, now));
+        for _ in 0..ACCEPT_BURST {
+            if self.connections.len() >= self.reception.total() {
+                return;
             }
-            Ok(None) => {}
-            Err(error) => {
-                log::warn!("cannot accept connections: {error}");
-                self.accept_after = Some(now + ACCEPT_PAUSE);
+            let users = self.connections.values().map(Connection::user);
+            match self.reception.accept(&self.listener, users) {
+                Ok(Accepted::Peer(peer)) => {
+                    self.counter += 1;
+                    self.connections
+                        .insert(ConnectionId(self.counter), Connection::new(peer, now));
+                }
+                Ok(Accepted::Refused) => {}
+                Ok(Accepted::Nothing) => return,
+                Err(error) => {
+                    log::warn!("cannot accept connections: {error}");
+                    self.accept_after = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }

@@ -43,11 +43,12 @@ use self::store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::sandbox::{self, Capability};
+use crate::socket::ConnectionLimits;
 use crate::supervisor::{ImageQuota, STOP_DEADLINE};
 use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
 
-pub use self::connection::{IDLE, MAX_REQUEST};
+pub use self::connection::{ANSWER_STEP, IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
 pub use self::machine::VANISHING_STEP;
 pub use self::statistics::{
@@ -71,6 +72,9 @@ const PRIVILEGES: &[Capability] = &[
 
 /// Most clients at the same time; further ones wait until one is gone.
 pub const MAX_CLIENTS: usize = 256;
+
+/// Shares of users of these.
+pub const CLIENT_LIMITS: ConnectionLimits = ConnectionLimits::of(MAX_CLIENTS);
 
 /// Most clients whose requests are held at the same time beyond the size of an ordinary one: the others wait.
 pub const MAX_LARGE: usize = 4;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
-use super::{Peer, accept};
+use super::{ACCEPT_BURST, Accepted, ConnectionLimits, FIRST_BYTE_TIMEOUT, Peer, Reception};
 use crate::daemon::ACCEPT_PAUSE;
 use crate::wire::frame::{FrameError, Next};
 
@@ -20,8 +20,9 @@ pub const MAX_REQUEST: usize = 1 << 16;
 /// How long a client may take for the rest of a request it has begun, or to read its last answer.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections accepted in one round, so that a storm of them does not keep others waiting.
-const ACCEPT_BURST: usize = 16;
+/// How long a client may send nothing between two requests, unless it is [trusted](Peer::is_trusted): the supervisor's
+/// connection is quiet while nothing starts.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Numbers clients in the order of arrival.
 pub type ClientId = u64;
@@ -31,7 +32,7 @@ pub type ClientId = u64;
 pub struct Clients {
     listener: UnixListener,
     open: BTreeMap<ClientId, Client>,
-    most: usize,
+    reception: Reception,
     accepted: u64,
     no_accept_before: Option<Instant>,
 }
@@ -41,6 +42,8 @@ pub struct Clients {
 pub struct Client {
     peer: Peer,
     state: State,
+    /// Whether a part of a request has arrived.
+    begun: bool,
     deadline: Option<Instant>,
 }
 
@@ -86,12 +89,13 @@ pub struct Ready {
 }
 
 impl Clients {
-    /// None, so far; while there are as many as `most`, further ones wait to be accepted.
-    pub fn new(listener: UnixListener, most: usize) -> Self {
+    /// No clients so far. While there are as many as `limits` allow, further ones wait to be accepted; one whose user has a
+    /// share of them already is refused.
+    pub fn new(listener: UnixListener, limits: ConnectionLimits) -> Self {
         Self {
             listener,
             open: BTreeMap::new(),
-            most,
+            reception: Reception::new(limits),
             accepted: 0,
             no_accept_before: None,
         }
@@ -99,7 +103,7 @@ impl Clients {
 
     /// What to poll for.
     pub fn wait(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let accepting = self.open.len() < self.most && self.no_accept_before.is_none();
+        let accepting = self.open.len() < self.reception.total() && self.no_accept_before.is_none();
         let listening = if accepting {
             PollFlags::POLLIN
         } else {
@@ -127,32 +131,34 @@ impl Clients {
         patience.chain(self.no_accept_before).min()
     }
 
-    /// Those with whom patience has ended, to be [removed](Self::remove).
+    /// Clients whose deadline has passed, to be [removed](Self::remove).
     pub fn late(&mut self, now: Instant) -> Vec<ClientId> {
         self.no_accept_before.take_if(|until| *until <= now);
         let late = |client: &Client| client.deadline.is_some_and(|at| at <= now);
         let late = self.open.iter().filter(|(_, client)| late(client));
         late.map(|(id, _)| *id)
             .inspect(|id| {
-                log::warn!("connection {id}: closed, as its peer takes more than {PATIENCE:?}");
+                log::warn!("connection {id}: closed: its peer did not send or take in time what was due");
             })
             .collect()
     }
 
-    /// Takes those that wait.
+    /// Accepts those that wait.
     pub fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPT_BURST {
-            if self.open.len() >= self.most {
-                let most = self.most;
-                log::warn!("{most} connections are open, further ones have to wait");
+            let total = self.reception.total();
+            if self.open.len() >= total {
+                log::warn!("{total} connections are open, further ones have to wait");
                 return;
             }
-            match accept(&self.listener) {
-                Ok(Some(peer)) => {
-                    self.open.insert(self.accepted, Client::new(peer));
+            let users = self.open.values().map(|client| client.peer.user());
+            match self.reception.accept(&self.listener, users) {
+                Ok(Accepted::Peer(peer)) => {
+                    self.open.insert(self.accepted, Client::new(peer, now));
                     self.accepted += 1;
                 }
-                Ok(None) => return,
+                Ok(Accepted::Refused) => {}
+                Ok(Accepted::Nothing) => return,
                 Err(error) => {
                     log::error!("cannot accept connections: {error}");
                     self.no_accept_before = Some(now + ACCEPT_PAUSE);
@@ -194,12 +200,19 @@ impl Clients {
 }
 
 impl Client {
-    fn new(peer: Peer) -> Self {
+    fn new(peer: Peer, now: Instant) -> Self {
+        let deadline = (!peer.is_trusted()).then(|| now + FIRST_BYTE_TIMEOUT);
         Self {
             peer,
             state: State::Open,
-            deadline: None,
+            begun: false,
+            deadline,
         }
+    }
+
+    /// Connection to the client.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     fn interest(&self) -> PollFlags {
@@ -232,7 +245,8 @@ impl Client {
         }
         match self.peer.next(MAX_REQUEST).map_err(Lost::Frame)? {
             Some(Next::Frame(request)) => {
-                self.deadline = None;
+                self.begun = false;
+                self.deadline = (!self.peer.is_trusted()).then(|| now + IDLE_TIMEOUT);
                 Ok(Received::Request(request))
             }
             Some(Next::End) => Ok(Received::End),
@@ -241,10 +255,9 @@ impl Client {
             }
             None if self.peer.has_ended() => Ok(Received::End),
             None => {
-                if self.peer.is_inside_frame() {
-                    self.deadline.get_or_insert(now + PATIENCE);
-                } else {
-                    self.deadline = None;
+                // Further bytes of a request give it no more time.
+                if self.peer.is_inside_frame() && !std::mem::replace(&mut self.begun, true) {
+                    self.deadline = Some(now + PATIENCE);
                 }
                 Ok(Received::Nothing)
             }
@@ -273,6 +286,12 @@ impl Client {
     /// From now on only what it has subscribed to goes out.
     pub fn subscribed(&mut self) {
         self.state = State::Subscribed;
+        self.allow_silence();
+    }
+
+    /// Lets the client send nothing for as long as it likes: it has subscribed to something, and may ask for something else.
+    pub fn allow_silence(&mut self) {
+        self.deadline = None;
     }
 
     /// Nothing more is read; what is queued still goes out.
@@ -307,11 +326,22 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
+    use nix::unistd::{Uid, geteuid};
+
     use super::*;
 
     fn client() -> (Client, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Client::new(Peer::new(ours).unwrap()), theirs)
+        let peer = Peer::new(ours).unwrap();
+        (Client::new(peer, Instant::now()), theirs)
+    }
+
+    /// A client of another user than root and the daemon's own, that connects at `now`.
+    fn stranger(now: Instant) -> (Client, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut peer = Peer::new(ours).unwrap();
+        peer.user = Uid::from_raw(geteuid().as_raw() + 1);
+        (Client::new(peer, now), theirs)
     }
 
     #[test]
@@ -330,6 +360,29 @@ mod tests {
         let request = Received::Request(b"ab".into());
         assert_eq!(client.next(later).unwrap(), request);
         assert_eq!(client.next(later).unwrap(), Received::Nothing);
+        assert_eq!(client.deadline, None);
+    }
+
+    #[test]
+    fn a_stranger_has_so_long_for_the_first_byte_and_no_longer_for_many_small_pieces() {
+        let now = Instant::now();
+        let (mut client, mut peer) = stranger(now);
+        assert_eq!(client.deadline, Some(now + FIRST_BYTE_TIMEOUT));
+        let began = now + FIRST_BYTE_TIMEOUT / 2;
+        for (count, byte) in (0..).zip(b"\0\0\0\x02a") {
+            peer.write_all(&[*byte]).unwrap();
+            client.progress(PollFlags::POLLIN).unwrap();
+            let later = began + PATIENCE / 8 * count;
+            assert_eq!(client.next(later).unwrap(), Received::Nothing);
+            assert_eq!(client.deadline, Some(began + PATIENCE));
+        }
+        peer.write_all(b"b").unwrap();
+        client.progress(PollFlags::POLLIN).unwrap();
+        let request = Received::Request(b"ab".into());
+        assert_eq!(client.next(began).unwrap(), request);
+        assert_eq!(client.next(began).unwrap(), Received::Nothing);
+        assert_eq!(client.deadline, Some(began + IDLE_TIMEOUT));
+        client.subscribed();
         assert_eq!(client.deadline, None);
     }
 

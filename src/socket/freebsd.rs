@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 use nix::libc;
-use nix::unistd::{Group, getegid, geteuid};
+use nix::unistd::{Group, Uid, getegid, geteuid, getpeereid};
 
 use super::Folder;
 use crate::sys::capsicum;
@@ -50,4 +50,9 @@ pub fn activated() -> io::Result<UnixListener> {
 pub(super) fn connect(folder: &Folder, socket: &UnixStream, file: &str) -> nix::Result<()> {
     let held = folder.open.as_ref().map_err(|error| *error)?;
     capsicum::connect_at(held, socket, Path::new(file))
+}
+
+/// User who made this connection, at the time when it was made (`LOCAL_PEERCRED`).
+pub(super) fn peer_user(socket: &UnixStream) -> nix::Result<Uid> {
+    getpeereid(socket).map(|(user, _)| user)
 }

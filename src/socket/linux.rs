@@ -8,7 +8,8 @@ use std::path::Path;
 use libsystemd::activation::{IsType, receive_descriptors};
 
 use nix::fcntl::OFlag;
-use nix::sys::socket::{UnixAddr, connect as connect_to};
+use nix::sys::socket::{UnixAddr, connect as connect_to, getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Uid;
 
 use super::Folder;
 use crate::sys::descriptor;
@@ -59,4 +60,9 @@ pub fn activated() -> io::Result<UnixListener> {
 /// Connects to a socket in the folder, by its path: there is no other way.
 pub(super) fn connect(folder: &Folder, socket: &UnixStream, file: &str) -> nix::Result<()> {
     connect_to(socket.as_raw_fd(), &UnixAddr::new(&folder.path(file))?)
+}
+
+/// User who made this connection, at the time when it was made (`SO_PEERCRED`).
+pub(super) fn peer_user(socket: &UnixStream) -> nix::Result<Uid> {
+    getsockopt(socket, PeerCredentials).map(|peer| Uid::from_raw(peer.uid()))
 }

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use super::{Peer, connect};
-use crate::wire::Message;
+use super::{NoPlace, Peer, connect};
 use crate::wire::frame::{Next, frame};
+use crate::wire::{Header, Int, Int64, Message, Payload, VERSION};
 
 /// The frame around a message of our own, all of which are far below what a frame can hold.
 pub fn framed(message: &Message) -> Vec<u8> {
@@ -17,6 +17,17 @@ pub fn framed(message: &Message) -> Vec<u8> {
             log::error!("cannot encode a message: {error}");
             Vec::new()
         })
+}
+
+/// Frame of the failure for a client that gets no connection. No request of it was read: the header is that of none.
+pub(super) fn refusal(why: &NoPlace) -> Vec<u8> {
+    let header = Header {
+        version: Int::new(VERSION),
+        sequence: Int64(0),
+        name: ":".into(),
+    };
+    let why = Payload::Failure(why.to_string().into());
+    framed(&Message::answer(header, why))
 }
 
 impl Peer {

@@ -8,6 +8,8 @@ mod os;
 mod clients;
 mod link;
 mod messages;
+mod places;
+mod reception;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,12 +25,17 @@ use nix::fcntl::{OFlag, open};
 use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Uid, geteuid};
 
-pub use clients::{Client, ClientId, Clients, Lost, MAX_REQUEST, PATIENCE, Ready, Received};
+pub use clients::{
+    Client, ClientId, Clients, IDLE_TIMEOUT, Lost, MAX_REQUEST, PATIENCE, Ready, Received,
+};
 pub use link::{ANSWER, LONGEST_RETRY, Link};
 pub use messages::framed;
 pub(crate) use os::SEARCH;
 pub use os::activated;
+pub use places::{ConnectionLimits, NoPlace, Quota, TENANT_PART};
+pub use reception::{ACCEPT_BURST, Accepted, Reception};
 
 use crate::sandbox::Need;
 use crate::wire::frame::{FrameBuffer, FrameError, Next};
@@ -60,6 +67,9 @@ pub const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long to wait before a connection that was refused is tried again there.
 pub const REFUSED_STEP: Duration = Duration::from_millis(50);
+
+/// How long a client may take for the first byte of its first request.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Most octets read from a peer at once.
 const READ: usize = 1 << 14;
@@ -179,15 +189,6 @@ pub fn connect(path: &Path) -> Result<UnixStream, Errno> {
     Ok(socket.into())
 }
 
-/// The next waiting connection, if there is one.
-pub fn accept(listener: &UnixListener) -> io::Result<Option<Peer>> {
-    match listener.accept() {
-        Ok((stream, _)) => Peer::new(stream).map(Some),
-        Err(error) if is_transient(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Errors of accept(2) and of reading that mean "not now".
 fn is_transient(error: &io::Error) -> bool {
     matches!(
@@ -200,6 +201,7 @@ fn is_transient(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Peer {
     stream: UnixStream,
+    user: Uid,
     incoming: FrameBuffer,
     outgoing: Vec<u8>,
     ended: bool,
@@ -211,10 +213,26 @@ impl Peer {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
+            user: geteuid(),
             incoming: FrameBuffer::default(),
             outgoing: Vec::new(),
             ended: false,
         })
+    }
+
+    /// User who made this connection.
+    pub fn user(&self) -> Uid {
+        self.user
+    }
+
+    /// Quota of the peer's subscriptions.
+    pub fn quota(&self) -> Quota {
+        Quota::of(self.user)
+    }
+
+    /// Whether the peer may do what changes this daemon's work for all others: it is root's, or of this daemon's own user.
+    pub fn is_trusted(&self) -> bool {
+        self.user.is_root() || self.user == geteuid()
     }
 
     /// Reads once. `false`: the peer has closed its side.

@@ -20,7 +20,9 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::socket::{self, ClientId, Clients, Folder, Link, Lost, Ready, Received};
+use crate::socket::{
+    self, ClientId, Clients, ConnectionLimits, Folder, Link, Lost, Quota, Ready, Received, TENANT_PART,
+};
 use crate::vitals::{Vitals, address};
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
@@ -31,6 +33,12 @@ pub use super::report::{DETAILS, MAX_DETAILS};
 
 /// Most connections at once. While there are so many, further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 128;
+
+/// Shares of users of these.
+pub const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits::of(MAX_CONNECTIONS);
+
+/// Most subscriptions of one tenant, which is the first label of a path; root's own do not count.
+pub const MAX_OF_TENANT: usize = MAX_CONNECTIONS / TENANT_PART;
 
 /// How often something is gathered unless the operator says otherwise (BEHAVIOUR 7).
 pub const INTERVAL: Duration = Duration::from_secs(10);
@@ -125,8 +133,8 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let listener = daemon::listener(&path, options.systemd_socket_activation)?;
     let sockets = Folder::open(&options.tmpdir);
     let mut daemon = Daemon {
-        registry: Registry::default(),
-        clients: Clients::new(listener, MAX_CONNECTIONS),
+        registry: Registry::new(MAX_OF_TENANT),
+        clients: Clients::new(listener, CONNECTION_LIMITS),
         behind: BTreeMap::new(),
         supervisor: supervisor::link(supervisor),
         interval: options.interval,
@@ -280,17 +288,42 @@ impl Daemon {
         match command {
             StatsCommand::Subscribe(()) => {
                 info!("connection {id}: subscribes to {name}");
-                self.registry.subscribe(id, name);
-                Ok("subscribed")
+                self.subscribe(id, name).map(|()| "subscribed")
             }
-            StatsCommand::Add(add) => self.observe(name, add).map(|()| "added"),
+            StatsCommand::Add(add) => {
+                self.check_administrator(id)?;
+                self.observe(name, add).map(|()| "added")
+            }
             StatsCommand::Remove(()) => {
+                self.check_administrator(id)?;
                 self.registry.remove(&name);
                 Ok("removed")
             }
             StatsCommand::Initial(()) => {
                 Err("this is the statistics daemon, which introduces itself to others".to_owned())
             }
+        }
+    }
+
+    fn subscribe(&mut self, id: ClientId, to: Name) -> Result<(), String> {
+        let Some(client) = self.clients.get_mut(id) else {
+            return Ok(());
+        };
+        let quota = client.peer().quota();
+        let subscribed = self.registry.subscribe(id, to, quota);
+        subscribed.map_err(|full| full.to_string())?;
+        client.allow_silence();
+        Ok(())
+    }
+
+    /// Refuses what only root may: readers of statistics do not decide what is gathered for others.
+    fn check_administrator(&self, id: ClientId) -> Result<(), String> {
+        match self.clients.get(id) {
+            Some(client) if !client.peer().is_trusted() => Err(
+                "cannot change what is observed: only the supervisor and root may do that"
+                    .to_owned(),
+            ),
+            _ => Ok(()),
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::name::Name;
+use crate::name::{Name, Path};
+use crate::socket::Quota;
 
 /// Most processes that are observed at the same time.
 pub const MAX_OBSERVED: usize = 1024;
@@ -15,23 +16,34 @@ pub type Subscriber = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// Refusal of a subscription: its tenant has so many, which is its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TenantFull(usize);
+
+#[derive(Debug)]
+struct Subscription {
+    to: Name,
+    quota: Quota,
+}
+
 /// All that is observed, and all subscriptions: one a subscriber, any number a name.
 #[derive(Debug)]
 pub struct Registry<T> {
     observed: BTreeMap<Name, T>,
-    subscriptions: BTreeMap<Subscriber, Name>,
-}
-
-impl<T> Default for Registry<T> {
-    fn default() -> Self {
-        Self {
-            observed: BTreeMap::new(),
-            subscriptions: BTreeMap::new(),
-        }
-    }
+    subscriptions: BTreeMap<Subscriber, Subscription>,
+    max_of_tenant: usize,
 }
 
 impl<T> Registry<T> {
+    /// An empty registry with at most `max_of_tenant` subscriptions of one tenant, which is the first label of a path.
+    pub fn new(max_of_tenant: usize) -> Self {
+        Self {
+            observed: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            max_of_tenant,
+        }
+    }
+
     /// Observes `target` as `name` from now on, in place of what had this name before. Where there is no room those are
     /// forgotten that have `ended`.
     ///
@@ -75,8 +87,31 @@ impl<T> Registry<T> {
 
     /// The subscriber wants to know of `name`: a unikernel, or all at and below a path. What it wanted before is
     /// forgotten.
-    pub fn subscribe(&mut self, subscriber: Subscriber, name: Name) {
-        self.subscriptions.insert(subscriber, name);
+    ///
+    /// # Errors
+    /// [`TenantFull`] if others have the whole share of the tenant; nothing has changed then.
+    pub fn subscribe(
+        &mut self,
+        subscriber: Subscriber,
+        to: Name,
+        quota: Quota,
+    ) -> Result<(), TenantFull> {
+        let tenant = to.path().tenant();
+        if quota == Quota::Tenant && self.others_of(&tenant, subscriber) >= self.max_of_tenant {
+            return Err(TenantFull(self.max_of_tenant));
+        }
+        self.subscriptions
+            .insert(subscriber, Subscription { to, quota });
+        Ok(())
+    }
+
+    /// Subscriptions but that of `subscriber` that count for this tenant.
+    fn others_of(&self, tenant: &Path, subscriber: Subscriber) -> usize {
+        let others = self.subscriptions.iter();
+        let others = others.filter(|(who, one)| {
+            **who != subscriber && one.quota == Quota::Tenant && one.to.path().tenant() == *tenant
+        });
+        others.count()
     }
 
     /// The subscriber has left.
@@ -97,7 +132,7 @@ impl<T> Registry<T> {
 
 /// The subscriptions, while what is observed is gone through.
 #[derive(Debug)]
-pub struct Subscriptions<'a>(&'a BTreeMap<Subscriber, Name>);
+pub struct Subscriptions<'a>(&'a BTreeMap<Subscriber, Subscription>);
 
 impl<'a> Subscriptions<'a> {
     /// Who wants to know of `name`, and how many labels of its path are left out for them (WIRE 9.3).
@@ -109,8 +144,8 @@ impl<'a> Subscriptions<'a> {
         };
         self.0
             .iter()
-            .filter(move |(_, wanted)| covering(wanted))
-            .map(|(subscriber, wanted)| (*subscriber, wanted.path().labels().len()))
+            .filter(move |(_, wanted)| covering(&wanted.to))
+            .map(|(subscriber, wanted)| (*subscriber, wanted.to.path().labels().len()))
     }
 }
 
@@ -124,6 +159,18 @@ impl fmt::Display for Full {
 }
 
 impl std::error::Error for Full {}
+
+impl fmt::Display for TenantFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(most) = self;
+        write!(
+            f,
+            "{most} subscriptions to statistics of one tenant are the limit: end one of them first"
+        )
+    }
+}
+
+impl std::error::Error for TenantFull {}
 
 #[cfg(test)]
 mod tests {
@@ -152,12 +199,12 @@ mod tests {
 
     #[test]
     fn a_subtree_is_told_of_itself_only_and_a_name_of_itself_only() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(200);
         for unikernel in [":a", "t:a", "t:u:a", "tt:a", "t:u"] {
             add(&mut registry, unikernel, ()).unwrap();
         }
         for (who, wanted) in [(1, "t:"), (2, "t:u"), (3, "t:u:"), (4, "x:"), (5, ":t")] {
-            registry.subscribe(who, name(wanted));
+            registry.subscribe(who, name(wanted), Quota::Tenant).unwrap();
         }
         let expected = [
             (1, "t:a".to_owned(), 1),
@@ -171,11 +218,12 @@ mod tests {
 
     #[test]
     fn any_number_subscribes_to_one_name() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(200);
         add(&mut registry, ":a", ()).unwrap();
         for who in 0..100 {
-            registry.subscribe(who, name(":a"));
-            registry.subscribe(1000 + who, name(":"));
+            for (who, wanted) in [(who, ":a"), (1000 + who, ":")] {
+                registry.subscribe(who, name(wanted), Quota::Tenant).unwrap();
+            }
         }
         assert_eq!(told(&mut registry).len(), 200);
         registry.unsubscribe(7);
@@ -183,8 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_has_its_share_of_subscriptions_and_root_more() {
+        let mut registry: Registry<()> = Registry::new(2);
+        let mut try_to = |who, wanted: &str, quota| registry.subscribe(who, name(wanted), quota);
+        assert_eq!(try_to(1, "t:", Quota::Tenant), Ok(()));
+        assert_eq!(try_to(2, "t:u:a", Quota::Tenant), Ok(()));
+        assert_eq!(try_to(3, "t:a", Quota::Tenant), Err(TenantFull(2)));
+        assert_eq!(try_to(4, "u:a", Quota::Tenant), Ok(()));
+        assert_eq!(try_to(5, ":", Quota::Tenant), Ok(()));
+        assert_eq!(try_to(6, "t:a", Quota::Exempt), Ok(()));
+        // One that wants something else has its own place for it.
+        assert_eq!(try_to(2, "t:a", Quota::Tenant), Ok(()));
+        registry.unsubscribe(1);
+        let later = registry.subscribe(3, name("t:a"), Quota::Tenant);
+        assert_eq!(later, Ok(()));
+    }
+
+    #[test]
     fn a_name_added_twice_is_observed_as_the_latter_and_all_together_are_bounded() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(200);
         for number in 0..MAX_OBSERVED {
             assert_eq!(add(&mut registry, &format!(":a{number}"), number), Ok(()));
         }
@@ -201,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_makes_room_although_nobody_asks_for_it() {
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(200);
         for number in 0..MAX_OBSERVED {
             add(&mut registry, &format!(":a{number}"), number).unwrap();
         }
