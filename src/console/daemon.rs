@@ -27,9 +27,7 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::Name;
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, Lost, Quota, Ready, Received,
-};
+use crate::socket::{self, ClientId, Clients, ConnectionLimits, Lost, Quota, Ready, Received};
 use crate::stats::collect::Own;
 use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
@@ -532,7 +530,9 @@ impl Daemon {
         match command {
             ConsoleCommand::Add(max) => {
                 let max = max.unsigned().unwrap_or(0);
-                let added = self.check_supervisor(id).and_then(|()| self.add(&name, max));
+                let added = self
+                    .check_supervisor(id)
+                    .and_then(|()| self.add(&name, max));
                 self.answer(id, message.header, added.map(|()| Success::Empty(())));
             }
             ConsoleCommand::Subscribe(from) => {
@@ -742,10 +742,13 @@ fn unasked(name: &Name) -> Header {
 
 /// Words for a new subscriber: it is told, too, whose place it has.
 fn answer_to(subscribed: &Subscribed) -> String {
-    let replaced = subscribed.dropped.iter().find_map(|dropped| match dropped.why {
-        Displaced::OfConsole(most) => Some(most),
-        Displaced::Forgotten | Displaced::Waiting | Displaced::OfAll => None,
-    });
+    let replaced = subscribed
+        .dropped
+        .iter()
+        .find_map(|dropped| match dropped.why {
+            Displaced::OfConsole(most) => Some(most),
+            Displaced::Forgotten | Displaced::Waiting | Displaced::OfAll => None,
+        });
     match (subscribed.known, replaced) {
         (true, Some(most)) => format!("subscribed, in place of the oldest of {most} subscribers"),
         (true, None) => "subscribed".to_owned(),

@@ -257,7 +257,10 @@ impl Registry {
         self.subscriptions.push_back(subscription);
         let mut dropped = Vec::new();
         self.trim(
-            (self.max_subscribers, Displaced::OfConsole(self.max_subscribers)),
+            (
+                self.max_subscribers,
+                Displaced::OfConsole(self.max_subscribers),
+            ),
             name,
             |_, one| one.of == *name && follows(one),
             &mut dropped,
@@ -668,7 +671,12 @@ mod tests {
         subscribe(&mut registry, 1, ":a");
         subscribe(&mut registry, 2, ":a");
         for who in 3..9 {
-            read(&mut registry, who, ":a", (History::Count(9), Extent::History));
+            read(
+                &mut registry,
+                who,
+                ":a",
+                (History::Count(9), Extent::History),
+            );
         }
         // Nor is it one that leaves.
         assert_eq!(subscribe(&mut registry, 9, ":a"), (true, vec![1]));

@@ -13,7 +13,7 @@ use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::store::{self, Content, Found};
 use super::tender::Tenders;
-use super::{Options, System, block, check_zvols, images, resources, tap, tender};
+use super::{Options, System, block, check_zvols, images, protection, resources, tap, tender};
 use crate::command_line;
 use crate::manifest::Manifest;
 use crate::name::Name;
@@ -55,6 +55,9 @@ pub fn check(options: &Options, system: &System) -> Report {
     }
     if options.lock_mac {
         report.note(tap::check_lock());
+    }
+    for off in protection::off(options, run::unlimited().as_ref()) {
+        report.plan(off.to_string());
     }
     let state = report.state(database, system);
     let devices = report.devices(options);

@@ -6,7 +6,7 @@ mod machines;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use super::block::BlockStore;
 use super::connection::{Arrival, Connection};
 use super::console::{ConsoleLink, Outcome};
+use super::ground::Ground;
 use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
 use super::machine::Machines;
@@ -31,7 +32,7 @@ use super::tender::{Fifo, Tenders};
 use super::writer::{Done, Writer};
 use super::{
     CLIENT_LIMITS, HostError, LARGE_FILE, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
-    TAP_INTERVAL, check_zvols, resources, secret, tap,
+    TAP_INTERVAL, check_zvols, protection, secret, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
@@ -133,19 +134,24 @@ impl Daemon {
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
         descriptor::keep_from_children();
         daemon::raise_descriptor_limit();
-        let mut store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
+        let Ground {
+            mut store,
+            listener,
+            resources,
+            undo,
+        } = Ground::take(&options, kept_lock, kept_listener)?;
         let failed = |error| HostError::File("make a secret in", options.dbdir.clone(), error);
         secret::make(&options.dbdir).map_err(failed)?;
         let readers = options.tender_uids.map(TenderUsers::group);
         let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = load(&mut store, &images, &system)?;
-        daemon::runtime_folders(&options.tmpdir)
-            .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
+        for off in protection::off(&options, runs.unlimited()) {
+            log::warn!("{off}");
+        }
         let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
         let (blocks, sizes) = BlockStore::open(&options.dbdir, readers, &runs.users_of_adopted())
             .map_err(HostError::Blocks)?;
-        let listener = listen(kept_listener, &options)?;
         log::info!(
             "{} unikernels, {} policies and {} block devices in {}",
             state.unikernels.len(),
@@ -153,7 +159,7 @@ impl Daemon {
             sizes.len(),
             options.dbdir.display()
         );
-        let resources = resources(&options)?;
+        log::info!("this host has: {resources}");
         let machines = machines(system, &options, &survivors)?;
         let settings = Settings {
             machines: naming(&machines),
@@ -221,6 +227,9 @@ impl Daemon {
             options,
         };
         daemon.tenders.look_around();
+        undo.forget();
+        let path = socket::path(&daemon.options.tmpdir, socket::SUPERVISOR);
+        log::info!("listening on {}", path.display());
         // A child may have ended when nobody listened.
         daemon.reap();
         daemon.connect_console(false);
@@ -624,26 +633,6 @@ impl Drop for Daemon {
             }
         }
     }
-}
-
-/// The resources of this host, which are logged.
-fn resources(options: &Options) -> Result<Policy, HostError> {
-    let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
-    log::info!("this host has: {resources}");
-    Ok(resources)
-}
-
-/// The socket that was kept or handed over, or a new one.
-fn listen(kept: Option<OwnedFd>, options: &Options) -> Result<UnixListener, HostError> {
-    let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
-    let listener = match kept {
-        Some(kept) => Ok(UnixListener::from(kept)),
-        None if options.systemd_socket_activation => socket::activated(),
-        None => socket::listen(&path),
-    }
-    .map_err(|error| HostError::File("listen on", path.clone(), error))?;
-    log::info!("listening on {}", path.display());
-    Ok(listener)
 }
 
 /// The state on disk; one of albatross is imported.

@@ -19,7 +19,7 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::unikernel::{ImageDigest, MAX_IMAGE};
 
 /// Folder of the store below the database folder.
-const FOLDER: &str = "image";
+pub(super) const FOLDER: &str = "image";
 
 /// Mode of an image that a group can read: tenders open images by themselves.
 const IMAGE: u32 = 0o440;

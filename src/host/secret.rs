@@ -7,7 +7,7 @@ use std::path::Path;
 use super::unfinished::{UNFINISHED, Unfinished};
 
 /// Name of the file in the database folder.
-const FILE: &str = ".secret";
+pub(super) const FILE: &str = ".secret";
 
 /// Octets of it.
 const LENGTH: usize = 32;

@@ -24,7 +24,7 @@ const FILE: &str = "state";
 /// Name of the one before it.
 const PREVIOUS: &str = "state.previous";
 /// What is locked as long as a supervisor runs.
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 /// How long another supervisor that has the database is waited for.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const NEW: &str = ".state.new";

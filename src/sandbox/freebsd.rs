@@ -27,6 +27,11 @@ pub(super) fn keep_only(_: &[Capability]) -> io::Result<()> {
     Ok(spawn::forbid_new_privileges()?)
 }
 
+pub(super) fn missing() -> Option<String> {
+    // Capsicum is part of the kernel; where it does not go with what a program needs, that is logged.
+    None
+}
+
 fn enter(needs: &[Need<'_>]) -> io::Result<()> {
     for need in needs {
         if let Need::LocalSockets(folder) = need {

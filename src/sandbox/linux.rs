@@ -9,7 +9,7 @@ use nix::sys::prctl;
 use nix::sys::stat::Mode;
 
 use super::{Access, Breach, Capability, Need, filter};
-use crate::sys::landlock::{Rights, Ruleset};
+use crate::sys::landlock::{self, Rights, Ruleset};
 use crate::sys::{capabilities, spawn};
 
 /// Where the system tells of processes and interfaces.
@@ -29,7 +29,7 @@ pub(super) fn confine(needs: &[Need<'_>], breach: Breach) {
     }
     if looks_into_processes(needs) {
         log::info!("without Landlock, which would keep what processes read and write from it");
-    } else if let Err(error) = landlock(needs) {
+    } else if let Err(error) = restrict(needs) {
         failed("Landlock", &error);
     }
     // Last, as it ends all further sandboxing.
@@ -54,13 +54,17 @@ pub(super) fn keep_only(capabilities: &[Capability]) -> io::Result<()> {
     capabilities::keep_only(&numbers.copied().collect::<Vec<_>>())
 }
 
+pub(super) fn missing() -> Option<String> {
+    landlock::version().err().map(|error| error.to_string())
+}
+
 /// Whether it is to count what processes read and write, and may: Landlock ends that, as it does ptrace(2).
 fn looks_into_processes(needs: &[Need<'_>]) -> bool {
     let looks = || File::open("/proc/1/io").and_then(|mut file| file.read(&mut [0]));
     needs.iter().any(|need| matches!(need, Need::Counters)) && looks().is_ok()
 }
 
-fn landlock(needs: &[Need<'_>]) -> io::Result<()> {
+fn restrict(needs: &[Need<'_>]) -> io::Result<()> {
     let any_socket =
         |need: &Need<'_>| matches!(need, Need::AllLocalSockets | Need::Names | Need::Programs);
     let rules = Ruleset::new(if needs.iter().any(any_socket) {
@@ -139,7 +143,6 @@ mod tests {
     use super::*;
     use crate::folder::Folder as Place;
     use crate::socket::{self, Folder};
-    use crate::sys::landlock;
 
     fn has_landlock(least: libc::c_long) -> bool {
         let has = landlock::version().is_ok_and(|version| version >= least);
@@ -154,7 +157,7 @@ mod tests {
         thread::scope(|scope| {
             let confined = scope.spawn(|| {
                 prctl::set_no_new_privs().unwrap();
-                landlock(needs).unwrap();
+                restrict(needs).unwrap();
                 then();
             });
             confined.join().unwrap();

@@ -100,6 +100,11 @@ pub fn keep_only(capabilities: &[Capability]) {
     }
 }
 
+/// Reason why programs cannot be confined to the files and addresses that they need, if this system cannot do that.
+pub fn missing() -> Option<String> {
+    os::missing()
+}
+
 /// Whether this process was confined: what it did not say that it needs is not to be tried.
 pub fn is_confined() -> bool {
     CONFINED.load(Ordering::Relaxed)

@@ -138,7 +138,9 @@ impl Clients {
         let late = self.open.iter().filter(|(_, client)| late(client));
         late.map(|(id, _)| *id)
             .inspect(|id| {
-                log::warn!("connection {id}: closed: its peer did not send or take in time what was due");
+                log::warn!(
+                    "connection {id}: closed: its peer did not send or take in time what was due"
+                );
             })
             .collect()
     }

@@ -21,7 +21,7 @@ use crate::logging::Verbosity;
 use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
 use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, Folder, Link, Lost, Quota, Ready, Received, TENANT_PART,
+    self, ClientId, Clients, ConnectionLimits, Folder, Link, Lost, Ready, Received, TENANT_PART,
 };
 use crate::vitals::{Vitals, address};
 use crate::wire::{

@@ -204,7 +204,9 @@ mod tests {
             add(&mut registry, unikernel, ()).unwrap();
         }
         for (who, wanted) in [(1, "t:"), (2, "t:u"), (3, "t:u:"), (4, "x:"), (5, ":t")] {
-            registry.subscribe(who, name(wanted), Quota::Tenant).unwrap();
+            registry
+                .subscribe(who, name(wanted), Quota::Tenant)
+                .unwrap();
         }
         let expected = [
             (1, "t:a".to_owned(), 1),
@@ -222,7 +224,9 @@ mod tests {
         add(&mut registry, ":a", ()).unwrap();
         for who in 0..100 {
             for (who, wanted) in [(who, ":a"), (1000 + who, ":")] {
-                registry.subscribe(who, name(wanted), Quota::Tenant).unwrap();
+                registry
+                    .subscribe(who, name(wanted), Quota::Tenant)
+                    .unwrap();
             }
         }
         assert_eq!(told(&mut registry).len(), 200);

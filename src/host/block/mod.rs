@@ -32,7 +32,7 @@ pub use content::{Content, Staging};
 pub use os::NO_ZVOLS;
 
 /// Folder of the devices below the database folder.
-const FOLDER: &str = "block";
+pub(super) const FOLDER: &str = "block";
 
 /// Octets of a MB.
 const MB: u64 = 1 << 20;

@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use self::group::{Group, GroupError, Groups};
+use self::group::{Group, Groups};
 use self::record::{Ended, Found, Record, RecordError, Records};
 use self::reservation::Reservations;
 use self::users::Exhausted;
@@ -28,7 +28,7 @@ use crate::unikernel::{Config, Death};
 use crate::wire::Timestamp;
 use crate::wire::state::LastExit;
 
-pub use group::{MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
+pub use group::{GroupError, MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
 pub use users::{MAX_PASSED_OVER, TenderUsers};
 
@@ -39,7 +39,7 @@ pub struct Runs {
     reservations: Option<Reservations>,
     latest_user: Option<u32>,
     records: Records,
-    groups: Option<Groups>,
+    groups: Result<Groups, GroupError>,
     /// Until they are asked for; their users are taken.
     survivors: Vec<Survivor>,
     histories: BTreeMap<Name, ([u8; 32], History)>,
@@ -84,22 +84,13 @@ pub enum RunError {
 }
 
 impl Runs {
-    /// No run but those that an earlier supervisor has left. Logs how far tenders are confined here.
+    /// No run but those that an earlier supervisor has left.
     pub fn open(runtime_folder: &Path, users: Option<TenderUsers>) -> Result<Self, RunError> {
-        if users.is_none() && geteuid().is_root() {
-            log::warn!("tenders run as root: give them users of their own with --tender-uids");
-        }
-        let groups = match Groups::take() {
-            Ok(groups) => Some(groups),
-            Err(why) => {
-                log::info!("tenders have no limit of memory but their address space: {why}");
-                None
-            }
-        };
+        let groups = Groups::take();
         let records = Records::open(runtime_folder).map_err(RunError::Record)?;
         let Found { survivors, ended } = records.survivors(clear_up).map_err(RunError::Record)?;
         let histories = ended.into_iter().map(|Ended { name, mut record }| {
-            let group = groups.as_ref().map(|groups| groups.of(&name));
+            let group = groups.as_ref().ok().map(|groups| groups.of(&name));
             if group.is_some_and(|group| group.out_of_memory(None)) {
                 record.history.last_exit = Some(LastExit {
                     death: Death::OutOfMemory,
@@ -113,7 +104,7 @@ impl Runs {
             let pid = process.id().pid;
             log::info!("{name} runs already, as process {pid}");
         }
-        if let Some(groups) = &groups {
+        if let Ok(groups) = &groups {
             groups.remove_others(&survivors.iter().map(|survivor| &survivor.name).collect());
         }
         Ok(Self {
@@ -126,6 +117,11 @@ impl Runs {
             histories,
             running: HashMap::new(),
         })
+    }
+
+    /// Reason why tenders have no limits beside those that a process has, if they have none.
+    pub fn unlimited(&self) -> Option<&GroupError> {
+        self.groups.as_ref().err()
     }
 
     /// Hands out the tenders that an earlier supervisor has left running. Those that are not [adopted](Self::adopt)
@@ -168,7 +164,7 @@ impl Runs {
             reservations.keep(user);
         }
         let running = Running {
-            group: self.groups.as_ref().map(|groups| groups.of(&name)),
+            group: self.groups.as_ref().ok().map(|groups| groups.of(&name)),
             name,
             pid: survivor.process.id().pid,
             process: Some(survivor.process),
@@ -293,7 +289,7 @@ impl Runs {
         start.record = Some(opened.for_child().map_err(RunError::Record)?);
         let users = self.users.as_ref();
         start.user = user.zip(users.map(|users| users.group()));
-        let groups = self.groups.as_ref();
+        let groups = self.groups.as_ref().ok();
         let group = groups
             .map(|groups| groups.create(&name, start.config))
             .transpose()
@@ -416,6 +412,12 @@ fn clear_up(pid: Pid) {
 /// Nothing is changed.
 pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), RunError> {
     record::look(runtime_folder).map_err(RunError::Record)
+}
+
+/// Reason why tenders of a supervisor that was started like this process would have no limits beside those that a process
+/// has, if they would have none. Nothing is changed.
+pub fn unlimited() -> Option<GroupError> {
+    Groups::check().err()
 }
 
 /// Whether this program can give tenders these users.

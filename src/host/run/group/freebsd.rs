@@ -40,6 +40,11 @@ impl Groups {
         }
     }
 
+    /// Looks whether the kernel takes rules.
+    pub fn check() -> Result<(), GroupError> {
+        Self::take().map(drop)
+    }
+
     /// The limits of a unikernel.
     pub fn create(&self, _: &Name, config: &Config) -> Result<Group, GroupError> {
         Ok(Group {

@@ -52,44 +52,30 @@ pub struct Group {
 }
 
 impl Groups {
-    /// Makes room for groups in that of this program, if it was given one.
+    /// Makes groups possible in that of this program, if it was given one.
     pub fn take() -> Result<Self, GroupError> {
-        let path = Path::new(OWN);
-        let own = fs::read_to_string(path).map_err(file("read", path))?;
-        let started = env::var(STARTED).is_ok_and(|pid| pid == process::id().to_string());
+        let (own, started) = own()?;
         Self::take_of_manager(Path::new(ROOT), &own, started)
     }
 
-    /// `started`: this very process is one that systemd has started. It cannot start another one in a group that has
-    /// limits for others, as after a crash, unless it puts it into the subgroup itself.
+    /// Looks whether [`Self::take`] would find a group that was given to this program. Nothing is changed.
+    pub fn check() -> Result<(), GroupError> {
+        let (own, started) = own()?;
+        check_subgroup(&own, started)?;
+        offered(Path::new(ROOT), &own).map(drop)
+    }
+
     fn take_of_manager(root: &Path, own: &str, started: bool) -> Result<Self, GroupError> {
-        let below = own
-            .lines()
-            .any(|line| Path::new(line).ends_with(SUPERVISOR));
-        if started && !below {
-            return Err(GroupError::Absent(
-                "systemd did not start this program in a subgroup (DelegateSubgroup=supervisor, from systemd 254 on)",
-            ));
-        }
+        check_subgroup(own, started)?;
         Self::take_below(root, own)
     }
 
     /// The same, with what stands for the root of all groups and for `/proc/self/cgroup`.
     fn take_below(root: &Path, own: &str) -> Result<Self, GroupError> {
-        let own = own_group(own).ok_or(GroupError::Absent(
-            "this program is in no control group of version 2 but the root",
-        ))?;
-        let folder = root.join(own);
-        let offered = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
-        let is_offered = |wanted: &&str| offered.split_whitespace().any(|one| one == *wanted);
-        if !CONTROLLERS.iter().all(is_offered) {
-            return Err(GroupError::Absent(
-                "the control group of this program cannot limit memory and CPUs (Delegate=memory cpuset io)",
-            ));
-        }
+        let (folder, offered) = offered(root, own)?;
         let supervisor = folder.join(SUPERVISOR);
         make(&supervisor)?;
-        let counter = [COUNTER].into_iter().filter(|name| is_offered(name));
+        let counter = [COUNTER].into_iter().filter(|name| has(&offered, name));
         let wanted = CONTROLLERS.into_iter().chain(counter);
         let wanted: Vec<_> = wanted.map(|name| format!("+{name}")).collect();
         let moved = put(&supervisor.join(PROCESSES), "0")
@@ -172,6 +158,47 @@ impl Group {
             log::warn!("cannot remove {}: {error}", self.folder.display());
         }
     }
+}
+
+/// What `/proc/self/cgroup` says, and whether this very process is one that systemd has started.
+fn own() -> Result<(String, bool), GroupError> {
+    let path = Path::new(OWN);
+    let own = fs::read_to_string(path).map_err(file("read", path))?;
+    let started = env::var(STARTED).is_ok_and(|pid| pid == process::id().to_string());
+    Ok((own, started))
+}
+
+/// Refuses a group in which systemd could not start this program again: it cannot start a process in a group that has limits
+/// for others, as after a crash, unless it puts that into the subgroup itself.
+fn check_subgroup(own: &str, started: bool) -> Result<(), GroupError> {
+    let below = own
+        .lines()
+        .any(|line| Path::new(line).ends_with(SUPERVISOR));
+    if started && !below {
+        return Err(GroupError::Absent(
+            "systemd did not start this program in a subgroup (DelegateSubgroup=supervisor, from systemd 254 on)",
+        ));
+    }
+    Ok(())
+}
+
+/// The folder of the group that this program was given, and the controllers that it offers.
+fn offered(root: &Path, own: &str) -> Result<(PathBuf, String), GroupError> {
+    let own = own_group(own).ok_or(GroupError::Absent(
+        "this program is in no control group of version 2 but the root",
+    ))?;
+    let folder = root.join(own);
+    let offered = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    if !CONTROLLERS.iter().all(|wanted| has(&offered, wanted)) {
+        return Err(GroupError::Absent(
+            "the control group of this program cannot limit memory and CPUs (Delegate=memory cpuset io)",
+        ));
+    }
+    Ok((folder, offered))
+}
+
+fn has(offered: &str, wanted: &str) -> bool {
+    offered.split_whitespace().any(|one| one == wanted)
 }
 
 /// The group that `/proc/self/cgroup` tells, relative to the root; the one above, if this is a supervisor's.
