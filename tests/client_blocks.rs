@@ -211,7 +211,7 @@ fn the_content_of_a_device_is_replaced() {
 }
 
 #[test]
-fn an_empty_file_is_only_an_end() {
+fn an_empty_file_needs_force_and_is_only_an_end() {
     let folder = folder("empty");
     folder.file("content", "");
     let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
@@ -221,7 +221,9 @@ fn an_empty_file_is_only_an_end() {
         answer(&mut stream, &request, success("set block device"));
         end
     });
-    local(&folder, 0, &["set-block", "data", "content"]);
+    // Nothing is asked of the daemon, which serves one client.
+    local(&folder, 124, &["set-block", "data", "content"]);
+    local(&folder, 0, &["set-block", "--force", "data", "content"]);
     assert_eq!(daemon.result(), [0; 4]);
 }
 

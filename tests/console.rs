@@ -173,8 +173,9 @@ fn the_subscriber_limit_is_exact_and_the_oldest_leaves() {
     }
     say(&mut guest, "both\n");
     assert_eq!([clients[0].line(), clients[1].line()], ["both", "both"]);
-    clients[2].subscribe_last(":a", 0);
-    clients[0].assert_closed();
+    let told = clients[2].subscribe_last(":a", 0);
+    assert_eq!(told, "subscribed, in place of the oldest of 2 subscribers");
+    clients[0].assert_turned_out("a newer subscriber took the place of this one: 2 can follow");
     say(&mut guest, "others\n");
     assert_eq!([clients[1].line(), clients[2].line()], ["others", "others"]);
 }
@@ -602,7 +603,8 @@ fn invented_names_evict_nothing() {
     let _waiting: Vec<_> = (0..100)
         .map(|number| {
             let mut client = daemon.connect();
-            client.subscribe_last(&format!("t:x{number}"), 9);
+            // As another user than root it has a share of them only.
+            client.ask(&format!("t:x{number}"), last(9)).unwrap();
             client
         })
         .collect();
@@ -624,7 +626,7 @@ fn the_bound_of_a_path_evicts_a_stopped_console_and_its_readers() {
     assert_eq!(reader.subscribe_last("t:a", 9), "subscribed");
     daemon.make_fifo("t:b");
     supervisor.add("t:b", 1);
-    reader.assert_closed();
+    reader.assert_turned_out("was forgotten for that of a newer one");
     assert_eq!(daemon.inactive("t:"), [""; 0]);
 }
 
@@ -712,6 +714,10 @@ fn a_request_may_come_octet_by_octet_and_several_at_once() {
 #[test]
 fn over_the_connection_limit_further_ones_wait_and_nothing_spins() {
     let daemon = Daemon::start();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can have all connections");
+        return;
+    }
     let mut idle: Vec<_> = (0..MAX_CONNECTIONS).map(|_| daemon.connect()).collect();
     // Answered, so all before it were accepted.
     let mut newest = idle.pop().unwrap();

@@ -544,7 +544,15 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{MAX_POLICIES} policies"),
         format!("{MAX_POLICIES} tenants"),
         format!("{} of newer certificates", time(AGE_STEP)),
-        format!("{} of silence", time(host::IDLE)),
+        format!("{} clients of root", host::CLIENT_LIMITS.reserved()),
+        format!("{} clients of one user", host::CLIENT_LIMITS.per_user()),
+        format!("{} for the first byte", time(socket::FIRST_BYTE_TIMEOUT)),
+        format!("{} for a request", time(host::IDLE)),
+        format!(
+            "{} for {} of an answer",
+            time(host::IDLE),
+            size(host::ANSWER_STEP)
+        ),
         format!(
             "{} in a file",
             size(usize::try_from(host::LARGE_FILE).unwrap())
@@ -702,6 +710,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} subscribers of a console", registry::SUBSCRIBERS),
         format!("{} waiting subscriptions", registry::MAX_WAITING),
         format!("{} subscriptions", registry::MAX_SUBSCRIPTIONS),
+        format!("{} subscriptions of a tenant", registry::MAX_OF_TENANT),
         format!("{} connections", console::MAX_CONNECTIONS),
         format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a peer", size(console::MAX_QUEUE)),
@@ -727,6 +736,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             collect::MAX_INTERFACE
         ),
         format!("{} of a file in /proc", size(collect::MAX_TEXT)),
+        format!("{} subscriptions of a tenant", stats::MAX_OF_TENANT),
         format!("{} connections", stats::MAX_CONNECTIONS),
         format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a subscriber", size(stats::MAX_BACKLOG)),
@@ -751,6 +761,18 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             size(stats::MAX_DETAILS)
         ),
     ];
+    for (manual, limits) in [
+        (&mut console, console::CONNECTION_LIMITS),
+        (&mut statistics, stats::CONNECTION_LIMITS),
+    ] {
+        manual.extend([
+            format!("{} connections of root", limits.reserved()),
+            format!("{} connections of one user", limits.per_user()),
+            format!("{} for the first byte", time(socket::FIRST_BYTE_TIMEOUT)),
+            format!("{} between two requests", time(socket::IDLE_TIMEOUT)),
+        ]);
+        assert!(endpoint::MAX_CONNECTIONS <= limits.per_user());
+    }
     let exporter = vec![
         format!("{} lines", influx::LINES),
         format!("{} lines", influx::MAX_LINES),

@@ -678,6 +678,62 @@ fn a_disk_that_is_almost_full_takes_no_image_but_every_change_of_the_state() {
 }
 
 #[test]
+fn a_state_that_cannot_be_used_is_left_as_it_is_with_all_beside_it() {
+    let host = prepared();
+    host.file("db/state", "no state");
+    host.file("db/state.previous", "nor this");
+    let before = names(&host.path("db"));
+    let ended = run(&mut host.supervisor_command());
+    assert_eq!(ended.code(), 124, "{ended:?}");
+    assert_eq!(names(&host.path("db")), before);
+    assert_eq!(fs::read(host.path("db/state")).unwrap(), b"no state");
+    assert!(!host.path("run/util/vmmd.sock").exists());
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_new_database() {
+    let host = prepared();
+    fs::remove_dir(host.path("db")).unwrap();
+    fs::rename(host.path("run"), host.path("elsewhere")).unwrap();
+    let no_runtime = run(&mut host.supervisor_command());
+    assert_eq!(no_runtime.code(), 124, "{no_runtime:?}");
+    fs::rename(host.path("elsewhere"), host.path("run")).unwrap();
+    assert!(!host.path("db").exists(), "{no_runtime:?}");
+    // Later, when everything was made.
+    host.file("run/run", "no directory");
+    let no_records = run(&mut host.supervisor_command());
+    assert_eq!(no_records.code(), 124, "{no_records:?}");
+    assert!(!host.path("db").exists(), "{no_records:?}");
+    assert!(!host.path("run/util/vmmd.sock").exists());
+    // What is there already stays.
+    fs::create_dir(host.path("db")).unwrap();
+    run(&mut host.supervisor_command());
+    assert!(host.path("db").exists());
+}
+
+#[test]
+fn protections_that_are_off_are_told_at_the_start_and_by_a_check() {
+    if !nix::unistd::geteuid().is_root() {
+        skipped("protections that only root has", "this is no root");
+        return;
+    }
+    let mut host = prepared();
+    let expected = ["own address: ", "--tender-uids"];
+    let check = run(host.supervisor_command().arg("--check"));
+    assert_eq!(check.code(), 0, "{check:?}");
+    host.start_supervisor();
+    let log = host.supervisor().so_far();
+    for told in expected {
+        let has = |text: &str| {
+            let mut lines = text.lines();
+            lines.any(|line| line.contains("protection is off") && line.contains(told))
+        };
+        assert!(has(&check.stdout), "{check:?}");
+        assert!(has(&log), "{log}");
+    }
+}
+
+#[test]
 fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     let mut host = prepared();
     let check = |host: &Host| run(host.supervisor_command().arg("--check"));
@@ -723,10 +779,11 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     stop(&mut host);
     let stopped = check(&host);
     assert_eq!(stopped.code(), 0, "{stopped:?}");
-    assert_eq!(
-        stopped.stdout,
-        "starts :two (order 7)\nstarts :one (order 50)\n"
-    );
+    let lines = stopped.stdout.lines();
+    let starts: Vec<_> = lines
+        .filter(|line| !line.starts_with("protection is off: "))
+        .collect();
+    assert_eq!(starts, ["starts :two (order 7)", "starts :one (order 50)"]);
 
     let image = names(&host.path("db/image")).pop_first().unwrap();
     fs::write(host.path("db/image").join(image), b"x").unwrap();

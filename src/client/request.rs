@@ -180,7 +180,8 @@ pub(super) fn read(command: arguments::Command) -> Result<Order, ClientError> {
         Sub::SetBlock(sub) => order(sub, |sub, options| {
             let level = sub.compression_level.unwrap_or(options.level());
             let name = labelled(sub.name)?;
-            Ok(Request::block_set(name, Source::open(&sub.file)?, level))
+            let content = Source::replacement(&sub.file, sub.force)?;
+            Ok(Request::block_set(name, content, level))
         }),
         Sub::DumpBlock(sub) => Ok(Order {
             download: download(sub.output.clone(), sub.csr)?,

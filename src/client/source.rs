@@ -70,6 +70,18 @@ impl Source {
         Ok(image)
     }
 
+    /// Opens what is to replace the content of a block device. Nobody means an empty file by mistake with `force`.
+    pub(super) fn replacement(path: &Path, force: bool) -> Result<Self, ClientError> {
+        let content = Self::open(path)?;
+        if content.length == Some(0) && !force {
+            return Err(ClientError::Usage(format!(
+                "'{}' is empty and would make the whole device zero: pass --force if that is meant",
+                path.display()
+            )));
+        }
+        Ok(content)
+    }
+
     /// Opens the content of a block device of `size` MB, which it has to fit into.
     pub(super) fn block_content(path: &Path, size: u64) -> Result<Self, ClientError> {
         let refused = |why: String| Err(ClientError::Usage(format!("'{}' {why}", path.display())));

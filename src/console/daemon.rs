@@ -812,6 +812,7 @@ mod tests {
         let folder = Folder::short();
         let path = folder.0.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
         let mut clients = Clients::new(listener, ConnectionLimits::of(8));
         let _peer = UnixStream::connect(&path).unwrap();
         clients.accept(Instant::now());

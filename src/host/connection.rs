@@ -188,11 +188,7 @@ impl Connection {
 
     /// Sends an answer, the last one if `close`. Afterwards a further request may have arrived already.
     pub(super) fn answer(&mut self, octets: &[u8], close: bool) -> Option<Arrival> {
-        self.become_active(if close {
-            Doing::Leaving
-        } else {
-            Doing::Asking
-        });
+        self.become_active(if close { Doing::Leaving } else { Doing::Asking });
         if let Err(error) = self.peer.send(octets) {
             log::info!("a client's answer is lost: {error}");
             return Some(Arrival::Gone);

@@ -308,6 +308,16 @@ impl Client {
         (0..count).map(|_| self.line()).collect()
     }
 
+    /// Fails unless a failure with this text comes next, and then the end.
+    pub fn assert_turned_out(&mut self, text: &str) {
+        let message = self.receive().expect("a reason");
+        let Payload::Failure(why) = message.payload else {
+            panic!("{message:?}");
+        };
+        assert!(why.to_lossy().contains(text), "{why:?}");
+        self.assert_closed();
+    }
+
     /// Fails unless the daemon closes without a further word.
     pub fn assert_closed(&mut self) {
         let mut rest = Vec::new();

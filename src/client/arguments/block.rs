@@ -44,6 +44,9 @@ command_to_daemon! {
         pub(in crate::client) name: Name,
         #[argh(positional)]
         pub(in crate::client) file: PathBuf,
+        /// take an empty file, too: the whole device becomes zero
+        #[argh(switch, short = 'f')]
+        pub(in crate::client) force: bool,
         /// zlib level of the upload, 0 to 9; default 0 to a local socket, 9 over TLS and in a request
         #[argh(option, from_str_fn(level))]
         pub(in crate::client) compression_level: Option<u32>,
