@@ -784,7 +784,7 @@ mod tests {
     #[test]
     fn subscriptions_of_all_consoles_together_are_bounded() {
         let names = |tenant: usize| (0..MAX_OF_TENANT).map(move |n| format!("t{tenant}:a{n}"));
-        let all: Vec<String> = (0..TENANT_PART + 1).flat_map(names).collect();
+        let all: Vec<String> = (0..=TENANT_PART).flat_map(names).collect();
         let mut registry = registry(&all.iter().map(String::as_str).collect::<Vec<_>>());
         for (who, to) in (0..).zip(&all[..MAX_SUBSCRIPTIONS]) {
             assert_eq!(subscribe(&mut registry, who, to), (true, vec![]));

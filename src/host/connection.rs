@@ -253,7 +253,7 @@ mod tests {
         let mut connection = Connection::new(Peer::new(ours).unwrap(), Instant::now());
         assert!(connection.answer(&vec![0; 1 << 22], true).is_none());
         let due = connection.deadline().unwrap();
-        let later = due - IDLE / 2;
+        let later = due + IDLE / 2;
         theirs.read_exact(&mut [0; 64]).unwrap();
         connection.progress(PollFlags::POLLOUT, later);
         assert_eq!(connection.deadline(), Some(due));

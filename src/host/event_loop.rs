@@ -24,7 +24,7 @@ use super::import::{self, Imported};
 use super::machine::Machines;
 use super::reexec::{Inherited, Kept, Program};
 use super::reserve::Reserve;
-use super::run::{self, Over, Runs, TenderUsers};
+use super::run::{Over, Runs, TenderUsers};
 use super::statistics::StatisticsLink;
 use super::store::{Content, Found, Store};
 use super::tap::Taps;
@@ -32,7 +32,7 @@ use super::tender::{Fifo, Tenders};
 use super::writer::{Done, Writer};
 use super::{
     CLIENT_LIMITS, HostError, LARGE_FILE, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
-    TAP_INTERVAL, check_zvols, protection, secret, tap,
+    TAP_INTERVAL, protection, secret, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
@@ -124,8 +124,6 @@ impl Daemon {
     pub(super) fn start(options: Options, system: System) -> Result<Self, HostError> {
         let program = Program::of_this_process()
             .map_err(|error| HostError::System("find this program's file", error))?;
-        run::check_users(options.tender_uids).map_err(HostError::Runs)?;
-        check_zvols(&options)?;
         let kept = Inherited::take()
             .map_err(|error| HostError::System("take over what was kept for it", error))?;
         let (kept_listener, kept_lock) = kept.map(|kept| (kept.listener, kept.lock)).unzip();
@@ -146,9 +144,7 @@ impl Daemon {
         let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = load(&mut store, &images, &system)?;
         let mut runs = Runs::open(&options.tmpdir, options.tender_uids).map_err(HostError::Runs)?;
-        for off in protection::off(&options, runs.unlimited()) {
-            log::warn!("{off}");
-        }
+        protection::warn(&options, runs.unlimited());
         let (survivors, fifos) = adopt(&mut runs, &options.tmpdir);
         let (blocks, sizes) = BlockStore::open(&options.dbdir, readers, &runs.users_of_adopted())
             .map_err(HostError::Blocks)?;
@@ -227,9 +223,7 @@ impl Daemon {
             options,
         };
         daemon.tenders.look_around();
-        undo.forget();
-        let path = socket::path(&daemon.options.tmpdir, socket::SUPERVISOR);
-        log::info!("listening on {}", path.display());
+        undo.forget(&daemon.options);
         // A child may have ended when nobody listened.
         daemon.reap();
         daemon.connect_console(false);

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use super::store::{self, Store};
-use super::{HostError, Options, block, images, resources, secret, tap};
+use super::{HostError, Options, block, check_zvols, images, resources, run, secret, tap};
 use crate::daemon;
 use crate::policy::Policy;
 use crate::socket;
@@ -38,6 +38,8 @@ impl Ground {
         kept_lock: Option<OwnedFd>,
         kept_listener: Option<OwnedFd>,
     ) -> Result<Self, HostError> {
+        run::check_users(options.tender_uids).map_err(HostError::Runs)?;
+        check_zvols(options)?;
         // A state that cannot be used is looked at by people first.
         store::read(&options.dbdir).map_err(HostError::Store)?;
         if options.lock_mac {
@@ -68,9 +70,11 @@ impl Ground {
 }
 
 impl Undo {
-    /// Keeps everything: the start has not failed.
-    pub(super) fn forget(mut self) {
+    /// Keeps everything: the start has not failed, and clients are served.
+    pub(super) fn forget(mut self, options: &Options) {
         (self.database, self.socket) = (None, None);
+        let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
+        log::info!("listening on {}", path.display());
     }
 }
 

@@ -44,6 +44,13 @@ pub(super) fn off(options: &Options, groups: Option<&GroupError>) -> Vec<Off> {
     off
 }
 
+/// Warns of protections that are off, one line each.
+pub(super) fn warn(options: &Options, groups: Option<&GroupError>) {
+    for off in off(options, groups) {
+        log::warn!("{off}");
+    }
+}
+
 impl fmt::Display for Off {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "protection is off: {}: {}", self.what, self.why)
