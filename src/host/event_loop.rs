@@ -32,12 +32,11 @@ use super::tender::{Fifo, Tenders};
 use super::writer::{Done, Writer};
 use super::{
     CLIENT_LIMITS, HostError, LARGE_FILE, MAX_LARGE, Options, RELOAD_DEADLINE, RELOAD_STEP, System,
-    TAP_INTERVAL, protection, secret, tap,
+    TAP_INTERVAL, protection, tap,
 };
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
-use crate::policy::Policy;
 use crate::socket::{self, ACCEPT_BURST, Accepted, Reception};
 use crate::supervisor::{
     BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
@@ -138,8 +137,6 @@ impl Daemon {
             resources,
             undo,
         } = Ground::take(&options, kept_lock, kept_listener)?;
-        let failed = |error| HostError::File("make a secret in", options.dbdir.clone(), error);
-        secret::make(&options.dbdir).map_err(failed)?;
         let readers = options.tender_uids.map(TenderUsers::group);
         let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = load(&mut store, &images, &system)?;
@@ -155,7 +152,6 @@ impl Daemon {
             sizes.len(),
             options.dbdir.display()
         );
-        log::info!("this host has: {resources}");
         let machines = machines(system, &options, &survivors)?;
         let settings = Settings {
             machines: naming(&machines),

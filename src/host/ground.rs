@@ -60,6 +60,10 @@ impl Ground {
         }
         .map_err(|error| HostError::File("listen on", path.clone(), error))?;
         let resources = resources::discover(&options.dbdir).map_err(HostError::Resources)?;
+        log::info!("this host has: {resources}");
+        // What follows touches the database.
+        let failed = |error| HostError::File("make a secret in", options.dbdir.clone(), error);
+        secret::make(&options.dbdir).map_err(failed)?;
         Ok(Self {
             store,
             listener,
