@@ -432,6 +432,20 @@ pub fn unreadable(error: nom::Err<X509Error>) -> String {
     }
 }
 
+/// The name of an enum's variant as words: `BadDerTime` is "bad der time". For errors of libraries that have no other text.
+fn in_words(variant: &impl fmt::Debug) -> String {
+    let name = format!("{variant:?}");
+    let name = name.split(|part: char| !part.is_alphanumeric()).next();
+    let mut words = String::new();
+    for letter in name.unwrap_or_default().chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
 fn certificate(position: usize, der: &[u8]) -> Result<Certificate<'_>, ChainError> {
     Certificate::read(der).map_err(|reason| ChainError::BadCertificate(position, reason))
 }

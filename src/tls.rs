@@ -48,6 +48,16 @@ impl Arrived {
     }
 }
 
+/// An error of the library in words: of certificates it would show the names of types.
+pub fn describe(error: &rustls::Error) -> String {
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error
+        && let Some(reason) = other.0.downcast_ref::<webpki::Error>()
+    {
+        return PathError::Webpki(reason.clone()).to_string();
+    }
+    error.to_string()
+}
+
 struct Reader<'a>(&'a mut Arrived, &'a TcpStream);
 
 impl Read for Reader<'_> {

@@ -196,8 +196,9 @@ fn devices_are_made_within_the_policy_and_removed() {
         117,
         &["allows 40 MB of block storage, 30 MB are used"],
     );
+    // The client would sign nothing of the kind.
     let ended = host.tenant(&["create-block", "two", "1"]);
-    host.expect(&ended, 117, &["block"]);
+    host.expect(&ended, 124, &["block devices are not allowed"]);
     let ended = host.petrel(&["create-block", "a:huge", "16777217"]);
     host.expect(&ended, 117, &["16777216 MB"]);
     let stream = &mut host.ask("keeper:none", BlockCommand::Add(Int::new(0)));

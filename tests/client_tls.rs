@@ -70,7 +70,14 @@ fn with_tenant(test: &str) -> Folder {
     let folder = folder(test);
     let run = |arguments: &[&str]| expect(&folder.path(""), 0, arguments);
     run(&["generate", "root", "db"]);
-    run(&["add-policy", "tenant", "2", "--mem=64", "--csr"]);
+    run(&[
+        "add-policy",
+        "tenant",
+        "2",
+        "--mem=64",
+        "--block=10",
+        "--csr",
+    ]);
     run(&["sign", "cacert.pem", "db", "root.key", "tenant.req"]);
     folder
 }

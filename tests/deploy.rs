@@ -469,7 +469,7 @@ fn arguments_are_seen_by_the_guest_and_not_in_the_list_of_processes() {
     let tender = host.tender_of(":web").unwrap();
     let seen = fs::read_to_string(format!("/proc/{tender}/cmdline")).unwrap();
     assert!(
-        !seen.contains("secret") && !seen.contains("--name"),
+        !seen.contains("secret") && seen.contains("--name=web"),
         "{seen}"
     );
     let create = ["create", "brief", brief.to_str().unwrap(), "--arg=--exit=3"];
@@ -803,6 +803,23 @@ fn what_is_revoked_is_refused() {
     host.expect(&host.tool(&[&of_root[..], &["tenant"]].concat()), 0, &[]);
     host.expect(&host.tenant(&["info"]), 119, &["evoked"]);
     host.expect(&host.crowd(&["info"]), 0, &[]);
+}
+
+#[test]
+fn a_crl_beside_the_trusted_certificate_is_used_from_when_it_is_there() {
+    let host = Host::start();
+    host.expect(&host.tenant(&["info"]), 0, &[]);
+    let revoke = ["revoke", "cacert.pem", "ca.key", "issued", "tenant"];
+    host.expect(
+        &host.tool(&revoke),
+        0,
+        &["beside the authority's certificate"],
+    );
+    host.expect(&host.tenant(&["info"]), 119, &["evoked"]);
+    host.expect(&host.crowd(&["info"]), 0, &[]);
+    // It was there, so what it says counts: an unusable one refuses everybody.
+    host.file("cacert.crl", "nothing");
+    host.expect(&host.crowd(&["info"]), 117, &["no certificate is accepted"]);
 }
 
 #[test]

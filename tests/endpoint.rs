@@ -1031,7 +1031,7 @@ fn a_key_that_others_may_read_serves_nobody() {
     let host = Host::new();
     let key = host.folder.path().join("server.key");
     for (mode, serves) in [(0o600, true), (0o644, false), (0o602, false)] {
-        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
         if serves {
             host.listen(&[]);
             continue;

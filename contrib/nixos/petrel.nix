@@ -108,9 +108,13 @@ in
     systemd.services."petrel-tls@" = mkIf cfg.endpoint.enable {
       serviceConfig.LoadCredential = [
         ""
-        "cacert.pem:${cfg.endpoint.caCertificate}"
         "server.pem:${cfg.endpoint.certificate}"
         "server.key:${cfg.endpoint.key}"
+      ];
+      # A CRL beside the certificate of the authority is used whenever it is there.
+      serviceConfig.ExecStart = [
+        ""
+        "${cfg.package}/sbin/petrel-tls --systemd-socket-activation ${cfg.endpoint.caCertificate} \${CREDENTIALS_DIRECTORY}/server.pem \${CREDENTIALS_DIRECTORY}/server.key"
       ];
     };
     networking.firewall.allowedTCPPorts =

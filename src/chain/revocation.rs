@@ -11,12 +11,13 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use webpki::BorrowedCertRevocationList;
 use x509_parser::asn1_rs::{Any, BitString};
+use x509_parser::error::X509Error;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
+use x509_parser::oid_registry::{OID_PKCS1_RSASSAPSS, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::verify::verify_signature;
-use x509_parser::x509::{AlgorithmIdentifier, X509Name};
+use x509_parser::x509::{AlgorithmIdentifier, X509Name, X509Version};
 
 use super::{Certificate, SHA1_SIGNATURES};
 use crate::serial::magnitude;
@@ -30,7 +31,7 @@ pub struct RevocationList {
     /// DER of what is signed, and of the algorithm and signature after it.
     signed: (Vec<u8>, Vec<u8>),
     /// Whether these public keys (DER) are the one that signed it, as far as that was asked.
-    signers: RefCell<BTreeMap<Vec<u8>, bool>>,
+    signers: RefCell<BTreeMap<Vec<u8>, Signed>>,
     /// DER of the issuer's name.
     issuer: Vec<u8>,
     /// The issuer's key identifier.
@@ -40,6 +41,15 @@ pub struct RevocationList {
     next_update: i64,
     /// Magnitudes of the revoked serial numbers; that of a negative one is another's, too: at worst too much is revoked.
     serials: BTreeSet<Vec<u8>>,
+}
+
+/// Whether a key has signed a CRL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signed {
+    Yes,
+    No,
+    /// The algorithm, or its parameters, cannot be checked.
+    Unsupported,
 }
 
 /// Why a revocation list cannot be used.
@@ -55,6 +65,8 @@ pub enum RevocationError {
     Expired(i64),
     /// It has the name of this issuer, but was not signed by its key.
     Signature(String),
+    /// It has the name of this issuer, but its signature is of a kind that cannot be checked.
+    Algorithm(String),
     /// The key of this issuer is not meant to sign revocation lists.
     KeyUsage(String),
 }
@@ -66,15 +78,24 @@ impl RevocationList {
             |reason: &dyn fmt::Display| RevocationError::Unreadable(reason.to_string());
         // webpki refuses delta lists, indirect ones, unknown critical extensions of list and entries, and a missing
         // nextUpdate; x509-parser skips an entry's extensions that it cannot read, but knows the issuer's key.
-        let strict =
-            BorrowedCertRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
+        if let Ok((_, list)) = CertificateRevocationList::from_der(der)
+            && list
+                .version()
+                .is_none_or(|version| version == X509Version::V1)
+        {
+            return Err(unreadable(
+                &"it is of version 1, and has to be of version 2: openssl makes that with crl_extensions",
+            ));
+        }
+        let strict = BorrowedCertRevocationList::from_der(der)
+            .map_err(|error| unreadable(&super::in_words(&error)))?;
         let serials = strict
             .into_iter()
             .map(|entry| entry.map(|entry| magnitude(entry.serial_number).to_vec()))
             .collect::<Result<_, _>>()
-            .map_err(|error| unreadable(&error))?;
-        let (_, list) =
-            CertificateRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
+            .map_err(|error: webpki::Error| unreadable(&super::in_words(&error)))?;
+        let (_, list) = CertificateRevocationList::from_der(der)
+            .map_err(|error| unreadable(&super::unreadable(error)))?;
         let next_update = list
             .next_update()
             .ok_or_else(|| unreadable(&"it has no nextUpdate"))?;
@@ -91,7 +112,9 @@ impl RevocationList {
                 ParsedExtension::AuthorityKeyIdentifier(_) => {
                     return Err(unreadable(&"an extension is there more than once"));
                 }
-                ParsedExtension::ParseError { error } => return Err(unreadable(error)),
+                ParsedExtension::ParseError { .. } => {
+                    return Err(unreadable(&"the encoding of an extension is damaged"));
+                }
                 _ => {}
             }
         }
@@ -156,7 +179,8 @@ impl RevocationList {
             return Ok(false);
         }
         let name = || issuer.common_name().unwrap_or_default();
-        if self.is_signed_by(issuer) {
+        let signed = self.signed_by(issuer);
+        if signed == Signed::Yes {
             return if may_sign(issuer) {
                 Ok(true)
             } else {
@@ -165,6 +189,7 @@ impl RevocationList {
         }
         match (same_name, same_key) {
             (false, _) | (_, Some(false)) => Ok(false),
+            (true, _) if signed == Signed::Unsupported => Err(RevocationError::Algorithm(name())),
             (true, _) => Err(RevocationError::Signature(name())),
         }
     }
@@ -180,16 +205,25 @@ impl RevocationList {
             .contains(magnitude(certificate.x509().raw_serial()))
     }
 
-    fn is_signed_by(&self, issuer: &Certificate<'_>) -> bool {
+    fn signed_by(&self, issuer: &Certificate<'_>) -> Signed {
         let key = issuer.x509().public_key();
         let mut signers = self.signers.borrow_mut();
         *signers.entry(key.raw.to_vec()).or_insert_with(|| {
             let (signed, signature) = &self.signed;
-            AlgorithmIdentifier::from_der(signature).is_ok_and(|(signature, algorithm)| {
-                BitString::from_der(signature).is_ok_and(|(_, signature)| {
-                    verify_signature(key, &algorithm, &signature, signed).is_ok()
-                })
-            })
+            let Ok((signature, algorithm)) = AlgorithmIdentifier::from_der(signature) else {
+                return Signed::No;
+            };
+            let Ok((_, signature)) = BitString::from_der(signature) else {
+                return Signed::No;
+            };
+            // Of RSASSA-PSS only salts as long as the digest can be checked: a wrong signature looks the same.
+            let is_pss = algorithm.algorithm == OID_PKCS1_RSASSAPSS;
+            match verify_signature(key, &algorithm, &signature, signed) {
+                Ok(()) => Signed::Yes,
+                Err(X509Error::SignatureUnsupportedAlgorithm) => Signed::Unsupported,
+                Err(_) if is_pss => Signed::Unsupported,
+                Err(_) => Signed::No,
+            }
         })
     }
 }
@@ -232,6 +266,12 @@ impl fmt::Display for RevocationError {
                 "the revocation list has expired, at {}: whoever has the authority's key can renew it by 'petrel \
                  revoke' without names",
                 super::time(*time)
+            ),
+            Self::Algorithm(issuer) => write!(
+                f,
+                "the signature of the CRL of '{}' cannot be checked: use RSA (PKCS #1, or PSS with a salt as long as \
+                 the digest), ECDSA with P-256 and SHA-256 or P-384 and SHA-384, or Ed25519",
+                issuer.escape_default()
             ),
             Self::Signature(issuer) => write!(
                 f,

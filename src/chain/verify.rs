@@ -473,10 +473,15 @@ fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Resu
                  of the same name, or its algorithm is not supported (P-521 is not)",
             )
         }
+        E::UnsupportedCertVersion => f.write_str(
+            "a certificate is of X.509 version 1, and has to be of version 3: 'openssl x509' makes that with an \
+             extension file",
+        ),
         E::CaUsedAsEndEntity => f.write_str("the leaf certificate is a CA"),
         E::EndEntityUsedAsCa => f.write_str("a certificate was issued by one that is no CA"),
         E::EmptyEkuExtension => f.write_str("a certificate is not for TLS"),
-        other => write!(f, "{other}"),
+        // The library has but names of its own for the rest.
+        other => f.write_str(&super::in_words(other)),
     }
 }
 

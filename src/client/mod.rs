@@ -226,8 +226,9 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
         revoked.count
     ))?;
     output.line(&format!(
-        "it is for petrel-tls --crl, and only about what '{}' issued itself; clients look at no list, so that the \
-         certificates of servers stay good until they end",
+        "petrel-tls uses it if it is beside the authority's certificate that it was given (on most hosts as \
+         /etc/petrel/cacert.crl), or named by --crl; it is only about what '{}' issued itself, and clients read no CRL: \
+         the certificates of servers stay good until they expire",
         revoked.authority.escape_default()
     ))?;
     if revoked.entries.iter().any(|entry| !entry.seen) {

@@ -27,7 +27,7 @@ pub const MAX_LIST_FILE: u64 = 4 << 20;
 pub const MAX_LISTS: usize = 256;
 
 /// From when on the log is told that a list will expire.
-pub const EXPIRY_NOTICE: Duration = Duration::from_secs(3 * 86_400);
+pub const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 86_400);
 
 /// What `--crl` and the options with it say: files that are open, as they are read in a sandbox.
 #[derive(Debug, Default)]

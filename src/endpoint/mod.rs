@@ -158,7 +158,7 @@ pub struct Options {
     #[argh(option, default = "IDLE_TIMEOUT", from_str_fn(seconds))]
     pub idle_timeout: Duration,
 
-    /// refuse what the revocation lists in this file revoke (PEM); any number of files
+    /// refuse what the CRLs in this file revoke (PEM); any number of files (CA with .crl for .pem, if it is there)
     #[argh(option, arg_name = "file")]
     pub crl: Vec<PathBuf>,
 
@@ -202,6 +202,21 @@ enum Source {
     Connection(TcpStream),
     /// They come in here.
     Listener(TcpListener),
+}
+
+impl Options {
+    /// The CRLs that were asked for. If none were, a file beside the trusted certificate counts, which `petrel revoke`
+    /// writes by default: it is looked for at each connection.
+    fn lists(&self) -> Lists {
+        let beside = self.ca.with_extension("crl");
+        let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        let is_there = || !beside.symlink_metadata().is_err_and(missing);
+        if self.crl.is_empty() && beside != self.ca && is_there() {
+            Lists::open(&[beside], self.accept_expired_crl)
+        } else {
+            Lists::open(&self.crl, self.accept_expired_crl)
+        }
+    }
 }
 
 /// Runs the endpoint to its end; the exit code.
@@ -341,7 +356,7 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
     // Each connection reads the files anew. What is wrong with them should turn up now.
     let credentials = credentials(options)?;
     // Lists that cannot be used refuse everything, which may be mended while this goes on.
-    let lists = Lists::open(&options.crl, options.accept_expired_crl);
+    let lists = options.lists();
     match lists.read(credentials.anchor(), UnixTime::now()) {
         Ok(found) => found.warn_of_others(),
         Err(error) => error!("{error}"),
@@ -428,7 +443,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
             return Err(error);
         }
     };
-    let lists = Lists::open(&options.crl, options.accept_expired_crl);
+    let lists = options.lists();
     let sockets = Folder::open(&options.tmpdir);
     let place = Place::of_listener();
     sandbox::keep_only(PRIVILEGES);

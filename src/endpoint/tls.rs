@@ -411,7 +411,11 @@ impl fmt::Display for CredentialsError {
             Self::Read(file, error) => write!(f, "cannot read {file}: {error}"),
             Self::Key(error) => error.fmt(f),
             Self::Content(file, reason) => write!(f, "{file}: {reason}"),
-            Self::Pair(error) => write!(f, "the certificate and the key cannot be used: {error}"),
+            Self::Pair(error) => write!(
+                f,
+                "the certificate and the key cannot be used: {}",
+                tls::describe(error)
+            ),
         }
     }
 }
@@ -433,10 +437,12 @@ impl fmt::Display for HandshakeFailure {
             Self::Protocol(error) if tls::is_no_tls(error) => {
                 f.write_str("handshake failed: the client does not speak TLS")
             }
-            Self::Protocol(error) => write!(f, "handshake failed: {error}"),
-            Self::Setup(error) => {
-                write!(f, "the server's certificate and key cannot be used: {error}")
-            }
+            Self::Protocol(error) => write!(f, "handshake failed: {}", tls::describe(error)),
+            Self::Setup(error) => write!(
+                f,
+                "the server's certificate and key cannot be used: {}",
+                tls::describe(error)
+            ),
         }
     }
 }

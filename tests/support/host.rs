@@ -128,7 +128,9 @@ impl Host {
     pub fn prepared(setup: Setup) -> Self {
         let folder = Folder::short();
         for (name, contents) in certificates() {
-            fs::write(folder.0.join(name), contents).unwrap();
+            let path = folder.0.join(name);
+            fs::write(&path, contents).unwrap();
+            protect(&path);
         }
         for below in ["run", "run/util", "run/fifo", "db", "bin"] {
             fs::create_dir(folder.0.join(below)).unwrap();

@@ -73,8 +73,8 @@ cd /etc/petrel
 petrel generate ca issued
 # Under inetd petrel-tls reads these by itself: not before it was let, and then for good.
 reads() { setpriv --reuid=petrel --regid=petrel --init-groups cat "${@/#//etc/petrel/}" >/dev/null; }
-[ "$(stat -c %a:%G /etc/petrel)" = 700:root ]
-if reads cacert.pem; then exit 1; fi
+[ "$(stat -c %a:%G /etc/petrel)" = 710:petrel ]
+if reads server.key; then exit 1; fi
 sed -n 's/^#   \(ch.*\)/\1/p' /usr/share/doc/petrel/xinetd.conf | bash -e
 systemd-tmpfiles --create petrel.conf || true
 [ "$(stat -c %a:%G /etc/petrel)" = 710:petrel ]

@@ -42,7 +42,8 @@ const KVM: &str = "/dev/kvm";
 const TUN: &str = "/dev/net/tun";
 
 /// Moves the arguments of the guest from the command line of the embedded tender, which everybody can read, to a file
-/// without a name that is returned, and that the tender is to inherit. Other tenders cannot take them from there.
+/// without a name that is returned, and that the tender is to inherit. The name of the unikernel, if it is the first of
+/// them, stays for ps(1). Other tenders cannot take arguments from a file.
 pub fn hide_arguments(
     tender: &Path,
     arguments: &mut Vec<OsString>,
@@ -51,7 +52,10 @@ pub fn hide_arguments(
     let Some(end) = image.filter(|_| tender.file_name() == Some(launch::EMBEDDED.as_ref())) else {
         return Ok(None);
     };
-    let guest = arguments.split_off((end + 2).min(arguments.len()));
+    let mut first = end + 2;
+    let is_name = |argument: &OsString| argument.as_bytes().starts_with(b"--name=");
+    first += usize::from(arguments.get(first).is_some_and(is_name));
+    let guest = arguments.split_off(first.min(arguments.len()));
     if guest.is_empty() {
         return Ok(None);
     }
@@ -121,12 +125,14 @@ mod tests {
         let option = format!("--arguments=@{}", file.as_raw_fd());
         assert_eq!(
             arguments,
-            ["--mem=8", &option, "--", "/i"].map(OsString::from)
+            ["--mem=8", &option, "--", "/i", "--name=x"].map(OsString::from)
         );
         let mut content = Vec::new();
         file.read_to_end(&mut content).unwrap();
-        assert_eq!(content, b"--name=x\0--\0a b\0");
-        let mut none = ["--mem=8", "--", "/i"].map(OsString::from).to_vec();
+        assert_eq!(content, b"--\0a b\0");
+        let mut none = ["--mem=8", "--", "/i", "--name=x"]
+            .map(OsString::from)
+            .to_vec();
         let hidden = hide_arguments(Path::new("/bin/petrel-spt"), &mut none);
         assert!(hidden.unwrap().is_none());
     }

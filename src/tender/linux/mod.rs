@@ -44,7 +44,7 @@ Runs a Solo5 unikernel for the spt target (ABI version 2).
   --net-mac:NAME=AA:BB:CC:DD:EE:FF the address of network device NAME (default: random)
   --block:NAME=FILE                attach FILE as the block device NAME of the manifest
   --block-sector-size:NAME=N       the block size of NAME in bytes (default 512)
-  --arguments=@FD                  take the first guest arguments from the file open at descriptor FD,
+  --arguments=@FD                  take further guest arguments from the file open at descriptor FD,
                                    each with a zero byte at its end
   --x-exec-heap                    make all memory of the guest executable (dangerous)
   --help                           show this
@@ -128,7 +128,7 @@ fn run(
     let (file, elf, manifest) = open_kernel(kernel).map_err(bad_kernel)?;
     let options = Options::parse(options).map_err(TenderError::Option)?;
     let hidden = options.arguments.map_or(Ok(Vec::new()), read_arguments)?;
-    let arguments = [&hidden, arguments].concat();
+    let arguments = [arguments, &hidden].concat();
     let command_line = join_arguments(&arguments).map_err(TenderError::Arguments)?;
     let assignments = assign(&manifest, &options).map_err(TenderError::Devices)?;
     let devices = assignments
