@@ -307,15 +307,19 @@ fn image(pieces: &[Vec<u8>], compressed: bool) {
     }
 }
 
-/// A daemon's answers are the same wherever they are cut: those to policies stay, whole frames after them pass as they
-/// are. The first octets choose the number of policies, and the size of the pieces.
+/// A daemon's answers are the same wherever they are cut: that to the policies of a chain stays, whole frames after it pass
+/// as they are. The first bytes choose whether policies were sent, and the size of the pieces.
 pub fn answers(octets: &[u8]) -> bool {
     let [policies, size, octets @ ..] = octets else {
         return false;
     };
-    let policies = usize::from(*policies % 4);
+    let with_chain = policies % 2 == 1;
     let pass = |size: usize, single: bool| {
-        let mut answers = Answers::new(policies);
+        let mut answers = if with_chain {
+            Answers::to_chain_and_request()
+        } else {
+            Answers::to_request()
+        };
         let mut out = Vec::new();
         for piece in octets.chunks(size.max(1)) {
             if answers.pass(piece, single, &mut out).is_err() {
