@@ -209,11 +209,11 @@ pub fn chain(octets: &[u8]) -> bool {
     let Ok(request) = request(&certificates) else {
         return false;
     };
-    let below = request.policies.first().map(|(path, _)| path.clone());
-    assert!(request.name.path().is_within(&below.unwrap_or_default()));
-    let above = request.policies.iter().skip(1);
-    for ((path, _), (upper, _)) in request.policies.iter().zip(above) {
-        assert_eq!(path.parent().as_ref(), Some(upper));
+    let lowest = request.policies.last().map(|(path, _)| path.clone());
+    assert!(request.name.path().is_within(&lowest.unwrap_or_default()));
+    let below = request.policies.iter().skip(1);
+    for ((path, _), (lower, _)) in request.policies.iter().zip(below) {
+        assert_eq!(lower.parent().as_ref(), Some(path));
     }
     look_at(&request.command);
     true
