@@ -237,10 +237,9 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
              such as {CRL}: until then the host accepts what is revoked"
         )
     } else {
-        format!(
-            "pass it with --crl to petrel-tls on each host, together with the CRL of the authority that the host trusts: \
-             until then the host accepts what is revoked"
-        )
+        "pass it with --crl to petrel-tls on each host, together with the CRL of the authority that the host trusts: \
+         until then the host accepts what is revoked"
+            .to_owned()
     })?;
     output.line(&format!(
         "renew it before {until} by 'petrel revoke' without names, and copy it again: hosts accept no certificate with an \
