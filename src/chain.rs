@@ -1,6 +1,7 @@
 //! From a verified certificate path to a request: whose name, which policies, which command (WIRE 8.1, 10, 11.3).
 #![forbid(unsafe_code)]
 
+pub mod algorithm;
 pub mod revocation;
 pub mod verify;
 
@@ -428,19 +429,21 @@ pub fn unreadable(error: nom::Err<X509Error>) -> String {
         X509Error::Der(_) | X509Error::NomError(_) | X509Error::Generic => {
             "its encoding is damaged".to_owned()
         }
-        other => other.to_string(),
+        other => in_words(&other),
     }
 }
 
-/// The name of an enum's variant as words: `BadDerTime` is "bad der time". For errors of libraries that have no other text.
-fn in_words(variant: &impl fmt::Debug) -> String {
+/// Name of an enum's variant as words: `BadDerTime` is "bad der time". Some errors of libraries have no other text.
+pub(crate) fn in_words(variant: &impl fmt::Debug) -> String {
     let name = format!("{variant:?}");
     let name = name.split(|part: char| !part.is_alphanumeric()).next();
     let mut words = String::new();
+    let mut within = false;
     for letter in name.unwrap_or_default().chars() {
-        if letter.is_uppercase() && !words.is_empty() {
+        if letter.is_uppercase() && within {
             words.push(' ');
         }
+        within = !letter.is_uppercase();
         words.extend(letter.to_lowercase());
     }
     words

@@ -1,14 +1,16 @@
 //! What both ends of a TLS connection have in common (WIRE 11.1).
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::CertificateDer;
-use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, SignatureScheme};
 
+use crate::chain::in_words;
 use crate::chain::verify::PathError;
 
 /// Port of the endpoint (BEHAVIOUR 9).
@@ -48,14 +50,60 @@ impl Arrived {
     }
 }
 
-/// An error of the library in words: of certificates it would show the names of types.
+/// Describes an error of the library in words: its own text has names of types.
 pub fn describe(error: &rustls::Error) -> String {
-    if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error
-        && let Some(reason) = other.0.downcast_ref::<webpki::Error>()
-    {
-        return PathError::Webpki(reason.clone()).to_string();
+    use rustls::Error as E;
+    match error {
+        E::InvalidCertificate(CertificateError::Other(other)) => {
+            match other.0.downcast_ref::<webpki::Error>() {
+                Some(reason) => PathError::Webpki(reason.clone()).to_string(),
+                None => "the certificate is invalid".to_owned(),
+            }
+        }
+        E::InvalidCertificate(error) => format!("invalid certificate: {}", in_words(error)),
+        E::PeerIncompatible(why) => format!(
+            "the other side does not support what is needed: {}",
+            in_words(why)
+        ),
+        E::PeerMisbehaved(why) => {
+            format!("the other side broke the protocol: {}", in_words(why))
+        }
+        // The library spells it as no specification does.
+        E::AlertReceived(AlertDescription::UnrecognisedName) => {
+            "the other side sent the alert unrecognized_name".to_owned()
+        }
+        E::AlertReceived(alert) => format!(
+            "the other side sent the alert {}",
+            in_words(alert).replace(' ', "_")
+        ),
+        E::InvalidMessage(why) => format!("a message cannot be read: {}", in_words(why)),
+        E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
+            "the other side sent a message out of order".to_owned()
+        }
+        E::InconsistentKeys(_) => "the key does not belong to the certificate".to_owned(),
+        E::NoCertificatesPresented => "the other side sent no certificate".to_owned(),
+        E::DecryptError => "a message cannot be decrypted".to_owned(),
+        E::General(why) => why.clone(),
+        other => in_words(other),
     }
-    error.to_string()
+}
+
+/// An error of the library as the cause of one of input or output.
+#[derive(Debug)]
+pub struct ProtocolError(pub rustls::Error);
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&describe(&self.0))
+    }
+}
+
+impl std::error::Error for ProtocolError {}
+
+impl From<ProtocolError> for io::Error {
+    fn from(error: ProtocolError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
 }
 
 struct Reader<'a>(&'a mut Arrived, &'a TcpStream);

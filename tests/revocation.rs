@@ -69,6 +69,57 @@ fn revoked_certificates_are_refused_from_the_next_connection_on() {
 }
 
 #[test]
+fn a_crl_beside_the_trusted_certificate_is_used_from_the_next_connection_on() {
+    let host = Host::new();
+    let (one, two) = (host.root.leaf("one", info()), host.root.leaf("two", info()));
+    let accepts = |endpoint: &endpoint::Endpoint, identity: &Identity| {
+        let daemon = host.answering("vmmd", success());
+        let mut client = endpoint.connect(identity).unwrap();
+        assert_eq!(read_message(&mut client).unwrap().payload, success());
+        daemon.wait();
+    };
+    let refuses = |endpoint: &endpoint::Endpoint, reason: &str| {
+        let mut client = endpoint.connect(&two).unwrap();
+        let text = failure_text(&read_message(&mut client).unwrap());
+        assert!(text.contains(reason), "{text}");
+    };
+    let crl = host.folder.path().join("ca.crl");
+    let early = host.listen(&[]);
+    let line = early.log("no CRL at ");
+    assert!(line.contains("ca.crl"), "{line}");
+    accepts(&early, &one);
+    fs::write(&crl, host.root.crl(&[one.chain[0].clone()])).unwrap();
+    let error = early.rejection(&one);
+    assert!(error.to_string().contains("certificate_revoked"), "{error}");
+    accepts(&early, &two);
+    // A listener that has found it does not go on without it.
+    let late = host.listen(&[]);
+    fs::remove_file(&crl).unwrap();
+    refuses(&late, "cannot be read");
+    accepts(&early, &one);
+}
+
+#[test]
+fn only_a_missing_file_beside_the_trusted_certificate_is_no_crl() {
+    let host = Host::new();
+    let identity = host.root.leaf("x", info());
+    let crl = host.folder.path().join("ca.crl");
+    let endpoint = host.listen(&[]);
+    let refused = |endpoint: &endpoint::Endpoint| {
+        let mut client = endpoint.connect(&identity).unwrap();
+        let text = failure_text(&read_message(&mut client).unwrap());
+        assert!(text.contains("no certificate is accepted"), "{text}");
+    };
+    for content in ["", "nothing", "\n"] {
+        fs::write(&crl, content).unwrap();
+        refused(&endpoint);
+    }
+    fs::remove_file(&crl).unwrap();
+    std::os::unix::fs::symlink("missing", &crl).unwrap();
+    refused(&endpoint);
+}
+
+#[test]
 fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
     let host = Host::new();
     let now = OffsetDateTime::now_utc();
@@ -200,8 +251,8 @@ fn a_list_that_expires_soon_is_told() {
     };
     let identity = host.root.leaf("x", info());
     for (list, told) in [
-        (valid(Duration::days(9), Duration::hours(30)), true),
-        (valid(Duration::days(9), Duration::hours(73)), false),
+        (valid(Duration::days(24), Duration::hours(167)), true),
+        (valid(Duration::days(22), Duration::hours(169)), false),
         // One that is made anew every day.
         (valid(Duration::hours(17), Duration::hours(7)), false),
         (valid(Duration::hours(19), Duration::hours(5)), true),

@@ -345,3 +345,21 @@ fn revocations_at_the_same_time_lose_nothing() {
     let expected: Vec<_> = (10..20).map(|n| n.to_string()).collect();
     assert_eq!(serials, expected);
 }
+
+#[test]
+fn it_is_said_where_the_crl_has_to_be() {
+    let folder = folder("where", "");
+    let root = revoke(&folder, 0, &[]);
+    assert!(
+        root.stdout.contains("/etc/petrel/cacert.crl"),
+        "{}",
+        root.stdout
+    );
+    let policy = ["add-policy", "tenant", "1", "--mem=32", "--csr"];
+    expect(&folder.path(""), 0, &policy);
+    let sign = ["sign", "cacert.pem", "db", "root.key", "tenant.req"];
+    expect(&folder.path(""), 0, &sign);
+    let below = ["revoke", "tenant.pem", "tenant.key", "db"];
+    let below = expect(&folder.path(""), 0, &below);
+    assert!(below.stdout.contains("--crl"), "{}", below.stdout);
+}

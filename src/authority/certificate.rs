@@ -9,6 +9,7 @@ use x509_parser::x509::X509Name;
 
 use super::file::CERTIFICATE;
 use super::{AuthorityError, file};
+use crate::chain::algorithm::objection;
 use crate::chain::{self, ExtensionError, route};
 use crate::policy::Policy;
 use crate::wire::{Command, PolicyCommand};
@@ -118,11 +119,13 @@ impl Certificate {
             .check_authority()
             .map_err(|why| format!("its issuer {why}"))?;
         let issuer = chain::Certificate::read(&issuer.der)?;
-        chain::Certificate::read(&self.der)?
-            .x509()
+        let read = chain::Certificate::read(&self.der)?;
+        read.x509()
             .verify_signature(Some(issuer.x509().public_key()))
             .map_err(|_| {
-                "its issuer's key did not sign it, or is of a kind not supported".to_owned()
+                objection(&read.x509().signature_algorithm).unwrap_or_else(|| {
+                    "its issuer's key did not sign it, or is of a kind not supported".to_owned()
+                })
             })
     }
 

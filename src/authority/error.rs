@@ -105,6 +105,11 @@ impl AuthorityError {
         Self::Malformed(path.to_owned(), what, why.to_string())
     }
 
+    /// The system gives no random bytes; the library says no more.
+    pub(super) fn no_random() -> Self {
+        Self::Crypto("draw random bytes", "the system gives none".to_owned())
+    }
+
     pub(super) fn crypto<E: fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Crypto(what, error.to_string())
     }

@@ -318,7 +318,7 @@ fn serial() -> Result<[u8; SERIAL], AuthorityError> {
     while octets[0] == 0 {
         SystemRandom::new()
             .fill(&mut octets)
-            .map_err(AuthorityError::crypto("draw random octets"))?;
+            .map_err(|_| AuthorityError::no_random())?;
     }
     Ok(octets)
 }

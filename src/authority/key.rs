@@ -80,7 +80,7 @@ impl Key {
         before.copy_from_slice(&BEFORE_SEED);
         SystemRandom::new()
             .fill(seed)
-            .map_err(AuthorityError::crypto("draw random octets"))?;
+            .map_err(|_| AuthorityError::no_random())?;
         KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(&pkcs8[..]), &PKCS_ED25519)
             .map(Self)
             .map_err(AuthorityError::crypto("generate a key"))

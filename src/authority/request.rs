@@ -12,6 +12,7 @@ use super::certificate::{distinguished_name, last_common_name};
 use super::issue::{command_extension, image_extension};
 use super::key::kind as key_kind;
 use super::{AuthorityError, Certificate, Key, KeyType, OtherType, common_name, file};
+use crate::chain::algorithm::objection;
 use crate::chain::{EXTENSION, IMAGE_EXTENSION, SHA1_SIGNATURES, read_image_extension, unreadable};
 use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
@@ -75,9 +76,12 @@ impl Request {
                 "its key is of the kind {kind}, which is not supported"
             ))
         })?;
-        request
-            .verify_signature()
-            .map_err(|_| refused("its signature does not verify"))?;
+        request.verify_signature().map_err(|_| {
+            let objection = objection(&request.signature_algorithm);
+            AuthorityError::Request(
+                objection.unwrap_or_else(|| "its signature does not verify".to_owned()),
+            )
+        })?;
         let unusual = || refused("its subject is unusual: it should be one common name");
         let extensions = requested_extensions(&request);
         let command = single(&extensions, &EXTENSION)?

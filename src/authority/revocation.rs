@@ -15,6 +15,7 @@ use x509_parser::x509::ReasonCode;
 
 use super::issue::unusual_issuer;
 use super::{AuthorityError, Certificate, Issuer, Validity};
+use crate::chain::algorithm::objection;
 use crate::{chain, serial};
 
 /// A serial number: its octets without leading zeros, at least one and at most [`serial::MAX_OCTETS`].
@@ -82,7 +83,10 @@ impl RevocationList {
         }
         let read = chain::Certificate::read(&certificate.der)?;
         list.verify_signature(read.x509().public_key())
-            .map_err(|_| "is not signed with the authority's key".to_owned())?;
+            .map_err(|_| match objection(&list.signature_algorithm) {
+                Some(objection) => format!("cannot be checked: {objection}"),
+                None => "is not signed with the authority's key".to_owned(),
+            })?;
         // What is not understood here would be lost.
         for extension in list.extensions() {
             match extension.parsed_extension() {

@@ -10,7 +10,6 @@ use time::OffsetDateTime;
 use super::database::{self, Issued, KeyIdentifier, Kind};
 use super::revocation::{RevocationList, Serial};
 use super::{AuthorityError, Issuer, Validity, file, read_chain};
-use crate::chain;
 use crate::chain::revocation::LABEL;
 use crate::endpoint::MAX_LIST_FILE;
 
@@ -41,6 +40,8 @@ pub struct Revoked {
     pub entries: Vec<RevokedEntry>,
     /// Common name of the authority, which alone the list is about.
     pub authority: String,
+    /// Whether the authority is a root, which hosts trust.
+    pub is_root: bool,
     /// File of the revocation list.
     pub file: PathBuf,
     /// Number of the list, decimal.
@@ -113,13 +114,10 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
         return Err(AuthorityError::ListTooLarge(path, list.len()));
     }
     file::write(&path, 0o644, &text, true)?;
-    let read = chain::Certificate::read(&issuer.certificate().der);
     Ok(Revoked {
         entries,
-        authority: read
-            .ok()
-            .and_then(|read| read.common_name())
-            .unwrap_or_default(),
+        authority: issuer.certificate().name(),
+        is_root: issuer.certificate().is_self_signed(),
         file: path,
         number,
         count: list.len(),

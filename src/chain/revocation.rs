@@ -13,12 +13,13 @@ use webpki::BorrowedCertRevocationList;
 use x509_parser::asn1_rs::{Any, BitString};
 use x509_parser::error::X509Error;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::oid_registry::{OID_PKCS1_RSASSAPSS, OID_X509_EXT_ISSUER_DISTRIBUTION_POINT};
+use x509_parser::oid_registry::OID_X509_EXT_ISSUER_DISTRIBUTION_POINT;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::verify::verify_signature;
 use x509_parser::x509::{AlgorithmIdentifier, X509Name, X509Version};
 
+use super::algorithm::{describe, is_supported};
 use super::{Certificate, SHA1_SIGNATURES};
 use crate::serial::magnitude;
 
@@ -65,8 +66,8 @@ pub enum RevocationError {
     Expired(i64),
     /// It has the name of this issuer, but was not signed by its key.
     Signature(String),
-    /// It has the name of this issuer, but its signature is of a kind that cannot be checked.
-    Algorithm(String),
+    /// It has the name of this issuer, but its signature is of this kind, which cannot be checked.
+    Algorithm(String, String),
     /// The key of this issuer is not meant to sign revocation lists.
     KeyUsage(String),
 }
@@ -189,7 +190,9 @@ impl RevocationList {
         }
         match (same_name, same_key) {
             (false, _) | (_, Some(false)) => Ok(false),
-            (true, _) if signed == Signed::Unsupported => Err(RevocationError::Algorithm(name())),
+            (true, _) if signed == Signed::Unsupported => {
+                Err(RevocationError::Algorithm(name(), self.algorithm()))
+            }
             (true, _) => Err(RevocationError::Signature(name())),
         }
     }
@@ -205,6 +208,12 @@ impl RevocationList {
             .contains(magnitude(certificate.x509().raw_serial()))
     }
 
+    /// Name of the algorithm of its signature.
+    fn algorithm(&self) -> String {
+        AlgorithmIdentifier::from_der(&self.signed.1)
+            .map_or_else(|_| String::new(), |(_, algorithm)| describe(&algorithm))
+    }
+
     fn signed_by(&self, issuer: &Certificate<'_>) -> Signed {
         let key = issuer.x509().public_key();
         let mut signers = self.signers.borrow_mut();
@@ -216,12 +225,10 @@ impl RevocationList {
             let Ok((_, signature)) = BitString::from_der(signature) else {
                 return Signed::No;
             };
-            // Of RSASSA-PSS only salts as long as the digest can be checked: a wrong signature looks the same.
-            let is_pss = algorithm.algorithm == OID_PKCS1_RSASSAPSS;
             match verify_signature(key, &algorithm, &signature, signed) {
                 Ok(()) => Signed::Yes,
+                Err(_) if !is_supported(&algorithm) => Signed::Unsupported,
                 Err(X509Error::SignatureUnsupportedAlgorithm) => Signed::Unsupported,
-                Err(_) if is_pss => Signed::Unsupported,
                 Err(_) => Signed::No,
             }
         })
@@ -267,10 +274,10 @@ impl fmt::Display for RevocationError {
                  revoke' without names",
                 super::time(*time)
             ),
-            Self::Algorithm(issuer) => write!(
+            Self::Algorithm(issuer, algorithm) => write!(
                 f,
-                "the signature of the CRL of '{}' cannot be checked: use RSA (PKCS #1, or PSS with a salt as long as \
-                 the digest), ECDSA with P-256 and SHA-256 or P-384 and SHA-384, or Ed25519",
+                "the CRL of '{}' is signed with {algorithm}, which is not supported for its key: sign it with one of the \
+                 algorithms in petrel-tls(8)",
                 issuer.escape_default()
             ),
             Self::Signature(issuer) => write!(

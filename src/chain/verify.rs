@@ -15,8 +15,9 @@ use webpki::{
 };
 use x509_parser::extensions::ParsedExtension;
 
-use super::Certificate;
+use super::algorithm::describe_content;
 use super::revocation::{RevocationError, RevocationList};
+use super::{Certificate, in_words};
 
 /// Most intermediate certificates between a leaf and the anchor: webpki's limit, which it keeps to itself.
 pub const MAX_INTERMEDIATES: usize = 6;
@@ -81,13 +82,13 @@ impl Anchor {
     pub fn new(certificate: &CertificateDer<'_>) -> Result<Self, PathError> {
         let parsed = Certificate::read(certificate).map_err(PathError::BadAnchor)?;
         let trust = webpki::anchor_from_trusted_cert(certificate)
-            .map_err(|error| PathError::BadAnchor(error.to_string()))?
+            .map_err(|error| PathError::BadAnchor(PathError::Webpki(error).to_string()))?
             .to_owned();
         let validity = parsed.x509().validity();
         let constraints = parsed
             .x509()
             .basic_constraints()
-            .map_err(|error| PathError::BadAnchor(error.to_string()))?;
+            .map_err(|error| PathError::BadAnchor(in_words(&error)))?;
         Ok(Self {
             certificate: certificate.clone().into_owned(),
             trust,
@@ -334,8 +335,9 @@ fn check_leaf(der: &[u8], usage: Usage) -> Result<(), PathError> {
                 }
             }
             ParsedExtension::NameConstraints(_) => return Err(PathError::LeafNameConstraints),
-            ParsedExtension::ParseError { error } => {
-                return Err(PathError::Unreadable(error.to_string()));
+            ParsedExtension::ParseError { .. } => {
+                let reason = "the encoding of an extension is damaged";
+                return Err(PathError::Unreadable(reason.to_owned()));
             }
             _ => {}
         }
@@ -348,7 +350,7 @@ fn check_issuer(der: &[u8]) -> Result<(), PathError> {
     let may_sign = certificate
         .x509()
         .key_usage()
-        .map_err(|error| PathError::Unreadable(error.to_string()))?
+        .map_err(|error| PathError::Unreadable(in_words(&error)))?
         .is_some_and(|usage| usage.value.key_cert_sign());
     if may_sign {
         Ok(())
@@ -466,12 +468,29 @@ fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Resu
         E::MaximumSignatureChecksExceeded | E::MaximumPathBuildCallsExceeded => f.write_str(
             "too many of the certificates have the same names: not all paths can be tried",
         ),
-        E::UnsupportedSignatureAlgorithmContext(_)
-        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            f.write_str(
-                "a certificate is not signed by the kind of key that its issuer has, as if that was another authority \
-                 of the same name, or its algorithm is not supported (P-521 is not)",
-            )
+        E::UnsupportedSignatureAlgorithmContext(context) => write!(
+            f,
+            "a certificate is signed with {}, which is not supported (nor are keys on P-521): sign it with one of the \
+             algorithms in petrel-tls(8)",
+            describe_content(&context.signature_algorithm_id)
+        ),
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => write!(
+            f,
+            "a certificate is signed with {}, which does not fit the key of its issuer, as if that was another authority \
+             of the same name, or the kind of this key is not supported (P-521 is not)",
+            describe_content(&context.signature_algorithm_id)
+        ),
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => {
+            f.write_str("the encoding of a certificate is damaged")
+        }
+        E::NameConstraintViolation => {
+            f.write_str("a certificate violates the name constraints of an authority above it")
+        }
+        E::PathLenConstraintViolated => {
+            f.write_str("an authority does not allow so many authorities below it (pathLenConstraint)")
+        }
+        E::UnsupportedCriticalExtension => {
+            f.write_str("a certificate has a critical extension that is not known")
         }
         E::UnsupportedCertVersion => f.write_str(
             "a certificate is of X.509 version 1, and has to be of version 3: 'openssl x509' makes that with an \
@@ -481,7 +500,7 @@ fn webpki_reason(error: &webpki::Error, f: &mut fmt::Formatter<'_>) -> fmt::Resu
         E::EndEntityUsedAsCa => f.write_str("a certificate was issued by one that is no CA"),
         E::EmptyEkuExtension => f.write_str("a certificate is not for TLS"),
         // The library has but names of its own for the rest.
-        other => f.write_str(&super::in_words(other)),
+        other => f.write_str(&in_words(other)),
     }
 }
 

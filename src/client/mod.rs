@@ -46,6 +46,13 @@ pub use table::MAX_ROWS;
 
 const PROGRAM: &str = "petrel";
 
+/// CRL of a host that is set up as the manual says.
+const CRL: &str = if cfg!(target_os = "freebsd") {
+    "/usr/local/etc/petrel/cacert.crl"
+} else {
+    "/etc/petrel/cacert.crl"
+};
+
 /// Maximum size in bytes of the answer to a question on a terminal.
 pub const MAX_CONFIRMATION: u64 = 64;
 
@@ -219,17 +226,28 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
         output.line(&entry.to_string())?;
     }
     let until = revoked.next_update.format(&Rfc3339).unwrap_or_default();
+    let (file, authority) = (revoked.file.display(), revoked.authority.escape_default());
     output.line(&format!(
-        "revocation list {}: number {}, {} certificates, to be renewed before {until}",
-        revoked.file.display(),
-        revoked.number,
-        revoked.count
+        "CRL {file}: number {}, {} certificates",
+        revoked.number, revoked.count
+    ))?;
+    output.line(&if revoked.is_root {
+        format!(
+            "copy it to each host that trusts '{authority}', beside the authority's certificate there, with .crl for .pem, \
+             such as {CRL}: until then the host accepts what is revoked"
+        )
+    } else {
+        "pass it with --crl to petrel-tls on each host, together with the CRL of the authority that the host trusts: \
+         until then the host accepts what is revoked"
+            .to_owned()
+    })?;
+    output.line(&format!(
+        "renew it before {until} by 'petrel revoke' without names, and copy it again: hosts accept no certificate with an \
+         expired CRL"
     ))?;
     output.line(&format!(
-        "petrel-tls uses it if it is beside the authority's certificate that it was given (on most hosts as \
-         /etc/petrel/cacert.crl), or named by --crl; it is only about what '{}' issued itself, and clients read no CRL: \
-         the certificates of servers stay good until they expire",
-        revoked.authority.escape_default()
+        "it is only about what '{authority}' issued itself, and clients do not look at it: the certificates of servers stay \
+         good until they end"
     ))?;
     if revoked.entries.iter().any(|entry| !entry.seen) {
         output.line(&format!(

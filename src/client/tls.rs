@@ -20,8 +20,7 @@ use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, Signatur
 
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify};
-use crate::tls::Arrived;
-use crate::tls::{self, PORT};
+use crate::tls::{self, Arrived, PORT, ProtocolError};
 
 /// How long one address may take to accept a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -165,7 +164,7 @@ pub fn connect_to(
 
 fn speaks_no_tls(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    inner.is_some_and(tls::is_no_tls)
+    inner.is_some_and(|ProtocolError(error)| tls::is_no_tls(error))
 }
 
 impl TlsStream {
@@ -175,7 +174,7 @@ impl TlsStream {
             let state = self
                 .connection
                 .process_new_packets()
-                .map_err(io::Error::other)?;
+                .map_err(ProtocolError)?;
             if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() {
                 return Ok(true);
             }
@@ -241,7 +240,7 @@ impl TlsStream {
             .map_err(|error| {
                 // The alert; it is of no use to a server that does not take it.
                 let _ = self.connection.write_tls(&mut self.socket);
-                io::Error::new(ErrorKind::InvalidData, error)
+                ProtocolError(error).into()
             })
     }
 }
@@ -266,7 +265,7 @@ impl Read for TlsStream {
                 .read_tls(&mut self.arrived.from(&self.socket))?;
             self.connection
                 .process_new_packets()
-                .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+                .map_err(ProtocolError)?;
         }
     }
 }
@@ -508,7 +507,7 @@ impl From<io::Error> for ConnectError {
             .get_ref()
             .and_then(|inner| inner.downcast_ref())
             .and_then(|inner| match inner {
-                rustls::Error::AlertReceived(alert) => Some(*alert),
+                ProtocolError(rustls::Error::AlertReceived(alert)) => Some(*alert),
                 _ => None,
             });
         match alert {
@@ -600,7 +599,11 @@ impl fmt::Display for ConnectError {
                 write!(f, "the server does not accept the certificate: {reason}")
             }
             Self::Identity(error) => {
-                write!(f, "certificate and key cannot be used together: {error}")
+                write!(
+                    f,
+                    "certificate and key cannot be used together: {}",
+                    tls::describe(error)
+                )
             }
             Self::NoTls(destination) => write!(
                 f,
@@ -644,8 +647,8 @@ mod tests {
     fn an_alert_has_its_exit_code() {
         use AlertDescription as A;
         let code = |alert| {
-            let error = rustls::Error::AlertReceived(alert);
-            ConnectError::from(io::Error::new(ErrorKind::InvalidData, error)).exit_code()
+            let error = ProtocolError(rustls::Error::AlertReceived(alert));
+            ConnectError::from(io::Error::from(error)).exit_code()
         };
         for (alert, _) in REJECTIONS {
             assert_eq!(code(alert), 119, "{alert:?}");

@@ -90,6 +90,11 @@ impl Lists {
         }
     }
 
+    /// Paths of the files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
     /// Opens the files again by their directories, as others may have taken their places.
     pub fn reopen(&self) -> Self {
         let again = |((path, _), place): (&(PathBuf, _), &io::Result<(OwnedFd, OsString)>)| {

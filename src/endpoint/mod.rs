@@ -205,10 +205,15 @@ enum Source {
 }
 
 impl Options {
+    /// Path of the CRL that belongs to the trusted certificate by its name.
+    fn crl_beside(&self) -> PathBuf {
+        self.ca.with_extension("crl")
+    }
+
     /// The CRLs that were asked for. If none were, a file beside the trusted certificate counts, which `petrel revoke`
     /// writes by default: it is looked for at each connection.
     fn lists(&self) -> Lists {
-        let beside = self.ca.with_extension("crl");
+        let beside = self.crl_beside();
         let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         let is_there = || !beside.symlink_metadata().is_err_and(missing);
         if self.crl.is_empty() && beside != self.ca && is_there() {
@@ -361,10 +366,16 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
         Ok(found) => found.warn_of_others(),
         Err(error) => error!("{error}"),
     }
+    if lists.is_empty() {
+        warn!(
+            "no CRL at '{}': no certificate counts as revoked until there is one",
+            options.crl_beside().display()
+        );
+    }
     credentials.check().map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
     let program = Program {
-        arguments: arguments(options),
+        arguments: arguments(options, &lists),
         errors: !options.syslog,
     };
     warn_of_sockets(options);
@@ -397,8 +408,8 @@ fn limits(options: &Options) -> ConnectionLimits {
     }
 }
 
-/// The command line of the process for one connection.
-fn arguments(options: &Options) -> Vec<OsString> {
+/// The command line of the process for one connection. A CRL that the listener has found must not be missing later.
+fn arguments(options: &Options, lists: &Lists) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec![
         "--inetd".into(),
         "--tmpdir".into(),
@@ -419,7 +430,7 @@ fn arguments(options: &Options) -> Vec<OsString> {
             arguments.push(option.into());
         }
     }
-    for file in &options.crl {
+    for file in lists.paths() {
         arguments.extend(["--crl".into(), file.into()]);
     }
     arguments.push("--".into());

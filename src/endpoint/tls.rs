@@ -24,7 +24,7 @@ use super::stream::{SecureStream, wait};
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
 use crate::private_key::{self, KeyFileError};
-use crate::tls::{self, Arrived};
+use crate::tls::{self, Arrived, ProtocolError};
 
 /// Most octets of ciphertext that wait for the socket.
 const OUTGOING: usize = 1 << 18;
@@ -253,7 +253,7 @@ impl SecureStream for TlsStream<'_> {
             }
             if let Err(error) = self.connection.process_new_packets() {
                 let _ = self.flush();
-                return Err(io::Error::new(ErrorKind::InvalidData, error));
+                return Err(ProtocolError(error).into());
             }
         }
     }

@@ -88,6 +88,14 @@ systemctl start petrel-tls.socket petrel-metrics.socket
 
 expect created petrel create hello /root/forever.spt "${tenant[@]}"
 line 'tick 1' petrel console tenant:hello --since=2020-01-01T00:00:00Z
+# The CRL counts from the next connection on, as it is written beside the certificate, and while it is there.
+petrel revoke cacert.pem ca.key issued tenant
+if refused=$(petrel info "${tenant[@]}" 2>&1); then exit 1; fi
+[[ $refused == *revoked* ]]
+: >cacert.crl
+if petrel info "${tenant[@]}"; then exit 1; fi
+rm cacert.crl
+expect :hello petrel info "${tenant[@]}"
 hello=$(tender hello)
 # A user of its own, in the group of all tenders, without any right.
 [ "$(status "$hello" Uid | cut -f1)" -gt 1900000000 ]
