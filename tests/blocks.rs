@@ -765,7 +765,7 @@ fn who_leaves_a_dump_at_any_time_leaves_the_device_free_and_nothing_to_wait_for(
         // As soon as it was asked for; when it is under way; in the middle of the answer; before its end.
         drop(host.ask("keeper:disk", dump()));
         let stream = host.ask("keeper:disk", dump());
-        eventually("it is under way", || !host.tenders().is_empty());
+        eventually("it is under way", || !host.carriers().is_empty());
         drop(stream);
         for octets in [1, 2 * MB] {
             let mut stream = host.ask("keeper:disk", dump());
@@ -774,7 +774,7 @@ fn who_leaves_a_dump_at_any_time_leaves_the_device_free_and_nothing_to_wait_for(
         }
         let set = ["set-block", "keeper:disk", "data"];
         eventually("the device is free", || host.petrel(&set).code() == 0);
-        eventually("nobody carries anything", || host.tenders().is_empty());
+        eventually("nobody carries anything", || host.carriers().is_empty());
     }
     let supervisor = host.supervisor.take().unwrap();
     assert_eq!(supervisor.stop(), Some(0));
@@ -789,7 +789,7 @@ fn a_process_that_carries_content_can_die_and_only_its_transfer_ends() {
     host.expect(&host.petrel(&create), 0, &[]);
     let mut stream = host.ask("keeper:disk", BlockCommand::Set(false));
     write_frame(&mut stream, &[7; 100]).unwrap();
-    let carrier = eventually_some(|| host.tenders().into_iter().next());
+    let carrier = eventually_some(|| host.carriers().into_iter().next());
     // The connection, the file twice, and two of its line to the supervisor.
     let descriptors = || fs::read_dir(format!("/proc/{carrier}/fd")).unwrap().count();
     if cfg!(target_os = "linux") {

@@ -330,7 +330,18 @@ impl Host {
 
     /// The processes of the tenders.
     pub fn tenders(&self) -> BTreeSet<i32> {
-        children(self.supervisor().pid())
+        &children(self.supervisor().pid()) - &self.carriers()
+    }
+
+    /// The copies of the supervisor that carry content; one may end a little after the answer to its client.
+    pub fn carriers(&self) -> BTreeSet<i32> {
+        let command_line = |process| fs::read(format!("/proc/{process}/cmdline")).ok();
+        let supervisor = self.supervisor().pid();
+        let own = command_line(supervisor);
+        let children = children(supervisor).into_iter();
+        children
+            .filter(|child| own.is_some() && command_line(*child) == own)
+            .collect()
     }
 
     /// Names of files, without those that are hidden and what only the state before needs.
