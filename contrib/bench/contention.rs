@@ -128,9 +128,11 @@ fn main() -> Result<()> {
                     while !done.load(Ordering::Relaxed)
                         && begun.fetch_add(1, Ordering::Relaxed) < options.creates
                     {
-                        let created = client.create(&name).is_ok();
-                        if !(created && client.destroy(&name).is_ok()) {
-                            failed.fetch_add(1, Ordering::Relaxed);
+                        let done = client.create(&name).and_then(|_| client.destroy(&name));
+                        if let Err(why) = done
+                            && failed.fetch_add(1, Ordering::Relaxed) == 0
+                        {
+                            println!("the first create or destroy that failed: {why}");
                         }
                     }
                     // Samples count while all of them are at it.
