@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
-pub mod revocation;
+pub mod crl;
 pub mod verify;
 
 use std::fmt::{self, Write as _};

@@ -1,10 +1,9 @@
 //! Petrel deploys and supervises Solo5 unikernels.
 //!
-//! The map of the house, one line a room. *Pure* rooms do no I/O and read no clock;
-//! *host* rooms do I/O and decide nothing.
+//! Map of the crate, one line a module. *Pure* modules do no I/O and read no clock; `host` does I/O and decides nothing.
 //!
-//! What comments cite as WIRE and BEHAVIOUR, with a chapter, are descriptions of albatross 2.7.2: its protocol,
-//! certificates and files, and what its programs do. petrel-wire(5) has the gist of the former.
+//! Comments cite descriptions of albatross 2.7.2 and Solo5 by chapter: WIRE is `doc/protocol.md`, BEHAVIOUR is
+//! `doc/albatross-behaviour.md`, SOLO5 is `doc/solo5.md`.
 #![warn(clippy::pedantic)]
 #![allow(
     clippy::module_name_repetitions,
@@ -13,43 +12,43 @@
     clippy::struct_excessive_bools
 )]
 
-// The vocabulary, pure.
+// Domain types and their encoding; pure.
 pub mod name; //          labels, paths, names
-pub mod policy; //        what may be used at and below a path
-pub mod serial; //        serial numbers of certificates
-pub mod unikernel; //     a unikernel's configuration
+pub mod policy; //        limits for everything at and below a path
+pub mod serial; //        certificate serial numbers
+pub mod unikernel; //     configuration of a unikernel
 pub mod wire; //          messages, their DER, frames, the state file
 
-// What is read from outside, pure.
-pub mod chain; //         a verified certificate path -> name, policies, command
-pub mod elf; //           ELF headers, as far as Solo5 looks at them
-pub mod inflate; //       images as they arrive, perhaps compressed
-pub mod manifest; //      a Solo5 image's target and devices
-pub mod private_key; //   private key files: their permissions and forms
-pub mod show; //          petrel: certificates, lists and states in words
+// Parsers of untrusted input; pure.
+pub mod chain; //         verified certificate chain -> name, policies, command
+pub mod elf; //           ELF headers, as far as Solo5 reads them
+pub mod inflate; //       images as they arrive, optionally compressed
+pub mod manifest; //      target and devices of a Solo5 image
+pub mod private_key; //   private key files: permissions and formats
+pub mod show; //          petrel show: certificates, CRLs and states as text
 
-// The programs.
+// Programs.
 pub mod authority; //     petrel: keys, certificates, signing
 pub mod client; //        petrel: commands, local and over TLS
-pub mod console; //       petrel-console: rings of lines, subscribers
-pub mod endpoint; //      petrel-tls: one TLS connection a process
-pub mod host; //          petreld: carries out what the supervisor decides
-pub mod influx; //        petrel-influx: what unikernels use, as lines for InfluxDB
-pub mod metrics; //       petrel-metrics: one request of Prometheus
-pub mod stats; //         petrel-stats: what unikernels use, and who wants to know
-pub mod supervisor; //    petreld: its decisions, events -> effects, pure
+pub mod console; //       petrel-console: console buffers and their subscribers
+pub mod endpoint; //      petrel-tls: one process for each TLS connection
+pub mod host; //          petreld: carries out the supervisor's decisions
+pub mod influx; //        petrel-influx: statistics as InfluxDB lines
+pub mod metrics_http; //  petrel-metrics: one HTTP request of Prometheus
+pub mod stats; //         petrel-stats: statistics of unikernels, and their subscribers
+pub mod supervisor; //    petreld: its decisions, events -> effects; pure
 pub mod tender; //        petrel-spt: runs an spt unikernel
 
-// What they share.
+// Shared by the programs.
 pub mod command_line; //  options, help, version
-pub mod daemon; //        signals, folders, time
+pub mod daemon; //        signals, directories, time
 pub mod logging; //       standard error, the journal, syslog
-pub mod sandbox; //       what a daemon can still reach
-pub mod socket; //        local sockets that never block a daemon
-pub mod sys; //           the only unsafe code
-pub mod tls; //           what both ends of TLS share
-pub mod vitals; //        what a daemon tells of itself
+pub mod sandbox; //       restriction of a daemon to the system calls it needs
+pub mod self_metrics; //  metrics of a daemon about itself
+pub mod socket; //        non-blocking local sockets
+pub mod sys; //           system calls; the only unsafe code
+pub mod tls; //           shared by both ends of a TLS connection
 
 #[cfg(test)]
 #[path = "../tests/support/folder.rs"]
-mod folder; //            folders of tests
+mod folder; //            temporary directories of tests

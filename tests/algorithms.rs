@@ -10,7 +10,7 @@ use std::process::Command;
 
 use client::expect;
 use petrel::authority::read_chain;
-use petrel::chain::revocation::{RevocationError, RevocationList};
+use petrel::chain::crl::{RevocationError, RevocationList};
 use petrel::chain::verify::{Anchor, Usage, verify};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use support::{Folder, on_path, run, skipped};

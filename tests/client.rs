@@ -18,8 +18,8 @@ use client::{
     inflated, local, petrel, say, success, upload, zlib,
 };
 use petrel::name::Name;
+use petrel::wire::extensions::{Death, Details, Exit, NamedDetails, Standing, Waiting};
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
-use petrel::wire::own::{Death, Details, Exit, NamedDetails, Standing, Waiting};
 use petrel::wire::{
     Arguments, BridgeTap, Command, Config, ConsoleCommand, ConsoleData, ConsoleRead, Data,
     FailBehaviour, IfData, Image, Info, Int, Int32, Int64, KInfoMem, Message, NamedInfo,

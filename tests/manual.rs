@@ -18,13 +18,15 @@ use petrel::client::{
     BETWEEN_RUNS, LEAF_LIFETIME, LIVES, MAX_ANSWER, MAX_ROWS, MAX_STORED_DUMP, MAX_STORED_IMAGE,
     tls as client,
 };
-use petrel::console::{archive, daemon as console, lines, log_folder, log_room, registry, ring};
+use petrel::console::{
+    archive, daemon as console, lines, log_directory, log_quota, registry, ring,
+};
 use petrel::elf::MAX_PROGRAM_HEADERS;
-use petrel::host::reserve::{DISK_RESERVE, MAX_DISK_RESERVE};
+use petrel::host::disk_reserve::{DISK_RESERVE, MAX_DISK_RESERVE};
 use petrel::host::run::{
     MACHINE_MEMORY_SLACK, MAX_PASSED_OVER, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART,
 };
-use petrel::host::store::LOCK_PATIENCE;
+use petrel::host::state_store::LOCK_PATIENCE;
 use petrel::host::transfer;
 use petrel::influx::{buffer, daemon as influx, http};
 use petrel::manifest::MAX_ENTRIES;
@@ -36,7 +38,7 @@ use petrel::supervisor::{
     AGE_STEP, IMAGE_QUOTA_FACTOR, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE,
     MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT, MAX_ENDED, MAX_ENDED_IN_PATH,
     MAX_IMAGE_QUOTA_FACTOR, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
-    MAX_WAITING, MIN_IMAGE_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, machine, restart,
+    MAX_WAITING, MIN_IMAGE_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, bhyve, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -46,7 +48,7 @@ use petrel::wire::{
     BlockAddFilled, BlockCommand, ConsoleCommand, ConsoleRead, DatedPolicy, Int, PolicyCommand,
     SinceCount, Success, UnikernelCommand,
 };
-use petrel::{daemon, endpoint, host, metrics, serial, socket, vitals};
+use petrel::{daemon, endpoint, host, metrics_http, self_metrics, serial, socket};
 use rasn::der::encode;
 
 use support::{on_path, run, skipped};
@@ -144,7 +146,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let quota = IMAGE_QUOTA_FACTOR.to_string();
     let reserve = DISK_RESERVE.to_string();
     let interval = stats::INTERVAL.as_secs().to_string();
-    let age = metrics::AGE.as_secs().to_string();
+    let age = metrics_http::AGE.as_secs().to_string();
     let lines = influx::LINES.to_string();
     let collector = format!("port {}", influx::PORT);
     let cases: [(&str, &str, &str); 30] = [
@@ -197,17 +199,17 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
         (
             "petrel-console.8",
             "Fl -log-size ",
-            &log_folder::LOG_SIZE.to_string(),
+            &log_directory::LOG_SIZE.to_string(),
         ),
         (
             "petrel-console.8",
             "Fl -log-files ",
-            &log_folder::LOG_FILES.to_string(),
+            &log_directory::LOG_FILES.to_string(),
         ),
         (
             "petrel-console.8",
             "Fl -log-tenant ",
-            &log_room::LOG_TENANT.to_string(),
+            &log_quota::LOG_TENANT.to_string(),
         ),
         (
             "petrel-spt.1",
@@ -475,8 +477,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let headers = format!("{MAX_PROGRAM_HEADERS} program headers");
     let memory = format!("{} MB of memory", Config::MAX_MEMORY);
     let devices = format!("{} devices", Config::MAX_DEVICES);
-    let machine_devices = format!("{} devices", machine::MAX_DEVICES);
-    let partition = format!("{} characters in a boot partition", machine::MAX_PARTITION);
+    let machine_devices = format!("{} devices", bhyve::MAX_DEVICES);
+    let partition = format!("{} characters in a boot partition", bhyve::MAX_PARTITION);
     let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
     let chunk = format!("{} in a chunk", size(MAX_CHUNK));
     let intermediates = format!("{MAX_INTERMEDIATES} intermediate certificates");
@@ -566,8 +568,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
         format!("{} MB of address space", host::MACHINE_SLACK),
         format!("{MACHINE_MEMORY_SLACK} MB and a {SLACK_PART}nd"),
-        format!("{} for a loader", time(machine::LOAD_DEADLINE)),
-        format!("{} to destroy", time(machine::DESTROY_DEADLINE)),
+        format!("{} for a loader", time(bhyve::LOAD_DEADLINE)),
+        format!("{} to destroy", time(bhyve::DESTROY_DEADLINE)),
         format!("{} between looks", time(host::VANISHING_STEP)),
         machine_devices,
         partition,
@@ -721,10 +723,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} a second of a console", size(archive::RATE)),
         format!("{} of a console at once", size(archive::BURST)),
         format!("{} pause", time(archive::PAUSE)),
-        format!("{} MiB in a file of a console", log_folder::LOG_SIZE),
-        format!("{} files of a console", log_folder::LOG_FILES),
-        format!("{} MiB in all files of a tenant", log_room::LOG_TENANT),
-        format!("{} for a file", size(log_room::LEAST)),
+        format!("{} MiB in a file of a console", log_directory::LOG_SIZE),
+        format!("{} files of a console", log_directory::LOG_FILES),
+        format!("{} MiB in all files of a tenant", log_quota::LOG_TENANT),
+        format!("{} for a file", size(log_quota::LEAST)),
         format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];
@@ -805,18 +807,21 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let rounds = [
         format!(
             "{} from one round of self-metrics to the next",
-            time(vitals::INTERVAL)
+            time(self_metrics::INTERVAL)
         ),
-        format!("{} lines in a round of self-metrics", vitals::MAX_LINES),
+        format!(
+            "{} lines in a round of self-metrics",
+            self_metrics::MAX_LINES
+        ),
     ];
     for page in [&mut supervisor, &mut console, &mut statistics] {
         page.extend(rounds.clone());
     }
     let one_request = vec![
-        format!("{} in a request", size(metrics::MAX_REQUEST)),
-        format!("{} in the file", size(metrics::MAX_FILE)),
-        format!("{} for all of it", time(metrics::PATIENCE)),
-        format!("{} of age", time(metrics::AGE)),
+        format!("{} in a request", size(metrics_http::MAX_REQUEST)),
+        format!("{} in the file", size(metrics_http::MAX_FILE)),
+        format!("{} for all of it", time(metrics_http::PATIENCE)),
+        format!("{} of age", time(metrics_http::AGE)),
     ];
     let tender = vec![
         devices,

@@ -165,7 +165,7 @@ fn everything(host: &Host) -> String {
 }
 
 /// What the supervisor tells of a unikernel that has ended by itself.
-fn details(host: &Host) -> Vec<petrel::wire::own::NamedDetails> {
+fn details(host: &Host) -> Vec<petrel::wire::extensions::NamedDetails> {
     use petrel::wire::frame::{MAX_MESSAGE, read_frame, write_frame};
     use petrel::wire::{Command, Success, UnikernelCommand};
 

@@ -15,7 +15,7 @@ use std::fs;
 use std::io::Write;
 
 use endpoint::{Host, failure_text, info, read_message, success};
-use petrel::chain::revocation::{RevocationError, RevocationList};
+use petrel::chain::crl::{RevocationError, RevocationList};
 use petrel::chain::verify::{Anchor, PathError, Usage, verify_unrevoked};
 use pki::{Authority, Identity, policy, serial};
 use rcgen::{

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use petrel::host::reserve::MAX_DISK_RESERVE;
+use petrel::host::disk_reserve::MAX_DISK_RESERVE;
 use petrel::name::Name;
 use petrel::policy::Policy;
 use petrel::unikernel::{Config, FailBehaviour, Kind, Net};

@@ -8,7 +8,7 @@ pub mod seeds;
 use std::io::Cursor;
 
 use petrel::authority::Request;
-use petrel::chain::revocation::RevocationList;
+use petrel::chain::crl::RevocationList;
 use petrel::chain::{
     image_extension_value, is_followed_by_stream, read_image_extension, request, route,
 };

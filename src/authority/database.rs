@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::revocation::Serial;
+use super::crl::Serial;
 use super::{AuthorityError, file};
 
 /// A line of the database.

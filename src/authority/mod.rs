@@ -5,6 +5,7 @@
 mod acceptance;
 mod allowance;
 mod certificate;
+mod crl;
 mod database;
 mod error;
 mod file;
@@ -12,7 +13,6 @@ mod generate;
 mod issue;
 mod key;
 mod request;
-mod revocation;
 mod revoke;
 mod sign;
 

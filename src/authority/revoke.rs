@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use time::OffsetDateTime;
 
+use super::crl::{RevocationList, Serial};
 use super::database::{self, Issued, KeyIdentifier, Kind};
-use super::revocation::{RevocationList, Serial};
 use super::{AuthorityError, Issuer, Validity, file, read_chain};
-use crate::chain::revocation::LABEL;
+use crate::chain::crl::LABEL;
 use crate::endpoint::MAX_LIST_FILE;
 
 /// Days until a revocation list has to be renewed.

@@ -16,7 +16,7 @@ use webpki::{
 use x509_parser::extensions::ParsedExtension;
 
 use super::algorithm::describe_content;
-use super::revocation::{RevocationError, RevocationList};
+use super::crl::{RevocationError, RevocationList};
 use super::{Certificate, in_words};
 
 /// Most intermediate certificates between a leaf and the anchor: webpki's limit, which it keeps to itself.

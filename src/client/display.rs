@@ -10,13 +10,13 @@ use time::OffsetDateTime;
 
 use super::arguments::Common;
 use super::error::ClientError;
-use super::figures::Figures;
-use super::{figures, statistics};
+use super::statistics_output::Figures;
+use super::{statistics, statistics_output};
 pub(super) use crate::console::lines::escaped;
 use crate::name::Name;
 use crate::policy::{Policy, list};
 use crate::unikernel::{Death, Mac};
-use crate::wire::own::{Details, Exit, NamedDetails, Standing};
+use crate::wire::extensions::{Details, Exit, NamedDetails, Standing};
 use crate::wire::{
     BlockDevice, ConsoleData, FailBehaviour, Info, Int, NamedInfo, NamedPolicy, Octets, Statistics,
     Success, Text, Typ, domain,
@@ -281,7 +281,7 @@ impl Output {
         let Some((socket, name)) = self.supervisor.as_deref().zip(domain::name(of).ok()) else {
             return Told::Nothing;
         };
-        match figures::details(socket, &name) {
+        match statistics_output::details(socket, &name) {
             Ok(told) => told
                 .into_iter()
                 .next()

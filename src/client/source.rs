@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::error::ClientError;
 use super::upload::CHUNK;
 use crate::manifest::Manifest;
-use crate::supervisor::machine;
+use crate::supervisor::bhyve;
 use crate::unikernel::{Config, ImageDigest, Kind};
 
 /// Octets read at once: a frame of them is sent without a copy.
@@ -111,7 +111,7 @@ impl Source {
     /// matters, but its devices follow rules, too.
     fn check_manifest(&mut self, config: &Config) -> Result<(), ClientError> {
         if config.kind == Kind::Bhyve {
-            let checked = machine::check(config);
+            let checked = bhyve::check(config);
             return checked.map_err(|refusal| ClientError::Usage(refusal.to_string()));
         }
         let nets: Vec<&str> = config.nets.iter().map(|net| &net.device[..]).collect();

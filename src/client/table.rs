@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::display::escaped;
-use crate::wire::own::{NamedDetails, Standing};
+use crate::wire::extensions::{NamedDetails, Standing};
 use crate::wire::{Statistics, Text, TimeVal};
 
 /// Most unikernels of which there is a row.

@@ -17,8 +17,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::archive::Archive;
 use super::fifo::{Arrived, Fifo};
-use super::log_folder::{LOG_FILES, LOG_SIZE, Limits, LogFolder};
-use super::log_room::LOG_TENANT;
+use super::log_directory::{LOG_FILES, LOG_SIZE, Limits, LogFolder};
+use super::log_quota::LOG_TENANT;
 use super::registry::{Displaced, Dropped, Extent, Next, Registry, SUBSCRIBERS, Subscribed};
 use super::ring::{History, Item, LINES, Line, Moment};
 use super::syslog::{self, Syslog};
@@ -27,9 +27,9 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::Name;
 use crate::sandbox::{self, Access, Breach, Need};
+use crate::self_metrics::{Vitals, address};
 use crate::socket::{self, ClientId, Clients, ConnectionLimits, Lost, Quota, Ready, Received};
 use crate::stats::collect::Own;
-use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
 use crate::wire::{
     CONSOLE_WAITS, Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload,

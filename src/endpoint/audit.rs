@@ -6,7 +6,7 @@ use std::time::Instant;
 use log::info;
 use sha2::{Digest as _, Sha256};
 
-use super::end::{End, Fault, Verdict};
+use super::outcome::{End, Fault, Verdict};
 use crate::chain::{self, Certificate, route};
 use crate::logging::AUDIT;
 use crate::name::Path;

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use super::end::{End, Fault, Verdict};
 use super::image::{FixedImage, ImageRefusal};
+use super::outcome::{End, Fault, Verdict};
 use crate::chain::Request;
 use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, MAX_MESSAGE, Passed};
 use crate::wire::{Message, Payload, Success, Text};

@@ -20,8 +20,8 @@ use nix::sys::socket::{
 use nix::unistd::Pid;
 
 use super::audit::{Audit, Outcome};
-use super::place::{self, Asked, Asking};
-use super::places::{Arrival, ConnectionId, ConnectionLimits, Decision, Places};
+use super::slot_request::{self, Asked, Asking};
+use super::slots::{Arrival, ConnectionId, ConnectionLimits, Decision, Places};
 use super::stream::wait;
 use crate::command_line::USAGE;
 use crate::daemon::Signals;
@@ -303,7 +303,7 @@ impl Server<'_> {
             .args(&self.program.arguments)
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
-            .env(place::LISTENER, "1")
+            .env(slot_request::LISTENER, "1")
             .stdin(Stdio::from(OwnedFd::from(socket)))
             .stdout(Stdio::from(OwnedFd::from(theirs)))
             .stderr(errors)

@@ -5,18 +5,18 @@
 #![forbid(unsafe_code)]
 
 mod audit;
-mod end;
+mod crl_files;
 mod frames;
 mod image;
 mod listener;
-mod lists;
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
-mod place;
-mod places;
+mod outcome;
 mod relay;
-mod standing;
+mod revalidation;
+mod slot_request;
+mod slots;
 mod stream;
 mod tls;
 
@@ -47,19 +47,19 @@ use crate::socket::{FOLDER, Folder, RUNTIME_FOLDER};
 use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
-pub use end::{End, Fault, Verdict};
+use crl_files::Lists;
+pub use crl_files::{EXPIRY_NOTICE, MAX_LIST_FILE, MAX_LISTS, read_lists};
 pub use frames::{Answers, RawStream, UploadError};
 use listener::Program;
 pub use listener::{BACKLOG, SHORTAGE};
-use lists::Lists;
-pub use lists::{EXPIRY_NOTICE, MAX_LIST_FILE, MAX_LISTS, read_lists};
-use place::Place;
-pub use place::{LISTENER, PLACE_TIMEOUT};
-pub use places::COMMAND_PART;
-use places::{ConnectionLimits, Occupation};
+pub use outcome::{End, Fault, Verdict};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, UPLOAD_STEP, relay};
-pub use standing::RECHECK;
-use standing::Standing;
+pub use revalidation::RECHECK;
+use revalidation::Standing;
+use slot_request::Place;
+pub use slot_request::{LISTENER, PLACE_TIMEOUT};
+pub use slots::COMMAND_PART;
+use slots::{ConnectionLimits, Occupation};
 pub use stream::SecureStream;
 
 /// Default of `--max-connections`, of clients that are known.

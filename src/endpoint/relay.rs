@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use rustls::pki_types::UnixTime;
 
-use super::end::{End, Fault};
 use super::frames::{Answers, RawStream};
 use super::image::FixedImage;
-use super::standing::Standing;
+use super::outcome::{End, Fault};
+use super::revalidation::Standing;
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
 use crate::name::{self, Name};

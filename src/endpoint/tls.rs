@@ -19,7 +19,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
 use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
 
-use super::lists::Lists;
+use super::crl_files::Lists;
 use super::stream::{SecureStream, wait};
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};

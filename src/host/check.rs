@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::import::{self, Imported};
 use super::run::{self, Survivor};
-use super::store::{self, Content, Found};
+use super::state_store::{self, Content, Found};
 use super::tender::Tenders;
 use super::{Options, System, block, check_zvols, images, protection, resources, tap, tender};
 use crate::command_line;
@@ -19,7 +19,7 @@ use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::socket;
-use crate::supervisor::{BlockDevices, launch, machine};
+use crate::supervisor::{BlockDevices, bhyve, launch};
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::state::{Recorded, Standing, State};
 
@@ -49,7 +49,7 @@ pub fn check(options: &Options, system: &System) -> Report {
     if report.folder(database).is_none() {
         report.plan(format!("makes {}", database.display()));
     }
-    if store::is_in_use(database) {
+    if state_store::is_in_use(database) {
         let database = database.display();
         report.plan(format!("not now: a petreld with {database} is running"));
     }
@@ -112,7 +112,7 @@ impl Report {
 
     /// The state that a start would use.
     fn state(&mut self, database: &Path, system: &System) -> State {
-        let (content, previous) = match self.note(store::read(database)) {
+        let (content, previous) = match self.note(state_store::read(database)) {
             None | Some(Found::Nothing) => return State::default(),
             Some(Found::Present(content, previous)) => (content, self.note(previous).flatten()),
             Some(Found::Fallback(content, why)) => {
@@ -127,7 +127,7 @@ impl Report {
         let mut wanted = content.images();
         wanted.extend(previous.iter().flat_map(Content::images));
         let state = self.recorded(database, system, content);
-        if store::has_set_aside(database) {
+        if state_store::has_set_aside(database) {
             self.plan("keeps all images, as there is a state.bad".to_owned());
         } else if let Some(unwanted) = self.unwanted(database, wanted) {
             let removed = unwanted
@@ -226,8 +226,8 @@ impl Report {
         if !is_machine || recorded.standing != Standing::Up || system.machines.is_err() {
             return;
         }
-        let loader = machine::loader(&version.config);
-        for program in [loader, machine::RUNS, machine::DESTROYS] {
+        let loader = bhyve::loader(&version.config);
+        for program in [loader, bhyve::RUNS, bhyve::DESTROYS] {
             if let Err(error) = tender::program(program) {
                 self.problem(format!("{name}: {error}"));
             }
@@ -341,7 +341,7 @@ impl Report {
         };
         if let Some(owner) = self.note(tap::owner(&options.dbdir)) {
             let running = survivors.iter().map(|survivor| &survivor.name);
-            let left = super::machine::leftovers(folder, &owner, running);
+            let left = super::bhyve::leftovers(folder, &owner, running);
             let destroyed = left.into_iter();
             self.plan.extend(
                 destroyed.map(|left| format!("destroys machine {left}, which nobody uses")),

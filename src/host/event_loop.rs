@@ -1,8 +1,8 @@
 //! The loop of `petreld`: it waits for what happens, and feeds it to the supervisor.
 
+mod bhyve;
 mod content;
 mod effects;
-mod machines;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::{self, File};
@@ -15,18 +15,18 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use super::bhyve::Machines;
 use super::block::BlockStore;
-use super::connection::{Arrival, Connection};
+use super::client_connection::{Arrival, Connection};
 use super::console::{ConsoleLink, Outcome};
-use super::ground::Ground;
+use super::disk_reserve::Reserve;
 use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
-use super::machine::Machines;
+use super::preflight::Ground;
 use super::reexec::{Inherited, Kept, Program};
-use super::reserve::Reserve;
 use super::run::{Over, Runs, TenderUsers};
+use super::state_store::{Content, Found, Store};
 use super::statistics::StatisticsLink;
-use super::store::{Content, Found, Store};
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
 use super::writer::{Done, Writer};
@@ -37,6 +37,7 @@ use super::{
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
+use crate::self_metrics::Vitals;
 use crate::socket::{self, ACCEPT_BURST, Accepted, Reception};
 use crate::supervisor::{
     BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
@@ -46,7 +47,6 @@ use crate::sys::child::{self, Ended};
 use crate::sys::process::End;
 use crate::sys::{descriptor, worker};
 use crate::unikernel::{Death, Version};
-use crate::vitals::Vitals;
 use crate::wire::Timestamp;
 use crate::wire::state::State;
 
@@ -107,7 +107,7 @@ enum Prepared {
     /// This tender, its image being for this target.
     Image(PathBuf, Target),
     /// These programs.
-    Machine(machines::Programs),
+    Machine(bhyve::Programs),
 }
 
 /// A run that is about to begin.

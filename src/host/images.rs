@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::unistd::Gid;
 use sha2::{Digest as _, Sha256};
 
-use super::unfinished::{UNFINISHED, Unfinished, WriteBehind};
+use super::temporary_file::{UNFINISHED, Unfinished, WriteBehind};
 use crate::elf;
 use crate::inflate::{Arriving, InflateError};
 use crate::manifest::{Manifest, ManifestError};

@@ -4,29 +4,29 @@
 //! only wait for the kernel to forget a tap. Nothing here decides anything about unikernels.
 #![deny(unsafe_code)]
 
+mod bhyve;
 mod block;
 mod bridges;
 mod check;
-mod connection;
+mod client_connection;
 mod console;
+pub mod disk_reserve;
 mod event_loop;
-mod ground;
 mod images;
 mod import;
-mod machine;
 mod outgoing;
+mod preflight;
 mod protection;
 pub mod reexec;
-pub mod reserve;
 pub mod resources;
 pub mod run;
 mod secret;
+pub mod state_store;
 mod statistics;
-pub mod store;
 pub mod tap;
+mod temporary_file;
 mod tender;
 pub mod transfer;
-mod unfinished;
 mod writer;
 
 use std::fmt;
@@ -41,18 +41,18 @@ use self::event_loop::Daemon;
 use self::images::ImageError;
 use self::resources::ResourceError;
 use self::run::{RunError, TenderUsers};
-use self::store::StoreError;
+use self::state_store::StoreError;
 use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::sandbox::{self, Capability};
+use crate::self_metrics::address;
 use crate::socket::ConnectionLimits;
 use crate::supervisor::{ImageQuota, STOP_DEADLINE};
-use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
 
-pub use self::connection::{ANSWER_STEP, IDLE, MAX_REQUEST};
+pub use self::bhyve::VANISHING_STEP;
+pub use self::client_connection::{ANSWER_STEP, IDLE, MAX_REQUEST};
 pub use self::console::{ANSWER_DEADLINE as CONSOLE_DEADLINE, RETRY as CONSOLE_RETRY};
-pub use self::machine::VANISHING_STEP;
 pub use self::statistics::{
     MAX_WAITING as MAX_STATISTICS_WAITING, PATIENCE as STATISTICS_PATIENCE,
 };
@@ -121,7 +121,7 @@ struct Options {
     #[argh(option, default = "ImageQuota::default()")]
     image_quota_factor: ImageQuota,
     /// MB of disk space that uploads and new block devices leave free (64)
-    #[argh(option, default = "reserve::DISK_RESERVE", from_str_fn(megabytes))]
+    #[argh(option, default = "disk_reserve::DISK_RESERVE", from_str_fn(megabytes))]
     disk_reserve: u64,
     /// drop frames of unikernels with another source address than theirs; Linux only
     #[argh(switch)]
@@ -253,10 +253,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn megabytes(text: &str) -> Result<u64, String> {
     match text.parse() {
-        Ok(megabytes @ 0..=reserve::MAX_DISK_RESERVE) => Ok(megabytes),
+        Ok(megabytes @ 0..=disk_reserve::MAX_DISK_RESERVE) => Ok(megabytes),
         _ => Err(format!(
             "invalid number of MB '{text}': expected 0 to {}",
-            reserve::MAX_DISK_RESERVE
+            disk_reserve::MAX_DISK_RESERVE
         )),
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
-use super::unfinished::{UNFINISHED, Unfinished};
+use super::temporary_file::{UNFINISHED, Unfinished};
 
 /// Name of the file in the database folder.
 pub(super) const FILE: &str = ".secret";

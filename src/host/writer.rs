@@ -17,7 +17,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::block::Change;
 use super::images::{ImageStore, Staged};
-use super::store::Store;
+use super::state_store::Store;
 use crate::name::Name;
 use crate::supervisor::{TaskId, Ticket};
 use crate::unikernel::ImageDigest;

@@ -4,8 +4,8 @@
 
 mod certificate;
 mod command;
+mod crl;
 mod key;
-mod list;
 mod page;
 mod state;
 
@@ -16,7 +16,7 @@ use pem::Pem;
 use time::OffsetDateTime;
 
 use crate::authority::Certificate;
-use crate::chain::revocation::LABEL;
+use crate::chain::crl::LABEL;
 use crate::private_key;
 use crate::wire::state::{State, StateError, albatross};
 use page::{Page, quoted};
@@ -96,7 +96,7 @@ fn pem_blocks(
             "CERTIFICATE" => certificate::certificate(page, der, now)
                 .and_then(|()| Certificate::parse(der).map(|parsed| certificates.push(parsed))),
             "CERTIFICATE REQUEST" => certificate::request(page, der),
-            LABEL => list::list(page, der, now),
+            LABEL => crl::list(page, der, now),
             _ if private_key::is_private_key(block) => key::private_key(page, block, curve),
             label => {
                 page.field("not shown", quoted(label));

@@ -5,11 +5,11 @@
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
 mod os;
 
+mod acceptor;
 mod clients;
-mod link;
+mod connection_shares;
 mod messages;
-mod places;
-mod reception;
+mod reconnect;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -27,15 +27,15 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, geteuid};
 
+pub use acceptor::{ACCEPT_BURST, Accepted, Reception};
 pub use clients::{
     Client, ClientId, Clients, IDLE_TIMEOUT, Lost, MAX_REQUEST, PATIENCE, Ready, Received,
 };
-pub use link::{ANSWER, LONGEST_RETRY, Link};
+pub use connection_shares::{ConnectionLimits, NoPlace, Quota, TENANT_PART};
 pub use messages::framed;
 pub(crate) use os::SEARCH;
 pub use os::activated;
-pub use places::{ConnectionLimits, NoPlace, Quota, TENANT_PART};
-pub use reception::{ACCEPT_BURST, Accepted, Reception};
+pub use reconnect::{ANSWER, LONGEST_RETRY, Link};
 
 use crate::sandbox::Need;
 use crate::wire::frame::{FrameBuffer, FrameError, Next};

@@ -20,10 +20,10 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
+use crate::self_metrics::{Vitals, address};
 use crate::socket::{
     self, ClientId, Clients, ConnectionLimits, Folder, Link, Lost, Ready, Received, TENANT_PART,
 };
-use crate::vitals::{Vitals, address};
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
     Success, VERSION, domain,

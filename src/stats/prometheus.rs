@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::collect::Disk;
 use crate::name::Name;
-use crate::wire::own::{Details, NamedDetails, Standing};
+use crate::wire::extensions::{Details, NamedDetails, Standing};
 use crate::wire::{IfData, Int64, Statistics, Text, TimeVal};
 
 /// All that is told at one time.

@@ -17,7 +17,7 @@ use super::prometheus::{self, Report};
 use crate::daemon::{DaemonError, wall_clock};
 use crate::name::{Name, Path as NamePath};
 use crate::socket::Peer;
-use crate::wire::own::NamedDetails;
+use crate::wire::extensions::NamedDetails;
 use crate::wire::{Command, Message, Payload, Statistics, Success, UnikernelCommand};
 
 /// How long the supervisor may take to tell of its unikernels; the file is written without that then.

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use super::{HostDevice, machine};
+use super::{HostDevice, bhyve};
 use crate::name::Name;
 use crate::unikernel::{Block, Config, Kind};
 
@@ -76,7 +76,7 @@ pub fn block_file(unikernel: &Name, block: &Block, folder: &Path) -> Option<Path
 pub fn supported(config: &Config, machines: Result<(), &&str>) -> Result<(), String> {
     if config.kind == Kind::Bhyve {
         machines.map_err(|why| (*why).to_owned())?;
-        return machine::check(config).map_err(|refusal| refusal.to_string());
+        return bhyve::check(config).map_err(|refusal| refusal.to_string());
     }
     let devices: BTreeSet<_> = config.blocks.iter().map(|block| &block.device).collect();
     if devices.len() < config.blocks.len() {

@@ -4,24 +4,24 @@
 //! results back as events.
 #![forbid(unsafe_code)]
 
+mod accounting;
 mod addresses;
-mod ages;
-mod blocks;
+mod block_devices;
+mod block_requests;
+mod certificate_ages;
 mod disk;
-mod domains;
-mod ending;
 mod event;
 mod host;
-mod ledger;
 mod lifecycle;
 mod operation;
 mod policies;
 mod reply;
 mod starting;
-mod storage;
+mod termination;
+mod usage;
 
+pub mod bhyve;
 pub mod launch;
-pub mod machine;
 pub mod owner;
 pub mod restart;
 
@@ -42,20 +42,22 @@ use crate::wire::{
 use self::disk::DiskUsage;
 use self::operation::{Operation, Request, Revival, Upload, Written};
 
-pub use ages::{AGE_STEP, Ages};
-pub use blocks::{BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE};
+pub use accounting::{Claim, Ledger, MAX_POLICIES, Refusal, TopConsumers, Usage};
+pub use block_devices::{
+    BlockDevices, BlockRefusal, HostDevice, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE,
+};
+pub use block_requests::{MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT};
+pub use certificate_ages::{AGE_STEP, Ages};
 pub use disk::{
     IMAGE_QUOTA_FACTOR, ImageQuota, MAX_IMAGE_QUOTA_FACTOR, MIN_IMAGE_QUOTA, QuotaRefusal,
     UPLOAD_STEP_BYTES,
 };
-pub use domains::Domain;
 pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
     Survivor, TaskId, Ticket, Timer, UploadId,
 };
-pub use ledger::{Claim, Ledger, MAX_POLICIES, Refusal, TopConsumers, Usage};
 pub use owner::Owner;
-pub use storage::{MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT};
+pub use usage::Domain;
 
 /// Most images that arrive at the same time.
 pub const MAX_UPLOADS: usize = 32;
@@ -117,7 +119,7 @@ pub struct Supervisor {
     disk: DiskUsage,
     machines: Result<Owner, &'static str>,
     /// What is done about block devices.
-    tasks: BTreeMap<TaskId, storage::Task>,
+    tasks: BTreeMap<TaskId, block_requests::Task>,
     unikernels: BTreeMap<Name, Unikernel>,
     /// What ended by itself; out of the accounting.
     ended: BTreeMap<Name, Ended>,

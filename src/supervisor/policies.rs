@@ -2,7 +2,7 @@
 
 use log::info;
 
-use super::ledger::in_use;
+use super::accounting::in_use;
 use super::operation::Written;
 use super::{Asker, Ledger, Supervisor, claims};
 use crate::name::{Name, Path};

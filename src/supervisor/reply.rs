@@ -7,14 +7,14 @@ use crate::name::{Label, Name, Path};
 use crate::policy::Policy;
 use crate::unikernel::{Kind, Version};
 use crate::wire::domain::set_unless_empty;
+use crate::wire::extensions::{Details, NamedDetails, Standing, Waiting};
 use crate::wire::legacy::InfoV5;
-use crate::wire::own::{Details, NamedDetails, Standing, Waiting};
 use crate::wire::{
     BlockInfo, Info, Int, MacAddress, NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, NetInfo,
     Octets, Success, Text, Timestamp,
 };
 
-use super::{BlockDevices, Ended, Owner, Run, Unikernel, storage};
+use super::{BlockDevices, Ended, Owner, Run, Unikernel, block_requests};
 
 /// Octets of a sector where none was specified.
 const DEFAULT_SECTOR: u16 = 512;
@@ -240,7 +240,7 @@ fn info(subject: Subject<'_>) -> Info {
             unikernel_device: block.device.as_str().into(),
             host_device: block.host_device().into(),
             sector_size: u64::from(block.sector_size.unwrap_or(DEFAULT_SECTOR)).into(),
-            block_size: storage::size(devices, name.path(), block).into(),
+            block_size: block_requests::size(devices, name.path(), block).into(),
         })),
         bridges: set_unless_empty(config.nets.iter().map(|net| NetInfo {
             unikernel_device: net.device.as_str().into(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::machine;
+use super::bhyve;
 use crate::unikernel::{Config, Death, FailBehaviour, Kind};
 
 /// What follows a death.
@@ -57,7 +57,7 @@ pub fn decide(config: &Config, death: Death) -> Decision {
 pub fn is_well(config: &Config, death: Death) -> bool {
     match (config.kind, death) {
         (_, Death::Exit(0)) => true,
-        (Kind::Bhyve, Death::Exit(code)) => machine::ENDED.contains(&code),
+        (Kind::Bhyve, Death::Exit(code)) => bhyve::ENDED.contains(&code),
         _ => false,
     }
 }
@@ -67,10 +67,10 @@ pub fn is_well(config: &Config, death: Death) -> bool {
 /// Everything else is a failure: a triple fault, an error of bhyve itself, a signal.
 fn after_machine(fail_behaviour: &FailBehaviour, death: Death) -> Decision {
     let again = match (fail_behaviour, death) {
-        (_, Death::Exit(machine::REBOOTED)) => true,
+        (_, Death::Exit(bhyve::REBOOTED)) => true,
         (FailBehaviour::Quit, _) => false,
         (FailBehaviour::Restart(codes), Death::Exit(code)) if codes.is_empty() => {
-            !machine::ENDED.contains(&code)
+            !bhyve::ENDED.contains(&code)
         }
         (FailBehaviour::Restart(codes), Death::Exit(code)) => codes.contains(&code),
         (FailBehaviour::Restart(_), _) => true,

@@ -14,11 +14,11 @@ pub mod guest;
 pub mod interfaces;
 #[cfg(target_os = "linux")]
 pub mod landlock;
-#[cfg(target_os = "linux")]
-pub mod links;
 pub mod process;
 #[cfg(target_os = "freebsd")]
 pub mod rctl;
+#[cfg(target_os = "linux")]
+pub mod rtnetlink;
 pub mod spawn;
 #[cfg(target_os = "linux")]
 pub mod tap;

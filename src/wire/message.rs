@@ -3,8 +3,8 @@
 
 use rasn::{AsnType, Decode, Decoder, Encode};
 
+use super::extensions::{BlockAddFilled, ConsoleRead, DatedPolicy, NamedDetails};
 use super::legacy;
-use super::own::{BlockAddFilled, ConsoleRead, DatedPolicy, NamedDetails};
 use super::primitive::{Int, Int64, Octets, Text, Timestamp};
 use super::statistics::{Statistics, StatsAdd};
 use super::unikernel::{Arguments, Config, Info};

@@ -14,17 +14,17 @@ mod statistics;
 mod unikernel;
 
 pub mod domain;
+pub mod extensions;
 pub mod frame;
 pub mod image;
 pub mod legacy;
 pub mod lines;
-pub mod own;
 pub mod state;
 pub mod v5;
 
 pub use error::WireError;
+pub use extensions::{BlockAddFilled, ConsoleRead, DatedPolicy};
 pub use message::*;
-pub use own::{BlockAddFilled, ConsoleRead, DatedPolicy};
 pub use primitive::*;
 pub use statistics::*;
 pub use unikernel::*;

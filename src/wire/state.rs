@@ -13,7 +13,7 @@ use rasn::{AsnType, Decode, Decoder, Encode, Encoder as _};
 use sha2::{Digest as _, Sha256};
 
 use super::domain::{self, DomainError};
-use super::own;
+use super::extensions;
 use super::{
     Config as WireConfig, Int, NamedPolicy, Octets, Text, Timestamp, WireError, decode_canonical,
     encode,
@@ -150,7 +150,7 @@ enum Down {
     #[rasn(tag(explicit(0)))]
     Stopped(()),
     #[rasn(tag(explicit(1)))]
-    Ended(own::Exit),
+    Ended(extensions::Exit),
 }
 
 impl State {

@@ -9,7 +9,7 @@ use petrel::wire::{
     FailBehaviour, Header, IfData, Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message,
     NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, Net3, NetInfo, Octets, Payload, Policy,
     PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand, Success,
-    Text, TimeVal, Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, own, v5,
+    Text, TimeVal, Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, extensions, v5,
 };
 
 use super::random::Random;
@@ -189,8 +189,8 @@ choice! {
         Empty String Policies BlockDevices UnikernelImage OldBlockDeviceImage OldUnikernelInfo4
         BlockDeviceImage OldUnikernelInfo5 Consoles UnikernelInfo UnikernelDetails ChainSet
     }
-    own::Standing { Running Starting Waiting Stopped Ended }
-    own::Death { Exit Signal OutOfMemory Unknown }
+    extensions::Standing { Running Starting Waiting Stopped Ended }
+    extensions::Death { Exit Signal OutOfMemory Unknown }
     Data { Statistics Console Block }
     BlockData { Some End }
     Typ { Solo5 Bhyve }
@@ -200,10 +200,10 @@ choice! {
 record! {
     Message { header payload }
     v5::Message { header payload }
-    own::NamedDetails { name details }
-    own::Details { info standing restarts last_exit previous off_bridge }
-    own::Waiting { until trouble }
-    own::Exit { death at }
+    extensions::NamedDetails { name details }
+    extensions::Details { info standing restarts last_exit previous off_bridge }
+    extensions::Waiting { until trouble }
+    extensions::Exit { death at }
     StatsAdd { vmmdev pid network }
     BridgeTap { bridge tap }
     Policy { cpuids unikernels memory block bridges }

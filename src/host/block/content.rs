@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::{Attached, BlockError};
-use crate::host::unfinished::{Unfinished, WriteBehind};
+use crate::host::temporary_file::{Unfinished, WriteBehind};
 use crate::inflate::Arriving;
 use crate::name::Name;
 

@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::{Gid, geteuid};
 
 use super::outgoing::Outgoing;
-use super::unfinished::{UNFINISHED, Unfinished};
+use super::temporary_file::{UNFINISHED, Unfinished};
 use crate::inflate::InflateError;
 use crate::name::Name;
 use crate::supervisor::{HostDevice, launch};

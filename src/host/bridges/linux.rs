@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::Bridge;
-use crate::sys::links::{self, Link};
+use crate::sys::rtnetlink::{self, Link};
 use crate::unikernel::Mac;
 
 /// The kind of interface that is a bridge.
@@ -15,7 +15,7 @@ const BRIDGE: &str = "bridge";
 pub(super) struct Ports(BTreeSet<String>);
 
 pub(super) fn look() -> io::Result<Vec<Bridge>> {
-    let links = links::all()?;
+    let links = rtnetlink::all()?;
     let bridges = links
         .iter()
         .filter(|link| link.kind.as_deref() == Some(BRIDGE));

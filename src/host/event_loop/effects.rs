@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::super::statistics::to_observe;
 use super::super::tender::{Fifo, Guest, Start};
 use super::super::{resources, tap};
-use super::machines::{UNPREPARED, is_machine};
+use super::bhyve::{UNPREPARED, is_machine};
 use super::{Daemon, Prepared, Starting};
 use crate::manifest::Manifest;
 use crate::name::Name;

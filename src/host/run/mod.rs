@@ -1,6 +1,6 @@
 //! Runs of tenders: each with a user, a record and a control group for as long as it lasts.
 
-mod group;
+mod limits;
 mod record;
 mod reservation;
 mod users;
@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
-use self::group::{Group, Groups};
+use self::limits::{Group, Groups};
 use self::record::{Ended, Found, Record, RecordError, Records};
 use self::reservation::Reservations;
 use self::users::Exhausted;
@@ -28,7 +28,7 @@ use crate::unikernel::{Config, Death};
 use crate::wire::Timestamp;
 use crate::wire::state::LastExit;
 
-pub use group::{GroupError, MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
+pub use limits::{GroupError, MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
 pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
 pub use users::{MAX_PASSED_OVER, TenderUsers};
 

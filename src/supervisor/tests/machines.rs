@@ -80,7 +80,10 @@ fn a_machine_that_reboots_is_started_again_and_one_that_is_off_stays_so() {
     world.die(Death::Exit(1));
     world.pass(Duration::from_secs(600));
     assert!(world.alive.is_empty());
-    assert_eq!(world.details("a:x").standing, own::Standing::Ended(()));
+    assert_eq!(
+        world.details("a:x").standing,
+        extensions::Standing::Ended(())
+    );
 }
 
 #[test]

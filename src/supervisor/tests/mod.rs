@@ -22,7 +22,7 @@ use crate::manifest::Manifest;
 use crate::unikernel::{Block, Death, FailBehaviour, Net};
 use crate::wire::{
     BlockCommand, ConsoleCommand, DatedPolicy, Header, Octets, Policy as WirePolicy, Restart,
-    StatsCommand, Text, own,
+    StatsCommand, Text, extensions,
 };
 
 /// A host that carries out what it can at once, and can be told to fail.
@@ -361,7 +361,7 @@ impl World {
     }
 
     /// What is told of one unikernel.
-    fn details(&mut self, name: &str) -> own::Details {
+    fn details(&mut self, name: &str) -> extensions::Details {
         let from = self.ask(name, Command::Unikernel(UnikernelCommand::Details(())));
         let answer = self.answers.extract_if(.., |(to, _, _)| *to == from).next();
         match answer {

@@ -197,14 +197,14 @@ fn what_is_told_of_one_that_waits_says_why_and_until_when() {
     let mut world = World::with(state);
     world.fail = vec!["spawn"];
     world.happen(Event::Boot);
-    let own::Standing::Waiting(waiting) = world.details(":a").standing else {
+    let extensions::Standing::Waiting(waiting) = world.details(":a").standing else {
         panic!("another standing");
     };
     assert_eq!(waiting.trouble.unwrap().to_lossy(), "spawn failed");
     assert!(waiting.until.unwrap().milliseconds() >= 100);
     world.pass(restart::LONGEST_WAIT);
     let told = world.details(":a");
-    assert_eq!(told.standing, own::Standing::Running(()));
+    assert_eq!(told.standing, extensions::Standing::Running(()));
     assert_eq!(told.restarts.get(), 1);
 }
 

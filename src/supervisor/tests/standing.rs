@@ -12,7 +12,10 @@ fn a_stopped_unikernel_stays_down_until_it_is_started() {
     assert!(world.create(":a").unwrap_err().contains("stopped"));
     world.crash();
     assert!(world.alive.is_empty());
-    assert_eq!(world.details(":a").standing, own::Standing::Stopped(()));
+    assert_eq!(
+        world.details(":a").standing,
+        extensions::Standing::Stopped(())
+    );
     assert_eq!(world.answer(":a", START), Ok("started unikernel".into()));
     assert_eq!(world.names_alive(), [":a"]);
     assert!(world.answer(":a", START).unwrap_err().contains("already"));
@@ -61,13 +64,16 @@ fn one_that_ended_leaves_the_accounting_and_can_be_started_again() {
     world.host_has(1, 32);
     world.create(":a").unwrap();
     world.die(Death::Exit(3));
-    assert_eq!(world.details(":a").standing, own::Standing::Ended(()));
+    assert_eq!(
+        world.details(":a").standing,
+        extensions::Standing::Ended(())
+    );
     world.create(":b").unwrap();
     assert!(world.answer(":a", START).is_err());
     world.answer(":b", DESTROY).unwrap();
     world.crash();
     let told = world.details(":a");
-    assert_eq!(told.standing, own::Standing::Ended(()));
+    assert_eq!(told.standing, extensions::Standing::Ended(()));
     let exit = told.last_exit.unwrap();
     assert_eq!(Death::from(&exit.death), Death::Exit(3));
     assert!(world.answer(":a", RESTART).unwrap_err().contains("ended"));

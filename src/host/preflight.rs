@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use super::store::{self, Store};
+use super::state_store::{self, Store};
 use super::{HostError, Options, block, check_zvols, images, resources, run, secret, tap};
 use crate::daemon;
 use crate::policy::Policy;
@@ -41,7 +41,7 @@ impl Ground {
         run::check_users(options.tender_uids).map_err(HostError::Runs)?;
         check_zvols(options)?;
         // A state that cannot be used is looked at by people first.
-        store::read(&options.dbdir).map_err(HostError::Store)?;
+        state_store::read(&options.dbdir).map_err(HostError::Store)?;
         if options.lock_mac {
             tap::check_lock().map_err(HostError::Taps)?;
         }
@@ -91,7 +91,7 @@ impl Drop for Undo {
             return;
         };
         // Never more than a start makes: what else is there was put there by somebody else, and stays.
-        for file in [secret::FILE, store::LOCK] {
+        for file in [secret::FILE, state_store::LOCK] {
             remove(&database.join(file), |path| fs::remove_file(path));
         }
         for folder in [images::FOLDER, block::FOLDER, ""] {

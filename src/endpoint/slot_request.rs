@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::places::Occupation;
+use super::slots::Occupation;
 use crate::name::{Label, Path};
 
 /// Environment variable by which a listener tells the process of a connection that its standard output leads back.

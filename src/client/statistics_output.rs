@@ -12,8 +12,8 @@ use super::table::Table;
 use crate::daemon::wall_clock;
 use crate::name::Name;
 use crate::sys::terminal;
+use crate::wire::extensions::NamedDetails;
 use crate::wire::frame::{read_frame, write_frame};
-use crate::wire::own::NamedDetails;
 use crate::wire::{Command, Message, Payload, Success, UnikernelCommand};
 
 /// How long the supervisor may take to tell of its unikernels, each time that the table is drawn.

@@ -1,10 +1,10 @@
 //! The start of BHyve machines, step by step.
 
-use super::super::machine::{Boot, Outcome};
+use super::super::bhyve::{Boot, Outcome};
 use super::super::tender::{self, Guest, Start, check_cpus};
 use super::Daemon;
 use crate::name::Name;
-use crate::supervisor::machine::{self, Plan};
+use crate::supervisor::bhyve::{self, Plan};
 use crate::supervisor::{Event, launch};
 use crate::unikernel::{Config, Version};
 
@@ -24,10 +24,10 @@ impl Daemon {
         // What it is to be called does not matter yet.
         self.plan(name, config, &vec![""; config.nets.len()])?;
         let found = |name| tender::program(name).map_err(|error| error.to_string());
-        found(machine::DESTROYS)?;
+        found(bhyve::DESTROYS)?;
         Ok(Programs {
-            loader: found(machine::loader(config))?,
-            tender: found(machine::RUNS)?,
+            loader: found(bhyve::loader(config))?,
+            tender: found(bhyve::RUNS)?,
         })
     }
 

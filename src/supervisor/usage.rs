@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::blocks::HostDevice;
+use super::block_devices::HostDevice;
 use super::{Supervisor, claims};
 use crate::name::Path;
 use crate::policy::Policy;

@@ -11,7 +11,7 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::log_folder::owner;
+use super::log_directory::owner;
 use crate::name::{Name, Path};
 
 /// MiB of all files of a tenant unless the operator says otherwise.

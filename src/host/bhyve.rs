@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use super::tender;
 use crate::name::Name;
-use crate::supervisor::machine::{self, DESTROY_DEADLINE, LOAD_DEADLINE, Plan};
+use crate::supervisor::bhyve::{self, DESTROY_DEADLINE, LOAD_DEADLINE, Plan};
 use crate::supervisor::{History, Owner, RunId};
 use crate::sys::child::Ended;
 use crate::sys::spawn::{self, Confinement, Input, Program};
@@ -224,7 +224,7 @@ impl Machines {
             }
             Step::Destroying(_) | Step::Vanishing => {
                 if how != Ended::Exit(0) {
-                    log::warn!("{} of machine {machine}: {how}", machine::DESTROYS);
+                    log::warn!("{} of machine {machine}: {how}", bhyve::DESTROYS);
                 }
                 let step = Step::Vanishing;
                 self.work.insert(machine.clone(), Work { step, ..work });
@@ -243,7 +243,7 @@ impl Machines {
                     end(*pid);
                 }
                 Step::Destroying(pid) if work.until <= now => {
-                    log::warn!("{} of machine {machine} is killed", machine::DESTROYS);
+                    log::warn!("{} of machine {machine} is killed", bhyve::DESTROYS);
                     end(*pid);
                     work.until = now + DESTROY_DEADLINE;
                 }
@@ -352,11 +352,11 @@ pub fn leftovers<'a>(
 
 /// Begins to destroy a machine. Returns the process; it says in the log of this program what is wrong.
 fn destroy(machine: &str) -> Result<Pid, String> {
-    let program = tender::program(machine::DESTROYS).map_err(|error| error.to_string())?;
+    let program = tender::program(bhyve::DESTROYS).map_err(|error| error.to_string())?;
     let output = io::stderr().as_fd().try_clone_to_owned();
     let program = Program {
         path: &program,
-        arguments: machine::destroy(machine),
+        arguments: bhyve::destroy(machine),
         environment: &[],
         input: Input::End,
         output: File::from(output.map_err(|error| error.to_string())?),

@@ -10,7 +10,7 @@ use crate::name::{Name, Path};
 use crate::policy::{CpuId, Excess, Policy, list};
 use crate::unikernel::{Config, Net};
 
-use super::blocks::BlockDevices;
+use super::block_devices::BlockDevices;
 
 /// Most policies directly below one path: each costs memory, and a delegated authority can make any number of names.
 pub const MAX_POLICIES: usize = 1024;

@@ -1,6 +1,6 @@
 //! Requests about block devices.
 
-use super::blocks::{BlockRefusal, MAX_BLOCK_SIZE, User, is_in_use};
+use super::block_devices::{BlockRefusal, MAX_BLOCK_SIZE, User, is_in_use};
 use super::event::{BlockContent, BlockWork, TaskId};
 use super::{Asker, BlockDevices, Effect, HostDevice, Ledger, Run, Supervisor, reply, share};
 use crate::name::{Name, Path};

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::archive::{Refused, Sink};
 use super::lines::escaped;
-use super::log_room;
+use super::log_quota;
 use super::ring::{Line, Moment};
 use crate::name::{Name, Path as Tenant};
 
@@ -137,14 +137,14 @@ impl LogFolder {
     /// there was room for the last time.
     fn make_room(&mut self, name: &Name) -> io::Result<()> {
         let tenant = name.path().tenant();
-        let file = self.limits.size.max(log_room::LEAST);
+        let file = self.limits.size.max(log_quota::LEAST);
         let left = self
             .room
             .get(&tenant)
             .and_then(|left| left.checked_sub(file));
         let left = match left {
             Some(left) => left,
-            None => log_room::make_room(&self.folder, &tenant, self.limits.tenant, |other| {
+            None => log_quota::make_room(&self.folder, &tenant, self.limits.tenant, |other| {
                 other == name || self.files.contains_key(other)
             })?,
         };
@@ -408,7 +408,7 @@ mod tests {
     fn a_tenant_that_uses_ever_new_names_loses_its_own_oldest_files() {
         let mut case = Case::new(1 << 20, 3);
         // However little is in them.
-        case.folder.limits.tenant = 5 * log_room::LEAST;
+        case.folder.limits.tenant = 5 * log_quota::LEAST;
         for number in 0..9 {
             let name = format!("t:u{number}:a");
             for said in [&name, ":root", "other:a"] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::lists::Lists;
+use super::crl_files::Lists;
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, Usage, verify_unrevoked};
 

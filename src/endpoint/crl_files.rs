@@ -15,7 +15,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use rustls::pki_types::UnixTime;
 
-use crate::chain::revocation::{LABEL, RevocationError, RevocationList};
+use crate::chain::crl::{LABEL, RevocationError, RevocationList};
 use crate::chain::verify::Anchor;
 use crate::sandbox::Need;
 use crate::socket::SEARCH;

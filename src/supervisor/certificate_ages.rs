@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::ledger::{MAX_POLICIES, Refusal};
+use super::accounting::{MAX_POLICIES, Refusal};
 use crate::name::Path;
 use crate::policy::Age;
 
