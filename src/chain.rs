@@ -64,7 +64,7 @@ pub fn time(seconds: i64) -> String {
         .unwrap_or_else(|| format!("{seconds} seconds since 1970"))
 }
 
-/// DER of the identifier and length octets of an OCTET STRING of 32 octets.
+/// DER of the identifier and length bytes of an OCTET STRING of 32 bytes.
 const DIGEST_HEAD: [u8; 2] = [0x04, 32];
 
 /// The numbers of [`EXTENSION`] or [`IMAGE_EXTENSION`].
@@ -346,7 +346,7 @@ impl<'a> Certificate<'a> {
     pub fn read(der: &'a [u8]) -> Result<Self, String> {
         match X509Certificate::from_der(der) {
             Ok((&[], certificate)) => Ok(Self(certificate)),
-            Ok(_) => Err("octets follow the certificate".to_owned()),
+            Ok(_) => Err("bytes follow the certificate".to_owned()),
             Err(error) => Err(unreadable(error)),
         }
     }
@@ -397,7 +397,7 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    /// The last common name of the subject; octets that are not UTF-8 are replaced.
+    /// The last common name of the subject; bytes that are not UTF-8 are replaced.
     pub fn common_name(&self) -> Option<String> {
         let name = self.0.subject().iter_common_name().last()?;
         Some(String::from_utf8_lossy(name.attr_value().data).into_owned())
@@ -406,9 +406,9 @@ impl<'a> Certificate<'a> {
     /// The serial number in lower case hexadecimal.
     pub fn serial(&self) -> String {
         let mut text = String::new();
-        for octet in self.0.raw_serial() {
+        for byte in self.0.raw_serial() {
             // Writing to a String cannot fail.
-            let _ = write!(text, "{octet:02x}");
+            let _ = write!(text, "{byte:02x}");
         }
         text
     }

@@ -234,8 +234,8 @@ impl Signals {
 
     /// Makes the pipe silent until the next signal. To be called before looking at what the signals tell.
     pub fn drain(&mut self) {
-        let mut octets = [0; 64];
-        while matches!(self.wake.read(&mut octets), Ok(count) if count == octets.len()) {}
+        let mut bytes = [0; 64];
+        while matches!(self.wake.read(&mut bytes), Ok(count) if count == bytes.len()) {}
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// Octets uncompressed at a time.
+/// Bytes uncompressed at a time.
 const PIECE: usize = 1 << 16;
 
 /// Content that arrives.
@@ -26,7 +26,7 @@ struct Inflate {
 /// Why something is no zlib stream, or too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InflateError {
-    /// More octets than allowed, uncompressed.
+    /// More bytes than allowed, uncompressed.
     TooLarge(u64),
     /// The zlib stream is damaged.
     Damaged,
@@ -37,7 +37,7 @@ pub enum InflateError {
 }
 
 impl Arriving {
-    /// Content of at most `limit` octets uncompressed.
+    /// Content of at most `limit` bytes uncompressed.
     pub fn new(compressed: bool, limit: u64) -> Self {
         Self {
             size: 0,
@@ -111,7 +111,7 @@ impl fmt::Display for InflateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge(limit) => {
-                write!(f, "there are more than the {limit} octets allowed")
+                write!(f, "there are more than the {limit} bytes allowed")
             }
             Self::Damaged => f.write_str("the zlib stream is damaged"),
             Self::Incomplete => f.write_str("the zlib stream is not complete"),
@@ -131,17 +131,17 @@ mod tests {
 
     use super::*;
 
-    fn compressed(octets: &[u8]) -> Vec<u8> {
+    fn compressed(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-        encoder.write_all(octets).unwrap();
+        encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     }
 
-    /// What arrives when `octets` are cut into pieces of this size.
-    fn arrives(octets: &[u8], size: usize, limit: u64) -> Result<Vec<u8>, InflateError> {
+    /// What arrives when `bytes` are cut into pieces of this size.
+    fn arrives(bytes: &[u8], size: usize, limit: u64) -> Result<Vec<u8>, InflateError> {
         let mut arriving = Arriving::new(true, limit);
         let mut plain = Vec::new();
-        for piece in octets.chunks(size) {
+        for piece in bytes.chunks(size) {
             arriving.write(piece, |piece| {
                 plain.extend_from_slice(piece);
                 Ok::<_, InflateError>(())

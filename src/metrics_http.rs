@@ -17,10 +17,10 @@ use crate::command_line;
 use crate::daemon;
 use crate::sandbox::{self, Breach};
 
-/// Most octets of a request.
+/// Most bytes of a request.
 pub const MAX_REQUEST: usize = 1 << 13;
 
-/// Most octets of the file.
+/// Most bytes of the file.
 pub const MAX_FILE: u64 = 1 << 24;
 
 /// How long all of it may take.
@@ -29,7 +29,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How old the file may be, unless the operator says otherwise.
 pub const AGE: Duration = Duration::from_secs(120);
 
-/// Octets written at once: a pipe that can be written to takes as many.
+/// Bytes written at once: a pipe that can be written to takes as many.
 const PIECE: usize = 4096;
 
 /// Exit code if there was nobody to answer.
@@ -82,7 +82,7 @@ pub fn main() -> i32 {
         },
         Request::Other(status, why) => Reply::new(status, format!("{why}\n"), true),
     };
-    let sent = transmit(&stdout, &reply.octets(), end);
+    let sent = transmit(&stdout, &reply.to_bytes(), end);
     // Where it is no socket, the end of this process says the same.
     let _ = shutdown(stdout.as_raw_fd(), Shutdown::Write);
     sent.map_or(NO_ANSWER, |()| 0)
@@ -99,12 +99,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// what a buffer has taken out of it.
 fn receive(input: impl AsFd, end: Instant) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
-    let mut octets = [0; 1024];
+    let mut bytes = [0; 1024];
     while head.len() < MAX_REQUEST && !is_complete(&head) {
         wait(input.as_fd(), PollFlags::POLLIN, end)?;
-        match nix::unistd::read(&input, &mut octets) {
+        match nix::unistd::read(&input, &mut bytes) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => head.extend_from_slice(&octets[..count]),
+            Ok(count) => head.extend_from_slice(&bytes[..count]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -138,7 +138,7 @@ fn path(target: &str) -> &str {
 
 fn request(head: &[u8]) -> Request {
     let head = without_empty_line(head);
-    let line = head.split(|octet| *octet == b'\r').next();
+    let line = head.split(|byte| *byte == b'\r').next();
     let line = line.and_then(|line| std::str::from_utf8(line).ok());
     let words: Vec<&str> = line.unwrap_or_default().split(' ').collect();
     let ([method, target, version], true) = (&words[..], is_complete(head)) else {
@@ -200,7 +200,7 @@ impl Reply {
         }
     }
 
-    fn octets(&self) -> Vec<u8> {
+    fn to_bytes(&self) -> Vec<u8> {
         let allow = if self.status.starts_with("405") {
             "Allow: GET, HEAD\r\n"
         } else {
@@ -215,17 +215,17 @@ impl Reply {
     }
 }
 
-fn transmit(output: &io::Stdout, mut octets: &[u8], end: Instant) -> io::Result<()> {
-    while !octets.is_empty() {
+fn transmit(output: &io::Stdout, mut bytes: &[u8], end: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
         wait(output.as_fd(), PollFlags::POLLOUT, end)?;
-        let piece = octets.get(..PIECE).unwrap_or(octets);
+        let piece = bytes.get(..PIECE).unwrap_or(bytes);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let sent = match send(output.as_raw_fd(), piece, flags) {
             Err(Errno::ENOTSOCK) => nix::unistd::write(output, piece),
             sent => sent,
         };
         match sent {
-            Ok(count) => octets = &octets[count..],
+            Ok(count) => bytes = &bytes[count..],
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_head_alone_tells_the_length_of_the_body() {
-        let reply = Reply::new("200 OK", "12345".to_owned(), false).octets();
+        let reply = Reply::new("200 OK", "12345".to_owned(), false).to_bytes();
         let text = String::from_utf8(reply).unwrap();
         assert!(text.contains("\r\nContent-Length: 5\r\n") && text.ends_with("\r\n\r\n"));
     }

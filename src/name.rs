@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// One component of a name: 1 to 63 octets of `A-Z a-z 0-9 - .`, not starting with `-`, kept in lower case.
+/// One component of a name: 1 to 63 bytes of `A-Z a-z 0-9 - .`, not starting with `-`, kept in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
@@ -29,8 +29,8 @@ pub enum NameError {
 }
 
 impl Label {
-    /// Most octets a label can have.
-    pub const MAX_OCTETS: usize = 63;
+    /// Most bytes a label can have.
+    pub const MAX_BYTES: usize = 63;
 
     /// The label's text, lower case.
     pub fn as_str(&self) -> &str {
@@ -42,11 +42,11 @@ impl FromStr for Label {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let fits = (1..=Self::MAX_OCTETS).contains(&text.len())
+        let fits = (1..=Self::MAX_BYTES).contains(&text.len())
             && !text.starts_with('-')
             && text
                 .bytes()
-                .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.'));
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
         if !fits {
             return Err(NameError::BadLabel(text.to_owned()));
         }
@@ -217,7 +217,7 @@ impl fmt::Display for NameError {
                 f,
                 "'{}' is no label: 1 to {} of A-Z a-z 0-9 - . are allowed, the first not '-'",
                 text.escape_default(),
-                Label::MAX_OCTETS
+                Label::MAX_BYTES
             ),
         }
     }

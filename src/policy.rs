@@ -18,7 +18,7 @@ pub struct Policy {
     pub unikernels: u64,
     /// Host processors that may be used.
     pub cpus: BTreeSet<CpuId>,
-    /// Sum of the unikernels' memory in MB (2^20 octets).
+    /// Sum of the unikernels' memory in MB (2^20 bytes).
     pub memory: u64,
     /// Sum of the block devices' sizes in MB; `None` forbids block devices.
     pub block: Option<u64>,

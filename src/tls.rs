@@ -16,14 +16,14 @@ use crate::chain::verify::PathError;
 /// Port of the endpoint (BEHAVIOUR 9).
 pub const PORT: u16 = 1025;
 
-/// Octets read from a socket at once.
+/// Bytes read from a socket at once.
 const READ: usize = 1 << 16;
 
 /// What has arrived on a socket, and the library has not taken yet, which asks for 4 KiB at a time. Before the socket
 /// is polled, all of it has to be taken.
 #[derive(Debug)]
 pub struct Arrived {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     taken: usize,
     end: usize,
 }
@@ -31,7 +31,7 @@ pub struct Arrived {
 impl Default for Arrived {
     fn default() -> Self {
         Self {
-            octets: vec![0; READ],
+            bytes: vec![0; READ],
             taken: 0,
             end: 0,
         }
@@ -113,10 +113,10 @@ impl Read for Reader<'_> {
         let Self(arrived, socket) = self;
         if arrived.is_empty() {
             (arrived.taken, arrived.end) = (0, 0);
-            arrived.end = socket.read(&mut arrived.octets)?;
+            arrived.end = socket.read(&mut arrived.bytes)?;
         }
         let mut held = arrived
-            .octets
+            .bytes
             .get(arrived.taken..arrived.end)
             .unwrap_or_default();
         let count = held.read(room)?;

@@ -9,7 +9,7 @@ use md5::{Digest as _, Md5};
 use crate::name::Name;
 use crate::policy::CpuId;
 
-/// Most octets of an image that a host takes, uncompressed.
+/// Most bytes of an image that a host takes, uncompressed.
 pub const MAX_IMAGE: u64 = 1 << 30;
 
 /// What kind of virtual machine runs the image.
@@ -37,7 +37,7 @@ pub struct Block {
     pub device: String,
     /// Block device of the host; `None`: of the same name.
     pub host_device: Option<String>,
-    /// Octets in a sector, a power of two from 512; `None` leaves it to the tender (512).
+    /// Bytes in a sector, a power of two from 512; `None` leaves it to the tender (512).
     pub sector_size: Option<u16>,
 }
 
@@ -73,13 +73,13 @@ pub struct Config {
     pub fail_behaviour: FailBehaviour,
     /// Host processors the tender is pinned to; never empty.
     pub cpus: BTreeSet<CpuId>,
-    /// Memory in MB (2^20 octets), from 1 to [`Config::MAX_MEMORY`].
+    /// Memory in MB (2^20 bytes), from 1 to [`Config::MAX_MEMORY`].
     pub memory: u32,
     /// Block devices.
     pub blocks: Vec<Block>,
     /// Network devices.
     pub nets: Vec<Net>,
-    /// Guest arguments, arbitrary octets without NUL.
+    /// Guest arguments, arbitrary bytes without NUL.
     pub arguments: Vec<Vec<u8>>,
     /// Virtual processors, BHyve only.
     pub vcpus: u16,
@@ -141,7 +141,7 @@ impl Config {
     pub const MAX_MEMORY: u32 = 1 << 24;
     /// Most devices of both kinds together, as in a Solo5 manifest (SOLO5 3).
     pub const MAX_DEVICES: usize = 63;
-    /// Most octets of all guest arguments joined by spaces (SOLO5 4).
+    /// Most bytes of all guest arguments joined by spaces (SOLO5 4).
     pub const MAX_COMMAND_LINE: usize = 8191;
 
     /// The place in the start order: lower is started earlier, and stopped later.
@@ -174,7 +174,7 @@ impl Net {
 }
 
 impl Mac {
-    /// The address of a device without a given one: `00:80:41` and three octets of an MD5 (WIRE 2).
+    /// The address of a device without a given one: `00:80:41` and three bytes of an MD5 (WIRE 2).
     pub fn derived(device: &str, unikernel: &Name) -> Self {
         let digest = Md5::new()
             .chain_update(device)
@@ -186,8 +186,8 @@ impl Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let octets: Vec<_> = self.0.iter().map(|octet| format!("{octet:02x}")).collect();
-        f.write_str(&octets.join(":"))
+        let bytes: Vec<_> = self.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        f.write_str(&bytes.join(":"))
     }
 }
 
@@ -205,7 +205,7 @@ impl fmt::Display for Death {
 /// Lower-case hexadecimal.
 impl fmt::Display for ImageDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

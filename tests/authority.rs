@@ -173,8 +173,8 @@ fn every_profile_has_exactly_the_extensions_of_the_table() {
     ] {
         assert_eq!(value(certificate, KEY_USAGE.0), [3, 3, 7, usage, 0]);
         assert_eq!(value(certificate, CONSTRAINTS.0), constraints);
-        let octets = certificate.serial.len() / 2;
-        assert!((10..=11).contains(&octets), "{}", certificate.serial);
+        let bytes = certificate.serial.len() / 2;
+        assert!((10..=11).contains(&bytes), "{}", certificate.serial);
     }
     // The issuer's key identifier is the one its own certificate states.
     assert_eq!(
@@ -187,7 +187,7 @@ fn every_profile_has_exactly_the_extensions_of_the_table() {
 }
 
 #[test]
-fn a_profile_is_octet_by_octet_that_of_albatross() {
+fn a_profile_is_byte_by_byte_that_of_albatross() {
     let vectors =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/chains/cli-sub1-create");
     let folder = generated("same");
@@ -1015,7 +1015,7 @@ fn what_is_signed_is_shown_in_the_words_of_show_before_it_is_written() {
         "command: unikernel create",
         "CPU ids: 0, 5",
         "memory: 48 MB",
-        "block device: storage -> data, sectors of 4096 octets",
+        "block device: storage -> data, sectors of 4096 bytes",
         "network device: service -> br7, hardware address 02:00:00:00:00:01",
         r#"argument: "--key=\x1b[2J\"\xff""#,
         "when it ends: it is restarted after the exit codes 3, 4",

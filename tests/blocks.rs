@@ -23,7 +23,7 @@ use nix::unistd::{Pid, geteuid};
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
 use petrel::wire::legacy::{BlockAdd, BlockSet};
 use petrel::wire::{
-    BlockAddFilled, BlockCommand, BlockData, Command, Data, Int, Message, Octets, Payload, Policy,
+    BlockAddFilled, BlockCommand, BlockData, Bytes, Command, Data, Int, Message, Payload, Policy,
     PolicyCommand, Success,
 };
 
@@ -34,28 +34,26 @@ use support::{Ended, Running, guest, run, skipped};
 const MB: usize = 1 << 20;
 
 /// Content of whole blocks, each other than the others, of which the middle third is zero.
-fn content(octets: usize) -> Vec<u8> {
+fn content(bytes: usize) -> Vec<u8> {
     let mut state = 1_u64;
-    let mut content: Vec<u8> = (0..octets.div_ceil(8))
+    let mut content: Vec<u8> = (0..bytes.div_ceil(8))
         .flat_map(|_| {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
             state.to_be_bytes()
         })
-        .take(octets)
+        .take(bytes)
         .collect();
-    content[octets / 3..octets / 3 * 2].fill(0);
+    content[bytes / 3..bytes / 3 * 2].fill(0);
     content
 }
 
 /// What the guest says of its content (FNV-1a, 64 bits).
 fn fnv(content: &[u8]) -> String {
-    let sum = content
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, octet| {
-            (sum ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let sum = content.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("block storage: fnv1a {sum:016x}")
 }
 
@@ -298,8 +296,8 @@ fn a_unikernel_writes_to_its_device_and_finds_it_again_after_a_restart_of_the_ho
         &[],
     );
     let mut whole = vec![0; 2 * MB];
-    for (number, octet) in whole[3 * 4096..4 * 4096].iter_mut().enumerate() {
-        *octet = u8::try_from((3 + number * 7) % 256).unwrap();
+    for (number, byte) in whole[3 * 4096..4 * 4096].iter_mut().enumerate() {
+        *byte = u8::try_from((3 + number * 7) % 256).unwrap();
     }
     assert_eq!(host.says("one"), fnv(&whole));
     let supervisor = host.supervisor.take().unwrap();
@@ -436,14 +434,14 @@ fn a_device_whose_content_does_not_arrive_whole_never_was() {
     );
 }
 
-fn zlib(octets: &[u8]) -> Vec<u8> {
+fn zlib(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
-    encoder.write_all(octets).unwrap();
+    encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 #[test]
-fn one_octet_too_many_is_a_failure_on_both_sides_and_at_once() {
+fn one_byte_too_many_is_a_failure_on_both_sides_and_at_once() {
     let host = Host::start();
     let before = content(MB);
     host.file("data", &before);
@@ -458,7 +456,7 @@ fn one_octet_too_many_is_a_failure_on_both_sides_and_at_once() {
         for level in ["0", "1"] {
             let set = ["--compression-level", level, file];
             let set = [&["set-block", "disk"], &set[..]].concat();
-            let too_large = ["1048576 octets"];
+            let too_large = ["1048576 bytes"];
             host.expect(&host.keeper(&set), 117, &too_large);
             let local = [&["set-block", "keeper:disk"], &set[2..]].concat();
             host.expect(&host.petrel(&local), 117, &too_large);
@@ -601,11 +599,11 @@ fn devices_are_the_tenders_own_as_long_as_it_has_them() {
 fn files_that_are_there_are_found_and_links_are_not_followed() {
     let mut host = Host::prepared(Setup::default());
     fs::create_dir(host.path("db/block")).unwrap();
-    let file = |name: &str, octets: u64| {
+    let file = |name: &str, bytes: u64| {
         let file = File::create(host.device(name)).unwrap();
-        file.set_len(octets).unwrap();
+        file.set_len(bytes).unwrap();
     };
-    for (name, octets) in [
+    for (name, bytes) in [
         ("keeper:old", 5 * MB),
         (":root", MB),
         ("keeper:empty", 0),
@@ -614,7 +612,7 @@ fn files_that_are_there_are_found_and_links_are_not_followed() {
         ("no-name", MB),
         (".new-7", MB),
     ] {
-        file(name, octets as u64);
+        file(name, bytes as u64);
     }
     let victim = host.file("victim", vec![7; MB]);
     symlink(&victim, host.device("keeper:link")).unwrap();
@@ -663,7 +661,7 @@ fn older_clients_bring_and_take_content_in_one_message() {
         let add = BlockAdd {
             size: Int::new(1),
             compress,
-            data: Some(Octets(sent.clone())),
+            data: Some(Bytes(sent.clone())),
         };
         let added = said(answer(
             &mut host.ask(&name, BlockCommand::AddOld(add.clone())),
@@ -674,8 +672,8 @@ fn older_clients_bring_and_take_content_in_one_message() {
         for level in [0, 6] {
             let dump = BlockCommand::DumpOld(Int::new(level));
             let mut stream = host.ask(&name, dump);
-            let octets = read_frame(&mut stream, 4 * MB).unwrap().unwrap();
-            let payload = Message::decode(&octets).unwrap().payload;
+            let bytes = read_frame(&mut stream, 4 * MB).unwrap().unwrap();
+            let payload = Message::decode(&bytes).unwrap().payload;
             let Payload::Reply(Success::OldBlockDeviceImage(image)) = payload else {
                 panic!("{payload:?}");
             };
@@ -688,9 +686,9 @@ fn older_clients_bring_and_take_content_in_one_message() {
             }
             assert!(plain == data);
         }
-        let set = |octets: &[u8]| BlockSet {
+        let set = |bytes: &[u8]| BlockSet {
             compress,
-            data: Octets(octets.to_vec()),
+            data: Bytes(bytes.to_vec()),
         };
         let command = BlockCommand::SetOld(set(&sent));
         assert_eq!(
@@ -712,7 +710,7 @@ fn older_clients_bring_and_take_content_in_one_message() {
             data,
         })
     };
-    let mut stream = host.ask("keeper:later", add(Some(Octets(Vec::new()))));
+    let mut stream = host.ask("keeper:later", add(Some(Bytes(Vec::new()))));
     for chunk in data.chunks(MAX_CHUNK) {
         write_frame(&mut stream, chunk).unwrap();
     }
@@ -767,9 +765,9 @@ fn who_leaves_a_dump_at_any_time_leaves_the_device_free_and_nothing_to_wait_for(
         let stream = host.ask("keeper:disk", dump());
         eventually("it is under way", || !host.carriers().is_empty());
         drop(stream);
-        for octets in [1, 2 * MB] {
+        for bytes in [1, 2 * MB] {
             let mut stream = host.ask("keeper:disk", dump());
-            let mut some = vec![0; octets];
+            let mut some = vec![0; bytes];
             stream.read_exact(&mut some).unwrap();
         }
         let set = ["set-block", "keeper:disk", "data"];

@@ -21,11 +21,10 @@ use petrel::name::Name;
 use petrel::wire::extensions::{Death, Details, Exit, NamedDetails, Standing, Waiting};
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{
-    Arguments, BridgeTap, Command, Config, ConsoleCommand, ConsoleData, ConsoleRead, Data,
+    Arguments, BridgeTap, Bytes, Command, Config, ConsoleCommand, ConsoleData, ConsoleRead, Data,
     FailBehaviour, IfData, Image, Info, Int, Int32, Int64, KInfoMem, Message, NamedInfo,
-    NamedPolicy, Octets, Payload, Policy, PolicyCommand, RUsage, Restart, Set, SinceCount,
-    Statistics, StatsAdd, StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand,
-    VmmStat,
+    NamedPolicy, Payload, Policy, PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics,
+    StatsAdd, StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand, VmmStat,
 };
 use signal_hook::consts::SIGPIPE;
 use support::{DEADLINE, Folder, Running, guest, skipped};
@@ -44,7 +43,7 @@ fn info() -> Info {
         fail_behaviour: FailBehaviour::Quit(()),
         cpuids: Set::sorted([Int::new(0), Int::new(1)]),
         memory: Int::new(32),
-        digest: Octets(vec![0xab; 32]),
+        digest: Bytes(vec![0xab; 32]),
         blocks: None,
         bridges: None,
         arguments: Some(vec!["--secret=x".into()]),
@@ -150,7 +149,7 @@ fn details_are_appended_and_what_runs_is_shown_first() {
         Some(Death::Exit(Int::new(2))),
     );
     failed.details.restarts = Int::new(3);
-    failed.details.previous = Some(Octets(vec![0xcd; 32]));
+    failed.details.previous = Some(Bytes(vec![0xcd; 32]));
     let unikernels = vec![
         detailed(":ended", Standing::Ended(()), Some(Death::OutOfMemory(()))),
         detailed(":stopped", Standing::Stopped(()), None),
@@ -490,9 +489,9 @@ fn create_streams_the_image_after_the_command() {
         let image = image(&folder, 3_000_001);
         let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
             let request = command(&mut stream);
-            let octets = upload(&mut stream);
+            let bytes = upload(&mut stream);
             answer(&mut stream, &request, success("created unikernel"));
-            (request, octets)
+            (request, bytes)
         });
         let options = [
             "--mem=64",
@@ -511,7 +510,7 @@ fn create_streams_the_image_after_the_command() {
             ended.stdout,
             "host [unikernel: foo:web]: success: created unikernel\n"
         );
-        let (request, octets) = daemon.result();
+        let (request, bytes) = daemon.result();
         let config = created(&request);
         assert!(config.image.0.is_empty());
         assert_eq!(config.compressed, compressed);
@@ -521,12 +520,8 @@ fn create_streams_the_image_after_the_command() {
         assert_eq!(config.fail_behaviour, restart);
         let guest_arguments = ["--ipv4=10.0.0.2/24".into(), "x".into()];
         assert_eq!(config.arguments.as_deref(), Some(&guest_arguments[..]));
-        let octets = if compressed {
-            inflated(&octets)
-        } else {
-            octets
-        };
-        assert!(octets == fs::read(image).unwrap(), "the image differs");
+        let bytes = if compressed { inflated(&bytes) } else { bytes };
+        assert!(bytes == fs::read(image).unwrap(), "the image differs");
     }
 }
 
@@ -593,7 +588,7 @@ fn a_success_before_the_end_of_an_upload_is_none() {
 fn image_reply(compressed: bool, image: Vec<u8>) -> Payload {
     Payload::Reply(Success::UnikernelImage(Image {
         compressed,
-        image: Octets(image),
+        image: Bytes(image),
     }))
 }
 
@@ -659,11 +654,11 @@ fn a_download_goes_where_it_is_asked_to_and_replaces_nothing() {
 #[test]
 fn an_image_that_is_not_complete_is_not_kept() {
     let content = vec![7; 100_000];
-    let truncated = |octets: &[u8]| octets[..octets.len() - 1].to_vec();
+    let truncated = |bytes: &[u8]| bytes[..bytes.len() - 1].to_vec();
     let cases = [
         ("too short a stream", true, truncated(&zlib(&content)), 0),
         (
-            "octets after the stream",
+            "bytes after the stream",
             true,
             [&zlib(&content)[..], b"x"].concat(),
             0,
@@ -677,8 +672,8 @@ fn an_image_that_is_not_complete_is_not_kept() {
         let daemon = Daemon::start(&folder.path("util/vmmd.sock"), move |mut stream| {
             let request = command(&mut stream);
             let message = Message::answer(request.header, image_reply(compressed, image));
-            let octets = frame(&message.encode().unwrap()).unwrap();
-            stream.write_all(&octets[..octets.len() - missing]).unwrap();
+            let bytes = frame(&message.encode().unwrap()).unwrap();
+            stream.write_all(&bytes[..bytes.len() - missing]).unwrap();
         });
         let ended = local(&folder, 121, &["get", "web"]);
         assert!(downloads(&folder).is_empty(), "{what}");

@@ -17,7 +17,7 @@ use client::{
     local, petrel, say, success, upload, zlib,
 };
 use petrel::wire::{
-    BlockAddFilled, BlockCommand, BlockData, BlockDevice, Command, Data, Int, Message, Octets,
+    BlockAddFilled, BlockCommand, BlockData, BlockDevice, Bytes, Command, Data, Int, Message,
     Payload, Success,
 };
 use support::{DEADLINE, Folder, Running, run};
@@ -75,7 +75,7 @@ fn block_devices_are_created_and_destroyed() {
 /// What a daemon was asked for, and the content that followed; `knows`: whether it is one of Petrel.
 fn serve_content(stream: &mut UnixStream, knows: bool) -> (Payload, Vec<u8>) {
     let request = command(stream);
-    let octets = match &request.payload {
+    let bytes = match &request.payload {
         Payload::Command(Command::Block(BlockCommand::AddFilled(_))) if !knows => {
             return (request.payload, Vec::new());
         }
@@ -85,7 +85,7 @@ fn serve_content(stream: &mut UnixStream, knows: bool) -> (Payload, Vec<u8>) {
         _ => Vec::new(),
     };
     answer(stream, &request, success("done"));
-    (request.payload, octets)
+    (request.payload, bytes)
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn data_larger_than_the_device_is_refused_before_anything_is_sent() {
     folder.file("content", vec![7; (1 << 20) + 1]);
     let create = ["create-block", "data", "1", "--data"];
     for (file, why) in [
-        ("content", "1048577 octets"),
+        ("content", "1048577 bytes"),
         ("/dev/null/x", "cannot open"),
         ("util", "cannot read"),
     ] {
@@ -193,20 +193,16 @@ fn the_content_of_a_device_is_replaced() {
         folder.file("content", &content);
         let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
             let request = command(&mut stream);
-            let octets = upload(&mut stream);
+            let bytes = upload(&mut stream);
             answer(&mut stream, &request, success("set block device"));
-            (request.payload, octets)
+            (request.payload, bytes)
         });
         let set = ["set-block", "data", "content", "--compression-level", level];
         local(&folder, 0, &set);
-        let (payload, octets) = daemon.result();
+        let (payload, bytes) = daemon.result();
         assert_eq!(payload, asked(BlockCommand::Set(compressed)));
-        let octets = if compressed {
-            inflated(&octets)
-        } else {
-            octets
-        };
-        assert!(octets == content, "the content differs");
+        let bytes = if compressed { inflated(&bytes) } else { bytes };
+        assert!(bytes == content, "the content differs");
     }
 }
 
@@ -238,9 +234,9 @@ fn a_file_that_shrinks_while_it_is_sent_has_no_end() {
         // The client has opened the file, and cannot be at its end: no socket holds so much.
         open.send(()).unwrap();
         wait.recv_timeout(DEADLINE).unwrap();
-        let mut octets = Vec::new();
-        stream.read_to_end(&mut octets).unwrap();
-        octets
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes
     });
     let set = ["set-block", "data", "content", "--tmpdir=."];
     let running = Running::start(&mut petrel(&folder.path(""), &set));
@@ -266,7 +262,7 @@ fn dump(
         let begin = Payload::Reply(Success::BlockDeviceImage(compressed));
         answer(&mut stream, &request, begin);
         for piece in pieces {
-            let data = Data::Block(BlockData::Some(Octets(piece)));
+            let data = Data::Block(BlockData::Some(Bytes(piece)));
             answer(&mut stream, &request, Payload::Data(data));
         }
         if let Some(last) = last {
@@ -324,7 +320,7 @@ fn a_dump_is_stored_in_the_current_directory() {
 #[test]
 fn a_dump_that_is_not_complete_is_not_kept() {
     let stream = zlib(&[7; 10_000]);
-    let piece = |octets: &[u8]| vec![octets.to_vec()];
+    let piece = |bytes: &[u8]| vec![bytes.to_vec()];
     let cases = [
         (121, "closed", false, piece(b"abc"), None),
         (

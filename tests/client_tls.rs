@@ -22,7 +22,7 @@ use petrel::client::tls::REJECTIONS;
 use petrel::unikernel::ImageDigest;
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{
-    BlockCommand, BlockData, Command, ConsoleCommand, ConsoleData, Data, Image, Message, Octets,
+    BlockCommand, BlockData, Bytes, Command, ConsoleCommand, ConsoleData, Data, Image, Message,
     Payload, PolicyCommand, StatsCommand, Success, Timestamp, UnikernelCommand,
 };
 use rustls::client::danger::HandshakeSignatureValid;
@@ -221,8 +221,8 @@ fn listen<T: Send + 'static>(
 /// An answer of the endpoint, which has no request to answer but the chain.
 fn tell(stream: &mut ServerStream, payload: Payload) {
     let header = Message::command(0, &"tenant:web".parse().unwrap(), INFO).header;
-    let octets = frame(&Message::answer(header, payload).encode().unwrap()).unwrap();
-    stream.write_all(&octets).unwrap();
+    let bytes = frame(&Message::answer(header, payload).encode().unwrap()).unwrap();
+    stream.write_all(&bytes).unwrap();
 }
 
 const TENANT: [&str; 2] = ["--ca=tenant.pem", "--ca-key=tenant.key"];
@@ -254,17 +254,17 @@ fn over_tls_an_image_is_streamed_compressed() {
     let folder = with_tenant("tls-create");
     let image = image(&folder, 2_000_000);
     let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-        let octets = upload(stream);
+        let bytes = upload(stream);
         tell(stream, success("created unikernel"));
-        octets
+        bytes
     });
     let arguments = [&["create", "web", "image", "-d", &place], &TENANT[..]].concat();
     expect(&folder.path(""), 0, &arguments);
     let sent = served.recv_timeout(DEADLINE).unwrap();
     // The zlib header of levels 7 to 9.
     assert_eq!(sent[..2], [0x78, 0xda]);
-    let octets = inflated(&sent);
-    assert!(octets == fs::read(image).unwrap(), "the image differs");
+    let bytes = inflated(&sent);
+    assert!(bytes == fs::read(image).unwrap(), "the image differs");
 }
 
 #[test]
@@ -296,9 +296,9 @@ fn a_signed_certificate_is_used_with_its_image() {
     run(0, &["create", "web", "image", "--csr"]);
     run(0, &["sign", "tenant.pem", "db", "tenant.key", "web.req"]);
     let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-        let octets = upload(stream);
+        let bytes = upload(stream);
         tell(stream, success("created unikernel"));
-        octets
+        bytes
     });
     let certificate = ["certificate", "web.pem", "web.key", "-d", &place];
     run(124, &certificate);
@@ -338,8 +338,8 @@ fn a_signed_certificate_is_used_with_its_image() {
     );
     run(0, &[&certificate[..], &["--image=image"]].concat());
     let sent = served.recv_timeout(DEADLINE).unwrap();
-    let octets = inflated(&sent);
-    assert!(octets == fs::read(image).unwrap(), "the image differs");
+    let bytes = inflated(&sent);
+    assert!(bytes == fs::read(image).unwrap(), "the image differs");
 }
 
 #[test]
@@ -779,15 +779,15 @@ fn a_certificate_takes_only_the_image_it_is_for() {
         "{ended:?}"
     );
     let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-        let octets = upload(stream);
+        let bytes = upload(stream);
         tell(stream, success("created unikernel"));
-        octets
+        bytes
     });
     let right = [&certificate[..], &[&place, "--image=image"]].concat();
     expect(&folder.path(""), 0, &right);
     let sent = served.recv_timeout(DEADLINE).unwrap();
-    let octets = inflated(&sent);
-    assert!(octets == fs::read(good).unwrap(), "the image differs");
+    let bytes = inflated(&sent);
+    assert!(bytes == fs::read(good).unwrap(), "the image differs");
 }
 
 #[test]
@@ -797,9 +797,9 @@ fn a_certificate_for_the_content_of_a_device_sends_it() {
     for compressed in [false, true] {
         issue_command(&folder, Command::Block(BlockCommand::Set(compressed)), None);
         let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
-            let octets = upload(stream);
+            let bytes = upload(stream);
             tell(stream, success("set block device"));
-            octets
+            bytes
         });
         let certificate = ["certificate", "web.pem", "web.key", "-d", &place];
         let run = |code, options: &[&str]| {
@@ -848,7 +848,7 @@ fn a_certificate_shows_answers_of_every_kind() {
     let reply = Payload::Reply;
     let image = || Image {
         compressed: false,
-        image: Octets(b"content".to_vec()),
+        image: Bytes(b"content".to_vec()),
     };
     let dumped = |data| Payload::Data(Data::Block(data));
     let history = petrel::wire::SinceCount::Count(petrel::wire::Int::new(1));
@@ -881,7 +881,7 @@ fn a_certificate_shows_answers_of_every_kind() {
             Command::Block(BlockCommand::Dump(petrel::wire::Int::new(0))),
             vec![
                 reply(Success::BlockDeviceImage(false)),
-                dumped(BlockData::Some(Octets(b"content".to_vec()))),
+                dumped(BlockData::Some(Bytes(b"content".to_vec()))),
                 dumped(BlockData::End(())),
             ],
             0,

@@ -15,7 +15,7 @@ use std::{fs, thread};
 use nix::sys::signal::Signal;
 use petrel::console::daemon::{MAX_CONNECTIONS, MAX_WAITING_LINES};
 use petrel::console::lines::{MAX_LINE, TRUNCATED};
-use petrel::console::ring::{LINES, OCTETS};
+use petrel::console::ring::{BYTES, LINES};
 use petrel::wire::frame::frame;
 use petrel::wire::{
     Command, ConsoleCommand, ConsoleRead, Int, Message, Payload, SinceCount, Timestamp,
@@ -152,7 +152,7 @@ fn a_ring_keeps_its_size_and_long_lines_are_cut() {
 }
 
 #[test]
-fn octets_that_are_no_text_come_through() {
+fn bytes_that_are_no_text_come_through() {
     let daemon = Daemon::start();
     let mut supervisor = daemon.connect();
     let mut guest = daemon.guest(&mut supervisor, ":a");
@@ -210,7 +210,7 @@ fn a_slow_subscriber_delays_nobody_and_is_told_how_many_lines_it_missed() {
     let mut quick = daemon.connect();
     quick.subscribe_last(":a", 0);
     // What waits for it, what the ring has, and what the kernel may hold on top of it.
-    let total = (MAX_WAITING_LINES + OCTETS + (4 << 20)) / MAX_LINE / 100 * 100;
+    let total = (MAX_WAITING_LINES + BYTES + (4 << 20)) / MAX_LINE / 100 * 100;
     let mut number = 0;
     while number < total {
         let lines: Vec<_> = (number..number + 100)
@@ -686,23 +686,23 @@ fn what_is_no_request_ends_the_connection_without_a_word() {
     inputs.extend(messages.iter().map(|message| frame(message).unwrap()));
     for input in inputs {
         let mut client = daemon.connect();
-        client.send_octets(&input);
+        client.send_bytes(&input);
         client.assert_closed();
     }
     assert_eq!(daemon.inactive(":"), [""; 0]);
 }
 
 #[test]
-fn a_request_may_come_octet_by_octet_and_several_at_once() {
+fn a_request_may_come_byte_by_byte_and_several_at_once() {
     let daemon = Daemon::start();
     daemon.make_fifo(":a");
     let message = Message::command(7, &":a".parse().unwrap(), Command::Console(add(1)));
     let request = frame(&message.encode().unwrap()).unwrap();
     let mut client = daemon.connect();
-    for octet in &request {
-        client.send_octets(&[*octet]);
+    for byte in &request {
+        client.send_bytes(&[*byte]);
     }
-    client.send_octets(&request.repeat(3));
+    client.send_bytes(&request.repeat(3));
     for _ in 0..4 {
         assert!(matches!(
             client.receive().unwrap().payload,

@@ -4,7 +4,7 @@
 #[path = "support/vectors.rs"]
 mod vectors;
 
-use petrel::console::ring::{History, Item, Moment, OCTETS, Ring};
+use petrel::console::ring::{BYTES, History, Item, Moment, Ring};
 use serde_json::{Value, json};
 use vectors::{Differences, comparable, id, load, same};
 
@@ -29,7 +29,7 @@ fn show(ring: &Ring, history: History) -> Value {
                     "unix_s": line.arrived.seconds,
                     "frac_ps": u64::from(line.arrived.nanoseconds) * 1000,
                 },
-                "line": String::from_utf8(line.octets.to_vec()).unwrap(),
+                "line": String::from_utf8(line.bytes.to_vec()).unwrap(),
             })
         })
         .collect()
@@ -62,10 +62,10 @@ fn the_ring_answers_as_recorded() {
     let mut differences = Differences::default();
     for entry in load("console.json") {
         let size = usize::try_from(entry["size"].as_u64().unwrap()).unwrap();
-        let mut ring = Ring::new(size, OCTETS);
+        let mut ring = Ring::new(size, BYTES);
         for pushed in entry["entries"].as_array().unwrap() {
-            let octets = pushed["line"].as_str().unwrap().as_bytes();
-            ring.push(moment(&pushed["timestamp"]), octets);
+            let bytes = pushed["line"].as_str().unwrap().as_bytes();
+            ring.push(moment(&pushed["timestamp"]), bytes);
         }
         let history = match entry["kind"].as_str().unwrap() {
             "read_last" => History::Count(entry["count"].as_i64().unwrap()),

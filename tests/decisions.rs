@@ -136,33 +136,33 @@ fn sample() -> Value {
     })
 }
 
-/// Uncompresses in pieces of `size`, at most `limit` octets.
-fn uncompress(octets: &[u8], size: usize, limit: u64) -> Result<Vec<u8>, InflateError> {
+/// Uncompresses in pieces of `size`, at most `limit` bytes.
+fn uncompress(bytes: &[u8], size: usize, limit: u64) -> Result<Vec<u8>, InflateError> {
     let mut arriving = Arriving::new(true, limit);
     let mut plain = Vec::new();
-    for piece in octets.chunks(size) {
-        arriving.write(piece, |octets| {
-            assert!(octets.len() <= 1 << 16);
-            plain.extend_from_slice(octets);
+    for piece in bytes.chunks(size) {
+        arriving.write(piece, |bytes| {
+            assert!(bytes.len() <= 1 << 16);
+            plain.extend_from_slice(bytes);
             Ok::<_, InflateError>(())
         })?;
     }
     arriving.finish().map(|()| plain)
 }
 
-/// Whether a zlib stream ends before the octets do.
-fn is_followed(octets: &[u8]) -> bool {
+/// Whether a zlib stream ends before the bytes do.
+fn is_followed(bytes: &[u8]) -> bool {
     let mut stream = Decompress::new(true);
     let mut plain = vec![0; 1 << 24];
-    let status = stream.decompress(octets, &mut plain, FlushDecompress::Finish);
-    matches!(status, Ok(Status::StreamEnd)) && stream.total_in() < octets.len() as u64
+    let status = stream.decompress(bytes, &mut plain, FlushDecompress::Finish);
+    matches!(status, Ok(Status::StreamEnd)) && stream.total_in() < bytes.len() as u64
 }
 
 #[test]
 fn compressed_images_are_taken_as_recorded() {
     let mut differences = Differences::default();
     for entry in load("compress.json") {
-        let compressed = octets_of_hex(&entry);
+        let compressed = bytes_of_hex(&entry);
         for size in [1, 7, 1 << 16] {
             let result = uncompress(&compressed, size, 1 << 24);
             let outcome = match (entry["albatross"].as_str().unwrap(), &result) {
@@ -178,7 +178,7 @@ fn compressed_images_are_taken_as_recorded() {
     differences.finish();
 }
 
-fn octets_of_hex(entry: &Value) -> Vec<u8> {
+fn bytes_of_hex(entry: &Value) -> Vec<u8> {
     from_hex(entry["hex"].as_str().unwrap())
 }
 
@@ -200,7 +200,7 @@ fn a_small_stream_that_becomes_large_is_cut_off_early() {
         .max_by_key(|entry| entry["plain_len"].as_u64())
         .unwrap();
     let length = largest["plain_len"].as_u64().unwrap();
-    let compressed = octets_of_hex(largest);
+    let compressed = bytes_of_hex(largest);
     assert!(uncompress(&compressed, 1 << 16, length).is_ok());
     assert!(uncompress(&compressed, 1 << 16, length - 1).is_err());
 }

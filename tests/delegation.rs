@@ -624,7 +624,7 @@ impl Content {
     fn of_leaf(random: &mut Random) -> Self {
         let command = small(random, Command::arbitrary);
         let image = match random.below(3) {
-            0 => Said::likely([(); 32].map(|()| random.octet()), random),
+            0 => Said::likely([(); 32].map(|()| random.byte()), random),
             _ => Said::Nothing,
         };
         let command = match random.below(16) {
@@ -648,7 +648,7 @@ impl Content {
     /// A positive one.
     fn serial(random: &mut Random) -> Vec<u8> {
         let length = 1 + random.below(19);
-        let rest = (1..length).map(|_| random.octet());
+        let rest = (1..length).map(|_| random.byte());
         let first = 1 + u8::try_from(rest.len()).unwrap();
         [first].into_iter().chain(rest).collect()
     }
@@ -694,7 +694,7 @@ impl<T> Said<T> {
         match self {
             Self::Nothing => Vec::new(),
             Self::This(this) => vec![encode(this)],
-            Self::Garbage(octets) => vec![octets.clone()],
+            Self::Garbage(bytes) => vec![bytes.clone()],
             Self::Twice(this) => vec![encode(this); 2],
         }
     }

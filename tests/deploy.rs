@@ -32,8 +32,8 @@ use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::frame::{END, MAX_CHUNK, MAX_MESSAGE, frame, read_frame, write_frame};
 use petrel::wire::legacy::{ArgumentsV1, ConfigV3, ConfigV4, InfoV5};
 use petrel::wire::{
-    CertExtension, Command, FailBehaviour as WireFailBehaviour, Header, Int, Int64, Message,
-    NamedInfo, Octets, Payload, Policy, PolicyCommand, Success, Typ, UnikernelCommand, VERSION, v5,
+    Bytes, CertExtension, Command, FailBehaviour as WireFailBehaviour, Header, Int, Int64, Message,
+    NamedInfo, Payload, Policy, PolicyCommand, Success, Typ, UnikernelCommand, VERSION, v5,
 };
 use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -248,7 +248,7 @@ fn clients_of_older_releases_are_served() {
     let create = |add_name: bool| ConfigV4 {
         startup: Some(Int::new(7)),
         add_name,
-        image: Octets(image.clone()),
+        image: Bytes(image.clone()),
         ..config_v4()
     };
 
@@ -272,7 +272,7 @@ fn clients_of_older_releases_are_served() {
             ":oldest",
             v5::UnikernelCommand::CreateOld(ConfigV3 {
                 compressed: true,
-                image: Octets(compressed.finish().unwrap()),
+                image: Bytes(compressed.finish().unwrap()),
                 ..config_v3()
             }),
             false,
@@ -356,7 +356,7 @@ fn config_v3() -> ConfigV3 {
     ConfigV3 {
         typ: Typ::Solo5(()),
         compressed: false,
-        image: Octets::default(),
+        image: Bytes::default(),
         fail_behaviour: WireFailBehaviour::Quit(()),
         cpuid: Int::new(0),
         memory: Int::new(32),
@@ -1111,15 +1111,12 @@ fn an_upload_that_is_not_finished_leaves_nothing() {
 }
 
 /// Waits until `petreld` has written at least so much of an image.
-fn uploading(host: &Host, octets: usize) {
+fn uploading(host: &Host, bytes: usize) {
     eventually("the image arrives", || {
         let mut files = fs::read_dir(host.path("db/image")).unwrap().flatten();
         files.any(|file| {
             let unfinished = file.file_name().to_string_lossy().starts_with('.');
-            unfinished
-                && file
-                    .metadata()
-                    .is_ok_and(|data| data.len() >= octets as u64)
+            unfinished && file.metadata().is_ok_and(|data| data.len() >= bytes as u64)
         })
     });
 }
@@ -1280,11 +1277,11 @@ fn memory_does_not_depend_on_the_images() {
     assert!(peak < MEMORY, "{peak} KiB");
 }
 
-/// A guest with so many octets, mostly zeros behind what the tender loads.
-fn large_image(host: &Host, octets: u64) -> String {
+/// A guest with so many bytes, mostly zeros behind what the tender loads.
+fn large_image(host: &Host, bytes: u64) -> String {
     let path = host.file("large", fs::read(guest("forever.spt")).unwrap());
     let file = File::options().write(true).open(&path).unwrap();
-    file.set_len(octets).unwrap();
+    file.set_len(bytes).unwrap();
     path.into_os_string().into_string().unwrap()
 }
 
@@ -1351,10 +1348,10 @@ impl Wire {
     }
 
     fn reply(&mut self) -> Success {
-        let octets = read_frame(&mut self.stream, MAX_MESSAGE)
+        let bytes = read_frame(&mut self.stream, MAX_MESSAGE)
             .unwrap()
             .expect("no answer");
-        match Message::decode(&octets).unwrap().payload {
+        match Message::decode(&bytes).unwrap().payload {
             Payload::Reply(success) => success,
             other => panic!("no success: {other:?}"),
         }
@@ -1367,8 +1364,8 @@ impl Wire {
 
 /// Why a request failed.
 fn failure_of(stream: &mut impl Read) -> String {
-    let octets = read_frame(stream, MAX_MESSAGE).unwrap().expect("no answer");
-    match Message::decode(&octets).unwrap().payload {
+    let bytes = read_frame(stream, MAX_MESSAGE).unwrap().expect("no answer");
+    match Message::decode(&bytes).unwrap().payload {
         Payload::Failure(text) => text.to_lossy(),
         other => panic!("no failure: {other:?}"),
     }
@@ -1438,8 +1435,8 @@ fn issue(host: &Host, name: &str, mut params: CertificateParams) {
 /// Connects with `NAME.pem` and `NAME.key`, without looking at them before.
 fn connect(host: &Host, name: &str) -> Result<TlsStream, ConnectError> {
     let read = |file: String| fs::read(host.path(file)).unwrap();
-    let certificates = |octets: Vec<u8>| -> Vec<CertificateDer<'static>> {
-        let pems = pem::parse_many(octets).unwrap();
+    let certificates = |bytes: Vec<u8>| -> Vec<CertificateDer<'static>> {
+        let pems = pem::parse_many(bytes).unwrap();
         pems.into_iter()
             .map(|pem| pem.into_contents().into())
             .collect()
@@ -1508,8 +1505,8 @@ fn assert_same(file: &Path, other: &Path) {
 fn digest(file: &Path) -> String {
     let contents = fs::read(file).unwrap();
     let digest = ring::digest::digest(&ring::digest::SHA256, &contents);
-    let octets = digest.as_ref().iter();
-    octets.map(|octet| format!("{octet:02x}")).collect()
+    let bytes = digest.as_ref().iter();
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The digest in a line of `petrel info`.

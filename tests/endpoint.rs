@@ -31,8 +31,8 @@ use petrel::endpoint::LINGER;
 use petrel::wire::frame::{END, write_frame};
 use petrel::wire::legacy::{BlockAdd, BlockSet};
 use petrel::wire::{
-    BlockCommand, BlockData, Command, ConsoleCommand, Data, DatedPolicy, Int, Int64, Message,
-    Octets, Payload, PolicyCommand, SinceCount, StatsCommand, Success, VERSION,
+    BlockCommand, BlockData, Bytes, Command, ConsoleCommand, Data, DatedPolicy, Int, Int64,
+    Message, Payload, PolicyCommand, SinceCount, StatsCommand, Success, VERSION,
 };
 use pki::{Authority, policy};
 
@@ -155,9 +155,9 @@ fn log_lines_never_get_into_the_connection() {
     drop(socket);
     client.write_all(&tls12_hello()).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let mut octets = Vec::new();
-    client.read_to_end(&mut octets).unwrap();
-    assert_eq!(octets, PROTOCOL_VERSION_ALERT);
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, PROTOCOL_VERSION_ALERT);
     assert!(wait_for_exit(child).success());
 }
 
@@ -308,9 +308,9 @@ fn tls_1_2_is_refused_by_an_alert() {
     let mut client = endpoint.tcp();
     client.write_all(&tls12_hello()).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let mut octets = Vec::new();
-    client.read_to_end(&mut octets).unwrap();
-    assert_eq!(octets, PROTOCOL_VERSION_ALERT);
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, PROTOCOL_VERSION_ALERT);
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
     let host = Host::new();
     let endpoint = host.listen(&["--handshake-timeout=1"]);
     let mut client = endpoint.tcp();
-    // One octet resets no clock: the limit is for the whole handshake.
+    // One byte resets no clock: the limit is for the whole handshake.
     client.write_all(&tls12_hello()[..1]).unwrap();
     let audit = endpoint.log("verdict=");
     assert!(audit.contains("not completed in time"), "{audit}");
@@ -369,7 +369,7 @@ fn the_older_block_commands_without_content_are_followed_by_it_too() {
     let endpoint = host.listen(&[]);
     let (compress, size) = (false, Int::new(1));
     let add = |data: Option<&[u8]>| {
-        let data = data.map(|data| Octets(data.to_vec()));
+        let data = data.map(|data| Bytes(data.to_vec()));
         BlockCommand::AddOld(BlockAdd {
             size,
             compress,
@@ -377,7 +377,7 @@ fn the_older_block_commands_without_content_are_followed_by_it_too() {
         })
     };
     let set = |data: &[u8]| {
-        let data = Octets(data.to_vec());
+        let data = Bytes(data.to_vec());
         BlockCommand::SetOld(BlockSet { compress, data })
     };
     let chunks = vec![b"one".to_vec(), b"two".to_vec()];
@@ -417,7 +417,7 @@ fn a_dump_is_passed_on_and_its_refusal_is_the_only_failure() {
     let identity = host.root.delegate("foo", policy(1)).leaf("disk", dump());
     let messages = [
         Payload::Reply(Success::BlockDeviceImage(false)),
-        Payload::Data(Data::Block(BlockData::Some(Octets(vec![7; 4096])))),
+        Payload::Data(Data::Block(BlockData::Some(Bytes(vec![7; 4096])))),
         Payload::Data(Data::Block(BlockData::End(()))),
     ];
     for answers in [messages.to_vec(), vec![failure("it is in use")]] {
@@ -642,22 +642,22 @@ fn memory_does_not_depend_on_the_size_of_an_image() {
     use petrel::wire::frame::{MAX_MESSAGE, read_frame};
 
     const CHUNKS: usize = 3200;
-    const OCTETS: usize = CHUNKS * 65_536;
+    const BYTES: usize = CHUNKS * 65_536;
     let host = Host::new();
     let endpoint = host.inetd(&[]);
     let (measured, go_on) = channel();
     let daemon = host.daemon("vmmd", move |mut connection| {
         receive(&mut connection);
-        let mut octets = 0;
+        let mut bytes = 0;
         while let Some(chunk) = read_frame(&mut connection, MAX_MESSAGE).unwrap() {
-            octets += chunk.len();
+            bytes += chunk.len();
         }
         // The endpoint is looked at while it waits for this answer, which is as large.
         go_on.recv_timeout(PATIENCE).unwrap();
-        let prefix = u32::try_from(OCTETS).unwrap().to_be_bytes();
+        let prefix = u32::try_from(BYTES).unwrap().to_be_bytes();
         connection.write_all(&prefix).unwrap();
-        io::copy(&mut io::repeat(7).take(OCTETS as u64), &mut connection).unwrap();
-        octets
+        io::copy(&mut io::repeat(7).take(BYTES as u64), &mut connection).unwrap();
+        bytes
     });
     let mut client = endpoint.connect(&host.root.leaf("x", create())).unwrap();
     let child = endpoint.take_spawned();
@@ -669,11 +669,11 @@ fn memory_does_not_depend_on_the_size_of_an_image() {
     let uploading = peak_memory(child.id());
     measured.send(()).unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
-    // The last octet stays behind, so that the process is still there.
-    let expected = OCTETS as u64 - 1;
-    let mut octets = Read::by_ref(&mut client).take(expected);
-    assert_eq!(io::copy(&mut octets, &mut io::sink()).unwrap(), expected);
-    assert_eq!(daemon.wait(), OCTETS);
+    // The last byte stays behind, so that the process is still there.
+    let expected = BYTES as u64 - 1;
+    let mut bytes = Read::by_ref(&mut client).take(expected);
+    assert_eq!(io::copy(&mut bytes, &mut io::sink()).unwrap(), expected);
+    assert_eq!(daemon.wait(), BYTES);
     let downloading = peak_memory(child.id()).max(uploading);
     drop(client);
     assert!(wait_for_exit(child).success());

@@ -463,7 +463,7 @@ fn what_daemons_tell_is_what_they_have() {
             "albatross_stats" => &daemons[1],
             _ => &daemons[2],
         };
-        // Pages, of which a daemon has some thousands; and octets.
+        // Pages, of which a daemon has some thousands; and bytes.
         let (rss, vsize) = (field(&memory, "rss"), field(&memory, "vsize"));
         let resident = daemon.status("VmRSS") * 1024 / 4096;
         assert!(rss > resident / 2 && rss < resident * 2, "{rss} {resident}");

@@ -68,7 +68,7 @@ const PAGES: [(&str, &str); 8] = [
 /// What every program has, whether its help lists it or not.
 const EVERYWHERE: [&str; 2] = ["--help", "--version"];
 
-/// Most octets of a handshake message that rustls accepts, which keeps this number to itself.
+/// Most bytes of a handshake message that rustls accepts, which keeps this number to itself.
 const RUSTLS_HANDSHAKE: usize = 0xffff;
 
 #[test]
@@ -338,11 +338,11 @@ fn pages_refer_to_pages_that_there_are() {
 fn the_message_of_the_page_is_the_one_that_is_sent() {
     let text = read("petrel-wire.5");
     let shown = part(&text, "\n.Sh EXAMPLES\n", "\n.Sh ");
-    let octets: String = part(shown, "\n.Bd -literal -offset indent\n", "\n.Ed")
+    let bytes: String = part(shown, "\n.Bd -literal -offset indent\n", "\n.Ed")
         .lines()
         .flat_map(|line| line.split("  ").filter(|part| !part.is_empty()).take(1))
         .collect();
-    let octets: Vec<_> = octets.split_whitespace().collect();
+    let bytes: Vec<_> = bytes.split_whitespace().collect();
     let sent = run(Command::new(PAGES[0].1).args(["info", "--details", "--socket", "-"])).stdout;
     let sent: Vec<_> = sent
         .lines()
@@ -351,7 +351,7 @@ fn the_message_of_the_page_is_the_one_that_is_sent() {
             line.split('|').next().unwrap().split_whitespace()
         })
         .collect();
-    assert_eq!(octets.concat(), sent.concat());
+    assert_eq!(bytes.concat(), sent.concat());
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
         ),
     ] {
         assert!(text.contains(&format!("\n{entry}")), "{entry}");
-        // A context tag from 31 on: its number is the second octet.
+        // A context tag from 31 on: its number is the second byte.
         let number = entry.split(['[', ']']).nth(1).unwrap();
         let encoded = encoded.unwrap();
         assert_eq!(
@@ -473,16 +473,16 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
 
 /// The entries of each page's LIMITS.
 fn limits() -> Vec<(&'static str, Vec<String>)> {
-    let label = format!("{} octets in a label", Label::MAX_OCTETS);
+    let label = format!("{} bytes in a label", Label::MAX_BYTES);
     let headers = format!("{MAX_PROGRAM_HEADERS} program headers");
     let memory = format!("{} MB of memory", Config::MAX_MEMORY);
     let devices = format!("{} devices", Config::MAX_DEVICES);
     let machine_devices = format!("{} devices", bhyve::MAX_DEVICES);
     let partition = format!("{} characters in a boot partition", bhyve::MAX_PARTITION);
-    let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
+    let arguments = format!("{} bytes of arguments", Config::MAX_COMMAND_LINE);
     let chunk = format!("{} in a chunk", size(MAX_CHUNK));
     let intermediates = format!("{MAX_INTERMEDIATES} intermediate certificates");
-    let handshake = format!("{RUSTLS_HANDSHAKE} octets in a handshake message");
+    let handshake = format!("{RUSTLS_HANDSHAKE} bytes in a handshake message");
     let client = vec![
         label.clone(),
         memory.clone(),
@@ -512,10 +512,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} bytes in an answer", petrel::client::MAX_CONFIRMATION),
         format!("{} in a file of a private key", size(MAX_KEY_FILE)),
         format!("{} in a file", size(MAX_FILE)),
-        format!("{} octets in a serial number", serial::MAX_OCTETS),
+        format!("{} bytes in a serial number", serial::MAX_BYTES),
         format!("{} in an image", size(MAX_IMAGE)),
         format!(
-            "{} octets in a name of generate",
+            "{} bytes in a name of generate",
             petrel::authority::MAX_FILE_NAME
         ),
         intermediates.clone(),
@@ -574,7 +574,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         machine_devices,
         partition,
         format!("{} open files", host::OPEN_FILES),
-        "0 octets of core".to_owned(),
+        "0 bytes of core".to_owned(),
         format!("{} process", host::SPT_PROCESSES),
         format!("{} processes", host::HVT_PROCESSES),
         format!("{MEMORY_SLACK} MB and a {SLACK_PART}nd"),
@@ -706,8 +706,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     ];
     let mut console = vec![
         format!("{} lines of a console", ring::LINES),
-        format!("{} of a console", size(ring::OCTETS)),
-        format!("{} octets in a line", lines::MAX_LINE),
+        format!("{} of a console", size(ring::BYTES)),
+        format!("{} bytes in a line", lines::MAX_LINE),
         format!("{} consoles", registry::MAX_CONSOLES),
         format!("{} subscribers of a console", registry::SUBSCRIBERS),
         format!("{} waiting subscriptions", registry::MAX_WAITING),
@@ -734,7 +734,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} processes", observed::MAX_OBSERVED),
         format!("{} network devices", Config::MAX_DEVICES),
         format!(
-            "{} octets in the name of an interface",
+            "{} bytes in the name of an interface",
             collect::MAX_INTERFACE
         ),
         format!("{} of a file in /proc", size(collect::MAX_TEXT)),
@@ -825,12 +825,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     ];
     let tender = vec![
         devices,
-        format!("{} octets in the name of a device", tender::MAX_DEVICE_NAME),
+        format!("{} bytes in the name of a device", tender::MAX_DEVICE_NAME),
         format!(
-            "{} octets in the name of an interface",
+            "{} bytes in the name of an interface",
             tender::MAX_INTERFACE_NAME
         ),
-        format!("{} octets of arguments", tender::MAX_GUEST_ARGUMENTS),
+        format!("{} bytes of arguments", tender::MAX_GUEST_ARGUMENTS),
         headers,
         format!("{} of memory below the image", size(plan::LOWEST_ADDRESS)),
         format!("{} pages", size(plan::PAGE_SIZE)),
@@ -848,13 +848,13 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
 }
 
 /// A size in the largest unit that fits evenly.
-fn size(octets: impl TryInto<u64>) -> String {
-    let octets = octets.try_into().ok().unwrap();
+fn size(bytes: impl TryInto<u64>) -> String {
+    let bytes = bytes.try_into().ok().unwrap();
     let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
-        .find(|(unit, _)| octets % unit == 0)
-        .unwrap_or((1, "octets"));
-    format!("{} {name}", octets / unit)
+        .find(|(unit, _)| bytes % unit == 0)
+        .unwrap_or((1, "bytes"));
+    format!("{} {name}", bytes / unit)
 }
 
 fn time(duration: Duration) -> String {

@@ -111,7 +111,7 @@ fn a_ping_through_the_bridge_reaches_a_unikernel_deployed_over_tls() {
     let mut client = host.client_of("networker", &[&create[..], &options].concat());
     host.expect(&run(&mut client), 0, &["created unikernel"]);
     let said = ready(&host, "networker:hello");
-    // The first octets of the MD5 of "servicenetworker:hello".
+    // The first bytes of the MD5 of "servicenetworker:hello".
     assert!(said[0].contains("net service: mac 00:80:41:"), "{said:?}");
     assert!(said[0].ends_with("mtu 1500"), "{said:?}");
     network.ping(SERVICE);
@@ -544,7 +544,7 @@ fn a_locked_unikernel_cannot_send_from_another_address() {
 /// Where nobody is.
 const ADMIN_NOBODY: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 3);
 
-/// Octets of an echo request, of its answer, and of a datagram with four: each with its headers.
+/// Bytes of an echo request, of its answer, and of a datagram with four: each with its headers.
 const FRAME: u64 = 14 + 20 + 12;
 
 /// Whoever has these addresses of `admin` has this hardware address, and need not be asked for it.

@@ -690,8 +690,8 @@ fn send(stream: &mut UnixStream, name: &str, command: Command) {
 }
 
 fn receive(stream: &mut UnixStream) -> Payload {
-    let octets = read_frame(stream, MAX_MESSAGE).unwrap().expect("no answer");
-    Message::decode(&octets).unwrap().payload
+    let bytes = read_frame(stream, MAX_MESSAGE).unwrap().expect("no answer");
+    Message::decode(&bytes).unwrap().payload
 }
 
 fn reply(stream: &mut UnixStream) -> Success {

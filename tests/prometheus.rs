@@ -129,7 +129,7 @@ fn everything(host: &Host) -> String {
     strings(&vectors, &mut hex);
     let mut full: Vec<Statistics> = hex
         .iter()
-        .filter_map(|text| Message::decode(&octets(text)?).ok())
+        .filter_map(|text| Message::decode(&bytes(text)?).ok())
         .filter_map(|message| match message.payload {
             Payload::Data(Data::Statistics(used)) => Some(*used),
             _ => None,
@@ -198,7 +198,7 @@ fn strings<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-fn octets(hex: &str) -> Option<Vec<u8>> {
+fn bytes(hex: &str) -> Option<Vec<u8>> {
     let pairs = (0..hex.len()).step_by(2);
     pairs
         .map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok())

@@ -163,7 +163,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
         (
             "large",
             "x".repeat((4 << 20) + 1),
-            "more than 4194304 octets",
+            "more than 4194304 bytes",
         ),
         (
             "of another",
@@ -444,7 +444,7 @@ fn forged_list(forger: &Authority, victim: &Authority) -> String {
     let oid = [0x55, 0x1d, 35];
     let at = genuine.windows(3).position(|three| three == oid).unwrap();
     let key = genuine[at + 3..]
-        .split(|octet| *octet == 0x80)
+        .split(|byte| *byte == 0x80)
         .nth(1)
         .unwrap();
     let length = usize::from(key[0]);

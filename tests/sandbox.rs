@@ -64,7 +64,7 @@ fn until_confined(what: &str, process: Pid) {
 fn a_connection_is_served_in_a_sandbox_that_begins_before_the_handshake() {
     let host = Host::new();
     let endpoint = host.listen(&["-v", "-v"]);
-    // It says nothing, so that all that happens happens before its first octet.
+    // It says nothing, so that all that happens happens before its first byte.
     let silent = endpoint.tcp();
     let started = endpoint.log(": process ");
     let (_, rest) = started.split_once(": process ").unwrap();

@@ -76,11 +76,11 @@ fn every_state_of_the_vectors_is_shown() {
         let Some(hex) = case["hex"].as_str() else {
             continue;
         };
-        let octets: Vec<u8> = (0..hex.len())
+        let bytes: Vec<u8> = (0..hex.len())
             .step_by(2)
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
             .collect();
-        let result = show::file(&octets, &[], now());
+        let result = show::file(&bytes, &[], now());
         if case["kind"] == "malformed" {
             assert!(result.is_err(), "{}", case["id"]);
         } else {
@@ -121,7 +121,7 @@ fn an_image_that_no_host_would_take_has_no_digest() {
     let stream = stream.finish().unwrap();
     let key = Key::generate(KeyType::Ed25519).unwrap();
     for (image, words) in [
-        (stream.clone(), "octets, SHA-256 ba7816bf"),
+        (stream.clone(), "bytes, SHA-256 ba7816bf"),
         (
             [&stream[..], b"TRAILING"].concat(),
             "cannot be unpacked: something follows",
@@ -314,8 +314,8 @@ fn what_is_none_of_these_is_refused_by_name() {
 }
 
 #[test]
-fn no_wrong_octet_is_a_panic() {
-    let folder = folder("octets");
+fn no_wrong_byte_is_a_panic() {
+    let folder = folder("bytes");
     expect(&folder.path(""), 0, &["generate", "root", "db"]);
     let policy = ["add-policy", "tenant", "4", "--mem=64", "--csr"];
     expect(&folder.path(""), 0, &policy);

@@ -112,8 +112,8 @@ fn assert_tidy(host: &Host, more: &[&str]) {
     assert!(found.is_subset(&allowed), "{found:?}");
     let mut wanted = BTreeSet::new();
     for generation in ["state", "state.previous"] {
-        let octets = fs::read(database.join(generation)).unwrap_or_default();
-        let state = State::decode(&octets).unwrap_or_default();
+        let bytes = fs::read(database.join(generation)).unwrap_or_default();
+        let state = State::decode(&bytes).unwrap_or_default();
         wanted.extend(state.images().map(|image| image.to_string()));
     }
     let images = names(&database.join("image"));
@@ -122,9 +122,9 @@ fn assert_tidy(host: &Host, more: &[&str]) {
     }
     assert!(wanted.is_subset(&images), "{images:?} {wanted:?}");
     for image in wanted {
-        let octets = fs::read(database.join("image").join(&image)).unwrap();
-        let digest = Sha256::digest(&octets);
-        let digest: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+        let bytes = fs::read(database.join("image").join(&image)).unwrap();
+        let digest = Sha256::digest(&bytes);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(digest, image);
     }
 }
@@ -286,19 +286,19 @@ fn state_files_of_every_release_of_albatross_are_taken_over() {
         .iter()
         .map(|entry| {
             let hex = entry["hex"].as_str().unwrap();
-            let octets = (0..hex.len() / 2)
+            let bytes = (0..hex.len() / 2)
                 .map(|place| u8::from_str_radix(&hex[2 * place..2 * place + 2], 16).unwrap());
             let good = entry["albatross"] == "accept";
-            (entry["id"].to_string(), octets.collect(), good)
+            (entry["id"].to_string(), bytes.collect(), good)
         })
         .collect();
     let dump = fs::read(vectors.join("albatross-state.bin")).unwrap();
     files.push(("albatross-state.bin".to_owned(), dump, true));
     let host = prepared();
-    for (id, octets, good) in files {
+    for (id, bytes, good) in files {
         let _ = fs::remove_dir_all(host.path("db"));
         fs::create_dir(host.path("db")).unwrap();
-        fs::write(host.path("db/state"), &octets).unwrap();
+        fs::write(host.path("db/state"), &bytes).unwrap();
         if good {
             let mut command = host.supervisor_command();
             drop(Daemon::start(&mut command, "listening"));
@@ -306,13 +306,13 @@ fn state_files_of_every_release_of_albatross_are_taken_over() {
             assert!(state.is_ok(), "{id}: {state:?}");
             assert_eq!(
                 fs::read(host.path("db/state.albatross")).unwrap(),
-                octets,
+                bytes,
                 "{id}"
             );
         } else {
             let refused = run(&mut host.supervisor_command());
             assert_eq!(refused.code(), 124, "{id}: {refused:?}");
-            assert_eq!(fs::read(host.path("db/state")).unwrap(), octets, "{id}");
+            assert_eq!(fs::read(host.path("db/state")).unwrap(), bytes, "{id}");
         }
     }
 }
@@ -353,9 +353,9 @@ impl Base {
             .mode(0o700)
             .create(host.path("db/image"))
             .unwrap();
-        for (path, octets) in &self.0 {
+        for (path, bytes) in &self.0 {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, octets).unwrap();
+            fs::write(path, bytes).unwrap();
         }
     }
 }

@@ -152,9 +152,9 @@ impl Manager {
     }
 
     fn told(&self) -> String {
-        let mut octets = [0; 256];
-        let count = self.socket.recv(&mut octets).expect("nothing was told");
-        String::from_utf8(octets[..count].into()).unwrap()
+        let mut bytes = [0; 256];
+        let count = self.socket.recv(&mut bytes).expect("nothing was told");
+        String::from_utf8(bytes[..count].into()).unwrap()
     }
 
     /// The next thing that is not that it goes on.
@@ -307,7 +307,7 @@ fn a_host_runs_on_the_units_as_they_are() {
         .arg(state)
         .output()
         .unwrap();
-    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match ended.status.code() {
         Some(0) => {}
         Some(69) => skipped(what, text(&ended.stderr).trim()),

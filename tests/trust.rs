@@ -29,7 +29,7 @@ use petrel::chain::{EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use petrel::unikernel::ImageDigest;
 use petrel::wire::frame::{END, write_frame};
 use petrel::wire::legacy::{ConfigV3, ConfigV4};
-use petrel::wire::{Config, Int, Octets, Payload, Success};
+use petrel::wire::{Bytes, Config, Int, Payload, Success};
 use pki::{Authority, Identity, policy};
 use rcgen::CustomExtension;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -211,7 +211,7 @@ fn every_connection_leaves_one_line_of_the_documented_grammar() {
     assert!(
         serials
             .iter()
-            .all(|serial| serial.bytes().all(|octet| octet.is_ascii_hexdigit()))
+            .all(|serial| serial.bytes().all(|byte| byte.is_ascii_hexdigit()))
     );
     for (key, value) in [
         ("certificates", "x,Foo"),
@@ -395,13 +395,10 @@ impl Line {
                 return fields;
             }
             let (value, after) = after.strip_prefix('"').unwrap().split_once('"').unwrap();
-            let shown = |octet: u8| octet == b' ' || octet.is_ascii_graphic();
+            let shown = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
             assert!(value.bytes().all(shown), "{line}");
             assert!(
-                value
-                    .replace(r"\u{", "")
-                    .bytes()
-                    .all(|octet| octet != b'\\'),
+                value.replace(r"\u{", "").bytes().all(|byte| byte != b'\\'),
                 "{line}"
             );
             assert!(
@@ -434,7 +431,7 @@ fn creates(compressed: bool, image: &[u8]) -> Vec<Vec<u8>> {
         memory,
         ..
     } = current.clone();
-    let (cpuid, image) = (Int::new(0), Octets(image.to_vec()));
+    let (cpuid, image) = (Int::new(0), Bytes(image.to_vec()));
     let v4 = ConfigV4 {
         typ: typ.clone(),
         compressed,
@@ -501,12 +498,12 @@ fn leaf(issuer: &Authority, extension: &[u8], image: ImageDigest) -> Identity {
     })
 }
 
-fn digest(octets: &[u8]) -> ImageDigest {
-    ImageDigest(Sha256::digest(octets).into())
+fn digest(bytes: &[u8]) -> ImageDigest {
+    ImageDigest(Sha256::digest(bytes).into())
 }
 
-fn deflated(octets: &[u8]) -> Vec<u8> {
+fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(octets).unwrap();
+    encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }

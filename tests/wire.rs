@@ -26,15 +26,15 @@ fn encodes_to(encoded: &[u8], hex: &Value) -> Result<(), String> {
     same("the encoding", &to_hex(encoded).into(), hex)
 }
 
-fn decode(octets: &[u8]) -> Result<Value, String> {
-    let message = Message::decode(octets).map_err(|error| error.to_string())?;
+fn decode(bytes: &[u8]) -> Result<Value, String> {
+    let message = Message::decode(bytes).map_err(|error| error.to_string())?;
     // Names are read where a message is acted upon.
     domain::name(&message.header.name).map_err(|error| error.to_string())?;
     Ok(vectors::show_message(&message))
 }
 
-fn decode_extension(octets: &[u8]) -> Result<Value, String> {
-    let extension = CertExtension::decode(octets).map_err(|error| error.to_string())?;
+fn decode_extension(bytes: &[u8]) -> Result<Value, String> {
+    let extension = CertExtension::decode(bytes).map_err(|error| error.to_string())?;
     Ok(vectors::show_extension(&extension))
 }
 
@@ -68,17 +68,17 @@ fn older_and_laxer_messages_are_read() {
 
 /// What albatross accepts in a value although no released encoder writes it: this is refused (DESIGN). Read without
 /// the code under test.
-fn laxness(octets: &[u8]) -> Option<&'static str> {
+fn laxness(bytes: &[u8]) -> Option<&'static str> {
     let mut found = None;
-    walk(octets, &mut Vec::new(), &mut |path, minimal, content| {
+    walk(bytes, &mut Vec::new(), &mut |path, minimal, content| {
         let is_lax = match path {
             _ if !minimal => Some("a length that is longer than it need be"),
             [.., 0x01] if !matches!(content, [0 | 0xff]) => Some("a BOOLEAN other than 00 and FF"),
             [0x30, 0x30, 0x04] if content.len() > 8 => {
-                Some("a sequence number of more than 8 octets")
+                Some("a sequence number of more than 8 bytes")
             }
             [0x30, 0xa3, 0xa1, .., 0x04] if content.len() > 8 => {
-                Some("a counter of more than 8 octets")
+                Some("a counter of more than 8 bytes")
             }
             [.., 0x18] if !is_plain_time(content) => Some("a time in a form that nobody writes"),
             _ => None,
@@ -89,15 +89,15 @@ fn laxness(octets: &[u8]) -> Option<&'static str> {
 }
 
 /// Visits every element: the identifiers down to it, whether its length is minimal, its content.
-fn walk(mut octets: &[u8], path: &mut Vec<u8>, visit: &mut impl FnMut(&[u8], bool, &[u8])) {
-    while let [identifier, first, rest @ ..] = octets {
+fn walk(mut bytes: &[u8], path: &mut Vec<u8>, visit: &mut impl FnMut(&[u8], bool, &[u8])) {
+    while let [identifier, first, rest @ ..] = bytes {
         let more = usize::from(if *first < 0x80 { 0 } else { first & 0x7f });
         let Some((long, rest)) = rest.split_at_checked(more).filter(|_| more < 5) else {
             return;
         };
         let length = match more {
             0 => usize::from(*first),
-            _ => long.iter().fold(0, |n, octet| n << 8 | usize::from(*octet)),
+            _ => long.iter().fold(0, |n, byte| n << 8 | usize::from(*byte)),
         };
         let Some((content, after)) = rest.split_at_checked(length) else {
             return;
@@ -112,7 +112,7 @@ fn walk(mut octets: &[u8], path: &mut Vec<u8>, visit: &mut impl FnMut(&[u8], boo
             walk(content, path, visit);
         }
         path.pop();
-        octets = after;
+        bytes = after;
     }
 }
 
@@ -123,10 +123,10 @@ fn is_plain_time(text: &[u8]) -> bool {
         _ => "dddddddddddd5d.dddZ",
     };
     text.len() == form.len()
-        && form.bytes().zip(text).all(|(form, octet)| match form {
-            b'd' => octet.is_ascii_digit(),
-            b'5' => (b'0'..=b'5').contains(octet),
-            other => other == *octet,
+        && form.bytes().zip(text).all(|(form, byte)| match form {
+            b'd' => byte.is_ascii_digit(),
+            b'5' => (b'0'..=b'5').contains(byte),
+            other => other == *byte,
         })
 }
 
@@ -171,9 +171,9 @@ fn what_is_refused_is_named() {
             "malformed: not in the one form that DER allows",
         ),
     ];
-    for (octets, expected) in cases {
-        let error = Message::decode(&from_hex(octets)).unwrap_err();
-        assert_eq!(error.to_string(), expected, "{octets}");
+    for (bytes, expected) in cases {
+        let error = Message::decode(&from_hex(bytes)).unwrap_err();
+        assert_eq!(error.to_string(), expected, "{bytes}");
     }
 }
 
@@ -265,8 +265,8 @@ fn show_state(state: &albatross::State) -> Value {
 }
 
 /// Read, shown, and written again as a state of the current version.
-fn read_and_rewrite(octets: &[u8]) -> Result<(Value, Vec<u8>), String> {
-    let state = albatross::State::decode(octets).map_err(|error| error.to_string())?;
+fn read_and_rewrite(bytes: &[u8]) -> Result<(Value, Vec<u8>), String> {
+    let state = albatross::State::decode(bytes).map_err(|error| error.to_string())?;
     Ok((show_state(&state), state.encode().unwrap()))
 }
 
@@ -300,11 +300,11 @@ fn state_files_of_albatross_are_read_and_written_like_albatross_does() {
 fn state_files_of_a_running_albatross_are_read() {
     for entry in load("state_daemon.json") {
         let file = vectors::folder().join(entry["file"].as_str().unwrap());
-        let octets = std::fs::read(&file).unwrap();
-        assert_eq!(Some(octets.len() as u64), entry["len"].as_u64());
-        assert_eq!(sha256(&octets), entry["sha256"]);
-        let state = albatross::State::decode(&octets).unwrap();
-        assert_eq!(state.encode().unwrap(), octets, "{}", id(&entry));
+        let bytes = std::fs::read(&file).unwrap();
+        assert_eq!(Some(bytes.len() as u64), entry["len"].as_u64());
+        assert_eq!(sha256(&bytes), entry["sha256"]);
+        let state = albatross::State::decode(&bytes).unwrap();
+        assert_eq!(state.encode().unwrap(), bytes, "{}", id(&entry));
         let mut shown = show_state(&state);
         for ((_, config), shown) in state
             .unikernels()
@@ -335,6 +335,6 @@ fn state_files_of_a_running_albatross_are_read() {
     }
 }
 
-fn sha256(octets: &[u8]) -> String {
-    to_hex(&sha2::Sha256::digest(octets))
+fn sha256(bytes: &[u8]) -> String {
+    to_hex(&sha2::Sha256::digest(bytes))
 }

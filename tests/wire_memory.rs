@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use petrel::wire::state::{State, albatross};
 use petrel::wire::{CertExtension, Message};
 
-/// Octets in use, and the most there were.
+/// Bytes in use, and the most there were.
 static USED: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
@@ -39,15 +39,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most memory decoding `octets` as anything takes, and whether they are something.
-fn peak(octets: &[u8]) -> (usize, bool) {
+/// The most memory decoding `bytes` as anything takes, and whether they are something.
+fn peak(bytes: &[u8]) -> (usize, bool) {
     let before = USED.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let accepted = [
-        Message::decode(octets).is_ok(),
-        CertExtension::decode(octets).is_ok(),
-        State::decode(octets).is_ok(),
-        albatross::State::decode(octets).is_ok(),
+        Message::decode(bytes).is_ok(),
+        CertExtension::decode(bytes).is_ok(),
+        State::decode(bytes).is_ok(),
+        albatross::State::decode(bytes).is_ok(),
     ];
     let accepted = accepted.contains(&true);
     (PEAK.load(Ordering::Relaxed) - before, accepted)
@@ -57,12 +57,12 @@ fn length(length: usize) -> Vec<u8> {
     if length < 0x80 {
         return vec![u8::try_from(length).unwrap()];
     }
-    let octets: Vec<u8> = length
+    let bytes: Vec<u8> = length
         .to_be_bytes()
         .into_iter()
-        .skip_while(|octet| *octet == 0)
+        .skip_while(|byte| *byte == 0)
         .collect();
-    [&[0x80 | u8::try_from(octets.len()).unwrap()], &octets[..]].concat()
+    [&[0x80 | u8::try_from(bytes.len()).unwrap()], &bytes[..]].concat()
 }
 
 fn element(identifier: u8, content: &[u8]) -> Vec<u8> {
@@ -156,14 +156,14 @@ fn decoding_takes_memory_for_what_is_there_not_for_what_is_announced() {
         let (peak, accepted) = peak(&crowd);
         let ratio = peak / crowd.len();
         eprintln!(
-            "{} octets, accepted: {accepted}, at most {peak} in use: {ratio} times",
+            "{} bytes, accepted: {accepted}, at most {peak} in use: {ratio} times",
             crowd.len()
         );
         assert!(ratio < 64, "{ratio} times the message's own size");
     }
 }
 
-/// A unikernel of a state file, fourth form, but for the identifier and length octets around.
+/// A unikernel of a state file, fourth form, but for the identifier and length bytes around.
 const CONFIG_V4: &[u8] =
     b"\xa0\x02\x05\0\x01\x01\0\x04\x01x\x01\x01\xff\xa0\x02\x05\0\x02\x01\0\x02\x01\x20";
 
@@ -192,7 +192,7 @@ fn announce_more(honest: &[u8]) {
             let lying = [&honest[..at], lie, &honest[at + 1..]].concat();
             let (peak, accepted) = peak(&lying);
             assert!(!accepted);
-            assert!(peak < 1 << 16, "{peak} octets for a lie at {at}");
+            assert!(peak < 1 << 16, "{peak} bytes for a lie at {at}");
             announced += 1;
         }
     }

@@ -25,8 +25,8 @@ fn every_message_is_read_back_as_it_was() {
     let mut random = Random::new(20);
     for round in 0..5_000 {
         let message = Message::arbitrary(&mut random);
-        let octets = message.encode().unwrap();
-        assert_eq!(Message::decode(&octets), Ok(message), "round {round}");
+        let bytes = message.encode().unwrap();
+        assert_eq!(Message::decode(&bytes), Ok(message), "round {round}");
     }
 }
 
@@ -35,9 +35,9 @@ fn every_extension_is_read_back_as_it_was() {
     let mut random = Random::new(21);
     for round in 0..1_000 {
         let extension = CertExtension::arbitrary(&mut random);
-        let octets = extension.encode().unwrap();
+        let bytes = extension.encode().unwrap();
         assert_eq!(
-            CertExtension::decode(&octets),
+            CertExtension::decode(&bytes),
             Ok(extension),
             "round {round}"
         );
@@ -49,12 +49,12 @@ fn every_message_of_an_older_release_is_read_as_it_is_meant() {
     let mut random = Random::new(24);
     for round in 0..3_000 {
         let old = v5::Message::arbitrary(&mut random);
-        let octets = old.encode().unwrap();
-        assert_eq!(Message::decode(&octets), Ok(old.into()), "round {round}");
+        let bytes = old.encode().unwrap();
+        assert_eq!(Message::decode(&bytes), Ok(old.into()), "round {round}");
         let old = v5::CertExtension::arbitrary(&mut random);
-        let octets = old.encode().unwrap();
+        let bytes = old.encode().unwrap();
         let meant = CertExtension::from(old);
-        assert_eq!(CertExtension::decode(&octets), Ok(meant), "round {round}");
+        assert_eq!(CertExtension::decode(&bytes), Ok(meant), "round {round}");
     }
 }
 
@@ -63,16 +63,16 @@ fn every_state_of_albatross_is_read_back_as_it_was() {
     let mut random = Random::new(25);
     for round in 0..500 {
         let state = albatross_state(&mut random);
-        let octets = state.encode().unwrap();
-        let read = albatross::State::decode(&octets).unwrap();
-        assert_eq!(read.encode().as_ref(), Ok(&octets), "round {round}");
+        let bytes = state.encode().unwrap();
+        let read = albatross::State::decode(&bytes).unwrap();
+        assert_eq!(read.encode().as_ref(), Ok(&bytes), "round {round}");
         let names = |state: &albatross::State| -> Vec<String> {
             let unikernels = state.unikernels().map(|(name, _)| name.to_string());
             let policies = state.policies().map(|(path, _)| path.to_string());
             unikernels.chain(policies).collect()
         };
         assert_eq!(names(&read), names(&state));
-        assert!(State::decode(&octets).is_err(), "it is not one of ours");
+        assert!(State::decode(&bytes).is_err(), "it is not one of ours");
     }
 }
 
@@ -95,35 +95,35 @@ fn albatross_state(random: &mut Random) -> albatross::State {
     albatross::State::new(unikernels, policies).unwrap()
 }
 
-/// One to three changes: an octet, a bit, a piece left out, a piece repeated, the end cut off.
-fn damage(octets: &mut Vec<u8>, random: &mut Random) {
+/// One to three changes: an byte, a bit, a piece left out, a piece repeated, the end cut off.
+fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
     const TELLING: [u8; 10] = [0, 1, 0x7f, 0x80, 0x81, 0x84, 0x88, 0xff, 0x30, 0xa0];
     for _ in 0..=random.below(3) {
-        if octets.is_empty() {
+        if bytes.is_empty() {
             return;
         }
-        let at = random.below(octets.len());
-        let end = (at + 1 + random.below(8)).min(octets.len());
+        let at = random.below(bytes.len());
+        let end = (at + 1 + random.below(8)).min(bytes.len());
         match random.below(6) {
-            0 => octets[at] = random.octet(),
-            1 => octets[at] = TELLING[random.below(TELLING.len())],
-            2 => octets[at] ^= 1 << random.below(8),
-            3 => drop(octets.drain(at..end)),
-            4 => octets.extend_from_within(at..end),
-            _ => octets.truncate(at),
+            0 => bytes[at] = random.byte(),
+            1 => bytes[at] = TELLING[random.below(TELLING.len())],
+            2 => bytes[at] ^= 1 << random.below(8),
+            3 => drop(bytes.drain(at..end)),
+            4 => bytes.extend_from_within(at..end),
+            _ => bytes.truncate(at),
         }
     }
 }
 
 /// What is accepted is canonical, and looking at it closely does no harm either.
-fn inspect(octets: &[u8]) -> bool {
-    let _ = CertExtension::decode(octets).map(|extension| vectors::show_extension(&extension));
-    let Ok(message) = Message::decode(octets) else {
+fn inspect(bytes: &[u8]) -> bool {
+    let _ = CertExtension::decode(bytes).map(|extension| vectors::show_extension(&extension));
+    let Ok(message) = Message::decode(bytes) else {
         return false;
     };
-    if message.encode().unwrap() != octets {
-        let old: v5::Message = rasn::der::decode(octets).unwrap();
-        assert_eq!(old.encode().unwrap(), octets);
+    if message.encode().unwrap() != bytes {
+        let old: v5::Message = rasn::der::decode(bytes).unwrap();
+        assert_eq!(old.encode().unwrap(), bytes);
         assert_eq!(Message::from(old), message);
     }
     let _ = domain::name(&message.header.name);
@@ -139,12 +139,12 @@ fn damaged_messages_are_refused_or_canonical() {
         .chain(load("wire_reject.json"));
     let small: Vec<Vec<u8>> = entries
         .map(|entry| from_hex(entry["hex"].as_str().unwrap()))
-        .filter(|octets| octets.len() < 2_000)
+        .filter(|bytes| bytes.len() < 2_000)
         .collect();
     let (mut refused, mut accepted) = (0, 0);
-    for octets in &small {
+    for bytes in &small {
         for _ in 0..300 {
-            let mut damaged = octets.clone();
+            let mut damaged = bytes.clone();
             damage(&mut damaged, &mut random);
             if inspect(&damaged) {
                 accepted += 1;
@@ -157,13 +157,13 @@ fn damaged_messages_are_refused_or_canonical() {
 }
 
 /// What is accepted as a state, ours or albatross's, is written and read again as the same.
-fn inspect_state(octets: &[u8]) -> bool {
-    let ours = State::decode(octets);
+fn inspect_state(bytes: &[u8]) -> bool {
+    let ours = State::decode(bytes);
     if let Ok(state) = &ours {
         let written = state.encode().unwrap();
         assert_eq!(State::decode(&written).as_ref(), Ok(state));
     }
-    let theirs = albatross::State::decode(octets);
+    let theirs = albatross::State::decode(bytes);
     if let Ok(state) = &theirs {
         let written = state.encode().unwrap();
         let read = albatross::State::decode(&written).unwrap();
@@ -178,14 +178,14 @@ fn damaged_states_are_refused_or_written_again() {
     let mut random = Random::new(26);
     let (mut refused, mut accepted) = (0, 0);
     for entry in load("state.json") {
-        let octets = from_hex(entry["hex"].as_str().unwrap());
-        let mut kinds = vec![octets.clone()];
-        if let Ok(state) = albatross::State::decode(&octets) {
+        let bytes = from_hex(entry["hex"].as_str().unwrap());
+        let mut kinds = vec![bytes.clone()];
+        if let Ok(state) = albatross::State::decode(&bytes) {
             kinds.push(ours(state.import()).encode().unwrap());
         }
-        for octets in kinds {
+        for bytes in kinds {
             for _ in 0..300 {
-                let mut damaged = octets.clone();
+                let mut damaged = bytes.clone();
                 damage(&mut damaged, &mut random);
                 if inspect_state(&damaged) {
                     accepted += 1;
@@ -234,7 +234,7 @@ fn ours(import: albatross::Import) -> State {
 fn noise_is_refused() {
     let mut random = Random::new(23);
     for length in 0..2_000 {
-        let noise: Vec<u8> = (0..length).map(|_| random.octet()).collect();
+        let noise: Vec<u8> = (0..length).map(|_| random.byte()).collect();
         assert!(!inspect(&noise) && !inspect_state(&noise));
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Octets that are echoed.
+/// Bytes that are echoed.
 const MESSAGE: usize = 32;
 
 /// echo over mutual TLS 1.3, one process a connection

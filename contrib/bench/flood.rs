@@ -21,7 +21,7 @@ use petrel::wire::{Command, ConsoleCommand, Int, Message, Payload, SinceCount};
 /// How long each flood lasts.
 const FLOOD: Duration = Duration::from_secs(2);
 
-/// Octets written at once: what a pipe holds.
+/// Bytes written at once: what a pipe holds.
 const BLOCK: usize = 1 << 16;
 
 /// Rounds, of which the best counts: what else runs on the machine only takes away.
@@ -72,8 +72,8 @@ fn main() -> Outcome<()> {
         megabytes(resident),
         megabytes(before)
     );
-    for octets in [80, 500, 2] {
-        host.flood(octets, false)?;
+    for bytes in [80, 500, 2] {
+        host.flood(bytes, false)?;
     }
     host.flood(80, true)?;
     println!("after the floods  {:.1} MB", megabytes(host.resident()?));
@@ -81,9 +81,9 @@ fn main() -> Outcome<()> {
 }
 
 impl Host {
-    /// Floods a console, and `cat`, with lines of so many octets, in turns.
-    fn flood(&mut self, octets: usize, with_subscriber: bool) -> Outcome<()> {
-        let name = format!(":flood{octets}{with_subscriber}");
+    /// Floods a console, and `cat`, with lines of so many bytes, in turns.
+    fn flood(&mut self, bytes: usize, with_subscriber: bool) -> Outcome<()> {
+        let name = format!(":flood{bytes}{with_subscriber}");
         let console = self.guest(&name)?;
         let plain = self.folder.join("plain");
         mkfifo(&plain, Mode::S_IRWXU)?;
@@ -94,9 +94,9 @@ impl Host {
             .stdout(Stdio::null())
             .spawn()?;
         let reader = with_subscriber.then(|| self.follow(&name)).transpose()?;
-        let mut line = vec![b'x'; octets - 1];
+        let mut line = vec![b'x'; bytes - 1];
         line.push(b'\n');
-        let block = line.repeat(BLOCK / octets);
+        let block = line.repeat(BLOCK / bytes);
         let (mut read, mut copied) = (0.0_f64, 0.0_f64);
         for _ in 0..ROUNDS {
             read = read.max(rate(&console, &block)?);
@@ -117,7 +117,7 @@ impl Host {
             format!("at least {wanted:.0} MB/s")
         };
         println!(
-            "flood of lines of {octets:>3} octets  {read:>5.0} MB/s  cat {copied:>5.0} MB/s  ({told})"
+            "flood of lines of {bytes:>3} bytes  {read:>5.0} MB/s  cat {copied:>5.0} MB/s  ({told})"
         );
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Host {
         ask(&mut stream, ":", ConsoleCommand::Inactive(()))
     }
 
-    /// Memory of the console daemon, octets.
+    /// Memory of the console daemon, bytes.
     fn resident(&self) -> Outcome<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.console))?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -174,7 +174,7 @@ fn open(path: &Path) -> Outcome<File> {
     Ok(OpenOptions::new().read(true).write(true).open(path)?)
 }
 
-/// Millions of octets a second that go into the fifo.
+/// Millions of bytes a second that go into the fifo.
 fn rate(mut fifo: &File, block: &[u8]) -> Outcome<f64> {
     let start = Instant::now();
     let mut written = 0_u32;
@@ -182,14 +182,14 @@ fn rate(mut fifo: &File, block: &[u8]) -> Outcome<f64> {
         fifo.write_all(block)?;
         written += 1;
     }
-    let octets = f64::from(written) * block.len() as f64;
-    Ok(octets / start.elapsed().as_secs_f64() / 1e6)
+    let bytes = f64::from(written) * block.len() as f64;
+    Ok(bytes / start.elapsed().as_secs_f64() / 1e6)
 }
 
 #[expect(
     clippy::cast_precision_loss,
     reason = "shown with one digit after the point"
 )]
-fn megabytes(octets: u64) -> f64 {
-    octets as f64 / f64::from(1 << 20)
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

@@ -96,7 +96,7 @@ fn main() -> Result<()> {
     }
 
     let size = fs::metadata(dbdir.join("state"))?.len();
-    println!("state of {many}  {size} octets  (at most 1 MB)");
+    println!("state of {many}  {size} bytes  (at most 1 MB)");
     let (mut writes, mut bare) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + count {
         let start = Instant::now();
@@ -107,7 +107,7 @@ fn main() -> Result<()> {
         keep(&mut bare, round, start.elapsed());
     }
     let change = report("a change of policy, one write of the state", writes);
-    report("as many octets written and renamed by hand", bare);
+    report("as many bytes written and renamed by hand", bare);
     println!(
         "write of the state  {:.1} ms  (at most 10 ms)",
         change * 1e3
@@ -127,11 +127,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Replaces a file by so many octets, as safely as a state is.
-fn write(folder: &Path, octets: usize) -> Result<()> {
+/// Replaces a file by so many bytes, as safely as a state is.
+fn write(folder: &Path, bytes: usize) -> Result<()> {
     let (new, path) = (folder.join("by-hand.new"), folder.join("by-hand"));
     let mut file = File::create(&new)?;
-    file.write_all(&vec![b'x'; octets])?;
+    file.write_all(&vec![b'x'; bytes])?;
     file.sync_all()?;
     fs::rename(&new, &path)?;
     File::open(folder)?.sync_all()?;

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Octets read or written at once.
+/// Bytes read or written at once.
 const PIECE: usize = 1 << 16;
 
 /// send a file over a bare TLS 1.3 connection

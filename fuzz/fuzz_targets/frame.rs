@@ -1,5 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| {
-    petrel_fuzz::frames(octets);
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    petrel_fuzz::frames(bytes);
 });

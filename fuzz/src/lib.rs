@@ -29,7 +29,7 @@ use petrel::wire::{
 };
 use time::OffsetDateTime;
 
-/// A body: takes octets, panics where a promise is broken, and tells whether they were accepted.
+/// A body: takes bytes, panics where a promise is broken, and tells whether they were accepted.
 pub type Body = fn(&[u8]) -> bool;
 
 /// Every target and its body.
@@ -56,8 +56,8 @@ pub const TARGETS: [(&str, Body); 19] = [
 ];
 
 /// A message is read, and what is written of it is read as the same; numbers and names are looked at as petreld does.
-pub fn message(octets: &[u8]) -> bool {
-    let Ok(message) = Message::decode(octets) else {
+pub fn message(bytes: &[u8]) -> bool {
+    let Ok(message) = Message::decode(bytes) else {
         return false;
     };
     let written = message.encode().unwrap();
@@ -72,8 +72,8 @@ pub fn message(octets: &[u8]) -> bool {
 }
 
 /// The value of a certificate extension, likewise.
-pub fn extension(octets: &[u8]) -> bool {
-    let Ok(extension) = CertExtension::decode(octets) else {
+pub fn extension(bytes: &[u8]) -> bool {
+    let Ok(extension) = CertExtension::decode(bytes) else {
         return false;
     };
     let written = extension.encode().unwrap();
@@ -106,8 +106,8 @@ fn look_at(command: &Command) {
 }
 
 /// Our own state file: what is read is written and read again as the same.
-pub fn state(octets: &[u8]) -> bool {
-    let Ok(state) = State::decode(octets) else {
+pub fn state(bytes: &[u8]) -> bool {
+    let Ok(state) = State::decode(bytes) else {
         return false;
     };
     let written = state.encode().unwrap();
@@ -116,8 +116,8 @@ pub fn state(octets: &[u8]) -> bool {
 }
 
 /// A state file of albatross: what is read is written in one form only.
-pub fn state_albatross(octets: &[u8]) -> bool {
-    let Ok(state) = albatross::State::decode(octets) else {
+pub fn state_albatross(bytes: &[u8]) -> bool {
+    let Ok(state) = albatross::State::decode(bytes) else {
         return false;
     };
     let written = state.encode().unwrap();
@@ -131,14 +131,14 @@ pub fn state_albatross(octets: &[u8]) -> bool {
 }
 
 /// Frames are the same whether they are read from a stream or cut out of pieces of any size, and none is larger than
-/// allowed. The first octet chooses the size of the pieces.
-pub fn frames(octets: &[u8]) -> bool {
+/// allowed. The first byte chooses the size of the pieces.
+pub fn frames(bytes: &[u8]) -> bool {
     const LIMIT: usize = 1 << 12;
-    let Some((size, octets)) = octets.split_first() else {
+    let Some((size, bytes)) = bytes.split_first() else {
         return false;
     };
     let mut whole = Vec::new();
-    let mut reader = octets;
+    let mut reader = bytes;
     let refused = loop {
         match read_frame(&mut reader, LIMIT) {
             Ok(Some(content)) => whole.push(content),
@@ -152,7 +152,7 @@ pub fn frames(octets: &[u8]) -> bool {
     };
     let mut cut = Vec::new();
     let mut buffer = FrameBuffer::default();
-    'pieces: for piece in octets.chunks(usize::from(*size).max(1)) {
+    'pieces: for piece in bytes.chunks(usize::from(*size).max(1)) {
         buffer.push(piece);
         loop {
             match buffer.next(LIMIT) {
@@ -171,13 +171,13 @@ pub fn frames(octets: &[u8]) -> bool {
     }
     assert_eq!(whole, cut);
     let rest: Vec<u8> = whole.iter().flat_map(|one| frame(one).unwrap()).collect();
-    assert!(octets.starts_with(&rest));
+    assert!(bytes.starts_with(&rest));
     !whole.is_empty()
 }
 
 /// A text is a name, path or label in one canonical form only.
-pub fn name(octets: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(octets) else {
+pub fn name(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
         return false;
     };
     let name: Option<Name> = text.parse().ok();
@@ -193,17 +193,17 @@ pub fn name(octets: &[u8]) -> bool {
     }
     let label: Option<Label> = text.parse().ok();
     if let Some(label) = &label {
-        assert!((1..=Label::MAX_OCTETS).contains(&label.as_str().len()));
+        assert!((1..=Label::MAX_BYTES).contains(&label.as_str().len()));
         assert_eq!(label.as_str().parse().as_ref(), Ok(label));
     }
     name.is_some() || path.is_some() || label.is_some()
 }
 
 /// Certificates, each in a frame, leaf first: the name that they speak of lies at or below the last policy's path.
-pub fn chain(octets: &[u8]) -> bool {
-    let mut reader = octets;
+pub fn chain(bytes: &[u8]) -> bool {
+    let mut reader = bytes;
     let mut certificates = Vec::new();
-    while let Ok(Some(certificate)) = read_frame(&mut reader, octets.len()) {
+    while let Ok(Some(certificate)) = read_frame(&mut reader, bytes.len()) {
         certificates.push(certificate);
     }
     let Ok(request) = request(&certificates) else {
@@ -220,18 +220,18 @@ pub fn chain(octets: &[u8]) -> bool {
 }
 
 /// A signing request.
-pub fn signing_request(octets: &[u8]) -> bool {
-    Request::parse(octets).is_ok()
+pub fn signing_request(bytes: &[u8]) -> bool {
+    Request::parse(bytes).is_ok()
 }
 
 /// A revocation list.
-pub fn revocation_list(octets: &[u8]) -> bool {
-    RevocationList::read(octets).is_ok()
+pub fn revocation_list(bytes: &[u8]) -> bool {
+    RevocationList::read(bytes).is_ok()
 }
 
 /// A file of revocation lists: the same ones are found if there is text around them.
-pub fn revocation_file(octets: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(octets) else {
+pub fn revocation_file(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
         return false;
     };
     let Ok(lists) = read_lists(text) else {
@@ -246,15 +246,15 @@ pub fn revocation_file(octets: &[u8]) -> bool {
 
 /// An upload ends at the same place wherever it is cut, and that is where its frames end; what it carries is taken and read as
 /// petreld does. The first byte chooses the size of the pieces, and whether the content is compressed.
-pub fn upload(octets: &[u8]) -> bool {
-    let Some((first, octets)) = octets.split_first() else {
+pub fn upload(bytes: &[u8]) -> bool {
+    let Some((first, bytes)) = bytes.split_first() else {
         return false;
     };
     let (size, compressed) = (first & 0x7f, first & 0x80 != 0);
     let scan = |size: usize| {
         let mut upload = RawStream::default();
         let mut taken = 0;
-        for piece in octets.chunks(size.max(1)) {
+        for piece in bytes.chunks(size.max(1)) {
             taken += upload.scan(piece).ok()?;
             if upload.has_ended() {
                 break;
@@ -262,14 +262,14 @@ pub fn upload(octets: &[u8]) -> bool {
         }
         Some((taken, upload.has_ended()))
     };
-    let whole = scan(octets.len());
+    let whole = scan(bytes.len());
     assert_eq!(scan(usize::from(size)), whole);
     let Some((taken, ended)) = whole else {
         return false;
     };
-    assert!(taken == octets.len() || ended);
+    assert!(taken == bytes.len() || ended);
     let mut buffer = FrameBuffer::default();
-    buffer.push(&octets[..taken]);
+    buffer.push(&bytes[..taken]);
     let mut pieces = Vec::new();
     while let Ok(Some(next)) = buffer.next(MAX_CHUNK) {
         match next {
@@ -309,8 +309,8 @@ fn image(pieces: &[Vec<u8>], compressed: bool) {
 
 /// A daemon's answers are the same wherever they are cut: that to the policies of a chain stays, whole frames after it pass
 /// as they are. The first bytes choose whether policies were sent, and the size of the pieces.
-pub fn answers(octets: &[u8]) -> bool {
-    let [policies, size, octets @ ..] = octets else {
+pub fn answers(bytes: &[u8]) -> bool {
+    let [policies, size, bytes @ ..] = bytes else {
         return false;
     };
     let with_chain = policies % 2 == 1;
@@ -321,7 +321,7 @@ pub fn answers(octets: &[u8]) -> bool {
             Answers::to_request()
         };
         let mut out = Vec::new();
-        for piece in octets.chunks(size.max(1)) {
+        for piece in bytes.chunks(size.max(1)) {
             if answers.pass(piece, single, &mut out).is_err() {
                 return None;
             }
@@ -330,13 +330,13 @@ pub fn answers(octets: &[u8]) -> bool {
     };
     let mut passed = false;
     for single in [true, false] {
-        let whole = pass(octets.len(), single);
+        let whole = pass(bytes.len(), single);
         assert_eq!(pass(usize::from(*size), single), whole);
         let Some((out, verdict)) = whole else {
             continue;
         };
-        assert!(octets.windows(out.len().max(1)).any(|part| part == out) || out.is_empty());
-        if let Ok(Some(content)) = read_frame(&mut &out[..], octets.len())
+        assert!(bytes.windows(out.len().max(1)).any(|part| part == out) || out.is_empty());
+        if let Ok(Some(content)) = read_frame(&mut &out[..], bytes.len())
             && let Ok(message) = Message::decode(&content)
             && content.len() < 1 << 10
         {
@@ -353,12 +353,12 @@ pub fn answers(octets: &[u8]) -> bool {
 }
 
 /// The image in a message is found where the whole message says that it is.
-pub fn download(octets: &[u8]) -> bool {
-    let head = &octets[..octets.len().min(MAX_HEAD)];
-    let Some(head) = Head::read(head, octets.len()) else {
+pub fn download(bytes: &[u8]) -> bool {
+    let head = &bytes[..bytes.len().min(MAX_HEAD)];
+    let Some(head) = Head::read(head, bytes.len()) else {
         return false;
     };
-    if let Ok(message) = Message::decode(octets) {
+    if let Ok(message) = Message::decode(bytes) {
         let Payload::Reply(Success::UnikernelImage(image) | Success::OldBlockDeviceImage(image)) =
             message.payload
         else {
@@ -366,26 +366,26 @@ pub fn download(octets: &[u8]) -> bool {
         };
         assert_eq!(message.header, head.header);
         assert_eq!(image.compressed, head.compressed);
-        assert_eq!(image.image.0, &octets[head.image_start..]);
+        assert_eq!(image.image.0, &bytes[head.image_start..]);
     }
     true
 }
 
 /// A key without its public half is the beginning of what is made of it.
-pub fn ecdsa_key(octets: &[u8]) -> bool {
+pub fn ecdsa_key(bytes: &[u8]) -> bool {
     for public in [&[4; 65][..], &[4; 97]] {
-        let Some(completed) = ecdsa_with_public_key(octets, public) else {
+        let Some(completed) = ecdsa_with_public_key(bytes, public) else {
             return false;
         };
-        assert!(completed.len() > octets.len() + public.len());
+        assert!(completed.len() > bytes.len() + public.len());
         assert!(completed.ends_with(public));
     }
     true
 }
 
 /// Whatever is in a file that is shown, nothing of it commands the terminal.
-pub fn show(octets: &[u8]) -> bool {
-    let Ok(shown) = petrel::show::file(octets, &[], OffsetDateTime::UNIX_EPOCH) else {
+pub fn show(bytes: &[u8]) -> bool {
+    let Ok(shown) = petrel::show::file(bytes, &[], OffsetDateTime::UNIX_EPOCH) else {
         return false;
     };
     assert!(!shown.contains(|c: char| c.is_control() && c != '\n'));
@@ -393,8 +393,8 @@ pub fn show(octets: &[u8]) -> bool {
 }
 
 /// The manifest of an image holds no device twice, and every one under its name.
-pub fn manifest(octets: &[u8]) -> bool {
-    let Ok(manifest) = Manifest::read(&mut Cursor::new(octets)) else {
+pub fn manifest(bytes: &[u8]) -> bool {
+    let Ok(manifest) = Manifest::read(&mut Cursor::new(bytes)) else {
         return false;
     };
     for device in &manifest.devices {
@@ -404,17 +404,17 @@ pub fn manifest(octets: &[u8]) -> bool {
 }
 
 /// Lines are the same wherever the stream is cut, none is longer than allowed, and the ring keeps the newest, whether those
-/// before are handed out or passed over. The first octets choose the size of the pieces, and of the ring.
-pub fn console(octets: &[u8]) -> bool {
-    const OCTETS: usize = 1 << 12;
-    let [size, room, octets @ ..] = octets else {
+/// before are handed out or passed over. The first bytes choose the size of the pieces, and of the ring.
+pub fn console(bytes: &[u8]) -> bool {
+    const BYTES: usize = 1 << 12;
+    let [size, room, bytes @ ..] = bytes else {
         return false;
     };
     let (size, room) = (usize::from(*size).max(1), usize::from(*room).max(1));
     let split = |size: usize| {
         let mut splitter = Splitter::default();
         let mut lines = Vec::new();
-        for mut piece in octets.chunks(size.max(1)) {
+        for mut piece in bytes.chunks(size.max(1)) {
             while !piece.is_empty() {
                 piece = splitter.push(piece, 7, |line| lines.push(line.to_vec()));
             }
@@ -422,16 +422,16 @@ pub fn console(octets: &[u8]) -> bool {
         splitter.finish(|line| lines.push(line.to_vec()));
         lines
     };
-    let lines = split(octets.len());
+    let lines = split(bytes.len());
     assert_eq!(split(size), lines);
     let allowed =
         |line: &Vec<u8>| line.len() <= MAX_LINE + TRUNCATED.len() && !line.contains(&b'\n');
     assert!(lines.iter().all(allowed));
 
-    let mut ring = Ring::new(room, OCTETS);
+    let mut ring = Ring::new(room, BYTES);
     let mut splitter = Splitter::default();
     let now = Moment::default();
-    for piece in octets.chunks(size) {
+    for piece in bytes.chunks(size) {
         let (rest, passed) = splitter.pass_over(piece, room);
         ring.pass_over(passed);
         splitter.push(rest, usize::MAX, |line| ring.push(now, line));
@@ -441,36 +441,36 @@ pub fn console(octets: &[u8]) -> bool {
     let mut reader = ring.reader(History::Count(i64::MAX));
     let mut kept = Vec::new();
     while let Some(Item::Line(line)) = ring.read(&mut reader) {
-        kept.push(line.octets.into_owned());
+        kept.push(line.bytes.into_owned());
     }
     assert!(lines.ends_with(&kept) && kept.len() <= room);
     let held: usize = kept.iter().map(Vec::len).sum();
     let next = lines.len().checked_sub(kept.len() + 1);
-    let is_full = kept.len() == room || next.is_none_or(|next| held + lines[next].len() > OCTETS);
-    assert!(held <= OCTETS && is_full);
+    let is_full = kept.len() == room || next.is_none_or(|next| held + lines[next].len() > BYTES);
+    assert!(held <= BYTES && is_full);
     !lines.is_empty()
 }
 
 /// The extension that fixes an image has one form.
-pub fn image_extension(octets: &[u8]) -> bool {
-    let Ok(digest) = read_image_extension(octets) else {
+pub fn image_extension(bytes: &[u8]) -> bool {
+    let Ok(digest) = read_image_extension(bytes) else {
         return false;
     };
-    assert_eq!(image_extension_value(&digest), octets);
+    assert_eq!(image_extension_value(&digest), bytes);
     true
 }
 
-/// A zlib stream that another reader takes is uncompressed as by that, wherever it is cut, and never beyond a limit. The first octet
+/// A zlib stream that another reader takes is uncompressed as by that, wherever it is cut, and never beyond a limit. The first byte
 /// chooses the size of the pieces.
-pub fn inflate(octets: &[u8]) -> bool {
+pub fn inflate(bytes: &[u8]) -> bool {
     const LIMIT: u64 = 1 << 18;
-    let Some((size, octets)) = octets.split_first() else {
+    let Some((size, bytes)) = bytes.split_first() else {
         return false;
     };
     let uncompress = |size: usize| {
         let mut arriving = Arriving::new(true, LIMIT);
         let mut plain = Vec::new();
-        for piece in octets.chunks(size.max(1)) {
+        for piece in bytes.chunks(size.max(1)) {
             arriving.write(piece, |more| {
                 plain.extend_from_slice(more);
                 assert!(plain.len() as u64 <= LIMIT);
@@ -479,14 +479,14 @@ pub fn inflate(octets: &[u8]) -> bool {
         }
         arriving.finish().map(|()| plain)
     };
-    let plain = uncompress(octets.len());
+    let plain = uncompress(bytes.len());
     assert_eq!(uncompress(usize::from(*size)).ok(), plain.clone().ok());
     // Another reader may take less: one that sees everything at once knows what lies before the beginning. A checksum
     // would tell both, but none is looked at in a build for fuzzing.
     let mut stream = flate2::Decompress::new(true);
     let mut other = Vec::with_capacity(1 << 18);
-    let status = stream.decompress_vec(octets, &mut other, flate2::FlushDecompress::Finish);
-    let is_whole = stream.total_in() == octets.len() as u64;
+    let status = stream.decompress_vec(bytes, &mut other, flate2::FlushDecompress::Finish);
+    let is_whole = stream.total_in() == bytes.len() as u64;
     if matches!(status, Ok(flate2::Status::StreamEnd)) && is_whole {
         assert_eq!(plain.as_ref(), Ok(&other));
     }

@@ -72,19 +72,19 @@ fn from_hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The octets of all entries of these files, as far as they are small.
+/// The bytes of all entries of these files, as far as they are small.
 fn hex_in(files: &[&str]) -> Vec<Vec<u8>> {
     files
         .iter()
         .flat_map(|file| entries(file))
         .map(|entry| from_hex(entry["hex"].as_str().unwrap()))
-        .filter(|octets| octets.len() <= 1 << 14)
+        .filter(|bytes| bytes.len() <= 1 << 14)
         .collect()
 }
 
-/// Octets that are to be cut into pieces of seven.
-fn pieces(octets: &[u8]) -> Vec<u8> {
-    [&[7], octets].concat()
+/// Bytes that are to be cut into pieces of seven.
+fn pieces(bytes: &[u8]) -> Vec<u8> {
+    [&[7], bytes].concat()
 }
 
 /// The certificates of a chain, each in a frame.
@@ -134,7 +134,7 @@ fn states() -> Vec<Vec<u8>> {
 fn images() -> Vec<Vec<u8>> {
     states()
         .iter()
-        .filter_map(|octets| albatross::State::decode(octets).ok())
+        .filter_map(|bytes| albatross::State::decode(bytes).ok())
         .flat_map(|state| state.import().unikernels)
         .filter(|unikernel| !unikernel.compressed)
         .map(|unikernel| unikernel.image)
@@ -145,7 +145,7 @@ fn images() -> Vec<Vec<u8>> {
 fn imported() -> Vec<Vec<u8>> {
     states()
         .iter()
-        .filter_map(|octets| albatross::State::decode(octets).ok())
+        .filter_map(|bytes| albatross::State::decode(bytes).ok())
         .map(|state| {
             let import = state.import();
             let unikernels = import.unikernels.into_iter();
@@ -176,7 +176,7 @@ fn requests() -> Vec<Vec<u8>> {
     let key = petrel::authority::Key::generate(petrel::authority::KeyType::Ed25519).unwrap();
     hex_in(&["cert_extension.json"])
         .iter()
-        .filter_map(|octets| petrel::wire::CertExtension::decode(octets).ok())
+        .filter_map(|bytes| petrel::wire::CertExtension::decode(bytes).ok())
         .take(10)
         .map(|extension| {
             petrel::authority::create_request("hello", &extension.command, None, &key).unwrap()
@@ -364,6 +364,6 @@ fn shown() -> Vec<Vec<u8>> {
         .map(|file| fs::read(folder().join("chains").join(file.as_str().unwrap())).unwrap());
     let lists = pem::encode(&list_section());
     let states = states().into_iter().chain(imported());
-    let small = states.filter(|octets| octets.len() <= 1 << 14);
+    let small = states.filter(|bytes| bytes.len() <= 1 << 14);
     files.chain([lists.into_bytes()]).chain(small).collect()
 }

@@ -14,7 +14,7 @@ fn every_target_holds_over_its_seeds() {
         let mut accepted = 0;
         for seed in &seeds {
             accepted += usize::from(body(seed));
-            // Cut short, and one octet wrong: some thirty of each.
+            // Cut short, and one byte wrong: some thirty of each.
             let step = seed.len() / 30 + 1;
             for at in (0..seed.len()).step_by(step) {
                 body(&seed[..at]);

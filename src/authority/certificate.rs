@@ -19,7 +19,7 @@ use crate::wire::{Command, PolicyCommand};
 pub struct Certificate {
     /// The whole certificate.
     pub der: Vec<u8>,
-    /// Content octets of the serial number in lower case hexadecimal.
+    /// Content bytes of the serial number in lower case hexadecimal.
     pub serial: String,
     /// DER of the subject.
     pub subject: Vec<u8>,
@@ -188,8 +188,8 @@ pub fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> St
 
 /// The last common name, as a certificate may have several.
 pub(super) fn last_common_name(name: &X509Name<'_>) -> Option<String> {
-    let octets = name.iter_common_name().last()?.attr_value().data;
-    std::str::from_utf8(octets).ok().map(str::to_owned)
+    let bytes = name.iter_common_name().last()?.attr_value().data;
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
 }
 
 /// A name that rcgen writes again; what it cannot write again is refused here or found by comparing the results.

@@ -18,7 +18,7 @@ use super::{AuthorityError, Certificate, Issuer, Validity};
 use crate::chain::algorithm::objection;
 use crate::{chain, serial};
 
-/// A serial number: its octets without leading zeros, at least one and at most [`serial::MAX_OCTETS`].
+/// A serial number: its bytes without leading zeros, at least one and at most [`serial::MAX_BYTES`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Serial(Vec<u8>);
 
@@ -32,9 +32,9 @@ pub(super) struct RevocationList {
 }
 
 impl Serial {
-    fn new(octets: &[u8]) -> Option<Self> {
-        let significant = serial::magnitude(octets);
-        (1..=serial::MAX_OCTETS)
+    fn new(bytes: &[u8]) -> Option<Self> {
+        let significant = serial::magnitude(bytes);
+        (1..=serial::MAX_BYTES)
             .contains(&significant.len())
             .then(|| Self(significant.to_vec()))
     }
@@ -44,28 +44,28 @@ impl Serial {
         Self::parse(&certificate.serial)
     }
 
-    /// Reads what a person or another program wrote: colons between the octets, or no leading zero.
+    /// Reads what a person or another program wrote: colons between the bytes, or no leading zero.
     pub(super) fn parse_written(text: &str) -> Option<Self> {
         if text.contains(':') {
-            let octets = text.split(':');
-            return octets
+            let bytes = text.split(':');
+            return bytes
                 .clone()
-                .all(|octet| octet.len() == 2)
-                .then(|| Self::parse(&octets.collect::<String>()))?;
+                .all(|byte| byte.len() == 2)
+                .then(|| Self::parse(&bytes.collect::<String>()))?;
         }
         Self::parse(text).or_else(|| Self::parse(&format!("0{text}")))
     }
 
-    /// Reads hexadecimal, two digits an octet.
+    /// Reads hexadecimal, two digits an byte.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        if !text.len().is_multiple_of(2) || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
+        if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
-        let octets: Option<Vec<u8>> = (0..text.len())
+        let bytes: Option<Vec<u8>> = (0..text.len())
             .step_by(2)
             .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
             .collect();
-        Self::new(&octets?)
+        Self::new(&bytes?)
     }
 }
 
@@ -74,7 +74,7 @@ impl RevocationList {
     pub(super) fn read(der: &[u8], issuer: &Issuer) -> Result<Self, String> {
         let list = match CertificateRevocationList::from_der(der) {
             Ok((&[], list)) => list,
-            Ok(_) => return Err("has octets after its end".to_owned()),
+            Ok(_) => return Err("has bytes after its end".to_owned()),
             Err(error) => return Err(format!("cannot be read: {}", chain::unreadable(error))),
         };
         let certificate = issuer.certificate();
@@ -146,7 +146,7 @@ impl RevocationList {
             .map_err(AuthorityError::crypto("sign the revocation list"))?
             .der()
             .to_vec();
-        // Names that cannot be written again octet by octet would make it the list of nobody.
+        // Names that cannot be written again byte by byte would make it the list of nobody.
         Self::read(&der, issuer).map_err(|_| unusual_issuer())?;
         Ok((der, BigUint::from_bytes_be(&number).to_string()))
     }
@@ -156,15 +156,15 @@ impl RevocationList {
 fn next_number(before: Option<&BigUint>, now: OffsetDateTime) -> Option<Vec<u8>> {
     let time = BigUint::from(now.unix_timestamp().unsigned_abs());
     let next = before.map_or(BigUint::ZERO, |before| before + 1_u32);
-    let octets = next.max(time).to_bytes_be();
-    (octets.len() <= serial::MAX_OCTETS).then_some(octets)
+    let bytes = next.max(time).to_bytes_be();
+    (bytes.len() <= serial::MAX_BYTES).then_some(bytes)
 }
 
 /// An entry as it will be written again, with its serial number.
 fn entry(entry: &RevokedCertificate<'_>) -> Result<(Serial, RevokedCertParams), String> {
     // A negative number would be another one when it is written again.
     let serial = Some(entry.raw_serial())
-        .filter(|octets| octets.first().is_some_and(|first| *first < 0x80))
+        .filter(|bytes| bytes.first().is_some_and(|first| *first < 0x80))
         .and_then(Serial::new)
         .ok_or_else(|| "has an entry whose serial number is out of range".to_owned())?;
     let time = |seconds| {
@@ -214,13 +214,13 @@ fn reason(code: ReasonCode) -> Option<RevocationReason> {
     .find(|reason| *reason as u8 == code.0)
 }
 
-/// As the data base and certificates have it: the content octets of the INTEGER.
+/// As the data base and certificates have it: the content bytes of the INTEGER.
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.first().is_some_and(|first| *first >= 0x80) {
             f.write_str("00")?;
         }
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(Some(&serial), Serial::parse("abcd").as_ref());
         assert_eq!(serial.to_string(), "00abcd");
         assert_eq!(Serial::parse("000102").unwrap().to_string(), "0102");
-        let longest = "ff".repeat(serial::MAX_OCTETS);
+        let longest = "ff".repeat(serial::MAX_BYTES);
         assert!(Serial::parse(&longest).is_some());
         for wrong in [
             "",
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(next(0xffff, 5), [1, 0, 0]);
         assert_eq!(next(7, 5), [8]);
         assert_eq!(next(7, 9), [9]);
-        let last = BigUint::from_bytes_be(&[0xff; serial::MAX_OCTETS]);
+        let last = BigUint::from_bytes_be(&[0xff; serial::MAX_BYTES]);
         assert_eq!(next_number(Some(&last), at(0)), None);
     }
 }

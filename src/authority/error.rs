@@ -148,7 +148,7 @@ impl fmt::Display for AuthorityError {
             Self::CommonName(error) => write!(f, "the subject's common name: {error}"),
             Self::FileName(name) => write!(
                 f,
-                "'{}' cannot be the name of a certificate and its files: it must have 1 to 64 octets, no '/' and no \
+                "'{}' cannot be the name of a certificate and its files: it must have 1 to 64 bytes, no '/' and no \
                  control characters, and differ from the other one",
                 name.escape_default()
             ),
@@ -254,10 +254,10 @@ impl fmt::Display for AuthorityError {
             ),
             Self::Serial(text) => write!(
                 f,
-                "'{}' is no serial number: it must be hexadecimal, perhaps with a colon between octets, not zero, and \
-                 of at most {} octets",
+                "'{}' is no serial number: it must be hexadecimal, perhaps with a colon between bytes, not zero, and \
+                 of at most {} bytes",
                 text.escape_default(),
-                serial::MAX_OCTETS
+                serial::MAX_BYTES
             ),
             Self::Lines(database, numbers) => write!(
                 f,

@@ -9,13 +9,13 @@ use pem::{EncodeConfig, LineEnding, Pem};
 
 use super::AuthorityError;
 
-/// Most octets of a PEM file that is read: a certificate with an image inside has at most 16 MB (WIRE 11.4).
+/// Most bytes of a PEM file that is read: a certificate with an image inside has at most 16 MB (WIRE 11.4).
 pub const MAX_FILE: u64 = 48 << 20;
 
 /// The label of a certificate in PEM.
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 
-/// The content of a file, of [`MAX_FILE`] octets at most.
+/// The content of a file, of [`MAX_FILE`] bytes at most.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
     let file = File::open(path).map_err(AuthorityError::file("read", path))?;
     read_from(file, path)

@@ -12,7 +12,7 @@ use super::{
 /// File of the root authority's certificate.
 const AUTHORITY: &str = "cacert";
 
-/// Most octets of the names that become file names.
+/// Most bytes of the names that become file names.
 pub const MAX_FILE_NAME: usize = 64;
 
 /// What `generate` is asked for.

@@ -25,7 +25,7 @@ use crate::wire::{CertExtension, Command};
 /// Validity starts this long before now, for clocks that are late.
 pub const LATENESS: Duration = Duration::from_secs(10);
 
-/// Octets of a serial number.
+/// Bytes of a serial number.
 const SERIAL: usize = 10;
 
 /// What a certificate is for.
@@ -244,7 +244,7 @@ impl Issuer {
             .signed_by(&public_key, &self.signer()?)
             .map_err(AuthorityError::crypto("sign the certificate"))?;
         let leaf = parse(signed.der())?;
-        // Names that cannot be written again octet by octet would break the chain.
+        // Names that cannot be written again byte by byte would break the chain.
         if leaf.issuer != certificate.subject {
             return Err(unusual_issuer());
         }
@@ -312,15 +312,15 @@ fn parameters(
     Ok(parameters)
 }
 
-/// Ten random octets, the first not zero, so that none is lost in the INTEGER.
+/// Ten random bytes, the first not zero, so that none is lost in the INTEGER.
 fn serial() -> Result<[u8; SERIAL], AuthorityError> {
-    let mut octets = [0; SERIAL];
-    while octets[0] == 0 {
+    let mut bytes = [0; SERIAL];
+    while bytes[0] == 0 {
         SystemRandom::new()
-            .fill(&mut octets)
+            .fill(&mut bytes)
             .map_err(|_| AuthorityError::no_random())?;
     }
-    Ok(octets)
+    Ok(bytes)
 }
 
 /// SHA-1 over the content of the subjectPublicKey BIT STRING, as all of albatross's certificates have it.

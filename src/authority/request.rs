@@ -65,7 +65,7 @@ impl Request {
         let (rest, request) = X509CertificationRequest::from_der(der)
             .map_err(|error| AuthorityError::Request(unreadable(error)))?;
         if !rest.is_empty() {
-            return Err(refused("octets follow it"));
+            return Err(refused("bytes follow it"));
         }
         if SHA1_SIGNATURES.contains(&request.signature_algorithm.algorithm) {
             return Err(refused("it is signed with SHA-1"));
@@ -222,13 +222,13 @@ mod tests {
     fn a_request_whose_content_was_changed_is_refused() {
         let key = Key::generate(KeyType::Ed25519).unwrap();
         let der = create_request("foo", &COMMAND, None, &key).unwrap();
-        // SEQUENCE { content, algorithm, signature }: of 128 to 255 octets, the content of less.
+        // SEQUENCE { content, algorithm, signature }: of 128 to 255 bytes, the content of less.
         let content = 3..3 + 2 + usize::from(der[4]);
         assert!(content.end < der.len());
         for position in content {
             let mut changed = der.clone();
             changed[position] ^= 1;
-            assert!(Request::parse(&changed).is_err(), "octet {position}");
+            assert!(Request::parse(&changed).is_err(), "byte {position}");
         }
     }
 }

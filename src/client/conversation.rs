@@ -20,10 +20,10 @@ use crate::wire::{
     Payload, Success, UnikernelCommand, domain,
 };
 
-/// Most octets of an answer that is held in memory: lists of very many unikernels.
+/// Most bytes of an answer that is held in memory: lists of very many unikernels.
 pub const MAX_ANSWER: usize = 1 << 24;
 
-/// Most octets of a dump, inflated; nobody knows here how large the block device is.
+/// Most bytes of a dump, inflated; nobody knows here how large the block device is.
 pub const MAX_STORED_DUMP: u64 = 1 << 40;
 
 /// How often the supervisor is asked whether a run still follows, while there is none.
@@ -194,17 +194,17 @@ impl Listener<'_> {
         loop {
             let frame = self.frame()?.ok_or(ClientError::BrokenOff(self.command))?;
             // By far the most, and decoded with care below if it is anything else.
-            if let Some(octets) = pieces.of(&frame) {
-                file.push(octets)?;
-                received += octets.len() as u64;
-                progress.advance(octets.len());
+            if let Some(bytes) = pieces.of(&frame) {
+                file.push(bytes)?;
+                received += bytes.len() as u64;
+                progress.advance(bytes.len());
                 continue;
             }
             let message = Message::decode(&frame).map_err(ClientError::Answer)?;
             match self.judge(message)?.1 {
-                Said::Data(Data::Block(BlockData::Some(octets))) => {
-                    file.push(&octets.0)?;
-                    received += octets.0.len() as u64;
+                Said::Data(Data::Block(BlockData::Some(bytes))) => {
+                    file.push(&bytes.0)?;
+                    received += bytes.0.len() as u64;
                 }
                 Said::Data(Data::Block(BlockData::End(()))) => break,
                 _ => return Err(ClientError::Unexpected("no piece of a block device")),
@@ -233,8 +233,8 @@ impl Listener<'_> {
     /// The next answer that is no failure. `None`: the peer has closed.
     fn next(&mut self) -> Result<Option<(Header, Said)>, ClientError> {
         match self.frame()? {
-            Some(octets) => {
-                let message = Message::decode(&octets).map_err(ClientError::Answer)?;
+            Some(bytes) => {
+                let message = Message::decode(&bytes).map_err(ClientError::Answer)?;
                 self.judge(message).map(Some)
             }
             None => Ok(None),

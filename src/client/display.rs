@@ -18,7 +18,7 @@ use crate::policy::{Policy, list};
 use crate::unikernel::{Death, Mac};
 use crate::wire::extensions::{Details, Exit, NamedDetails, Standing};
 use crate::wire::{
-    BlockDevice, ConsoleData, FailBehaviour, Info, Int, NamedInfo, NamedPolicy, Octets, Statistics,
+    BlockDevice, Bytes, ConsoleData, FailBehaviour, Info, Int, NamedInfo, NamedPolicy, Statistics,
     Success, Text, Typ, domain,
 };
 
@@ -125,15 +125,15 @@ impl Output {
         }
     }
 
-    /// Octets with their positions and characters.
-    pub(super) fn hexdump(&mut self, octets: &[u8]) -> Result<(), ClientError> {
+    /// Bytes with their positions and characters.
+    pub(super) fn hexdump(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let mut text = String::new();
-        for (number, row) in octets.chunks(16).enumerate() {
-            let hex: Vec<_> = row.iter().map(|octet| format!("{octet:02x}")).collect();
+        for (number, row) in bytes.chunks(16).enumerate() {
+            let hex: Vec<_> = row.iter().map(|byte| format!("{byte:02x}")).collect();
             let characters: String = row
                 .iter()
-                .map(|octet| match octet {
-                    0x20..0x7f => char::from(*octet),
+                .map(|byte| match byte {
+                    0x20..0x7f => char::from(*byte),
                     _ => '.',
                 })
                 .collect();
@@ -198,17 +198,17 @@ impl Output {
         self.item(&format!("host {}: {text}", name(name_asked)))
     }
 
-    /// Content was stored, which was received as so many octets.
+    /// Content was stored, which was received as so many bytes.
     pub(super) fn stored(
         &mut self,
         of: &Text,
         content: &str,
         compressed: bool,
-        octets: u64,
+        bytes: u64,
         path: &Path,
     ) -> Result<(), ClientError> {
         self.line(&format!(
-            "host {}: {content}, compressed {compressed}, {octets} bytes\nstored in {}",
+            "host {}: {content}, compressed {compressed}, {bytes} bytes\nstored in {}",
             name(of),
             path.display()
         ))
@@ -513,9 +513,9 @@ fn info(NamedInfo { name: of, info }: &NamedInfo, with_arguments: bool) -> Strin
     text
 }
 
-fn hexadecimal(octets: &Octets) -> String {
-    let octets = octets.0.iter().map(|octet| format!("{octet:02x}"));
-    octets.collect()
+fn hexadecimal(bytes: &Bytes) -> String {
+    let bytes = bytes.0.iter().map(|byte| format!("{byte:02x}"));
+    bytes.collect()
 }
 
 fn block_devices(info: &Info) -> String {

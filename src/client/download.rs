@@ -10,13 +10,13 @@ use super::stored::StoredFile;
 use crate::wire::frame::{FrameError, length, read_prefix};
 use crate::wire::{Header, Message, VERSION, domain};
 
-/// Most octets before the image: the header, with any sensible name, and the beginnings of the records around.
+/// Most bytes before the image: the header, with any sensible name, and the beginnings of the records around.
 pub const MAX_HEAD: usize = 1 << 12;
 
-/// Most octets of an image, inflated: what fits into a frame as it is.
+/// Most bytes of an image, inflated: what fits into a frame as it is.
 pub const MAX_STORED_IMAGE: u64 = 1 << 31;
 
-/// Octets copied at once.
+/// Bytes copied at once.
 const PIECE: usize = 1 << 16;
 
 /// What a `get` was answered with.
@@ -37,23 +37,23 @@ pub(super) fn receive(
         return Ok(None);
     };
     let mut frame = reader.take(total as u64);
-    let mut octets = Vec::new();
-    read_up_to(&mut frame, MAX_HEAD, &mut octets)?;
-    let Some(head) = Head::read(&octets, total) else {
+    let mut bytes = Vec::new();
+    read_up_to(&mut frame, MAX_HEAD, &mut bytes)?;
+    let Some(head) = Head::read(&bytes, total) else {
         if total > MAX_ANSWER {
             return Err(ClientError::Receive(FrameError::TooLong(total, MAX_ANSWER)));
         }
-        read_up_to(&mut frame, total, &mut octets)?;
-        if octets.len() < total {
+        read_up_to(&mut frame, total, &mut bytes)?;
+        if bytes.len() < total {
             return Err(ClientError::Receive(FrameError::Truncated));
         }
-        let message = Message::decode(&octets).map_err(ClientError::Answer)?;
+        let message = Message::decode(&bytes).map_err(ClientError::Answer)?;
         return Ok(Some(Download::Message(Box::new(message))));
     };
     let name = domain::name(&head.header.name)
         .map_err(|_| ClientError::Unexpected("the name in it is none"))?;
     let mut file = StoredFile::create(&name, head.compressed, MAX_STORED_IMAGE, output)?;
-    let mut rest = octets[head.image_start..].chain(frame);
+    let mut rest = bytes[head.image_start..].chain(frame);
     let mut missing = total - head.image_start;
     let mut piece = Vec::with_capacity(PIECE);
     let mut progress = Progress::new(Some(missing as u64));
@@ -83,12 +83,12 @@ pub(super) fn receive(
 fn read_up_to(
     reader: &mut impl Read,
     total: usize,
-    octets: &mut Vec<u8>,
+    bytes: &mut Vec<u8>,
 ) -> Result<(), ClientError> {
-    let missing = total.saturating_sub(octets.len()) as u64;
+    let missing = total.saturating_sub(bytes.len()) as u64;
     reader
         .take(missing)
-        .read_to_end(octets)
+        .read_to_end(bytes)
         .map(|_| ())
         .map_err(|error| receive_error(error.into()))
 }
@@ -106,27 +106,27 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads the records around an image, each of which must end where the message ends, after `total` octets.
-    pub fn read(octets: &[u8], total: usize) -> Option<Self> {
+    /// Reads the records around an image, each of which must end where the message ends, after `total` bytes.
+    pub fn read(bytes: &[u8], total: usize) -> Option<Self> {
         const SEQUENCE: u8 = 0x30;
         const REPLY: u8 = 0xa1;
         const IMAGES: [(u8, &str); 2] = [(0xa6, "image"), (0xa7, "block device image")];
         const OCTET_STRING: u8 = 0x04;
 
         let to_the_end = |position, tag| {
-            let (start, length) = element(octets, position, tag)?;
+            let (start, length) = element(bytes, position, tag)?;
             (start.checked_add(length)? == total).then_some(start)
         };
         let header_start = to_the_end(0, SEQUENCE)?;
-        let (start, length) = element(octets, header_start, SEQUENCE)?;
+        let (start, length) = element(bytes, header_start, SEQUENCE)?;
         let header_end = start.checked_add(length)?;
-        let header: Header = rasn::der::decode(octets.get(header_start..header_end)?).ok()?;
+        let header: Header = rasn::der::decode(bytes.get(header_start..header_end)?).ok()?;
         let reply = to_the_end(header_end, REPLY)?;
         let (image, content) = IMAGES
             .into_iter()
             .find_map(|(tag, content)| Some((to_the_end(reply, tag)?, content)))?;
         let flag = to_the_end(image, SEQUENCE)?;
-        let compressed = match octets.get(flag..flag + 3)? {
+        let compressed = match bytes.get(flag..flag + 3)? {
             [1, 1, 0] => false,
             [1, 1, 0xff] => true,
             _ => return None,
@@ -142,8 +142,8 @@ impl Head {
 }
 
 /// Where the content of the element at `position` begins, and its length.
-fn element(octets: &[u8], position: usize, tag: u8) -> Option<(usize, usize)> {
-    let rest = octets.get(position..)?;
+fn element(bytes: &[u8], position: usize, tag: u8) -> Option<(usize, usize)> {
+    let rest = bytes.get(position..)?;
     let (first, rest) = rest.split_first()?;
     let (short, rest) = rest.split_first()?;
     (*first == tag).then_some(())?;
@@ -161,7 +161,7 @@ fn element(octets: &[u8], position: usize, tag: u8) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Image, Octets, Payload, Success};
+    use crate::wire::{Bytes, Image, Payload, Success};
 
     fn message(image: &[u8], compressed: bool) -> Vec<u8> {
         let name = "foo:bar".parse().unwrap();
@@ -169,7 +169,7 @@ mod tests {
         let header = Message::command(0, &name, command).header;
         let image = Image {
             compressed,
-            image: Octets(image.to_vec()),
+            image: Bytes(image.to_vec()),
         };
         Message::answer(header, Payload::Reply(Success::UnikernelImage(image)))
             .encode()
@@ -180,27 +180,27 @@ mod tests {
     fn an_image_is_found_at_the_end_of_its_message() {
         for size in [0, 1, 100, 127, 128, 255, 256, 65_536, 1 << 20] {
             let image = vec![7; size];
-            let octets = message(&image, true);
-            let head = Head::read(&octets[..octets.len().min(MAX_HEAD)], octets.len()).unwrap();
+            let bytes = message(&image, true);
+            let head = Head::read(&bytes[..bytes.len().min(MAX_HEAD)], bytes.len()).unwrap();
             assert!(head.compressed);
-            assert_eq!(&octets[head.image_start..], &image[..]);
+            assert_eq!(&bytes[head.image_start..], &image[..]);
             assert_eq!(head.header.name.to_lossy(), "foo:bar");
         }
     }
 
     #[test]
     fn lengths_that_do_not_fit_each_other_are_refused() {
-        let octets = message(&[7; 300], false);
-        for position in 0..octets.len() - 300 {
-            let mut changed = octets.clone();
+        let bytes = message(&[7; 300], false);
+        for position in 0..bytes.len() - 300 {
+            let mut changed = bytes.clone();
             changed[position] = changed[position].wrapping_add(1);
             let same = Head::read(&changed, changed.len())
-                .is_none_or(|head| head.image_start == octets.len() - 300);
-            assert!(same, "octet {position}");
+                .is_none_or(|head| head.image_start == bytes.len() - 300);
+            assert!(same, "byte {position}");
         }
-        assert!(Head::read(&octets, octets.len() + 1).is_none());
-        for end in 0..octets.len() - 300 {
-            assert!(Head::read(&octets[..end], octets.len()).is_none());
+        assert!(Head::read(&bytes, bytes.len() + 1).is_none());
+        for end in 0..bytes.len() - 300 {
+            assert!(Head::read(&bytes[..end], bytes.len()).is_none());
         }
     }
 }

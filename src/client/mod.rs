@@ -271,13 +271,13 @@ fn show(arguments: &arguments::Show, output: &mut Output) -> Result<(), ClientEr
         files => files,
     };
     for file in files {
-        let octets = if *file == stdin {
+        let bytes = if *file == stdin {
             authority::read_from(io::stdin(), file)?
         } else {
             let open = File::open(file).map_err(ClientError::file("open", file))?;
             authority::read_from(open, file)?
         };
-        let text = crate::show::file(&octets, &trusted, output.started())
+        let text = crate::show::file(&bytes, &trusted, output.started())
             .map_err(|error| ClientError::Show(file.clone(), error))?;
         if files.len() > 1 {
             output.line(&format!("== {}", file.display()))?;

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-/// Octets of a MB.
+/// Bytes of a MB.
 const MB: u64 = 1 << 20;
 
 /// MB after which the line is written anew where nobody knows how many there are in all.
@@ -25,7 +25,7 @@ pub(super) struct Progress {
 pub(super) struct Watched<'a, W>(pub(super) &'a mut W, pub(super) &'a mut Progress);
 
 impl Progress {
-    /// Of so many octets in all, if that is known.
+    /// Of so many bytes in all, if that is known.
     pub(super) fn new(total: Option<u64>) -> Self {
         Self {
             total: total.filter(|total| *total > 0),
@@ -34,9 +34,9 @@ impl Progress {
         }
     }
 
-    /// Takes note of so many octets more.
-    pub(super) fn advance(&mut self, octets: usize) {
-        self.done += octets as u64;
+    /// Takes note of so many bytes more.
+    pub(super) fn advance(&mut self, bytes: usize) {
+        self.done += bytes as u64;
         let step = match self.total {
             Some(total) => self.done.saturating_mul(100) / total,
             None => self.done / (STEP * MB),
@@ -73,8 +73,8 @@ impl Drop for Progress {
 }
 
 impl<W: Write> Write for Watched<'_, W> {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let count = self.0.write(octets)?;
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.0.write(bytes)?;
         self.1.advance(count);
         Ok(count)
     }

@@ -12,10 +12,10 @@ use crate::manifest::Manifest;
 use crate::supervisor::bhyve;
 use crate::unikernel::{Config, ImageDigest, Kind};
 
-/// Octets read at once: a frame of them is sent without a copy.
+/// Bytes read at once: a frame of them is sent without a copy.
 const PIECE: usize = CHUNK;
 
-/// Octets of a MB.
+/// Bytes of a MB.
 const MB: u64 = 1 << 20;
 
 /// A file to be sent.
@@ -23,7 +23,7 @@ const MB: u64 = 1 << 20;
 pub(super) struct Source {
     path: PathBuf,
     file: File,
-    /// Octets when it was opened; `None` of what cannot tell, such as a pipe.
+    /// Bytes when it was opened; `None` of what cannot tell, such as a pipe.
     length: Option<u64>,
 }
 
@@ -90,7 +90,7 @@ impl Source {
         match content.length {
             Some(length) if length <= room => Ok(content),
             Some(length) => refused(format!(
-                "has {length} octets, which do not fit into {size} MB ({room} octets)"
+                "has {length} bytes, which do not fit into {size} MB ({room} bytes)"
             )),
             None => refused(
                 "cannot tell its size, so that it may not fit: --data needs a file".to_owned(),
@@ -102,7 +102,7 @@ impl Source {
         &self.path
     }
 
-    /// Its octets, if it can tell.
+    /// Its bytes, if it can tell.
     pub(super) fn length(&self) -> Option<u64> {
         self.length
     }

@@ -90,8 +90,8 @@ pub(super) fn details(socket: &Path, name: &Name) -> Result<Vec<NamedDetails>, C
     let command = Command::Unikernel(UnikernelCommand::Details(()));
     let path = Name::from(name.path().clone());
     let message = Message::command(0, &path, command);
-    let octets = message.encode().map_err(ClientError::Encode)?;
-    write_frame(&mut stream, &octets).map_err(ClientError::Receive)?;
+    let bytes = message.encode().map_err(ClientError::Encode)?;
+    write_frame(&mut stream, &bytes).map_err(ClientError::Receive)?;
     let answer = read_frame(&mut stream, MAX_ANSWER).map_err(ClientError::Receive)?;
     let answer = answer.ok_or(ClientError::NoAnswer("unikernel details"))?;
     let answer = Message::decode(&answer).map_err(ClientError::Answer)?;

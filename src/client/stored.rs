@@ -61,14 +61,14 @@ impl StoredFile {
     }
 
     /// Adds content as it was received.
-    pub(super) fn push(&mut self, octets: &[u8]) -> Result<(), ClientError> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let Self {
             content,
             file,
             partial,
             ..
         } = self;
-        content.write(octets, |plain| {
+        content.write(bytes, |plain| {
             file.write_all(plain)
                 .map_err(ClientError::file("write", partial))
         })
@@ -135,9 +135,9 @@ mod tests {
     use flate2::read::ZlibEncoder;
     use std::io::Read;
 
-    fn zlib(octets: impl Read) -> Vec<u8> {
+    fn zlib(bytes: impl Read) -> Vec<u8> {
         let mut compressed = Vec::new();
-        ZlibEncoder::new(octets, Compression::fast())
+        ZlibEncoder::new(bytes, Compression::fast())
             .read_to_end(&mut compressed)
             .unwrap();
         compressed

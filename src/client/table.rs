@@ -17,7 +17,7 @@ const HISTORY: usize = 8;
 const OTHERS: usize = 65;
 const NAME: (usize, usize) = (12, 40);
 
-/// Octets of a page, in which memory is told: that of the hosts there are.
+/// Bytes of a page, in which memory is told: that of the hosts there are.
 const PAGE: u64 = 4096;
 
 /// After how many rounds without it a unikernel is gone.
@@ -39,7 +39,7 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct Row {
     last: Option<Sample>,
-    /// Parts of a processor, octets a second in and out; since the sample before.
+    /// Parts of a processor, bytes a second in and out; since the sample before.
     rates: Option<[f64; 3]>,
     /// The first of those, newest last.
     history: VecDeque<f64>,
@@ -56,8 +56,8 @@ struct Sample {
     /// Microseconds of processors.
     processors: i64,
     resident: u64,
-    octets_in: u64,
-    octets_out: u64,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
 impl Table {
@@ -159,14 +159,11 @@ impl Row {
 
     fn line(&self, name: &[u8], width: usize, now: Duration) -> String {
         let missing = || "-".to_owned();
-        let rate = |which: usize| {
-            self.rates
-                .map_or_else(missing, |rates| octets(rates[which]))
-        };
+        let rate = |which: usize| self.rates.map_or_else(missing, |rates| bytes(rates[which]));
         #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
         let memory = self
             .last
-            .map_or_else(missing, |last| octets(last.resident as f64));
+            .map_or_else(missing, |last| bytes(last.resident as f64));
         let share = |rates: [f64; 3]| format!("{:.1}", rates[0] * 100.0);
         let graph: String = self.history.iter().map(|value| bar(*value)).collect();
         let columns = [
@@ -213,8 +210,8 @@ impl Sample {
                     .saturating_mul(PAGE)
             }),
             // What the host sends out is what the unikernel takes in.
-            octets_in: sum(|data| data.output_bytes.0),
-            octets_out: sum(|data| data.input_bytes.0),
+            bytes_in: sum(|data| data.output_bytes.0),
+            bytes_out: sum(|data| data.input_bytes.0),
         }
     }
 
@@ -230,8 +227,8 @@ impl Sample {
         }
         Some([
             processors as f64 / 1e6 / seconds,
-            rate(self.octets_in, later.octets_in)?,
-            rate(self.octets_out, later.octets_out)?,
+            rate(self.bytes_in, later.bytes_in)?,
+            rate(self.bytes_out, later.bytes_out)?,
         ])
     }
 
@@ -252,8 +249,8 @@ fn microseconds(time: &TimeVal) -> i64 {
     seconds.saturating_add(time.microseconds.get())
 }
 
-/// A number of octets in three digits or four.
-fn octets(number: f64) -> String {
+/// A number of bytes in three digits or four.
+fn bytes(number: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut number = number;
     for unit in units {
@@ -432,7 +429,7 @@ mod tests {
             (1.5 * 1024.0 * 1024.0, "1.5MiB"),
             (1e18, "909495TiB"),
         ] {
-            assert_eq!(octets(number), text);
+            assert_eq!(bytes(number), text);
         }
     }
 }

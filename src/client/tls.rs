@@ -271,8 +271,8 @@ impl Read for TlsStream {
 }
 
 impl Write for TlsStream {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let count = self.connection.writer().write(octets)?;
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.connection.writer().write(bytes)?;
         self.flush()?;
         Ok(count)
     }
@@ -702,11 +702,11 @@ mod tests {
         let trickle = std::thread::spawn(move || {
             // A record that is never complete.
             server.write_all(&[22, 3, 3, 0x40, 0]).unwrap();
-            let octets = (0..1000).take_while(|_| {
+            let bytes = (0..1000).take_while(|_| {
                 std::thread::sleep(Duration::from_millis(10));
                 server.write_all(&[2]).is_ok()
             });
-            octets.count()
+            bytes.count()
         });
         let verifier = ServerVerifier {
             anchors: Vec::new(),

@@ -111,19 +111,19 @@ fn ready(socket: &impl AsFd) -> io::Result<PollFlags> {
 }
 
 impl Read for Transport {
-    fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Local(socket) => socket.read(octets),
-            Self::Remote(stream) => stream.read(octets),
+            Self::Local(socket) => socket.read(bytes),
+            Self::Remote(stream) => stream.read(bytes),
         }
     }
 }
 
 impl Write for Transport {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Local(socket) => socket.write(octets),
-            Self::Remote(stream) => stream.write(octets),
+            Self::Local(socket) => socket.write(bytes),
+            Self::Remote(stream) => stream.write(bytes),
         }
     }
 

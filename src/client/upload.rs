@@ -53,10 +53,10 @@ pub(super) fn send(transport: &mut Transport, body: Body) -> Result<Sent, Client
     })
 }
 
-/// Most octets in a frame: with their prefix they fill whole records of TLS.
+/// Most bytes in a frame: with their prefix they fill whole records of TLS.
 pub(super) const CHUNK: usize = MAX_CHUNK - PREFIX;
 
-/// Cuts what is written into frames of at most [`CHUNK`] octets.
+/// Cuts what is written into frames of at most [`CHUNK`] bytes.
 struct Frames<'a> {
     transport: &'a mut Transport,
     /// The prefix, still empty, and what is to follow it.
@@ -139,13 +139,13 @@ impl<'a> Frames<'a> {
 }
 
 impl Write for Frames<'_> {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        if self.frame.len() == PREFIX && octets.len() >= CHUNK {
-            return self.send_whole(&octets[..CHUNK]);
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.frame.len() == PREFIX && bytes.len() >= CHUNK {
+            return self.send_whole(&bytes[..CHUNK]);
         }
         let room = PREFIX + CHUNK - self.frame.len();
-        let count = octets.len().min(room);
-        self.frame.extend_from_slice(&octets[..count]);
+        let count = bytes.len().min(room);
+        self.frame.extend_from_slice(&bytes[..count]);
         if self.frame.len() == PREFIX + CHUNK {
             self.send()?;
         }

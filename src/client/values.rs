@@ -160,7 +160,7 @@ pub(super) fn tap(text: &str) -> Result<BridgeTap, String> {
 
 /// The name of a bridge.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
-    if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_graphic()) {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {
         Err("a name on the host has printable ASCII characters only, at least one".to_owned())
@@ -179,7 +179,7 @@ fn date(text: &str) -> Option<Date> {
     let mut parts = text.split('-');
     let mut next = |digits| {
         let part = parts.next()?;
-        let fits = part.len() == digits && part.bytes().all(|octet| octet.is_ascii_digit());
+        let fits = part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit());
         fits.then(|| part.parse::<u16>().ok()).flatten()
     };
     let (year, month, day) = (next(4)?, next(2)?, next(2)?);
@@ -197,7 +197,7 @@ fn split_host(text: &str) -> (&str, Option<&str>) {
 
 /// The name of a device in a manifest: 1 to 67 letters and digits.
 fn device(text: &str) -> Result<String, String> {
-    if (1..=67).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_alphanumeric()) {
+    if (1..=67).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         Ok(text.to_owned())
     } else {
         Err("a device's name has 1 to 67 letters and digits".to_owned())
@@ -207,15 +207,15 @@ fn device(text: &str) -> Result<String, String> {
 /// Six pairs of hexadecimal digits, all joined by `:` or all by `-`.
 fn mac(text: &str) -> Result<Mac, String> {
     let separator = if text.contains('-') { '-' } else { ':' };
-    let octets: Option<Vec<u8>> = text
+    let bytes: Option<Vec<u8>> = text
         .split(separator)
         .map(|pair| {
             let digits = pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
             digits.then(|| u8::from_str_radix(pair, 16).ok()).flatten()
         })
         .collect();
-    octets
-        .and_then(|octets| octets.try_into().ok())
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
         .map(Mac)
         .ok_or_else(|| "a hardware address is written as 00:80:41:12:34:56".to_owned())
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::ring::{Item, Line, Moment, Reader, Ring};
 use crate::name::Name;
 
-/// Octets of one console that are archived in a second, in the long run: a guest that floods its console neither keeps
+/// Bytes of one console that are archived in a second, in the long run: a guest that floods its console neither keeps
 /// disks from others nor wears them out. How much it fills of them is up to what it is archived in.
 pub const RATE: usize = 1 << 20;
 
-/// Octets of one console that are archived at once; of another one with a new name as many.
+/// Bytes of one console that are archived at once; of another one with a new name as many.
 pub const BURST: usize = 1 << 23;
 
 /// How long nothing is archived of a console after that was refused, or went beyond its rate.
@@ -49,7 +49,7 @@ pub(super) struct Archive {
 #[derive(Debug)]
 struct Progress {
     reader: Reader,
-    /// Octets that may be archived since then.
+    /// Bytes that may be archived since then.
     allowed: usize,
     since: Instant,
     /// When to go on with what could not be archived.
@@ -112,7 +112,7 @@ impl Archive {
                 progress.again = Some(now + PAUSE);
                 break;
             }
-            progress.allowed = progress.allowed.saturating_sub(line.octets.len() + 1);
+            progress.allowed = progress.allowed.saturating_sub(line.bytes.len() + 1);
         }
         if self.sink.flush(name).is_err() {
             progress.again = Some(now + PAUSE);
@@ -184,7 +184,7 @@ mod tests {
         fn put(&mut self, _: &Name, line: &Line<'_>) -> Result<(), Refused> {
             let mut seen = self.borrow_mut();
             seen.room = seen.room.checked_sub(1).ok_or(Refused)?;
-            let line = String::from_utf8(line.octets.to_vec()).unwrap();
+            let line = String::from_utf8(line.bytes.to_vec()).unwrap();
             seen.lines.push(line);
             Ok(())
         }

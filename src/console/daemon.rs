@@ -43,11 +43,11 @@ pub const MAX_CONNECTIONS: usize = 256;
 /// Shares of users of these.
 pub const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits::of(MAX_CONNECTIONS);
 
-/// Octets of lines that wait for a subscriber at most, and a line more. What arrives meanwhile is read from the console's
+/// Bytes of lines that wait for a subscriber at most, and a line more. What arrives meanwhile is read from the console's
 /// ring later; what is no longer there then is missed.
 pub const MAX_WAITING_LINES: usize = 1 << 18;
 
-/// Octets read from a fifo at once: what a pipe of the usual size can hold.
+/// Bytes read from a fifo at once: what a pipe of the usual size can hold.
 const READ: usize = 1 << 16;
 
 /// Reads of one fifo before the others have their turn.
@@ -59,7 +59,7 @@ const LAST_READS: usize = 1 << 5;
 /// Lines that are kept before those who read along get them: fewer than a ring has, or even quick readers would miss some.
 const LINES_AT_ONCE: usize = LINES / 2;
 
-/// Most octets that wait for a client which does not read them. The longest answer, a list of all consoles with the longest
+/// Most bytes that wait for a client which does not read them. The longest answer, a list of all consoles with the longest
 /// names, takes about half of it.
 pub const MAX_QUEUE: usize = 1 << 19;
 
@@ -383,25 +383,25 @@ impl Daemon {
                 error!("{name}: cannot read the console: {error}");
                 Arrived::End
             });
-            let Arrived::Octets(count) = outcome else {
+            let Arrived::Bytes(count) = outcome else {
                 break;
             };
             let arrived = clock();
-            let mut octets = &buffer[..count];
+            let mut bytes = &buffer[..count];
             if !self.is_read_along(name)
                 && let Some(ring) = self.registry.ring_mut(name)
             {
-                let (rest, lines) = fifo.splitter.pass_over(octets, LINES);
+                let (rest, lines) = fifo.splitter.pass_over(bytes, LINES);
                 ring.pass_over(lines);
-                octets = rest;
+                bytes = rest;
             }
-            while !octets.is_empty() {
+            while !bytes.is_empty() {
                 let Some(ring) = self.registry.ring_mut(name) else {
                     break;
                 };
-                octets = fifo
+                bytes = fifo
                     .splitter
-                    .push(octets, LINES_AT_ONCE, |line| ring.push(arrived, line));
+                    .push(bytes, LINES_AT_ONCE, |line| ring.push(arrived, line));
                 self.deliver(name);
             }
         }
@@ -446,28 +446,28 @@ impl Daemon {
         let mut ended = false;
         while let Some(client) = self.clients.get(id) {
             let waiting = client.queued();
-            let mut octets = Vec::new();
-            while waiting + octets.len() < MAX_WAITING_LINES && !ended {
+            let mut bytes = Vec::new();
+            while waiting + bytes.len() < MAX_WAITING_LINES && !ended {
                 match self.registry.next(id) {
                     Next::Item(name, item) => {
                         let line = match item {
                             Item::Line(line) => line,
                             Item::Missed(count) => Line::missed(count, clock()),
                         };
-                        push_line(&mut frames, name, &line, &mut octets);
+                        push_line(&mut frames, name, &line, &mut bytes);
                     }
-                    Next::RunEnded(name) => octets.extend(end_frame(name)),
+                    Next::RunEnded(name) => bytes.extend(end_frame(name)),
                     Next::HistoryEnded(name) => {
-                        octets.extend(end_frame(name));
+                        bytes.extend(end_frame(name));
                         ended = true;
                     }
                     Next::Nothing => break,
                 }
             }
-            if octets.is_empty() {
+            if bytes.is_empty() {
                 break;
             }
-            self.send(id, &octets);
+            self.send(id, &bytes);
         }
         if ended {
             self.registry.unsubscribe(id);
@@ -683,9 +683,9 @@ impl Daemon {
         self.send(id, &socket::framed(&Message::answer(header, payload)));
     }
 
-    fn send(&mut self, id: ClientId, octets: &[u8]) {
+    fn send(&mut self, id: ClientId, bytes: &[u8]) {
         if let Some(client) = self.clients.get_mut(id)
-            && let Err(lost) = client.send_at_most(octets, MAX_QUEUE)
+            && let Err(lost) = client.send_at_most(bytes, MAX_QUEUE)
         {
             self.lose(id, &lost);
         }
@@ -711,14 +711,15 @@ impl Daemon {
     }
 }
 
-/// Appends the frame that carries a line of `name` to `octets`; `frames` are those of `name` once there has been one.
-fn push_line(frames: &mut Option<LineFrames>, name: &Name, line: &Line<'_>, octets: &mut Vec<u8>) {
+/// Appends the frame that carries a line of `name` to `bytes`; `frames` are those of `name` once there has been one.
+fn push_line(frames: &mut Option<LineFrames>, name: &Name, line: &Line<'_>, bytes: &mut Vec<u8>) {
     let picoseconds = u64::from(line.arrived.nanoseconds) * 1000;
     let time = Timestamp::from_unix(line.arrived.seconds, picoseconds);
     let pushed = match frames {
-        Some(frames) => frames.push(&time, &line.octets, octets),
-        None => LineFrames::new(name)
-            .and_then(|new| frames.insert(new).push(&time, &line.octets, octets)),
+        Some(frames) => frames.push(&time, &line.bytes, bytes),
+        None => {
+            LineFrames::new(name).and_then(|new| frames.insert(new).push(&time, &line.bytes, bytes))
+        }
     };
     if let Err(error) = pushed {
         error!("cannot encode a line: {error}");

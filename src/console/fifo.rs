@@ -21,8 +21,8 @@ pub(super) struct Fifo {
 /// What a read has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrived {
-    /// So many octets.
-    Octets(usize),
+    /// So many bytes.
+    Bytes(usize),
     /// Nothing, for now.
     Nothing,
     /// Nobody writes any longer.
@@ -50,10 +50,10 @@ impl Fifo {
     }
 
     /// Reads once.
-    pub(super) fn read(&mut self, octets: &mut [u8]) -> io::Result<Arrived> {
-        match self.file.read(octets) {
+    pub(super) fn read(&mut self, bytes: &mut [u8]) -> io::Result<Arrived> {
+        match self.file.read(bytes) {
             Ok(0) => Ok(Arrived::End),
-            Ok(count) => Ok(Arrived::Octets(count)),
+            Ok(count) => Ok(Arrived::Bytes(count)),
             Err(error) if is_transient(&error) => Ok(Arrived::Nothing),
             Err(error) => Err(error),
         }

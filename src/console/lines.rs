@@ -1,4 +1,4 @@
-//! Lines out of the octets that a guest writes.
+//! Lines out of the bytes that a guest writes.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
@@ -6,15 +6,15 @@ use std::mem;
 
 use memchr::{memchr, memchr_iter, memrchr_iter};
 
-/// Most octets of a line; the rest up to the next newline is dropped and [`TRUNCATED`] appended.
+/// Most bytes of a line; the rest up to the next newline is dropped and [`TRUNCATED`] appended.
 pub const MAX_LINE: usize = 512;
 
 /// What marks a line that was cut.
 pub const TRUNCATED: &[u8] = b" [truncated]";
 
-/// Cuts a stream into lines, wherever its pieces end; holds at most [`MAX_LINE`] octets between them.
+/// Cuts a stream into lines, wherever its pieces end; holds at most [`MAX_LINE`] bytes between them.
 ///
-/// Newlines are removed, all other octets are kept, empty lines too: the reader of a console sees what the guest wrote.
+/// Newlines are removed, all other bytes are kept, empty lines too: the reader of a console sees what the guest wrote.
 #[derive(Debug, Default)]
 pub struct Splitter {
     pending: Vec<u8>,
@@ -27,18 +27,18 @@ impl Splitter {
     /// what is left of the piece then. A line too long is handed out as soon as that is known.
     pub fn push<'a>(
         &mut self,
-        mut octets: &'a [u8],
+        mut bytes: &'a [u8],
         most: usize,
         mut line: impl FnMut(&[u8]),
     ) -> &'a [u8] {
         let mut count = 0;
-        while count < most && !octets.is_empty() {
-            let newline = memchr(b'\n', octets);
+        while count < most && !bytes.is_empty() {
+            let newline = memchr(b'\n', bytes);
             let (content, rest) = match newline {
-                Some(at) => (&octets[..at], &octets[at + 1..]),
-                None => (octets, &[][..]),
+                Some(at) => (&bytes[..at], &bytes[at + 1..]),
+                None => (bytes, &[][..]),
             };
-            octets = rest;
+            bytes = rest;
             // As nearly all are: nothing of them is copied.
             if newline.is_some() && self.is_fresh() && content.len() <= MAX_LINE {
                 line(content);
@@ -56,18 +56,18 @@ impl Splitter {
                 count += 1;
             }
         }
-        octets
+        bytes
     }
 
     /// Passes over those lines that at least `keep` others follow in this piece of the stream: returns what is left of
     /// it, and how many lines that were.
-    pub fn pass_over<'a>(&mut self, octets: &'a [u8], keep: usize) -> (&'a [u8], u64) {
-        let count = memchr_iter(b'\n', octets).count();
+    pub fn pass_over<'a>(&mut self, bytes: &'a [u8], keep: usize) -> (&'a [u8], u64) {
+        let count = memchr_iter(b'\n', bytes).count();
         if count <= keep {
-            return (octets, 0);
+            return (bytes, 0);
         }
-        let last = memrchr_iter(b'\n', octets).nth(keep);
-        let rest = last.and_then(|at| octets.get(at + 1..)).unwrap_or_default();
+        let last = memrchr_iter(b'\n', bytes).nth(keep);
+        let rest = last.and_then(|at| bytes.get(at + 1..)).unwrap_or_default();
         self.pending.clear();
         // The first one may be the end of a line that was cut, and handed out then.
         let lines = count - keep - usize::from(mem::take(&mut self.skipping));
@@ -103,19 +103,19 @@ impl Splitter {
     }
 }
 
-/// A line as it is shown: everything that is not printable ASCII is escaped, octets as three decimal digits
+/// A line as it is shown: everything that is not printable ASCII is escaped, bytes as three decimal digits
 /// (BEHAVIOUR 4), so that no line can steer a terminal.
-pub fn escaped(octets: &[u8]) -> String {
-    let mut text = String::with_capacity(octets.len());
-    for octet in octets {
-        match octet {
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
             b'\n' => text.push_str("\\n"),
             b'\t' => text.push_str("\\t"),
             b'\r' => text.push_str("\\r"),
             8 => text.push_str("\\b"),
             b'"' => text.push_str("\\\""),
             b'\\' => text.push_str("\\\\"),
-            0x20..0x7f => text.push(char::from(*octet)),
+            0x20..0x7f => text.push(char::from(*byte)),
             other => {
                 let _ = write!(text, "\\{other:03}");
             }
@@ -144,8 +144,8 @@ mod tests {
         lines
     }
 
-    fn cut(octet: u8) -> Vec<u8> {
-        [&[octet; MAX_LINE][..], TRUNCATED].concat()
+    fn cut(byte: u8) -> Vec<u8> {
+        [&[byte; MAX_LINE][..], TRUNCATED].concat()
     }
 
     #[test]
@@ -210,8 +210,8 @@ mod tests {
                     MAX_LINE - 2 + random(5),
                     random(2000),
                 ];
-                let octet = [b'a', b'\r', 0, 0xff][random(4)];
-                stream.resize(stream.len() + length[random(4)], octet);
+                let byte = [b'a', b'\r', 0, 0xff][random(4)];
+                stream.resize(stream.len() + length[random(4)], byte);
                 stream.resize(stream.len() + random(3), b'\n');
             }
             let whole = lines([&stream[..]]);

@@ -39,25 +39,25 @@ pub(super) struct LogFolder {
     folder: File,
     limits: Limits,
     files: BTreeMap<Name, LogFile>,
-    /// Octets that tenants may begin files for before the folder is looked through again.
+    /// Bytes that tenants may begin files for before the folder is looked through again.
     room: BTreeMap<Tenant, u64>,
 }
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Octets of a file, but at least a line.
+    /// Bytes of a file, but at least a line.
     pub(super) size: u64,
     /// Files of a console, at least 1.
     pub(super) files: u32,
-    /// Octets of all files of a tenant, but at least those that are written to.
+    /// Bytes of all files of a tenant, but at least those that are written to.
     pub(super) tenant: u64,
 }
 
 #[derive(Debug, Default)]
 struct LogFile {
     file: Option<File>,
-    /// Octets in it, those that are held back included.
+    /// Bytes in it, those that are held back included.
     size: u64,
     /// What is to be written.
     held: Vec<u8>,
@@ -155,18 +155,18 @@ impl LogFolder {
         Ok(())
     }
 
-    /// Makes room for so many octets in `file`, which is open then.
-    fn prepare(&mut self, name: &Name, file: &mut LogFile, octets: u64) -> io::Result<()> {
+    /// Makes room for so many bytes in `file`, which is open then.
+    fn prepare(&mut self, name: &Name, file: &mut LogFile, bytes: u64) -> io::Result<()> {
         self.reach(name, file)?;
         if file.failed {
             file.write()?;
             file.failed = false;
         }
-        if file.size > 0 && file.size + octets > self.limits.size {
+        if file.size > 0 && file.size + bytes > self.limits.size {
             file.write()?;
             file.file = None;
             self.rotate(name)?;
-            return self.prepare(name, file, octets);
+            return self.prepare(name, file, bytes);
         }
         Ok(())
     }
@@ -185,15 +185,15 @@ impl Sink for LogFolder {
     fn put(&mut self, name: &Name, line: &Line<'_>) -> Result<(), Refused> {
         let mut text = time(line.arrived);
         text.push(' ');
-        text += &escaped(&line.octets);
+        text += &escaped(&line.bytes);
         text.push('\n');
-        let octets = text.len() as u64;
+        let bytes = text.len() as u64;
         let mut file = self.files.remove(name).unwrap_or_default();
-        let prepared = self.prepare(name, &mut file, octets);
+        let prepared = self.prepare(name, &mut file, bytes);
         match &prepared {
             Ok(()) => {
                 file.held.extend_from_slice(text.as_bytes());
-                file.size += octets;
+                file.size += bytes;
             }
             Err(error) => self.fail(name, &mut file, error),
         }
@@ -340,7 +340,7 @@ mod tests {
                     seconds: 1_700_000_000,
                     nanoseconds: 7_000_001,
                 },
-                octets: text.as_bytes().into(),
+                bytes: text.as_bytes().into(),
             };
             let said = self.folder.put(&name, &line);
             said.and(self.folder.flush(&name))
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_full_file_makes_room_and_the_oldest_goes() {
-        // Two lines of 27 octets fit, three do not.
+        // Two lines of 27 bytes fit, three do not.
         let mut case = Case::new(60, 3);
         for number in 1..9 {
             case.say(":a", &number.to_string()).unwrap();

@@ -17,7 +17,7 @@ use crate::name::{Name, Path};
 /// MiB of all files of a tenant unless the operator says otherwise.
 pub const LOG_TENANT: u64 = 4096;
 
-/// Octets for which a file counts at least, so that the number of a tenant's files is bounded, too.
+/// Bytes for which a file counts at least, so that the number of a tenant's files is bounded, too.
 pub const LEAST: u64 = 1 << 20;
 
 /// A file of a tenant.
@@ -30,11 +30,11 @@ struct Found {
     is_newest: bool,
     /// Seconds, and nanoseconds.
     modified: (i64, i64),
-    octets: u64,
+    bytes: u64,
 }
 
-/// Removes as many files of a tenant, which is the first label of a path, as are beyond `most` octets: the oldest ones of
-/// consoles of which `goes_on` says no, then those of others, but none that is written to. Returns how many octets there
+/// Removes as many files of a tenant, which is the first label of a path, as are beyond `most` bytes: the oldest ones of
+/// consoles of which `goes_on` says no, then those of others, but none that is written to. Returns how many bytes there
 /// are room for.
 pub(super) fn make_room(
     folder: &File,
@@ -43,11 +43,11 @@ pub(super) fn make_room(
     goes_on: impl Fn(&Name) -> bool,
 ) -> io::Result<u64> {
     let mut files = files(folder, tenant, goes_on)?;
-    let mut octets: u64 = files.iter().map(|file| file.octets).sum();
+    let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
     files.retain(|file| !(file.goes_on && file.is_newest));
     files.sort_unstable_by_key(|file| (file.goes_on, file.modified));
     for file in files {
-        if octets <= most {
+        if bytes <= most {
             break;
         }
         match unlinkat(folder, &*file.name, UnlinkatFlags::NoRemoveDir) {
@@ -61,9 +61,9 @@ pub(super) fn make_room(
                 continue;
             }
         }
-        octets -= file.octets;
+        bytes -= file.bytes;
     }
-    Ok(most.saturating_sub(octets))
+    Ok(most.saturating_sub(bytes))
 }
 
 /// The files of a tenant; nothing else that is in the folder.
@@ -101,7 +101,7 @@ fn files(folder: &File, tenant: &Path, goes_on: impl Fn(&Name) -> bool) -> io::R
             goes_on: goes_on(&console),
             is_newest: number == 0,
             modified: (status.st_mtime, status.st_mtime_nsec),
-            octets: u64::try_from(status.st_size).unwrap_or(0).max(LEAST),
+            bytes: u64::try_from(status.st_size).unwrap_or(0).max(LEAST),
         });
     }
     Ok(found)

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use super::ring::{History, Item, LINES, OCTETS, Reader, Ring};
+use super::ring::{BYTES, History, Item, LINES, Reader, Ring};
 use crate::name::{Label, Name, Path};
 use crate::socket::{Quota, TENANT_PART};
 
@@ -178,7 +178,7 @@ impl Registry {
             self.forget(&first, &mut dropped);
         }
         let console = Console {
-            ring: Ring::new(LINES, OCTETS),
+            ring: Ring::new(LINES, BYTES),
             state: State::Active,
         };
         self.consoles.insert(name.clone(), console);
@@ -522,7 +522,7 @@ mod tests {
         let mut told = Vec::new();
         loop {
             told.push(match registry.next(who) {
-                Next::Item(_, Item::Line(line)) => String::from_utf8(line.octets.into()).unwrap(),
+                Next::Item(_, Item::Line(line)) => String::from_utf8(line.bytes.into()).unwrap(),
                 Next::Item(_, Item::Missed(count)) => format!("{count} missed"),
                 Next::RunEnded(_) => "end of the run".to_owned(),
                 Next::HistoryEnded(_) => {

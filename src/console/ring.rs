@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 /// Lines kept of each console (BEHAVIOUR 6).
 pub const LINES: usize = 1024;
 
-/// Octets kept of each console, all its lines together.
-pub const OCTETS: usize = 1 << 18;
+/// Bytes kept of each console, all its lines together.
+pub const BYTES: usize = 1 << 18;
 
 /// A point in time: seconds since 1970 (UTC), rounded down, and nanoseconds below 10^9 after that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,13 +19,13 @@ pub struct Moment {
     pub nanoseconds: u32,
 }
 
-/// One line without its newline: any octets, bounded by whoever cut it out of its stream.
+/// One line without its newline: any bytes, bounded by whoever cut it out of its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
     /// When the read that completed it returned.
     pub arrived: Moment,
-    /// Its octets.
-    pub octets: Cow<'a, [u8]>,
+    /// Its bytes.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl Line<'_> {
@@ -33,7 +33,7 @@ impl Line<'_> {
     pub fn missed(count: u64, now: Moment) -> Self {
         Self {
             arrived: now,
-            octets: format!("[petrel-console: {count} lines missed]")
+            bytes: format!("[petrel-console: {count} lines missed]")
                 .into_bytes()
                 .into(),
         }
@@ -68,63 +68,62 @@ pub struct Reader {
     history: Option<(u64, Moment)>,
 }
 
-/// A bounded number of lines and octets; a new line replaces the oldest ones.
+/// A bounded number of lines and bytes; a new line replaces the oldest ones.
 ///
 /// Lines are numbered from 0 in the order of their arrival, those replaced since included.
 #[derive(Clone, Debug)]
 pub struct Ring {
     max_lines: usize,
-    max_octets: usize,
+    max_bytes: usize,
     /// The number of the oldest line.
     first: u64,
     lines: VecDeque<Entry>,
     /// All lines without anything between them.
-    octets: VecDeque<u8>,
-    /// Octets that were replaced.
+    bytes: VecDeque<u8>,
+    /// Bytes that were replaced.
     gone: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     arrived: Moment,
-    /// Where the line ends, counted from the first octet there ever was.
+    /// Where the line ends, counted from the first byte there ever was.
     end: u64,
 }
 
 impl Ring {
-    /// An empty ring for so many lines of so many octets together. Memory is taken as lines arrive.
-    pub fn new(max_lines: usize, max_octets: usize) -> Self {
+    /// An empty ring for so many lines of so many bytes together. Memory is taken as lines arrive.
+    pub fn new(max_lines: usize, max_bytes: usize) -> Self {
         Self {
             max_lines,
-            max_octets,
+            max_bytes,
             first: 0,
             lines: VecDeque::new(),
-            octets: VecDeque::new(),
+            bytes: VecDeque::new(),
             gone: 0,
         }
     }
 
     /// Adds the newest line. One that is longer than the ring is left with nothing else in it.
-    pub fn push(&mut self, arrived: Moment, octets: &[u8]) {
-        while self.lines.len() >= self.max_lines
-            || self.octets.len() + octets.len() > self.max_octets
+    pub fn push(&mut self, arrived: Moment, bytes: &[u8]) {
+        while self.lines.len() >= self.max_lines || self.bytes.len() + bytes.len() > self.max_bytes
         {
             let Some(oldest) = self.lines.pop_front() else {
                 break;
             };
             self.first += 1;
-            self.octets.drain(..as_index(oldest.end - self.gone));
+            self.bytes.drain(..as_index(oldest.end - self.gone));
             self.gone = oldest.end;
         }
-        let needed = self.octets.len() + octets.len();
-        if needed > self.octets.capacity() {
+        let needed = self.bytes.len() + bytes.len();
+        if needed > self.bytes.capacity() {
             // As a vector grows by itself, but not beyond what it may hold.
-            let capacity = (2 * self.octets.capacity()).min(self.max_octets);
-            let more = capacity.max(needed) - self.octets.len();
-            self.octets.reserve_exact(more);
+            let capacity = (2 * self.bytes.capacity()).min(self.max_bytes);
+            let more = capacity.max(needed) - self.bytes.len();
+            self.bytes.reserve_exact(more);
         }
-        self.octets.extend(octets);
-        let end = self.gone + self.octets.len() as u64;
+        self.bytes.extend(bytes);
+        let end = self.gone + self.bytes.len() as u64;
         self.lines.push_back(Entry { arrived, end });
     }
 
@@ -132,9 +131,9 @@ impl Ring {
     pub fn pass_over(&mut self, lines: u64) {
         if lines > 0 {
             self.first = self.end() + lines;
-            self.gone += self.octets.len() as u64;
+            self.gone += self.bytes.len() as u64;
             self.lines.clear();
-            self.octets.clear();
+            self.bytes.clear();
         }
     }
 
@@ -186,15 +185,15 @@ impl Ring {
         let before = index.checked_sub(1).map(|before| self.lines[before].end);
         let start = as_index(before.unwrap_or(self.gone) - self.gone);
         let end = as_index(entry.end - self.gone);
-        let (front, back) = self.octets.as_slices();
-        let octets = match (start.checked_sub(front.len()), front.get(start..end)) {
-            (_, Some(octets)) => Cow::Borrowed(octets),
+        let (front, back) = self.bytes.as_slices();
+        let bytes = match (start.checked_sub(front.len()), front.get(start..end)) {
+            (_, Some(bytes)) => Cow::Borrowed(bytes),
             (Some(start), None) => Cow::Borrowed(&back[start..end - front.len()]),
-            (None, None) => Cow::Owned(self.octets.range(start..end).copied().collect()),
+            (None, None) => Cow::Owned(self.bytes.range(start..end).copied().collect()),
         };
         Some(Line {
             arrived: entry.arrived,
-            octets,
+            bytes,
         })
     }
 }
@@ -243,7 +242,7 @@ mod tests {
         let (mut lines, mut missed) = (Vec::new(), 0);
         while let Some(item) = ring.read(reader) {
             match item {
-                Item::Line(line) => lines.push(String::from_utf8(line.octets.into()).unwrap()),
+                Item::Line(line) => lines.push(String::from_utf8(line.bytes.into()).unwrap()),
                 Item::Missed(count) => missed += count,
             }
         }
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_octets_of_all_lines_are_bounded_wherever_they_wrap() {
+    fn the_bytes_of_all_lines_are_bounded_wherever_they_wrap() {
         const MOST: usize = 64;
         let mut ring = Ring::new(20, MOST);
         let mut all: Vec<Vec<u8>> = Vec::new();
@@ -302,10 +301,10 @@ mod tests {
             let line = vec![b'a' + u8::try_from(number % 26).unwrap(); number * 7 % 23];
             ring.push(at(0), &line);
             all.push(line);
-            assert!(ring.octets.len() <= MOST && ring.octets.capacity() <= MOST);
-            let held = all.iter().rev().scan(0, |octets, line| {
-                *octets += line.len();
-                (*octets <= MOST).then_some(line)
+            assert!(ring.bytes.len() <= MOST && ring.bytes.capacity() <= MOST);
+            let held = all.iter().rev().scan(0, |bytes, line| {
+                *bytes += line.len();
+                (*bytes <= MOST).then_some(line)
             });
             let mut held: Vec<_> = held.take(20).cloned().collect();
             held.reverse();
@@ -314,7 +313,7 @@ mod tests {
                 let Some(Item::Line(line)) = ring.read(&mut reader) else {
                     panic!("line {number}: not all are there");
                 };
-                assert_eq!(line.octets, expected);
+                assert_eq!(line.bytes, expected);
             }
             assert_eq!(ring.read(&mut reader), None);
         }

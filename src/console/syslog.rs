@@ -62,7 +62,7 @@ impl Sink for Syslog {
         let message = format!(
             "<{PRIORITY}>petrel-console[{}]: {name}: {}",
             std::process::id(),
-            escaped(&line.octets)
+            escaped(&line.bytes)
         );
         match self.send(message.as_bytes()) {
             Ok(()) => {
@@ -120,7 +120,7 @@ mod tests {
         let name: Name = "t:a".parse().unwrap();
         let line = Line {
             arrived: Moment::default(),
-            octets: b"hello\x1b".into(),
+            bytes: b"hello\x1b".into(),
         };
         let expected = format!(
             "<30>petrel-console[{}]: t:a: hello\\027",

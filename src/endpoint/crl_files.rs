@@ -20,7 +20,7 @@ use crate::chain::verify::Anchor;
 use crate::sandbox::Need;
 use crate::socket::SEARCH;
 
-/// Most octets in a file with revocation lists.
+/// Most bytes in a file with revocation lists.
 pub const MAX_LIST_FILE: u64 = 4 << 20;
 
 /// Most revocation lists in all files together.
@@ -263,7 +263,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read(error) => write!(f, "a revocation list cannot be read: {error}"),
-            Self::TooLarge => write!(f, "revocation lists of more than {MAX_LIST_FILE} octets"),
+            Self::TooLarge => write!(f, "revocation lists of more than {MAX_LIST_FILE} bytes"),
             Self::Content(reason) => write!(f, "a file of revocation lists is damaged: {reason}"),
             Self::Empty => f.write_str("a file without any revocation list"),
             Self::TooMany => write!(f, "more than {MAX_LISTS} revocation lists"),

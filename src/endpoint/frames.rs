@@ -9,7 +9,7 @@ use crate::chain::Request;
 use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, MAX_MESSAGE, Passed};
 use crate::wire::{Message, Payload, Success, Text};
 
-/// An upload: frames of at most [`MAX_CHUNK`] octets up to an empty one (WIRE 7.3).
+/// An upload: frames of at most [`MAX_CHUNK`] bytes up to an empty one (WIRE 7.3).
 #[derive(Debug, Default)]
 pub struct RawStream {
     frames: Frames,
@@ -44,10 +44,10 @@ impl RawStream {
         self.ended
     }
 
-    /// How many of `octets` belong to the upload: all, unless it ends among them.
-    pub fn scan(&mut self, octets: &[u8]) -> Result<usize, UploadError> {
+    /// How many of `bytes` belong to the upload: all, unless it ends among them.
+    pub fn scan(&mut self, bytes: &[u8]) -> Result<usize, UploadError> {
         let mut taken = 0;
-        while let Some(rest) = octets.get(taken..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             match self.frames.next(rest) {
                 Passed::Content(count, _) => {
                     if let Some(fixed) = &mut self.fixed {
@@ -102,7 +102,7 @@ pub struct Answers {
     /// The answer to the policies, as far as it has arrived.
     held: Vec<u8>,
     pub(super) frames: Frames,
-    /// The first octets of the first frame for the client, from which its kind is told.
+    /// The first bytes of the first frame for the client, from which its kind is told.
     head: Vec<u8>,
     pub(super) verdict: Option<Verdict>,
     /// Frames that were passed on completely.
@@ -112,7 +112,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Longer headers than fit into this many octets occur in no sane name.
+    /// Longer headers than fit into this many bytes occur in no sane name.
     const HEAD: usize = 1 << 10;
 
     /// Answers to a request alone.
@@ -138,8 +138,8 @@ impl Answers {
     }
 
     /// Appends to `out` what is for the client. With `single` that is one frame, otherwise all.
-    pub fn pass(&mut self, octets: &[u8], single: bool, out: &mut Vec<u8>) -> Result<(), End> {
-        let mut rest = octets;
+    pub fn pass(&mut self, bytes: &[u8], single: bool, out: &mut Vec<u8>) -> Result<(), End> {
+        let mut rest = bytes;
         while !rest.is_empty() && !self.complete {
             let passed = self.frames.next(rest);
             let (Passed::Content(count, _) | Passed::Prefix(count, _) | Passed::Part(count)) =
@@ -178,7 +178,7 @@ impl Answers {
         self.verdict
     }
 
-    fn hold(&mut self, passed: &Passed, octets: &[u8]) -> Result<(), End> {
+    fn hold(&mut self, passed: &Passed, bytes: &[u8]) -> Result<(), End> {
         let refused = |fault, text: &str| {
             End::Failure(
                 fault,
@@ -194,7 +194,7 @@ impl Answers {
             }
             Passed::Part(_) => Ok(()),
             Passed::Content(_, last) => {
-                self.held.extend_from_slice(octets);
+                self.held.extend_from_slice(bytes);
                 if !last {
                     return Ok(());
                 }
@@ -215,12 +215,12 @@ impl Answers {
         }
     }
 
-    fn look_at(&mut self, octets: &[u8]) {
+    fn look_at(&mut self, bytes: &[u8]) {
         if self.passed_on > 0 || self.verdict.is_some() || self.head.len() >= Self::HEAD {
             return;
         }
         self.head
-            .extend(octets.iter().take(Self::HEAD - self.head.len()));
+            .extend(bytes.iter().take(Self::HEAD - self.head.len()));
         self.verdict = kind_of(&self.head);
     }
 }
@@ -240,9 +240,9 @@ fn kind_of(head: &[u8]) -> Option<Verdict> {
     }
 }
 
-/// Tag, length and what follows them of a DER element with a one-octet tag.
-fn element(octets: &[u8]) -> Option<(u8, Option<usize>, &[u8])> {
-    let (tag, rest) = octets.split_first()?;
+/// Tag, length and what follows them of a DER element with a one-byte tag.
+fn element(bytes: &[u8]) -> Option<(u8, Option<usize>, &[u8])> {
+    let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
     match first {
         0..=0x7f => Some((*tag, Some(usize::from(*first)), rest)),
@@ -250,7 +250,7 @@ fn element(octets: &[u8]) -> Option<(u8, Option<usize>, &[u8])> {
             let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
             let length = length
                 .iter()
-                .fold(0_usize, |length, octet| length << 8 | usize::from(*octet));
+                .fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
             Some((*tag, Some(length), rest))
         }
         _ => Some((*tag, None, rest)),
@@ -304,11 +304,11 @@ mod tests {
     #[test]
     fn the_answer_to_policies_stays_here_and_the_last_one_is_passed_on_as_it_is() {
         let kept = answer(Payload::Reply(Success::ChainSet(vec!["a:".into()])));
-        let octets = [kept, success(), b"junk".to_vec()].concat();
-        for size in 1..octets.len() {
+        let bytes = [kept, success(), b"junk".to_vec()].concat();
+        for size in 1..bytes.len() {
             let mut answers = Answers::to_chain_and_request();
             let mut out = Vec::new();
-            for piece in octets.chunks(size) {
+            for piece in bytes.chunks(size) {
                 answers.pass(piece, true, &mut out).unwrap();
             }
             assert_eq!(out, success(), "cut every {size}");
@@ -320,10 +320,10 @@ mod tests {
 
     #[test]
     fn a_refused_chain_ends_it_with_the_daemons_words() {
-        let octets = answer(Payload::Failure("too large".into()));
+        let bytes = answer(Payload::Failure("too large".into()));
         let mut out = Vec::new();
         let mut answers = Answers::to_chain_and_request();
-        let Err(End::Failure(Fault::Request, text)) = answers.pass(&octets, true, &mut out) else {
+        let Err(End::Failure(Fault::Request, text)) = answers.pass(&bytes, true, &mut out) else {
             panic!("accepted");
         };
         assert!(text.contains("too large"), "{text}");

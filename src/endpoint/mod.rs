@@ -83,7 +83,7 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last message to a peer may take.
 pub const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How long, and for how many octets, a peer that is still sending is listened to after its answer.
+/// How long, and for how many bytes, a peer that is still sending is listened to after its answer.
 pub const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
 
 /// The same after a handshake that failed, where nobody knows who the peer is.
@@ -586,15 +586,15 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn farewell(stream: &mut impl SecureStream, octets: &[u8]) -> io::Result<()> {
+fn farewell(stream: &mut impl SecureStream, bytes: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + FAREWELL;
-    stream::write_all(stream, octets, deadline)?;
+    stream::write_all(stream, bytes, deadline)?;
     stream.close();
     stream::write_all(stream, &[], deadline)
 }
 
-fn linger(socket: &TcpStream, (time, octets): (Duration, u64)) {
-    stream::drain(socket, Instant::now() + time, octets);
+fn linger(socket: &TcpStream, (time, bytes): (Duration, u64)) {
+    stream::drain(socket, Instant::now() + time, bytes);
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The daemon's answer was passed on, whose kind is known if it could be told from its first octets.
+    /// The daemon's answer was passed on, whose kind is known if it could be told from its first bytes.
     Answered(Option<Verdict>),
     /// Not carried out, or not completely; the text is for the client.
     Failure(Fault, String),

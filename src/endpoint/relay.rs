@@ -22,10 +22,10 @@ use crate::socket::{self, Folder};
 use crate::wire::frame;
 use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
 
-/// Most octets that wait in one direction, above those in the TLS library and the kernel.
+/// Most bytes that wait in one direction, above those in the TLS library and the kernel.
 const PIECE: usize = 1 << 18;
 
-/// Octets that a daemon need not have taken for more to be written to it.
+/// Bytes that a daemon need not have taken for more to be written to it.
 const AHEAD: usize = 1 << 20;
 
 /// How long a daemon may take to accept a connection.
@@ -100,7 +100,7 @@ fn start<'a, S: SecureStream>(
         FixedImage::check_embedded(&request.command, digest)
             .map_err(|error| refused(error.to_string()))?;
     }
-    let octets = encode(request, sends_chain)
+    let bytes = encode(request, sends_chain)
         .map_err(|error| refused(format!("the request cannot be passed on: {error}")))?;
     let unreachable = |error: io::Error| {
         warn!(
@@ -118,7 +118,7 @@ fn start<'a, S: SecureStream>(
         who,
         answer: route.answer,
         idle,
-        to_daemon: Room::holding(octets),
+        to_daemon: Room::holding(bytes),
         to_client: Piece::default(),
         scratch: vec![0; PIECE],
         upload: is_followed_by_stream(&request.command).then(|| RawStream::of(request)),
@@ -141,11 +141,11 @@ fn start<'a, S: SecureStream>(
 /// not look at the command if it refuses the policies. The command's sequence number is 0, so that the answer fits the
 /// client as it is (WIRE 11.6).
 fn encode(request: &Request, sends_chain: bool) -> Result<Vec<u8>, String> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let mut add = |message: &Message| {
         let content = message.encode().map_err(|error| error.to_string())?;
         let framed = frame::frame(&content).map_err(|error| error.to_string())?;
-        octets.extend(framed);
+        bytes.extend(framed);
         Ok::<_, String>(())
     };
     if sends_chain {
@@ -155,7 +155,7 @@ fn encode(request: &Request, sends_chain: bool) -> Result<Vec<u8>, String> {
         add(&Message::command(1, &path.into(), command))?;
     }
     add(&Message::command(0, &request.name, request.command.clone()))?;
-    Ok(octets)
+    Ok(bytes)
 }
 
 struct Relay<'a, S> {
@@ -318,7 +318,7 @@ impl<S: SecureStream> Relay<'_, S> {
                 let arrived = self.scratch.get(..count).unwrap_or_default();
                 let single = self.answer == Answer::Single;
                 self.answers
-                    .pass(arrived, single, &mut self.to_client.octets)?;
+                    .pass(arrived, single, &mut self.to_client.bytes)?;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -455,48 +455,48 @@ impl<S: SecureStream> Relay<'_, S> {
 #[derive(Debug, Default)]
 struct Pace {
     /// What has arrived since the last whole [`UPLOAD_STEP`].
-    octets: usize,
+    bytes: usize,
     /// How long the client was waited for since.
     waited: Duration,
 }
 
 impl Pace {
     fn arrived(&mut self, count: usize) {
-        self.octets += count;
-        if self.octets >= UPLOAD_STEP {
+        self.bytes += count;
+        if self.bytes >= UPLOAD_STEP {
             *self = Self::default();
         }
     }
 }
 
-/// Octets on their way to the daemon: the request, then each piece of an upload where it was read.
+/// Bytes on their way to the daemon: the request, then each piece of an upload where it was read.
 #[derive(Debug, Default)]
 struct Room {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     written: usize,
     end: usize,
 }
 
 impl Room {
-    fn holding(octets: Vec<u8>) -> Self {
+    fn holding(bytes: Vec<u8>) -> Self {
         Self {
             written: 0,
-            end: octets.len(),
-            octets,
+            end: bytes.len(),
+            bytes,
         }
     }
 
     /// Room for a piece, where nothing is on its way.
     fn room(&mut self) -> &mut [u8] {
-        if self.octets.len() < PIECE {
-            self.octets = vec![0; PIECE];
+        if self.bytes.len() < PIECE {
+            self.bytes = vec![0; PIECE];
         }
-        &mut self.octets
+        &mut self.bytes
     }
 
-    /// So many of the octets in the room.
+    /// So many of the bytes in the room.
     fn front(&self, count: usize) -> &[u8] {
-        self.octets.get(..count).unwrap_or_default()
+        self.bytes.get(..count).unwrap_or_default()
     }
 
     /// They are on their way now.
@@ -509,7 +509,7 @@ impl Room {
     }
 
     fn rest(&self) -> &[u8] {
-        self.octets.get(self.written..self.end).unwrap_or_default()
+        self.bytes.get(self.written..self.end).unwrap_or_default()
     }
 
     fn advance(&mut self, count: usize) {
@@ -517,10 +517,10 @@ impl Room {
     }
 }
 
-/// Octets on their way to the client.
+/// Bytes on their way to the client.
 #[derive(Debug, Default)]
 struct Piece {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     written: usize,
 }
 
@@ -530,13 +530,13 @@ impl Piece {
     }
 
     fn rest(&self) -> &[u8] {
-        self.octets.get(self.written..).unwrap_or_default()
+        self.bytes.get(self.written..).unwrap_or_default()
     }
 
     fn advance(&mut self, count: usize) {
         self.written += count;
         if self.is_empty() {
-            self.octets.clear();
+            self.bytes.clear();
             self.written = 0;
         }
     }
@@ -551,13 +551,13 @@ mod tests {
     #[test]
     fn only_whole_steps_of_an_upload_renew_the_patience() {
         let waited = Duration::from_secs(59);
-        let mut pace = Pace { octets: 0, waited };
+        let mut pace = Pace { bytes: 0, waited };
         for _ in 1..UPLOAD_STEP {
             pace.arrived(1);
             assert_eq!(pace.waited, waited);
         }
         pace.arrived(1);
-        assert_eq!((pace.octets, pace.waited), (0, Duration::ZERO));
+        assert_eq!((pace.bytes, pace.waited), (0, Duration::ZERO));
     }
 
     #[test]
@@ -579,8 +579,8 @@ mod tests {
             command: Command::Unikernel(crate::wire::UnikernelCommand::Info(())),
             image: None,
         };
-        let octets = encode(&request, true).unwrap();
-        let mut reader = &octets[..];
+        let bytes = encode(&request, true).unwrap();
+        let mut reader = &bytes[..];
         let mut next = || {
             let content = frame::read_frame(&mut reader, MAX_MESSAGE)
                 .unwrap()

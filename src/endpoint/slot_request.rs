@@ -16,7 +16,7 @@ pub const LISTENER: &str = "PETREL_TLS_LISTENER";
 pub const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Length of the longest line from the process of a connection, in bytes.
-const MAX_REQUEST: usize = Label::MAX_OCTETS + 3;
+const MAX_REQUEST: usize = Label::MAX_BYTES + 3;
 
 /// Length of the longest line from the listener, in bytes.
 const MAX_ANSWER: usize = 512;
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_tenant_is_what_the_process_says_and_nothing_else_is_understood() {
-        let longest = "x".repeat(Label::MAX_OCTETS);
+        let longest = "x".repeat(Label::MAX_BYTES);
         for tenant in ["", "a", &longest] {
             let tenant = match tenant {
                 "" => Path::ROOT,

@@ -16,8 +16,8 @@ pub trait SecureStream {
     /// [`ErrorKind::UnexpectedEof`] if the peer vanished without closing.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes some octets, perhaps not all, and sends what the socket accepts.
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize>;
+    /// Takes some bytes, perhaps not all, and sends what the socket accepts.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Sends what [`Self::write`] took; whether nothing is left.
     fn flush(&mut self) -> io::Result<bool>;
@@ -49,21 +49,21 @@ pub fn wait(descriptors: &mut [PollFd<'_>], until: Option<Instant>) -> io::Resul
     }
 }
 
-/// Writes all of `octets`, and what was written before, until `deadline`.
+/// Writes all of `bytes`, and what was written before, until `deadline`.
 pub fn write_all(
     stream: &mut impl SecureStream,
-    mut octets: &[u8],
+    mut bytes: &[u8],
     deadline: Instant,
 ) -> io::Result<()> {
     loop {
-        if !octets.is_empty() {
-            match stream.write(octets) {
-                Ok(count) => octets = octets.get(count..).unwrap_or_default(),
+        if !bytes.is_empty() {
+            match stream.write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
-        if stream.flush()? && octets.is_empty() {
+        if stream.flush()? && bytes.is_empty() {
             return Ok(());
         }
         if Instant::now() >= deadline {

@@ -26,7 +26,7 @@ use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
 use crate::private_key::{self, KeyFileError};
 use crate::tls::{self, Arrived, ProtocolError};
 
-/// Most octets of ciphertext that wait for the socket.
+/// Most bytes of ciphertext that wait for the socket.
 const OUTGOING: usize = 1 << 18;
 
 /// What the endpoint proves itself with, and whom it trusts.
@@ -258,10 +258,10 @@ impl SecureStream for TlsStream<'_> {
         }
     }
 
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        let count = self.connection.writer().write(octets)?;
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.connection.writer().write(bytes)?;
         self.flush()?;
-        if count == 0 && !octets.is_empty() {
+        if count == 0 && !bytes.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
         Ok(count)

@@ -10,7 +10,7 @@ use crate::socket::{FIRST_BYTE_TIMEOUT, Peer};
 use crate::wire::Message;
 use crate::wire::frame::{MAX_MESSAGE, Next};
 
-/// Most octets of a request. Images can be part of it: older clients send them so.
+/// Most bytes of a request. Images can be part of it: older clients send them so.
 pub const MAX_REQUEST: usize = 32 << 20;
 
 /// How long a client may take for a whole request, for [`ANSWER_STEP`] of an answer, or until its next request.
@@ -169,8 +169,8 @@ impl Connection {
             .next(MAX_REQUEST)
             .map_err(|error| error.to_string())?
         {
-            Some(Next::Frame(octets)) => {
-                let message = Message::decode(&octets).map_err(|error| error.to_string())?;
+            Some(Next::Frame(bytes)) => {
+                let message = Message::decode(&bytes).map_err(|error| error.to_string())?;
                 self.doing = Doing::Waiting;
                 Ok(Some(Arrival::Message(Box::new(message))))
             }
@@ -187,9 +187,9 @@ impl Connection {
     }
 
     /// Sends an answer, the last one if `close`. Afterwards a further request may have arrived already.
-    pub(super) fn answer(&mut self, octets: &[u8], close: bool) -> Option<Arrival> {
+    pub(super) fn answer(&mut self, bytes: &[u8], close: bool) -> Option<Arrival> {
         self.become_active(if close { Doing::Leaving } else { Doing::Asking });
-        if let Err(error) = self.peer.send(octets) {
+        if let Err(error) = self.peer.send(bytes) {
             log::info!("a client's answer is lost: {error}");
             return Some(Arrival::Gone);
         }

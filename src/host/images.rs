@@ -372,7 +372,7 @@ fn unwanted(
     let keep: BTreeSet<String> = digests.map(|digest| digest.to_string()).collect();
     let mut names = names(folder)?;
     names.retain(|name| {
-        let is_image = name.len() == 64 && name.bytes().all(|octet| octet.is_ascii_hexdigit());
+        let is_image = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_image && !keep.contains(name)
     });
     Ok(names)
@@ -438,11 +438,11 @@ mod tests {
     use crate::folder::Folder;
 
     #[test]
-    fn an_image_has_its_limit_to_the_octet() {
+    fn an_image_has_its_limit_to_the_byte() {
         let mut arriving = arriving(false);
         let mut arrived = 0;
-        let mut write = |octets: &[u8]| {
-            arriving.write(octets, |plain| {
+        let mut write = |bytes: &[u8]| {
+            arriving.write(bytes, |plain| {
                 arrived += plain.len() as u64;
                 Ok::<_, ImageError>(())
             })

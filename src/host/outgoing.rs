@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
-/// Octets read at once.
+/// Bytes read at once.
 const PIECE: usize = 1 << 16;
 
 /// What is left of a file.
@@ -26,7 +26,7 @@ impl Outgoing {
         })
     }
 
-    /// Octets that are still to come.
+    /// Bytes that are still to come.
     pub fn left(&self) -> u64 {
         self.length - self.at
     }
@@ -36,12 +36,12 @@ impl Outgoing {
         self.at = 0;
     }
 
-    /// The next piece: [`PIECE`] octets, less at the end, none after it.
+    /// The next piece: [`PIECE`] bytes, less at the end, none after it.
     pub fn read(&mut self, to: &mut Vec<u8>) -> io::Result<()> {
         self.read_up_to(PIECE, to)
     }
 
-    /// The next `most` octets, less at the end, none after it.
+    /// The next `most` bytes, less at the end, none after it.
     pub fn read_up_to(&mut self, most: usize, to: &mut Vec<u8>) -> io::Result<()> {
         let count = usize::try_from(self.left()).unwrap_or(most).min(most);
         to.resize(count, 0);
@@ -54,7 +54,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// This many octets, of those that are left, were sent in another way.
+    /// This many bytes, of those that are left, were sent in another way.
     pub fn skip(&mut self, count: usize) {
         self.at = self.length.min(self.at + count as u64);
     }

@@ -9,7 +9,7 @@ use super::temporary_file::{UNFINISHED, Unfinished};
 /// Name of the file in the database folder.
 pub(super) const FILE: &str = ".secret";
 
-/// Octets of it.
+/// Bytes of it.
 const LENGTH: usize = 32;
 
 /// The secret of this database; nothing if it has none yet.

@@ -118,16 +118,16 @@ pub fn is_in_use(folder: &Path) -> bool {
 }
 
 fn content(path: &Path) -> Result<Option<Content>, StoreError> {
-    let octets = match fs::read(path) {
-        Ok(octets) => octets,
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StoreError::File("read", path.to_path_buf(), error)),
     };
-    let content = match octets.first() {
+    let content = match bytes.first() {
         Some(first) if albatross::VERSIONS.contains(first) => {
-            albatross::State::decode(&octets).map(Content::Albatross)
+            albatross::State::decode(&bytes).map(Content::Albatross)
         }
-        _ => State::decode(&octets).map(Content::Own),
+        _ => State::decode(&bytes).map(Content::Own),
     };
     content
         .map(Some)
@@ -269,11 +269,11 @@ impl Store {
     }
 
     fn try_save(&mut self, state: &State) -> Result<(), StoreError> {
-        let octets = self.encoder.encode(state).map_err(StoreError::Encode)?;
+        let bytes = self.encoder.encode(state).map_err(StoreError::Encode)?;
         let (new, path) = (self.folder.join(NEW), self.folder.join(FILE));
         let mut file = open(&new).map_err(StoreError::file("create", &new))?;
         file.set_len(0)
-            .and_then(|()| file.write_all(&octets))
+            .and_then(|()| file.write_all(&bytes))
             .and_then(|()| file.sync_all())
             .map_err(StoreError::file("write", &new))?;
         self.keep_previous()?;

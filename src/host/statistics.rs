@@ -17,7 +17,7 @@ use crate::wire::{
 /// How long the statistics daemon may take for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Most octets that wait for a statistics daemon which does not read them.
+/// Most bytes that wait for a statistics daemon which does not read them.
 pub const MAX_WAITING: usize = 1 << 20;
 
 /// The statistics daemon, if there is one.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
-/// After how many octets the system is asked to begin writing them to the disk, so that there is little left for the
+/// After how many bytes the system is asked to begin writing them to the disk, so that there is little left for the
 /// end, when all of it has to be there.
 const WRITE_BEHIND: u64 = 1 << 23;
 
@@ -51,12 +51,12 @@ pub struct WriteBehind(u64);
 impl WriteBehind {
     /// The file is written up to `at`. A hint only: what comes of it is told by the end.
     pub fn reached(&mut self, at: u64, file: &File) {
-        let octets = at - self.0;
-        if octets < WRITE_BEHIND {
+        let bytes = at - self.0;
+        if bytes < WRITE_BEHIND {
             return;
         }
-        if let (Ok(from), Ok(octets)) = (i64::try_from(self.0), i64::try_from(octets)) {
-            let _ = posix_fadvise(file, from, octets, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        if let (Ok(from), Ok(bytes)) = (i64::try_from(self.0), i64::try_from(bytes)) {
+            let _ = posix_fadvise(file, from, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         }
         self.0 = at;
     }

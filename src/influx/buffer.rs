@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-/// Most octets of a line; a longer one is dropped.
+/// Most bytes of a line; a longer one is dropped.
 pub const MAX_LINE: usize = 1 << 16;
 
-/// Most octets of what is sent at once.
+/// Most bytes of what is sent at once.
 pub const MAX_BATCH: usize = 1 << 18;
 
 /// The lines, oldest first.
@@ -38,10 +38,10 @@ impl Buffer {
 
     /// Takes out the oldest lines, as many as are sent at once.
     pub fn take(&mut self) -> Vec<String> {
-        let mut octets = 0;
+        let mut bytes = 0;
         let fits = self.lines.iter().take_while(|line| {
-            octets += line.len();
-            octets <= MAX_BATCH
+            bytes += line.len();
+            bytes <= MAX_BATCH
         });
         let count = fits.count();
         self.lines.drain(..count).collect()

@@ -32,7 +32,7 @@ pub const LINES: usize = 100_000;
 /// The most that the operator can say.
 pub const MAX_LINES: usize = 10_000_000;
 
-/// Most octets of a file with a token.
+/// Most bytes of a file with a token.
 pub const MAX_TOKEN: u64 = 4096;
 
 /// What holds the token if no file does.
@@ -211,7 +211,7 @@ fn destination(options: Options) -> Result<Destination, String> {
     let token = token
         .map(|token| token.trim().to_owned())
         .filter(|token| !token.is_empty());
-    let sendable = |token: &String| token.bytes().all(|octet| matches!(octet, 0x20..=0x7e));
+    let sendable = |token: &String| token.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
     if !token.iter().all(sendable) {
         return Err("the token has characters that cannot be sent".to_owned());
     }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
-/// Most octets of an answer that are read.
+/// Most bytes of an answer that are read.
 pub const MAX_ANSWER: usize = 1 << 16;
 
 /// Most characters of an answer that are shown.
@@ -67,7 +67,7 @@ impl FromStr for Url {
         }
         let refused = || format!("'{text}' is no http://HOST[:PORT][/PATH]");
         let rest = text.strip_prefix("http://").ok_or_else(refused)?;
-        let plain = |octet: u8| octet.is_ascii_graphic() && !b"?#@\\\"<>".contains(&octet);
+        let plain = |byte: u8| byte.is_ascii_graphic() && !b"?#@\\\"<>".contains(&byte);
         if !rest.bytes().all(plain) {
             return Err(refused());
         }
@@ -123,18 +123,18 @@ pub fn request(url: &Url, place: &Place, token: Option<&str>, lines: &[String]) 
 
 /// The answer, once enough of it is there: all of a good one's head, of another one also the rest, as long as it says or
 /// as far as it comes. `ended`: nothing more will come.
-pub fn answer(octets: &[u8], ended: bool) -> Result<Option<Answer>, &'static str> {
+pub fn answer(bytes: &[u8], ended: bool) -> Result<Option<Answer>, &'static str> {
     const END: &[u8] = b"\r\n\r\n";
 
-    let Some(end) = octets.windows(END.len()).position(|window| window == END) else {
-        return match (ended, octets.len() >= MAX_ANSWER) {
+    let Some(end) = bytes.windows(END.len()).position(|window| window == END) else {
+        return match (ended, bytes.len() >= MAX_ANSWER) {
             (true, _) => Err("it ended the connection before it had answered"),
             (_, true) => Err("its answer has no end"),
             _ => Ok(None),
         };
     };
-    let head = String::from_utf8_lossy(&octets[..end]);
-    let body = &octets[end + END.len()..];
+    let head = String::from_utf8_lossy(&bytes[..end]);
+    let body = &bytes[end + END.len()..];
     let mut lines = head.lines();
     let mut words = lines.next().unwrap_or_default().splitn(3, ' ');
     let version = words.next().unwrap_or_default();
@@ -143,7 +143,7 @@ pub fn answer(octets: &[u8], ended: bool) -> Result<Option<Answer>, &'static str
         return Err("it answers with something else than HTTP/1");
     };
     let whole =
-        ended || octets.len() >= MAX_ANSWER || length(lines).is_some_and(|it| it <= body.len());
+        ended || bytes.len() >= MAX_ANSWER || length(lines).is_some_and(|it| it <= body.len());
     if judge(status) != Verdict::Stored && !whole {
         return Ok(None);
     }
@@ -157,7 +157,7 @@ pub fn answer(octets: &[u8], ended: bool) -> Result<Option<Answer>, &'static str
     }))
 }
 
-/// The octets that follow a head with these fields, if it says so (RFC 9110, 8.6).
+/// The bytes that follow a head with these fields, if it says so (RFC 9110, 8.6).
 fn length<'a>(fields: impl Iterator<Item = &'a str>) -> Option<usize> {
     let mut fields = fields.filter_map(|field| field.split_once(':'));
     let (_, length) = fields.find(|(name, _)| name.eq_ignore_ascii_case("Content-Length"))?;
@@ -176,11 +176,11 @@ pub fn judge(status: u16) -> Verdict {
 
 /// A value in a query.
 fn percent(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, octet| {
-        if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
-            encoded.push(char::from(octet));
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
         } else {
-            let _ = write!(encoded, "%{octet:02X}");
+            let _ = write!(encoded, "%{byte:02X}");
         }
         encoded
     })

@@ -189,9 +189,9 @@ fn time(time: &TimeVal) -> String {
 }
 
 /// The value of a tag, or the name of a field: never empty, and nothing in it ends it.
-fn tag(octets: &[u8]) -> String {
+fn tag(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for character in String::from_utf8_lossy(octets).chars() {
+    for character in String::from_utf8_lossy(bytes).chars() {
         match character {
             ',' | ' ' | '=' => text.extend(['\\', character]),
             // Neither has an escape, and a backslash at the end would be one.

@@ -32,7 +32,7 @@ pub const EXCHANGE: Duration = Duration::from_secs(30);
 /// The longest wait between two attempts to reach it.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// Octets read at once.
+/// Bytes read at once.
 const READ: usize = 1 << 12;
 
 /// Where lines go.
@@ -415,11 +415,11 @@ impl Exchange {
 
     /// `false`: nothing more will come.
     fn read(&mut self) -> io::Result<bool> {
-        let mut octets = [0; READ];
+        let mut bytes = [0; READ];
         while self.answer.len() < MAX_ANSWER {
-            match self.stream.read(&mut octets) {
+            match self.stream.read(&mut bytes) {
                 Ok(0) => return Ok(false),
-                Ok(count) => self.answer.extend_from_slice(&octets[..count]),
+                Ok(count) => self.answer.extend_from_slice(&bytes[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),

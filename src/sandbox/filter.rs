@@ -12,7 +12,7 @@ use seccompiler::{
 
 use super::{Breach, Need};
 
-/// An argument's index, how many of its octets are compared and how, and with what.
+/// An argument's index, how many of its bytes are compared and how, and with what.
 pub type Condition = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
 
 const EQUAL: SeccompCmpOp = SeccompCmpOp::Eq;

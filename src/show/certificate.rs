@@ -37,7 +37,7 @@ pub(super) fn certificate(page: &mut Page, der: &[u8], now: i64) -> Result<(), S
 pub(super) fn request(page: &mut Page, der: &[u8]) -> Result<(), String> {
     let request = match X509CertificationRequest::from_der(der) {
         Ok((&[], request)) => request,
-        Ok(_) => return Err("octets follow the request".to_owned()),
+        Ok(_) => return Err("bytes follow the request".to_owned()),
         Err(error) => return Err(chain::unreadable(error)),
     };
     let information = &request.certification_request_info;

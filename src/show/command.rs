@@ -8,11 +8,11 @@ use crate::inflate::{Arriving, InflateError};
 use crate::policy::{Policy, list};
 use crate::unikernel::{Config, FailBehaviour, Kind};
 use crate::wire::{
-    self, Arguments, BlockCommand, Command, ConsoleCommand, Octets, PolicyCommand, Restart,
+    self, Arguments, BlockCommand, Bytes, Command, ConsoleCommand, PolicyCommand, Restart,
     SinceCount, StatsCommand, Typ, UnikernelCommand,
 };
 
-/// Most octets of an unpacked image that are looked at: no host takes more.
+/// Most bytes of an unpacked image that are looked at: no host takes more.
 const LARGEST_IMAGE: u64 = crate::unikernel::MAX_IMAGE;
 
 /// A command with all its parameters.
@@ -93,7 +93,7 @@ pub(super) fn create(page: &mut Page, config: &wire::Config) {
     match digest(image, config.compressed) {
         Ok(digest) => page.field(
             "image",
-            format!("inside, {}{packed} octets, SHA-256 {digest}", image.len()),
+            format!("inside, {}{packed} bytes, SHA-256 {digest}", image.len()),
         ),
         Err(why) => page.field("image", format!("inside, cannot be unpacked: {why}")),
     }
@@ -115,7 +115,7 @@ fn with_arguments(arguments: Arguments) -> wire::Config {
     wire::Config {
         typ: Typ::Solo5(()),
         compressed: false,
-        image: Octets(Vec::new()),
+        image: Bytes(Vec::new()),
         startup: arguments.startup,
         add_name: arguments.add_name,
         fail_behaviour: arguments.fail_behaviour,
@@ -148,7 +148,7 @@ pub(super) fn config(page: &mut Page, config: &Config) {
     for block in &config.blocks {
         let sector = block
             .sector_size
-            .map(|octets| format!(", sectors of {octets} octets"));
+            .map(|bytes| format!(", sectors of {bytes} bytes"));
         page.field(
             "block device",
             format_args!(
@@ -237,12 +237,12 @@ fn block(page: &mut Page, command: &BlockCommand) {
         BlockCommand::AddOld(add) => {
             page.field("size", format_args!("{} MB", add.size.get()));
             if let Some(data) = &add.data {
-                let content = format!("{} octets, {}", data.0.len(), compression(add.compress));
+                let content = format!("{} bytes, {}", data.0.len(), compression(add.compress));
                 page.field("content", content);
             }
         }
         BlockCommand::SetOld(set) => {
-            let content = format!("{} octets, {}", set.data.0.len(), compression(set.compress));
+            let content = format!("{} bytes, {}", set.data.0.len(), compression(set.compress));
             page.field("content", content);
         }
         BlockCommand::AddFilled(add) => {

@@ -11,7 +11,7 @@ use crate::chain::unreadable;
 pub(super) fn list(page: &mut Page, der: &[u8], now: i64) -> Result<(), String> {
     let list = match CertificateRevocationList::from_der(der) {
         Ok((&[], list)) => list,
-        Ok(_) => return Err("octets follow the list".to_owned()),
+        Ok(_) => return Err("bytes follow the list".to_owned()),
         Err(error) => return Err(unreadable(error)),
     };
     page.group("revocation list", |page| {

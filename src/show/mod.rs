@@ -34,34 +34,34 @@ pub enum ShowError {
 
 /// The content of a file. Names of certificates in it count as verified if they lead to one of `trusted`.
 pub fn file(
-    octets: &[u8],
+    bytes: &[u8],
     trusted: &[Certificate],
     now: OffsetDateTime,
 ) -> Result<String, ShowError> {
     const BEGIN: &[u8] = b"-----BEGIN ";
     /// Context tags [0] to [7].
     const ALBATROSS: RangeInclusive<u8> = 0xa0..=0xa7;
-    let begun = octets
+    let begun = bytes
         .windows(BEGIN.len())
         .filter(|window| *window == BEGIN)
         .count();
     let mut page = Page::default();
     // First, as the arguments of a unikernel in it may be keys in PEM.
-    match (State::decode(octets), albatross::State::decode(octets)) {
+    match (State::decode(bytes), albatross::State::decode(bytes)) {
         (Ok(state), _) => state::ours(&mut page, &state),
         (_, Ok(state)) => state::albatross(&mut page, &state),
         _ if begun > 0 => {
             let blocks =
-                pem::parse_many(octets).map_err(|error| ShowError::Pem(error.to_string()))?;
+                pem::parse_many(bytes).map_err(|error| ShowError::Pem(error.to_string()))?;
             // The parser passes over a block without an end.
             if blocks.len() < begun {
                 return Err(ShowError::Pem("a block has no end".to_owned()));
             }
             pem_blocks(&mut page, &blocks, trusted, now)?;
         }
-        // The error of the one that the identifier octet promises.
+        // The error of the one that the identifier byte promises.
         (Err(ours), Err(theirs)) => {
-            let is_theirs = octets
+            let is_theirs = bytes
                 .first()
                 .is_some_and(|identifier| ALBATROSS.contains(identifier));
             return Err(ShowError::Unknown(if is_theirs { theirs } else { ours }));

@@ -37,16 +37,16 @@ impl Page {
     }
 }
 
-/// Octets of somebody else in quotes; all but printable ASCII is escaped, and so cannot steer a terminal or end the
+/// Bytes of somebody else in quotes; all but printable ASCII is escaped, and so cannot steer a terminal or end the
 /// quotes.
-pub(super) fn quoted(octets: impl AsRef<[u8]>) -> String {
-    format!("\"{}\"", octets.as_ref().escape_ascii())
+pub(super) fn quoted(bytes: impl AsRef<[u8]>) -> String {
+    format!("\"{}\"", bytes.as_ref().escape_ascii())
 }
 
 /// Lower case hexadecimal.
-pub(super) fn hex(octets: &[u8]) -> String {
-    octets.iter().fold(String::new(), |mut text, octet| {
-        let _ = write!(text, "{octet:02x}");
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
         text
     })
 }

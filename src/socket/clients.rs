@@ -14,7 +14,7 @@ use super::{ACCEPT_BURST, Accepted, ConnectionLimits, FIRST_BYTE_TIMEOUT, Peer, 
 use crate::daemon::ACCEPT_PAUSE;
 use crate::wire::frame::{FrameError, Next};
 
-/// Most octets of a request: those about a deep path, or with the most network devices, have less.
+/// Most bytes of a request: those about a deep path, or with the most network devices, have less.
 pub const MAX_REQUEST: usize = 1 << 16;
 
 /// How long a client may take for the rest of a request it has begun, or to read its last answer.
@@ -75,7 +75,7 @@ pub enum Lost {
     Frame(FrameError),
     /// Reading or writing failed.
     Io(io::Error),
-    /// More than so many octets wait for it.
+    /// More than so many bytes wait for it.
     Slow(usize),
 }
 
@@ -267,20 +267,20 @@ impl Client {
     }
 
     /// Writes what goes at once, and queues the rest.
-    pub fn send(&mut self, octets: &[u8]) -> Result<(), Lost> {
-        self.peer.send(octets).map_err(Lost::Io)
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Lost> {
+        self.peer.send(bytes).map_err(Lost::Io)
     }
 
-    /// The same, unless more than `most` octets wait then.
-    pub fn send_at_most(&mut self, octets: &[u8], most: usize) -> Result<(), Lost> {
-        self.send(octets)?;
+    /// The same, unless more than `most` bytes wait then.
+    pub fn send_at_most(&mut self, bytes: &[u8], most: usize) -> Result<(), Lost> {
+        self.send(bytes)?;
         if self.queued() > most {
             return Err(Lost::Slow(most));
         }
         Ok(())
     }
 
-    /// Octets queued and not yet written.
+    /// Bytes queued and not yet written.
     pub fn queued(&self) -> usize {
         self.peer.queued()
     }
@@ -317,7 +317,7 @@ impl fmt::Display for Lost {
             Self::Frame(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::Slow(most) => {
-                write!(f, "it does not read: more than {most} octets wait for it")
+                write!(f, "it does not read: more than {most} bytes wait for it")
             }
         }
     }

@@ -12,7 +12,7 @@ pub fn framed(message: &Message) -> Vec<u8> {
     message
         .encode()
         .map_err(|error| error.to_string())
-        .and_then(|octets| frame(&octets).map_err(|error| error.to_string()))
+        .and_then(|bytes| frame(&bytes).map_err(|error| error.to_string()))
         .unwrap_or_else(|error| {
             log::error!("cannot encode a message: {error}");
             Vec::new()
@@ -41,18 +41,18 @@ impl Peer {
 
     /// Writes what goes of a message at once, and queues the rest.
     pub fn tell(&mut self, message: &Message) -> Result<(), String> {
-        let octets = message.encode().map_err(|error| error.to_string())?;
-        let octets = frame(&octets).map_err(|error| error.to_string())?;
-        self.send(&octets).map_err(|error| error.to_string())
+        let bytes = message.encode().map_err(|error| error.to_string())?;
+        let bytes = frame(&bytes).map_err(|error| error.to_string())?;
+        self.send(&bytes).map_err(|error| error.to_string())
     }
 
-    /// Writes what goes of what is queued. Returns the next message, of so many octets at most, if there is one already.
+    /// Writes what goes of what is queued. Returns the next message, of so many bytes at most, if there is one already.
     pub fn hear(&mut self, limit: usize) -> Result<Option<Message>, String> {
         self.flush().map_err(|error| error.to_string())?;
         loop {
             match self.next(limit).map_err(|error| error.to_string())? {
-                Some(Next::Frame(octets)) => {
-                    let message = Message::decode(&octets);
+                Some(Next::Frame(bytes)) => {
+                    let message = Message::decode(&bytes);
                     return message.map(Some).map_err(|error| error.to_string());
                 }
                 Some(Next::End) => return Err("it ended the conversation".to_owned()),

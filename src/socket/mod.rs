@@ -71,7 +71,7 @@ pub const REFUSED_STEP: Duration = Duration::from_millis(50);
 /// How long a client may take for the first byte of its first request.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most octets read from a peer at once.
+/// Most bytes read from a peer at once.
 const READ: usize = 1 << 14;
 
 /// The path of the daemon's socket `file` below the runtime folder.
@@ -197,7 +197,7 @@ fn is_transient(error: &io::Error) -> bool {
     )
 }
 
-/// One connection of a daemon: frames come in, octets go out, nothing blocks.
+/// One connection of a daemon: frames come in, bytes go out, nothing blocks.
 #[derive(Debug)]
 pub struct Peer {
     stream: UnixStream,
@@ -237,10 +237,10 @@ impl Peer {
 
     /// Reads once. `false`: the peer has closed its side.
     pub fn receive(&mut self) -> io::Result<bool> {
-        let mut octets = [0; READ];
-        match self.stream.read(&mut octets) {
+        let mut bytes = [0; READ];
+        match self.stream.read(&mut bytes) {
             Ok(0) => self.ended = true,
-            Ok(count) => self.incoming.push(&octets[..count]),
+            Ok(count) => self.incoming.push(&bytes[..count]),
             Err(error) if is_transient(&error) => {}
             Err(error) => return Err(error),
         }
@@ -284,13 +284,13 @@ impl Peer {
     }
 
     /// Writes what goes at once, and queues the rest.
-    pub fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.flush()?;
         let written = match self.queued() {
-            0 => write(&mut self.stream, octets)?,
+            0 => write(&mut self.stream, bytes)?,
             _ => 0,
         };
-        self.outgoing.extend_from_slice(&octets[written..]);
+        self.outgoing.extend_from_slice(&bytes[written..]);
         Ok(())
     }
 
@@ -301,12 +301,12 @@ impl Peer {
         Ok(())
     }
 
-    /// Octets received and not yet handed out.
+    /// Bytes received and not yet handed out.
     pub fn held(&self) -> usize {
         self.incoming.len()
     }
 
-    /// Octets queued and not yet written.
+    /// Bytes queued and not yet written.
     pub fn queued(&self) -> usize {
         self.outgoing.len()
     }
@@ -320,11 +320,11 @@ impl Peer {
     }
 }
 
-/// Writes what goes without waiting: how many octets.
-fn write(stream: &mut UnixStream, octets: &[u8]) -> io::Result<usize> {
+/// Writes what goes without waiting: how many bytes.
+fn write(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
-    while written < octets.len() {
-        match stream.write(&octets[written..]) {
+    while written < bytes.len() {
+        match stream.write(&bytes[written..]) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(count) => written += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -350,7 +350,7 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn a_peer_receives_frames_and_sends_octets() {
+    fn a_peer_receives_frames_and_sends_bytes() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut peer = Peer::new(ours).unwrap();
         theirs.write_all(&frame(b"hello").unwrap()).unwrap();

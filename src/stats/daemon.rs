@@ -43,10 +43,10 @@ pub const MAX_OF_TENANT: usize = MAX_CONNECTIONS / TENANT_PART;
 /// How often something is gathered unless the operator says otherwise (BEHAVIOUR 7).
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Octets that wait for a subscriber at most while it is told more: as long as more wait, it misses what is gathered.
+/// Bytes that wait for a subscriber at most while it is told more: as long as more wait, it misses what is gathered.
 pub const MAX_BACKLOG: usize = 1 << 16;
 
-/// Most octets that wait for a client: for a subscriber what is gathered at once, the rest of which it misses if that is
+/// Most bytes that wait for a client: for a subscriber what is gathered at once, the rest of which it misses if that is
 /// more; one that goes on asking is dropped.
 pub const MAX_QUEUE: usize = 1 << 22;
 

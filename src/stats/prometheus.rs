@@ -23,7 +23,7 @@ pub struct Report<'a> {
     pub subscribers: usize,
     /// How often subscribers missed what was gathered.
     pub missed: u64,
-    /// Octets of a page.
+    /// Bytes of a page.
     pub page: i64,
 }
 
@@ -228,7 +228,7 @@ type Counter = fn(&IfData) -> Int64;
 const NETWORK: [(&str, &str, Counter); 8] = [
     (
         "transmit_bytes_total",
-        "Octets that the unikernel sent.",
+        "Bytes that the unikernel sent.",
         |data| data.input_bytes,
     ),
     (
@@ -246,7 +246,7 @@ const NETWORK: [(&str, &str, Counter); 8] = [
         "Packets of the unikernel that were dropped.",
         |data| data.input_dropped,
     ),
-    ("receive_bytes_total", "Octets for the unikernel.", |data| {
+    ("receive_bytes_total", "Bytes for the unikernel.", |data| {
         data.output_bytes
     }),
     (
@@ -428,7 +428,7 @@ mod tests {
             text(&report)
         };
         assert!(!of(&[]).contains("disk"));
-        // Octets, which are no multiple of a block.
+        // Bytes, which are no multiple of a block.
         let disk = Disk {
             read: 513,
             written: 7,

@@ -23,7 +23,7 @@ use crate::wire::{Command, Message, Payload, Statistics, Success, UnikernelComma
 /// How long the supervisor may take to tell of its unikernels; the file is written without that then.
 pub const DETAILS: Duration = Duration::from_secs(2);
 
-/// Most octets of what it tells.
+/// Most bytes of what it tells.
 pub const MAX_DETAILS: usize = 1 << 24;
 
 /// Writes the file each time that something was gathered.

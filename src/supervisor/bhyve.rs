@@ -156,7 +156,7 @@ impl Plan {
             Some(format!("virtio-net,{tap},mac={mac},type=tap"))
         });
         let disks = disks.iter().map(|(path, sectors)| match sectors {
-            Some(octets) => format!("virtio-blk,{path},sectorsize={octets}"),
+            Some(bytes) => format!("virtio-blk,{path},sectorsize={bytes}"),
             None => format!("virtio-blk,{path}"),
         });
         let slots = (FIRST_SLOT..).zip(nets.chain(disks));
@@ -205,13 +205,13 @@ fn numbered<'a>(
 
 fn is_partition(text: &str) -> bool {
     (1..=MAX_PARTITION).contains(&text.len())
-        && text.bytes().all(|octet| octet.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// A path that stays one word in a device map, and one value in an option, whose others follow a comma and in which `%`
 /// begins a variable.
 fn plain(path: &Path) -> Result<&str, MachineRefusal> {
-    let fits = |octet: u8| octet.is_ascii_alphanumeric() || b"/._:-+~".contains(&octet);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/._:-+~".contains(&byte);
     path.to_str()
         .filter(|text| text.starts_with('/') && text.bytes().all(fits))
         .ok_or_else(|| MachineRefusal::Path(path.to_path_buf()))

@@ -85,14 +85,14 @@ pub fn supported(config: &Config, machines: Result<(), &&str>) -> Result<(), Str
     Ok(())
 }
 
-/// How many octets the guest's command line has at most: its arguments with a space between.
+/// How many bytes the guest's command line has at most: its arguments with a space between.
 pub fn command_line(name: &Name, config: &Config) -> usize {
     let added = config.add_name.then(|| format!("--name={name}").len());
     let given = config.arguments.iter().map(Vec::len);
     added
         .into_iter()
         .chain(given)
-        .map(|octets| octets + 1)
+        .map(|bytes| bytes + 1)
         .sum::<usize>()
         .saturating_sub(1)
 }
@@ -109,7 +109,7 @@ pub fn tender_names(target: &str, abi_version: u32) -> [String; 2] {
 pub fn speaks(output: &[u8], abi_version: u32) -> bool {
     let wanted = format!("ABI version {abi_version}");
     output
-        .split(|octet| *octet == b'\n')
+        .split(|byte| *byte == b'\n')
         .any(|line| line.trim_ascii() == wanted.as_bytes())
 }
 

@@ -494,10 +494,10 @@ impl Supervisor {
     fn runnable(&self, name: &Name, config: &WireConfig) -> Result<Config, String> {
         let config = Config::try_from(config).map_err(|error: DomainError| error.to_string())?;
         launch::supported(&config, self.machines.as_ref().map(drop))?;
-        let octets = launch::command_line(name, &config);
-        if octets > Config::MAX_COMMAND_LINE {
+        let bytes = launch::command_line(name, &config);
+        if bytes > Config::MAX_COMMAND_LINE {
             return Err(format!(
-                "the guest's arguments have {octets} octets, at most {} are possible",
+                "the guest's arguments have {bytes} bytes, at most {} are possible",
                 Config::MAX_COMMAND_LINE
             ));
         }

@@ -9,10 +9,10 @@
 //! the same for all
 //! ```
 //!
-//! 15 octets are all that an interface's name can have. Two databases of one host share their part once in 32768 pairs:
+//! 15 bytes are all that an interface's name can have. Two databases of one host share their part once in 32768 pairs:
 //! then a supervisor takes the other's taps for leftovers, but on Linux none can be removed that is in use. The name
 //! of a machine begins as those of its unikernel's taps, and goes on to 130 bits, as one of the same name would be destroyed.
-//! These are 31 octets, which every release of vmm(4) allows for.
+//! These are 31 bytes, which every release of vmm(4) allows for.
 
 use sha2::{Digest as _, Sha256};
 
@@ -38,9 +38,9 @@ pub struct Owner {
 impl Owner {
     /// The supervisor of the database folder with this device and inode, and this secret in it.
     pub fn of(device: u64, inode: u64, secret: &[u8]) -> Self {
-        let octets = [device.to_be_bytes(), inode.to_be_bytes()].concat();
+        let bytes = [device.to_be_bytes(), inode.to_be_bytes()].concat();
         Self {
-            prefix: format!("{PREFIX}{}", letters(&octets, DATABASE)),
+            prefix: format!("{PREFIX}{}", letters(&bytes, DATABASE)),
             secret: secret.to_vec(),
         }
     }
@@ -66,15 +66,15 @@ impl Owner {
     }
 
     fn named(&self, name: &Name, count: usize) -> String {
-        let octets = [&self.secret[..], name.to_string().as_bytes()].concat();
-        format!("{}{}", self.prefix, letters(&octets, count))
+        let bytes = [&self.secret[..], name.to_string().as_bytes()].concat();
+        format!("{}{}", self.prefix, letters(&bytes, count))
     }
 }
 
-/// The first five bits of each of the first octets of a SHA-256.
-fn letters(octets: &[u8], count: usize) -> String {
-    let digest = Sha256::digest(octets);
-    let letter = |octet: &u8| char::from(ALPHABET[usize::from(octet >> 3)]);
+/// The first five bits of each of the first bytes of a SHA-256.
+fn letters(bytes: &[u8], count: usize) -> String {
+    let digest = Sha256::digest(bytes);
+    let letter = |byte: &u8| char::from(ALPHABET[usize::from(byte >> 3)]);
     digest.iter().take(count).map(letter).collect()
 }
 
@@ -93,10 +93,10 @@ mod tests {
         assert_eq!(owner.tap(&name("tenant:hello"), 0), "ptrokadufvjpo00");
         let last = owner.tap(&name("tenant:hello"), Config::MAX_DEVICES - 1);
         assert_eq!(last.len(), 15);
-        assert!(last.bytes().all(|octet| octet.is_ascii_alphanumeric()));
+        assert!(last.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         let machine = owner.machine(&name("tenant:hello"));
         assert_eq!((&machine[..13], machine.len()), ("ptrokadufvjpo", 31));
-        assert!(machine.bytes().all(|octet| octet.is_ascii_alphanumeric()));
+        assert!(machine.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     }
 
     #[test]

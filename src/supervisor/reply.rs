@@ -10,13 +10,13 @@ use crate::wire::domain::set_unless_empty;
 use crate::wire::extensions::{Details, NamedDetails, Standing, Waiting};
 use crate::wire::legacy::InfoV5;
 use crate::wire::{
-    BlockInfo, Info, Int, MacAddress, NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, NetInfo,
-    Octets, Success, Text, Timestamp,
+    BlockInfo, Bytes, Info, Int, MacAddress, NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy,
+    NetInfo, Success, Text, Timestamp,
 };
 
 use super::{BlockDevices, Ended, Owner, Run, Unikernel, block_requests};
 
-/// Octets of a sector where none was specified.
+/// Bytes of a sector where none was specified.
 const DEFAULT_SECTOR: u16 = 512;
 
 /// A unikernel that is told of.
@@ -213,8 +213,8 @@ fn epoch() -> Timestamp {
     Timestamp::from_unix(0, 0)
 }
 
-fn digest(version: &Version) -> Octets {
-    Octets(version.image.0.to_vec())
+fn digest(version: &Version) -> Bytes {
+    Bytes(version.image.0.to_vec())
 }
 
 fn info(subject: Subject<'_>) -> Info {
@@ -232,7 +232,7 @@ fn info(subject: Subject<'_>) -> Info {
         fail_behaviour: config.wire_fail_behaviour(),
         cpuids: config.wire_cpus(),
         memory: u64::from(config.memory).into(),
-        digest: Octets(match config.kind {
+        digest: Bytes(match config.kind {
             Kind::Solo5 => image.0.to_vec(),
             Kind::Bhyve => machines.map_or(Vec::new(), |owner| owner.machine(name).into_bytes()),
         }),

@@ -61,7 +61,7 @@ impl DriverRequest {
 
 fn padded(name: &[u8]) -> Option<[u8; NAME]> {
     let mut padded = [0; NAME];
-    // The last octet is zero.
+    // The last byte is zero.
     padded[..NAME - 1]
         .get_mut(..name.len())?
         .copy_from_slice(name);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_15_octets_at_most() {
+    fn a_name_has_15_bytes_at_most() {
         assert_eq!(
             &Member::named(b"tap0").unwrap().name,
             b"tap0\0\0\0\0\0\0\0\0\0\0\0\0"

@@ -14,7 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::bridge::{ADD_MEMBER, DriverRequest, GET_MEMBER, Member};
 
-/// `struct ifgroupreq` of `<net/if.h>`; the pointer is in a union with a name of [`IFNAMSIZ`] octets.
+/// `struct ifgroupreq` of `<net/if.h>`; the pointer is in a union with a name of [`IFNAMSIZ`] bytes.
 #[repr(C)]
 pub struct GroupRequest {
     name: [u8; IFNAMSIZ],
@@ -211,14 +211,14 @@ fn request(name: &[u8]) -> nix::Result<ifreq> {
     Ok(request)
 }
 
-/// The names of the interfaces in `group`, of 15 octets at most; none if there is no such group.
+/// The names of the interfaces in `group`, of 15 bytes at most; none if there is no such group.
 pub fn members(group: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let socket = local_socket()?;
     // SAFETY: plain data, for which zero is a value.
     let mut request: GroupRequest = unsafe { zeroed() };
     let name = request.name.get_mut(..group.len()).ok_or(Errno::EINVAL)?;
     name.copy_from_slice(group);
-    // SAFETY: without members to be filled, the kernel writes how many octets they need.
+    // SAFETY: without members to be filled, the kernel writes how many bytes they need.
     match unsafe { get_members(socket.as_raw_fd(), &raw mut request) } {
         Ok(_) => {}
         Err(Errno::ENOENT) => return Ok(Vec::new()),
@@ -227,17 +227,17 @@ pub fn members(group: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let length = usize::try_from(request.length).map_err(|_| Errno::EOVERFLOW)?;
     let mut members = vec![[0; IFNAMSIZ]; length / IFNAMSIZ];
     request.members = members.as_mut_ptr();
-    // SAFETY: `members` has as many octets as `length` says, and outlives the call. If the group has grown meanwhile,
+    // SAFETY: `members` has as many bytes as `length` says, and outlives the call. If the group has grown meanwhile,
     // the kernel refuses.
     unsafe { get_members(socket.as_raw_fd(), &raw mut request)? };
     let name = |member: &[u8; IFNAMSIZ]| {
-        let octets = member.iter().copied();
-        octets.take_while(|octet| *octet != 0).collect()
+        let bytes = member.iter().copied();
+        bytes.take_while(|byte| *byte != 0).collect()
     };
     Ok(members.iter().map(name).collect())
 }
 
-/// sysctl(3) `net.link.generic.ifdata` of an interface: a `struct ifmibdata` of at most `most` octets; nothing if there
+/// sysctl(3) `net.link.generic.ifdata` of an interface: a `struct ifmibdata` of at most `most` bytes; nothing if there
 /// is no such interface.
 pub fn counters(interface: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
     let index = match if_nametoindex(interface) {
@@ -247,14 +247,14 @@ pub fn counters(interface: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
     };
     // PF_LINK, NETLINK_GENERIC, IFMIB_IFDATA and IFDATA_GENERAL of <net/if_mib.h>.
     let name = [libc::CTL_NET, libc::AF_LINK, 0, 2, index, 1];
-    let mut octets = vec![0_u8; most];
-    let mut length = octets.len();
-    // SAFETY: `name` has 6 numbers, at most `length` octets of `octets` are written, and nothing is set.
+    let mut bytes = vec![0_u8; most];
+    let mut length = bytes.len();
+    // SAFETY: `name` has 6 numbers, at most `length` bytes of `bytes` are written, and nothing is set.
     let asked = unsafe {
         libc::sysctl(
             name.as_ptr(),
             6,
-            octets.as_mut_ptr().cast(),
+            bytes.as_mut_ptr().cast(),
             &raw mut length,
             ptr::null(),
             0,
@@ -262,28 +262,28 @@ pub fn counters(interface: &str, most: usize) -> io::Result<Option<Vec<u8>>> {
     };
     match Errno::result(asked) {
         Ok(_) => {
-            octets.truncate(length);
-            Ok(Some(octets))
+            bytes.truncate(length);
+            Ok(Some(bytes))
         }
         Err(Errno::ENOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// sysctl(3) `hw.physmem`, in octets.
+/// sysctl(3) `hw.physmem`, in bytes.
 pub fn physical_memory() -> io::Result<u64> {
-    let mut octets: libc::c_ulong = 0;
-    let mut length = size_of_val(&octets);
-    // SAFETY: at most `length` octets of `octets` are written, and nothing is set.
+    let mut bytes: libc::c_ulong = 0;
+    let mut length = size_of_val(&bytes);
+    // SAFETY: at most `length` bytes of `bytes` are written, and nothing is set.
     let asked = unsafe {
         libc::sysctlbyname(
             c"hw.physmem".as_ptr().cast::<c_char>(),
-            (&raw mut octets).cast(),
+            (&raw mut bytes).cast(),
             &raw mut length,
             ptr::null(),
             0,
         )
     };
     Errno::result(asked)?;
-    Ok(octets)
+    Ok(bytes)
 }

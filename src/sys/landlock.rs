@@ -110,7 +110,7 @@ impl Ruleset {
             },
             scopes: if version >= SCOPES { ALL_SCOPES } else { 0 },
         };
-        // SAFETY: the kernel reads so many octets of `handled`, and nothing else.
+        // SAFETY: the kernel reads so many bytes of `handled`, and nothing else.
         let ruleset = Errno::result(unsafe {
             libc::syscall(
                 SYS_landlock_create_ruleset,

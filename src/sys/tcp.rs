@@ -12,7 +12,7 @@ pub fn limit_silence(socket: impl AsFd, seconds: c_uint) -> nix::Result<()> {
     let length = socklen_t::try_from(size_of::<c_uint>()).map_err(|_| Errno::EOVERFLOW)?;
     let descriptor = socket.as_fd().as_raw_fd();
     let value = (&raw const seconds).cast();
-    // SAFETY: `value` points to `length` octets, which the kernel reads during the call only.
+    // SAFETY: `value` points to `length` bytes, which the kernel reads during the call only.
     let set = unsafe { setsockopt(descriptor, IPPROTO_TCP, TCP_MAXUNACKTIME, value, length) };
     Errno::result(set).map(drop)
 }

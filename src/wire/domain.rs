@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{
-    Arguments, Block3, Config as WireConfig, DatedPolicy, FailBehaviour as WireFailBehaviour, Int,
-    MacAddress, Net3, Octets, Policy as WirePolicy, Set, Text, Typ,
+    Arguments, Block3, Bytes, Config as WireConfig, DatedPolicy,
+    FailBehaviour as WireFailBehaviour, Int, MacAddress, Net3, Policy as WirePolicy, Set, Text,
+    Typ,
 };
 use crate::name::{Name, NameError};
 use crate::policy::{Age, CpuId, Policy, UNLIMITED};
@@ -145,7 +146,7 @@ impl Arguments {
         WireConfig {
             typ,
             compressed: false,
-            image: Octets::default(),
+            image: Bytes::default(),
             startup,
             add_name,
             fail_behaviour,
@@ -179,7 +180,7 @@ impl Config {
     pub fn to_wire(&self, compressed: bool, image: Vec<u8>) -> WireConfig {
         WireConfig {
             compressed,
-            image: Octets(image),
+            image: Bytes(image),
             ..self.with_arguments(self.to_wire_arguments())
         }
     }
@@ -270,7 +271,7 @@ fn host_name(field: &'static str, text: &Text) -> Result<String, DomainError> {
     let refused = || DomainError::Text(field, text.to_lossy());
     let name = text.as_str().ok_or_else(refused)?;
     let fits =
-        !name.is_empty() && name.len() <= 255 && name.bytes().all(|octet| octet.is_ascii_graphic());
+        !name.is_empty() && name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic());
     if fits {
         Ok(name.to_owned())
     } else {
@@ -283,7 +284,7 @@ fn device_name(text: &Text) -> Result<String, DomainError> {
     let refused = || DomainError::Text("device name", text.to_lossy());
     let name = text.as_str().ok_or_else(refused)?;
     let fits =
-        (1..=67).contains(&name.len()) && name.bytes().all(|octet| octet.is_ascii_alphanumeric());
+        (1..=67).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if fits {
         Ok(name.to_owned())
     } else {
@@ -308,8 +309,8 @@ fn block(wire: &Block3) -> Result<Block, DomainError> {
 }
 
 /// Sector sizes the tenders take: powers of two from 512 to 32768 (SOLO5 4).
-pub fn sector_size(octets: i64) -> Option<u16> {
-    u16::try_from(octets)
+pub fn sector_size(bytes: i64) -> Option<u16> {
+    u16::try_from(bytes)
         .ok()
         .filter(|size| size.is_power_of_two() && *size >= 512)
 }

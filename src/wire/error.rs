@@ -1,4 +1,4 @@
-//! Why octets are no message, in words for whoever reads a log.
+//! Why bytes are no message, in words for whoever reads a log.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use rasn::error::{
 
 use super::VERSION;
 
-/// Why octets are no message.
+/// Why bytes are no message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WireError {
     /// Another version of the protocol.
@@ -49,7 +49,7 @@ fn describe(kind: &DecodeErrorKind) -> String {
     match kind {
         DecodeErrorKind::Incomplete { .. } | DecodeErrorKind::Eof => "it ends too early".to_owned(),
         DecodeErrorKind::UnexpectedExtraData { length } => {
-            format!("{length} octets more than expected")
+            format!("{length} bytes more than expected")
         }
         DecodeErrorKind::NoValidChoice { name } => {
             format!("an alternative of {name} that is not known")

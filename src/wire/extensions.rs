@@ -3,7 +3,7 @@
 use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
 use super::message::{Policy, SinceCount};
-use super::primitive::{Int, Octets, Text, Timestamp};
+use super::primitive::{Bytes, Int, Text, Timestamp};
 use super::state::LastExit;
 use super::unikernel::Info;
 use crate::unikernel::Death as Cause;
@@ -59,7 +59,7 @@ pub struct Details {
     pub last_exit: Option<Exit>,
     /// SHA-256 of the image that a rollback returns to.
     #[rasn(tag(explicit(1)))]
-    pub previous: Option<Octets>,
+    pub previous: Option<Bytes>,
     /// Why it is not on one of its bridges, if it runs.
     #[rasn(tag(explicit(2)))]
     pub off_bridge: Option<Text>,

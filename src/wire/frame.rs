@@ -1,16 +1,16 @@
-//! Frames: four octets of length, big endian, then that many octets (WIRE 7.1).
+//! Frames: four bytes of length, big endian, then that many bytes (WIRE 7.1).
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
-/// Most octets of a frame that is held in memory while it is read: a request or an ordinary reply.
+/// Most bytes of a frame that is held in memory while it is read: a request or an ordinary reply.
 /// Frames with an image inside are passed on piece by piece and have no such limit.
 pub const MAX_MESSAGE: usize = 1 << 20;
 
-/// Most octets in one chunk of a raw stream (WIRE 7.3).
+/// Most bytes in one chunk of a raw stream (WIRE 7.3).
 pub const MAX_CHUNK: usize = 1 << 16;
 
-/// Octets of the length before each frame.
+/// Bytes of the length before each frame.
 pub const PREFIX: usize = 4;
 
 /// The frame that ends a raw stream.
@@ -19,7 +19,7 @@ pub const END: [u8; PREFIX] = [0; PREFIX];
 /// Why no frame could be read.
 #[derive(Debug)]
 pub enum FrameError {
-    /// The peer announced more octets than are accepted here (announced, accepted).
+    /// The peer announced more bytes than are accepted here (announced, accepted).
     TooLong(usize, usize),
     /// The connection ended inside a frame.
     Truncated,
@@ -34,19 +34,19 @@ pub fn length(prefix: [u8; PREFIX]) -> Option<usize> {
         .filter(|length| *length > 0)
 }
 
-/// The prefix of a frame of `length` octets; `None` if it does not fit into 31 bits.
+/// The prefix of a frame of `length` bytes; `None` if it does not fit into 31 bits.
 pub fn prefix(length: usize) -> Option<[u8; PREFIX]> {
     i32::try_from(length).ok().map(i32::to_be_bytes)
 }
 
-/// A frame around `content`, which has at most 2^31−1 octets.
+/// A frame around `content`, which has at most 2^31−1 bytes.
 pub fn frame(content: &[u8]) -> Result<Vec<u8>, FrameError> {
     let prefix =
         prefix(content.len()).ok_or(FrameError::TooLong(content.len(), i32::MAX as usize))?;
     Ok([&prefix, content].concat())
 }
 
-/// Reads one frame of at most `limit` octets. `None`: the peer ended the stream, by an end marker or by closing.
+/// Reads one frame of at most `limit` bytes. `None`: the peer ended the stream, by an end marker or by closing.
 ///
 /// Memory grows with what has arrived, not with what was announced, but for little.
 pub fn read_frame(reader: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
@@ -67,14 +67,14 @@ pub fn read_frame(reader: &mut impl Read, limit: usize) -> Result<Option<Vec<u8>
     Ok(Some(content))
 }
 
-/// Reads the four octets before a frame. `None`: the connection ended properly before them.
+/// Reads the four bytes before a frame. `None`: the connection ended properly before them.
 pub fn read_prefix(reader: &mut impl Read) -> Result<Option<[u8; PREFIX]>, FrameError> {
-    let mut octets = Vec::with_capacity(PREFIX);
+    let mut bytes = Vec::with_capacity(PREFIX);
     reader
         .by_ref()
         .take(PREFIX as u64)
-        .read_to_end(&mut octets)?;
-    match <[u8; PREFIX]>::try_from(octets) {
+        .read_to_end(&mut bytes)?;
+    match <[u8; PREFIX]>::try_from(bytes) {
         Ok(prefix) => Ok(Some(prefix)),
         Err(part) if part.is_empty() => Ok(None),
         Err(_) => Err(FrameError::Truncated),
@@ -95,25 +95,25 @@ pub enum Next {
     End,
 }
 
-/// Frames out of octets that arrive piece by piece, for descriptors that do not block.
+/// Frames out of bytes that arrive piece by piece, for descriptors that do not block.
 #[derive(Debug, Default)]
 pub struct FrameBuffer {
-    octets: Vec<u8>,
-    /// Octets at the front that were handed out already.
+    bytes: Vec<u8>,
+    /// Bytes at the front that were handed out already.
     taken: usize,
 }
 
 impl FrameBuffer {
     /// Adds what has arrived.
-    pub fn push(&mut self, octets: &[u8]) {
-        self.octets.drain(..self.taken);
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.taken);
         self.taken = 0;
-        self.octets.extend_from_slice(octets);
+        self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next complete frame, if there is one; an error as soon as a frame of more than `limit` octets is announced.
+    /// The next complete frame, if there is one; an error as soon as a frame of more than `limit` bytes is announced.
     pub fn next(&mut self, limit: usize) -> Result<Option<Next>, FrameError> {
-        let held = &self.octets[self.taken..];
+        let held = &self.bytes[self.taken..];
         let Some((prefix, rest)) = held.split_first_chunk::<PREFIX>() else {
             return Ok(None);
         };
@@ -132,27 +132,27 @@ impl FrameBuffer {
         Ok(Some(Next::Frame(content)))
     }
 
-    /// Takes what is held out as it is, as far as there is room: how many octets.
+    /// Takes what is held out as it is, as far as there is room: how many bytes.
     pub fn take(&mut self, room: &mut [u8]) -> usize {
-        let held = &self.octets[self.taken..];
+        let held = &self.bytes[self.taken..];
         let count = held.len().min(room.len());
         room[..count].copy_from_slice(&held[..count]);
         self.taken += count;
         count
     }
 
-    /// Octets held.
+    /// Bytes held.
     pub fn len(&self) -> usize {
-        self.octets.len() - self.taken
+        self.bytes.len() - self.taken
     }
 
     /// Whether nothing is held: not even a part of a frame.
     pub fn is_empty(&self) -> bool {
-        self.taken == self.octets.len()
+        self.taken == self.bytes.len()
     }
 }
 
-/// Follows the boundaries of frames in octets that pass by.
+/// Follows the boundaries of frames in bytes that pass by.
 #[derive(Debug, Default)]
 pub struct Frames {
     prefix: [u8; PREFIX],
@@ -165,25 +165,25 @@ pub struct Frames {
 /// What [`Frames::next`] came upon.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Passed {
-    /// Octets inside a frame; the flag says whether its last one is among them.
+    /// Bytes inside a frame; the flag says whether its last one is among them.
     Content(usize, bool),
-    /// The octets that complete a prefix, and what it announces.
+    /// The bytes that complete a prefix, and what it announces.
     Prefix(usize, u32),
     /// A part of a prefix.
     Part(usize),
 }
 
 impl Frames {
-    /// Looks at the front of `octets`, which are not empty.
-    pub fn next(&mut self, octets: &[u8]) -> Passed {
+    /// Looks at the front of `bytes`, which are not empty.
+    pub fn next(&mut self, bytes: &[u8]) -> Passed {
         if self.left > 0 {
-            let count = self.left.min(octets.len());
+            let count = self.left.min(bytes.len());
             self.left -= count;
             return Passed::Content(count, self.left == 0);
         }
-        let count = (PREFIX - self.prefixed).min(octets.len());
-        for (place, octet) in self.prefix[self.prefixed..].iter_mut().zip(octets) {
-            *place = *octet;
+        let count = (PREFIX - self.prefixed).min(bytes.len());
+        for (place, byte) in self.prefix[self.prefixed..].iter_mut().zip(bytes) {
+            *place = *byte;
         }
         self.prefixed += count;
         if self.prefixed < PREFIX {
@@ -222,7 +222,7 @@ impl fmt::Display for FrameError {
             Self::TooLong(announced, limit) => {
                 write!(
                     f,
-                    "a frame of {announced} octets, of which at most {limit} are accepted"
+                    "a frame of {announced} bytes, of which at most {limit} are accepted"
                 )
             }
             Self::Truncated => f.write_str("the connection ended inside a frame"),
@@ -239,9 +239,9 @@ mod tests {
 
     #[test]
     fn a_frame_is_read_back() {
-        let octets = frame(b"hello").unwrap();
+        let bytes = frame(b"hello").unwrap();
         assert_eq!(
-            read_frame(&mut &octets[..], 5).unwrap(),
+            read_frame(&mut &bytes[..], 5).unwrap(),
             Some(b"hello".to_vec())
         );
     }
@@ -288,9 +288,9 @@ mod tests {
 
     #[test]
     fn an_end_inside_a_frame_is_an_error() {
-        for octets in [&b"\0"[..], b"\0\0\0\x05hell"] {
+        for bytes in [&b"\0"[..], b"\0\0\0\x05hell"] {
             assert!(matches!(
-                read_frame(&mut &octets[..], 10),
+                read_frame(&mut &bytes[..], 10),
                 Err(FrameError::Truncated)
             ));
         }

@@ -3,7 +3,7 @@
 use super::frame::{PREFIX, prefix};
 use super::{Header, WireError};
 
-/// Identifier octets of the grammar on the way from a message to the image in it.
+/// Identifier bytes of the grammar on the way from a message to the image in it.
 const SEQUENCE: u8 = 0x30;
 const BOOLEAN: u8 = 0x01;
 const OCTET_STRING: u8 = 0x04;
@@ -17,7 +17,7 @@ const SOME: u8 = 0xa0;
 /// Values around an image or a piece, itself included, each with a length.
 const LEVELS: usize = 5;
 
-/// What the octets are that end a message.
+/// What the bytes are that end a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tail {
     /// The image of a unikernel; whether it is compressed.
@@ -28,12 +28,12 @@ pub enum Tail {
     Piece,
 }
 
-/// Everything of the framed message with a tail of `length` octets that comes before the tail; nothing comes after it.
-/// An error if the frame would have more than 2^31−1 octets.
+/// Everything of the framed message with a tail of `length` bytes that comes before the tail; nothing comes after it.
+/// An error if the frame would have more than 2^31−1 bytes.
 pub fn head(header: &Header, tail: Tail, length: u64) -> Result<Vec<u8>, WireError> {
     let too_long = || {
         WireError::Grammar(format!(
-            "an image of {length} octets does not fit into a frame"
+            "an image of {length} bytes does not fit into a frame"
         ))
     };
     let size = usize::try_from(length).map_err(|_| too_long())?;
@@ -110,13 +110,13 @@ impl Pieces {
     }
 }
 
-/// Identifier and length octets of a DER value.
+/// Identifier and length bytes of a DER value.
 fn value_head(identifier: u8, length: usize) -> Vec<u8> {
-    let octets = length.to_be_bytes();
-    let significant = &octets[octets.iter().take_while(|octet| **octet == 0).count()..];
+    let bytes = length.to_be_bytes();
+    let significant = &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..];
     match u8::try_from(length) {
         Ok(short) if short < 0x80 => vec![identifier, short],
-        // At most eight octets, so the count fits.
+        // At most eight bytes, so the count fits.
         _ => [
             &[
                 identifier,
@@ -132,7 +132,7 @@ fn value_head(identifier: u8, length: usize) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::wire::frame::frame;
-    use crate::wire::{BlockData, Data, Image, Int, Int64, Message, Octets, Payload, Success};
+    use crate::wire::{BlockData, Bytes, Data, Image, Int, Int64, Message, Payload, Success};
 
     #[test]
     fn head_and_tail_are_the_message() {
@@ -142,36 +142,36 @@ mod tests {
             name: ":x".into(),
         };
         for length in [0, 1, 100, 127, 128, 255, 256, 65_535, 65_536, 1 << 20] {
-            let octets = vec![0x5a; length];
+            let bytes = vec![0x5a; length];
             let check = |tail, payload| {
                 let mut streamed = head(&header, tail, length as u64).unwrap();
-                streamed.extend(&octets);
+                streamed.extend(&bytes);
                 let message = Message::answer(header.clone(), payload);
                 assert_eq!(streamed, frame(&message.encode().unwrap()).unwrap());
             };
             for compressed in [false, true] {
                 let image = || Image {
                     compressed,
-                    image: Octets(octets.clone()),
+                    image: Bytes(bytes.clone()),
                 };
                 let reply = Success::UnikernelImage(image());
                 check(Tail::Image(compressed), Payload::Reply(reply));
                 let reply = Success::OldBlockDeviceImage(image());
                 check(Tail::Block(compressed), Payload::Reply(reply));
             }
-            let piece = BlockData::Some(Octets(octets.clone()));
+            let piece = BlockData::Some(Bytes(bytes.clone()));
             check(Tail::Piece, Payload::Data(Data::Block(piece)));
             let mut message = head(&header, Tail::Piece, length as u64).unwrap();
-            message.extend(&octets);
+            message.extend(&bytes);
             let message = &mut message[PREFIX..];
             let mut pieces = Pieces::new(header.clone());
             let found = pieces.of(message);
-            assert_eq!(found, Some(&octets[..]));
+            assert_eq!(found, Some(&bytes[..]));
             let other = Header {
                 name: ":y".into(),
                 ..header.clone()
             };
-            assert_eq!(pieces.of(message), Some(&octets[..]), "once more");
+            assert_eq!(pieces.of(message), Some(&bytes[..]), "once more");
             assert_eq!(Pieces::new(other).of(message), None);
             for position in 0..message.len() - length {
                 message[position] ^= 1;

@@ -4,7 +4,7 @@ mod translate;
 
 use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
-use super::primitive::{Int, Octets, Set, Text, Timestamp};
+use super::primitive::{Bytes, Int, Set, Text, Timestamp};
 use super::unikernel::{Block3, BlockInfo, FailBehaviour, Net3, NetInfo, Typ};
 
 /// A unikernel to create, with a single processor.
@@ -13,7 +13,7 @@ use super::unikernel::{Block3, BlockInfo, FailBehaviour, Net3, NetInfo, Typ};
 pub struct ConfigV4 {
     pub typ: Typ,
     pub compressed: bool,
-    pub image: Octets,
+    pub image: Bytes,
     pub startup: Option<Int>,
     pub add_name: bool,
     pub fail_behaviour: FailBehaviour,
@@ -33,7 +33,7 @@ pub struct ConfigV4 {
 pub struct ConfigV3 {
     pub typ: Typ,
     pub compressed: bool,
-    pub image: Octets,
+    pub image: Bytes,
     pub fail_behaviour: FailBehaviour,
     pub cpuid: Int,
     pub memory: Int,
@@ -51,7 +51,7 @@ pub struct ConfigV3 {
 pub struct ConfigV2 {
     pub typ: Typ,
     pub compressed: bool,
-    pub image: Octets,
+    pub image: Bytes,
     pub fail_behaviour: FailBehaviour,
     pub cpuid: Int,
     pub memory: Int,
@@ -78,7 +78,7 @@ pub struct Net2 {
 pub struct ConfigV1 {
     pub typ: Typ,
     pub compressed: bool,
-    pub image: Octets,
+    pub image: Bytes,
     pub fail_behaviour: FailBehaviour,
     pub cpuid: Int,
     pub memory: Int,
@@ -113,13 +113,13 @@ pub struct ConfigV0 {
 pub enum ImageV0 {
     /// For amd64.
     #[rasn(tag(explicit(0)))]
-    HvtAmd64(Octets),
+    HvtAmd64(Bytes),
     /// For arm64.
     #[rasn(tag(explicit(1)))]
-    HvtArm64(Octets),
+    HvtArm64(Bytes),
     /// For amd64, a zlib stream.
     #[rasn(tag(explicit(2)))]
-    HvtAmd64Compressed(Octets),
+    HvtAmd64Compressed(Bytes),
 }
 
 /// What a restart may change, with a single processor.
@@ -163,7 +163,7 @@ pub struct InfoV5 {
     pub fail_behaviour: FailBehaviour,
     pub cpuid: Int,
     pub memory: Int,
-    pub digest: Octets,
+    pub digest: Bytes,
     #[rasn(tag(explicit(0)))]
     pub blocks: Option<Set<BlockInfo>>,
     #[rasn(tag(explicit(1)))]
@@ -182,7 +182,7 @@ pub struct InfoV4 {
     pub fail_behaviour: FailBehaviour,
     pub cpuid: Int,
     pub memory: Int,
-    pub digest: Octets,
+    pub digest: Bytes,
     #[rasn(tag(explicit(0)))]
     pub blocks: Option<Set<BlockInfo>>,
     #[rasn(tag(explicit(1)))]
@@ -201,7 +201,7 @@ pub struct BlockAdd {
     /// Whether the content is a zlib stream.
     pub compress: bool,
     /// The content.
-    pub data: Option<Octets>,
+    pub data: Option<Bytes>,
 }
 
 /// New content of a block device.
@@ -210,5 +210,5 @@ pub struct BlockSet {
     /// Whether the content is a zlib stream.
     pub compress: bool,
     /// The content.
-    pub data: Octets,
+    pub data: Bytes,
 }

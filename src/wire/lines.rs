@@ -1,4 +1,4 @@
-//! Frames with console lines, many in a row: the same octets that [`Message::encode`] gives, at the speed at which guests
+//! Frames with console lines, many in a row: the same bytes that [`Message::encode`] gives, at the speed at which guests
 //! write.
 //!
 //! All lines of a console have one header, and those that were read at once one time. These are encoded as everything
@@ -70,13 +70,13 @@ impl LineFrames {
     }
 }
 
-/// Octets of a value with so many octets of content.
+/// Bytes of a value with so many bytes of content.
 fn whole(content: usize) -> usize {
-    1 + length_octets(content) + content
+    1 + length_bytes(content) + content
 }
 
-/// Octets of a length: the shortest form (X.690, 8.1.3 and 10.1).
-fn length_octets(length: usize) -> usize {
+/// Bytes of a length: the shortest form (X.690, 8.1.3 and 10.1).
+fn length_bytes(length: usize) -> usize {
     if length < 0x80 {
         1
     } else {
@@ -88,15 +88,15 @@ fn significant(length: usize) -> usize {
     length.to_be_bytes().len() - (length.leading_zeros() / 8) as usize
 }
 
-fn head(tag: u8, length: usize, octets: &mut Vec<u8>) {
-    octets.push(tag);
+fn head(tag: u8, length: usize, bytes: &mut Vec<u8>) {
+    bytes.push(tag);
     let all = length.to_be_bytes();
     if length < 0x80 {
-        octets.push(all[all.len() - 1]);
+        bytes.push(all[all.len() - 1]);
     } else {
         let significant = &all[all.len() - significant(length)..];
-        octets.push(0x80 | significant.len().to_be_bytes()[all.len() - 1]);
-        octets.extend_from_slice(significant);
+        bytes.push(0x80 | significant.len().to_be_bytes()[all.len() - 1]);
+        bytes.extend_from_slice(significant);
     }
 }
 
@@ -113,8 +113,8 @@ mod tests {
             for length in (0..700).chain([0xfff0, 0xffff, 0x1_0000]) {
                 let (line, time) = (vec![b'x'; length], length as u64 / 3);
                 let time = Timestamp::from_unix(1_700_000_000, time * 1_000_000_000);
-                let mut octets = Vec::new();
-                frames.push(&time, &line, &mut octets).unwrap();
+                let mut bytes = Vec::new();
+                frames.push(&time, &line, &mut bytes).unwrap();
                 let header = Header {
                     version: Int::new(VERSION),
                     sequence: Int64(0),
@@ -126,7 +126,7 @@ mod tests {
                 };
                 let data = Payload::Data(Data::Console(data));
                 let message = Message::answer(header, data).encode().unwrap();
-                assert_eq!(octets, frame::frame(&message).unwrap(), "{length}");
+                assert_eq!(bytes, frame::frame(&message).unwrap(), "{length}");
             }
         }
     }

@@ -5,7 +5,7 @@ use rasn::{AsnType, Decode, Decoder, Encode};
 
 use super::extensions::{BlockAddFilled, ConsoleRead, DatedPolicy, NamedDetails};
 use super::legacy;
-use super::primitive::{Int, Int64, Octets, Text, Timestamp};
+use super::primitive::{Bytes, Int, Int64, Text, Timestamp};
 use super::statistics::{Statistics, StatsAdd};
 use super::unikernel::{Arguments, Config, Info};
 
@@ -338,8 +338,8 @@ pub struct BlockDevice {
 pub struct Image {
     /// Whether it is a zlib stream.
     pub compressed: bool,
-    /// The octets.
-    pub image: Octets,
+    /// The bytes.
+    pub image: Bytes,
 }
 
 /// A piece of a stream.
@@ -362,7 +362,7 @@ pub enum Data {
 pub struct ConsoleData {
     /// When it was read.
     pub timestamp: Timestamp,
-    /// The line, any octets.
+    /// The line, any bytes.
     pub data: Text,
 }
 
@@ -372,7 +372,7 @@ pub struct ConsoleData {
 pub enum BlockData {
     /// Content.
     #[rasn(tag(explicit(0)))]
-    Some(Octets),
+    Some(Bytes),
     /// The end.
     #[rasn(tag(explicit(1)))]
     End(()),

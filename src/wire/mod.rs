@@ -68,11 +68,11 @@ impl Message {
         encode(self)
     }
 
-    /// Reads exactly one message; memory stays within a small multiple of `octets`.
-    pub fn decode(octets: &[u8]) -> Result<Self, WireError> {
+    /// Reads exactly one message; memory stays within a small multiple of `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         // The header is the first element, and the version the header's.
-        match announced_version(octets, 2)? {
-            VERSION => decode_canonical::<v5::Message>(octets).map(Self::from),
+        match announced_version(bytes, 2)? {
+            VERSION => decode_canonical::<v5::Message>(bytes).map(Self::from),
             other => Err(WireError::Version(other)),
         }
     }
@@ -93,9 +93,9 @@ impl CertExtension {
     }
 
     /// Reads the content of the extension's OCTET STRING.
-    pub fn decode(octets: &[u8]) -> Result<Self, WireError> {
-        match announced_version(octets, 1)? {
-            VERSION => decode_canonical::<v5::CertExtension>(octets).map(Self::from),
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        match announced_version(bytes, 1)? {
+            VERSION => decode_canonical::<v5::CertExtension>(bytes).map(Self::from),
             other => Err(WireError::Version(other)),
         }
     }
@@ -106,8 +106,8 @@ fn encode(value: &impl Encode) -> Result<Vec<u8>, WireError> {
 }
 
 /// The number with which `depth` nested values begin; whatever else is wrong is left to the grammar of that version.
-fn announced_version(octets: &[u8], depth: u8) -> Result<i64, WireError> {
-    let version = (0..depth).try_fold(octets, |value, _| {
+fn announced_version(bytes: &[u8], depth: u8) -> Result<i64, WireError> {
+    let version = (0..depth).try_fold(bytes, |value, _| {
         let [_, length, rest @ ..] = value else {
             return None;
         };
@@ -119,20 +119,20 @@ fn announced_version(octets: &[u8], depth: u8) -> Result<i64, WireError> {
         _ => None,
     });
     number
-        .map(|octets| {
-            let sign = if octets[0] < 0x80 { 0 } else { -1 };
-            octets
+        .map(|bytes| {
+            let sign = if bytes[0] < 0x80 { 0 } else { -1 };
+            bytes
                 .iter()
-                .fold(sign, |number: i64, octet| number << 8 | i64::from(*octet))
+                .fold(sign, |number: i64, byte| number << 8 | i64::from(*byte))
         })
         .ok_or_else(|| WireError::Grammar("it has no version".to_owned()))
 }
 
-/// Decodes and requires that the value encodes to the same octets: what DER forbids, no released encoder wrote.
-fn decode_canonical<T: Decode + Encode>(octets: &[u8]) -> Result<T, WireError> {
-    let value: T = rasn::der::decode(octets)?;
+/// Decodes and requires that the value encodes to the same bytes: what DER forbids, no released encoder wrote.
+fn decode_canonical<T: Decode + Encode>(bytes: &[u8]) -> Result<T, WireError> {
+    let value: T = rasn::der::decode(bytes)?;
     match rasn::der::encode(&value) {
-        Ok(encoded) if encoded == octets => Ok(value),
+        Ok(encoded) if encoded == bytes => Ok(value),
         _ => Err(WireError::NotCanonical),
     }
 }

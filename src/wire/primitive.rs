@@ -10,7 +10,7 @@ use crate::policy::UNLIMITED;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Int(i64);
 
-/// An OCTET STRING of exactly eight octets, big endian two's complement (WIRE 1.5).
+/// An OCTET STRING of exactly eight bytes, big endian two's complement (WIRE 1.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Int64(pub i64);
 
@@ -18,15 +18,15 @@ pub struct Int64(pub i64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Int32(pub i64);
 
-/// A `UTF8String` whose content may be any octets (WIRE 1.8).
+/// A `UTF8String` whose content may be any bytes (WIRE 1.8).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text(pub Vec<u8>);
 
 /// An OCTET STRING.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Octets(pub Vec<u8>);
+pub struct Bytes(pub Vec<u8>);
 
-/// A hardware address: an OCTET STRING of exactly six octets (WIRE 1.9).
+/// A hardware address: an OCTET STRING of exactly six bytes (WIRE 1.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacAddress(pub [u8; 6]);
 
@@ -118,9 +118,9 @@ impl From<String> for Text {
     }
 }
 
-impl std::fmt::Debug for Octets {
+impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} octets", self.0.len())
+        write!(f, "{} bytes", self.0.len())
     }
 }
 
@@ -200,9 +200,9 @@ fn decimal(digits: &[u8]) -> Option<u16> {
     })
 }
 
-/// Implements rasn's traits for a type that is written as octets under a universal tag.
-macro_rules! as_octets {
-    ($type:ty, $tag:expr, $name:literal, |$value:ident| $write:expr, |$octets:ident| $read:expr) => {
+/// Implements rasn's traits for a type that is written as bytes under a universal tag.
+macro_rules! as_bytes {
+    ($type:ty, $tag:expr, $name:literal, |$value:ident| $write:expr, |$bytes:ident| $read:expr) => {
         impl AsnType for $type {
             const TAG: Tag = $tag;
             const IDENTIFIER: Identifier = Identifier(Some($name));
@@ -229,7 +229,7 @@ macro_rules! as_octets {
                 constraints: &Constraints,
             ) -> Result<Self, D::Error> {
                 let codec = decoder.codec();
-                let $octets: Vec<u8> = decoder.decode_octet_string(tag, constraints)?;
+                let $bytes: Vec<u8> = decoder.decode_octet_string(tag, constraints)?;
                 let value: Option<$type> = $read;
                 value.ok_or_else(|| D::Error::custom(concat!("bad ", $name), codec))
             }
@@ -237,43 +237,43 @@ macro_rules! as_octets {
     };
 }
 
-as_octets!(
+as_bytes!(
     Text,
     Tag::UTF8_STRING,
     "UTF8String",
     |text| &text.0,
-    |octets| { Some(Text(octets)) }
+    |bytes| { Some(Text(bytes)) }
 );
-as_octets!(
-    Octets,
+as_bytes!(
+    Bytes,
     Tag::OCTET_STRING,
     "OCTET STRING",
-    |octets| &octets.0,
-    |octets| Some(Octets(octets))
+    |bytes| &bytes.0,
+    |bytes| Some(Bytes(bytes))
 );
-as_octets!(
+as_bytes!(
     Int64,
     Tag::OCTET_STRING,
-    "number of eight octets",
+    "number of eight bytes",
     |number| &number.0.to_be_bytes(),
-    |octets| octets
+    |bytes| bytes
         .try_into()
         .ok()
-        .map(|octets| Int64(i64::from_be_bytes(octets)))
+        .map(|bytes| Int64(i64::from_be_bytes(bytes)))
 );
-as_octets!(
+as_bytes!(
     MacAddress,
     Tag::OCTET_STRING,
     "hardware address",
     |address| &address.0,
-    |octets| octets.try_into().ok().map(MacAddress)
+    |bytes| bytes.try_into().ok().map(MacAddress)
 );
-as_octets!(
+as_bytes!(
     Timestamp,
     Tag::GENERALIZED_TIME,
     "GeneralizedTime",
     |time| &time.text,
-    |octets| Timestamp::parse(&octets)
+    |bytes| Timestamp::parse(&bytes)
 );
 
 /// Implements rasn's traits for a number that is written as an INTEGER.

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::domain::{self, DomainError};
 use super::extensions;
 use super::{
-    Config as WireConfig, Int, NamedPolicy, Octets, Text, Timestamp, WireError, decode_canonical,
+    Bytes, Config as WireConfig, Int, NamedPolicy, Text, Timestamp, WireError, decode_canonical,
     encode,
 };
 use crate::name::{Name, Path};
@@ -124,14 +124,14 @@ struct NamedAge {
     name: Text,
     not_before: Int,
     /// Serial number of the certificate, by which earlier releases told those of one second apart. Written empty.
-    serial: Octets,
+    serial: Bytes,
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
 struct Entry {
     name: Text,
     config: WireConfig,
-    digest: Octets,
+    digest: Bytes,
     #[rasn(tag(explicit(0)))]
     previous: Option<Previous>,
     #[rasn(tag(explicit(1)))]
@@ -141,7 +141,7 @@ struct Entry {
 #[derive(AsnType, Encode, Decode, Debug)]
 struct Previous {
     config: WireConfig,
-    digest: Octets,
+    digest: Bytes,
 }
 
 #[derive(AsnType, Encode, Decode, Debug)]
@@ -168,8 +168,8 @@ impl State {
     }
 
     /// Reads the content of a state file.
-    pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
-        let StateFile::Petrel(file) = decode_canonical(octets).map_err(StateError::Wire)?;
+    pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let StateFile::Petrel(file) = decode_canonical(bytes).map_err(StateError::Wire)?;
         let unikernels = file.unikernels.iter();
         let unikernels = unikernels.map(|entry| Recorded::try_from(entry).map(Arc::new));
         let policies = file.policies.iter().map(|entry| {
@@ -233,10 +233,10 @@ impl Encoder {
             ages: written_ages(&state.ages),
             forgotten: written_ages(&state.forgotten),
         });
-        let octets = encode(&file)?;
+        let bytes = encode(&file)?;
         let EncodedFile::Petrel(Petrel1 { unikernels, .. }) = file;
         self.encoded = unikernels;
-        Ok(octets)
+        Ok(bytes)
     }
 }
 
@@ -251,10 +251,10 @@ impl From<&Recorded> for Entry {
         Self {
             name: name.to_string().into(),
             config: version.config.to_wire(false, Vec::new()),
-            digest: Octets(version.image.0.to_vec()),
+            digest: Bytes(version.image.0.to_vec()),
             previous: previous.as_ref().map(|previous| Previous {
                 config: previous.config.to_wire(false, Vec::new()),
-                digest: Octets(previous.image.0.to_vec()),
+                digest: Bytes(previous.image.0.to_vec()),
             }),
             down: match standing {
                 Standing::Up => None,
@@ -270,7 +270,7 @@ impl TryFrom<&Entry> for Recorded {
 
     fn try_from(entry: &Entry) -> Result<Self, StateError> {
         let bad = |error| StateError::Entry(entry.name.to_lossy(), error);
-        let version = |config, digest: &Octets| {
+        let version = |config, digest: &Bytes| {
             let digest = digest.0.as_slice().try_into().map(ImageDigest);
             Ok(Arc::new(Version {
                 config: Config::try_from(config).map_err(bad)?,
@@ -321,7 +321,7 @@ fn written_ages(ages: &[(Path, Age)]) -> Option<Vec<NamedAge>> {
     let named = ages.iter().map(|(path, age)| NamedAge {
         name: path.to_string().into(),
         not_before: Int::new(age.not_before()),
-        serial: Octets(Vec::new()),
+        serial: Bytes(Vec::new()),
     });
     (!ages.is_empty()).then(|| named.collect())
 }

@@ -2,7 +2,7 @@
 
 use rasn::{AsnType, Decode, Decoder, Encode, Encoder};
 
-use super::primitive::{Int, MacAddress, Octets, Set, Text, Timestamp};
+use super::primitive::{Bytes, Int, MacAddress, Set, Text, Timestamp};
 
 /// Kind of virtual machine.
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct Block3 {
     pub block_name: Text,
     /// Device of the host.
     pub block_device_name: Option<Text>,
-    /// Octets.
+    /// Bytes.
     pub block_sector_size: Option<Int>,
 }
 
@@ -58,7 +58,7 @@ pub struct Config {
     /// Whether the image is a zlib stream.
     pub compressed: bool,
     /// The image; empty: it follows as a stream of raw frames.
-    pub image: Octets,
+    pub image: Bytes,
     /// Start order.
     pub startup: Option<Int>,
     /// Whether `--name` is added to the arguments.
@@ -123,7 +123,7 @@ pub struct BlockInfo {
     pub unikernel_device: Text,
     /// Device of the host.
     pub host_device: Text,
-    /// Octets.
+    /// Bytes.
     pub sector_size: Int,
     /// MB.
     pub block_size: Int,
@@ -154,7 +154,7 @@ pub struct Info {
     /// MB.
     pub memory: Int,
     /// SHA-256 of the uncompressed image, or the name of the BHyve machine.
-    pub digest: Octets,
+    pub digest: Bytes,
     /// Block devices.
     #[rasn(tag(explicit(0)))]
     pub blocks: Option<Set<BlockInfo>>,

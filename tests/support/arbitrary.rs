@@ -5,11 +5,11 @@ use petrel::wire::legacy::{
 };
 use petrel::wire::{
     Arguments, Block3, BlockAddFilled, BlockCommand, BlockData, BlockDevice, BlockInfo, BridgeTap,
-    CertExtension, Command, Config, ConsoleCommand, ConsoleData, ConsoleRead, Data, DatedPolicy,
-    FailBehaviour, Header, IfData, Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message,
-    NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, Net3, NetInfo, Octets, Payload, Policy,
-    PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand, Success,
-    Text, TimeVal, Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, extensions, v5,
+    Bytes, CertExtension, Command, Config, ConsoleCommand, ConsoleData, ConsoleRead, Data,
+    DatedPolicy, FailBehaviour, Header, IfData, Image, Info, Int, Int32, Int64, KInfoMem,
+    MacAddress, Message, NamedInfo, NamedInfo4, NamedInfo5, NamedPolicy, Net3, NetInfo, Payload,
+    Policy, PolicyCommand, RUsage, Restart, Set, SinceCount, Statistics, StatsAdd, StatsCommand,
+    Success, Text, TimeVal, Timestamp, Typ, UnikernelCommand, VERSION, VmmStat, extensions, v5,
 };
 
 use super::random::Random;
@@ -59,32 +59,32 @@ impl Arbitrary for Int32 {
     }
 }
 
-/// Mostly few octets, sometimes so many that their length takes two or three octets.
-fn octets(random: &mut Random) -> Vec<u8> {
+/// Mostly few bytes, sometimes so many that their length takes two or three bytes.
+fn bytes(random: &mut Random) -> Vec<u8> {
     let length = match random.below(20) {
         0 => 120 + random.below(20),
         1 => 250 + random.below(20),
         2 => 65_530 + random.below(20),
         _ => random.below(12),
     };
-    (0..length).map(|_| random.octet()).collect()
+    (0..length).map(|_| random.byte()).collect()
 }
 
 impl Arbitrary for Text {
     fn arbitrary(random: &mut Random) -> Self {
-        Self(octets(random))
+        Self(bytes(random))
     }
 }
 
-impl Arbitrary for Octets {
+impl Arbitrary for Bytes {
     fn arbitrary(random: &mut Random) -> Self {
-        Self(octets(random))
+        Self(bytes(random))
     }
 }
 
 impl Arbitrary for MacAddress {
     fn arbitrary(random: &mut Random) -> Self {
-        Self([(); 6].map(|()| random.octet()))
+        Self([(); 6].map(|()| random.byte()))
     }
 }
 

@@ -22,18 +22,18 @@ pub fn folder(test: &str) -> Folder {
     folder
 }
 
-/// A runnable image with this many octets after it, which do not compress.
+/// A runnable image with this many bytes after it, which do not compress.
 pub fn image(folder: &Folder, more: usize) -> PathBuf {
-    let mut octets = fs::read(guest("hello.spt")).unwrap();
+    let mut bytes = fs::read(guest("hello.spt")).unwrap();
     let mut random = 1_u32;
-    octets.extend(
+    bytes.extend(
         std::iter::repeat_with(|| {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             random.to_be_bytes()[0]
         })
         .take(more),
     );
-    folder.file("image", octets)
+    folder.file("image", bytes)
 }
 
 /// Serves one client on the supervisor's socket of `folder`, and says nothing but `payload`.
@@ -64,16 +64,16 @@ pub fn downloads(folder: &Folder) -> Vec<PathBuf> {
 }
 
 /// What a zlib stream holds.
-pub fn inflated(octets: &[u8]) -> Vec<u8> {
+pub fn inflated(bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
-    ZlibDecoder::new(octets).read_to_end(&mut plain).unwrap();
+    ZlibDecoder::new(bytes).read_to_end(&mut plain).unwrap();
     plain
 }
 
 /// A zlib stream.
-pub fn zlib(octets: &[u8]) -> Vec<u8> {
+pub fn zlib(bytes: &[u8]) -> Vec<u8> {
     let mut compressed = Vec::new();
-    ZlibEncoder::new(octets, flate2::Compression::fast())
+    ZlibEncoder::new(bytes, flate2::Compression::fast())
         .read_to_end(&mut compressed)
         .unwrap();
     compressed
@@ -142,15 +142,15 @@ pub fn daemon_of_several<T: Send + 'static>(
 
 /// Reads a command.
 pub fn command(stream: &mut impl Read) -> Message {
-    let octets = read_frame(stream, 1 << 20).unwrap().expect("a command");
-    Message::decode(&octets).unwrap()
+    let bytes = read_frame(stream, 1 << 20).unwrap().expect("a command");
+    Message::decode(&bytes).unwrap()
 }
 
 /// Sends an answer to `request`.
 pub fn answer(stream: &mut impl Write, request: &Message, payload: Payload) {
     let message = Message::answer(request.header.clone(), payload);
-    let octets = frame(&message.encode().unwrap()).unwrap();
-    stream.write_all(&octets).unwrap();
+    let bytes = frame(&message.encode().unwrap()).unwrap();
+    stream.write_all(&bytes).unwrap();
 }
 
 /// "Yes", with a word.
@@ -165,9 +165,9 @@ pub fn failure(text: &str) -> Payload {
 
 /// Reads raw frames up to the end marker.
 pub fn upload(stream: &mut impl Read) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     while let Some(chunk) = read_frame(stream, MAX_CHUNK).unwrap() {
-        octets.extend(chunk);
+        bytes.extend(chunk);
     }
-    octets
+    bytes
 }

@@ -227,17 +227,17 @@ impl Client {
     pub fn send(&mut self, name: &str, command: ConsoleCommand) {
         let name: Name = name.parse().unwrap();
         let message = Message::command(7, &name, Command::Console(command));
-        self.send_octets(&frame(&message.encode().unwrap()).unwrap());
+        self.send_bytes(&frame(&message.encode().unwrap()).unwrap());
     }
 
-    pub fn send_octets(&mut self, octets: &[u8]) {
-        self.stream.write_all(octets).unwrap();
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
     }
 
     /// The next message; `None` once the daemon has closed the connection.
     pub fn receive(&mut self) -> Option<Message> {
-        let octets = match read_frame(&mut self.stream, 1 << 20) {
-            Ok(octets) => octets?,
+        let bytes = match read_frame(&mut self.stream, 1 << 20) {
+            Ok(bytes) => bytes?,
             // Closed while something of ours was unread, or inside a frame that will not go on.
             Err(error) => {
                 let text = error.to_string();
@@ -245,7 +245,7 @@ impl Client {
                 return None;
             }
         };
-        Some(Message::decode(&octets).unwrap())
+        Some(Message::decode(&bytes).unwrap())
     }
 
     pub fn ask(&mut self, name: &str, command: ConsoleCommand) -> Option<Message> {

@@ -76,9 +76,9 @@ pub fn release(host: &Host) {
 
 /// The call at which it has happened, if it has.
 pub fn struck(host: &Host) -> Option<String> {
-    let octets = fs::read(host.path("struck")).ok()?;
+    let bytes = fs::read(host.path("struck")).ok()?;
     // Numbers that only the library reads follow the name.
-    let name = octets.split(|octet| *octet == 0).next()?;
+    let name = bytes.split(|byte| *byte == 0).next()?;
     let name = String::from_utf8(name.to_vec()).ok()?;
     (!name.is_empty()).then_some(name)
 }

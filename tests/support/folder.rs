@@ -11,7 +11,7 @@ use nix::unistd::mkdtemp;
 pub struct Folder(pub PathBuf);
 
 impl Folder {
-    /// With a short name: those of the sockets in it have 108 octets at most.
+    /// With a short name: those of the sockets in it have 108 bytes at most.
     pub fn short() -> Self {
         Self::like(Path::new("/tmp/petrel-XXXXXX"))
     }

@@ -421,7 +421,7 @@ impl Host {
         let images = self.path("db/image/").into_os_string();
         processes(|process| {
             let words = fs::read(format!("/proc/{process}/cmdline")).ok()?;
-            let mut words = words.split(|octet| *octet == 0);
+            let mut words = words.split(|byte| *byte == 0);
             words
                 .any(|word| word.starts_with(images.as_bytes()))
                 .then_some(())
@@ -445,8 +445,8 @@ impl Drop for Host {
 /// The state before the present one, and the images that only it refers to.
 fn outlived(database: &Path) -> BTreeSet<String> {
     let images = |name| -> BTreeSet<String> {
-        let octets = fs::read(database.join(name)).unwrap_or_default();
-        let state = State::decode(&octets).unwrap_or_default();
+        let bytes = fs::read(database.join(name)).unwrap_or_default();
+        let state = State::decode(&bytes).unwrap_or_default();
         state.images().map(|image| image.to_string()).collect()
     };
     let mut outlived = &images("state.previous") - &images("state");

@@ -21,7 +21,7 @@ impl Random {
         usize::try_from((self.bits() >> 11) % bound as u64).unwrap()
     }
 
-    pub fn octet(&mut self) -> u8 {
+    pub fn byte(&mut self) -> u8 {
         self.bits().to_be_bytes()[0]
     }
 }

@@ -59,8 +59,8 @@ impl Client {
 
     /// The next message; nothing if the daemon has closed.
     pub fn receive(&mut self) -> Option<Message> {
-        let octets = read_frame(&mut self.0, MAX_MESSAGE).unwrap()?;
-        Some(Message::decode(&octets).unwrap())
+        let bytes = read_frame(&mut self.0, MAX_MESSAGE).unwrap()?;
+        Some(Message::decode(&bytes).unwrap())
     }
 
     /// The next sample, and of what it is.

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use petrel::name::Name;
 use petrel::wire::legacy::{BlockAdd, BlockSet, InfoV5};
 use petrel::wire::{
-    Arguments, Block3, BlockCommand, BlockData, BlockDevice, BlockInfo, BridgeTap, CertExtension,
-    Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour, Header, IfData, Image, Info,
-    Int, Int32, Int64, KInfoMem, MacAddress, Message, NamedInfo, NamedInfo4, NamedInfo5,
-    NamedPolicy, Net3, NetInfo, Octets, Payload, Policy, PolicyCommand, RUsage, Restart, Set,
+    Arguments, Block3, BlockCommand, BlockData, BlockDevice, BlockInfo, BridgeTap, Bytes,
+    CertExtension, Command, Config, ConsoleCommand, ConsoleData, Data, FailBehaviour, Header,
+    IfData, Image, Info, Int, Int32, Int64, KInfoMem, MacAddress, Message, NamedInfo, NamedInfo4,
+    NamedInfo5, NamedPolicy, Net3, NetInfo, Payload, Policy, PolicyCommand, RUsage, Restart, Set,
     SinceCount, Statistics, StatsAdd, StatsCommand, Success, Text, TimeVal, Timestamp, Typ,
     UnikernelCommand, VmmStat,
 };
@@ -84,7 +84,7 @@ pub fn id(entry: &Value) -> &str {
     entry["id"].as_str().unwrap()
 }
 
-/// The octets of a text in hexadecimal.
+/// The bytes of a text in hexadecimal.
 pub fn from_hex(text: &str) -> Vec<u8> {
     assert!(text.len().is_multiple_of(2));
     (0..text.len())
@@ -93,9 +93,9 @@ pub fn from_hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// The octets in hexadecimal.
-pub fn to_hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+/// The bytes in hexadecimal.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Judges entries, of which Petrel answers some differently on purpose: those of which a rule says so.
@@ -200,17 +200,17 @@ fn int32(value: &Value) -> Int32 {
     Int32(value.as_i64().unwrap())
 }
 
-/// The octets under `field`, `field_hex`, or repeated.
-pub fn octets(object: &Value, field: &str) -> Option<Vec<u8>> {
+/// The bytes under `field`, `field_hex`, or repeated.
+pub fn bytes(object: &Value, field: &str) -> Option<Vec<u8>> {
     if let Some(repeated) = object[field].as_object() {
-        let octet = from_hex(repeated["repeat"].as_str().unwrap())[0];
+        let byte = from_hex(repeated["repeat"].as_str().unwrap())[0];
         let length = usize::try_from(repeated["len"].as_u64().unwrap()).unwrap();
-        return Some(vec![octet; length]);
+        return Some(vec![byte; length]);
     }
     object[format!("{field}_hex")].as_str().map(from_hex)
 }
 
-/// The text under `field`, or its octets under `field_hex`.
+/// The text under `field`, or its bytes under `field_hex`.
 fn text(object: &Value, field: &str) -> Text {
     optional_text(object, field).unwrap()
 }
@@ -239,13 +239,13 @@ pub fn time(value: &Value) -> Timestamp {
 }
 
 fn mac(value: &Value) -> MacAddress {
-    let octets: Vec<u8> = value
+    let bytes: Vec<u8> = value
         .as_str()
         .unwrap()
         .split(':')
         .flat_map(from_hex)
         .collect();
-    MacAddress(octets.try_into().unwrap())
+    MacAddress(bytes.try_into().unwrap())
 }
 
 fn typ(value: &Value) -> Typ {
@@ -298,7 +298,7 @@ pub fn config(value: &Value) -> Config {
     Config {
         typ: typ(&value["typ"]),
         compressed: flag(&value["compressed"]),
-        image: Octets(octets(value, "image").unwrap()),
+        image: Bytes(bytes(value, "image").unwrap()),
         startup: arguments.startup,
         add_name: arguments.add_name,
         fail_behaviour: arguments.fail_behaviour,
@@ -389,11 +389,11 @@ pub fn command(value: &Value) -> Command {
         "old_block_add" => Block(BlockCommand::AddOld(BlockAdd {
             size: int(&value["size"]),
             compress: compressed(),
-            data: octets(value, "data").map(Octets),
+            data: bytes(value, "data").map(Bytes),
         })),
         "old_block_set" => Block(BlockCommand::SetOld(BlockSet {
             compress: compressed(),
-            data: Octets(octets(value, "data").unwrap()),
+            data: Bytes(bytes(value, "data").unwrap()),
         })),
         other => panic!("command {other}"),
     }
@@ -407,7 +407,7 @@ pub fn info(value: &Value) -> Info {
         fail_behaviour: fail_behaviour(&value["fail_behaviour"]),
         cpuids: Set::sorted(list(&value["cpuids"], int)),
         memory: int(&value["memory"]),
-        digest: Octets(octets(value, "digest").unwrap()),
+        digest: Bytes(bytes(value, "digest").unwrap()),
         blocks: set(&value["block_devices"], |block| BlockInfo {
             unikernel_device: text(block, "unikernel_device"),
             host_device: text(block, "host_device"),
@@ -434,7 +434,7 @@ fn old_info(value: &Value) -> InfoV5 {
 pub fn success(value: &Value) -> Success {
     let image = || Image {
         compressed: flag(&value["compressed"]),
-        image: Octets(octets(value, "image").unwrap()),
+        image: Bytes(bytes(value, "image").unwrap()),
     };
     match kind(value) {
         "empty" => Success::Empty(()),
@@ -564,8 +564,7 @@ pub fn data(value: &Value) -> Data {
             data: text(value, "line"),
         }),
         "block_data" => Data::Block(
-            octets(value, "data")
-                .map_or(BlockData::End(()), |octets| BlockData::Some(Octets(octets))),
+            bytes(value, "data").map_or(BlockData::End(()), |bytes| BlockData::Some(Bytes(bytes))),
         ),
         other => panic!("data {other}"),
     }
@@ -650,16 +649,16 @@ fn put_optional_text(object: &mut Value, field: &str, text: Option<&Text>) {
 }
 
 /// Sets `field_hex`, or `field` to a repetition where the vectors have one.
-fn put_octets(object: &mut Value, field: &str, octets: Option<&Octets>) {
-    let Some(Octets(octets)) = octets else {
+fn put_bytes(object: &mut Value, field: &str, bytes: Option<&Bytes>) {
+    let Some(Bytes(bytes)) = bytes else {
         object[format!("{field}_hex")] = Value::Null;
         return;
     };
-    match octets.first() {
-        Some(first) if octets.len() > 4096 && octets.iter().all(|octet| octet == first) => {
-            object[field] = json!({"repeat": to_hex(&[*first]), "len": octets.len()});
+    match bytes.first() {
+        Some(first) if bytes.len() > 4096 && bytes.iter().all(|byte| byte == first) => {
+            object[field] = json!({"repeat": to_hex(&[*first]), "len": bytes.len()});
         }
-        _ => object[format!("{field}_hex")] = to_hex(octets).into(),
+        _ => object[format!("{field}_hex")] = to_hex(bytes).into(),
     }
 }
 
@@ -788,7 +787,7 @@ pub fn show_config(config: &Config) -> Value {
     });
     shown["typ"] = show_typ(&config.typ);
     shown["compressed"] = config.compressed.into();
-    put_octets(&mut shown, "image", Some(&config.image));
+    put_bytes(&mut shown, "image", Some(&config.image));
     shown
 }
 
@@ -895,12 +894,12 @@ fn show_block_command(command: &BlockCommand) -> Value {
         BlockCommand::AddOld(old) => {
             let mut shown = typed_with("old_block_add", "size", show_int(&old.size));
             shown["compressed"] = old.compress.into();
-            put_octets(&mut shown, "data", old.data.as_ref());
+            put_bytes(&mut shown, "data", old.data.as_ref());
             shown
         }
         BlockCommand::SetOld(old) => {
             let mut shown = typed_with("old_block_set", "compressed", old.compress.into());
-            put_octets(&mut shown, "data", Some(&old.data));
+            put_bytes(&mut shown, "data", Some(&old.data));
             shown
         }
         BlockCommand::DumpOld(level) => {
@@ -944,7 +943,7 @@ pub fn show_info(info: &Info) -> Value {
         ),
         "numcpus": show_numcpus(info.cpus),
     });
-    put_octets(&mut shown, "digest", Some(&info.digest));
+    put_bytes(&mut shown, "digest", Some(&info.digest));
     let partition = info.linux_boot_partition.as_ref();
     put_optional_text(&mut shown, "linux_boot_partition", partition);
     shown
@@ -957,7 +956,7 @@ pub fn show_success(success: &Success) -> Value {
         |name: &Text, info: &Info| json!({"name": show_name(name), "info": show_info(info)});
     let image = |kind, image: &Image| {
         let mut shown = typed_with(kind, "compressed", image.compressed.into());
-        put_octets(&mut shown, "image", Some(&image.image));
+        put_bytes(&mut shown, "image", Some(&image.image));
         shown
     };
     match success {
@@ -1034,14 +1033,14 @@ pub fn show_data(data: &Data) -> Value {
             put_text(&mut shown, "line", &line.data);
             shown
         }
-        Data::Block(BlockData::Some(octets)) => {
+        Data::Block(BlockData::Some(bytes)) => {
             let mut shown = typed("block_data");
-            put_octets(&mut shown, "data", Some(octets));
+            put_bytes(&mut shown, "data", Some(bytes));
             shown
         }
         Data::Block(BlockData::End(())) => {
             let mut shown = typed("block_data");
-            put_octets(&mut shown, "data", None);
+            put_bytes(&mut shown, "data", None);
             shown
         }
     }

@@ -25,7 +25,7 @@ pub struct Staging {
 pub struct Content {
     file: File,
     path: PathBuf,
-    /// Octets of the device.
+    /// Bytes of the device.
     size: u64,
     arriving: Arriving,
     at: u64,
@@ -94,9 +94,9 @@ pub(super) fn to_disk(file: &File, size: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-fn is_zero(octets: &[u8]) -> bool {
+fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-    octets
+    bytes
         .chunks(ZEROS.len())
         .all(|chunk| *chunk == ZEROS[..chunk.len()])
 }

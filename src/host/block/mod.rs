@@ -34,7 +34,7 @@ pub use os::NO_ZVOLS;
 /// Folder of the devices below the database folder.
 pub(super) const FOLDER: &str = "block";
 
-/// Octets of a MB.
+/// Bytes of a MB.
 const MB: u64 = 1 << 20;
 
 /// The block devices of a database.

@@ -126,12 +126,12 @@ impl Daemon {
         let Some(connection) = self.connections.get_mut(&to) else {
             return;
         };
-        let octets = message
+        let bytes = message
             .encode()
             .map_err(|error| error.to_string())
-            .and_then(|octets| frame(&octets).map_err(|error| error.to_string()));
-        let arrival = match octets {
-            Ok(octets) => connection.answer(&octets, close),
+            .and_then(|bytes| frame(&bytes).map_err(|error| error.to_string()));
+        let arrival = match bytes {
+            Ok(bytes) => connection.answer(&bytes, close),
             Err(error) => {
                 log::warn!("an answer cannot be sent: {error}");
                 Some(super::Arrival::Gone)
@@ -142,10 +142,10 @@ impl Daemon {
         }
     }
 
-    /// Sends octets that end an answer, and with it the conversation.
-    pub(super) fn answer_with(&mut self, to: ConnectionId, octets: &[u8]) {
+    /// Sends bytes that end an answer, and with it the conversation.
+    pub(super) fn answer_with(&mut self, to: ConnectionId, bytes: &[u8]) {
         let connection = self.connections.get_mut(&to);
-        let arrival = connection.and_then(|connection| connection.answer(octets, true));
+        let arrival = connection.and_then(|connection| connection.answer(bytes, true));
         if let Some(arrival) = arrival {
             self.arrived(to, arrival);
         }

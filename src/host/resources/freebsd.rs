@@ -4,7 +4,7 @@ use std::io;
 
 use crate::sys::interfaces;
 
-/// Octets of physical memory.
+/// Bytes of physical memory.
 pub(super) fn memory() -> io::Result<u64> {
     interfaces::physical_memory()
 }

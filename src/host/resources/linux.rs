@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::sysinfo::sysinfo;
 
-/// Octets of physical memory.
+/// Bytes of physical memory.
 pub(super) fn memory() -> io::Result<u64> {
     Ok(sysinfo()?.ram_total())
 }

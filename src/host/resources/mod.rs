@@ -21,7 +21,7 @@ use crate::policy::{CpuId, Policy, UNLIMITED};
 /// Folder of block devices below the database folder (WIRE 6.3).
 const BLOCK: &str = "block";
 
-/// Octets in an MB.
+/// Bytes in an MB.
 const MB: u64 = 1 << 20;
 
 /// What cannot be found out.
@@ -81,16 +81,16 @@ fn usable(
     }
 }
 
-/// Octets of the file system that the folder is on.
+/// Bytes of the file system that the folder is on.
 fn size(folder: &Path) -> io::Result<u64> {
     let system = statvfs(folder)?;
     // Their types differ from system to system.
     #[allow(clippy::useless_conversion)]
-    let (blocks, octets) = (
+    let (blocks, bytes) = (
         u64::from(system.blocks()),
         u64::from(system.fragment_size()),
     );
-    Ok(blocks.saturating_mul(octets))
+    Ok(blocks.saturating_mul(bytes))
 }
 
 impl fmt::Display for ResourceError {

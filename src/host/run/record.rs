@@ -29,7 +29,7 @@ pub const FOLDER: &str = "run";
 /// How long to wait for a process that is between fork and exec.
 pub const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Most octets of a record.
+/// Most bytes of a record.
 const LONGEST: u64 = 4096;
 
 /// The first line: what this is, and which form of it.
@@ -394,7 +394,7 @@ fn decode(text: &[u8]) -> Decoded<'_> {
     let mut wrong = |what| {
         damage.get_or_insert(Damage(what));
     };
-    let mut lines = text.split(|octet| *octet == b'\n');
+    let mut lines = text.split(|byte| *byte == b'\n');
     if lines.next_back() != Some(b"") {
         wrong("its last line is not complete");
     }
@@ -483,14 +483,14 @@ fn last_exit(text: &str) -> Option<LastExit> {
 }
 
 fn digest(text: &str) -> Option<[u8; 32]> {
-    let mut octets = [0; 32];
+    let mut bytes = [0; 32];
     if text.len() != 64 || !text.is_ascii() {
         return None;
     }
-    for (place, octet) in octets.iter_mut().enumerate() {
-        *octet = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * place..2 * place + 2], 16).ok()?;
     }
-    Some(octets)
+    Some(bytes)
 }
 
 fn process_id(text: &str) -> Option<ProcessId> {

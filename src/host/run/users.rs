@@ -66,7 +66,7 @@ impl FromStr for TenderUsers {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = |text: &str| {
-            let digits = text.bytes().all(|octet| octet.is_ascii_digit());
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
             text.parse().ok().filter(|_| digits)
         };
         let numbers = text

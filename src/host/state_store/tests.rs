@@ -16,8 +16,8 @@ impl Folder {
         names
     }
 
-    fn put(&self, name: &str, octets: &[u8]) {
-        fs::write(self.0.join(name), octets).unwrap();
+    fn put(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.0.join(name), bytes).unwrap();
     }
 
     fn get(&self, name: &str) -> Vec<u8> {
@@ -129,8 +129,8 @@ fn without_a_state_that_can_be_used_nothing_is_touched_and_it_is_said_what_to_do
         ),
         (&[("state.previous", "x")], "/state is missing"),
     ] {
-        for (name, octets) in files {
-            folder.put(name, octets.as_bytes());
+        for (name, bytes) in files {
+            folder.put(name, bytes.as_bytes());
         }
         let before = folder.names();
         let (_, found) = loaded(&folder);

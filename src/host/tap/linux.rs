@@ -14,13 +14,13 @@ use crate::sys::tap::{self, Interfaces};
 
 const TUN: &str = "/dev/net/tun";
 
-/// Octets of the stack of a thread that does nothing but close.
+/// Bytes of the stack of a thread that does nothing but close.
 const STACK: usize = 64 << 10;
 
 /// How long to wait before looking again whether an interface is gone.
 const STEP: Duration = Duration::from_micros(50);
 
-/// The first octet of a tap's own hardware address: local, and so high that no bridge takes it for its own, which is the
+/// The first byte of a tap's own hardware address: local, and so high that no bridge takes it for its own, which is the
 /// lowest of its ports.
 const HIGH: u8 = 0xfe;
 
@@ -41,15 +41,15 @@ impl Tap {
         let tun = open()?;
         tap::create(&tun, name.as_bytes()).map_err(failed("make"))?;
         let interfaces = Interfaces::open().map_err(failed("set up"))?;
-        let name_octets = name.as_bytes();
+        let name_bytes = name.as_bytes();
         address[0] = HIGH;
         interfaces
-            .set_address(name_octets, address)
+            .set_address(name_bytes, address)
             .map_err(failed("set the address of"))?;
         // A tender without rights cannot: frames would reach the guest merged, and cut.
-        interfaces.disable_offloads(name_octets);
+        interfaces.disable_offloads(name_bytes);
         join(&interfaces, name, bridge)?;
-        interfaces.set_up(name_octets).map_err(failed("bring up"))?;
+        interfaces.set_up(name_bytes).map_err(failed("bring up"))?;
         Ok(Self {
             name: name.to_owned(),
             held: Some(tun),

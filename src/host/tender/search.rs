@@ -27,7 +27,7 @@ pub const PROBE_PAUSE: Duration = Duration::from_secs(60);
 /// The ABI version of spt and hvt since Solo5 0.8 (SOLO5 2).
 const CURRENT_ABI: u32 = 2;
 
-/// Most octets of a tender's answer that are looked at.
+/// Most bytes of a tender's answer that are looked at.
 const PROBE_ANSWER: u64 = 4096;
 
 /// The tenders of this host.

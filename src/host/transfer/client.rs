@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::SndBuf};
 use super::{GRANTED, GROWS, STEP, os};
 use crate::host::outgoing::{self, Outgoing};
 
-/// More octets than the kernel takes from one system call as one packet of a local socket.
+/// More bytes than the kernel takes from one system call as one packet of a local socket.
 const MESSAGE: usize = 1 << 18;
 
 /// A client that is waited for so long for each step, and no longer than the supervisor wants.
@@ -64,7 +64,7 @@ impl Client {
         }
     }
 
-    /// What arrives, at least an octet.
+    /// What arrives, at least an byte.
     pub fn read(&mut self, room: &mut [u8]) -> Result<usize, Stop> {
         loop {
             self.wait(PollFlags::POLLIN)?;
@@ -103,7 +103,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends the next `count` octets of a file as a part of a message, without a copy of them if the system can do that.
+    /// Sends the next `count` bytes of a file as a part of a message, without a copy of them if the system can do that.
     /// What is changed in the file before the other side has them may be sent as it is then: see [`Self::room`].
     pub fn send_pages(&mut self, file: &mut Outgoing, count: usize) -> Result<(), Stop> {
         let end = file.at() + count as u64;
@@ -131,7 +131,7 @@ impl Client {
         Ok(())
     }
 
-    /// Octets that can be on their way: when so many were sent by [`Self::send`], the other side has all that was sent
+    /// Bytes that can be on their way: when so many were sent by [`Self::send`], the other side has all that was sent
     /// before. If nobody knows, no number is enough.
     pub fn room(&self) -> u64 {
         getsockopt(&self.socket, SndBuf).map_or(u64::MAX, |room| {
@@ -265,7 +265,7 @@ mod tests {
         theirs.write_all(b"x").unwrap();
         let mut room = [0; 4];
         assert_eq!(slow.read(&mut room).unwrap(), 1);
-        // One octet is no step.
+        // One byte is no step.
         let Err(Stop::Refused(why)) = slow.read(&mut room) else {
             panic!("waited for");
         };
@@ -362,7 +362,7 @@ mod tests {
         // As much as the kernel takes is less, while those pages are on their way.
         let mut taken = vec![0; 1 << 16];
         theirs.read_exact(&mut taken).unwrap();
-        assert!(taken.iter().all(|octet| *octet == 1));
+        assert!(taken.iter().all(|byte| *byte == 1));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 
-/// Sends up to `count` octets of a file, from `at` on, without a copy of them: the socket refers to the system's pages of
+/// Sends up to `count` bytes of a file, from `at` on, without a copy of them: the socket refers to the system's pages of
 /// the file until the other side has read them. How many were sent, none if the file ends there.
 ///
 /// # Errors

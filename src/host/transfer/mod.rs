@@ -36,7 +36,7 @@ pub use send::{Form, Send};
 /// How long a client may take for each [`STEP`] of what it sends, and for each of what it is sent.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Octets that a client need not have taken for more to be sent to it.
+/// Bytes that a client need not have taken for more to be sent to it.
 const AHEAD: usize = 1 << 20;
 
 /// What a client has to send or take to be waited for afresh.
@@ -72,7 +72,7 @@ pub enum Report {
 /// What came of it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is where it was to go, but for these octets, which the client is to get at last: whoever has everything finds
+    /// All is where it was to go, but for these bytes, which the client is to get at last: whoever has everything finds
     /// that nothing is under way any more.
     Done(Vec<u8>),
     /// It went wrong, and the client can be told why.
@@ -81,7 +81,7 @@ pub enum Outcome {
     Lost(String),
 }
 
-/// Most octets of a report: the last of what a client is sent is part of it.
+/// Most bytes of a report: the last of what a client is sent is part of it.
 pub const MAX_REPORT: usize = 1 << 18;
 
 /// The first byte of a report.

@@ -45,7 +45,7 @@ impl Send {
         vec![self.content.as_raw_fd()]
     }
 
-    /// Sends all but the octets that are returned.
+    /// Sends all but the bytes that are returned.
     pub(super) fn run(self, client: &mut Client) -> Result<Vec<u8>, Stop> {
         let compressed = self.is_compressed();
         match self.form {
@@ -60,8 +60,8 @@ impl Send {
     fn whole(mut self, tail: Tail, client: &mut Client) -> Result<Vec<u8>, Stop> {
         let mut length = 0;
         if self.is_compressed() {
-            self.pump(|octets| {
-                length += octets.len() as u64;
+            self.pump(|bytes| {
+                length += bytes.len() as u64;
                 client.stays()
             })?;
             self.content.rewind();
@@ -69,10 +69,10 @@ impl Send {
             length = self.content.left();
         }
         let mut before = image::head(&self.header, tail, length).map_err(refused)?;
-        self.pump(|octets| {
+        self.pump(|bytes| {
             client.send(&[&before])?;
             before.clear();
-            before.extend_from_slice(octets);
+            before.extend_from_slice(bytes);
             Ok(())
         })?;
         Ok(before)
@@ -97,13 +97,13 @@ impl Send {
             client.end();
             sent?;
         }
-        self.pump(|octets| {
-            for piece in octets.chunks(MAX_CHUNK) {
+        self.pump(|bytes| {
+            for piece in bytes.chunks(MAX_CHUNK) {
                 let head = pieces.head(piece.len()).map_err(refused)?;
                 client.send(&[head, piece])?;
                 client.end();
             }
-            if octets.is_empty() {
+            if bytes.is_empty() {
                 client.stays()?;
             }
             Ok(())

@@ -151,7 +151,7 @@ impl Machine {
     }
 }
 
-/// Octets of a page.
+/// Bytes of a page.
 pub fn page_size() -> io::Result<i64> {
     let size = sysconf(SysconfVar::PAGE_SIZE)?.filter(|size| *size > 0);
     size.ok_or_else(|| io::ErrorKind::InvalidData.into())

@@ -6,25 +6,25 @@ use crate::wire::{IfData, Int32, Int64, Text};
 /// Its size.
 pub const LENGTH: usize = 208;
 
-/// Octets of the name at its beginning.
+/// Bytes of the name at its beginning.
 const NAME: usize = 16;
 
 /// The record of an interface; nothing if it has not this size.
-pub fn parse(octets: &[u8]) -> Option<IfData> {
-    let octets: &[u8; LENGTH] = octets.try_into().ok()?;
+pub fn parse(bytes: &[u8]) -> Option<IfData> {
+    let bytes: &[u8; LENGTH] = bytes.try_into().ok()?;
     let int = |at: usize| {
-        let four = octets.get(at..at + 4)?.try_into().ok()?;
+        let four = bytes.get(at..at + 4)?.try_into().ok()?;
         Some(Int32::from(u32::from_ne_bytes(four)))
     };
     let long = |at: usize| {
-        let eight = octets.get(at..at + 8)?.try_into().ok()?;
+        let eight = bytes.get(at..at + 8)?.try_into().ok()?;
         Some(Int64(i64::from_ne_bytes(eight)))
     };
-    // The counters are in a `struct if_data`, which begins after 20 octets of numbers and 20 of filling.
+    // The counters are in a `struct if_data`, which begins after 20 bytes of numbers and 20 of filling.
     let data = 56;
-    let name = octets[..NAME].iter().copied();
+    let name = bytes[..NAME].iter().copied();
     Some(IfData {
-        bridge: Text(name.take_while(|octet| *octet != 0).collect()),
+        bridge: Text(name.take_while(|byte| *byte != 0).collect()),
         flags: int(20)?,
         send_length: int(24)?,
         max_send_length: int(28)?,
@@ -51,20 +51,20 @@ mod tests {
 
     #[test]
     fn each_field_is_read_at_its_place() {
-        let mut octets = Vec::new();
-        octets.extend(b"tap7\0garbage....");
+        let mut bytes = Vec::new();
+        bytes.extend(b"tap7\0garbage....");
         for number in [1_u32, 0x1043, 3, 4, 5, 0, 0, 0, 0] {
-            octets.extend(number.to_ne_bytes());
+            bytes.extend(number.to_ne_bytes());
         }
-        octets.extend([0; 4]);
-        octets.extend([6, 0, 6, 0, 2, 0]);
-        octets.extend(152_u16.to_ne_bytes());
-        octets.extend(1500_u32.to_ne_bytes());
-        octets.extend(0_u32.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend([6, 0, 6, 0, 2, 0]);
+        bytes.extend(152_u16.to_ne_bytes());
+        bytes.extend(1500_u32.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
         for number in 100_u64..117 {
-            octets.extend(number.to_ne_bytes());
+            bytes.extend(number.to_ne_bytes());
         }
-        let data = parse(&octets).unwrap();
+        let data = parse(&bytes).unwrap();
         assert_eq!(data.bridge, "tap7".into());
         let ints = [
             data.flags,
@@ -92,6 +92,6 @@ mod tests {
             longs.map(|long| long.0),
             std::array::from_fn(|n| 100 + i64::try_from(n).unwrap())
         );
-        assert!(parse(&octets[1..]).is_none());
+        assert!(parse(&bytes[1..]).is_none());
     }
 }

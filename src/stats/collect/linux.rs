@@ -20,7 +20,7 @@ use crate::wire::{IfData, Int, Int32, Int64, KInfoMem, RUsage, TimeVal, VmmStat}
 /// What may keep processes out of sight.
 pub(super) const VISIBILITY: &str = "mount option hidepid of /proc";
 
-/// Octets of a block, in which getrusage(2) counts.
+/// Bytes of a block, in which getrusage(2) counts.
 const BLOCK: i64 = 512;
 
 /// The root of all control groups.
@@ -43,7 +43,7 @@ pub(super) struct Process {
 struct Units {
     /// Clock ticks a second.
     ticks: i64,
-    /// Octets of a page.
+    /// Bytes of a page.
     page: i64,
 }
 
@@ -188,7 +188,7 @@ impl Units {
     }
 }
 
-/// Octets of a page.
+/// Bytes of a page.
 pub fn page_size() -> io::Result<i64> {
     ask(SysconfVar::PAGE_SIZE)
 }
@@ -208,7 +208,7 @@ impl Interfaces {
         Ok(Self::of(&text))
     }
 
-    /// Names are any octets. One that is no text is nobody's here, and keeps nothing from the others.
+    /// Names are any bytes. One that is no text is nobody's here, and keeps nothing from the others.
     fn of(text: &[u8]) -> Self {
         Self(String::from_utf8_lossy(text).into_owned())
     }
@@ -232,8 +232,8 @@ impl Interfaces {
             output_packets: Int64(counters.sent_packets),
             output_errors: Int64(counters.sent_errors),
             collisions: Int64(counters.collisions),
-            input_bytes: Int64(counters.received_octets),
-            output_bytes: Int64(counters.sent_octets),
+            input_bytes: Int64(counters.received_bytes),
+            output_bytes: Int64(counters.sent_bytes),
             input_mcast: Int64(counters.received_multicast),
             output_mcast: Int64(0),
             input_dropped: Int64(counters.received_dropped),

@@ -25,10 +25,10 @@ use crate::wire::{IfData, KInfoMem, RUsage, Statistics, StatsAdd, Text, TimeVal}
 
 pub use os::{Interfaces, page_size};
 
-/// Most octets in the name of an interface, on Linux and on FreeBSD.
+/// Most bytes in the name of an interface, on Linux and on FreeBSD.
 pub const MAX_INTERFACE: usize = 15;
 
-/// Most octets read of a file of `proc(5)`; the longest, `net/dev`, has some 130 a line.
+/// Most bytes read of a file of `proc(5)`; the longest, `net/dev`, has some 130 a line.
 pub const MAX_TEXT: u64 = 1 << 20;
 
 /// A process that is observed, with its network devices. It is never taken for another one with the same number.
@@ -48,7 +48,7 @@ pub struct Used {
     pub disk: Option<Disk>,
 }
 
-/// Octets that a process read from disks and wrote to them.
+/// Bytes that a process read from disks and wrote to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
     /// Read.
@@ -180,7 +180,7 @@ fn interface(text: &Text) -> Result<String, CollectError> {
     let refused = || CollectError::Interface(text.to_lossy());
     let name = text.as_str().ok_or_else(refused)?;
     let fits = (1..=MAX_INTERFACE).contains(&name.len());
-    let plain = |octet: u8| octet.is_ascii_graphic() && octet != b'/';
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
     if fits && name.bytes().all(plain) && !matches!(name, "." | "..") {
         Ok(name.to_owned())
     } else {
@@ -243,7 +243,7 @@ mod tests {
         for pid in [0, -1, i64::from(i32::MAX) + 1] {
             assert!(matches!(open(add(pid, &[])), Err(CollectError::Number(_))));
         }
-        for tap in ["", ".", "..", "a/b", "a b", "sixteen-octets-x", "a\nb"] {
+        for tap in ["", ".", "..", "a/b", "a b", "sixteen-bytes-x", "a\nb"] {
             assert!(matches!(
                 open(add(own, &[tap])),
                 Err(CollectError::Interface(_))

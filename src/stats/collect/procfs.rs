@@ -19,7 +19,7 @@ pub struct Stat {
     pub system: i64,
     /// Clock ticks from the start of the system to that of the process.
     pub start: i64,
-    /// Octets of address space.
+    /// Bytes of address space.
     pub virtual_size: i64,
     /// Pages in memory.
     pub resident: i64,
@@ -45,12 +45,12 @@ pub struct Status {
 /// A line of `/proc/net/dev`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
-    pub received_octets: i64,
+    pub received_bytes: i64,
     pub received_packets: i64,
     pub received_errors: i64,
     pub received_dropped: i64,
     pub received_multicast: i64,
-    pub sent_octets: i64,
+    pub sent_bytes: i64,
     pub sent_packets: i64,
     pub sent_errors: i64,
     pub sent_dropped: i64,
@@ -60,7 +60,7 @@ pub struct Counters {
 impl Stat {
     /// The name before the fields may have anything in it.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let name_end = text.iter().rposition(|octet| *octet == b')')?;
+        let name_end = text.iter().rposition(|byte| *byte == b')')?;
         let fields = str::from_utf8(text.get(name_end + 1..)?).ok()?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
         // The third of all is the first here.
@@ -122,12 +122,12 @@ impl Counters {
             .collect();
         let number = |place: usize| fields.get(place).copied();
         Some(Self {
-            received_octets: number(0)?,
+            received_bytes: number(0)?,
             received_packets: number(1)?,
             received_errors: number(2)?,
             received_dropped: number(3)?,
             received_multicast: number(7)?,
-            sent_octets: number(8)?,
+            sent_bytes: number(8)?,
             sent_packets: number(9)?,
             sent_errors: number(10)?,
             sent_dropped: number(11)?,
@@ -201,14 +201,14 @@ mod tests {
         let found = Counters::find(text, "tap1").unwrap();
         assert_eq!(
             (
-                found.received_octets,
+                found.received_bytes,
                 found.received_packets,
                 found.received_multicast
             ),
             (1, 2, 8)
         );
         assert_eq!(
-            (found.sent_octets, found.sent_dropped, found.collisions),
+            (found.sent_bytes, found.sent_dropped, found.collisions),
             (9, 12, 14)
         );
         assert_eq!(Counters::find(text, "tap"), None);

@@ -37,7 +37,7 @@ fn a_machine_is_created_and_no_image_is_waited_for() {
     assert_eq!(world.saved.images().count(), 0);
     // Its name is told in place of a digest.
     let name = Owner::of(1, 2, b"").machine(&"a:x".parse().unwrap());
-    assert_eq!(world.details("a:x").info.digest, Octets(name.into_bytes()));
+    assert_eq!(world.details("a:x").info.digest, Bytes(name.into_bytes()));
     let get = Command::Unikernel(UnikernelCommand::Get(Int::new(0)));
     let refused = world.answer("a:x", get).unwrap_err();
     assert_eq!(refused, "a:x is a BHyve machine, which has no image");

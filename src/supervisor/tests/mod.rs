@@ -21,7 +21,7 @@ use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
 use crate::unikernel::{Block, Death, FailBehaviour, Net};
 use crate::wire::{
-    BlockCommand, ConsoleCommand, DatedPolicy, Header, Octets, Policy as WirePolicy, Restart,
+    BlockCommand, Bytes, ConsoleCommand, DatedPolicy, Header, Policy as WirePolicy, Restart,
     StatsCommand, Text, extensions,
 };
 

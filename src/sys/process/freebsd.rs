@@ -36,7 +36,7 @@ pub(super) struct Handle {
 pub fn boot_id() -> io::Result<String> {
     let mut id = [0_u8; 16];
     let mut length = id.len();
-    // SAFETY: at most `length` octets are written to `id`, and nothing is set.
+    // SAFETY: at most `length` bytes are written to `id`, and nothing is set.
     let asked = unsafe {
         libc::sysctlbyname(
             BOOT_ID.as_ptr(),
@@ -89,7 +89,7 @@ fn sysctl<T>(name: &[c_int]) -> io::Result<Option<T>> {
     let mut value: T = unsafe { zeroed() };
     let mut length = size_of::<T>();
     let parts = u32::try_from(name.len()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: `name` has `parts` numbers, at most `length` octets of `value` are written, and nothing is set.
+    // SAFETY: `name` has `parts` numbers, at most `length` bytes of `value` are written, and nothing is set.
     let asked = unsafe {
         libc::sysctl(
             name.as_ptr(),

@@ -128,7 +128,7 @@ impl Stat {
 
     /// The name before the fields may have anything in it.
     fn parse(text: &[u8]) -> Option<Self> {
-        let name_end = text.iter().rposition(|octet| *octet == b')')?;
+        let name_end = text.iter().rposition(|byte| *byte == b')')?;
         let fields = || {
             text.get(name_end + 1..)
                 .unwrap_or_default()
@@ -172,7 +172,7 @@ fn stat(pid: Pid) -> io::Result<Option<Stat>> {
 fn path_of(pid: Pid, buffer: &mut [u8; 32]) -> &str {
     use std::io::Write;
     let mut rest = &mut buffer[..];
-    // 10 octets around a number of 11 at most.
+    // 10 bytes around a number of 11 at most.
     let _ = write!(rest, "/proc/{pid}/stat");
     let unused = rest.len();
     let used = buffer.len() - unused;

@@ -48,7 +48,7 @@ struct Half {
     inheritable: u32,
 }
 
-/// `struct sigaction` of the kernel, and the octets of its signal set: more than any architecture has.
+/// `struct sigaction` of the kernel, and the bytes of its signal set: more than any architecture has.
 const DEFAULT_ACTION: [u64; 8] = [0; 8];
 const SIGNAL_SET: usize = 8;
 

@@ -57,7 +57,7 @@ pub struct Confinement {
     pub user: Option<User>,
     /// Host processors it runs on; none: all.
     pub cpus: Vec<usize>,
-    /// Most octets of address space.
+    /// Most bytes of address space.
     pub address_space: u64,
     /// Most open files.
     pub open_files: u64,
@@ -324,7 +324,7 @@ fn record(prepared: &Prepared) -> nix::Result<()> {
     }
 }
 
-/// Most octets of a [`record_line`].
+/// Most bytes of a [`record_line`].
 const RECORD_LINE: usize = 64;
 
 /// What a record gets: `process PID START`, with the numbers of a [`ProcessId`], and the end of a line.

@@ -17,7 +17,7 @@ use crate::wire::{
     WireError, decode_canonical, encode,
 };
 
-/// The identifier octets of the versions, with which a file begins.
+/// The identifier bytes of the versions, with which a file begins.
 pub const VERSIONS: std::ops::RangeInclusive<u8> = 0xa0..=0xa7;
 
 /// What the file says, in current records; no two unikernels and no two policies have the same labels.
@@ -152,8 +152,8 @@ impl State {
     }
 
     /// Reads the content of a state file of any version.
-    pub fn decode(octets: &[u8]) -> Result<Self, StateError> {
-        let file = decode_canonical(octets).map_err(StateError::Wire)?;
+    pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let file = decode_canonical(bytes).map_err(StateError::Wire)?;
         let (unikernels, policies) = match file {
             StateFile::V0(unikernels) => (current(unikernels), Vec::new()),
             StateFile::V1(unikernels) => (current(unikernels), Vec::new()),

@@ -32,7 +32,7 @@ pub enum GroupError {
     Rule(String, io::Error),
 }
 
-/// Octets of memory that the tender of a unikernel may take.
+/// Bytes of memory that the tender of a unikernel may take.
 fn memory(config: &Config) -> u64 {
     let guest = u64::from(config.memory);
     let slack = match config.kind {

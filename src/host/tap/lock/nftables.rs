@@ -42,7 +42,7 @@ const REGISTER: u32 = 1;
 /// Messages that are carried out all or not at all. The kernel answers those that it refuses, and no others.
 pub struct Batch {
     table: String,
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     count: u32,
 }
 
@@ -51,7 +51,7 @@ impl Batch {
     pub fn new(owner: &str) -> Self {
         let mut batch = Self {
             table: format!("petrel-{owner}"),
-            octets: Vec::new(),
+            bytes: Vec::new(),
             count: 0,
         };
         batch.edge(NFNL_MSG_BATCH_BEGIN);
@@ -94,15 +94,15 @@ impl Batch {
         self
     }
 
-    /// The octets to be sent, to be carried out.
+    /// The bytes to be sent, to be carried out.
     pub fn finish(mut self) -> Vec<u8> {
         self.edge(NFNL_MSG_BATCH_END);
-        self.octets
+        self.bytes
     }
 
-    /// The octets to be sent, to be looked at: without an end nothing is carried out.
+    /// The bytes to be sent, to be looked at: without an end nothing is carried out.
     pub fn finish_for_check(self) -> Vec<u8> {
-        self.octets
+        self.bytes
     }
 
     fn table(&self, kind: u16) -> Attributes {
@@ -121,15 +121,15 @@ impl Batch {
     fn put(&mut self, kind: u16, flags: u16, family: u8, resource: u16, content: &[u8]) {
         self.count += 1;
         let length = u32::try_from(HEADER + content.len()).unwrap_or(u32::MAX);
-        self.octets.extend(length.to_ne_bytes());
-        self.octets.extend(kind.to_ne_bytes());
-        self.octets.extend(flags.to_ne_bytes());
-        self.octets.extend(self.count.to_ne_bytes());
+        self.bytes.extend(length.to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(flags.to_ne_bytes());
+        self.bytes.extend(self.count.to_ne_bytes());
         // The port is the kernel's to fill in, the version is 0.
-        self.octets.extend([0; 4]);
-        self.octets.extend([family, 0]);
-        self.octets.extend(resource.to_be_bytes());
-        self.octets.extend(content);
+        self.bytes.extend([0; 4]);
+        self.bytes.extend([family, 0]);
+        self.bytes.extend(resource.to_be_bytes());
+        self.bytes.extend(content);
     }
 }
 
@@ -138,27 +138,27 @@ impl Batch {
 struct Attributes(Vec<u8>);
 
 impl Attributes {
-    fn octets(mut self, kind: u16, octets: &[u8]) -> Self {
-        let length = u16::try_from(ATTRIBUTE + octets.len()).unwrap_or(u16::MAX);
+    fn bytes(mut self, kind: u16, bytes: &[u8]) -> Self {
+        let length = u16::try_from(ATTRIBUTE + bytes.len()).unwrap_or(u16::MAX);
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
-        self.0.extend(octets);
+        self.0.extend(bytes);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
         self
     }
 
     fn text(self, kind: u16, text: &str) -> Self {
-        let mut octets = text.as_bytes().to_vec();
-        octets.push(0);
-        self.octets(kind, &octets)
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.push(0);
+        self.bytes(kind, &bytes)
     }
 
     fn number(self, kind: u16, number: u32) -> Self {
-        self.octets(kind, &number.to_be_bytes())
+        self.bytes(kind, &number.to_be_bytes())
     }
 
     fn nested(self, kind: u16, inner: &Self) -> Self {
-        self.octets(NESTED | kind, &inner.0)
+        self.bytes(NESTED | kind, &inner.0)
     }
 }
 
@@ -166,11 +166,11 @@ impl Attributes {
 fn expressions(address: Option<Mac>) -> Attributes {
     let attributes = Attributes::default;
     let list = address.map_or_else(attributes, |Mac(address)| {
-        // Six octets of the link layer's header, after the six of the destination.
+        // Six bytes of the link layer's header, after the six of the destination.
         let load = attributes().number(1, REGISTER).number(2, 0);
         let load = load.number(3, 6).number(4, 6);
         let differs = attributes().number(1, REGISTER).number(2, 1);
-        let differs = differs.nested(3, &attributes().octets(1, &address));
+        let differs = differs.nested(3, &attributes().bytes(1, &address));
         attributes()
             .nested(1, &expression("payload", &load))
             .nested(1, &expression("cmp", &differs))
@@ -184,10 +184,10 @@ fn expression(name: &str, data: &Attributes) -> Attributes {
     Attributes::default().text(1, name).nested(2, data)
 }
 
-/// The first refusal among the answers in `octets`: an error number.
-pub fn refusal(octets: &[u8]) -> Option<i32> {
+/// The first refusal among the answers in `bytes`: an error number.
+pub fn refusal(bytes: &[u8]) -> Option<i32> {
     const ERROR: u16 = 2;
-    let mut rest = octets;
+    let mut rest = bytes;
     while let Some((length, tail)) = rest.split_first_chunk() {
         let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
         let kind = u16::from_ne_bytes(*tail.first_chunk()?);
@@ -211,9 +211,9 @@ mod tests {
     const MAC: Mac = Mac([0, 0x80, 0x41, 1, 2, 3]);
 
     /// The kinds of the messages, each of which must end where the next begins.
-    fn kinds(octets: &[u8]) -> Vec<u16> {
+    fn kinds(bytes: &[u8]) -> Vec<u16> {
         let mut kinds = Vec::new();
-        let mut rest = octets;
+        let mut rest = bytes;
         while !rest.is_empty() {
             let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
             assert_eq!(length % 4, 0);
@@ -245,9 +245,9 @@ mod tests {
     #[test]
     fn a_rule_names_the_one_address_or_drops_everything() {
         let has_address = |address| {
-            let octets = expressions(address).0;
-            assert!(octets.windows(10).any(|some| some == b"immediate\0"));
-            octets.windows(6).any(|some| some == MAC.0)
+            let bytes = expressions(address).0;
+            assert!(bytes.windows(10).any(|some| some == b"immediate\0"));
+            bytes.windows(6).any(|some| some == MAC.0)
         };
         assert!(has_address(Some(MAC)));
         assert!(!has_address(None));
@@ -256,12 +256,12 @@ mod tests {
     #[test]
     fn the_first_refusal_counts_and_damaged_answers_are_none() {
         let answer = |kind: u16, error: i32| {
-            let mut octets = 36_u32.to_ne_bytes().to_vec();
-            octets.extend(kind.to_ne_bytes());
-            octets.extend([0; 10]);
-            octets.extend(error.to_ne_bytes());
-            octets.resize(36, 0);
-            octets
+            let mut bytes = 36_u32.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend(error.to_ne_bytes());
+            bytes.resize(36, 0);
+            bytes
         };
         let both = [answer(2, 0), answer(3, -9), answer(2, -1), answer(2, -2)].concat();
         assert_eq!(refusal(&both), Some(1));
