@@ -5,7 +5,7 @@
 #
 # COUNT is how many runs of each (500); deployments are a fifth of that. It needs cargo and a C compiler on Linux x86_64;
 # neither root (but for taps) nor Solo5. The daemons and all files are in
-# temporary folders that take 4 GB at most, in /dev/shm where there is room for them, so that no disk is measured; a
+# temporary directories that take 4 GB at most, in /dev/shm where there is room for them, so that no disk is measured; a
 # thousand small unikernels take 2 GB of address space, and little memory. With
 # --debug the programs are those of a debug build: to see that this script works, not for its figures.
 #
@@ -41,9 +41,9 @@ cargo build ${build:+"$build"} --locked --bins --examples
 programs=$(cd "${CARGO_TARGET_DIR:-target}/$profile" && pwd)
 PATH=$programs:$programs/examples:$PATH
 
-# Sockets have short names at most; the default temporary folder may not.
+# Sockets have short names at most; the default temporary directory may not.
 work=$(mktemp -d /tmp/petrel.XXXXXX)
-# The runtime folder is in memory on every host, as /run is.
+# The runtime directory is in memory on every host, as /run is.
 memory=/dev/shm
 [ -d $memory ] || memory=/tmp
 runtime=$(mktemp -d $memory/petrel.XXXXXX)
@@ -256,10 +256,10 @@ end
 contention
 
 printf '\na thousand unikernels:\n'
-for folder in single many; do
-    mkdir "$work/$folder" "$runtime/$folder" "$work/$folder/db"
-    start petrel-console --tmpdir "$runtime/$folder" -v
-    start petreld --tmpdir "$runtime/$folder" --dbdir "$work/$folder/db" -v
+for directory in single many; do
+    mkdir "$work/$directory" "$runtime/$directory" "$work/$directory/db"
+    start petrel-console --tmpdir "$runtime/$directory" -v
+    start petreld --tmpdir "$runtime/$directory" --dbdir "$work/$directory/db" -v
 done
 bench-many --tmpdir "$runtime/many" --dbdir "$work/many/db" --petreld $! --other "$runtime/single" \
     --image "$work/guests/forever.spt" --count "$deployments"

@@ -1,20 +1,20 @@
 #!/bin/sh
 # Unpack Debian packages, with those of their dependencies that this machine
-# lacks, into a folder. Nothing is installed, nothing is started, and neither
+# lacks, into a directory. Nothing is installed, nothing is started, and neither
 # root nor up-to-date package lists are needed.
 #
-#   sh contrib/debian.sh FOLDER PACKAGE...
+#   sh contrib/debian.sh DIRECTORY PACKAGE...
 #
-# FOLDER/root   the packages' files
-# FOLDER/bin    their programs, each finding its libraries in FOLDER/root;
+# DIRECTORY/root   the packages' files
+# DIRECTORY/bin    their programs, each finding its libraries in DIRECTORY/root;
 #               put it on PATH
 #
-# A folder that already holds the same packages is left as it is.
+# A directory that already holds the same packages is left as it is.
 # Exit codes: 0 done, 1 failed, 69 this machine cannot (no Debian amd64).
 set -eu
 
 [ $# -ge 2 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 64; }
-folder=$1; shift
+directory=$1; shift
 
 if ! command -v apt-get >/dev/null || ! grep -qs '^ID=debian$' /etc/os-release ||
    [ "$(dpkg --print-architecture)" != amd64 ]; then
@@ -22,12 +22,12 @@ if ! command -v apt-get >/dev/null || ! grep -qs '^ID=debian$' /etc/os-release |
     exit 69
 fi
 
-mkdir -p "$folder"
-folder=$(cd "$folder" && pwd)
+mkdir -p "$directory"
+directory=$(cd "$directory" && pwd)
 wanted=$(printf '%s\n' "$@" | sort)
-[ "$(cat "$folder/packages" 2>/dev/null)" = "$wanted" ] && exit 0
+[ "$(cat "$directory/packages" 2>/dev/null)" = "$wanted" ] && exit 0
 
-scratch=$(mktemp -d "$folder/unpack.XXXXXX")
+scratch=$(mktemp -d "$directory/unpack.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 1' HUP INT TERM
 mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$scratch/debs" "$scratch/root" "$scratch/bin"
@@ -45,26 +45,26 @@ missing=$(apt -s --no-install-recommends install "$@" | sed -n 's/^Inst \([^ ]*\
 for deb in "$scratch"/debs/*.deb; do
     dpkg-deb -x "$deb" "$scratch/root"
 done
-rm -rf "${folder:?}/root" "${folder:?}/bin"
-mv "$scratch/root" "$scratch/bin" "$folder"
+rm -rf "${directory:?}/root" "${directory:?}/bin"
+mv "$scratch/root" "$scratch/bin" "$directory"
 
 # Started through the loader by name, a program finds its libraries without
 # LD_LIBRARY_PATH, which its own children would inherit.
-libraries=$folder/root/lib/x86_64-linux-gnu:$folder/root/usr/lib/x86_64-linux-gnu
-# Some packages keep theirs in a folder of their own, which only their own path names.
-for own in "$folder"/root/usr/lib/*/lib*.so; do
+libraries=$directory/root/lib/x86_64-linux-gnu:$directory/root/usr/lib/x86_64-linux-gnu
+# Some packages keep theirs in a directory of their own, which only their own path names.
+for own in "$directory"/root/usr/lib/*/lib*.so; do
     case $own in */x86_64-linux-gnu/*) continue ;; esac
     case $libraries in *":${own%/*}"*) ;; *) libraries=$libraries:${own%/*} ;; esac
 done
-for program in "$folder"/root/bin/* "$folder"/root/sbin/* "$folder"/root/usr/bin/* "$folder"/root/usr/sbin/*; do
+for program in "$directory"/root/bin/* "$directory"/root/sbin/* "$directory"/root/usr/bin/* "$directory"/root/usr/sbin/*; do
     [ -x "$program" ] || continue
     if ldd "$program" 2>/dev/null | grep -q 'not found'; then
         printf '#!/bin/sh\nexec /lib64/ld-linux-x86-64.so.2 --library-path "%s" "%s" "$@"\n' \
-            "$libraries" "$program" >"$folder/bin/${program##*/}"
-        chmod +x "$folder/bin/${program##*/}"
+            "$libraries" "$program" >"$directory/bin/${program##*/}"
+        chmod +x "$directory/bin/${program##*/}"
     else
         # A program may be there twice, as a link.
-        ln -sf "$program" "$folder/bin/${program##*/}"
+        ln -sf "$program" "$directory/bin/${program##*/}"
     fi
 done
-printf '%s\n' "$wanted" >"$folder/packages"
+printf '%s\n' "$wanted" >"$directory/packages"

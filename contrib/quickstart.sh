@@ -5,7 +5,7 @@
 #   sh contrib/quickstart.sh
 #
 # It needs Rust (see https://rustup.rs) and a C compiler on Linux x86_64; neither root nor Solo5. Everything but the build is in a
-# temporary folder and is gone afterwards.
+# temporary directory and is gone afterwards.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ say "building Petrel: the first time this takes 5 to 10 minutes"
 cargo build --release --locked --bins
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 PATH=$target/release:$PATH
-# Sockets and fifos have short names at most; the default temporary folder may not.
+# Sockets and fifos have short names at most; the default temporary directory may not.
 work=$(mktemp -d /tmp/petrel.XXXXXX)
 started=
 interrupted=

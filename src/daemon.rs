@@ -1,4 +1,4 @@
-//! What every daemon needs: signals that poll(2) sees, folders, descriptors, the time, the service manager.
+//! What every daemon needs: signals that poll(2) sees, directories, descriptors, the time, the service manager.
 #![forbid(unsafe_code)]
 
 mod manager;
@@ -32,8 +32,8 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Why a daemon could not start or go on.
 #[derive(Debug)]
 pub enum DaemonError {
-    /// The folder is missing and cannot be made, or is none.
-    Folder(PathBuf, io::Error),
+    /// The directory is missing and cannot be made, or is none.
+    Directory(PathBuf, io::Error),
     /// Listening on this socket failed.
     Listen(PathBuf, io::Error),
     /// No socket was handed over.
@@ -81,22 +81,22 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// Makes the folders of sockets and fifos below the runtime folder, which must exist. An error has the path.
-pub fn runtime_folders(runtime_folder: &Path) -> Result<(), (PathBuf, io::Error)> {
-    for (name, mode) in [(socket::FOLDER, 0o770), (socket::FIFOS, 0o2750)] {
-        let path = runtime_folder.join(name);
-        folder(&path, mode).map_err(|error| (path, error))?;
+/// Makes the directories of sockets and fifos below the runtime directory, which must exist. An error has the path.
+pub fn runtime_directories(runtime_directory: &Path) -> Result<(), (PathBuf, io::Error)> {
+    for (name, mode) in [(socket::DIRECTORY, 0o770), (socket::FIFOS, 0o2750)] {
+        let path = runtime_directory.join(name);
+        directory(&path, mode).map_err(|error| (path, error))?;
     }
     Ok(())
 }
 
-/// Says that a folder below the runtime folder could not be made, and what to do about it.
-pub fn explain_runtime_folder(
+/// Says that a directory below the runtime directory could not be made, and what to do about it.
+pub fn explain_runtime_directory(
     f: &mut fmt::Formatter<'_>,
     path: &Path,
     error: &io::Error,
 ) -> fmt::Result {
-    write!(f, "cannot make the folder {}: {error}", path.display())?;
+    write!(f, "cannot make the directory {}: {error}", path.display())?;
     match path.parent() {
         Some(parent) if error.kind() == ErrorKind::NotFound => {
             write!(
@@ -109,8 +109,8 @@ pub fn explain_runtime_folder(
     }
 }
 
-/// Makes the folder, with this mode whatever the umask is, unless it is there.
-fn folder(path: &Path, mode: u32) -> io::Result<()> {
+/// Makes the directory, with this mode whatever the umask is, unless it is there.
+fn directory(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode & 0o777).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && fs::metadata(path)?.is_dir() => {
@@ -248,7 +248,7 @@ impl AsFd for Signals {
 impl fmt::Display for DaemonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(path, error) => explain_runtime_folder(f, path, error),
+            Self::Directory(path, error) => explain_runtime_directory(f, path, error),
             Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
             Self::Activation(error) => {
                 write!(f, "no socket to listen on was handed over: {error}")

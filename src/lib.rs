@@ -50,5 +50,5 @@ pub mod sys; //           system calls; the only unsafe code
 pub mod tls; //           shared by both ends of a TLS connection
 
 #[cfg(test)]
-#[path = "../tests/support/folder.rs"]
-mod folder; //            temporary directories of tests
+#[path = "../tests/support/directory.rs"]
+mod directory; //            temporary directories of tests

@@ -249,7 +249,7 @@ impl std::error::Error for LoggingError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use std::os::unix::net::UnixDatagram;
 
     #[test]
@@ -269,8 +269,8 @@ mod tests {
 
     #[test]
     fn a_syslog_daemon_that_is_started_anew_gets_the_next_line() {
-        let folder = Folder::short();
-        let path = folder.0.join("log");
+        let directory = Directory::short();
+        let path = directory.0.join("log");
         let formatter = Formatter3164 {
             facility: Facility::LOG_DAEMON,
             hostname: None,

@@ -13,13 +13,13 @@ use petrel::authority::read_chain;
 use petrel::chain::crl::{RevocationError, RevocationList};
 use petrel::chain::verify::{Anchor, Usage, verify};
 use rustls::pki_types::{CertificateDer, UnixTime};
-use support::{Folder, on_path, run, skipped};
+use support::{Directory, on_path, run, skipped};
 
 const AUTHORITY: &str =
     "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n";
 
 /// A directory where OpenSSL works; `None` without it.
-struct Openssl(Folder);
+struct Openssl(Directory);
 
 impl Openssl {
     fn new(test: &str) -> Option<Self> {
@@ -27,13 +27,13 @@ impl Openssl {
             skipped("signatures of OpenSSL", "openssl is missing");
             return None;
         }
-        let folder = Folder::new(&format!("algorithms-{test}"));
-        folder.file(
+        let directory = Directory::new(&format!("algorithms-{test}"));
+        directory.file(
             "root.cnf",
             format!("[req]\ndistinguished_name=d\n[d]\n[e]\n{AUTHORITY}"),
         );
-        folder.file("authority.ext", AUTHORITY);
-        Some(Self(folder))
+        directory.file("authority.ext", AUTHORITY);
+        Some(Self(directory))
     }
 
     fn run(&self, arguments: &str) {
@@ -73,8 +73,8 @@ fn a_signature_that_cannot_be_checked_is_named() {
     let Some(openssl) = Openssl::new("certificates") else {
         return;
     };
-    let folder = &openssl.0;
-    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
+    let directory = &openssl.0;
+    expect(&directory.path(""), 0, &["info", "-n", "web", "--csr"]);
     let (short, good) = (format!("{PSS}22"), format!("{PSS}32"));
     for (key, options, name) in [
         (P256, "-sha512", Some("ECDSA with SHA-512")),
@@ -84,30 +84,30 @@ fn a_signature_that_cannot_be_checked_is_named() {
     ] {
         openssl.root(key);
         openssl.below(options);
-        let chain = ["below.pem", "ca.pem"].map(|file| fs::read(folder.path(file)).unwrap());
-        folder.file("chain.pem", chain.concat());
+        let chain = ["below.pem", "ca.pem"].map(|file| fs::read(directory.path(file)).unwrap());
+        directory.file("chain.pem", chain.concat());
         let sign = ["sign", "chain.pem", "db", "below.key", "web.req", "--force"];
         let der = |file: &str| {
-            CertificateDer::from(read_chain(&folder.path(file)).unwrap().remove(0).der)
+            CertificateDer::from(read_chain(&directory.path(file)).unwrap().remove(0).der)
         };
         let anchor = [Anchor::new(&der("ca.pem")).unwrap()];
         let Some(name) = name else {
-            expect(&folder.path(""), 0, &sign);
+            expect(&directory.path(""), 0, &sign);
             let others = [der("below.pem")];
             let leaf = der("web.pem");
             let path = verify(&leaf, &others, &anchor, UnixTime::now(), Usage::Client);
             assert_eq!(path.unwrap().len(), 2);
             continue;
         };
-        let ended = expect(&folder.path(""), 124, &sign);
+        let ended = expect(&directory.path(""), 124, &sign);
         assert!(ended.stderr.contains(name), "{ended:?}");
         let single = ["sign", "below.pem", "db", "below.key", "web.req", "--force"];
-        expect(&folder.path(""), 0, &single);
+        expect(&directory.path(""), 0, &single);
         let (leaf, others) = (der("web.pem"), [der("below.pem")]);
         let refused = verify(&leaf, &others, &anchor, UnixTime::now(), Usage::Client);
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains(name), "{refused}");
-        fs::remove_file(folder.path("web.pem")).unwrap();
+        fs::remove_file(directory.path("web.pem")).unwrap();
     }
 }
 
@@ -128,21 +128,21 @@ fn a_crl_that_cannot_be_used_says_why() {
     let Some(openssl) = Openssl::new("lists") else {
         return;
     };
-    let folder = &openssl.0;
+    let directory = &openssl.0;
     openssl.root(RSA);
-    folder.file("index", "");
-    folder.file("number", "01\n");
+    directory.file("index", "");
+    directory.file("number", "01\n");
     let v1 = "[ca]\ndefault_ca=d\n[d]\ndatabase=index\ndefault_md=sha256\ndefault_crl_days=30\n";
-    folder.file("v1.cnf", v1);
+    directory.file("v1.cnf", v1);
     let v2 = "crlnumber=number\ncrl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid:always\n";
-    folder.file("v2.cnf", format!("{v1}{v2}"));
-    let root = read_chain(&folder.path("ca.pem")).unwrap().remove(0);
+    directory.file("v2.cnf", format!("{v1}{v2}"));
+    let root = read_chain(&directory.path("ca.pem")).unwrap().remove(0);
     let anchor = Anchor::new(&root.der.into()).unwrap();
     let checked = |configuration: &str, options: &str| {
         openssl.run(&format!(
             "ca -config {configuration}.cnf -gencrl -keyfile ca.key -cert ca.pem -out ca.crl {options}"
         ));
-        let block = pem::parse(fs::read(folder.path("ca.crl")).unwrap()).unwrap();
+        let block = pem::parse(fs::read(directory.path("ca.crl")).unwrap()).unwrap();
         let list = RevocationList::read(block.contents())?;
         anchor.has_issued(&list)
     };
@@ -153,6 +153,6 @@ fn a_crl_that_cannot_be_used_says_why() {
     assert!(matches!(salt, RevocationError::Algorithm(..)), "{salt}");
     assert!(salt.to_string().contains("a salt of 22 bytes"), "{salt}");
     let revoke = ["revoke", "ca.pem", "ca.key", "db"];
-    let ended = expect(&folder.path(""), 124, &revoke);
+    let ended = expect(&directory.path(""), 124, &revoke);
     assert!(ended.stderr.contains("a salt of 22 bytes"), "{ended:?}");
 }

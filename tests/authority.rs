@@ -1,4 +1,4 @@
-//! The certificate authority from outside: the real program in folders of its own.
+//! The certificate authority from outside: the real program in directories of its own.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/client.rs"]
@@ -20,25 +20,25 @@ use petrel::name::Label;
 use petrel::unikernel::{Block, Config, FailBehaviour, ImageDigest, Kind, Mac, Net};
 use petrel::wire::{self, PolicyCommand, UnikernelCommand};
 use rustls::pki_types::{CertificateDer, UnixTime};
-use support::{Ended, Folder, guest, on_path, run, skipped};
+use support::{Directory, Ended, guest, on_path, run, skipped};
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const INFO: wire::Command = wire::Command::Unikernel(UnikernelCommand::Info(()));
 
-fn folder(test: &str) -> Folder {
-    Folder::new(&format!("authority-{test}"))
+fn directory(test: &str) -> Directory {
+    Directory::new(&format!("authority-{test}"))
 }
 
-/// A folder with a root authority `root` and the certificate of a server.
-fn generated(test: &str) -> Folder {
-    let folder = folder(test);
-    expect(&folder.path(""), 0, &["generate", "root", "db"]);
-    folder
+/// A directory with a root authority `root` and the certificate of a server.
+fn generated(test: &str) -> Directory {
+    let directory = directory(test);
+    expect(&directory.path(""), 0, &["generate", "root", "db"]);
+    directory
 }
 
 /// Delegates `tenant` with room for 4 unikernels and 256 MB.
-fn delegate(folder: &Path) {
+fn delegate(directory: &Path) {
     let policy = [
         "add-policy",
         "tenant",
@@ -49,20 +49,20 @@ fn delegate(folder: &Path) {
         "--bridge=service",
         "--csr",
     ];
-    expect(folder, 0, &policy);
+    expect(directory, 0, &policy);
     expect(
-        folder,
+        directory,
         0,
         &["sign", "cacert.pem", "db", "root.key", "tenant.req"],
     );
 }
 
 /// A request with any common name, as a hostile client might send it.
-fn write_request(folder: &Folder, file: &str, name: &str, command: &wire::Command) {
+fn write_request(directory: &Directory, file: &str, name: &str, command: &wire::Command) {
     let key = Key::generate(KeyType::Ed25519).unwrap();
     let der = create_request(name, command, None, &key).unwrap();
     let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
-    folder.file(file, text);
+    directory.file(file, text);
 }
 
 fn first(path: &Path) -> Certificate {
@@ -78,8 +78,8 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// Names of all files, sorted.
-fn files(folder: &Folder) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder.path(""))
+fn files(directory: &Directory) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory.path(""))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -115,20 +115,20 @@ const PURPOSE: (&str, bool) = ("2.5.29.37", true);
 
 #[test]
 fn generate_makes_an_authority_and_a_server() {
-    let folder = generated("generate");
+    let directory = generated("generate");
     let expected = ["cacert.pem", "db", "root.key", "server.key", "server.pem"];
-    assert_eq!(files(&folder), expected);
+    assert_eq!(files(&directory), expected);
     for key in ["root.key", "server.key"] {
-        assert_eq!(mode(&folder.path(key)), 0o400);
+        assert_eq!(mode(&directory.path(key)), 0o400);
     }
-    let root = first(&folder.path("cacert.pem"));
+    let root = first(&directory.path("cacert.pem"));
     assert!(root.is_self_signed() && root.is_authority);
     assert_eq!(root.not_after - root.not_before, 3650 * 86_400 + 10);
-    let server = first(&folder.path("server.pem"));
+    let server = first(&directory.path("server.pem"));
     assert_eq!(server.issuer, root.subject);
     assert_eq!(server.not_after - server.not_before, 365 * 86_400 + 10);
     // The server is in the list, the root is not.
-    let listed = fs::read_to_string(folder.path("db")).unwrap();
+    let listed = fs::read_to_string(directory.path("db")).unwrap();
     let key = hex(&value(&server, SUBJECT_KEY.0)[2..]);
     let issuer = hex(&authority::key_identifier(&root.public_bits));
     let line = format!("{} server\tserver {key} {issuer}\n", server.serial);
@@ -137,21 +137,21 @@ fn generate_makes_an_authority_and_a_server() {
 
 #[test]
 fn every_profile_has_exactly_the_extensions_of_the_table() {
-    let folder = generated("profiles");
-    delegate(&folder.path(""));
-    expect(&folder.path(""), 0, &["info", "--name=web", "--csr"]);
+    let directory = generated("profiles");
+    delegate(&directory.path(""));
+    expect(&directory.path(""), 0, &["info", "--name=web", "--csr"]);
     let sign = ["sign", "tenant.pem", "db", "tenant.key", "web.req"];
-    expect(&folder.path(""), 0, &sign);
+    expect(&directory.path(""), 0, &sign);
 
     let named = |list: &[(&str, bool)]| -> Vec<(String, bool)> {
         list.iter()
             .map(|(oid, critical)| ((*oid).to_owned(), *critical))
             .collect()
     };
-    let root = first(&folder.path("cacert.pem"));
-    let tenant = first(&folder.path("tenant.pem"));
-    let leaf = first(&folder.path("web.pem"));
-    let server = first(&folder.path("server.pem"));
+    let root = first(&directory.path("cacert.pem"));
+    let tenant = first(&directory.path("tenant.pem"));
+    let leaf = first(&directory.path("web.pem"));
+    let server = first(&directory.path("server.pem"));
     let authority = [COMMAND, SUBJECT_KEY, KEY_USAGE, CONSTRAINTS, ISSUER_KEY];
     let client = [
         COMMAND,
@@ -190,38 +190,38 @@ fn every_profile_has_exactly_the_extensions_of_the_table() {
 fn a_profile_is_byte_by_byte_that_of_albatross() {
     let vectors =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/chains/cli-sub1-create");
-    let folder = generated("same");
-    delegate(&folder.path(""));
+    let directory = generated("same");
+    delegate(&directory.path(""));
     let theirs = first(&vectors.join("inter1.pem"));
-    let ours = first(&folder.path("tenant.pem"));
+    let ours = first(&directory.path("tenant.pem"));
     assert_eq!(extensions(&ours), extensions(&theirs));
     for oid in [KEY_USAGE.0, CONSTRAINTS.0] {
         assert_eq!(value(&ours, oid), value(&theirs, oid));
     }
     // Their key identifiers are computed from their keys as ours are: an authority of theirs issues for us.
     for (file, text) in [("a.pem", "root.pem"), ("a.key", "root.key")] {
-        folder.file(file, fs::read(vectors.join(text)).unwrap());
+        directory.file(file, fs::read(vectors.join(text)).unwrap());
     }
-    expect(&folder.path(""), 0, &["info", "--csr", "--name=x"]);
+    expect(&directory.path(""), 0, &["info", "--csr", "--name=x"]);
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["sign", "a.pem", "db", "a.key", "x.req"],
     );
-    let issued = first(&folder.path("x.pem"));
+    let issued = first(&directory.path("x.pem"));
     assert_eq!(value(&issued, ISSUER_KEY.0), value(&theirs, ISSUER_KEY.0));
 }
 
 #[test]
 fn a_signed_chain_says_what_was_asked_for() {
-    let folder = generated("chain");
-    delegate(&folder.path(""));
-    expect(&folder.path(""), 0, &["destroy", "Web", "--csr"]);
+    let directory = generated("chain");
+    delegate(&directory.path(""));
+    expect(&directory.path(""), 0, &["destroy", "Web", "--csr"]);
     let sign = ["sign", "tenant.pem", "db", "tenant.key", "web.req"];
-    expect(&folder.path(""), 0, &sign);
-    let path = read_chain(&folder.path("web.pem")).unwrap();
+    expect(&directory.path(""), 0, &sign);
+    let path = read_chain(&directory.path("web.pem")).unwrap();
     assert_eq!(path.len(), 2, "the leaf and its issuer, without the root");
-    assert_eq!(read_chain(&folder.path("tenant.pem")).unwrap().len(), 1);
+    assert_eq!(read_chain(&directory.path("tenant.pem")).unwrap().len(), 1);
     let path: Vec<_> = path
         .into_iter()
         .map(|certificate| certificate.der)
@@ -233,34 +233,34 @@ fn a_signed_chain_says_what_was_asked_for() {
         wire::Command::Unikernel(UnikernelCommand::Destroy(()))
     );
     assert_eq!(request.policies.len(), 1);
-    let leaf = first(&folder.path("web.pem"));
+    let leaf = first(&directory.path("web.pem"));
     assert_eq!(leaf.not_after - leaf.not_before, 86_400 + 10);
-    let listed = fs::read_to_string(folder.path("db")).unwrap();
+    let listed = fs::read_to_string(directory.path("db")).unwrap();
     let last = listed.lines().last().unwrap();
     assert!(last.starts_with(&format!("{} web\tclient ", leaf.serial)));
 }
 
 #[test]
 fn an_authority_two_levels_down_signs_with_its_file_as_it_is() {
-    let folder = generated("levels");
-    delegate(&folder.path(""));
+    let directory = generated("levels");
+    delegate(&directory.path(""));
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["add-policy", "team", "2", "--mem=128", "--csr"],
     );
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["sign", "tenant.pem", "db", "tenant.key", "team.req"],
     );
-    expect(&folder.path(""), 0, &["info", "--csr"]);
+    expect(&directory.path(""), 0, &["info", "--csr"]);
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["sign", "team.pem", "db", "team.key", "_path.req"],
     );
-    let path = read_chain(&folder.path("_path.pem")).unwrap();
+    let path = read_chain(&directory.path("_path.pem")).unwrap();
     let path: Vec<_> = path
         .into_iter()
         .map(|certificate| certificate.der)
@@ -277,38 +277,42 @@ fn openssl_verifies_what_was_issued_with_every_type_of_key() {
         return;
     }
     for key_type in ["ed25519", "p256", "p384", "rsa2048", "rsa4096"] {
-        let folder = folder(&format!("openssl-{key_type}"));
+        let directory = directory(&format!("openssl-{key_type}"));
         if key_type == "rsa4096" {
             // It takes seconds to make one: all use the same.
             let key = Key::generate(KeyType::Rsa4096).unwrap();
             let text = pem::encode(&pem::Pem::new("PRIVATE KEY", key.pkcs8()));
             for name in ["root", "server", "tenant", "web"] {
-                folder.file(&format!("{name}.key"), &text);
+                directory.file(&format!("{name}.key"), &text);
             }
         }
         let key_type = format!("--key-type={key_type}");
-        expect(&folder.path(""), 0, &["generate", "root", "db", &key_type]);
-        let policy = ["add-policy", "tenant", "4", "--csr", &key_type];
-        expect(&folder.path(""), 0, &policy);
         expect(
-            &folder.path(""),
+            &directory.path(""),
+            0,
+            &["generate", "root", "db", &key_type],
+        );
+        let policy = ["add-policy", "tenant", "4", "--csr", &key_type];
+        expect(&directory.path(""), 0, &policy);
+        expect(
+            &directory.path(""),
             0,
             &["sign", "cacert.pem", "db", "root.key", "tenant.req"],
         );
         expect(
-            &folder.path(""),
+            &directory.path(""),
             0,
             &["info", "-n", "web", "--csr", &key_type],
         );
         expect(
-            &folder.path(""),
+            &directory.path(""),
             0,
             &["sign", "tenant.pem", "db", "tenant.key", "web.req"],
         );
         let openssl = |arguments: &[&str]| {
             let ended = run(Command::new("openssl")
                 .args(arguments)
-                .current_dir(folder.path("")));
+                .current_dir(directory.path("")));
             assert_eq!(ended.code(), 0, "{arguments:?}: {ended:?}");
         };
         openssl(&[
@@ -333,7 +337,7 @@ fn openssl_verifies_what_was_issued_with_every_type_of_key() {
         openssl(&["req", "-verify", "-noout", "-in", "web.req"]);
         openssl(&["pkey", "-noout", "-in", "web.key"]);
         expect(
-            &folder.path(""),
+            &directory.path(""),
             0,
             &["revoke", "cacert.pem", "root.key", "db", "tenant"],
         );
@@ -350,78 +354,82 @@ fn openssl_verifies_what_was_issued_with_every_type_of_key() {
         let ended = run(Command::new("openssl")
             .args(verify)
             .args(["-crl_check", "tenant.pem"])
-            .current_dir(folder.path("")));
+            .current_dir(directory.path("")));
         assert!(ended.stderr.contains("revoked"), "{ended:?}");
     }
 }
 
 #[test]
 fn keys_are_kept_and_certificates_replaced_only_when_asked() {
-    let folder = generated("keep");
-    let before = |file: &str| fs::read(folder.path(file)).unwrap();
+    let directory = generated("keep");
+    let before = |file: &str| fs::read(directory.path(file)).unwrap();
     let all = ["root.key", "server.key", "cacert.pem", "server.pem", "db"];
     let contents = all.map(before);
-    let ended = expect(&folder.path(""), 124, &["generate", "root", "db"]);
+    let ended = expect(&directory.path(""), 124, &["generate", "root", "db"]);
     assert!(ended.stderr.contains("--force"), "{ended:?}");
     assert_eq!(all.map(before), contents);
 
-    expect(&folder.path(""), 0, &["generate", "root", "db", "--force"]);
+    expect(
+        &directory.path(""),
+        0,
+        &["generate", "root", "db", "--force"],
+    );
     let after = all.map(before);
     assert_eq!(after[..2], contents[..2], "the keys");
     assert_ne!(after[2..], contents[2..], "the certificates");
 
-    delegate(&folder.path(""));
+    delegate(&directory.path(""));
     let sign = ["sign", "cacert.pem", "db", "root.key", "tenant.req"];
     let listed = before("db");
-    expect(&folder.path(""), 124, &sign);
+    expect(&directory.path(""), 124, &sign);
     assert_eq!(before("db"), listed, "nothing was issued");
-    expect(&folder.path(""), 0, &[&sign[..], &["--force"]].concat());
+    expect(&directory.path(""), 0, &[&sign[..], &["--force"]].concat());
 }
 
 #[test]
 fn a_key_that_is_no_key_is_never_overwritten() {
-    let folder = folder("broken");
-    folder.file("root.key", "no key");
-    expect(&folder.path(""), 124, &["generate", "root", "db"]);
-    assert_eq!(files(&folder), ["db", "root.key"]);
-    assert_eq!(fs::read(folder.path("root.key")).unwrap(), b"no key");
+    let directory = directory("broken");
+    directory.file("root.key", "no key");
+    expect(&directory.path(""), 124, &["generate", "root", "db"]);
+    assert_eq!(files(&directory), ["db", "root.key"]);
+    assert_eq!(fs::read(directory.path("root.key")).unwrap(), b"no key");
 }
 
 #[test]
 fn without_a_list_of_what_is_issued_nothing_is_generated() {
-    let folder = folder("no-list");
-    let ended = expect(&folder.path(""), 124, &["generate", "root", "none/db"]);
+    let directory = directory("no-list");
+    let ended = expect(&directory.path(""), 124, &["generate", "root", "none/db"]);
     assert!(ended.stderr.contains("none/db"), "{ended:?}");
-    assert!(files(&folder).is_empty());
+    assert!(files(&directory).is_empty());
     // The second attempt does not find leftovers of the first.
-    expect(&folder.path(""), 0, &["generate", "root", "db"]);
+    expect(&directory.path(""), 0, &["generate", "root", "db"]);
     // A certificate would take the place of the list.
     let server = ["generate", "root", "server.pem", "--force"];
-    let before = fs::read(folder.path("server.pem")).unwrap();
-    expect(&folder.path(""), 124, &server);
-    assert_eq!(fs::read(folder.path("server.pem")).unwrap(), before);
+    let before = fs::read(directory.path("server.pem")).unwrap();
+    expect(&directory.path(""), 124, &server);
+    assert_eq!(fs::read(directory.path("server.pem")).unwrap(), before);
 }
 
 #[test]
 fn a_key_that_exists_is_used_and_another_type_than_asked_for_is_told() {
-    let folder = folder("type");
+    let directory = directory("type");
     let generate = ["generate", "root", "db", "--key-type=p384"];
-    let ended = expect(&folder.path(""), 0, &generate);
+    let ended = expect(&directory.path(""), 0, &generate);
     assert_eq!(ended.stderr, "");
     let again = [&generate[..3], &["--force", "--key-type=p256"]].concat();
-    let ended = expect(&folder.path(""), 0, &again);
+    let ended = expect(&directory.path(""), 0, &again);
     for key in ["'root.key'", "'server.key'"] {
         assert!(ended.stderr.contains(key), "{ended:?}");
     }
     assert!(ended.stderr.contains("no p256 key"), "{ended:?}");
 
     let info = ["info", "--csr", "-n", "web"];
-    expect(&folder.path(""), 0, &info);
-    let ended = expect(&folder.path(""), 0, &info);
+    expect(&directory.path(""), 0, &info);
+    let ended = expect(&directory.path(""), 0, &info);
     assert_eq!(ended.stderr, "");
     for other in ["p256", "p384", "rsa2048"] {
         let option = format!("--key-type={other}");
-        let ended = expect(&folder.path(""), 0, &[&info[..], &[&option]].concat());
+        let ended = expect(&directory.path(""), 0, &[&info[..], &[&option]].concat());
         assert!(
             ended.stderr.contains(&format!("no {other} key")),
             "{ended:?}"
@@ -434,12 +442,12 @@ fn a_key_on_p521_is_named_wherever_it_is_met() {
     if on_path("openssl").is_none() {
         return skipped("keys on P-521", "openssl is not on PATH");
     }
-    let folder = generated("p521");
+    let directory = generated("p521");
     let openssl = |arguments: &str| {
         let mut command = Command::new("openssl");
         let command = command
             .args(arguments.split(' '))
-            .current_dir(folder.path(""));
+            .current_dir(directory.path(""));
         assert_eq!(run(command).code(), 0, "openssl {arguments}");
     };
     openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521 -out big.key");
@@ -448,10 +456,10 @@ fn a_key_on_p521_is_named_wherever_it_is_met() {
     let with_key = ["sign", "cacert.pem", "db", "big.key", "big.req"];
     let shown = ["info", "--csr", "-n", "big"];
     for command in [&sign[..], &with_key, &shown] {
-        let ended = expect(&folder.path(""), 124, command);
+        let ended = expect(&directory.path(""), 124, command);
         assert!(ended.stderr.contains("P-521"), "{ended:?}");
     }
-    let ended = expect(&folder.path(""), 0, &["show", "big.req"]);
+    let ended = expect(&directory.path(""), 0, &["show", "big.req"]);
     assert!(
         ended.stdout.contains("P-521, which is not supported"),
         "{ended:?}"
@@ -460,28 +468,28 @@ fn a_key_on_p521_is_named_wherever_it_is_met() {
 
 #[test]
 fn a_foreign_key_signs_nothing() {
-    let folder = generated("foreign");
-    expect(&folder.path(""), 0, &["info", "--csr", "-n", "web"]);
+    let directory = generated("foreign");
+    expect(&directory.path(""), 0, &["info", "--csr", "-n", "web"]);
     let ended = expect(
-        &folder.path(""),
+        &directory.path(""),
         124,
         &["sign", "cacert.pem", "db", "server.key", "web.req"],
     );
     assert!(ended.stderr.contains("does not belong"), "{ended:?}");
     // A server is no authority, even with its own key.
     let ended = expect(
-        &folder.path(""),
+        &directory.path(""),
         124,
         &["sign", "server.pem", "db", "server.key", "web.req"],
     );
     assert!(ended.stderr.contains("authority"), "{ended:?}");
-    assert!(!folder.path("web.pem").exists());
+    assert!(!directory.path("web.pem").exists());
 }
 
 #[test]
 fn a_name_that_is_no_label_signs_nothing() {
-    let folder = generated("names");
-    let before = files(&folder);
+    let directory = generated("names");
+    let before = files(&directory);
     for name in [
         "../../x",
         "/etc/x",
@@ -493,27 +501,27 @@ fn a_name_that_is_no_label_signs_nothing() {
         "x\n0 y",
         &"x".repeat(64),
     ] {
-        write_request(&folder, "bad.req", name, &INFO);
+        write_request(&directory, "bad.req", name, &INFO);
         let sign = ["sign", "cacert.pem", "db", "root.key", "bad.req"];
-        expect(&folder.path(""), 124, &sign);
-        fs::remove_file(folder.path("bad.req")).unwrap();
-        assert_eq!(files(&folder), before, "{name:?}");
+        expect(&directory.path(""), 124, &sign);
+        fs::remove_file(directory.path("bad.req")).unwrap();
+        assert_eq!(files(&directory), before, "{name:?}");
     }
     // Names of files that are there already do not help either.
-    write_request(&folder, "bad.req", "cacert", &INFO);
-    let root = fs::read(folder.path("cacert.pem")).unwrap();
+    write_request(&directory, "bad.req", "cacert", &INFO);
+    let root = fs::read(directory.path("cacert.pem")).unwrap();
     expect(
-        &folder.path(""),
+        &directory.path(""),
         124,
         &["sign", "cacert.pem", "db", "root.key", "bad.req"],
     );
-    assert_eq!(fs::read(folder.path("cacert.pem")).unwrap(), root);
+    assert_eq!(fs::read(directory.path("cacert.pem")).unwrap(), root);
 }
 
 #[test]
 fn nothing_beyond_the_policy_of_the_authority_is_signed() {
-    let folder = generated("beyond");
-    delegate(&folder.path(""));
+    let directory = generated("beyond");
+    delegate(&directory.path(""));
     let image = guest("net.spt");
     let image = image.to_str().unwrap();
     let refused: [(&str, &[&str], &str); 7] = [
@@ -550,20 +558,20 @@ fn nothing_beyond_the_policy_of_the_authority_is_signed() {
         ),
     ];
     for (name, arguments, reason) in refused {
-        expect(&folder.path(""), 0, &[arguments, &["--csr"]].concat());
+        expect(&directory.path(""), 0, &[arguments, &["--csr"]].concat());
         let request = format!("{name}.req");
         let sign = ["sign", "tenant.pem", "db", "tenant.key", &request];
-        let ended = expect(&folder.path(""), 124, &sign);
+        let ended = expect(&directory.path(""), 124, &sign);
         assert!(ended.stderr.contains(reason), "{arguments:?}: {ended:?}");
-        assert!(!folder.path(&format!("{name}.pem")).exists());
+        assert!(!directory.path(&format!("{name}.pem")).exists());
     }
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["create", "web", image, "--net=service", "--cpu=1", "--csr"],
     );
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["sign", "tenant.pem", "db", "tenant.key", "web.req"],
     );
@@ -571,10 +579,10 @@ fn nothing_beyond_the_policy_of_the_authority_is_signed() {
 
 #[test]
 fn useless_and_forbidden_commands_are_not_signed() {
-    let folder = generated("useless");
+    let directory = generated("useless");
     for useless in [["0", "--mem=64"], ["1", "--mem=16"]] {
         let add = [&["add-policy", "team", "--csr"], &useless[..]].concat();
-        expect(&folder.path(""), 124, &add);
+        expect(&directory.path(""), 124, &add);
     }
     let useless = wire::Policy {
         cpuids: Vec::new(),
@@ -588,27 +596,31 @@ fn useless_and_forbidden_commands_are_not_signed() {
         wire::Command::Policy(PolicyCommand::Remove(())),
         wire::Command::Statistics(wire::StatsCommand::Initial(())),
     ] {
-        write_request(&folder, "bad.req", "bad", &command);
+        write_request(&directory, "bad.req", "bad", &command);
         expect(
-            &folder.path(""),
+            &directory.path(""),
             124,
             &["sign", "cacert.pem", "db", "root.key", "bad.req"],
         );
-        assert!(!folder.path("bad.pem").exists());
+        assert!(!directory.path("bad.pem").exists());
     }
 }
 
 #[test]
 fn a_certificate_ends_with_its_issuer() {
-    let folder = folder("clipped");
+    let directory = directory("clipped");
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["generate", "root", "db", "--days=2", "--server-days=1"],
     );
-    expect(&folder.path(""), 0, &["add-policy", "tenant", "4", "--csr"]);
     expect(
-        &folder.path(""),
+        &directory.path(""),
+        0,
+        &["add-policy", "tenant", "4", "--csr"],
+    );
+    expect(
+        &directory.path(""),
         0,
         &[
             "sign",
@@ -620,8 +632,8 @@ fn a_certificate_ends_with_its_issuer() {
             "500",
         ],
     );
-    let root = first(&folder.path("cacert.pem"));
-    let tenant = first(&folder.path("tenant.pem"));
+    let root = first(&directory.path("cacert.pem"));
+    let tenant = first(&directory.path("tenant.pem"));
     assert_eq!(tenant.not_after, root.not_after);
     assert!(tenant.not_before >= root.not_before);
     for days in ["--days=0", "--days=36526", "--days=x", "--days=-1"] {
@@ -634,30 +646,30 @@ fn a_certificate_ends_with_its_issuer() {
             "--force",
             days,
         ];
-        expect(&folder.path(""), 124, &sign);
+        expect(&directory.path(""), 124, &sign);
     }
 }
 
 #[test]
 fn a_request_without_a_command_is_for_a_server_only_if_that_is_asked_for() {
-    let folder = generated("server");
-    write_server_request(&folder);
-    let ended = sign(&folder, 124, "root", "other", &[]);
+    let directory = generated("server");
+    write_server_request(&directory);
+    let ended = sign(&directory, 124, "root", "other", &[]);
     assert!(ended.stderr.contains("--server"), "{ended:?}");
-    assert!(!folder.path("other.pem").exists());
-    let ended = sign(&folder, 0, "root", "other", &["--server"]);
+    assert!(!directory.path("other.pem").exists());
+    let ended = sign(&directory, 0, "root", "other", &["--server"]);
     assert!(ended.stderr.contains("OF A SERVER"), "{ended:?}");
-    let server = first(&folder.path("other.pem"));
+    let server = first(&directory.path("other.pem"));
     assert_eq!(
         extensions(&server),
-        extensions(&first(&folder.path("server.pem")))
+        extensions(&first(&directory.path("server.pem")))
     );
 }
 
 #[test]
 fn warnings_can_be_silenced() {
-    let folder = generated("silent");
-    write_server_request(&folder);
+    let directory = generated("silent");
+    write_server_request(&directory);
     let sign = [
         "sign",
         "cacert.pem",
@@ -676,51 +688,51 @@ fn warnings_can_be_silenced() {
         ("--color=always", false),
     ] {
         for command in [&sign[..], &policy] {
-            let ended = expect(&folder.path(""), 0, &[command, &[option]].concat());
+            let ended = expect(&directory.path(""), 0, &[command, &[option]].concat());
             assert_eq!(ended.stderr.is_empty(), silent, "{option}: {ended:?}");
         }
     }
     for option in ["--verbosity=nonsense", "--verbosity=", "--color=nonsense"] {
-        let ended = expect(&folder.path(""), 124, &[&policy[..], &[option]].concat());
+        let ended = expect(&directory.path(""), 124, &[&policy[..], &[option]].concat());
         assert!(ended.stderr.contains("there are"), "{ended:?}");
     }
 }
 
 #[test]
 fn a_tenant_cannot_issue_a_server() {
-    let folder = generated("tenants-server");
-    delegate(&folder.path(""));
-    write_server_request(&folder);
+    let directory = generated("tenants-server");
+    delegate(&directory.path(""));
+    write_server_request(&directory);
     let sign = ["sign", "tenant.pem", "db", "tenant.key", "other.req"];
-    let ended = expect(&folder.path(""), 124, &sign);
+    let ended = expect(&directory.path(""), 124, &sign);
     assert!(ended.stderr.contains("carries a policy"), "{ended:?}");
-    assert!(!folder.path("other.pem").exists());
+    assert!(!directory.path("other.pem").exists());
 }
 
 #[test]
 fn a_request_with_a_command_is_not_signed_for_a_server() {
-    let folder = generated("no-server");
-    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
-    let ended = sign(&folder, 124, "root", "web", &["--server"]);
+    let directory = generated("no-server");
+    expect(&directory.path(""), 0, &["info", "-n", "web", "--csr"]);
+    let ended = sign(&directory, 124, "root", "web", &["--server"]);
     assert!(ended.stderr.contains("'unikernel info'"), "{ended:?}");
 }
 
 /// A request that carries no command.
-fn write_server_request(folder: &Folder) {
+fn write_server_request(directory: &Directory) {
     let key = Key::generate(KeyType::P256).unwrap();
     let mut parameters = rcgen::CertificateParams::default();
     parameters.distinguished_name = authority::common_name("other");
     let pair = rcgen::KeyPair::try_from(key.pkcs8()).unwrap();
     let request = parameters.serialize_request(&pair).unwrap();
-    folder.file("other.req", request.pem().unwrap());
+    directory.file("other.req", request.pem().unwrap());
 }
 
 #[test]
 fn requests_that_are_none_are_refused() {
-    let folder = generated("requests");
-    write_request(&folder, "good.req", "good", &INFO);
-    let good = fs::read_to_string(folder.path("good.req")).unwrap();
-    let certificate = fs::read_to_string(folder.path("cacert.pem")).unwrap();
+    let directory = generated("requests");
+    write_request(&directory, "good.req", "good", &INFO);
+    let good = fs::read_to_string(directory.path("good.req")).unwrap();
+    let certificate = fs::read_to_string(directory.path("cacert.pem")).unwrap();
     let cases = [
         "",
         "garbage",
@@ -729,16 +741,16 @@ fn requests_that_are_none_are_refused() {
         &good.replace("REQUEST", "REQUESTS"),
     ];
     for text in cases {
-        folder.file("bad.req", text);
+        directory.file("bad.req", text);
         let ended = expect(
-            &folder.path(""),
+            &directory.path(""),
             124,
             &["sign", "cacert.pem", "db", "root.key", "bad.req"],
         );
         assert!(ended.stderr.contains("bad.req"), "{ended:?}");
     }
     let ended = expect(
-        &folder.path(""),
+        &directory.path(""),
         124,
         &["sign", "cacert.pem", "db", "root.key", "missing.req"],
     );
@@ -747,13 +759,13 @@ fn requests_that_are_none_are_refused() {
 
 #[test]
 fn the_files_of_a_request_are_named_after_its_label() {
-    let folder = folder("csr");
-    let ended = expect(&folder.path(""), 0, &["destroy", "web", "--csr"]);
+    let directory = directory("csr");
+    let ended = expect(&directory.path(""), 0, &["destroy", "web", "--csr"]);
     assert!(ended.stdout.contains("web.req"), "{ended:?}");
-    assert_eq!(files(&folder), ["web.key", "web.req"]);
-    let key = fs::read(folder.path("web.key")).unwrap();
-    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
-    assert_eq!(fs::read(folder.path("web.key")).unwrap(), key);
+    assert_eq!(files(&directory), ["web.key", "web.req"]);
+    let key = fs::read(directory.path("web.key")).unwrap();
+    expect(&directory.path(""), 0, &["info", "-n", "web", "--csr"]);
+    assert_eq!(fs::read(directory.path("web.key")).unwrap(), key);
     for refused in [
         &["destroy", "foo:web", "--csr"][..],
         &["add-policy", "foo:bar", "1", "--csr"],
@@ -764,7 +776,7 @@ fn the_files_of_a_request_are_named_after_its_label() {
         &["info", "-n", "foo:", "--csr"],
         &["info", "-n", "x", "--csr", "--key-type=p521"],
     ] {
-        let ended = expect(&folder.path(""), 124, refused);
+        let ended = expect(&directory.path(""), 124, refused);
         assert!(ended.stderr.starts_with("petrel: "), "{ended:?}");
         let path = ended.stderr.contains("'foo:' has a path");
         assert_eq!(
@@ -773,63 +785,67 @@ fn the_files_of_a_request_are_named_after_its_label() {
             "{ended:?}"
         );
     }
-    assert_eq!(files(&folder), ["web.key", "web.req"]);
+    assert_eq!(files(&directory), ["web.key", "web.req"]);
     assert!("..".parse::<Label>().is_ok());
 }
 
 #[test]
-fn names_of_authorities_stay_in_the_folder() {
-    let folder = folder("root-names");
+fn names_of_authorities_stay_in_the_directory() {
+    let directory = directory("root-names");
     for name in ["../x", "a/b", "", ".x", "a\nb", &"x".repeat(65)] {
-        expect(&folder.path(""), 124, &["generate", name, "db"]);
+        expect(&directory.path(""), 124, &["generate", name, "db"]);
     }
     for server in ["--server=root", "--server=cacert", "--server=a/b"] {
-        expect(&folder.path(""), 124, &["generate", "root", "db", server]);
+        expect(
+            &directory.path(""),
+            124,
+            &["generate", "root", "db", server],
+        );
     }
-    assert!(files(&folder).is_empty());
+    assert!(files(&directory).is_empty());
     expect(
-        &folder.path(""),
+        &directory.path(""),
         0,
         &["generate", "my root", "db", "--server=host.example"],
     );
 }
 
 /// Signs `name.req` with the authority of these files.
-fn sign(folder: &Folder, code: i32, authority: &str, name: &str, options: &[&str]) -> Ended {
+fn sign(directory: &Directory, code: i32, authority: &str, name: &str, options: &[&str]) -> Ended {
     let request = format!("{name}.req");
     let (certificate, key) = match authority {
         "root" => ("cacert.pem".to_owned(), "root.key".to_owned()),
         other => (format!("{other}.pem"), format!("{other}.key")),
     };
     let command = ["sign", &certificate, "db", &key, &request];
-    expect(&folder.path(""), code, &[&command[..], options].concat())
+    expect(&directory.path(""), code, &[&command[..], options].concat())
 }
 
 #[test]
 fn six_authorities_below_the_root_are_the_most() {
-    let folder = generated("depth");
-    let path = |name: &str| folder.path(&format!("{name}.pem"));
+    let directory = generated("depth");
+    let path = |name: &str| directory.path(&format!("{name}.pem"));
     let mut authority = "root".to_owned();
     for level in 1..=6 {
         let name = format!("l{level}");
-        expect(&folder.path(""), 0, &["add-policy", &name, "1", "--csr"]);
-        sign(&folder, 0, &authority, &name, &[]);
+        expect(&directory.path(""), 0, &["add-policy", &name, "1", "--csr"]);
+        sign(&directory, 0, &authority, &name, &[]);
         assert_eq!(read_chain(&path(&name)).unwrap().len(), level);
         authority = name;
     }
-    expect(&folder.path(""), 0, &["add-policy", "l7", "1", "--csr"]);
-    let ended = sign(&folder, 124, &authority, "l7", &[]);
+    expect(&directory.path(""), 0, &["add-policy", "l7", "1", "--csr"]);
+    let ended = sign(&directory, 124, &authority, "l7", &[]);
     assert!(ended.stderr.contains("more than 6"), "{ended:?}");
     assert!(!path("l7").exists());
 
-    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
-    sign(&folder, 0, &authority, "web", &[]);
+    expect(&directory.path(""), 0, &["info", "-n", "web", "--csr"]);
+    sign(&directory, 0, &authority, "web", &[]);
     let chain: Vec<CertificateDer<'_>> = read_chain(&path("web"))
         .unwrap()
         .into_iter()
         .map(|certificate| certificate.der.into())
         .collect();
-    let root = Anchor::new(&first(&folder.path("cacert.pem")).der.into()).unwrap();
+    let root = Anchor::new(&first(&directory.path("cacert.pem")).der.into()).unwrap();
     let verified = verify(
         &chain[0],
         &chain[1..],
@@ -843,16 +859,16 @@ fn six_authorities_below_the_root_are_the_most() {
 
 #[test]
 fn a_file_of_an_authority_must_be_a_chain() {
-    let folder = generated("links");
-    delegate(&folder.path(""));
-    let root = fs::read_to_string(folder.path("cacert.pem")).unwrap();
-    let tenant = fs::read_to_string(folder.path("tenant.pem")).unwrap();
-    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
+    let directory = generated("links");
+    delegate(&directory.path(""));
+    let root = fs::read_to_string(directory.path("cacert.pem")).unwrap();
+    let tenant = fs::read_to_string(directory.path("tenant.pem")).unwrap();
+    expect(&directory.path(""), 0, &["info", "-n", "web", "--csr"]);
     // With the root in it, too, which is not sent along.
-    folder.file("whole.pem", format!("{tenant}{root}"));
-    fs::copy(folder.path("tenant.key"), folder.path("whole.key")).unwrap();
-    sign(&folder, 0, "whole", "web", &[]);
-    assert_eq!(read_chain(&folder.path("web.pem")).unwrap().len(), 2);
+    directory.file("whole.pem", format!("{tenant}{root}"));
+    fs::copy(directory.path("tenant.key"), directory.path("whole.key")).unwrap();
+    sign(&directory, 0, "whole", "web", &[]);
+    assert_eq!(read_chain(&directory.path("web.pem")).unwrap().len(), 2);
 
     let other = generated("links-other");
     let other = fs::read_to_string(other.path("cacert.pem")).unwrap();
@@ -861,24 +877,25 @@ fn a_file_of_an_authority_must_be_a_chain() {
     let mut parameters = rcgen::CertificateParams::default();
     parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     parameters.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
-    folder.file("revoker.pem", parameters.self_signed(&pair).unwrap().pem());
-    folder.file("revoker.key", pair.serialize_pem());
-    let ended = sign(&folder, 124, "revoker", "web", &["--force"]);
+    directory.file("revoker.pem", parameters.self_signed(&pair).unwrap().pem());
+    directory.file("revoker.key", pair.serialize_pem());
+    let ended = sign(&directory, 124, "revoker", "web", &["--force"]);
     assert!(ended.stderr.contains("keyCertSign"), "{ended:?}");
 
     for wrong in [&other, &tenant] {
-        folder.file("whole.pem", format!("{tenant}{wrong}"));
-        let ended = sign(&folder, 124, "whole", "web", &["--force"]);
+        directory.file("whole.pem", format!("{tenant}{wrong}"));
+        let ended = sign(&directory, 124, "whole", "web", &["--force"]);
         assert!(ended.stderr.contains("certificate 1 of"), "{ended:?}");
     }
 }
 
 #[test]
 fn the_policy_of_every_authority_in_the_chain_counts() {
-    let folder = generated("every-policy");
-    delegate(&folder.path(""));
+    let directory = generated("every-policy");
+    delegate(&directory.path(""));
     // An authority that had more signed than it may, by other means.
-    let tenant = Issuer::load(&folder.path("tenant.pem"), &folder.path("tenant.key")).unwrap();
+    let tenant =
+        Issuer::load(&directory.path("tenant.pem"), &directory.path("tenant.key")).unwrap();
     let key = Key::generate(KeyType::Ed25519).unwrap();
     let policy = wire::Policy {
         cpuids: vec![0_u64.into(), 7_u64.into()],
@@ -896,80 +913,90 @@ fn the_policy_of_every_authority_in_the_chain_counts() {
         )
         .unwrap();
     let chain = [&[greedy], tenant.chain()].concat();
-    folder.file("greedy.pem", authority::to_pem(&chain));
+    directory.file("greedy.pem", authority::to_pem(&chain));
     let text = pem::encode(&pem::Pem::new("PRIVATE KEY", key.pkcs8()));
-    folder.file("greedy.key", text);
+    directory.file("greedy.key", text);
 
     let image = guest("hello.spt");
     let create = ["create", "web", image.to_str().unwrap(), "--csr"];
     for (excess, reason) in [("--mem=300", "memory"), ("--cpu=7", "CPU")] {
-        expect(&folder.path(""), 0, &[&create[..], &[excess]].concat());
-        let ended = sign(&folder, 124, "greedy", "web", &[]);
+        expect(&directory.path(""), 0, &[&create[..], &[excess]].concat());
+        let ended = sign(&directory, 124, "greedy", "web", &[]);
         assert!(ended.stderr.contains(reason), "{ended:?}");
         // Nor for a command that is sent at once.
         let send = ["--ca=greedy.pem", "--ca-key=greedy.key", "-d", "-", excess];
-        let ended = expect(&folder.path(""), 124, &[&create[..3], &send[..]].concat());
+        let ended = expect(
+            &directory.path(""),
+            124,
+            &[&create[..3], &send[..]].concat(),
+        );
         assert!(ended.stderr.contains(reason), "{ended:?}");
     }
-    expect(&folder.path(""), 0, &create);
-    sign(&folder, 0, "greedy", "web", &[]);
+    expect(&directory.path(""), 0, &create);
+    sign(&directory, 0, "greedy", "web", &[]);
 }
 
 #[test]
 fn a_validity_may_be_given_in_hours_and_a_shorter_one_is_told() {
-    let folder = generated("hours");
-    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
-    let ended = sign(&folder, 0, "root", "web", &["--hours=3"]);
+    let directory = generated("hours");
+    expect(&directory.path(""), 0, &["info", "-n", "web", "--csr"]);
+    let ended = sign(&directory, 0, "root", "web", &["--hours=3"]);
     assert_eq!(ended.stderr, "");
-    let leaf = first(&folder.path("web.pem"));
+    let leaf = first(&directory.path("web.pem"));
     assert_eq!(leaf.not_after - leaf.not_before, 3 * 3600 + 10);
-    let ended = sign(&folder, 0, "root", "web", &["--days=4000", "--force"]);
+    let ended = sign(&directory, 0, "root", "web", &["--days=4000", "--force"]);
     assert!(ended.stderr.contains("earlier than was asked"), "{ended:?}");
     for wrong in [
         &["--hours=1", "--days=1"][..],
         &["--hours=0"],
         &["--hours=876601"],
     ] {
-        sign(&folder, 124, "root", "web", &[wrong, &["--force"]].concat());
+        sign(
+            &directory,
+            124,
+            "root",
+            "web",
+            &[wrong, &["--force"]].concat(),
+        );
     }
 }
 
 #[test]
 fn the_authority_does_not_overwrite_itself() {
-    let folder = generated("itself");
-    delegate(&folder.path(""));
-    write_request(&folder, "bad.req", "tenant", &INFO);
-    let before = fs::read(folder.path("tenant.pem")).unwrap();
+    let directory = generated("itself");
+    delegate(&directory.path(""));
+    write_request(&directory, "bad.req", "tenant", &INFO);
+    let before = fs::read(directory.path("tenant.pem")).unwrap();
     for options in [&[][..], &["--force"]] {
-        sign(&folder, 124, "tenant", "bad", options);
+        sign(&directory, 124, "tenant", "bad", options);
     }
-    assert_eq!(fs::read(folder.path("tenant.pem")).unwrap(), before);
+    assert_eq!(fs::read(directory.path("tenant.pem")).unwrap(), before);
 }
 
 #[test]
 fn no_request_chooses_which_file_of_the_authority_is_replaced() {
-    let folder = generated("chosen");
+    let directory = generated("chosen");
     for (from, to) in [("root.key", "ca-key.pem"), ("db", "issued.pem")] {
-        fs::rename(folder.path(from), folder.path(to)).unwrap();
+        fs::rename(directory.path(from), directory.path(to)).unwrap();
     }
-    folder.file("notes.pem", "no certificate");
-    let key = fs::read_to_string(folder.path("ca-key.pem")).unwrap();
-    folder.file(
+    directory.file("notes.pem", "no certificate");
+    let key = fs::read_to_string(directory.path("ca-key.pem")).unwrap();
+    directory.file(
         "both.pem",
-        fs::read_to_string(folder.path("cacert.pem")).unwrap() + &key,
+        fs::read_to_string(directory.path("cacert.pem")).unwrap() + &key,
     );
-    fs::copy(folder.path("ca-key.pem"), folder.path("copy.pem")).unwrap();
+    fs::copy(directory.path("ca-key.pem"), directory.path("copy.pem")).unwrap();
     for name in ["ca-key", "issued", "notes", "both", "copy", "request"] {
         let file = format!("{name}.pem");
-        write_request(&folder, "request.pem", name, &INFO);
-        let before = fs::read(folder.path(&file)).unwrap();
+        write_request(&directory, "request.pem", name, &INFO);
+        let before = fs::read(directory.path(&file)).unwrap();
         for authority in ["cacert.pem", "./cacert.pem"] {
             let request = ["issued.pem", "./ca-key.pem", "request.pem", "--force"];
             let sign = [&["sign", authority][..], &request].concat();
-            let ended = expect(&folder.path(""), 124, &sign);
+            let ended = expect(&directory.path(""), 124, &sign);
             assert!(ended.stderr.contains("not replaced"), "{ended:?}");
         }
-        assert_eq!(fs::read(folder.path(&file)).unwrap(), before, "{name}");
+        assert_eq!(fs::read(directory.path(&file)).unwrap(), before, "{name}");
     }
 }
 
@@ -999,18 +1026,18 @@ fn create() -> wire::Command {
     wire::Command::Unikernel(UnikernelCommand::Create(config.to_wire(false, Vec::new())))
 }
 
-fn write_create(folder: &Folder, image: Option<ImageDigest>) {
+fn write_create(directory: &Directory, image: Option<ImageDigest>) {
     let key = Key::generate(KeyType::Ed25519).unwrap();
     let der = create_request("web", &create(), image.as_ref(), &key).unwrap();
     let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
-    folder.file("web.req", text);
+    directory.file("web.req", text);
 }
 
 #[test]
 fn what_is_signed_is_shown_in_the_words_of_show_before_it_is_written() {
-    let folder = generated("shown");
-    write_create(&folder, Some(ImageDigest([0xab; 32])));
-    let ended = sign(&folder, 0, "root", "web", &[]);
+    let directory = generated("shown");
+    write_create(&directory, Some(ImageDigest([0xab; 32])));
+    let ended = sign(&directory, 0, "root", "web", &[]);
     for words in [
         "command: unikernel create",
         "CPU ids: 0, 5",
@@ -1022,13 +1049,13 @@ fn what_is_signed_is_shown_in_the_words_of_show_before_it_is_written() {
         "start order: 7",
         "image: sent along",
         &format!("only with the image: SHA-256 {}", "ab".repeat(32)),
-        &first(&folder.path("web.pem")).serial,
+        &first(&directory.path("web.pem")).serial,
         "subject: \"CN=web\"",
     ] {
         assert!(ended.stdout.contains(words), "{words}: {ended:?}");
     }
     assert!(!ended.stdout.contains('\x1b'));
-    let shown = expect(&folder.path(""), 0, &["show", "web.pem"]).stdout;
+    let shown = expect(&directory.path(""), 0, &["show", "web.pem"]).stdout;
     let certificate = ended.stdout.trim_end_matches("written to web.pem\n");
     assert_eq!(
         shown.strip_prefix(certificate),
@@ -1036,14 +1063,14 @@ fn what_is_signed_is_shown_in_the_words_of_show_before_it_is_written() {
     );
 
     if Path::new("/dev/full").exists() {
-        let listed = fs::read(folder.path("db")).unwrap();
-        fs::remove_file(folder.path("web.pem")).unwrap();
+        let listed = fs::read(directory.path("db")).unwrap();
+        fs::remove_file(directory.path("web.pem")).unwrap();
         let full = fs::File::create("/dev/full").unwrap();
         let sign = ["sign", "cacert.pem", "db", "root.key", "web.req"];
-        let ended = petrel(&folder.path(""), &sign).stdout(full).output();
+        let ended = petrel(&directory.path(""), &sign).stdout(full).output();
         assert_eq!(ended.unwrap().status.code(), Some(124));
-        assert!(!folder.path("web.pem").exists());
-        assert_eq!(fs::read(folder.path("db")).unwrap(), listed);
+        assert!(!directory.path("web.pem").exists());
+        assert_eq!(fs::read(directory.path("db")).unwrap(), listed);
     } else {
         skipped("sign without a place to show", "there is no /dev/full");
     }
@@ -1051,12 +1078,12 @@ fn what_is_signed_is_shown_in_the_words_of_show_before_it_is_written() {
 
 #[test]
 fn the_image_of_a_request_is_that_of_the_certificate() {
-    let folder = generated("image");
+    let directory = generated("image");
     let digest = ImageDigest([7; 32]);
-    write_create(&folder, Some(digest));
-    let ended = sign(&folder, 0, "root", "web", &[]);
+    write_create(&directory, Some(digest));
+    let ended = sign(&directory, 0, "root", "web", &[]);
     assert_eq!(ended.stderr, "");
-    let leaf = first(&folder.path("web.pem"));
+    let leaf = first(&directory.path("web.pem"));
     let request = chain::request(&[&leaf.der]).unwrap();
     assert_eq!(request.image, Some(digest));
     let image = chain::IMAGE_EXTENSION.to_id_string();
@@ -1064,15 +1091,15 @@ fn the_image_of_a_request_is_that_of_the_certificate() {
     assert_eq!(found[0], (image, false), "the first, and not critical");
     assert_eq!(found[1].0, COMMAND.0);
 
-    write_create(&folder, None);
-    let ended = sign(&folder, 0, "root", "web", &["--force"]);
+    write_create(&directory, None);
+    let ended = sign(&directory, 0, "root", "web", &["--force"]);
     assert!(ended.stderr.contains("fixes no image"), "{ended:?}");
-    let leaf = first(&folder.path("web.pem"));
+    let leaf = first(&directory.path("web.pem"));
     assert_eq!(chain::request(&[&leaf.der]).unwrap().image, None);
 
     let key = Key::generate(KeyType::Ed25519).unwrap();
     let der = create_request("web", &INFO, Some(&digest), &key).unwrap();
     let text = pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
-    folder.file("web.req", text);
-    sign(&folder, 124, "root", "web", &["--force"]);
+    directory.file("web.req", text);
+    sign(&directory, 124, "root", "web", &["--force"]);
 }

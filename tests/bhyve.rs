@@ -23,7 +23,7 @@ use host::{Daemon, Host, Setup, eventually};
 use network::Network;
 use support::{Ended, run};
 
-/// Set in the process that plays `petreld`: the folder that stands for /dev/vmm.
+/// Set in the process that plays `petreld`: the directory that stands for /dev/vmm.
 const PLAYED: &str = "PETREL_TEST_MACHINES";
 
 /// `petreld` on a system that has machines.
@@ -32,11 +32,17 @@ fn petreld_is_played_for_the_other_tests() {
     let Some(machines) = env::var_os(PLAYED) else {
         return;
     };
-    let folder = env::current_dir().unwrap().join("db");
+    let directory = env::current_dir().unwrap().join("db");
     let system = System {
         machines: Ok(machines.into()),
     };
-    let arguments = ["-v", "--tmpdir", "run", "--dbdir", folder.to_str().unwrap()];
+    let arguments = [
+        "-v",
+        "--tmpdir",
+        "run",
+        "--dbdir",
+        directory.to_str().unwrap(),
+    ];
     let check = env::var_os("CHECK").map(|_| "--check");
     let arguments: Vec<_> = arguments.into_iter().chain(check).collect();
     std::process::exit(main_on(system, &arguments));
@@ -44,7 +50,7 @@ fn petreld_is_played_for_the_other_tests() {
 
 /// What all of the programs begin with: they tell what they were called with. `last` is the name of the machine.
 const SAY: &str = r#"#!/bin/sh
-cd FOLDER
+cd DIRECTORY
 echo "${0##*/} $*" >> said
 for last; do :; done
 "#;
@@ -87,7 +93,7 @@ fn started() -> Host {
         ("grub-bhyve", LOADER),
         ("bhyvectl", BHYVECTL),
     ] {
-        let say = SAY.replace("FOLDER", host.path(".").to_str().unwrap());
+        let say = SAY.replace("DIRECTORY", host.path(".").to_str().unwrap());
         let path = host.file(&format!("programs/{name}"), say + script);
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }

@@ -62,7 +62,7 @@ impl Host {
         self.path("db/block").join(name)
     }
 
-    /// The files of the folder, those that are hidden as well.
+    /// The files of the directory, those that are hidden as well.
     fn devices(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("db/block")).unwrap();
         let mut names: Vec<_> = entries

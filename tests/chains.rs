@@ -1,6 +1,6 @@
 //! The recorded certificate chains of albatross: what they ask for, and whether they are valid.
 //!
-//! `PETREL_VECTORS` names another folder with vectors than `tests/vectors`.
+//! `PETREL_VECTORS` names another directory with vectors than `tests/vectors`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -160,10 +160,10 @@ fn a_chain_that_is_too_deep_is_refused_with_the_reason() {
 
 #[test]
 fn what_albatross_refuses_to_sign_or_to_ask_for_is_refused() {
-    let folder = support::Folder::new("chains-refused");
+    let directory = support::Directory::new("chains-refused");
     let petrel = |arguments: &[&str]| {
         let mut program = Command::new(env!("CARGO_BIN_EXE_petrel"));
-        support::run(program.args(arguments).current_dir(folder.path("")))
+        support::run(program.args(arguments).current_dir(directory.path("")))
     };
     let succeeds = |arguments: &[&str]| {
         let ended = petrel(arguments);
@@ -185,7 +185,7 @@ fn what_albatross_refuses_to_sign_or_to_ask_for_is_refused() {
     for entry in load("chains/refused.json") {
         let id = entry["id"].as_str().unwrap();
         for file in ["more.req", "more.key"] {
-            let _ = std::fs::remove_file(folder.path(file));
+            let _ = std::fs::remove_file(directory.path(file));
         }
         let ended = match id {
             "sign-larger-policy" => {
@@ -212,9 +212,9 @@ fn what_albatross_refuses_to_sign_or_to_ask_for_is_refused() {
 }
 
 fn cases() -> Vec<Case> {
-    let folder = vectors::folder().join("chains");
+    let directory = vectors::directory().join("chains");
     let certificate = |file: &Value| {
-        CertificateDer::from_pem_file(folder.join(file.as_str().unwrap()))
+        CertificateDer::from_pem_file(directory.join(file.as_str().unwrap()))
             .unwrap_or_else(|error| panic!("{file}: {error}"))
     };
     load("chains/chains.json")

@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 
 use client::{
-    Daemon, answer, command, daemon_of_several, downloads, expect, failure, folder, image,
+    Daemon, answer, command, daemon_of_several, directory, downloads, expect, failure, image,
     inflated, local, petrel, say, success, upload, zlib,
 };
 use petrel::name::Name;
@@ -27,7 +27,7 @@ use petrel::wire::{
     StatsAdd, StatsCommand, Success, TimeVal, Timestamp, Typ, UnikernelCommand, VmmStat,
 };
 use signal_hook::consts::SIGPIPE;
-use support::{DEADLINE, Folder, Running, guest, skipped};
+use support::{DEADLINE, Directory, Running, guest, skipped};
 
 fn created(request: &Message) -> &Config {
     match &request.payload {
@@ -62,14 +62,14 @@ fn info_prints_one_line_for_each_unikernel() {
         (&["-v", "-v"], true),
         (&["--verbosity=debug"], true),
     ] {
-        let folder = folder("info");
+        let directory = directory("info");
         let infos = vec![NamedInfo {
             name: "foo:web".into(),
             info: info(),
         }];
-        let daemon = albatross(&folder, Payload::Reply(Success::UnikernelInfo(infos)));
+        let daemon = albatross(&directory, Payload::Reply(Success::UnikernelInfo(infos)));
         let ended = local(
-            &folder,
+            &directory,
             0,
             &[&["info", "--name", "foo:"], verbosity].concat(),
         );
@@ -100,9 +100,9 @@ fn info_prints_one_line_for_each_unikernel() {
 }
 
 /// A daemon that closes when it is asked for details, and then answers what it knows.
-fn albatross(folder: &Folder, payload: Payload) -> Daemon<Vec<Message>> {
+fn albatross(directory: &Directory, payload: Payload) -> Daemon<Vec<Message>> {
     let mut known = false;
-    daemon_of_several(&folder.path("util/vmmd.sock"), 2, move |mut stream| {
+    daemon_of_several(&directory.path("util/vmmd.sock"), 2, move |mut stream| {
         let request = command(&mut stream);
         if known {
             answer(&mut stream, &request, payload.clone());
@@ -132,7 +132,7 @@ fn detailed(name: &str, standing: Standing, last_exit: Option<Death>) -> NamedDe
 
 #[test]
 fn details_are_appended_and_what_runs_is_shown_first() {
-    let folder = folder("details");
+    let directory = directory("details");
     let told = "fail behaviour quit startup at 10 CPUids 0,1 32 MB memory";
     let started = format!("typ solo5 started 1970-01-01T00:00:00-00:00 {told}");
     let down = format!("typ solo5 {told}");
@@ -163,10 +163,10 @@ fn details_are_appended_and_what_runs_is_shown_first() {
         detailed(":web", Standing::Running(()), None),
     ];
     let daemon = say(
-        &folder,
+        &directory,
         Payload::Reply(Success::UnikernelDetails(unikernels)),
     );
-    let ended = local(&folder, 0, &["info"]);
+    let ended = local(&directory, 0, &["info"]);
     let at = "last exit 1970-01-01T00:01:00-00:00";
     let previous = "cd".repeat(32);
     let lines = [
@@ -192,11 +192,11 @@ fn details_are_appended_and_what_runs_is_shown_first() {
 
 #[test]
 fn who_wants_details_only_is_told_that_there_are_none() {
-    let folder = folder("details-only");
-    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+    let directory = directory("details-only");
+    let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
         command(&mut stream)
     });
-    let ended = local(&folder, 121, &["info", "--details"]);
+    let ended = local(&directory, 121, &["info", "--details"]);
     let sentence = "without an answer to 'unikernel details', which albatross does not know";
     assert!(ended.stderr.contains(sentence), "{ended:?}");
     daemon.result();
@@ -210,15 +210,15 @@ fn stop_start_and_rollback_are_asked_for_as_what_only_petrel_knows() {
         ("rollback", UnikernelCommand::Rollback(())),
     ];
     for (word, asked) in cases {
-        let folder = folder("own");
-        let daemon = say(&folder, success("done"));
-        let ended = local(&folder, 0, &[word, "foo:web"]);
+        let directory = directory("own");
+        let daemon = say(&directory, success("done"));
+        let ended = local(&directory, 0, &[word, "foo:web"]);
         assert_eq!(ended.stdout, "host [unikernel: foo:web]: success: done\n");
         let request = daemon.result();
         assert_eq!(request.header.name.to_lossy(), "foo:web");
         let asked = Payload::Command(Command::Unikernel(asked));
         assert_eq!(request.payload, asked);
-        let ended = local(&folder, 124, &[word, "foo:"]);
+        let ended = local(&directory, 124, &[word, "foo:"]);
         assert!(ended.stderr.contains("is a path"), "{ended:?}");
     }
 }
@@ -233,9 +233,9 @@ fn empty_lists_say_so() {
         ),
         (&["policy"], Success::Policies(Vec::new()), "no policies"),
     ] {
-        let folder = folder("empty");
-        let daemon = say(&folder, Payload::Reply(reply));
-        let ended = local(&folder, 0, arguments);
+        let directory = directory("empty");
+        let daemon = say(&directory, Payload::Reply(reply));
+        let ended = local(&directory, 0, arguments);
         assert_eq!(ended.stdout, format!("host [unikernel: :]: {word}\n"));
         daemon.result();
     }
@@ -250,8 +250,8 @@ fn policies_are_set_shown_and_removed() {
         block: Some(Int::new(10)),
         bridges: vec!["a".into(), "service".into()],
     };
-    let folder = folder("policies");
-    let socket = folder.path("util/vmmd.sock");
+    let directory = directory("policies");
+    let socket = directory.path("util/vmmd.sock");
     let add = [
         "4",
         "--cpu=2",
@@ -262,8 +262,8 @@ fn policies_are_set_shown_and_removed() {
         "--network=a",
     ];
     for name in ["add-policy", "replace-policy"] {
-        let daemon = say(&folder, success("added policy"));
-        let ended = local(&folder, 0, &[&[name, "foo:bar"], &add[..]].concat());
+        let daemon = say(&directory, success("added policy"));
+        let ended = local(&directory, 0, &[&[name, "foo:bar"], &add[..]].concat());
         assert_eq!(
             ended.stdout,
             "host [unikernel: foo:bar:]: success: added policy\n"
@@ -278,23 +278,23 @@ fn policies_are_set_shown_and_removed() {
         name: "bar:".into(),
         policy: wanted,
     }];
-    let daemon = say(&folder, Payload::Reply(Success::Policies(policies)));
-    let ended = local(&folder, 0, &["policy", "-p", "foo:"]);
+    let daemon = say(&directory, Payload::Reply(Success::Policies(policies)));
+    let ended = local(&directory, 0, &["policy", "-p", "foo:"]);
     let line = "[unikernel: bar:]: policy: 4 unikernels 0,2 CPUids 512 MB memory 10 MB block, bridges: a, service\n";
     assert_eq!(ended.stdout, format!("host [unikernel: foo:]: {line}"));
     daemon.result();
     fs::remove_file(&socket).unwrap();
-    let daemon = say(&folder, success("removed policy"));
-    local(&folder, 0, &["remove-policy", "--path=foo"]);
+    let daemon = say(&directory, success("removed policy"));
+    local(&directory, 0, &["remove-policy", "--path=foo"]);
     let asked = Command::Policy(PolicyCommand::Remove(()));
     assert_eq!(daemon.result().payload, Payload::Command(asked));
 }
 
 #[test]
 fn a_failure_is_shown_and_ends_with_117() {
-    let folder = folder("failure");
-    let daemon = say(&folder, failure("no such\x1b[2J unikernel"));
-    let ended = local(&folder, 117, &["destroy", "web"]);
+    let directory = directory("failure");
+    let daemon = say(&directory, failure("no such\x1b[2J unikernel"));
+    let ended = local(&directory, 117, &["destroy", "web"]);
     let text = "petrel: host [unikernel: :web]: command failed no such\\u{1b}[2J unikernel\n";
     assert_eq!((&ended.stdout[..], &ended.stderr[..]), ("", text));
     daemon.result();
@@ -333,12 +333,12 @@ fn an_answer_that_is_none_ends_with_121() {
     ];
     for (what, serve) in cases {
         for arguments in [&["policy"][..], &["get", "web"]] {
-            let folder = folder("none");
-            let daemon = Daemon::start(&folder.path("util/vmmd.sock"), move |mut stream| {
+            let directory = directory("none");
+            let daemon = Daemon::start(&directory.path("util/vmmd.sock"), move |mut stream| {
                 command(&mut stream);
                 serve(&mut stream);
             });
-            let ended = local(&folder, 121, arguments);
+            let ended = local(&directory, 121, arguments);
             assert!(ended.stderr.starts_with("petrel: "), "{what}: {ended:?}");
             assert_eq!(ended.stdout, "", "{what}");
             daemon.result();
@@ -350,15 +350,15 @@ const INFO: Command = Command::Unikernel(UnikernelCommand::Info(()));
 
 #[test]
 fn a_daemon_that_speaks_in_commands_ends_with_125() {
-    let folder = folder("command");
-    let daemon = say(&folder, Payload::Command(INFO));
-    local(&folder, 125, &["info"]);
+    let directory = directory("command");
+    let daemon = say(&directory, Payload::Command(INFO));
+    local(&directory, 125, &["info"]);
     daemon.result();
 }
 
 #[test]
 fn a_daemon_that_is_not_there_ends_with_122() {
-    let folder = folder("unreachable");
+    let directory = directory("unreachable");
     for (command, program, socket) in [
         (&["info"][..], "petreld", "vmmd.sock"),
         (&["block"], "petreld", "vmmd.sock"),
@@ -366,7 +366,7 @@ fn a_daemon_that_is_not_there_ends_with_122() {
         (&["inactive-consoles"], "petrel-console", "console.sock"),
         (&["stats"], "petrel-stats", "stat.sock"),
     ] {
-        let ended = local(&folder, 122, command);
+        let ended = local(&directory, 122, command);
         for hint in [
             &format!("'./util/{socket}'"),
             &format!("is {program} running?"),
@@ -376,16 +376,16 @@ fn a_daemon_that_is_not_there_ends_with_122() {
             assert!(ended.stderr.contains(hint), "{hint}: {ended:?}");
         }
     }
-    let ended = expect(&folder.path(""), 122, &["info", "--socket=none"]);
+    let ended = expect(&directory.path(""), 122, &["info", "--socket=none"]);
     assert!(ended.stderr.contains("'none'"), "{ended:?}");
 }
 
 #[test]
 fn wrong_command_lines_end_with_124() {
-    let folder = folder("usage");
+    let directory = directory("usage");
     let net = guest("net.spt");
     let net = net.to_str().unwrap();
-    let none = folder.file("text", "no image");
+    let none = directory.file("text", "no image");
     let none = none.to_str().unwrap();
     let cases: [&[&str]; 43] = [
         &["no-such-command"],
@@ -459,7 +459,7 @@ fn wrong_command_lines_end_with_124() {
         ],
     ];
     for arguments in cases {
-        let ended = expect(&folder.path(""), 124, arguments);
+        let ended = expect(&directory.path(""), 124, arguments);
         assert!(
             ended.stderr.starts_with("petrel: "),
             "{arguments:?}: {ended:?}"
@@ -470,24 +470,24 @@ fn wrong_command_lines_end_with_124() {
 
 #[test]
 fn help_and_version_need_nothing() {
-    let folder = folder("help");
-    let help = expect(&folder.path(""), 0, &["--help"]).stdout;
-    assert_eq!(expect(&folder.path(""), 0, &[]).stdout, help);
+    let directory = directory("help");
+    let help = expect(&directory.path(""), 0, &["--help"]).stdout;
+    assert_eq!(expect(&directory.path(""), 0, &[]).stdout, help);
     for name in ["create", "replace-policy", "certificate", "generate"] {
         assert!(help.contains(name), "{name}");
-        let ended = expect(&folder.path(""), 0, &[name, "--help"]);
+        let ended = expect(&directory.path(""), 0, &[name, "--help"]);
         assert!(ended.stdout.contains("Usage: petrel"), "{ended:?}");
     }
-    let ended = expect(&folder.path(""), 0, &["--version"]);
+    let ended = expect(&directory.path(""), 0, &["--version"]);
     assert!(ended.stdout.contains("protocol version 5"), "{ended:?}");
 }
 
 #[test]
 fn create_streams_the_image_after_the_command() {
     for (level, compressed) in [(None, false), (Some("--compression-level=1"), true)] {
-        let folder = folder("create");
-        let image = image(&folder, 3_000_001);
-        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        let directory = directory("create");
+        let image = image(&directory, 3_000_001);
+        let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
             let request = command(&mut stream);
             let bytes = upload(&mut stream);
             answer(&mut stream, &request, success("created unikernel"));
@@ -505,7 +505,7 @@ fn create_streams_the_image_after_the_command() {
         let mut arguments = vec!["create", "foo:web", "image"];
         arguments.extend(options);
         arguments.extend(level);
-        let ended = local(&folder, 0, &arguments);
+        let ended = local(&directory, 0, &arguments);
         assert_eq!(
             ended.stdout,
             "host [unikernel: foo:web]: success: created unikernel\n"
@@ -528,16 +528,16 @@ fn create_streams_the_image_after_the_command() {
 #[test]
 fn a_failure_in_the_middle_of_an_upload_is_shown() {
     for level in ["0", "1"] {
-        let folder = folder("early");
-        image(&folder, 16 << 20);
-        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        let directory = directory("early");
+        image(&directory, 16 << 20);
+        let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
             let request = command(&mut stream);
             read_frame(&mut stream, MAX_CHUNK).unwrap().unwrap();
             // Says why, and goes without reading on.
             answer(&mut stream, &request, failure("no room"));
         });
         let ended = local(
-            &folder,
+            &directory,
             117,
             &["create", "web", "image", "--compression-level", level],
         );
@@ -548,16 +548,16 @@ fn a_failure_in_the_middle_of_an_upload_is_shown() {
 
 #[test]
 fn a_failure_is_noticed_while_the_daemon_does_not_read() {
-    let folder = folder("stuck");
-    image(&folder, 16 << 20);
+    let directory = directory("stuck");
+    image(&directory, 16 << 20);
     let (end, ended) = channel::<()>();
-    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), move |mut stream| {
+    let daemon = Daemon::start(&directory.path("util/vmmd.sock"), move |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, failure("too large"));
         // Stays, so that the client cannot learn it from a broken pipe.
         ended.recv_timeout(DEADLINE).unwrap();
     });
-    let stopped = local(&folder, 117, &["create", "web", "image"]);
+    let stopped = local(&directory, 117, &["create", "web", "image"]);
     assert!(stopped.stderr.contains("too large"), "{stopped:?}");
     end.send(()).unwrap();
     daemon.result();
@@ -565,22 +565,22 @@ fn a_failure_is_noticed_while_the_daemon_does_not_read() {
 
 #[test]
 fn an_upload_without_a_listener_ends_with_121() {
-    let folder = folder("gone");
-    image(&folder, 16 << 20);
-    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+    let directory = directory("gone");
+    image(&directory, 16 << 20);
+    let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
         command(&mut stream);
     });
-    let ended = local(&folder, 121, &["create", "web", "image"]);
+    let ended = local(&directory, 121, &["create", "web", "image"]);
     assert!(ended.stderr.starts_with("petrel: "), "{ended:?}");
     daemon.result();
 }
 
 #[test]
 fn a_success_before_the_end_of_an_upload_is_none() {
-    let folder = folder("hasty");
-    image(&folder, 16 << 20);
-    let daemon = say(&folder, success("created unikernel"));
-    let ended = local(&folder, 121, &["create", "web", "image"]);
+    let directory = directory("hasty");
+    image(&directory, 16 << 20);
+    let daemon = say(&directory, success("created unikernel"));
+    let ended = local(&directory, 121, &["create", "web", "image"]);
     assert_eq!(ended.stdout, "");
     daemon.result();
 }
@@ -596,15 +596,15 @@ fn image_reply(compressed: bool, image: Vec<u8>) -> Payload {
 fn get_stores_the_image() {
     let content: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_be_bytes).collect();
     for compressed in [false, true] {
-        let folder = folder("get");
+        let directory = directory("get");
         let sent = if compressed {
             zlib(&content)
         } else {
             content.clone()
         };
-        let daemon = say(&folder, image_reply(compressed, sent));
-        let ended = local(&folder, 0, &["get", "foo:web", "--compression-level=3"]);
-        let files = downloads(&folder);
+        let daemon = say(&directory, image_reply(compressed, sent));
+        let ended = local(&directory, 0, &["get", "foo:web", "--compression-level=3"]);
+        let files = downloads(&directory);
         let name = files[0].file_name().unwrap().to_str().unwrap();
         assert!(ended.stdout.contains(name), "{ended:?}");
         // foo_web.20261122T220816Z: a colon would end a host name for scp and tar.
@@ -624,28 +624,36 @@ fn get_stores_the_image() {
 
 #[test]
 fn a_download_goes_where_it_is_asked_to_and_replaces_nothing() {
-    let folder = folder("get-to");
-    let daemon = say(&folder, image_reply(false, b"content".to_vec()));
-    let ended = local(&folder, 0, &["get", "foo:web", "-o", "util/web.spt"]);
+    let directory = directory("get-to");
+    let daemon = say(&directory, image_reply(false, b"content".to_vec()));
+    let ended = local(&directory, 0, &["get", "foo:web", "-o", "util/web.spt"]);
     assert!(ended.stdout.ends_with("stored in util/web.spt\n"));
-    let file = folder.path("util/web.spt");
+    let file = directory.path("util/web.spt");
     assert_eq!(fs::read(&file).unwrap(), b"content");
     let mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     daemon.result();
     for command in ["get", "dump-block"] {
         // Nobody is asked: nobody listens any more.
-        let ended = local(&folder, 124, &[command, "foo:web", "--output=util/web.spt"]);
+        let ended = local(
+            &directory,
+            124,
+            &[command, "foo:web", "--output=util/web.spt"],
+        );
         assert!(ended.stderr.contains("exists already"), "{ended:?}");
-        let ended = expect(&folder.path(""), 124, &[command, "web", "--csr", "-o", "x"]);
+        let ended = expect(
+            &directory.path(""),
+            124,
+            &[command, "web", "--csr", "-o", "x"],
+        );
         assert!(ended.stderr.contains("petrel certificate"), "{ended:?}");
     }
     assert_eq!(fs::read(&file).unwrap(), b"content");
     // A download that was killed leaves such a file.
-    folder.file("x.part", "");
-    fs::remove_file(folder.path("util/vmmd.sock")).unwrap();
-    let daemon = say(&folder, image_reply(false, b"content".to_vec()));
-    let ended = local(&folder, 124, &["get", "web", "-o", "x"]);
+    directory.file("x.part", "");
+    fs::remove_file(directory.path("util/vmmd.sock")).unwrap();
+    let daemon = say(&directory, image_reply(false, b"content".to_vec()));
+    let ended = local(&directory, 124, &["get", "web", "-o", "x"]);
     assert!(ended.stderr.contains("'x.part'"), "{ended:?}");
     assert!(ended.stderr.contains("remove it"), "{ended:?}");
     drop(daemon);
@@ -668,15 +676,15 @@ fn an_image_that_is_not_complete_is_not_kept() {
         ("a cut message", false, content.clone(), 1),
     ];
     for (what, compressed, image, missing) in cases {
-        let folder = folder("incomplete");
-        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), move |mut stream| {
+        let directory = directory("incomplete");
+        let daemon = Daemon::start(&directory.path("util/vmmd.sock"), move |mut stream| {
             let request = command(&mut stream);
             let message = Message::answer(request.header, image_reply(compressed, image));
             let bytes = frame(&message.encode().unwrap()).unwrap();
             stream.write_all(&bytes[..bytes.len() - missing]).unwrap();
         });
-        let ended = local(&folder, 121, &["get", "web"]);
-        assert!(downloads(&folder).is_empty(), "{what}");
+        let ended = local(&directory, 121, &["get", "web"]);
+        assert!(downloads(&directory).is_empty(), "{what}");
         assert_eq!(ended.stdout, "", "{what}");
         daemon.result();
     }
@@ -684,10 +692,10 @@ fn an_image_that_is_not_complete_is_not_kept() {
 
 #[test]
 fn get_of_a_unikernel_that_is_not_there_is_a_failure() {
-    let folder = folder("get-failure");
-    let daemon = say(&folder, failure("no such unikernel"));
-    local(&folder, 117, &["get", "web"]);
-    assert!(downloads(&folder).is_empty());
+    let directory = directory("get-failure");
+    let daemon = say(&directory, failure("no such unikernel"));
+    local(&directory, 117, &["get", "web"]);
+    assert!(downloads(&directory).is_empty());
     daemon.result();
 }
 
@@ -700,9 +708,9 @@ fn console_line(seconds: i64, line: &[u8]) -> Payload {
 
 #[test]
 fn console_lines_are_printed_as_they_come() {
-    let folder = folder("console");
+    let directory = directory("console");
     let (next, wait): (_, Receiver<()>) = channel();
-    let daemon = Daemon::start(&folder.path("util/console.sock"), move |mut stream| {
+    let daemon = Daemon::start(&directory.path("util/console.sock"), move |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, success("subscribed"));
         for second in 0..3 {
@@ -716,7 +724,7 @@ fn console_lines_are_printed_as_they_come() {
         request
     });
     let arguments = ["console", "foo:web", "--count=7", "--tmpdir=."];
-    let mut running = Running::start(&mut petrel(&folder.path(""), &arguments));
+    let mut running = Running::start(&mut petrel(&directory.path(""), &arguments));
     assert_eq!(
         running.line(),
         "host [unikernel: foo:web]: success: subscribed"
@@ -735,11 +743,11 @@ fn console_lines_are_printed_as_they_come() {
 }
 
 /// Runs the client with a pipe as standard output that nobody reads.
-fn into_closed_pipe(folder: &Folder, arguments: &[&str]) -> support::Ended {
+fn into_closed_pipe(directory: &Directory, arguments: &[&str]) -> support::Ended {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     Running::start_with(
-        &mut petrel(&folder.path(""), &[arguments, &["--tmpdir=."]].concat()),
+        &mut petrel(&directory.path(""), &[arguments, &["--tmpdir=."]].concat()),
         writer.into(),
     )
     .end()
@@ -747,36 +755,36 @@ fn into_closed_pipe(folder: &Folder, arguments: &[&str]) -> support::Ended {
 
 #[test]
 fn a_closed_pipe_ends_a_command_by_its_signal_and_without_a_word() {
-    let folder = folder("pipe");
-    let socket = folder.path("util/console.sock");
+    let directory = directory("pipe");
+    let socket = directory.path("util/console.sock");
     for command in [&["info"][..], &["policy"], &["destroy", "web"]] {
-        let daemon = say(&folder, success("done"));
-        let ended = into_closed_pipe(&folder, command);
+        let daemon = say(&directory, success("done"));
+        let ended = into_closed_pipe(&directory, command);
         assert_eq!(ended.status.signal(), Some(SIGPIPE), "{ended:?}");
         assert_eq!(ended.stderr, "");
         daemon.result();
-        fs::remove_file(folder.path("util/vmmd.sock")).unwrap();
+        fs::remove_file(directory.path("util/vmmd.sock")).unwrap();
     }
     let daemon = Daemon::start(&socket, |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, success("subscribed"));
         stream.read(&mut [0]).unwrap_or_default()
     });
-    let ended = into_closed_pipe(&folder, &["console", "web"]);
+    let ended = into_closed_pipe(&directory, &["console", "web"]);
     assert_eq!(ended.status.signal(), Some(SIGPIPE), "{ended:?}");
     assert_eq!(ended.stderr, "");
     assert_eq!(daemon.result(), 0);
     // Without a daemon there is still something to say.
-    let ended = into_closed_pipe(&folder, &["info"]);
+    let ended = into_closed_pipe(&directory, &["info"]);
     assert_eq!(ended.code(), 122, "{ended:?}");
 }
 
 #[test]
 fn a_quiet_console_that_nobody_reads_any_more_ends() {
     for (command, socket) in [("console", "console.sock"), ("stats", "stat.sock")] {
-        let folder = folder("pipe-quiet");
+        let directory = directory("pipe-quiet");
         let (gone, when_gone): (_, Receiver<()>) = channel();
-        let daemon = Daemon::start(&folder.path("util").join(socket), move |mut stream| {
+        let daemon = Daemon::start(&directory.path("util").join(socket), move |mut stream| {
             let request = self::command(&mut stream);
             answer(&mut stream, &request, success("subscribed"));
             when_gone.recv_timeout(DEADLINE).unwrap();
@@ -788,7 +796,7 @@ fn a_quiet_console_that_nobody_reads_any_more_ends() {
             "stats" => &["stats", "--tmpdir=."],
             _ => &["console", "web", "--tmpdir=."],
         };
-        let mut client = petrel(&folder.path(""), arguments);
+        let mut client = petrel(&directory.path(""), arguments);
         let running = Running::start_with(&mut client, writer.into());
         // Not the client's end of the pipe is kept open by this.
         drop(client);
@@ -807,15 +815,15 @@ fn a_quiet_console_that_nobody_reads_any_more_ends() {
 
 #[test]
 fn a_time_wins_over_a_count() {
-    let folder = folder("since");
-    let daemon = Daemon::start(&folder.path("util/console.sock"), |mut stream| {
+    let directory = directory("since");
+    let daemon = Daemon::start(&directory.path("util/console.sock"), |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, success("subscribed"));
         request
     });
     let since = "--since=2026-01-02T03:04:05.5Z";
     // It ends without an end.
-    local(&folder, 121, &["console", "web", "--count=7", since]);
+    local(&directory, 121, &["console", "web", "--count=7", since]);
     let history = SinceCount::Since(Timestamp::from_unix(1_767_323_045, 500_000_000_000));
     assert_eq!(daemon.result().payload, read(history, true));
 }
@@ -833,8 +841,8 @@ fn no_more() -> Payload {
 
 #[test]
 fn a_console_daemon_of_albatross_is_asked_as_one() {
-    let folder = folder("console-plain");
-    let socket = folder.path("util/console.sock");
+    let directory = directory("console-plain");
+    let socket = directory.path("util/console.sock");
     let mut connection = 0;
     let daemon = daemon_of_several(&socket, 2, move |mut stream| {
         let request = command(&mut stream);
@@ -846,7 +854,7 @@ fn a_console_daemon_of_albatross_is_asked_as_one() {
         }
         request.payload
     });
-    let ended = local(&folder, 121, &["console", "web"]);
+    let ended = local(&directory, 121, &["console", "web"]);
     assert!(ended.stdout.ends_with(": hello\n"), "{ended:?}");
     let history = SinceCount::Count(Int::new(20));
     let plain = Command::Console(ConsoleCommand::Subscribe(history.clone()));
@@ -856,37 +864,45 @@ fn a_console_daemon_of_albatross_is_asked_as_one() {
     for option in ["--follow", "--no-follow"] {
         fs::remove_file(&socket).unwrap();
         let daemon = Daemon::start(&socket, |mut stream| command(&mut stream));
-        let ended = local(&folder, 121, &["console", "web", option]);
+        let ended = local(&directory, 121, &["console", "web", option]);
         assert!(ended.stderr.contains("'console read'"), "{ended:?}");
         daemon.result();
     }
-    local(&folder, 124, &["console", "web", "--follow", "--no-follow"]);
+    local(
+        &directory,
+        124,
+        &["console", "web", "--follow", "--no-follow"],
+    );
 }
 
 #[test]
 fn without_following_the_history_is_all() {
-    let folder = folder("console-history");
-    let daemon = Daemon::start(&folder.path("util/console.sock"), |mut stream| {
+    let directory = directory("console-history");
+    let daemon = Daemon::start(&directory.path("util/console.sock"), |mut stream| {
         let request = command(&mut stream);
         for payload in [success("subscribed"), console_line(1, b"hello"), no_more()] {
             answer(&mut stream, &request, payload);
         }
         request.payload
     });
-    let ended = local(&folder, 0, &["console", "web", "--no-follow", "--count=3"]);
+    let ended = local(
+        &directory,
+        0,
+        &["console", "web", "--no-follow", "--count=3"],
+    );
     assert!(ended.stdout.ends_with(": hello\n"), "{ended:?}");
     assert_eq!(daemon.result(), read(SinceCount::Count(Int::new(3)), false));
 }
 
 #[test]
 fn a_run_whose_end_nobody_can_explain_is_over_all_the_same() {
-    let folder = folder("console-end");
-    let daemon = Daemon::start(&folder.path("util/console.sock"), |mut stream| {
+    let directory = directory("console-end");
+    let daemon = Daemon::start(&directory.path("util/console.sock"), |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, success("subscribed"));
         answer(&mut stream, &request, no_more());
     });
-    let ended = local(&folder, 0, &["console", "web"]);
+    let ended = local(&directory, 0, &["console", "web"]);
     let last = "host [unikernel: :web]: the run has ended\n";
     assert!(ended.stdout.ends_with(last), "{ended:?}");
     daemon.result();
@@ -894,13 +910,13 @@ fn a_run_whose_end_nobody_can_explain_is_over_all_the_same() {
 
 #[test]
 fn a_console_that_breaks_in_the_middle_of_a_line_is_an_error() {
-    let folder = folder("console-cut");
-    let daemon = Daemon::start(&folder.path("util/console.sock"), |mut stream| {
+    let directory = directory("console-cut");
+    let daemon = Daemon::start(&directory.path("util/console.sock"), |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, success("subscribed"));
         stream.write_all(&[0, 0, 0, 9, 0x30]).unwrap();
     });
-    local(&folder, 121, &["console", "web"]);
+    local(&directory, 121, &["console", "web"]);
     daemon.result();
 }
 
@@ -909,9 +925,9 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
     let Ok(full) = fs::File::options().write(true).open("/dev/full") else {
         return skipped("output to a full device", "there is no /dev/full");
     };
-    let folder = folder("full");
-    let daemon = say(&folder, success("destroyed unikernel"));
-    let mut command = petrel(&folder.path(""), &["destroy", "web", "--tmpdir=."]);
+    let directory = directory("full");
+    let daemon = say(&directory, success("destroyed unikernel"));
+    let mut command = petrel(&directory.path(""), &["destroy", "web", "--tmpdir=."]);
     let ended = Running::start_with(&mut command, full.into()).end();
     daemon.result();
     assert_eq!(ended.code(), 124, "{ended:?}");
@@ -920,20 +936,20 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
 
 #[test]
 fn a_hint_names_the_help_of_the_command() {
-    let folder = folder("hint");
+    let directory = directory("hint");
     for (arguments, hint) in [
         (&["create", "web"][..], "Try 'petrel create --help'."),
         (&["dump-block", "--x"], "Try 'petrel dump-block --help'."),
         (&["no-such-command"], "Try 'petrel --help'."),
     ] {
-        let ended = expect(&folder.path(""), 124, arguments);
+        let ended = expect(&directory.path(""), 124, arguments);
         assert!(ended.stderr.trim_end().ends_with(hint), "{ended:?}");
     }
 }
 
 #[test]
 fn no_message_that_nobody_reads_is_a_panic() {
-    let folder = folder("deaf");
+    let directory = directory("deaf");
     for (code, arguments) in [
         (0, &["--help"][..]),
         (0, &["--version"]),
@@ -943,7 +959,7 @@ fn no_message_that_nobody_reads_is_a_panic() {
     ] {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         drop(reader);
-        let status = petrel(&folder.path(""), arguments)
+        let status = petrel(&directory.path(""), arguments)
             .stdin(Stdio::null())
             .stdout(writer.try_clone().unwrap())
             .stderr(writer)
@@ -955,14 +971,14 @@ fn no_message_that_nobody_reads_is_a_panic() {
 
 #[test]
 fn on_a_terminal_long_lines_are_wrapped() {
-    let folder = folder("terminal");
+    let directory = directory("terminal");
     let infos = vec![NamedInfo {
         name: "foo:web".into(),
         info: info(),
     }];
-    let daemon = say(&folder, Payload::Reply(Success::UnikernelInfo(infos)));
+    let daemon = say(&directory, Payload::Reply(Success::UnikernelInfo(infos)));
     let terminal = nix::pty::openpty(None, None).unwrap();
-    let mut command = petrel(&folder.path(""), &["info", "--tmpdir=."]);
+    let mut command = petrel(&directory.path(""), &["info", "--tmpdir=."]);
     let ended = Running::start_with(&mut command, terminal.slave.into()).end();
     assert_eq!(ended.code(), 0, "{ended:?}");
     drop(command);
@@ -989,11 +1005,11 @@ fn a_command_that_the_daemon_does_not_know_gets_a_sentence() {
         ("start", format!("'unikernel start', {own}")),
         ("rollback", format!("'unikernel rollback', {own}")),
     ] {
-        let folder = folder("unknown");
-        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        let directory = directory("unknown");
+        let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
             command(&mut stream);
         });
-        let ended = local(&folder, 121, &[word, "web"]);
+        let ended = local(&directory, 121, &[word, "web"]);
         let whole = format!("petrel: the connection ended without an answer to {sentence}");
         assert_eq!(ended.stderr, whole);
         daemon.result();
@@ -1020,9 +1036,9 @@ fn restart_keeps_or_replaces_the_settings() {
         (&["--mem=64"], kept, true),
         (&["--mem=64", "--replace-arguments"], replaced, false),
     ] {
-        let folder = folder("restart");
-        let daemon = say(&folder, success("restarted unikernel"));
-        let ended = local(&folder, 0, &[&["restart", "foo:web"], options].concat());
+        let directory = directory("restart");
+        let daemon = say(&directory, success("restarted unikernel"));
+        let ended = local(&directory, 0, &[&["restart", "foo:web"], options].concat());
         let warning = ended.stderr.contains("--replace-arguments");
         assert_eq!(warning, warned, "{ended:?}");
         let request = daemon.result();
@@ -1041,15 +1057,15 @@ fn inactive_consoles_are_listed() {
         ),
         (Vec::new(), "no consoles"),
     ] {
-        let folder = folder("inactive");
-        let socket = folder.path("util/console.sock");
+        let directory = directory("inactive");
+        let socket = directory.path("util/console.sock");
         let reply = Payload::Reply(Success::Consoles(consoles));
         let daemon = Daemon::start(&socket, |mut stream| {
             let request = command(&mut stream);
             answer(&mut stream, &request, reply);
             request
         });
-        let ended = local(&folder, 0, &["inactive-consoles", "--path", "foo"]);
+        let ended = local(&directory, 0, &["inactive-consoles", "--path", "foo"]);
         assert_eq!(ended.stdout, format!("host [unikernel: foo:]: {shown}\n"));
         let request = daemon.result();
         assert_eq!(request.header.name.to_lossy(), "foo:");
@@ -1122,8 +1138,8 @@ fn used() -> Statistics {
 
 #[test]
 fn statistics_are_shown_in_four_blocks_until_the_daemon_goes() {
-    let folder = folder("stats");
-    let daemon = Daemon::start(&folder.path("util/stat.sock"), |mut stream| {
+    let directory = directory("stats");
+    let daemon = Daemon::start(&directory.path("util/stat.sock"), |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, success("subscribed"));
         let bare = Statistics {
@@ -1138,7 +1154,7 @@ fn statistics_are_shown_in_four_blocks_until_the_daemon_goes() {
         }
         request
     });
-    let ended = local(&folder, 121, &["stats", "-n", "foo:web"]);
+    let ended = local(&directory, 121, &["stats", "-n", "foo:web"]);
     let shown: Vec<&str> = ended.stdout.lines().collect();
     let usage = "usage: utime 7.000042 stime 7.000042 maxrss 1024 ixrss 0 idrss 0 isrss 0 minflt 0 majflt 0 nswap 0 \
                  inblock 0 outblock 0 msgsnd 0 msgrcv 0 nsignals 0 nvcsw 0 nivcsw 18446744073709551615";
@@ -1186,15 +1202,15 @@ fn processes_are_added_to_the_statistics_and_removed() {
             StatsCommand::Remove(()),
         ),
     ] {
-        let folder = folder("stats-add");
-        let daemon = Daemon::start(&folder.path("util/stat.sock"), |mut stream| {
+        let directory = directory("stats-add");
+        let daemon = Daemon::start(&directory.path("util/stat.sock"), |mut stream| {
             let request = command(&mut stream);
             answer(&mut stream, &request, success(word));
             // The daemon would take further commands.
             assert_eq!(stream.read(&mut [0]).unwrap(), 0);
             request
         });
-        let ended = local(&folder, 0, arguments);
+        let ended = local(&directory, 0, arguments);
         assert!(ended.stdout.ends_with(&format!("success: {word}\n")));
         let asked = Payload::Command(Command::Statistics(asked));
         assert_eq!(daemon.result().payload, asked);
@@ -1203,7 +1219,7 @@ fn processes_are_added_to_the_statistics_and_removed() {
 
 #[test]
 fn verbosity_tells_where_a_command_goes() {
-    let folder = folder("verbosity");
+    let directory = directory("verbosity");
     let place = "petrel: 'unikernel details' goes to './util/vmmd.sock'\n";
     for (options, said) in [
         (&[][..], false),
@@ -1215,10 +1231,10 @@ fn verbosity_tells_where_a_command_goes() {
         (&["--color=always"], false),
     ] {
         // There is no daemon.
-        let ended = local(&folder, 122, &[&["info"], options].concat());
+        let ended = local(&directory, 122, &[&["info"], options].concat());
         assert_eq!(ended.stderr.starts_with(place), said, "{options:?}");
     }
     for wrong in ["--verbosity=loud", "--color=red"] {
-        local(&folder, 124, &["info", wrong]);
+        local(&directory, 124, &["info", wrong]);
     }
 }

@@ -13,14 +13,14 @@ use std::process::Command as Process;
 use std::sync::mpsc::channel;
 
 use client::{
-    Daemon, answer, command, daemon_of_several, downloads, expect, failure, folder, inflated,
+    Daemon, answer, command, daemon_of_several, directory, downloads, expect, failure, inflated,
     local, petrel, say, success, upload, zlib,
 };
 use petrel::wire::{
     BlockAddFilled, BlockCommand, BlockData, BlockDevice, Bytes, Command, Data, Int, Message,
     Payload, Success,
 };
-use support::{DEADLINE, Folder, Running, run};
+use support::{DEADLINE, Directory, Running, run};
 
 fn asked(command: BlockCommand) -> Payload {
     Payload::Command(Command::Block(command))
@@ -35,15 +35,15 @@ fn block_devices_are_listed() {
         ),
         (Vec::new(), "no block devices"),
     ] {
-        let folder = folder("blocks");
+        let directory = directory("blocks");
         let devices = devices.into_iter().map(|(name, size, active)| BlockDevice {
             name: name.into(),
             size: Int::new(size),
             active,
         });
         let reply = Success::BlockDevices(devices.collect());
-        let daemon = say(&folder, Payload::Reply(reply));
-        let ended = local(&folder, 0, &["block", "--name=foo:"]);
+        let daemon = say(&directory, Payload::Reply(reply));
+        let ended = local(&directory, 0, &["block", "--name=foo:"]);
         assert_eq!(ended.stdout, format!("host [unikernel: foo:]: {shown}\n"));
         assert_eq!(daemon.result().payload, asked(BlockCommand::Info(())));
     }
@@ -63,9 +63,9 @@ fn block_devices_are_created_and_destroyed() {
             BlockCommand::Remove(()),
         ),
     ] {
-        let folder = folder("block");
-        let daemon = say(&folder, success(word));
-        let ended = local(&folder, 0, arguments);
+        let directory = directory("block");
+        let daemon = say(&directory, success(word));
+        let ended = local(&directory, 0, arguments);
         let line = format!("host [unikernel: :data]: success: {word}\n");
         assert_eq!(ended.stdout, line);
         assert_eq!(daemon.result().payload, asked(command));
@@ -91,15 +91,15 @@ fn serve_content(stream: &mut UnixStream, knows: bool) -> (Payload, Vec<u8>) {
 #[test]
 fn a_device_with_data_is_created_with_it_in_one_go() {
     for (options, compressed) in [(&[][..], false), (&["--compression-level=5"], true)] {
-        let folder = folder("create-data");
+        let directory = directory("create-data");
         // As large as the device may be.
         let content = vec![7; 1 << 20];
-        folder.file("content", &content);
-        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        directory.file("content", &content);
+        let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
             serve_content(&mut stream, true)
         });
         let create = ["create-block", "foo:data", "1", "--data=content"];
-        let ended = local(&folder, 0, &[&create, options].concat());
+        let ended = local(&directory, 0, &[&create, options].concat());
         assert_eq!(ended.stdout.lines().count(), 1, "{ended:?}");
         let (request, sent) = daemon.result();
         assert_eq!(request, asked(add_filled(compressed)));
@@ -111,14 +111,14 @@ fn a_device_with_data_is_created_with_it_in_one_go() {
 #[test]
 fn a_daemon_of_albatross_is_asked_to_create_a_device_and_then_to_fill_it() {
     for (options, compressed) in [(&[][..], false), (&["--compression-level=5"], true)] {
-        let folder = folder("create-data-old");
+        let directory = directory("create-data-old");
         let content = vec![7; 1 << 20];
-        folder.file("content", &content);
-        let daemon = daemon_of_several(&folder.path("util/vmmd.sock"), 3, |mut stream| {
+        directory.file("content", &content);
+        let daemon = daemon_of_several(&directory.path("util/vmmd.sock"), 3, |mut stream| {
             serve_content(&mut stream, false)
         });
         let create = ["create-block", "foo:data", "1", "--data=content"];
-        let ended = local(&folder, 0, &[&create, options].concat());
+        let ended = local(&directory, 0, &[&create, options].concat());
         assert_eq!(ended.stdout.lines().count(), 2, "{ended:?}");
         let served = daemon.result();
         assert_eq!(served[0].0, asked(add_filled(compressed)));
@@ -143,12 +143,12 @@ fn add_filled(compressed: bool) -> BlockCommand {
 
 #[test]
 fn one_request_is_for_a_device_with_its_data() {
-    let folder = folder("create-request");
-    folder.file("content", "x");
+    let directory = directory("create-request");
+    directory.file("content", "x");
     let create = ["create-block", "data", "1", "--data=content", "--csr"];
-    let ended = expect(&folder.path(""), 0, &create);
+    let ended = expect(&directory.path(""), 0, &create);
     assert!(ended.stdout.contains(" --data content "), "{ended:?}");
-    let shown = expect(&folder.path(""), 0, &["show", "data.req"]);
+    let shown = expect(&directory.path(""), 0, &["show", "data.req"]);
     for word in ["block add", "1 MB", "sent along"] {
         assert!(shown.stdout.contains(word), "{shown:?}");
     }
@@ -156,12 +156,12 @@ fn one_request_is_for_a_device_with_its_data() {
 
 #[test]
 fn a_device_that_could_not_be_created_is_not_filled() {
-    let folder = folder("create-refused");
-    folder.file("content", "x");
+    let directory = directory("create-refused");
+    directory.file("content", "x");
     // Another connection would be refused, with another exit code. It answers before anything of the content is read.
-    let daemon = say(&folder, failure("exists"));
+    let daemon = say(&directory, failure("exists"));
     let ended = local(
-        &folder,
+        &directory,
         117,
         &["create-block", "data", "1", "--data=content"],
     );
@@ -171,8 +171,8 @@ fn a_device_that_could_not_be_created_is_not_filled() {
 
 #[test]
 fn data_larger_than_the_device_is_refused_before_anything_is_sent() {
-    let folder = folder("too-large");
-    folder.file("content", vec![7; (1 << 20) + 1]);
+    let directory = directory("too-large");
+    directory.file("content", vec![7; (1 << 20) + 1]);
     let create = ["create-block", "data", "1", "--data"];
     for (file, why) in [
         ("content", "1048577 bytes"),
@@ -180,7 +180,7 @@ fn data_larger_than_the_device_is_refused_before_anything_is_sent() {
         ("util", "cannot read"),
     ] {
         // There is no daemon.
-        let ended = local(&folder, 124, &[&create[..], &[file]].concat());
+        let ended = local(&directory, 124, &[&create[..], &[file]].concat());
         assert!(ended.stderr.contains(why), "{ended:?}");
     }
 }
@@ -188,17 +188,17 @@ fn data_larger_than_the_device_is_refused_before_anything_is_sent() {
 #[test]
 fn the_content_of_a_device_is_replaced() {
     for (level, compressed) in [("0", false), ("9", true)] {
-        let folder = folder("set");
+        let directory = directory("set");
         let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
-        folder.file("content", &content);
-        let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+        directory.file("content", &content);
+        let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
             let request = command(&mut stream);
             let bytes = upload(&mut stream);
             answer(&mut stream, &request, success("set block device"));
             (request.payload, bytes)
         });
         let set = ["set-block", "data", "content", "--compression-level", level];
-        local(&folder, 0, &set);
+        local(&directory, 0, &set);
         let (payload, bytes) = daemon.result();
         assert_eq!(payload, asked(BlockCommand::Set(compressed)));
         let bytes = if compressed { inflated(&bytes) } else { bytes };
@@ -208,9 +208,9 @@ fn the_content_of_a_device_is_replaced() {
 
 #[test]
 fn an_empty_file_needs_force_and_is_only_an_end() {
-    let folder = folder("empty");
-    folder.file("content", "");
-    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+    let directory = directory("empty");
+    directory.file("content", "");
+    let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
         let request = command(&mut stream);
         let mut end = [1; 4];
         stream.read_exact(&mut end).unwrap();
@@ -218,18 +218,18 @@ fn an_empty_file_needs_force_and_is_only_an_end() {
         end
     });
     // Nothing is asked of the daemon, which serves one client.
-    local(&folder, 124, &["set-block", "data", "content"]);
-    local(&folder, 0, &["set-block", "--force", "data", "content"]);
+    local(&directory, 124, &["set-block", "data", "content"]);
+    local(&directory, 0, &["set-block", "--force", "data", "content"]);
     assert_eq!(daemon.result(), [0; 4]);
 }
 
 #[test]
 fn a_file_that_shrinks_while_it_is_sent_has_no_end() {
-    let folder = folder("shrink");
-    let content = folder.file("content", vec![7; 32 << 20]);
+    let directory = directory("shrink");
+    let content = directory.file("content", vec![7; 32 << 20]);
     let (open, opened) = channel();
     let (shrunk, wait) = channel();
-    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), move |mut stream| {
+    let daemon = Daemon::start(&directory.path("util/vmmd.sock"), move |mut stream| {
         command(&mut stream);
         // The client has opened the file, and cannot be at its end: no socket holds so much.
         open.send(()).unwrap();
@@ -239,7 +239,7 @@ fn a_file_that_shrinks_while_it_is_sent_has_no_end() {
         bytes
     });
     let set = ["set-block", "data", "content", "--tmpdir=."];
-    let running = Running::start(&mut petrel(&folder.path(""), &set));
+    let running = Running::start(&mut petrel(&directory.path(""), &set));
     opened.recv_timeout(DEADLINE).unwrap();
     let file = fs::File::options().write(true).open(content).unwrap();
     file.set_len(31 << 20).unwrap();
@@ -252,12 +252,12 @@ fn a_file_that_shrinks_while_it_is_sent_has_no_end() {
 
 /// Answers `dump` with these pieces, and then `last`.
 fn dump(
-    folder: &Folder,
+    directory: &Directory,
     compressed: bool,
     pieces: Vec<Vec<u8>>,
     last: Option<Payload>,
 ) -> Daemon<Message> {
-    Daemon::start(&folder.path("util/vmmd.sock"), move |mut stream| {
+    Daemon::start(&directory.path("util/vmmd.sock"), move |mut stream| {
         let request = command(&mut stream);
         let begin = Payload::Reply(Success::BlockDeviceImage(compressed));
         answer(&mut stream, &request, begin);
@@ -280,20 +280,20 @@ fn end() -> Payload {
 fn a_dump_is_stored_in_the_current_directory() {
     let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_be_bytes).collect();
     for compressed in [false, true] {
-        let folder = folder("dump");
+        let directory = directory("dump");
         let sent = if compressed {
             zlib(&content)
         } else {
             content.clone()
         };
         let pieces = sent.chunks(4096).map(<[u8]>::to_vec).collect();
-        let daemon = dump(&folder, compressed, pieces, Some(end()));
+        let daemon = dump(&directory, compressed, pieces, Some(end()));
         let ended = local(
-            &folder,
+            &directory,
             0,
             &["dump-block", "foo:data", "--compression-level=3"],
         );
-        let files = downloads(&folder);
+        let files = downloads(&directory);
         let name = files[0].file_name().unwrap().to_str().unwrap();
         assert!(
             name.starts_with("foo_data.2") && name.ends_with('Z') && !name.contains(':'),
@@ -348,11 +348,11 @@ fn a_dump_that_is_not_complete_is_not_kept() {
         ),
     ];
     for (code, why, compressed, pieces, last) in cases {
-        let folder = folder("dump-cut");
-        let daemon = dump(&folder, compressed, pieces, last);
-        let ended = local(&folder, code, &["dump-block", "data"]);
+        let directory = directory("dump-cut");
+        let daemon = dump(&directory, compressed, pieces, last);
+        let ended = local(&directory, code, &["dump-block", "data"]);
         assert!(ended.stderr.contains(why), "{why}: {ended:?}");
-        assert!(downloads(&folder).is_empty(), "{why}");
+        assert!(downloads(&directory).is_empty(), "{why}");
         assert_eq!(ended.stdout, "");
         daemon.result();
     }
@@ -360,46 +360,46 @@ fn a_dump_that_is_not_complete_is_not_kept() {
 
 #[test]
 fn a_dump_in_the_middle_of_a_frame_ends_with_121() {
-    let folder = folder("dump-frame");
-    let daemon = Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+    let directory = directory("dump-frame");
+    let daemon = Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
         let request = command(&mut stream);
         let begin = Payload::Reply(Success::BlockDeviceImage(false));
         answer(&mut stream, &request, begin);
         stream.write_all(&[0, 0, 0, 9, 0x30]).unwrap();
     });
-    local(&folder, 121, &["dump-block", "data"]);
-    assert!(downloads(&folder).is_empty());
+    local(&directory, 121, &["dump-block", "data"]);
+    assert!(downloads(&directory).is_empty());
     daemon.result();
 }
 
 #[test]
 fn a_dump_that_is_refused_leaves_no_file() {
-    let folder = folder("dump-refused");
-    let daemon = say(&folder, failure("in use"));
-    local(&folder, 117, &["dump-block", "data"]);
-    assert!(downloads(&folder).is_empty());
+    let directory = directory("dump-refused");
+    let daemon = say(&directory, failure("in use"));
+    local(&directory, 117, &["dump-block", "data"]);
+    assert!(downloads(&directory).is_empty());
     daemon.result();
 }
 
 #[test]
 fn a_large_dump_needs_little_memory() {
     const SIZE: usize = 96 << 20;
-    let folder = folder("dump-large");
+    let directory = directory("dump-large");
     let pieces = zlib(&vec![0; SIZE])
         .chunks(1 << 16)
         .map(<[u8]>::to_vec)
         .collect();
-    let daemon = dump(&folder, true, pieces, Some(end()));
+    let daemon = dump(&directory, true, pieces, Some(end()));
     // 64 MiB of address space, the program itself included.
     let mut limited = Process::new("sh");
     limited
         .args(["-c", "ulimit -v 65536; exec \"$@\"", "sh"])
         .arg(env!("CARGO_BIN_EXE_petrel"))
         .args(["dump-block", "data", "--tmpdir=."])
-        .current_dir(folder.path(""));
+        .current_dir(directory.path(""));
     let ended = run(&mut limited);
     assert_eq!(ended.code(), 0, "{ended:?}");
-    let length = fs::metadata(&downloads(&folder)[0]).unwrap().len();
+    let length = fs::metadata(&downloads(&directory)[0]).unwrap().len();
     assert_eq!(length, SIZE as u64);
     daemon.result();
 }

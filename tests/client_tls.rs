@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use client::{downloads, expect, failure, folder, image, inflated, success, upload};
+use client::{directory, downloads, expect, failure, image, inflated, success, upload};
 use petrel::authority::{
     Certificate, Issuer, Key, KeyType, Profile, Request, Validity, common_name, read_chain, to_pem,
 };
@@ -34,14 +34,14 @@ use rustls::{
     RootCertStore, ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 use sha2::Digest;
-use support::{DEADLINE, Folder};
+use support::{DEADLINE, Directory};
 
 const INFO: Command = Command::Unikernel(UnikernelCommand::Info(()));
 
 #[test]
 fn a_dash_prints_instead_of_sending() {
-    let folder = with_tenant("dash");
-    let ended = expect(&folder.path(""), 121, &["info", "--socket=-"]);
+    let directory = with_tenant("dash");
+    let ended = expect(&directory.path(""), 121, &["info", "--socket=-"]);
     assert!(ended.stdout.starts_with("00000000  30 "), "{ended:?}");
     let arguments = [
         "destroy",
@@ -51,11 +51,14 @@ fn a_dash_prints_instead_of_sending() {
         "--ca=tenant.pem",
         "--ca-key=tenant.key",
     ];
-    let ended = expect(&folder.path(""), 121, &arguments);
+    let ended = expect(&directory.path(""), 121, &arguments);
     assert_eq!(ended.stderr, "");
-    let chain = read_chain(&folder.file("printed.pem", ended.stdout)).unwrap();
+    let chain = read_chain(&directory.file("printed.pem", ended.stdout)).unwrap();
     assert_eq!(chain.len(), 2);
-    assert_eq!(chain[1], read_chain(&folder.path("tenant.pem")).unwrap()[0]);
+    assert_eq!(
+        chain[1],
+        read_chain(&directory.path("tenant.pem")).unwrap()[0]
+    );
     assert_eq!(chain[0].not_after - chain[0].not_before, 310);
     let path: Vec<_> = chain
         .iter()
@@ -65,10 +68,10 @@ fn a_dash_prints_instead_of_sending() {
     assert_eq!(request.name.to_string(), "tenant:web");
 }
 
-/// A folder with a root authority, a server below it, and a tenant with a policy.
-fn with_tenant(test: &str) -> Folder {
-    let folder = folder(test);
-    let run = |arguments: &[&str]| expect(&folder.path(""), 0, arguments);
+/// A directory with a root authority, a server below it, and a tenant with a policy.
+fn with_tenant(test: &str) -> Directory {
+    let directory = directory(test);
+    let run = |arguments: &[&str]| expect(&directory.path(""), 0, arguments);
     run(&["generate", "root", "db"]);
     run(&[
         "add-policy",
@@ -79,14 +82,15 @@ fn with_tenant(test: &str) -> Folder {
         "--csr",
     ]);
     run(&["sign", "cacert.pem", "db", "root.key", "tenant.req"]);
-    folder
+    directory
 }
 
 /// Writes `name.pem`, issued by the tenant, and its key.
-fn issue(folder: &Folder, name: &str, profile: &Profile) {
-    let key_file = folder.path(&format!("{name}.key"));
+fn issue(directory: &Directory, name: &str, profile: &Profile) {
+    let key_file = directory.path(&format!("{name}.key"));
     let (key, _) = Key::reuse_or_generate(&key_file, KeyType::Ed25519).unwrap();
-    let issuer = Issuer::load(&folder.path("tenant.pem"), &folder.path("tenant.key")).unwrap();
+    let issuer =
+        Issuer::load(&directory.path("tenant.pem"), &directory.path("tenant.key")).unwrap();
     let certificate = issuer
         .issue(
             common_name(name),
@@ -96,12 +100,12 @@ fn issue(folder: &Folder, name: &str, profile: &Profile) {
         )
         .unwrap();
     let chain = to_pem([&certificate, issuer.certificate()]);
-    folder.file(&format!("{name}.pem"), chain);
+    directory.file(&format!("{name}.pem"), chain);
 }
 
 /// Writes `web.pem`, which carries `command` and perhaps fixes an image, and its key.
-fn issue_command(folder: &Folder, command: Command, image: Option<ImageDigest>) {
-    issue(folder, "web", &Profile::Client(command, image));
+fn issue_command(directory: &Directory, command: Command, image: Option<ImageDigest>) {
+    issue(directory, "web", &Profile::Client(command, image));
 }
 
 fn der(chain: &[Certificate]) -> Vec<CertificateDer<'static>> {
@@ -115,18 +119,18 @@ type ServerStream = StreamOwned<ServerConnection, std::net::TcpStream>;
 
 /// An endpoint that shows the certificate in `name.pem`, takes clients below `authority`, and lets `serve` speak.
 fn endpoint<T: Send + 'static>(
-    folder: &Folder,
+    directory: &Directory,
     name: &str,
     authority: &str,
     serve: impl FnOnce(&mut ServerStream) -> T + Send + 'static,
 ) -> (String, Receiver<T>) {
-    endpoint_for(folder, name, known(folder, authority), serve)
+    endpoint_for(directory, name, known(directory, authority), serve)
 }
 
 /// The clients of this authority.
-fn known(folder: &Folder, authority: &str) -> Arc<dyn ClientCertVerifier> {
+fn known(directory: &Directory, authority: &str) -> Arc<dyn ClientCertVerifier> {
     let mut roots = RootCertStore::empty();
-    for root in der(&read_chain(&folder.path(authority)).unwrap()) {
+    for root in der(&read_chain(&directory.path(authority)).unwrap()) {
         roots.add(root).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -137,41 +141,41 @@ fn known(folder: &Folder, authority: &str) -> Arc<dyn ClientCertVerifier> {
 
 /// The same with another opinion of its clients.
 fn endpoint_for<T: Send + 'static>(
-    folder: &Folder,
+    directory: &Directory,
     name: &str,
     clients: Arc<dyn ClientCertVerifier>,
     serve: impl FnOnce(&mut ServerStream) -> T + Send + 'static,
 ) -> (String, Receiver<T>) {
     let mut serve = Some(serve);
-    listen(folder, name, clients, 1, move |stream| {
+    listen(directory, name, clients, 1, move |stream| {
         serve.take().unwrap()(stream)
     })
 }
 
 /// The same for a number of clients, one after the other; what the last one led to.
 fn endpoint_of_several<T: Send + 'static>(
-    folder: &Folder,
+    directory: &Directory,
     connections: usize,
     serve: impl FnMut(&mut ServerStream) -> T + Send + 'static,
 ) -> (String, Receiver<T>) {
     listen(
-        folder,
+        directory,
         "server",
-        known(folder, "cacert.pem"),
+        known(directory, "cacert.pem"),
         connections,
         serve,
     )
 }
 
 fn listen<T: Send + 'static>(
-    folder: &Folder,
+    directory: &Directory,
     name: &str,
     clients: Arc<dyn ClientCertVerifier>,
     connections: usize,
     mut serve: impl FnMut(&mut ServerStream) -> T + Send + 'static,
 ) -> (String, Receiver<T>) {
-    let chain = read_chain(&folder.path(&format!("{name}.pem"))).unwrap();
-    let key_file = folder.path(&format!("{name}.key"));
+    let chain = read_chain(&directory.path(&format!("{name}.pem"))).unwrap();
+    let key_file = directory.path(&format!("{name}.key"));
     let key = Key::load(&key_file, &chain[0], Path::new("")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -229,14 +233,14 @@ const TENANT: [&str; 2] = ["--ca=tenant.pem", "--ca-key=tenant.key"];
 
 #[test]
 fn over_tls_the_certificate_is_the_command() {
-    let folder = with_tenant("tls");
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
+    let directory = with_tenant("tls");
+    let (place, served) = endpoint(&directory, "server", "cacert.pem", |stream| {
         let chain = stream.conn.peer_certificates().unwrap().to_vec();
         tell(stream, success("destroyed unikernel"));
         petrel::chain::request(&chain).unwrap()
     });
     let arguments = [&["destroy", "web", "-d", &place], &TENANT[..]].concat();
-    let ended = expect(&folder.path(""), 0, &arguments);
+    let ended = expect(&directory.path(""), 0, &arguments);
     assert_eq!(
         ended.stdout,
         "host [unikernel: tenant:web]: success: destroyed unikernel\n"
@@ -251,15 +255,15 @@ fn over_tls_the_certificate_is_the_command() {
 
 #[test]
 fn over_tls_an_image_is_streamed_compressed() {
-    let folder = with_tenant("tls-create");
-    let image = image(&folder, 2_000_000);
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
+    let directory = with_tenant("tls-create");
+    let image = image(&directory, 2_000_000);
+    let (place, served) = endpoint(&directory, "server", "cacert.pem", |stream| {
         let bytes = upload(stream);
         tell(stream, success("created unikernel"));
         bytes
     });
     let arguments = [&["create", "web", "image", "-d", &place], &TENANT[..]].concat();
-    expect(&folder.path(""), 0, &arguments);
+    expect(&directory.path(""), 0, &arguments);
     let sent = served.recv_timeout(DEADLINE).unwrap();
     // The zlib header of levels 7 to 9.
     assert_eq!(sent[..2], [0x78, 0xda]);
@@ -269,9 +273,9 @@ fn over_tls_an_image_is_streamed_compressed() {
 
 #[test]
 fn over_tls_a_failure_in_the_middle_of_an_upload_is_shown() {
-    let folder = with_tenant("tls-early");
-    image(&folder, 16 << 20);
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
+    let directory = with_tenant("tls-early");
+    image(&directory, 16 << 20);
+    let (place, served) = endpoint(&directory, "server", "cacert.pem", |stream| {
         read_frame(stream, MAX_CHUNK).unwrap().unwrap();
         tell(stream, failure("no room"));
     });
@@ -283,19 +287,19 @@ fn over_tls_a_failure_in_the_middle_of_an_upload_is_shown() {
         "-d",
         &place,
     ];
-    let ended = expect(&folder.path(""), 117, &[&create, &TENANT[..]].concat());
+    let ended = expect(&directory.path(""), 117, &[&create, &TENANT[..]].concat());
     assert!(ended.stderr.contains("no room"), "{ended:?}");
     served.recv_timeout(DEADLINE).unwrap();
 }
 
 #[test]
 fn a_signed_certificate_is_used_with_its_image() {
-    let folder = with_tenant("certificate");
-    let image = image(&folder, 100_000);
-    let run = |code, arguments: &[&str]| expect(&folder.path(""), code, arguments);
+    let directory = with_tenant("certificate");
+    let image = image(&directory, 100_000);
+    let run = |code, arguments: &[&str]| expect(&directory.path(""), code, arguments);
     run(0, &["create", "web", "image", "--csr"]);
     run(0, &["sign", "tenant.pem", "db", "tenant.key", "web.req"]);
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
+    let (place, served) = endpoint(&directory, "server", "cacert.pem", |stream| {
         let bytes = upload(stream);
         tell(stream, success("created unikernel"));
         bytes
@@ -334,7 +338,7 @@ fn a_signed_certificate_is_used_with_its_image() {
     );
     assert_eq!(
         printed.stdout,
-        fs::read_to_string(folder.path("web.pem")).unwrap()
+        fs::read_to_string(directory.path("web.pem")).unwrap()
     );
     run(0, &[&certificate[..], &["--image=image"]].concat());
     let sent = served.recv_timeout(DEADLINE).unwrap();
@@ -344,11 +348,11 @@ fn a_signed_certificate_is_used_with_its_image() {
 
 #[test]
 fn over_tls_an_end_without_an_answer_is_no_success() {
-    let folder = with_tenant("tls-none");
+    let directory = with_tenant("tls-none");
     for command in [&["policy"][..], &["stop", "web"]] {
-        let (place, served) = endpoint(&folder, "server", "cacert.pem", |_| ());
+        let (place, served) = endpoint(&directory, "server", "cacert.pem", |_| ());
         let arguments = [command, &["-d", &place], &TENANT[..]].concat();
-        let ended = expect(&folder.path(""), 121, &arguments);
+        let ended = expect(&directory.path(""), 121, &arguments);
         assert!(ended.stderr.contains("without an answer"), "{ended:?}");
         let own = ended.stderr.contains("which albatross does not know");
         assert_eq!(own, command[0] == "stop", "{ended:?}");
@@ -359,9 +363,9 @@ fn over_tls_an_end_without_an_answer_is_no_success() {
 #[test]
 fn over_tls_info_is_asked_for_again_where_details_are_unknown() {
     for closes in [true, false] {
-        let folder = with_tenant("tls-details");
+        let directory = with_tenant("tls-details");
         let mut kinds = Vec::new();
-        let (place, served) = endpoint_of_several(&folder, 2, move |stream| {
+        let (place, served) = endpoint_of_several(&directory, 2, move |stream| {
             let chain = stream.conn.peer_certificates().unwrap();
             let asked = petrel::chain::request(&chain[..2]).unwrap();
             kinds.push(petrel::chain::route(&asked.command).kind);
@@ -376,7 +380,7 @@ fn over_tls_info_is_asked_for_again_where_details_are_unknown() {
             kinds.clone()
         });
         let arguments = [&["info", "-d", &place], &TENANT[..]].concat();
-        let ended = expect(&folder.path(""), 0, &arguments);
+        let ended = expect(&directory.path(""), 0, &arguments);
         assert!(ended.stdout.contains("no unikernels"), "{ended:?}");
         let asked = served.recv_timeout(DEADLINE).unwrap();
         assert_eq!(asked, ["unikernel details", "unikernel info"]);
@@ -385,12 +389,12 @@ fn over_tls_info_is_asked_for_again_where_details_are_unknown() {
 
 #[test]
 fn each_side_that_is_not_trusted_has_its_exit_code() {
-    let folder = with_tenant("trust");
+    let directory = with_tenant("trust");
     let other = with_tenant("trust-other");
-    fs::copy(other.path("cacert.pem"), folder.path("other.pem")).unwrap();
+    fs::copy(other.path("cacert.pem"), directory.path("other.pem")).unwrap();
     let info = |place: &str, code, more: &[&str]| {
         let arguments = [&["info", "-d", place], &TENANT[..], more].concat();
-        expect(&folder.path(""), code, &arguments)
+        expect(&directory.path(""), code, &arguments)
     };
 
     // Our chain does not lead to the server's authority: there is not even a connection.
@@ -405,17 +409,17 @@ fn each_side_that_is_not_trusted_has_its_exit_code() {
     let (place, _) = endpoint(&other, "server", "cacert.pem", |_| ());
     info(&place, 120, &[]);
     // The server does not know our authority.
-    let (place, _) = endpoint(&folder, "server", "other.pem", |_| ());
+    let (place, _) = endpoint(&directory, "server", "other.pem", |_| ());
     info(&place, 119, &[]);
 }
 
 #[test]
 fn a_tenant_cannot_play_the_server() {
-    let folder = with_tenant("tenant-server");
-    issue(&folder, "fake", &Profile::Server);
-    let (place, _) = endpoint(&folder, "fake", "cacert.pem", |_| ());
+    let directory = with_tenant("tenant-server");
+    issue(&directory, "fake", &Profile::Server);
+    let (place, _) = endpoint(&directory, "fake", "cacert.pem", |_| ());
     let ended = expect(
-        &folder.path(""),
+        &directory.path(""),
         120,
         &[&["info", "-d", &place], &TENANT[..]].concat(),
     );
@@ -424,10 +428,10 @@ fn a_tenant_cannot_play_the_server() {
 
 #[test]
 fn what_the_policy_forbids_is_not_even_sent() {
-    let folder = with_tenant("precheck");
-    image(&folder, 0);
+    let directory = with_tenant("precheck");
+    image(&directory, 0);
     let create = ["create", "web", "image", "--mem=65", "-d", "127.0.0.1:1"];
-    let ended = expect(&folder.path(""), 124, &[&create, &TENANT[..]].concat());
+    let ended = expect(&directory.path(""), 124, &[&create, &TENANT[..]].concat());
     assert!(ended.stderr.contains("beyond the policy"), "{ended:?}");
     for refused in [
         &["destroy", "foo:web"][..],
@@ -436,7 +440,7 @@ fn what_the_policy_forbids_is_not_even_sent() {
         &["policy", "--path=foo"],
     ] {
         let arguments = [refused, &["-d", "127.0.0.1:1"], &TENANT[..]].concat();
-        expect(&folder.path(""), 124, &arguments);
+        expect(&directory.path(""), 124, &arguments);
     }
     // A key of somebody else.
     let arguments = [
@@ -446,7 +450,7 @@ fn what_the_policy_forbids_is_not_even_sent() {
         "--ca=tenant.pem",
         "--ca-key=root.key",
     ];
-    expect(&folder.path(""), 124, &arguments);
+    expect(&directory.path(""), 124, &arguments);
 }
 
 /// An opinion of all clients.
@@ -492,8 +496,8 @@ impl ClientCertVerifier for Refusing {
 
 #[test]
 fn every_alert_about_our_certificate_ends_with_119() {
-    let folder = with_tenant("alerts");
-    image(&folder, 4 << 20);
+    let directory = with_tenant("alerts");
+    image(&directory, 4 << 20);
     let other = || CertificateError::Other(OtherError(Arc::new(std::fmt::Error)));
     let cases = [
         (
@@ -527,9 +531,9 @@ fn every_alert_about_our_certificate_ends_with_119() {
         // With an upload the client is writing when the alert comes.
         for command in [&["info"][..], &["create", "web", "image"]] {
             let clients = Arc::new(Refusing(opinion.clone()));
-            let (place, _) = endpoint_for(&folder, "server", clients, |_| ());
+            let (place, _) = endpoint_for(&directory, "server", clients, |_| ());
             let arguments = [command, &["-d", &place], &TENANT[..]].concat();
-            let ended = expect(&folder.path(""), 119, &arguments);
+            let ended = expect(&directory.path(""), 119, &arguments);
             let (_, reason) = REJECTIONS
                 .iter()
                 .find(|(known, _)| *known == alert)
@@ -545,7 +549,7 @@ fn every_alert_about_our_certificate_ends_with_119() {
 
 #[test]
 fn alerts_about_the_protocol_end_with_121() {
-    let folder = with_tenant("protocol");
+    let directory = with_tenant("protocol");
     for (alert, name) in [
         (AlertDescription::HandshakeFailure, "handshake_failure"),
         (AlertDescription::ProtocolVersion, "protocol_version"),
@@ -565,7 +569,7 @@ fn alerts_about_the_protocol_end_with_121() {
             let _ = socket.read_to_end(&mut Vec::new());
         });
         let arguments = [&["info", "-d", &place], &TENANT[..]].concat();
-        let ended = expect(&folder.path(""), 121, &arguments);
+        let ended = expect(&directory.path(""), 121, &arguments);
         assert!(ended.stderr.contains(name), "{ended:?}");
         server.join().unwrap();
     }
@@ -573,9 +577,9 @@ fn alerts_about_the_protocol_end_with_121() {
 
 #[test]
 fn a_server_that_vanishes_without_closing_ends_with_121() {
-    let folder = with_tenant("vanish");
+    let directory = with_tenant("vanish");
     for answered in [false, true] {
-        let (place, _) = endpoint(&folder, "server", "cacert.pem", move |stream| {
+        let (place, _) = endpoint(&directory, "server", "cacert.pem", move |stream| {
             if answered {
                 tell(stream, success("subscribed"));
             }
@@ -584,19 +588,19 @@ fn a_server_that_vanishes_without_closing_ends_with_121() {
             stream.sock.shutdown(Shutdown::Write).unwrap();
         });
         let arguments = [&["console", "web", "-d", &place], &TENANT[..]].concat();
-        let ended = expect(&folder.path(""), 121, &arguments);
+        let ended = expect(&directory.path(""), 121, &arguments);
         assert!(ended.stderr.contains("vanished"), "{ended:?}");
     }
 }
 
 #[test]
 fn a_subscription_that_is_closed_over_tls_ends_with_121() {
-    let folder = with_tenant("closed");
-    let (place, _) = endpoint(&folder, "server", "cacert.pem", |stream| {
+    let directory = with_tenant("closed");
+    let (place, _) = endpoint(&directory, "server", "cacert.pem", |stream| {
         tell(stream, success("subscribed"));
     });
     let arguments = [&["stats", "-d", &place], &TENANT[..]].concat();
-    let ended = expect(&folder.path(""), 121, &arguments);
+    let ended = expect(&directory.path(""), 121, &arguments);
     assert!(
         ended.stderr.contains("broken off 'stats subscribe'"),
         "{ended:?}"
@@ -659,12 +663,12 @@ fn digest(file: &Path) -> ImageDigest {
 
 #[test]
 fn every_command_can_be_requested_and_printed() {
-    let folder = with_tenant("requests");
-    let image = image(&folder, 0);
+    let directory = with_tenant("requests");
+    let image = image(&directory, 0);
     let fixed = image_extension_value(&digest(&image));
     for (arguments, kind) in REQUESTS.into_iter().zip(kinds()) {
         let csr = [arguments, &["--csr"]].concat();
-        let ended = expect(&folder.path(""), 0, &csr);
+        let ended = expect(&directory.path(""), 0, &csr);
         let stem = if arguments.contains(&"web") {
             "web"
         } else {
@@ -682,24 +686,24 @@ fn every_command_can_be_requested_and_printed() {
         };
         let then = format!("then: petrel certificate -d HOST{stream} {stem}.pem {stem}.key");
         assert_eq!(lines[lines.len() - 1], then);
-        let request = Request::read(&folder.path(&format!("{stem}.req"))).unwrap();
+        let request = Request::read(&directory.path(&format!("{stem}.req"))).unwrap();
         let asked = request.command.unwrap();
         assert_eq!(petrel::chain::route(&asked).kind, kind);
         assert_eq!(request.common_name, if stem == "web" { "web" } else { "." });
 
         // The same command as the certificate of a moment.
         let printed = expect(
-            &folder.path(""),
+            &directory.path(""),
             121,
             &[arguments, &["-d", "-"], &TENANT[..]].concat(),
         );
-        let chain = read_chain(&folder.file("printed.pem", printed.stdout)).unwrap();
+        let chain = read_chain(&directory.file("printed.pem", printed.stdout)).unwrap();
         let path: Vec<_> = chain.iter().map(|one| &one.der[..]).collect();
         let issued = petrel::chain::request(&path).unwrap();
         assert_eq!(issued.command, asked, "{arguments:?}");
 
         // Both fix the image, if there is one to be created.
-        let der = fs::read_to_string(folder.path(&format!("{stem}.req"))).unwrap();
+        let der = fs::read_to_string(directory.path(&format!("{stem}.req"))).unwrap();
         let der = pem::parse(der).unwrap();
         let holds = der
             .contents()
@@ -715,7 +719,7 @@ fn every_command_can_be_requested_and_printed() {
         let shown = format!("image image sha256 {}", digest(&image));
         assert_eq!(lines.contains(&&shown[..]), creates, "{ended:?}");
     }
-    let policy = expect(&folder.path(""), 0, &["add-policy", "sub", "1", "--csr"]);
+    let policy = expect(&directory.path(""), 0, &["add-policy", "sub", "1", "--csr"]);
     assert!(
         policy
             .stdout
@@ -726,7 +730,7 @@ fn every_command_can_be_requested_and_printed() {
 
 #[test]
 fn what_no_certificate_can_carry_is_not_asked_for() {
-    let folder = with_tenant("never");
+    let directory = with_tenant("never");
     for command in [
         &["stats-add", "1"][..],
         &["stats-remove"],
@@ -734,7 +738,7 @@ fn what_no_certificate_can_carry_is_not_asked_for() {
     ] {
         for destination in [&["--csr"][..], &["-d", "127.0.0.1:1"]] {
             let ended = expect(
-                &folder.path(""),
+                &directory.path(""),
                 124,
                 &[command, destination, &TENANT[..]].concat(),
             );
@@ -748,43 +752,43 @@ fn what_no_certificate_can_carry_is_not_asked_for() {
 
 #[test]
 fn the_certificate_of_a_path_has_files_that_are_seen() {
-    let folder = with_tenant("path");
-    expect(&folder.path(""), 0, &["info", "--csr"]);
+    let directory = with_tenant("path");
+    expect(&directory.path(""), 0, &["info", "--csr"]);
     let sign = ["sign", "tenant.pem", "db", "tenant.key", "_path.req"];
-    expect(&folder.path(""), 0, &sign);
-    let (place, _) = endpoint(&folder, "server", "cacert.pem", |stream| {
+    expect(&directory.path(""), 0, &sign);
+    let (place, _) = endpoint(&directory, "server", "cacert.pem", |stream| {
         tell(stream, Payload::Reply(Success::UnikernelInfo(Vec::new())));
     });
     let certificate = ["certificate", "_path.pem", "_path.key", "-d", &place];
-    let ended = expect(&folder.path(""), 0, &certificate);
+    let ended = expect(&directory.path(""), 0, &certificate);
     assert!(ended.stdout.ends_with(": no unikernels\n"), "{ended:?}");
 }
 
 #[test]
 fn a_certificate_takes_only_the_image_it_is_for() {
-    let folder = with_tenant("fixed");
-    let good = image(&folder, 100_000);
-    fs::copy(support::guest("hello.spt"), folder.path("other")).unwrap();
-    expect(&folder.path(""), 0, &["create", "web", "image", "--csr"]);
-    let command = Request::read(&folder.path("web.req")).unwrap().command;
-    issue_command(&folder, command.unwrap(), Some(digest(&good)));
+    let directory = with_tenant("fixed");
+    let good = image(&directory, 100_000);
+    fs::copy(support::guest("hello.spt"), directory.path("other")).unwrap();
+    expect(&directory.path(""), 0, &["create", "web", "image", "--csr"]);
+    let command = Request::read(&directory.path("web.req")).unwrap().command;
+    issue_command(&directory, command.unwrap(), Some(digest(&good)));
     // Nobody listens there: it is refused before.
     let certificate = ["certificate", "web.pem", "web.key", "-d"];
     let wrong = [&certificate[..], &["127.0.0.1:1", "--image=other"]].concat();
-    let ended = expect(&folder.path(""), 124, &wrong);
-    let found = digest(&folder.path("other")).to_string();
+    let ended = expect(&directory.path(""), 124, &wrong);
+    let found = digest(&directory.path("other")).to_string();
     assert!(ended.stderr.contains(&found), "{ended:?}");
     assert!(
         ended.stderr.contains(&digest(&good).to_string()),
         "{ended:?}"
     );
-    let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
+    let (place, served) = endpoint(&directory, "server", "cacert.pem", |stream| {
         let bytes = upload(stream);
         tell(stream, success("created unikernel"));
         bytes
     });
     let right = [&certificate[..], &[&place, "--image=image"]].concat();
-    expect(&folder.path(""), 0, &right);
+    expect(&directory.path(""), 0, &right);
     let sent = served.recv_timeout(DEADLINE).unwrap();
     let bytes = inflated(&sent);
     assert!(bytes == fs::read(good).unwrap(), "the image differs");
@@ -792,11 +796,15 @@ fn a_certificate_takes_only_the_image_it_is_for() {
 
 #[test]
 fn a_certificate_for_the_content_of_a_device_sends_it() {
-    let folder = with_tenant("device");
-    folder.file("content", vec![7; 100_000]);
+    let directory = with_tenant("device");
+    directory.file("content", vec![7; 100_000]);
     for compressed in [false, true] {
-        issue_command(&folder, Command::Block(BlockCommand::Set(compressed)), None);
-        let (place, served) = endpoint(&folder, "server", "cacert.pem", |stream| {
+        issue_command(
+            &directory,
+            Command::Block(BlockCommand::Set(compressed)),
+            None,
+        );
+        let (place, served) = endpoint(&directory, "server", "cacert.pem", |stream| {
             let bytes = upload(stream);
             tell(stream, success("set block device"));
             bytes
@@ -804,7 +812,7 @@ fn a_certificate_for_the_content_of_a_device_sends_it() {
         let certificate = ["certificate", "web.pem", "web.key", "-d", &place];
         let run = |code, options: &[&str]| {
             expect(
-                &folder.path(""),
+                &directory.path(""),
                 code,
                 &[&certificate[..], options].concat(),
             )
@@ -821,9 +829,9 @@ fn a_certificate_for_the_content_of_a_device_sends_it() {
 
 #[test]
 fn options_of_no_use_to_a_certificate_are_refused() {
-    let folder = with_tenant("useless");
-    image(&folder, 0);
-    issue_command(&folder, INFO, None);
+    let directory = with_tenant("useless");
+    image(&directory, 0);
+    issue_command(&directory, INFO, None);
     for option in ["--image=image", "--data=image", "--compression-level=3"] {
         let arguments = [
             "certificate",
@@ -833,7 +841,7 @@ fn options_of_no_use_to_a_certificate_are_refused() {
             "127.0.0.1:1",
             option,
         ];
-        let ended = expect(&folder.path(""), 124, &arguments);
+        let ended = expect(&directory.path(""), 124, &arguments);
         assert!(ended.stderr.contains("'unikernel info'"), "{ended:?}");
     }
 }
@@ -901,17 +909,17 @@ fn a_certificate_shows_answers_of_every_kind() {
         ),
     ];
     for (command, answers, code, shown) in cases {
-        let folder = with_tenant("shown");
-        issue_command(&folder, command, None);
-        let (place, _) = endpoint(&folder, "server", "cacert.pem", |stream| {
+        let directory = with_tenant("shown");
+        issue_command(&directory, command, None);
+        let (place, _) = endpoint(&directory, "server", "cacert.pem", |stream| {
             for answer in answers {
                 tell(stream, answer);
             }
         });
         let certificate = ["certificate", "web.pem", "web.key", "-d", &place];
-        let ended = expect(&folder.path(""), code, &certificate);
+        let ended = expect(&directory.path(""), code, &certificate);
         assert!(ended.stdout.contains(shown), "{shown}: {ended:?}");
-        for file in downloads(&folder) {
+        for file in downloads(&directory) {
             assert_eq!(fs::read(file).unwrap(), b"content");
         }
     }

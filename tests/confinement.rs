@@ -340,7 +340,7 @@ fn host_with_users() -> Option<(Host, u32)> {
         skipped("tenders with users of their own", "it needs root");
         return None;
     }
-    // Other users cannot get at the folder of the built programs.
+    // Other users cannot get at the directory of the built programs.
     let built = Path::new(env!("CARGO_BIN_EXE_petrel-spt"));
     let (group, options) = users();
     let host = Host::with(Setup {

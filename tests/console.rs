@@ -23,7 +23,7 @@ use petrel::wire::{
 };
 #[cfg(target_os = "linux")]
 use support::LIMIT;
-use support::{Daemon, Folder, command, eventually, wait};
+use support::{Daemon, Directory, command, eventually, wait};
 
 fn say(guest: &mut fs::File, text: &str) {
     guest.write_all(text.as_bytes()).unwrap();
@@ -406,8 +406,8 @@ fn a_daemon_started_anew_reads_what_was_written_meanwhile() {
     daemon.wait();
     supervisor.assert_closed();
     say(&mut guest, "while away\n");
-    let folder = std::mem::replace(&mut daemon.folder, Folder::new());
-    let daemon = Daemon::start_in(folder, &[]);
+    let directory = std::mem::replace(&mut daemon.directory, Directory::new());
+    let daemon = Daemon::start_in(directory, &[]);
     let mut client = daemon.connect();
     assert_eq!(client.subscribe_last(":a", 9), "waiting for VM");
     daemon.connect().add(":a", 1);
@@ -416,7 +416,7 @@ fn a_daemon_started_anew_reads_what_was_written_meanwhile() {
 
 #[test]
 fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
-    let logs = Folder::new();
+    let logs = Directory::new();
     let path = logs.0.join("consoles");
     let options = ["--log-dir", path.to_str().unwrap()];
     let mut daemon = Daemon::start_with(&options);
@@ -437,8 +437,8 @@ fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
         fs::remove_file(daemon.fifo("t:a")).unwrap();
         daemon.signal(Signal::SIGTERM);
         daemon.wait();
-        let folder = std::mem::replace(&mut daemon.folder, Folder::new());
-        daemon = Daemon::start_in(folder, &options);
+        let directory = std::mem::replace(&mut daemon.directory, Directory::new());
+        daemon = Daemon::start_in(directory, &options);
     }
     let expected = ["one", "unfinished \\027", "two", "unfinished \\027"];
     assert_eq!(lines("t:a.log"), expected);
@@ -457,7 +457,7 @@ fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
 #[test]
 fn a_flood_is_in_as_many_files_of_the_size_that_was_asked_for() {
     const SIZE: usize = 1 << 20;
-    let logs = Folder::new();
+    let logs = Directory::new();
     let path = logs.0.to_str().unwrap();
     let daemon = Daemon::start_with(&["--log-dir", path, "--log-size=1", "--log-files", "2"]);
     let mut supervisor = daemon.connect();
@@ -485,7 +485,7 @@ fn a_flood_is_in_as_many_files_of_the_size_that_was_asked_for() {
 
 #[test]
 fn a_tenant_that_uses_ever_new_names_has_as_many_files_as_it_may() {
-    let logs = Folder::new();
+    let logs = Directory::new();
     let path = logs.0.to_str().unwrap();
     let daemon = Daemon::start_with(&["--log-dir", path, "--log-tenant=3"]);
     let mut supervisor = daemon.connect();
@@ -503,8 +503,8 @@ fn a_tenant_that_uses_ever_new_names_has_as_many_files_as_it_may() {
     assert_eq!(files.len(), 4, "{files:?}");
 }
 
-fn names(folder: &Folder) -> Vec<String> {
-    let entries = fs::read_dir(&folder.0).unwrap();
+fn names(directory: &Directory) -> Vec<String> {
+    let entries = fs::read_dir(&directory.0).unwrap();
     let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
     entries
         .map(|entry| name(entry).into_string().unwrap())
@@ -514,7 +514,7 @@ fn names(folder: &Folder) -> Vec<String> {
 #[test]
 #[cfg(target_os = "linux")]
 fn lines_go_to_the_syslog_daemon_and_to_one_that_takes_its_place() {
-    let devices = Folder::new();
+    let devices = Directory::new();
     let path = devices.0.join("log");
     let listen = || {
         let syslog = UnixDatagram::bind(&path).unwrap();
@@ -547,7 +547,7 @@ fn lines_go_to_the_syslog_daemon_and_to_one_that_takes_its_place() {
 
 #[test]
 fn a_file_that_cannot_be_written_delays_nobody() {
-    let logs = Folder::new();
+    let logs = Directory::new();
     let daemon = Daemon::start_with(&["--log-dir", logs.0.to_str().unwrap()]);
     symlink("/dev/null", logs.0.join(":a.log")).unwrap();
     let mut supervisor = daemon.connect();
@@ -768,10 +768,10 @@ fn a_socket_of_systemd_is_served_and_left_in_place() {
 }
 
 #[test]
-fn missing_folders_are_made_and_the_socket_is_for_the_group() {
+fn missing_directories_are_made_and_the_socket_is_for_the_group() {
     let daemon = Daemon::start();
     let mode = |path: &str| {
-        let data = fs::metadata(daemon.folder.0.join(path)).unwrap();
+        let data = fs::metadata(daemon.directory.0.join(path)).unwrap();
         data.permissions().mode() & 0o7777
     };
     assert_eq!(mode("util"), 0o770);
@@ -783,21 +783,21 @@ fn missing_folders_are_made_and_the_socket_is_for_the_group() {
 
 #[test]
 fn what_keeps_the_daemon_from_starting_is_one_message_and_exit_code_124() {
-    let folder = Folder::new();
-    let missing = folder.0.join("missing");
+    let directory = Directory::new();
+    let missing = directory.0.join("missing");
     let running = Daemon::start();
-    let occupied = Folder::new();
+    let occupied = Directory::new();
     fs::write(occupied.0.join("util"), "").unwrap();
     for (tmpdir, options, part) in [
         (&missing, &[][..], "missing/util"),
         (&occupied.0, &[], "util: "),
-        (&running.folder.0, &[], "another daemon"),
-        (&folder.0, &["--max-subscribers=0"], "'0'"),
-        (&folder.0, &["--log-files=0"], "'0'"),
-        (&folder.0, &["--log-tenant=0"], "'0'"),
-        (&folder.0, &["--log-dir=/dev/null"], "--log-dir"),
-        (&folder.0, &["--log-dir=missing/folder"], "--log-dir"),
-        (&folder.0, &["--systemd-socket-activation"], "socket"),
+        (&running.directory.0, &[], "another daemon"),
+        (&directory.0, &["--max-subscribers=0"], "'0'"),
+        (&directory.0, &["--log-files=0"], "'0'"),
+        (&directory.0, &["--log-tenant=0"], "'0'"),
+        (&directory.0, &["--log-dir=/dev/null"], "--log-dir"),
+        (&directory.0, &["--log-dir=missing/directory"], "--log-dir"),
+        (&directory.0, &["--systemd-socket-activation"], "socket"),
     ] {
         let mut child = command(tmpdir)
             .args(options)

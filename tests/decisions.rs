@@ -388,11 +388,11 @@ fn resources(differences: &mut Differences, entry: &Value) -> usize {
             None => Name::default(),
         };
         let accepted = step["ok"].as_bool().unwrap();
-        let zvol = entry["dev_zvol_path"].as_str().is_some_and(|folder| {
+        let zvol = entry["dev_zvol_path"].as_str().is_some_and(|directory| {
             let blocks = step["config"]["block_devices"].as_array();
             blocks.into_iter().flatten().any(|block| {
                 let device = block["device"].as_str();
-                device.is_some_and(|device| device.starts_with(folder))
+                device.is_some_and(|device| device.starts_with(directory))
             })
         });
         let mut rule =

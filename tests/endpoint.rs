@@ -736,7 +736,7 @@ fn subscribe() -> Command {
 
 /// Answers connections to the console daemon with the start of a stream, which ends with the test.
 fn streaming(host: &Host) {
-    let path = host.folder.path().join("util/console.sock");
+    let path = host.directory.path().join("util/console.sock");
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || {
         let mut streams = Vec::new();
@@ -943,7 +943,7 @@ fn who_does_not_speak_tls_is_named_so_at_either_end() {
 #[test]
 fn a_runtime_directory_that_is_not_there_is_named_at_the_start() {
     let host = Host::new();
-    fs::remove_dir(host.folder.path().join("util")).unwrap();
+    fs::remove_dir(host.directory.path().join("util")).unwrap();
     let endpoint = host.listen(&[]);
     let line = endpoint.log("commands cannot be passed on");
     assert!(line.contains("/util'"), "{line}");
@@ -1000,10 +1000,11 @@ fn the_listener_ends_when_asked_to() {
 fn wrong_files_are_named_before_anything_listens() {
     let host = Host::new();
     let two = format!("{0}{0}", host.root.pem());
-    host.folder.write("two.pem", &two);
+    host.directory.write("two.pem", &two);
     let other = host.root.server();
-    host.folder.write("other.key", &other.key.serialize_pem());
-    host.folder.write("server.pem.key", &other.pem);
+    host.directory
+        .write("other.key", &other.key.serialize_pem());
+    host.directory.write("server.pem.key", &other.pem);
     for (files, reason) in [
         (["missing.pem", "server.pem", "server.key"], "missing.pem"),
         (["server.pem", "server.pem", "server.key"], "no authority's"),
@@ -1015,7 +1016,7 @@ fn wrong_files_are_named_before_anything_listens() {
         let output = Process::new(PROGRAM)
             .args(["--ip", "127.0.0.1", "--port", "0"])
             .args(files)
-            .current_dir(host.folder.path())
+            .current_dir(host.directory.path())
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -1029,7 +1030,7 @@ fn wrong_files_are_named_before_anything_listens() {
 #[test]
 fn a_key_that_others_may_read_serves_nobody() {
     let host = Host::new();
-    let key = host.folder.path().join("server.key");
+    let key = host.directory.path().join("server.key");
     for (mode, serves) in [(0o600, true), (0o644, false), (0o602, false)] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
         if serves {
@@ -1053,9 +1054,10 @@ fn a_server_below_a_tenant_is_not_trusted() {
     let host = Host::new();
     let tenant = host.root.delegate("foo", policy(1));
     let fake = tenant.server();
-    host.folder
+    host.directory
         .write("server.pem", &format!("{}{}", fake.pem, tenant.pem()));
-    host.folder.write("server.key", &fake.key.serialize_pem());
+    host.directory
+        .write("server.key", &fake.key.serialize_pem());
     let endpoint = host.listen(&[]);
     let error = endpoint
         .connect(&host.root.leaf("x", info()))

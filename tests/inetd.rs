@@ -20,8 +20,8 @@ use support::{DEADLINE, Running, guest, on_path, skipped};
 
 /// A shipped file in contrib/inetd.
 fn shipped(file: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/inetd");
-    fs::read_to_string(folder.join(file)).unwrap()
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/inetd");
+    fs::read_to_string(directory.join(file)).unwrap()
 }
 
 /// The shipped configuration for this host: other addresses, user and programs, and the files of the test. What bounds it
@@ -198,7 +198,7 @@ fn every_inetd_page_and_package_says_how_the_endpoint_gets_to_read_its_files() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         fs::read_to_string(path).unwrap()
     };
-    for (path, folder) in [
+    for (path, directory) in [
         ("contrib/inetd/inetd.conf.openbsd-inetd", "/etc/petrel"),
         ("contrib/inetd/inetd.conf.inetutils-inetd", "/etc/petrel"),
         ("contrib/inetd/xinetd.conf", "/etc/petrel"),
@@ -208,9 +208,9 @@ fn every_inetd_page_and_package_says_how_the_endpoint_gets_to_read_its_files() {
     ] {
         let text = read(path);
         for command in [
-            format!("chgrp petrel {folder} {folder}/server.key\n"),
-            format!("chmod 710 {folder}\n"),
-            format!("chmod 440 {folder}/server.key\n"),
+            format!("chgrp petrel {directory} {directory}/server.key\n"),
+            format!("chmod 710 {directory}\n"),
+            format!("chmod 440 {directory}/server.key\n"),
         ] {
             assert!(text.contains(&command), "{path}: {command}");
         }

@@ -247,17 +247,17 @@ fn what_a_server_may_take_later_is_sent_again_and_what_it_refuses_is_not() {
     exporter.says(" lines: 400 Bad Request why");
 }
 
-/// A real InfluxDB in a folder of its own.
+/// A real InfluxDB in a directory of its own.
 fn influxd(program: &Path, host: &Host, port: u16) -> Daemon {
-    let folder = host.path("influx");
-    let folder = folder.display();
+    let directory = host.path("influx");
+    let directory = directory.display();
     let mut text = "reporting-disabled = true\nbind-address = \"127.0.0.1:0\"\n".to_owned();
     for (section, place) in [("meta", "dir"), ("data", "dir")] {
-        let _ = writeln!(text, "[{section}]\n{place} = \"{folder}/{section}\"");
+        let _ = writeln!(text, "[{section}]\n{place} = \"{directory}/{section}\"");
     }
     let _ = writeln!(
         text,
-        "wal-dir = \"{folder}/wal\"\n[http]\nbind-address = \"127.0.0.1:{port}\""
+        "wal-dir = \"{directory}/wal\"\n[http]\nbind-address = \"127.0.0.1:{port}\""
     );
     text +=
         "flux-enabled = false\n[monitor]\nstore-enabled = false\n[subscriber]\nenabled = false\n";

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::geteuid;
-use support::{Ended, Folder, on_path, run, skipped};
+use support::{Directory, Ended, on_path, run, skipped};
 
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -19,30 +19,30 @@ fn source(path: &str) -> PathBuf {
     Path::new(SOURCES).join(path)
 }
 
-fn names(folder: &str) -> BTreeSet<String> {
-    let entries = fs::read_dir(source(folder)).unwrap();
+fn names(directory: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(source(directory)).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.collect()
 }
 
 /// Runs a script of the sources with the programs of this build.
-fn script(path: &str, folder: &Folder, services: &str, arguments: &[&str]) {
+fn script(path: &str, directory: &Directory, services: &str, arguments: &[&str]) {
     let built = Path::new(env!("CARGO_BIN_EXE_petrel")).parent().unwrap();
     let ended = run(Command::new("sh")
         .arg(source(path))
         .args(arguments)
-        .env("DESTDIR", folder.path("root"))
+        .env("DESTDIR", directory.path("root"))
         .env("PREFIX", "/opt/petrel")
         .env("SERVICES", services)
         .env("BUILT", built));
     assert_eq!(ended.code(), 0, "{ended:?}");
 }
 
-/// All files below a folder, by their paths in it.
-fn files(folder: &Path) -> BTreeSet<String> {
+/// All files below a directory, by their paths in it.
+fn files(directory: &Path) -> BTreeSet<String> {
     let ended = run(Command::new("find")
         .args([".", "-type", "f"])
-        .current_dir(folder));
+        .current_dir(directory));
     ended
         .stdout
         .lines()
@@ -52,11 +52,11 @@ fn files(folder: &Path) -> BTreeSet<String> {
 
 #[test]
 fn what_is_installed_is_complete_and_uninstalled_again() {
-    for (services, folder, below) in [
+    for (services, directory, below) in [
         ("systemd", "systemd", "lib/systemd/system"),
         ("rc.d", "rc.d", "etc/rc.d"),
     ] {
-        let root = Folder::new(&format!("install-{services}"));
+        let root = Directory::new(&format!("install-{services}"));
         script("contrib/install.sh", &root, services, &[]);
         let found = files(&root.path("root"));
         let mut programs = names("src/bin");
@@ -88,7 +88,7 @@ fn what_is_installed_is_complete_and_uninstalled_again() {
             }
         }
         assert!(documents > 0);
-        for file in names(folder).iter().filter(|name| !name.ends_with(".d")) {
+        for file in names(directory).iter().filter(|name| !name.ends_with(".d")) {
             let path = format!("/opt/petrel/{below}/{file}");
             assert!(found.contains(&path), "{path}");
             let text = fs::read_to_string(root.path("root").join(&path[1..])).unwrap();
@@ -104,20 +104,20 @@ fn what_is_installed_is_complete_and_uninstalled_again() {
 /// The root of a Debian system that does not run, and in which nothing is installed; and programs of systemd that only say
 /// what they are to do.
 struct DebianRoot {
-    folder: Folder,
+    directory: Directory,
     package: PathBuf,
 }
 
 impl DebianRoot {
     /// With the package of this version, whose programs are empty.
     fn new() -> Self {
-        let folder = Folder::new("debian");
+        let directory = Directory::new("debian");
         for path in ["built", "bin", "root/var/lib/dpkg/info"] {
-            fs::create_dir_all(folder.path(path)).unwrap();
+            fs::create_dir_all(directory.path(path)).unwrap();
         }
-        folder.file("root/var/lib/dpkg/status", "");
+        directory.file("root/var/lib/dpkg/status", "");
         let executable = |path: &str, text: &str| {
-            let file = folder.file(path, text);
+            let file = directory.file(path, text);
             fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
         };
         for program in names("src/bin") {
@@ -129,16 +129,16 @@ impl DebianRoot {
         }
         let made = run(Command::new("sh")
             .arg(source("contrib/debian/package.sh"))
-            .arg(folder.path("made"))
-            .env("BUILT", folder.path("built")));
+            .arg(directory.path("made"))
+            .env("BUILT", directory.path("built")));
         assert_eq!(made.code(), 0, "{made:?}");
-        let mut packages = fs::read_dir(folder.path("made")).unwrap();
+        let mut packages = fs::read_dir(directory.path("made")).unwrap();
         let package = packages.next().unwrap().unwrap().path();
-        Self { folder, package }
+        Self { directory, package }
     }
 
     fn path(&self, path: &str) -> PathBuf {
-        self.folder.path("root").join(path)
+        self.directory.path("root").join(path)
     }
 
     /// Does this with the package by dpkg; what its scripts say.
@@ -152,15 +152,15 @@ impl DebianRoot {
             unshare
         };
         let path = std::env::var("PATH").unwrap();
-        let own = self.folder.path("bin");
+        let own = self.directory.path("bin");
         let ended = run(command
             .arg("--root")
-            .arg(self.folder.path("root"))
+            .arg(self.directory.path("root"))
             .args(["--force-script-chrootless", "--force-depends"])
             .args(what)
             .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", own.display())));
         assert_eq!(ended.code(), 0, "{what:?}: {ended:?}");
-        let root = self.folder.path("root");
+        let root = self.directory.path("root");
         let said = ended.stdout.replace(root.to_str().unwrap(), "ROOT");
         let lines = said.lines().map(str::to_owned);
         let own = |line: &String| line.starts_with("does ") || line.starts_with("petrel: ");
@@ -169,7 +169,7 @@ impl DebianRoot {
 
     /// The files of the package, which has no others than these.
     fn installed(&self) -> BTreeSet<String> {
-        let mut found = files(&self.folder.path("root"));
+        let mut found = files(&self.directory.path("root"));
         found.retain(|path| path.starts_with("/usr/"));
         found
     }
@@ -200,9 +200,9 @@ fn the_debian_package_is_installed_upgraded_and_purged_without_a_service_manager
     let found = host.installed();
     for program in names("src/bin") {
         let program = program.trim_end_matches(".rs");
-        let folder = if program == "petrel" { "bin" } else { "sbin" };
+        let directory = if program == "petrel" { "bin" } else { "sbin" };
         assert!(
-            found.contains(&format!("/usr/{folder}/{program}")),
+            found.contains(&format!("/usr/{directory}/{program}")),
             "{program}"
         );
     }
@@ -219,8 +219,8 @@ fn the_debian_package_is_installed_upgraded_and_purged_without_a_service_manager
 
     // What there is once it has run, and was enabled.
     let wants = "etc/systemd/system/multi-user.target.wants";
-    for folder in ["run/petrel/util", "var/lib/petrel", wants] {
-        fs::create_dir_all(host.path(folder)).unwrap();
+    for directory in ["run/petrel/util", "var/lib/petrel", wants] {
+        fs::create_dir_all(host.path(directory)).unwrap();
     }
     let kept = ["etc/petrel/ca.key", "var/lib/petrel/state"];
     for file in kept {
@@ -237,8 +237,8 @@ fn the_debian_package_is_installed_upgraded_and_purged_without_a_service_manager
     assert!(links.iter().all(|link| link.is_symlink()));
     assert_eq!(
         host.dpkg(&["--purge", "petrel"]),
-        ["etc/petrel", "var/lib/petrel"].map(|folder| format!(
-            "petrel: ROOT/{folder} is not empty, and kept: remove it yourself"
+        ["etc/petrel", "var/lib/petrel"].map(|directory| format!(
+            "petrel: ROOT/{directory} is not empty, and kept: remove it yourself"
         ))
     );
     assert!(!host.path("run/petrel").exists());
@@ -251,14 +251,14 @@ fn the_debian_package_is_installed_upgraded_and_purged_without_a_service_manager
     }
     assert_eq!(host.install(), makes);
     assert_eq!(host.dpkg(&["--purge", "petrel"]), [""; 0]);
-    for folder in ["etc/petrel", "var/lib/petrel"] {
-        assert!(!host.path(folder).exists(), "{folder}");
+    for directory in ["etc/petrel", "var/lib/petrel"] {
+        assert!(!host.path(directory).exists(), "{directory}");
     }
 }
 
 /// A host of FreeBSD, as far as an rc.d script sees it: rc.subr(8) that only says what it would run, and service(8).
 struct RcHost {
-    folder: Folder,
+    directory: Directory,
     settings: String,
 }
 
@@ -298,36 +298,39 @@ esac
 
     /// One with all programs, but no certificates, where the administrator has set something.
     fn new(test: &str, settings: &str) -> Self {
-        let folder = Folder::new(&format!("rc-{test}"));
+        let directory = Directory::new(&format!("rc-{test}"));
         for path in ["usr/sbin", "etc/rc.d", "usr/local/etc/rc.d", "var/run"] {
-            fs::create_dir_all(folder.path(path)).unwrap();
+            fs::create_dir_all(directory.path(path)).unwrap();
         }
-        fs::create_dir_all(folder.path("usr/local/sbin")).unwrap();
-        folder.file("etc/rc.subr", Self::RC_SUBR);
-        let service = folder.file("usr/sbin/service", Self::SERVICE);
+        fs::create_dir_all(directory.path("usr/local/sbin")).unwrap();
+        directory.file("etc/rc.subr", Self::RC_SUBR);
+        let service = directory.file("usr/sbin/service", Self::SERVICE);
         fs::set_permissions(service, Permissions::from_mode(0o755)).unwrap();
         for name in names("rc.d") {
             let text = fs::read_to_string(source("rc.d").join(&name)).unwrap();
-            let text = text.replace("/etc/rc.subr", folder.path("etc/rc.subr").to_str().unwrap());
+            let text = text.replace(
+                "/etc/rc.subr",
+                directory.path("etc/rc.subr").to_str().unwrap(),
+            );
             let text = text.replace(
                 "/var/run/",
-                &format!("{}/", folder.path("var/run").display()),
+                &format!("{}/", directory.path("var/run").display()),
             );
-            let script = folder.file(&format!("usr/local/etc/rc.d/{name}"), text);
+            let script = directory.file(&format!("usr/local/etc/rc.d/{name}"), text);
             fs::set_permissions(script, Permissions::from_mode(0o755)).unwrap();
-            folder.file(&format!("usr/local/sbin/{}", name.replace('_', "-")), "");
+            directory.file(&format!("usr/local/sbin/{}", name.replace('_', "-")), "");
         }
         Self {
-            folder,
+            directory,
             settings: settings.to_owned(),
         }
     }
 
     fn run(&self, script: &str, action: &str) -> Ended {
         run(Command::new("sh")
-            .arg(self.folder.path(&format!("usr/local/etc/rc.d/{script}")))
+            .arg(self.directory.path(&format!("usr/local/etc/rc.d/{script}")))
             .arg(action)
-            .env("ROOT", self.folder.path("."))
+            .env("ROOT", self.directory.path("."))
             .env("SETTINGS", &self.settings))
     }
 
@@ -343,9 +346,9 @@ esac
     }
 
     fn with_certificates(self) -> Self {
-        fs::create_dir_all(self.folder.path("usr/local/etc/petrel")).unwrap();
+        fs::create_dir_all(self.directory.path("usr/local/etc/petrel")).unwrap();
         for file in CERTIFICATES {
-            self.folder.file(&file[1..], "");
+            self.directory.file(&file[1..], "");
         }
         self
     }
@@ -376,7 +379,7 @@ fn rc_scripts_start_what_they_need_where_ports_have_it() {
         let ended = host.run(name, "start");
         assert!(ended.stdout.starts_with("starts "), "{name}: {ended:?}");
         // It is not started without.
-        fs::remove_file(host.folder.path(&format!("usr/local/etc/rc.d/{needed}"))).unwrap();
+        fs::remove_file(host.directory.path(&format!("usr/local/etc/rc.d/{needed}"))).unwrap();
         let ended = host.run(name, "start");
         assert_eq!(ended.code(), 1, "{name}: {ended:?}");
         assert!(!ended.stdout.contains("starts"), "{name}: {ended:?}");
@@ -408,7 +411,7 @@ fn the_endpoint_is_not_started_by_rc_without_its_certificates() {
 #[test]
 fn a_stop_by_rc_waits_until_the_supervisor_has_ended() {
     let host = RcHost::new("stop", "");
-    host.folder.file("var/run/petreld.child.pid", "4711\n");
+    host.directory.file("var/run/petreld.child.pid", "4711\n");
     let ended = host.run("petreld", "stop");
     assert_eq!(ended.code(), 0, "{ended:?}");
     assert_eq!(ended.stdout.lines().last(), Some("waits 4711"));
@@ -486,11 +489,11 @@ fn rc_scripts_are_named_and_ordered_as_rcorder_wants() {
 
 #[test]
 fn the_freebsd_package_lists_every_file_and_no_other() {
-    let folder = Folder::new("freebsd-package");
-    let target = folder.path("package");
+    let directory = Directory::new("freebsd-package");
+    let target = directory.path("package");
     script(
         "contrib/freebsd/package.sh",
-        &folder,
+        &directory,
         "",
         &[target.to_str().unwrap()],
     );
@@ -503,20 +506,20 @@ fn the_freebsd_package_lists_every_file_and_no_other() {
     assert!(manifest.contains(concat!("version: \"", env!("CARGO_PKG_VERSION"), "\"\n")));
     assert!(!manifest.contains("@PREFIX@"), "{manifest}");
     // An upgrade does not take certificates from who was let at them.
-    let folders = manifest.lines().filter_map(|line| {
+    let directories = manifest.lines().filter_map(|line| {
         let (test, made) = line.split_once(" || install -d ")?;
-        let (_, folder) = made.rsplit_once(' ')?;
-        assert_eq!(test, format!("[ -d {folder} ]"));
-        Some(folder)
+        let (_, directory) = made.rsplit_once(' ')?;
+        assert_eq!(test, format!("[ -d {directory} ]"));
+        Some(directory)
     });
-    let folders: Vec<_> = folders.collect();
-    assert_eq!(folders, ["/var/db/petrel", "/usr/local/etc/petrel"]);
-    assert_eq!(manifest.matches("install -d").count(), folders.len());
+    let directories: Vec<_> = directories.collect();
+    assert_eq!(directories, ["/var/db/petrel", "/usr/local/etc/petrel"]);
+    assert_eq!(manifest.matches("install -d").count(), directories.len());
     // petrel-stats is no root, tenders are.
     assert!(!manifest.contains("see_other_uids=0"), "{manifest}");
 }
 
-/// On FreeBSD a socket has the group that may connect, petreld's is the group petrel's, and the folder is that of who makes
+/// On FreeBSD a socket has the group that may connect, petreld's is the group petrel's, and the directory is that of who makes
 /// sockets.
 #[test]
 fn on_freebsd_only_who_needs_it_can_command_the_supervisor() {
@@ -566,7 +569,7 @@ fn a_reload_on_nixos_executes_the_new_program() {
         .replace("${pkgs.util-linux}", "/nix/store/util-linux");
     // The units of the package that the module wants: installed below a prefix of its own.
     assert!(module.contains("contrib/install.sh with PREFIX=$out"));
-    let package = Folder::new("nixos");
+    let package = Directory::new("nixos");
     script("contrib/install.sh", &package, "systemd", &[]);
     for (unit, line) in [
         (
@@ -607,21 +610,21 @@ fn the_nixos_module_is_one_that_nix_can_read() {
 }
 
 /// Runs a script with a cargo and a rustc of this release in front of the others.
-fn with_rust(folder: &Folder, release: &str, script: &str) -> Ended {
+fn with_rust(directory: &Directory, release: &str, script: &str) -> Ended {
     for program in ["cargo", "rustc"] {
-        let file = folder.file(program, format!("#!/bin/sh\necho '{program} {release}'\n"));
+        let file = directory.file(program, format!("#!/bin/sh\necho '{program} {release}'\n"));
         fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
     }
     let path = std::env::var("PATH").unwrap();
     run(Command::new("sh")
         .args(["-c", script])
         .current_dir(SOURCES)
-        .env("PATH", format!("{}:{path}", folder.path("").display())))
+        .env("PATH", format!("{}:{path}", directory.path("").display())))
 }
 
 #[test]
 fn a_rust_that_is_too_old_is_named_before_anything_is_built() {
-    let folder = Folder::new("rust");
+    let directory = Directory::new("rust");
     for script in ["quickstart", "check", "bench"] {
         let path = format!("sh contrib/{script}.sh");
         // Those of Debian 12 and 13, and one that is none.
@@ -630,7 +633,7 @@ fn a_rust_that_is_too_old_is_named_before_anything_is_built() {
             ("1.85.1 (d73d2caf9 2024-12-31)", "is 1.85"),
             ("unknown", "does not run"),
         ] {
-            let ended = with_rust(&folder, release, &path);
+            let ended = with_rust(&directory, release, &path);
             assert_eq!(ended.code(), 1, "{ended:?}");
             for part in [&format!("{script}: cargo {found}"), "rustup"] {
                 let told = ended.stderr.lines().any(|line| line.contains(part));
@@ -641,15 +644,15 @@ fn a_rust_that_is_too_old_is_named_before_anything_is_built() {
     let wanted = env!("CARGO_PKG_RUST_VERSION");
     for (release, code) in [(wanted, 0), ("1.100.0", 0), ("2.0.0", 0), ("1.9.0", 1)] {
         let script = "fail() { exit 1; }; . contrib/lib.sh; need_rust";
-        let ended = with_rust(&folder, release, script);
+        let ended = with_rust(&directory, release, script);
         assert_eq!(ended.code(), code, "{release}: {ended:?}");
     }
 }
 
 #[test]
 fn a_device_that_is_missing_is_not_made_by_looking_at_it() {
-    let folder = Folder::new("device");
-    let missing = folder.path("kvm");
+    let directory = Directory::new("device");
+    let missing = directory.path("kvm");
     let can_open = |path: &Path| {
         let mut shell = Command::new("sh");
         shell.args(["-c", ". contrib/lib.sh; can_open \"$1\"", "sh"]);
@@ -657,7 +660,7 @@ fn a_device_that_is_missing_is_not_made_by_looking_at_it() {
     };
     assert!(!can_open(&missing));
     assert!(!missing.exists());
-    assert!(can_open(&folder.file("tun", "")));
+    assert!(can_open(&directory.file("tun", "")));
     // No other script opens a file that way.
     for script in ["check.sh", "quickstart.sh", "bench.sh", "fuzz.sh"] {
         let text = fs::read_to_string(source("contrib").join(script)).unwrap();

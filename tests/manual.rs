@@ -136,8 +136,8 @@ fn the_page_of_the_client_documents_the_options_of_each_command_and_no_others() 
 
 #[test]
 fn defaults_in_the_pages_are_those_of_the_programs() {
-    let runtime = format!("{}, ", socket::RUNTIME_FOLDER);
-    let database = format!("{}, ", socket::DATABASE_FOLDER);
+    let runtime = format!("{}, ", socket::RUNTIME_DIRECTORY);
+    let database = format!("{}, ", socket::DATABASE_DIRECTORY);
     let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
     let startup = Config::DEFAULT_STARTUP.to_string();
     let port = petrel::tls::PORT.to_string();
@@ -227,7 +227,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     ];
     for (page, option, default) in cases {
         let text = read(page);
-        // The folders of Linux come first in the pages.
+        // The directories of Linux come first in the pages.
         if cfg!(not(target_os = "linux")) && default.starts_with('/') {
             continue;
         }
@@ -319,15 +319,15 @@ fn the_page_of_every_program_has_all_sections_in_one_order() {
 
 #[test]
 fn pages_refer_to_pages_that_there_are() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
-    for entry in fs::read_dir(&folder).unwrap() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    for entry in fs::read_dir(&directory).unwrap() {
         let text = fs::read_to_string(entry.unwrap().path()).unwrap();
         for line in text.lines().filter(|line| line.starts_with('.')) {
             let words: Vec<_> = line.split_whitespace().collect();
             for pair in words.windows(3).filter(|words| words[0].ends_with("Xr")) {
                 if let ["petrel" | "petreld", ..] = pair[1].split('-').collect::<Vec<_>>()[..] {
                     let page = format!("{}.{}", pair[1], pair[2]);
-                    assert!(folder.join(&page).is_file(), "{page}");
+                    assert!(directory.join(&page).is_file(), "{page}");
                 }
             }
         }
@@ -394,8 +394,8 @@ fn the_pages_are_well_formed() {
     let Some(mandoc) = on_path("mandoc") else {
         return skipped("manual pages checked by mandoc", "it is not on PATH");
     };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
-    let pages: Vec<_> = fs::read_dir(folder)
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let pages: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
@@ -945,9 +945,9 @@ fn has_tender(page: &str) -> bool {
     page != "petrel-spt.1" || cfg!(all(target_os = "linux", target_arch = "x86_64"))
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(sources(&path));

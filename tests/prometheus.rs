@@ -206,8 +206,8 @@ fn bytes(hex: &str) -> Option<Vec<u8>> {
 }
 
 fn promtool(program: &Path, metrics: &str) -> Ended {
-    let folder = support::Folder::new("promtool");
-    let file = folder.file("metrics", metrics);
+    let directory = support::Directory::new("promtool");
+    let file = directory.file("metrics", metrics);
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$1\" check metrics <\"$2\"", "sh"]);
     run(command.arg(program).arg(file))

@@ -15,7 +15,7 @@ use nix::unistd::{Pid, geteuid};
 use petrel::host::resources::discover;
 use petrel::policy::{Policy, UNLIMITED};
 
-use support::{Folder, on_path, run, skipped};
+use support::{Directory, on_path, run, skipped};
 
 fn found() -> Policy {
     discover(Path::new("/tmp")).unwrap()
@@ -37,16 +37,16 @@ fn memory_and_storage_are_those_that_the_system_tells() {
         .unwrap();
     assert_eq!(policy.memory, kilobytes / 1024);
 
-    let folder = Folder::new("storage");
+    let directory = Directory::new("storage");
     let size = run(Command::new("stat")
         .args(["-f", "-c", "%b %S"])
-        .arg(folder.path("")));
+        .arg(directory.path("")));
     let numbers: Vec<u64> = size
         .stdout
         .split_whitespace()
         .map(|one| one.parse().unwrap())
         .collect();
-    let policy = discover(&folder.path("")).unwrap();
+    let policy = discover(&directory.path("")).unwrap();
     assert_eq!(policy.block, Some((numbers[0] * numbers[1]) >> 20));
 }
 

@@ -31,8 +31,8 @@ fn revoked_certificates_are_refused_from_the_next_connection_on() {
     let other = host.root.delegate("other", policy(1));
     let (one, two) = (tenant.leaf("one", info()), tenant.leaf("two", info()));
     let third = other.leaf("three", info());
-    let of_root = host.folder.write("root.crl", &host.root.crl(&[]));
-    let of_tenants = host.folder.write("tenants.crl", &tenant.crl(&[]));
+    let of_root = host.directory.write("root.crl", &host.root.crl(&[]));
+    let of_tenants = host.directory.write("tenants.crl", &tenant.crl(&[]));
     let endpoint = host.listen(&[
         "--crl",
         of_root.to_str().unwrap(),
@@ -83,7 +83,7 @@ fn a_crl_beside_the_trusted_certificate_is_used_from_the_next_connection_on() {
         let text = failure_text(&read_message(&mut client).unwrap());
         assert!(text.contains(reason), "{text}");
     };
-    let crl = host.folder.path().join("ca.crl");
+    let crl = host.directory.path().join("ca.crl");
     let early = host.listen(&[]);
     let line = early.log("no CRL at ");
     assert!(line.contains("ca.crl"), "{line}");
@@ -103,7 +103,7 @@ fn a_crl_beside_the_trusted_certificate_is_used_from_the_next_connection_on() {
 fn only_a_missing_file_beside_the_trusted_certificate_is_no_crl() {
     let host = Host::new();
     let identity = host.root.leaf("x", info());
-    let crl = host.folder.path().join("ca.crl");
+    let crl = host.directory.path().join("ca.crl");
     let endpoint = host.listen(&[]);
     let refused = |endpoint: &endpoint::Endpoint| {
         let mut client = endpoint.connect(&identity).unwrap();
@@ -178,7 +178,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
         ("many", good.repeat(257), "more than 256 revocation lists"),
         ("missing", String::new(), "cannot be read"),
     ];
-    let file = host.folder.path().join("lists.crl");
+    let file = host.directory.path().join("lists.crl");
     let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
     let identity = host.root.leaf("x", info());
     for (case, content, reason) in cases {
@@ -202,7 +202,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
 fn lists_of_others_are_told_at_the_start() {
     let host = Host::new();
     let tenant = host.root.delegate("foo", policy(1));
-    let file = host.folder.write("lists.crl", &tenant.crl(&[]));
+    let file = host.directory.write("lists.crl", &tenant.crl(&[]));
     let arguments = ["--crl", file.to_str().unwrap()];
     let line = host.listen(&arguments).log("error: ");
     assert!(line.contains("no certificate is accepted"), "{line}");
@@ -223,7 +223,7 @@ fn lists_of_others_are_told_at_the_start() {
 #[test]
 fn lists_are_not_read_for_strangers() {
     let host = Host::new();
-    let file = host.folder.write("lists.crl", &host.root.crl(&[]));
+    let file = host.directory.write("lists.crl", &host.root.crl(&[]));
     let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
     // Who reads this finds nothing, and says so.
     fs::remove_file(&file).unwrap();
@@ -257,7 +257,7 @@ fn a_list_that_expires_soon_is_told() {
         (valid(Duration::hours(17), Duration::hours(7)), false),
         (valid(Duration::hours(19), Duration::hours(5)), true),
     ] {
-        let file = host.folder.write("lists.crl", &list);
+        let file = host.directory.write("lists.crl", &list);
         let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
         for connection in [false, true] {
             if connection {
@@ -287,7 +287,7 @@ fn an_expired_list_is_used_where_that_is_wanted() {
         list.this_update = OffsetDateTime::now_utc() - Duration::hours(2);
         list.next_update = OffsetDateTime::now_utc() - Duration::hours(1);
     });
-    let file = host.folder.write("lists.crl", &expired);
+    let file = host.directory.write("lists.crl", &expired);
     let endpoint = host.listen(&["--accept-expired-crl", "--crl", file.to_str().unwrap()]);
     let error = endpoint.rejection(&one);
     assert!(error.to_string().contains("certificate_revoked"), "{error}");
@@ -305,7 +305,7 @@ fn a_list_of_an_intermediate_that_was_wrongly_signed_refuses_what_it_issued() {
     let other = host.root.delegate("other", policy(1));
     let forged = forged_list(&Authority::root("foo"), &tenant);
     let file = host
-        .folder
+        .directory
         .write("lists.crl", &(host.root.crl(&[]) + &forged));
     let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
     let mut client = endpoint.connect(&tenant.leaf("x", info())).unwrap();

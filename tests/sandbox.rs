@@ -18,7 +18,7 @@ use std::time::Instant;
 use endpoint::{Host, PATIENCE, info, read_message, success};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pki::Folder;
+use pki::Directory;
 
 /// A program of a test, which ends with it.
 struct Program(Child);
@@ -88,11 +88,11 @@ fn a_connection_is_served_in_a_sandbox_that_begins_before_the_handshake() {
 
 #[test]
 fn daemons_and_what_asks_them_are_confined() {
-    let folder = Folder::new();
-    let place = folder.path().to_str().unwrap();
+    let directory = Directory::new();
+    let place = directory.path().to_str().unwrap();
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let collector = collector.local_addr().unwrap().to_string();
-    let prometheus = folder.path().join("petrel.prom");
+    let prometheus = directory.path().join("petrel.prom");
     for (program, arguments) in [
         (env!("CARGO_BIN_EXE_petrel-console"), &[][..]),
         (

@@ -19,7 +19,7 @@ use petrel::show;
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::state::State;
 use petrel::wire::{Command, UnikernelCommand};
-use support::Folder;
+use support::Directory;
 use time::OffsetDateTime;
 
 fn vectors() -> PathBuf {
@@ -36,8 +36,8 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(1_893_456_000).unwrap()
 }
 
-fn folder(test: &str) -> Folder {
-    Folder::new(&format!("show-{test}"))
+fn directory(test: &str) -> Directory {
+    Directory::new(&format!("show-{test}"))
 }
 
 #[test]
@@ -151,15 +151,15 @@ fn an_image_that_no_host_would_take_has_no_digest() {
 
 #[test]
 fn a_chain_counts_as_verified_from_its_root_only() {
-    let folder = folder("verified");
+    let directory = directory("verified");
     let chain = vectors().join("chains/cli-sub1-create");
     let read = |file: &str| fs::read_to_string(chain.join(file)).unwrap();
-    folder.file("chain.pem", read("leaf.pem") + &read("inter1.pem"));
-    folder.file("reversed.pem", read("inter1.pem") + &read("leaf.pem"));
-    folder.file("twice.pem", read("leaf.pem").repeat(2));
+    directory.file("chain.pem", read("leaf.pem") + &read("inter1.pem"));
+    directory.file("reversed.pem", read("inter1.pem") + &read("leaf.pem"));
+    directory.file("twice.pem", read("leaf.pem").repeat(2));
     let root = chain.join("root.pem");
-    expect(&folder.path(""), 0, &["generate", "root", "db"]);
-    let other = folder.path("cacert.pem");
+    expect(&directory.path(""), 0, &["generate", "root", "db"]);
+    let other = directory.path("cacert.pem");
     for (file, trusted, verdict) in [
         ("chain.pem", None, "(not verified)"),
         (
@@ -178,18 +178,18 @@ fn a_chain_counts_as_verified_from_its_root_only() {
         let trusted = trusted.map(|path| format!("--cacert={}", path.display()));
         let mut command = vec!["show", file];
         command.extend(trusted.as_deref());
-        let shown = expect(&folder.path(""), 0, &command).stdout;
+        let shown = expect(&directory.path(""), 0, &command).stdout;
         assert!(shown.contains(verdict), "{shown}");
     }
     let policy = chain.join("inter1.pem");
     let policy = policy.to_str().unwrap();
-    let shown = expect(&folder.path(""), 0, &["show", policy]).stdout;
+    let shown = expect(&directory.path(""), 0, &["show", policy]).stdout;
     assert!(shown.contains("policy of: "), "{shown}");
 }
 
 #[test]
 fn of_a_private_key_nothing_secret_is_shown() {
-    let folder = folder("keys");
+    let directory = directory("keys");
     for (chain, kind) in [
         ("cli-info", "Ed25519, identifier"),
         ("cli-key-p256", "P-256, identifier unknown"),
@@ -199,7 +199,7 @@ fn of_a_private_key_nothing_secret_is_shown() {
         ("cli-key-rsa4096", "RSA of 4096 bits, identifier"),
     ] {
         let key = vectors().join("chains").join(chain).join("leaf.key");
-        let shown = expect(&folder.path(""), 0, &["show", key.to_str().unwrap()]).stdout;
+        let shown = expect(&directory.path(""), 0, &["show", key.to_str().unwrap()]).stdout;
         assert!(
             shown.starts_with(&format!("private key: {kind}")),
             "{shown}"
@@ -210,7 +210,7 @@ fn of_a_private_key_nothing_secret_is_shown() {
     let leaf = vectors().join("chains/cli-info/leaf");
     let show = |suffix: &str| {
         let file = leaf.with_extension(suffix);
-        expect(&folder.path(""), 0, &["show", file.to_str().unwrap()]).stdout
+        expect(&directory.path(""), 0, &["show", file.to_str().unwrap()]).stdout
     };
     let identifier = show("key")
         .trim_end()
@@ -219,20 +219,25 @@ fn of_a_private_key_nothing_secret_is_shown() {
         .1
         .to_owned();
     assert!(show("pem").contains(&identifier));
-    folder.file(
+    directory.file(
         "old.key",
         "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n",
     );
-    let shown = expect(&folder.path(""), 0, &["show", "old.key"]).stdout;
+    let shown = expect(&directory.path(""), 0, &["show", "old.key"]).stdout;
     assert!(shown.contains("not readable here"), "{shown}");
 }
 
 #[test]
 fn requests_and_several_files_and_standard_input_are_shown() {
-    let folder = folder("requests");
+    let directory = directory("requests");
     let policy = ["add-policy", "tenant", "4", "--mem=64", "--csr"];
-    expect(&folder.path(""), 0, &policy);
-    let shown = expect(&folder.path(""), 0, &["show", "tenant.req", "tenant.key"]).stdout;
+    expect(&directory.path(""), 0, &policy);
+    let shown = expect(
+        &directory.path(""),
+        0,
+        &["show", "tenant.req", "tenant.key"],
+    )
+    .stdout;
     assert!(
         shown.contains("== tenant.req\nsigning request\n"),
         "{shown}"
@@ -249,9 +254,9 @@ fn requests_and_several_files_and_standard_input_are_shown() {
         "{shown}"
     );
 
-    let request = fs::read(folder.path("tenant.req")).unwrap();
+    let request = fs::read(directory.path("tenant.req")).unwrap();
     for command in [&["show"][..], &["show", "--", "-"]] {
-        let mut child = petrel(&folder.path(""), command)
+        let mut child = petrel(&directory.path(""), command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -265,30 +270,30 @@ fn requests_and_several_files_and_standard_input_are_shown() {
     // A request whose signature is broken is shown, and that it will not be signed.
     let mut der = pem::parse(&request).unwrap().into_contents();
     *der.last_mut().unwrap() ^= 1;
-    folder.file(
+    directory.file(
         "bad.req",
         pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der)),
     );
-    let shown = expect(&folder.path(""), 0, &["show", "bad.req"]).stdout;
+    let shown = expect(&directory.path(""), 0, &["show", "bad.req"]).stdout;
     assert!(shown.contains("not to be signed: "), "{shown}");
 }
 
 #[test]
 fn what_is_none_of_these_is_refused_by_name() {
-    let folder = folder("refused");
-    folder.file("garbage", b"\xff\x00garbage");
-    folder.file("empty", "");
-    folder.file("state", [0xa6, 0x06, 0x30, 0x04, 0x30, 0x00, 0x30]);
-    folder.file(
+    let directory = directory("refused");
+    directory.file("garbage", b"\xff\x00garbage");
+    directory.file("empty", "");
+    directory.file("state", [0xa6, 0x06, 0x30, 0x04, 0x30, 0x00, 0x30]);
+    directory.file(
         "bad.pem",
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     );
-    folder.file("half.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
+    directory.file("half.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
     for label in ["CERTIFICATE", "CERTIFICATE REQUEST", "X509 CRL"] {
         let form = pem::encode(&pem::Pem::new(label, [0x30, 3, 2, 1, 0]));
         let cut = pem::encode(&pem::Pem::new(label, [0x30, 0x82, 1, 0, 0x30]));
-        folder.file(&format!("form {label}"), form);
-        folder.file(&format!("cut {label}"), cut);
+        directory.file(&format!("form {label}"), form);
+        directory.file(&format!("cut {label}"), cut);
     }
     for file in [
         "garbage",
@@ -304,7 +309,7 @@ fn what_is_none_of_these_is_refused_by_name() {
         "cut CERTIFICATE REQUEST",
         "cut X509 CRL",
     ] {
-        let ended = expect(&folder.path(""), 124, &["show", file]);
+        let ended = expect(&directory.path(""), 124, &["show", file]);
         assert!(ended.stderr.contains(file), "{ended:?}");
         for insides in ["Parsing", "Der(", "Tag", "nom"] {
             assert!(!ended.stderr.contains(insides), "{ended:?}");
@@ -315,12 +320,12 @@ fn what_is_none_of_these_is_refused_by_name() {
 
 #[test]
 fn no_wrong_byte_is_a_panic() {
-    let folder = folder("bytes");
-    expect(&folder.path(""), 0, &["generate", "root", "db"]);
+    let directory = directory("bytes");
+    expect(&directory.path(""), 0, &["generate", "root", "db"]);
     let policy = ["add-policy", "tenant", "4", "--mem=64", "--csr"];
-    expect(&folder.path(""), 0, &policy);
+    expect(&directory.path(""), 0, &policy);
     let revoke = ["revoke", "cacert.pem", "root.key", "db", "server"];
-    expect(&folder.path(""), 0, &revoke);
+    expect(&directory.path(""), 0, &revoke);
     let chain = vectors().join("chains/cli-sub1-create");
     let state = vectors().join("albatross-state.bin");
     let text = fs::read(state).unwrap();
@@ -332,8 +337,8 @@ fn no_wrong_byte_is_a_panic() {
     for path in [
         chain.join("leaf.pem"),
         chain.join("leaf.key"),
-        folder.path("tenant.req"),
-        folder.path("cacert.crl"),
+        directory.path("tenant.req"),
+        directory.path("cacert.crl"),
     ] {
         let block = pem::parse(fs::read(path).unwrap()).unwrap();
         for position in 0..block.contents().len() {

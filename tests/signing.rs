@@ -16,14 +16,14 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, GeneralSubtree, IsCa, KeyPair,
     KeyUsagePurpose, NameConstraints,
 };
-use support::{Ended, Folder, on_path, run, skipped};
+use support::{Directory, Ended, on_path, run, skipped};
 use time::{Duration, OffsetDateTime};
 
 const SIGN: [&str; 4] = ["sign", "ca.pem", "db", "ca.key"];
 
 /// A directory with an authority `ca` of these parameters, and the requests `tenant` and `web`.
-fn authority(test: &str, change: impl FnOnce(&mut CertificateParams)) -> Folder {
-    let folder = Folder::new(&format!("signing-{test}"));
+fn authority(test: &str, change: impl FnOnce(&mut CertificateParams)) -> Directory {
+    let directory = Directory::new(&format!("signing-{test}"));
     let key = Key::generate(KeyType::Ed25519).unwrap();
     let pair = KeyPair::try_from(key.pkcs8()).unwrap();
     let mut parameters = CertificateParams::default();
@@ -34,17 +34,17 @@ fn authority(test: &str, change: impl FnOnce(&mut CertificateParams)) -> Folder 
     parameters.not_before = OffsetDateTime::now_utc() - Duration::minutes(5);
     parameters.not_after = OffsetDateTime::now_utc() + Duration::days(9);
     change(&mut parameters);
-    folder.file("ca.pem", parameters.self_signed(&pair).unwrap().pem());
-    folder.file("ca.key", pair.serialize_pem());
+    directory.file("ca.pem", parameters.self_signed(&pair).unwrap().pem());
+    directory.file("ca.key", pair.serialize_pem());
     let policy = ["add-policy", "tenant", "2", "--mem=64", "--csr"];
-    expect(&folder.path(""), 0, &policy);
-    expect(&folder.path(""), 0, &["info", "-n", "web", "--csr"]);
-    folder
+    expect(&directory.path(""), 0, &policy);
+    expect(&directory.path(""), 0, &["info", "-n", "web", "--csr"]);
+    directory
 }
 
-fn sign(folder: &Folder, code: i32, request: &str, options: &[&str]) -> Ended {
+fn sign(directory: &Directory, code: i32, request: &str, options: &[&str]) -> Ended {
     let command = [&SIGN[..], &[request], options].concat();
-    expect(&folder.path(""), code, &command)
+    expect(&directory.path(""), code, &command)
 }
 
 #[test]
@@ -67,67 +67,71 @@ fn nothing_is_signed_below_an_authority_that_does_not_allow_it() {
     let late = authority("late", |parameters| {
         parameters.not_after = OffsetDateTime::now_utc() - Duration::minutes(1);
     });
-    for (folder, word) in [
+    for (directory, word) in [
         (constrained, "nobody would accept the certificate"),
         (early, "is not valid before"),
         (late, "has expired"),
     ] {
         for request in ["tenant.req", "web.req"] {
-            let ended = sign(&folder, 124, request, &[]);
+            let ended = sign(&directory, 124, request, &[]);
             assert!(ended.stderr.contains(word), "{request}: {ended:?}");
         }
-        assert!(!folder.path("db").exists());
+        assert!(!directory.path("db").exists());
     }
 }
 
 #[test]
 fn the_path_length_of_every_authority_counts() {
-    let folder = authority("length", |parameters| {
+    let directory = authority("length", |parameters| {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     });
-    let ended = sign(&folder, 124, "tenant.req", &[]);
+    let ended = sign(&directory, 124, "tenant.req", &[]);
     assert!(ended.stderr.contains("at most 0 authorities"), "{ended:?}");
-    sign(&folder, 0, "web.req", &[]);
+    sign(&directory, 0, "web.req", &[]);
 
-    let folder = authority("length-above", |parameters| {
+    let directory = authority("length-above", |parameters| {
         parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     });
-    sign(&folder, 0, "tenant.req", &[]);
-    let tenant = fs::read_to_string(folder.path("tenant.pem")).unwrap();
-    let ca = fs::read_to_string(folder.path("ca.pem")).unwrap();
-    folder.file("whole.pem", tenant + &ca);
+    sign(&directory, 0, "tenant.req", &[]);
+    let tenant = fs::read_to_string(directory.path("tenant.pem")).unwrap();
+    let ca = fs::read_to_string(directory.path("ca.pem")).unwrap();
+    directory.file("whole.pem", tenant + &ca);
     let policy = ["add-policy", "team", "1", "--mem=32", "--csr"];
-    expect(&folder.path(""), 0, &policy);
+    expect(&directory.path(""), 0, &policy);
     let below = ["sign", "whole.pem", "db", "tenant.key"];
-    let ended = expect(&folder.path(""), 124, &[&below[..], &["team.req"]].concat());
+    let ended = expect(
+        &directory.path(""),
+        124,
+        &[&below[..], &["team.req"]].concat(),
+    );
     assert!(ended.stderr.contains("at most 1 authorities"), "{ended:?}");
-    expect(&folder.path(""), 0, &[&below[..], &["web.req"]].concat());
+    expect(&directory.path(""), 0, &[&below[..], &["web.req"]].concat());
 }
 
 #[test]
 fn a_second_authority_of_a_name_needs_force_and_is_warned_of() {
-    let folder = authority("second", |_| {});
-    sign(&folder, 0, "tenant.req", &[]);
+    let directory = authority("second", |_| {});
+    sign(&directory, 0, "tenant.req", &[]);
     // Its renewal, with the same key.
-    let ended = sign(&folder, 0, "tenant.req", &["--force"]);
+    let ended = sign(&directory, 0, "tenant.req", &["--force"]);
     assert!(!ended.stderr.contains("ANOTHER"), "{ended:?}");
-    fs::remove_file(folder.path("tenant.key")).unwrap();
-    fs::rename(folder.path("tenant.pem"), folder.path("old.pem")).unwrap();
+    fs::remove_file(directory.path("tenant.key")).unwrap();
+    fs::rename(directory.path("tenant.pem"), directory.path("old.pem")).unwrap();
     let policy = ["add-policy", "tenant", "2", "--mem=64", "--csr"];
-    expect(&folder.path(""), 0, &policy);
-    let listed = fs::read(folder.path("db")).unwrap();
-    let ended = sign(&folder, 124, "tenant.req", &[]);
+    expect(&directory.path(""), 0, &policy);
+    let listed = fs::read(directory.path("db")).unwrap();
+    let ended = sign(&directory, 124, "tenant.req", &[]);
     assert!(ended.stderr.contains("another key already"), "{ended:?}");
-    assert_eq!(fs::read(folder.path("db")).unwrap(), listed);
-    let ended = sign(&folder, 0, "tenant.req", &["--force"]);
+    assert_eq!(fs::read(directory.path("db")).unwrap(), listed);
+    let ended = sign(&directory, 0, "tenant.req", &["--force"]);
     assert!(
         ended.stderr.contains("ANOTHER AUTHORITY 'tenant'"),
         "{ended:?}"
     );
     // Without a line that says so, the file that is replaced is looked at.
-    fs::rename(folder.path("old.pem"), folder.path("tenant.pem")).unwrap();
-    fs::remove_file(folder.path("db")).unwrap();
-    let ended = sign(&folder, 0, "tenant.req", &["--force"]);
+    fs::rename(directory.path("old.pem"), directory.path("tenant.pem")).unwrap();
+    fs::remove_file(directory.path("db")).unwrap();
+    let ended = sign(&directory, 0, "tenant.req", &["--force"]);
     assert!(
         ended.stderr.contains("ANOTHER AUTHORITY 'tenant'"),
         "{ended:?}"
@@ -136,22 +140,22 @@ fn a_second_authority_of_a_name_needs_force_and_is_warned_of() {
 
 #[test]
 fn a_dry_run_shows_and_writes_nothing() {
-    let folder = authority("dry", |_| {});
-    let ended = sign(&folder, 0, "web.req", &["--dry-run"]);
+    let directory = authority("dry", |_| {});
+    let ended = sign(&directory, 0, "web.req", &["--dry-run"]);
     assert!(
         ended.stdout.contains("command: unikernel info"),
         "{ended:?}"
     );
-    assert!(!folder.path("web.pem").exists() && !folder.path("db").exists());
+    assert!(!directory.path("web.pem").exists() && !directory.path("db").exists());
 }
 
 /// Runs `sign` on a terminal where somebody types `answer`.
-fn typed(folder: &Folder, answer: &str, options: &[&str]) -> (Output, String) {
+fn typed(directory: &Directory, answer: &str, options: &[&str]) -> (Output, String) {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let mut master = fs::File::from(terminal.master);
     master.write_all(answer.as_bytes()).unwrap();
     let command = [&SIGN[..], &["web.req"], options].concat();
-    let mut command = petrel(&folder.path(""), &command);
+    let mut command = petrel(&directory.path(""), &command);
     let output = command
         .stdin(terminal.slave.try_clone().unwrap())
         .stdout(terminal.slave)
@@ -167,39 +171,39 @@ fn typed(folder: &Folder, answer: &str, options: &[&str]) -> (Output, String) {
 
 #[test]
 fn on_a_terminal_sign_asks_before_it_writes() {
-    let folder = authority("asked", |_| {});
+    let directory = authority("asked", |_| {});
     for answer in ["n\n", "\n", "yesterday\n", "\u{4}"] {
-        let (output, shown) = typed(&folder, answer, &[]);
+        let (output, shown) = typed(&directory, answer, &[]);
         assert_eq!(output.status.code(), Some(124), "{answer:?}: {output:?}");
         assert!(shown.contains("command: unikernel info"), "{shown}");
         let asked = String::from_utf8(output.stderr).unwrap();
         assert!(asked.contains("[y/N]"), "{asked}");
         assert!(asked.contains("nothing was signed"), "{asked}");
-        assert!(!folder.path("web.pem").exists() && !folder.path("db").exists());
+        assert!(!directory.path("web.pem").exists() && !directory.path("db").exists());
     }
-    let (output, _) = typed(&folder, "y\n", &[]);
+    let (output, _) = typed(&directory, "y\n", &[]);
     assert!(output.status.success(), "{output:?}");
-    assert!(folder.path("web.pem").exists());
-    let (output, _) = typed(&folder, "", &["--yes", "--force"]);
+    assert!(directory.path("web.pem").exists());
+    let (output, _) = typed(&directory, "", &["--yes", "--force"]);
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
 }
 
 #[test]
 fn a_key_that_others_may_read_signs_nothing() {
-    let folder = authority("readable", |_| {});
-    let key = folder.path("ca.key");
+    let directory = authority("readable", |_| {});
+    let key = directory.path("ca.key");
     for mode in [0o644, 0o604, 0o620, 0o601] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
-        let ended = sign(&folder, 124, "web.req", &[]);
+        let ended = sign(&directory, 124, "web.req", &[]);
         let words = format!("accessible to other users (mode {mode:04o})");
         assert!(ended.stderr.contains(&words), "{ended:?}");
         assert!(ended.stderr.contains("chmod 600 ca.key"), "{ended:?}");
     }
-    let own = folder.path("web.key");
+    let own = directory.path("web.key");
     fs::set_permissions(&own, fs::Permissions::from_mode(0o644)).unwrap();
     let again = ["info", "-n", "web", "--csr"];
-    let ended = expect(&folder.path(""), 124, &again);
+    let ended = expect(&directory.path(""), 124, &again);
     assert!(ended.stderr.contains("chmod 600 web.key"), "{ended:?}");
 }
 
@@ -208,12 +212,12 @@ fn keys_in_the_forms_of_openssl_sign_and_encrypted_ones_are_named() {
     if on_path("openssl").is_none() {
         return skipped("forms of keys", "openssl is missing");
     }
-    let folder = authority("forms", |_| {});
+    let directory = authority("forms", |_| {});
     let openssl = |arguments: &str| {
         let mut command = Command::new("openssl");
         let ended = run(command
             .args(arguments.split(' '))
-            .current_dir(folder.path("")));
+            .current_dir(directory.path("")));
         assert_eq!(ended.code(), 0, "openssl {arguments}: {ended:?}");
     };
     for (form, commands) in [
@@ -241,20 +245,20 @@ fn keys_in_the_forms_of_openssl_sign_and_encrypted_ones_are_named() {
         ));
         let certificate = format!("{form}.pem");
         let command = ["sign", &certificate, "db", &key, "web.req", "--force"];
-        expect(&folder.path(""), 0, &command);
-        let signed = read_chain(&folder.path("web.pem")).unwrap();
-        let issuer = read_chain(&folder.path(&certificate)).unwrap();
+        expect(&directory.path(""), 0, &command);
+        let signed = read_chain(&directory.path("web.pem")).unwrap();
+        let issuer = read_chain(&directory.path(&certificate)).unwrap();
         assert_eq!(signed[0].check_issuer(&issuer[0]), Ok(()), "{form}");
     }
     // A key that was made before is used for a request.
-    fs::rename(folder.path("sec1.key"), folder.path("other.key")).unwrap();
-    expect(&folder.path(""), 0, &["info", "-n", "other", "--csr"]);
+    fs::rename(directory.path("sec1.key"), directory.path("other.key")).unwrap();
+    expect(&directory.path(""), 0, &["info", "-n", "other", "--csr"]);
 
     openssl("pkey -in pkcs1.key -aes256 -passout pass:x -out new.key");
     openssl("pkey -in pkcs1.key -traditional -aes128 -passout pass:x -out old.key");
     for key in ["new.key", "old.key"] {
         let command = ["sign", "pkcs1.pem", "db", key, "web.req", "--force"];
-        let ended = expect(&folder.path(""), 124, &command);
+        let ended = expect(&directory.path(""), 124, &command);
         assert!(
             ended.stderr.contains("encrypted with a passphrase"),
             "{ended:?}"

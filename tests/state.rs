@@ -86,8 +86,8 @@ fn another(host: &Host) -> PathBuf {
     host.file("another.spt", image)
 }
 
-fn names(folder: &Path) -> BTreeSet<String> {
-    let names = fs::read_dir(folder).unwrap();
+fn names(directory: &Path) -> BTreeSet<String> {
+    let names = fs::read_dir(directory).unwrap();
     names
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect()
@@ -334,8 +334,8 @@ impl Base {
     fn of(host: &Host) -> Self {
         let files = ["db", "db/image", "db/block"]
             .into_iter()
-            .flat_map(|folder| {
-                let entries = fs::read_dir(host.path(folder)).into_iter().flatten();
+            .flat_map(|directory| {
+                let entries = fs::read_dir(host.path(directory)).into_iter().flatten();
                 entries.map(|entry| entry.unwrap().path())
             });
         let files = files.filter(|path| path.is_file());

@@ -20,9 +20,9 @@ use petrel::name::Name;
 use petrel::policy::Policy;
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::state::albatross;
-use support::{DEADLINE, Folder, Running, guest, on_path, run, skipped};
+use support::{DEADLINE, Directory, Running, guest, on_path, run, skipped};
 
-/// The folder of the sources.
+/// The directory of the sources.
 const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Most exposure, in tenths, of a unit of an unprivileged user and of petreld.
@@ -33,18 +33,18 @@ fn built() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_petrel")).parent().unwrap()
 }
 
-/// A folder in which everything is installed as packages have it.
-fn installed(test: &str, prefix: &str) -> Folder {
-    let folder = Folder::new(test);
+/// A directory in which everything is installed as packages have it.
+fn installed(test: &str, prefix: &str) -> Directory {
+    let directory = Directory::new(test);
     let script = Path::new(SOURCES).join("contrib/install.sh");
     let ended = run(Command::new("sh")
         .arg(script)
-        .env("DESTDIR", folder.path("."))
+        .env("DESTDIR", directory.path("."))
         .env("PREFIX", prefix)
         .env("SERVICES", "systemd")
         .env("BUILT", built()));
     assert_eq!(ended.code(), 0, "{ended:?}");
-    folder
+    directory
 }
 
 /// The units that are shipped; of templates an instance.
@@ -62,9 +62,11 @@ fn units_beside(program: &Path) -> Option<PathBuf> {
     let unpacked = program.parent()?.parent()?.join("root");
     let mut roots = [unpacked.as_path(), Path::new("/")].into_iter();
     roots.find_map(|root| {
-        let folders = ["usr/lib/systemd/system", "lib/systemd/system"];
-        let mut folders = folders.map(|folder| root.join(folder)).into_iter();
-        folders.find(|folder| folder.join("basic.target").exists())
+        let directories = ["usr/lib/systemd/system", "lib/systemd/system"];
+        let mut directories = directories
+            .map(|directory| root.join(directory))
+            .into_iter();
+        directories.find(|directory| directory.join("basic.target").exists())
     })
 }
 
@@ -77,12 +79,12 @@ fn the_units_are_those_that_systemd_understands() {
         return skipped("systemd-analyze verify", "no units of systemd's own");
     };
     let root = installed("verify", "/usr");
-    let folder = root.path("usr/lib/systemd/system");
+    let directory = root.path("usr/lib/systemd/system");
     // What they refer to, and what a unit calls that is not ours.
     let copied = run(Command::new("cp")
         .arg("-a")
         .arg(known.join("."))
-        .arg(&folder));
+        .arg(&directory));
     assert_eq!(copied.code(), 0, "{copied:?}");
     fs::create_dir_all(root.path("bin")).unwrap();
     let kill = root.file("bin/kill", "");
@@ -90,7 +92,7 @@ fn the_units_are_those_that_systemd_understands() {
     let ended = run(Command::new(analyze)
         .args(["verify", "--man=no", "--root"])
         .arg(root.path("."))
-        .args(units().iter().map(|unit| folder.join(unit))));
+        .args(units().iter().map(|unit| directory.join(unit))));
     assert_eq!(ended.code(), 0, "{ended:?}");
     // A key of systemd 254 that earlier ones leave out, see the unit.
     let complaints = ended.stderr.lines().filter(|line| {
@@ -297,8 +299,8 @@ fn a_host_runs_on_the_units_as_they_are() {
         return skipped(what, "no unshare on PATH");
     }
     let guests = guest("net.spt");
-    let folder = Folder::new("boot");
-    let state = folder.file("state", albatross_state());
+    let directory = Directory::new("boot");
+    let state = directory.file("state", albatross_state());
     // It bounds itself, and clears away.
     let ended = Command::new("sh")
         .arg(Path::new(SOURCES).join("tests/systemd/boot.sh"))

@@ -20,7 +20,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use network::Network;
-use support::{Ended, Folder, Running, guest, on_path, run, skipped};
+use support::{Directory, Ended, Running, guest, on_path, run, skipped};
 
 /// The exit code of a shell for a process that died by a signal.
 const SEGV: i32 = 128 + 11;
@@ -278,7 +278,7 @@ fn options_that_make_no_sense_are_refused() {
 
 #[test]
 fn files_that_are_no_images_for_this_tender_are_refused() {
-    let folder = Folder::new("tender-images");
+    let directory = Directory::new("tender-images");
     for tender in tenders() {
         let good = fs::read(tender.guest("hello")).unwrap();
         let other = if tender.spt() { "hvt" } else { "spt" };
@@ -297,22 +297,22 @@ fn files_that_are_no_images_for_this_tender_are_refused() {
         let mut damaged = good.clone();
         damaged[manifest + 16] = 9;
         for (image, reason) in [
-            (folder.path("missing"), "cannot open the image"),
-            (folder.file("empty", ""), "not an ELF file"),
+            (directory.path("missing"), "cannot open the image"),
+            (directory.file("empty", ""), "not an ELF file"),
             (
-                folder.file("text", "no image\n".repeat(100)),
+                directory.file("text", "no image\n".repeat(100)),
                 "not an ELF file",
             ),
-            (folder.file("cut", &good[..100]), "ends before"),
-            (folder.file("short", &good[..5000]), "image"),
-            (folder.file("no-abi", &no_abi), "it has no ABI note"),
+            (directory.file("cut", &good[..100]), "ends before"),
+            (directory.file("short", &good[..5000]), "image"),
+            (directory.file("no-abi", &no_abi), "it has no ABI note"),
             (
-                folder.file("no-manifest", &no_manifest),
+                directory.file("no-manifest", &no_manifest),
                 "it has no manifest note",
             ),
-            (folder.file("damaged", &damaged), "manifest is invalid"),
-            (folder.file("foreign", &foreign), "another machine"),
-            (folder.file("version", &version), "needs version 1"),
+            (directory.file("damaged", &damaged), "manifest is invalid"),
+            (directory.file("foreign", &foreign), "another machine"),
+            (directory.file("version", &version), "needs version 1"),
             (
                 guest(&format!("hello.{other}")),
                 "for the target hvt, not spt",
@@ -342,8 +342,8 @@ fn memory_must_hold_the_image_and_exist() {
 
 #[test]
 fn devices_are_those_of_the_manifest() {
-    let folder = Folder::new("tender-devices");
-    let disk = folder.file("disk", [0; 4096]);
+    let directory = Directory::new("tender-devices");
+    let disk = directory.file("disk", [0; 4096]);
     let storage = format!("--block:storage={}", disk.display());
     for tender in tenders() {
         for (options, name, reason) in [
@@ -397,9 +397,9 @@ fn devices_are_those_of_the_manifest() {
 
 #[test]
 fn block_devices_have_whole_blocks_of_a_good_size() {
-    let folder = Folder::new("tender-blocks");
+    let directory = Directory::new("tender-blocks");
     let storage = |size| {
-        let disk = folder.file(&format!("{size}"), vec![0; size]);
+        let disk = directory.file(&format!("{size}"), vec![0; size]);
         format!("--block:storage={}", disk.display())
     };
     let size = |size: &str| format!("--block-sector-size:storage={size}");
@@ -431,11 +431,11 @@ fn block_devices_have_whole_blocks_of_a_good_size() {
 
 #[test]
 fn a_block_device_is_read_and_written() {
-    let folder = Folder::new("tender-block");
+    let directory = Directory::new("tender-block");
     let mut contents: Vec<u8> = (0..64 * 1024_u32).map(|i| (i / 7) as u8).collect();
     for tender in tenders() {
         for block_size in [512, 4096, 32768] {
-            let disk = folder.file("disk", &contents);
+            let disk = directory.file("disk", &contents);
             let ended = tender.run(
                 &[
                     &format!("--block:storage={}", disk.display()),
@@ -460,8 +460,8 @@ fn a_block_device_is_read_and_written() {
 
 #[test]
 fn a_block_device_ends_where_it_ends() {
-    let folder = Folder::new("tender-block-end");
-    let disk = folder.file("disk", vec![0; 8192]);
+    let directory = Directory::new("tender-block-end");
+    let disk = directory.file("disk", vec![0; 8192]);
     let storage = format!("--block:storage={}", disk.display());
     for tender in tenders() {
         let read = |arguments: &[&str]| tender.run(&[&storage], "block", arguments);
@@ -488,8 +488,8 @@ fn a_block_device_ends_where_it_ends() {
 
 #[test]
 fn a_block_file_may_have_white_space_in_its_name() {
-    let folder = Folder::new("tender-white-space");
-    let disk = folder.file("a b\tc", vec![0; 512]);
+    let directory = Directory::new("tender-white-space");
+    let disk = directory.file("a b\tc", vec![0; 512]);
     let storage = format!("--block:storage={}", disk.display());
     assert_eq!(ours().run(&[&storage], "block", &[]).code(), 0);
 }
@@ -559,8 +559,8 @@ fn both_kinds_of_devices_work_together() {
     let Some(network) = Network::new("a tap and a block device") else {
         return;
     };
-    let folder = Folder::new("tender-both");
-    let disk = folder.file("disk", vec![7; 4096]);
+    let directory = Directory::new("tender-both");
+    let disk = directory.file("disk", vec![7; 4096]);
     for tender in tenders() {
         make_tap(&network);
         let ended = tender.run(

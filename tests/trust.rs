@@ -109,7 +109,7 @@ fn an_image_inside_the_command_is_checked_before_anything_is_sent() {
             let mut client = endpoint.connect(&identity).unwrap();
             assert_eq!(read_message(&mut client).unwrap().payload, success());
             daemon.wait();
-            fs::remove_file(host.folder.path().join("util/vmmd.sock")).unwrap();
+            fs::remove_file(host.directory.path().join("util/vmmd.sock")).unwrap();
         }
     }
 }
@@ -324,7 +324,7 @@ fn connections_that_the_listener_closes_and_those_whose_process_dies_leave_a_lin
 #[test]
 fn the_journal_gets_the_line_with_its_priority() {
     let host = Host::new();
-    let log = host.folder.write("log", "");
+    let log = host.directory.write("log", "");
     let file = File::create(&log).unwrap();
     let journal = file.metadata().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

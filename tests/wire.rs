@@ -299,7 +299,7 @@ fn state_files_of_albatross_are_read_and_written_like_albatross_does() {
 #[test]
 fn state_files_of_a_running_albatross_are_read() {
     for entry in load("state_daemon.json") {
-        let file = vectors::folder().join(entry["file"].as_str().unwrap());
+        let file = vectors::directory().join(entry["file"].as_str().unwrap());
         let bytes = std::fs::read(&file).unwrap();
         assert_eq!(Some(bytes.len() as u64), entry["len"].as_u64());
         assert_eq!(sha256(&bytes), entry["sha256"]);

@@ -32,7 +32,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 /// Flood consoles of the console daemon of this host, among idle ones that are added first. It must have none.
 #[derive(FromArgs)]
 struct Options {
-    /// runtime folder
+    /// runtime directory
     #[argh(option)]
     tmpdir: PathBuf,
     /// process id of the console daemon
@@ -44,7 +44,7 @@ struct Options {
 }
 
 struct Host {
-    folder: PathBuf,
+    directory: PathBuf,
     /// Process id of the console daemon.
     console: u32,
     supervisor: UnixStream,
@@ -55,7 +55,7 @@ fn main() -> Outcome<()> {
     let mut host = Host {
         supervisor: UnixStream::connect(options.tmpdir.join("util/console.sock"))?,
         console: options.console,
-        folder: options.tmpdir,
+        directory: options.tmpdir,
     };
     let count = options.idle;
     let before = host.resident()?;
@@ -85,7 +85,7 @@ impl Host {
     fn flood(&mut self, bytes: usize, with_subscriber: bool) -> Outcome<()> {
         let name = format!(":flood{bytes}{with_subscriber}");
         let console = self.guest(&name)?;
-        let plain = self.folder.join("plain");
+        let plain = self.directory.join("plain");
         mkfifo(&plain, Mode::S_IRWXU)?;
         // Kept open, so that a writer that ends is not the end.
         let kept = open(&plain)?;
@@ -124,7 +124,7 @@ impl Host {
 
     /// A guest whose console is read.
     fn guest(&mut self, name: &str) -> Outcome<File> {
-        let path = self.folder.join("fifo").join(name);
+        let path = self.directory.join("fifo").join(name);
         mkfifo(&path, Mode::S_IRWXU)?;
         let guest = open(&path)?;
         ask(&mut self.supervisor, name, ConsoleCommand::Add(Int::new(1)))?;
@@ -133,7 +133,7 @@ impl Host {
 
     /// Somebody who follows, and takes what comes.
     fn follow(&self, name: &str) -> Outcome<(UnixStream, thread::JoinHandle<()>)> {
-        let mut stream = UnixStream::connect(self.folder.join("util/console.sock"))?;
+        let mut stream = UnixStream::connect(self.directory.join("util/console.sock"))?;
         let from = SinceCount::Count(Int::new(0));
         ask(&mut stream, name, ConsoleCommand::Subscribe(from))?;
         let mut taken = stream.try_clone()?;
@@ -145,7 +145,7 @@ impl Host {
 
     /// Returns once all that was written before has been read.
     fn settle(&self) -> Outcome<()> {
-        let mut stream = UnixStream::connect(self.folder.join("util/console.sock"))?;
+        let mut stream = UnixStream::connect(self.directory.join("util/console.sock"))?;
         ask(&mut stream, ":", ConsoleCommand::Inactive(()))
     }
 

@@ -18,13 +18,13 @@ use times::{WARM_UP, keep, report};
 /// Time a petreld of this host with many unikernels, in turns with another one with a single one. They must have none.
 #[derive(FromArgs)]
 struct Options {
-    /// runtime folder
+    /// runtime directory
     #[argh(option)]
     tmpdir: PathBuf,
-    /// runtime folder of the one with a single unikernel
+    /// runtime directory of the one with a single unikernel
     #[argh(option)]
     other: PathBuf,
-    /// database folder
+    /// database directory
     #[argh(option)]
     dbdir: PathBuf,
     /// process id of petreld
@@ -52,8 +52,8 @@ fn main() -> Result<()> {
         count,
     } = argh::from_env();
     let image = fs::read(image)?;
-    let client = |folder: &Path| Client {
-        socket: folder.join("util/vmmd.sock"),
+    let client = |directory: &Path| Client {
+        socket: directory.join("util/vmmd.sock"),
         image: image.clone(),
     };
     let (single, client) = (client(&other), client(&tmpdir));
@@ -128,13 +128,13 @@ fn main() -> Result<()> {
 }
 
 /// Replaces a file by so many bytes, as safely as a state is.
-fn write(folder: &Path, bytes: usize) -> Result<()> {
-    let (new, path) = (folder.join("by-hand.new"), folder.join("by-hand"));
+fn write(directory: &Path, bytes: usize) -> Result<()> {
+    let (new, path) = (directory.join("by-hand.new"), directory.join("by-hand"));
     let mut file = File::create(&new)?;
     file.write_all(&vec![b'x'; bytes])?;
     file.sync_all()?;
     fs::rename(&new, &path)?;
-    File::open(folder)?.sync_all()?;
+    File::open(directory)?.sync_all()?;
     Ok(())
 }
 

@@ -1,8 +1,8 @@
 //! Times a tap from its making to its removal, in the network namespace that it is run in.
 //!
-//!     tap-time COUNT FOLDER BRIDGE
+//!     tap-time COUNT DIRECTORY BRIDGE
 //!
-//! FOLDER stands for the database; the bridge must be there. Once as it is, and once with the address locked.
+//! DIRECTORY stands for the database; the bridge must be there. Once as it is, and once with the address locked.
 #![allow(clippy::print_stdout)]
 
 mod times;
@@ -18,12 +18,12 @@ use times::{WARM_UP, keep, report};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [count, folder, bridge] = &arguments[..] else {
-        return Err("usage: tap-time COUNT FOLDER BRIDGE".into());
+    let [count, directory, bridge] = &arguments[..] else {
+        return Err("usage: tap-time COUNT DIRECTORY BRIDGE".into());
     };
     let count: usize = count.parse()?;
     for (what, lock) in [("tap", false), ("locked", true)] {
-        let mut taps = Taps::open(Path::new(folder), lock, std::iter::empty())?;
+        let mut taps = Taps::open(Path::new(directory), lock, std::iter::empty())?;
         let (name, config) = (":bench".parse()?, config(bridge));
         let mut times = Vec::with_capacity(count);
         for round in 0..WARM_UP + count {

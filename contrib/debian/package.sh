@@ -1,9 +1,9 @@
 #!/bin/sh
 # Make a Debian package of what `cargo build --release` has built.
 #
-#   sh contrib/debian/package.sh FOLDER
+#   sh contrib/debian/package.sh DIRECTORY
 #
-# FOLDER  where petrel_VERSION_ARCHITECTURE.deb is put
+# DIRECTORY  where petrel_VERSION_ARCHITECTURE.deb is put
 # BUILT   where the programs are (target/release)
 #
 # It needs dpkg-deb, and is reproducible with SOURCE_DATE_EPOCH.
@@ -11,7 +11,7 @@ set -eu
 
 [ $# = 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 64; }
 mkdir -p "$1"
-folder=$(cd "$1" && pwd)
+directory=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
 architecture=$(dpkg --print-architecture)
@@ -47,4 +47,4 @@ Description: deploy and supervise Solo5 unikernels
  policies, consoles and statistics, locally and over mutually authenticated
  TLS. They speak the protocol of albatross.
 CONTROL
-dpkg-deb --root-owner-group --build "$root" "$folder/petrel_${version}_$architecture.deb"
+dpkg-deb --root-owner-group --build "$root" "$directory/petrel_${version}_$architecture.deb"

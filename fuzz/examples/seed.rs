@@ -8,10 +8,10 @@ use petrel_fuzz::{TARGETS, seeds};
 fn main() -> std::io::Result<()> {
     let corpus: PathBuf = std::env::args_os().nth(1).unwrap_or_default().into();
     for (target, _) in TARGETS {
-        let folder = corpus.join(target);
-        fs::create_dir_all(&folder)?;
+        let directory = corpus.join(target);
+        fs::create_dir_all(&directory)?;
         for (number, seed) in seeds::of(target).iter().enumerate() {
-            fs::write(folder.join(format!("seed-{number}")), seed)?;
+            fs::write(directory.join(format!("seed-{number}")), seed)?;
         }
     }
     Ok(())

@@ -53,7 +53,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     }
 }
 
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     std::env::var_os("PETREL_VECTORS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors"),
         PathBuf::from,
@@ -61,7 +61,7 @@ fn folder() -> PathBuf {
 }
 
 fn entries(file: &str) -> Vec<Value> {
-    let path = folder().join(file);
+    let path = directory().join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap()
 }
@@ -93,7 +93,7 @@ fn certificates(entry: &Value) -> Vec<u8> {
     files
         .iter()
         .flat_map(|file| {
-            let path = folder().join("chains").join(file.as_str().unwrap());
+            let path = directory().join("chains").join(file.as_str().unwrap());
             let certificate = pem::parse(fs::read(path).unwrap()).unwrap();
             frame(certificate.contents()).unwrap()
         })
@@ -126,7 +126,7 @@ fn states() -> Vec<Vec<u8>> {
     let written = entries("state_daemon.json");
     let written = written
         .iter()
-        .map(|entry| fs::read(folder().join(entry["file"].as_str().unwrap())).unwrap());
+        .map(|entry| fs::read(directory().join(entry["file"].as_str().unwrap())).unwrap());
     hex_in(&["state.json"]).into_iter().chain(written).collect()
 }
 
@@ -361,7 +361,7 @@ fn shown() -> Vec<Vec<u8>> {
     let files = list
         .iter()
         .flat_map(|entry| entry["files"].as_array().unwrap().first())
-        .map(|file| fs::read(folder().join("chains").join(file.as_str().unwrap())).unwrap());
+        .map(|file| fs::read(directory().join("chains").join(file.as_str().unwrap())).unwrap());
     let lists = pem::encode(&list_section());
     let states = states().into_iter().chain(imported());
     let small = states.filter(|bytes| bytes.len() <= 1 << 14);

@@ -34,8 +34,8 @@ fn every_target_holds_over_its_seeds() {
 
 #[test]
 fn every_target_is_a_program() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
-    let programs: BTreeSet<String> = fs::read_dir(folder)
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets");
+    let programs: BTreeSet<String> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();

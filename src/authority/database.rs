@@ -71,7 +71,7 @@ pub(super) fn open(path: &Path) -> Result<File, AuthorityError> {
         .mode(0o644)
         .open(path)
         .map_err(AuthorityError::file("open", path))?;
-    file::sync_folder(path)?;
+    file::sync_directory(path)?;
     Ok(file)
 }
 
@@ -217,7 +217,7 @@ impl fmt::Display for Details {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     fn details(kind: Kind, key: u8, issuer: u8) -> Details {
         Details {
@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn only_an_authority_of_the_same_issuer_with_another_key_is_another() {
-        let folder = Folder::short();
-        let path = folder.0.join("db");
+        let directory = Directory::short();
+        let path = directory.0.join("db");
         let other = |details| has_other_authority(&path, "Web", &details).unwrap();
         let asked = || details(Kind::Authority, 1, 9);
         assert!(!other(asked()), "there is no database");

@@ -214,7 +214,7 @@ impl fmt::Display for AuthorityError {
             Self::OwnFile(path) => write!(
                 f,
                 "the certificate's file would be '{}', which the authority itself works with: it is not replaced, \
-                 choose another folder or name",
+                 choose another directory or name",
                 path.display()
             ),
             Self::NoCertificate(path) => write!(

@@ -91,7 +91,7 @@ pub(super) fn write(
     // A file that was renamed is not there any more.
     let _ = fs::remove_file(&beside);
     written?;
-    sync_folder(path)
+    sync_directory(path)
 }
 
 /// Gives a file that is complete its name. A link, unlike a new name, replaces nothing.
@@ -105,15 +105,15 @@ fn put(beside: &Path, path: &Path, force: bool) -> Result<(), AuthorityError> {
     })
 }
 
-/// The name of a new file is kept only with its folder.
-pub(super) fn sync_folder(path: &Path) -> Result<(), AuthorityError> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
+/// The name of a new file is kept only with its directory.
+pub(super) fn sync_directory(path: &Path) -> Result<(), AuthorityError> {
+    let directory = match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
         _ => Path::new("."),
     };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(AuthorityError::file("write the folder of", path))
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(AuthorityError::file("write the directory of", path))
 }
 
 /// Whether a certificate may be written to `path`: nothing is there, or `force` and nothing but certificates, and none
@@ -161,14 +161,14 @@ fn write_new(path: &Path, mode: u32, content: &str) -> IoResult<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn what_a_crash_left_behind_does_not_hinder_a_replacement() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let path = folder.join("web.pem");
-        for file in [&path, &beside(&path), &folder.join("web.pem.new")] {
+        let directory = Directory::short();
+        let directory = &directory.0;
+        let path = directory.join("web.pem");
+        for file in [&path, &beside(&path), &directory.join("web.pem.new")] {
             fs::write(file, "before").unwrap();
         }
         let refused = write(&path, 0o644, "after", false);
@@ -178,7 +178,7 @@ mod tests {
         write(&path, 0o644, "after", true).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "after");
         assert!(!beside(&path).exists());
-        let new = folder.join("new.key");
+        let new = directory.join("new.key");
         fs::write(beside(&new), "cut").unwrap();
         write(&new, 0o400, "whole", false).unwrap();
         assert_eq!(fs::read_to_string(&new).unwrap(), "whole");

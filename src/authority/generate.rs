@@ -30,8 +30,8 @@ pub struct GenerateOrder<'a> {
     pub server_days: u32,
     /// Type of new keys.
     pub key_type: KeyType,
-    /// Folder of all files but the data base.
-    pub folder: &'a Path,
+    /// Directory of all files but the data base.
+    pub directory: &'a Path,
     /// Whether certificates that exist are replaced. Keys never are.
     pub force: bool,
 }
@@ -62,7 +62,7 @@ pub fn generate(
     if order.server == order.name || order.server == AUTHORITY {
         return Err(AuthorityError::FileName(order.server.to_owned()));
     }
-    let path = |name: &str, suffix| order.folder.join(format!("{name}.{suffix}"));
+    let path = |name: &str, suffix| order.directory.join(format!("{name}.{suffix}"));
     let mut files = Generated {
         authority: path(AUTHORITY, "pem"),
         authority_key: path(order.name, "key"),

@@ -271,12 +271,12 @@ mod tests {
 
     use super::*;
     use crate::authority::read_chain;
-    use crate::folder::{Folder, protect};
+    use crate::directory::{Directory, protect};
 
     /// A copy of a file of the vectors.
-    fn vector(folder: &Folder, chain: &str, file: &str) -> PathBuf {
+    fn vector(directory: &Directory, chain: &str, file: &str) -> PathBuf {
         let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/chains");
-        let copy = folder.0.join(file);
+        let copy = directory.0.join(file);
         fs::copy(vectors.join(chain).join(file), &copy).unwrap();
         protect(&copy);
         copy
@@ -291,11 +291,16 @@ mod tests {
             "cli-key-rsa2048",
             "cli-key-rsa4096",
         ] {
-            let folder = Folder::short();
-            let certificate_file = vector(&folder, chain, "leaf.pem");
+            let directory = Directory::short();
+            let certificate_file = vector(&directory, chain, "leaf.pem");
             let certificate = &read_chain(&certificate_file).unwrap()[0];
-            let load =
-                |key| Key::load(&vector(&folder, chain, key), certificate, &certificate_file);
+            let load = |key| {
+                Key::load(
+                    &vector(&directory, chain, key),
+                    certificate,
+                    &certificate_file,
+                )
+            };
             load("leaf.key").unwrap();
             let foreign = load("root.key");
             assert!(

@@ -177,18 +177,18 @@ pub fn file_stem(name: &str) -> &str {
     }
 }
 
-/// Writes `<stem>.req` into `folder`, signed with the key in `<stem>.key` there, which is made unless it exists; see
+/// Writes `<stem>.req` into `directory`, signed with the key in `<stem>.key` there, which is made unless it exists; see
 /// [`file_stem`]. A request that exists is replaced.
 pub fn write_request(
-    folder: &Path,
+    directory: &Path,
     name: &str,
     command: &Command,
     image: Option<&ImageDigest>,
     key_type: KeyType,
 ) -> Result<WrittenRequest, AuthorityError> {
     let stem = file_stem(name);
-    let request_file = folder.join(format!("{stem}.req"));
-    let key_file = folder.join(format!("{stem}.key"));
+    let request_file = directory.join(format!("{stem}.req"));
+    let key_file = directory.join(format!("{stem}.key"));
     let (key, of_other_type) = Key::reuse_or_generate(&key_file, key_type)?;
     let request = create_request(name, command, image, &key)?;
     file::write(&request_file, 0o644, &file::encode(LABEL, &request), true)?;

@@ -34,8 +34,8 @@ pub struct SignOrder<'a> {
     pub request: &'a Path,
     /// `None`: as usual for what is asked.
     pub lifetime: Option<Lifetime>,
-    /// Folder of the new certificate.
-    pub folder: &'a Path,
+    /// Directory of the new certificate.
+    pub directory: &'a Path,
     /// Whether a certificate of that name is replaced, and a second authority of that name is made.
     pub force: bool,
     /// Whether a server's certificate is asked for.
@@ -82,7 +82,7 @@ pub fn sign<'a>(
         .parse()
         .map_err(AuthorityError::CommonName)?;
     let target = order
-        .folder
+        .directory
         .join(format!("{}.pem", file_stem(label.as_str())));
     let own = [order.authority, order.key, order.database, order.request];
     file::check_replaceable(&target, order.force, &own)?;

@@ -130,13 +130,13 @@ macro_rules! command_to_daemon {
                 /// path of the daemon's socket; - prints the message instead
                 #[argh(option)]
                 pub(in crate::client) socket: Option<PathBuf>,
-                /// runtime folder, where the daemons' sockets are
+                /// runtime directory, where the daemons' sockets are
                 #[argh(option)]
                 pub(in crate::client) tmpdir: Option<PathBuf>,
                 /// HOST[:PORT] to connect to over TLS (port 1025); - prints the certificates instead
                 #[argh(option, short = 'd')]
                 pub(in crate::client) destination: Option<String>,
-                /// write a signing request and its key into this folder instead
+                /// write a signing request and its key into this directory instead
                 #[argh(switch)]
                 pub(in crate::client) csr: bool,
                 /// certificate to issue ours with, and those to send along (ca.pem)

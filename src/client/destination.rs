@@ -47,10 +47,14 @@ impl Destination {
                 "--socket, --destination and --csr exclude each other".to_owned(),
             ));
         }
-        if let Some(folder) = options.tmpdir.as_deref().filter(|folder| !folder.is_dir()) {
+        if let Some(directory) = options
+            .tmpdir
+            .as_deref()
+            .filter(|directory| !directory.is_dir())
+        {
             return Err(ClientError::Usage(format!(
-                "--tmpdir: '{}' is no folder",
-                folder.display()
+                "--tmpdir: '{}' is no directory",
+                directory.display()
             )));
         }
         if options.csr {
@@ -68,9 +72,9 @@ impl Destination {
             (None, Some(socket)) if socket == Path::new("-") => Ok(Self::PrintMessage),
             (None, given) => {
                 let (program, file) = daemon_of(command);
-                let folder = options.tmpdir.as_deref();
-                let folder = folder.unwrap_or(Path::new(socket::RUNTIME_FOLDER));
-                let socket = given.unwrap_or_else(|| socket::path(folder, file));
+                let directory = options.tmpdir.as_deref();
+                let directory = directory.unwrap_or(Path::new(socket::RUNTIME_DIRECTORY));
+                let socket = given.unwrap_or_else(|| socket::path(directory, file));
                 Ok(Self::Local(socket, program))
             }
         }

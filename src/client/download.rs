@@ -27,7 +27,7 @@ pub(super) enum Download {
     Message(Box<Message>),
 }
 
-/// Reads the answer to `get`, and stores the image in the download folder. `None`: there is no answer.
+/// Reads the answer to `get`, and stores the image in the download directory. `None`: there is no answer.
 pub(super) fn receive(
     reader: &mut impl Read,
     output: &mut Output,

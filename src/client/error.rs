@@ -258,14 +258,14 @@ fn group_of(socket: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn a_socket_that_is_not_for_this_user_names_its_group() {
-        let folder = Folder::short();
-        let group = Group::from_gid(folder.0.metadata().unwrap().gid().into()).unwrap();
+        let directory = Directory::short();
+        let group = Group::from_gid(directory.0.metadata().unwrap().gid().into()).unwrap();
         let group = format!("the group '{}'", group.unwrap().name);
-        let socket = folder.0.join("socket");
+        let socket = directory.0.join("socket");
         let message = || {
             let refused = ErrorKind::PermissionDenied.into();
             ClientError::Unreachable("petreld", socket.clone(), refused).to_string()

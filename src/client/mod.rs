@@ -121,7 +121,7 @@ fn generate(arguments: &arguments::Generate, output: &mut Output) -> Result<(), 
         server: &arguments.server,
         server_days: arguments.server_days,
         key_type: arguments.key_type,
-        folder: "".as_ref(),
+        directory: "".as_ref(),
         force: arguments.force,
     };
     let files = authority::generate(&order, output.started())?;
@@ -160,7 +160,7 @@ fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientEr
         key: &arguments.key,
         request: &arguments.csr,
         lifetime,
-        folder: "".as_ref(),
+        directory: "".as_ref(),
         force: arguments.force,
         server: arguments.server,
     };

@@ -129,7 +129,7 @@ fn file_name(name: &Name, time: OffsetDateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use crate::inflate::InflateError;
     use flate2::Compression;
     use flate2::read::ZlibEncoder;
@@ -161,8 +161,8 @@ mod tests {
         let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
         for (compressed, sent) in [(false, content.clone()), (true, zlib(&content[..]))] {
             for cut in [7, 4096, 1 << 20] {
-                let folder = Folder::short();
-                let path = folder.0.join("content");
+                let directory = Directory::short();
+                let path = directory.0.join("content");
                 let mut file = StoredFile::create_at(path.clone(), compressed, 400_000).unwrap();
                 sent.chunks(cut).for_each(|piece| file.push(piece).unwrap());
                 assert!(!path.exists());
@@ -181,8 +181,8 @@ mod tests {
     fn content_beyond_the_bound_is_not_written() {
         // Of 16 MiB the stream has about 16 KiB: it arrives at once.
         let bomb = zlib(io::repeat(0).take(1 << 24));
-        let folder = Folder::short();
-        let path = folder.0.join("content");
+        let directory = Directory::short();
+        let path = directory.0.join("content");
         let mut file = StoredFile::create_at(path.clone(), true, 100_000).unwrap();
         let error = file.push(&bomb).unwrap_err();
         let beyond = InflateError::TooLarge(100_000);
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn a_stream_that_is_cut_or_followed_by_something_is_refused() {
         let stream = zlib(&[7; 1000][..]);
-        let folder = Folder::short();
-        let path = folder.0.join("content");
+        let directory = Directory::short();
+        let path = directory.0.join("content");
         let new = || StoredFile::create_at(path.clone(), true, 1000).unwrap();
         {
             let mut file = new();

@@ -17,7 +17,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::archive::Archive;
 use super::fifo::{Arrived, Fifo};
-use super::log_directory::{LOG_FILES, LOG_SIZE, Limits, LogFolder};
+use super::log_directory::{LOG_FILES, LOG_SIZE, Limits, LogDirectory};
 use super::log_quota::LOG_TENANT;
 use super::registry::{Displaced, Dropped, Extent, Next, Registry, SUBSCRIBERS, Subscribed};
 use super::ring::{History, Item, LINES, Line, Moment};
@@ -66,11 +66,11 @@ pub const MAX_QUEUE: usize = 1 << 19;
 /// Keep the console output of unikernels and hand it to clients.
 #[derive(FromArgs, Debug)]
 struct Options {
-    /// folder of sockets and fifos
+    /// directory of sockets and fifos
     #[argh(
         option,
-        arg_name = "folder",
-        default = "PathBuf::from(socket::RUNTIME_FOLDER)"
+        arg_name = "directory",
+        default = "PathBuf::from(socket::RUNTIME_DIRECTORY)"
     )]
     tmpdir: PathBuf,
 
@@ -83,8 +83,8 @@ struct Options {
     )]
     max_subscribers: usize,
 
-    /// write each console to a file in this folder
-    #[argh(option, arg_name = "folder")]
+    /// write each console to a file in this directory
+    #[argh(option, arg_name = "directory")]
     log_dir: Option<PathBuf>,
 
     /// with --log-dir: most MiB of a file (default 10)
@@ -144,8 +144,8 @@ struct Options {
 pub enum ConsoleError {
     /// What every daemon needs.
     Daemon(DaemonError),
-    /// Files cannot be written to this folder.
-    LogFolder(PathBuf, io::Error),
+    /// Files cannot be written to this directory.
+    LogDirectory(PathBuf, io::Error),
     /// The local syslog daemon cannot be reached.
     Syslog(io::Error),
 }
@@ -172,22 +172,23 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
     let mut signals =
         Signals::listen().map_err(|error| DaemonError::System("receive signals", error))?;
     daemon::raise_descriptor_limit();
-    let fifo_folder = options.tmpdir.join(socket::FIFOS);
-    daemon::runtime_folders(&options.tmpdir)
-        .map_err(|(path, error)| DaemonError::Folder(path, error))?;
-    let open =
-        |path: &Path| File::open(path).map_err(|error| DaemonError::Folder(path.to_owned(), error));
-    let fifos = open(&fifo_folder)?;
+    let fifo_directory = options.tmpdir.join(socket::FIFOS);
+    daemon::runtime_directories(&options.tmpdir)
+        .map_err(|(path, error)| DaemonError::Directory(path, error))?;
+    let open = |path: &Path| {
+        File::open(path).map_err(|error| DaemonError::Directory(path.to_owned(), error))
+    };
+    let fifos = open(&fifo_directory)?;
     let archives = options.archives()?;
     let logs = options.log_dir.as_deref().map(open).transpose()?;
     let path = socket::path(&options.tmpdir, socket::CONSOLE);
     let listener = daemon::listener(&path, options.systemd_socket_activation)?;
     // That of systemd is not to be removed at the end.
     let sockets = (!options.systemd_socket_activation)
-        .then(|| open(&options.tmpdir.join(socket::FOLDER)))
+        .then(|| open(&options.tmpdir.join(socket::DIRECTORY)))
         .transpose()?;
     let mut daemon = Daemon {
-        fifo_folder: fifos,
+        fifo_directory: fifos,
         registry: Registry::new(options.max_subscribers),
         fifos: BTreeMap::new(),
         clients: Clients::new(listener, CONNECTION_LIMITS),
@@ -197,24 +198,24 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
         vitals: Vitals::new("albatross_console", options.influx),
         manager: Manager::ready(),
     };
-    let folders = [
-        (Some(&daemon.fifo_folder), Access::Read),
+    let directories = [
+        (Some(&daemon.fifo_directory), Access::Read),
         (sockets.as_ref(), Access::Remove),
         (logs.as_ref(), Access::Change),
     ];
-    let folders = folders.into_iter();
-    let mut needs: Vec<_> = folders
-        .filter_map(|(folder, access)| Some(Need::Folder(folder?.as_fd(), access)))
+    let directories = directories.into_iter();
+    let mut needs: Vec<_> = directories
+        .filter_map(|(directory, access)| Some(Need::Directory(directory?.as_fd(), access)))
         .collect();
     needs.extend([Need::Accept, Need::Manager]);
     if options.syslog_consoles {
         needs.push(Need::AllLocalSockets);
     }
-    let own = daemon.vitals.own().and_then(Own::folder);
-    needs.extend(own.map(|folder| Need::Folder(folder, Access::Read)));
+    let own = daemon.vitals.own().and_then(Own::directory);
+    needs.extend(own.map(|directory| Need::Directory(directory, Access::Read)));
     needs.extend(daemon.vitals.port().map(Need::Tcp));
     sandbox::confine(&needs, Breach::Refuse);
-    info!("ready, fifos in {}", fifo_folder.display());
+    info!("ready, fifos in {}", fifo_directory.display());
     let ended = daemon.serve(&mut signals);
     if let Some(sockets) = sockets
         && let Err(error) = unlinkat(&sockets, socket::CONSOLE, UnlinkatFlags::NoRemoveDir)
@@ -233,9 +234,9 @@ impl Options {
                 files: self.log_files,
                 tenant: self.log_tenant.saturating_mul(1 << 20),
             };
-            let folder = LogFolder::open(path, limits)
-                .map_err(|error| ConsoleError::LogFolder(path.clone(), error))?;
-            archives.push(Archive::new(Box::new(folder)));
+            let directory = LogDirectory::open(path, limits)
+                .map_err(|error| ConsoleError::LogDirectory(path.clone(), error))?;
+            archives.push(Archive::new(Box::new(directory)));
         }
         if self.syslog_consoles {
             let syslog = Syslog::connect(&syslog::SOCKETS).map_err(ConsoleError::Syslog)?;
@@ -247,7 +248,7 @@ impl Options {
 
 #[derive(Debug)]
 struct Daemon {
-    fifo_folder: File,
+    fifo_directory: File,
     registry: Registry,
     /// What running unikernels write to.
     fifos: BTreeMap<Name, Fifo>,
@@ -572,7 +573,7 @@ impl Daemon {
                 "{name} is a path, but only unikernels have consoles"
             ));
         }
-        let mut fifo = Fifo::open(&self.fifo_folder, name)
+        let mut fifo = Fifo::open(&self.fifo_directory, name)
             .map_err(|error| format!("cannot open the fifo of {name}: {error}"))?;
         let dropped = self
             .registry
@@ -777,9 +778,9 @@ impl fmt::Display for ConsoleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Daemon(error) => error.fmt(f),
-            Self::LogFolder(path, error) => write!(
+            Self::LogDirectory(path, error) => write!(
                 f,
-                "cannot use the folder {}: {error}; --log-dir makes it, but not the one that it is in",
+                "cannot use the directory {}: {error}; --log-dir makes it, but not the one that it is in",
                 path.display()
             ),
             Self::Syslog(error) => write!(
@@ -806,12 +807,12 @@ mod tests {
     use nix::sys::socket::{setsockopt, sockopt};
 
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn whoever_takes_all_at_once_gets_all() {
-        let folder = Folder::short();
-        let path = folder.0.join("socket");
+        let directory = Directory::short();
+        let path = directory.0.join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let mut clients = Clients::new(listener, ConnectionLimits::of(8));
@@ -821,7 +822,7 @@ mod tests {
         let ours = clients.wait().nth(1).unwrap();
         setsockopt(&ours.as_fd(), sockopt::SndBuf, &(1 << 20)).unwrap();
         let mut daemon = Daemon {
-            fifo_folder: File::open(&folder.0).unwrap(),
+            fifo_directory: File::open(&directory.0).unwrap(),
             registry: Registry::new(1),
             fifos: BTreeMap::new(),
             clients,

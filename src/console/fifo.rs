@@ -30,16 +30,16 @@ pub(super) enum Arrived {
 }
 
 impl Fifo {
-    /// Opens the fifo of `name` in `folder`, never through a symbolic link.
+    /// Opens the fifo of `name` in `directory`, never through a symbolic link.
     ///
     /// As long as nobody has opened it for writing since, it is not at its end and poll(2) does not report it.
-    pub(super) fn open(folder: impl AsFd, name: &Name) -> io::Result<Self> {
+    pub(super) fn open(directory: impl AsFd, name: &Name) -> io::Result<Self> {
         let flags = OFlag::O_RDONLY
             | OFlag::O_NONBLOCK
             | OFlag::O_NOFOLLOW
             | OFlag::O_NOCTTY
             | OFlag::O_CLOEXEC;
-        let file: File = openat(folder, name.to_string().as_str(), flags, Mode::empty())?.into();
+        let file: File = openat(directory, name.to_string().as_str(), flags, Mode::empty())?.into();
         if !file.metadata()?.file_type().is_fifo() {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not a fifo"));
         }

@@ -27,19 +27,19 @@ pub const LOG_SIZE: u64 = 10;
 /// Files of a console unless the operator says otherwise.
 pub const LOG_FILES: u32 = 5;
 
-/// Permissions of the folder, and of the files in it.
-const FOLDER_MODE: u32 = 0o750;
+/// Permissions of the directory, and of the files in it.
+const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o640);
 
-/// A folder with files `NAME.log`, older ones `NAME.log.1` and so on. No name has a slash, and none of these is also that
+/// A directory with files `NAME.log`, older ones `NAME.log.1` and so on. No name has a slash, and none of these is also that
 /// of another console: what is before the last `.log` is the whole name.
 #[derive(Debug)]
-pub(super) struct LogFolder {
+pub(super) struct LogDirectory {
     path: PathBuf,
-    folder: File,
+    directory: File,
     limits: Limits,
     files: BTreeMap<Name, LogFile>,
-    /// Bytes that tenants may begin files for before the folder is looked through again.
+    /// Bytes that tenants may begin files for before the directory is looked through again.
     room: BTreeMap<Tenant, u64>,
 }
 
@@ -65,20 +65,20 @@ struct LogFile {
     failed: bool,
 }
 
-impl LogFolder {
-    /// The folder, made if missing, for so many files.
+impl LogDirectory {
+    /// The directory, made if missing, for so many files.
     pub(super) fn open(path: &Path, limits: Limits) -> io::Result<Self> {
-        match DirBuilder::new().mode(FOLDER_MODE).create(path) {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let folder = File::open(path)?;
-        if !folder.metadata()?.is_dir() {
+        let directory = File::open(path)?;
+        if !directory.metadata()?.is_dir() {
             return Err(ErrorKind::NotADirectory.into());
         }
         Ok(Self {
             path: path.to_owned(),
-            folder,
+            directory,
             limits,
             files: BTreeMap::new(),
             room: BTreeMap::new(),
@@ -95,7 +95,7 @@ impl LogFolder {
             | OFlag::O_NONBLOCK
             | OFlag::O_NOCTTY
             | OFlag::O_CLOEXEC;
-        let file: File = openat(&self.folder, &*file_name(name, 0), flags, FILE_MODE)?.into();
+        let file: File = openat(&self.directory, &*file_name(name, 0), flags, FILE_MODE)?.into();
         let found = file.metadata()?;
         let refused = |why| Err(io::Error::new(ErrorKind::InvalidInput, why));
         if !found.is_file() {
@@ -111,10 +111,14 @@ impl LogFolder {
     fn rotate(&self, name: &Name) -> io::Result<()> {
         let files = self.limits.files;
         let oldest = file_name(name, files - 1);
-        ignore_missing(unlinkat(&self.folder, &*oldest, UnlinkatFlags::NoRemoveDir))?;
+        ignore_missing(unlinkat(
+            &self.directory,
+            &*oldest,
+            UnlinkatFlags::NoRemoveDir,
+        ))?;
         for number in (1..files).rev() {
             let (from, to) = (file_name(name, number - 1), file_name(name, number));
-            ignore_missing(renameat(&self.folder, &*from, &self.folder, &*to))?;
+            ignore_missing(renameat(&self.directory, &*from, &self.directory, &*to))?;
         }
         Ok(())
     }
@@ -133,7 +137,7 @@ impl LogFolder {
         Ok(())
     }
 
-    /// Makes room for one more file of the tenant of `name`. The folder is looked through only when as much was begun as
+    /// Makes room for one more file of the tenant of `name`. The directory is looked through only when as much was begun as
     /// there was room for the last time.
     fn make_room(&mut self, name: &Name) -> io::Result<()> {
         let tenant = name.path().tenant();
@@ -144,7 +148,7 @@ impl LogFolder {
             .and_then(|left| left.checked_sub(file));
         let left = match left {
             Some(left) => left,
-            None => log_quota::make_room(&self.folder, &tenant, self.limits.tenant, |other| {
+            None => log_quota::make_room(&self.directory, &tenant, self.limits.tenant, |other| {
                 other == name || self.files.contains_key(other)
             })?,
         };
@@ -181,7 +185,7 @@ impl LogFolder {
     }
 }
 
-impl Sink for LogFolder {
+impl Sink for LogDirectory {
     fn put(&mut self, name: &Name, line: &Line<'_>) -> Result<(), Refused> {
         let mut text = time(line.arrived);
         text.push(' ');
@@ -295,7 +299,7 @@ fn time(moment: Moment) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use nix::unistd::mkfifo;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -303,8 +307,8 @@ mod tests {
 
     struct Case {
         path: PathBuf,
-        folder: LogFolder,
-        _own: Folder,
+        directory: LogDirectory,
+        _own: Directory,
     }
 
     impl Case {
@@ -315,12 +319,12 @@ mod tests {
                 files,
                 tenant,
             };
-            let own = Folder::short();
+            let own = Directory::short();
             let path = own.0.join("logs");
-            let folder = LogFolder::open(&path, limits).unwrap();
+            let directory = LogDirectory::open(&path, limits).unwrap();
             Self {
                 path,
-                folder,
+                directory,
                 _own: own,
             }
         }
@@ -342,8 +346,8 @@ mod tests {
                 },
                 bytes: text.as_bytes().into(),
             };
-            let said = self.folder.put(&name, &line);
-            said.and(self.folder.flush(&name))
+            let said = self.directory.put(&name, &line);
+            said.and(self.directory.flush(&name))
         }
 
         fn read(&self, file: &str) -> String {
@@ -366,7 +370,7 @@ mod tests {
         let mut case = Case::new(1 << 20, 2);
         case.say(":a", "one\x1b[2J").unwrap();
         case.say("t:a.log", "other").unwrap();
-        case.folder.close(&":a".parse().unwrap());
+        case.directory.close(&":a".parse().unwrap());
         case.say(":a", "two").unwrap();
         assert_eq!(case.files(), [":a.log", "t:a.log.log"]);
         let text = fs::read_to_string(case.path.join(":a.log")).unwrap();
@@ -392,7 +396,7 @@ mod tests {
             .collect::<Vec<_>>();
         assert_eq!(texts, ["7\n8\n", "5\n6\n", "3\n4\n"]);
         // The limit is the same for one who comes back to a full file, and a line that is longer has one of its own.
-        case.folder.reopen();
+        case.directory.reopen();
         case.say(":a", &"x".repeat(99)).unwrap();
         assert_eq!(case.read(":a.log").len(), 100);
         assert_eq!(case.read(":a.log.1"), "7\n8\n");
@@ -408,13 +412,13 @@ mod tests {
     fn a_tenant_that_uses_ever_new_names_loses_its_own_oldest_files() {
         let mut case = Case::new(1 << 20, 3);
         // However little is in them.
-        case.folder.limits.tenant = 5 * log_quota::LEAST;
+        case.directory.limits.tenant = 5 * log_quota::LEAST;
         for number in 0..9 {
             let name = format!("t:u{number}:a");
             for said in [&name, ":root", "other:a"] {
                 case.say(said, "x").unwrap();
                 case.old(&format!("{said}.log"), 0, number);
-                case.folder.close(&said.parse().unwrap());
+                case.directory.close(&said.parse().unwrap());
             }
         }
         let mut expected = vec![":root.log".to_owned(), "other:a.log".to_owned()];
@@ -425,7 +429,7 @@ mod tests {
     #[test]
     fn what_is_written_to_stays_and_of_its_console_the_older_files_go_last() {
         let mut case = Case::new(1 << 20, 3);
-        case.folder.limits.tenant = 8 << 20;
+        case.directory.limits.tenant = 8 << 20;
         case.say("t:on", "x").unwrap();
         case.old("t:on.log", 4, 1);
         case.old("t:on.log.1", 1, 2);
@@ -452,7 +456,7 @@ mod tests {
             "t:on.log",
         ];
         // They came behind its back.
-        case.folder.room.clear();
+        case.directory.room.clear();
         // As many as it runs it has in any case.
         for (begun, left) in [(1, 4), (2, 3), (3, 2), (4, 1), (5, 1), (6, 1)] {
             case.say(&format!("t:new{begun}"), "x").unwrap();
@@ -476,8 +480,8 @@ mod tests {
             .read(true)
             .write(true)
             .open(case.path.join(":fifo.log"));
-        fs::create_dir(case.path.join(":folder.log")).unwrap();
-        for name in [":link", ":hard", ":fifo", ":folder"] {
+        fs::create_dir(case.path.join(":directory.log")).unwrap();
+        for name in [":link", ":hard", ":fifo", ":directory"] {
             assert_eq!(case.say(name, "lost"), Err(Refused), "{name}");
         }
         drop(read_too);
@@ -500,20 +504,20 @@ mod tests {
         };
         let disk_is_full = |case: &mut Case| {
             let full = full.try_clone().unwrap();
-            case.folder.files.get_mut(&name).unwrap().file = Some(full);
+            case.directory.files.get_mut(&name).unwrap().file = Some(full);
         };
         disk_is_full(&mut case);
         assert_eq!(case.say(":a", "two"), Err(Refused));
-        assert!(case.folder.files[&name].failed);
+        assert!(case.directory.files[&name].failed);
         case.say(":a", "three").unwrap();
         assert_eq!(case.read(":a.log"), "one\ntwo\nthree\n");
         // Nor does it need a further line, and what somebody has moved meanwhile gets none.
         disk_is_full(&mut case);
         assert_eq!(case.say(":a", "last"), Err(Refused));
         fs::rename(case.path.join(":a.log"), case.path.join("moved")).unwrap();
-        case.folder.reopen();
-        assert_eq!(case.folder.flush(&name), Ok(()));
-        case.folder.close(&name);
+        case.directory.reopen();
+        assert_eq!(case.directory.flush(&name), Ok(()));
+        case.directory.close(&name);
         assert_eq!(case.read(":a.log"), "last\n");
     }
 }

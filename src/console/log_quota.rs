@@ -37,12 +37,12 @@ struct Found {
 /// consoles of which `goes_on` says no, then those of others, but none that is written to. Returns how many bytes there
 /// are room for.
 pub(super) fn make_room(
-    folder: &File,
+    directory: &File,
     tenant: &Path,
     most: u64,
     goes_on: impl Fn(&Name) -> bool,
 ) -> io::Result<u64> {
-    let mut files = files(folder, tenant, goes_on)?;
+    let mut files = files(directory, tenant, goes_on)?;
     let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
     files.retain(|file| !(file.goes_on && file.is_newest));
     files.sort_unstable_by_key(|file| (file.goes_on, file.modified));
@@ -50,7 +50,7 @@ pub(super) fn make_room(
         if bytes <= most {
             break;
         }
-        match unlinkat(folder, &*file.name, UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(directory, &*file.name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => info!(
                 "removed {}: its tenant has more in files than may be",
                 file.name
@@ -66,13 +66,17 @@ pub(super) fn make_room(
     Ok(most.saturating_sub(bytes))
 }
 
-/// The files of a tenant; nothing else that is in the folder.
-fn files(folder: &File, tenant: &Path, goes_on: impl Fn(&Name) -> bool) -> io::Result<Vec<Found>> {
+/// The files of a tenant; nothing else that is in the directory.
+fn files(
+    directory: &File,
+    tenant: &Path,
+    goes_on: impl Fn(&Name) -> bool,
+) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     let beginning = tenant.to_string();
-    // By the descriptor, as the folder itself is out of reach in a sandbox; with its place in it, which goes back to the
+    // By the descriptor, as the directory itself is out of reach in a sandbox; with its place in it, which goes back to the
     // beginning in the end.
-    let mut entries = Dir::from_fd(OwnedFd::from(folder.try_clone()?))?;
+    let mut entries = Dir::from_fd(OwnedFd::from(directory.try_clone()?))?;
     for entry in entries.iter() {
         let entry = entry?;
         let Ok(name) = entry.file_name().to_str() else {
@@ -88,7 +92,7 @@ fn files(folder: &File, tenant: &Path, goes_on: impl Fn(&Name) -> bool) -> io::R
         if console.path().tenant() != *tenant {
             continue;
         }
-        let status = match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        let status = match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(status) => status,
             Err(Errno::ENOENT) => continue,
             Err(error) => return Err(error.into()),

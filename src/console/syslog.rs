@@ -106,14 +106,14 @@ fn is_busy(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use crate::console::ring::Moment;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn lines_go_out_one_a_message_and_wait_while_nobody_takes_them() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let path = folder.join("log");
-        let missing = folder.join("missing");
+        let directory = Directory::short();
+        let directory = &directory.0;
+        let path = directory.join("log");
+        let missing = directory.join("missing");
         assert!(Syslog::connect(&[&missing]).is_err());
         let daemon = UnixDatagram::bind(&path).unwrap();
         let mut syslog = Syslog::connect(&[&missing, &path]).unwrap();

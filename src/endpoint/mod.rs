@@ -43,7 +43,7 @@ use crate::daemon;
 use crate::logging::{self, Destination, Verbosity};
 use crate::name::Name;
 use crate::sandbox::{self, Breach, Capability, Need};
-use crate::socket::{FOLDER, Folder, RUNTIME_FOLDER};
+use crate::socket::{DIRECTORY, Directory, RUNTIME_DIRECTORY};
 use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
@@ -130,8 +130,8 @@ pub struct Options {
     #[argh(switch, short = 'v')]
     pub verbose: u8,
 
-    /// folder of the daemons' sockets (/run/petrel, /var/run/petrel on FreeBSD)
-    #[argh(option, default = "PathBuf::from(RUNTIME_FOLDER)")]
+    /// directory of the daemons' sockets (/run/petrel, /var/run/petrel on FreeBSD)
+    #[argh(option, default = "PathBuf::from(RUNTIME_DIRECTORY)")]
     pub tmpdir: PathBuf,
 
     /// most connections of known clients at a time when listening (64)
@@ -387,7 +387,7 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
 
 /// Says that no command could reach a daemon, where that is so now.
 fn warn_of_sockets(options: &Options) {
-    let directory = options.tmpdir.join(FOLDER);
+    let directory = options.tmpdir.join(DIRECTORY);
     if let Err(error) = fs::metadata(&directory) {
         warn!(
             "commands cannot be passed on: cannot look into '{}' for the daemons' sockets: {error} (start petreld, or \
@@ -455,7 +455,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
         }
     };
     let lists = options.lists();
-    let sockets = Folder::open(&options.tmpdir);
+    let sockets = Directory::open(&options.tmpdir);
     let place = Place::of_listener();
     sandbox::keep_only(PRIVILEGES);
     // All is open, and nothing of the peer's has been read yet.
@@ -475,7 +475,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
 struct AtHand {
     credentials: tls::Credentials,
     lists: Arc<Lists>,
-    sockets: Folder,
+    sockets: Directory,
     place: Place,
 }
 

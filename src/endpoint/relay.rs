@@ -18,7 +18,7 @@ use super::revalidation::Standing;
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
 use crate::name::{self, Name};
-use crate::socket::{self, Folder};
+use crate::socket::{self, Directory};
 use crate::wire::frame;
 use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
 
@@ -63,7 +63,7 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
 pub fn relay(
     client: &mut impl SecureStream,
     request: &Request,
-    sockets: &Folder,
+    sockets: &Directory,
     idle: Duration,
     standing: &Standing,
 ) -> (End, Vec<name::Path>) {
@@ -82,7 +82,7 @@ pub fn relay(
 fn start<'a, S: SecureStream>(
     client: &'a mut S,
     request: &Request,
-    sockets: &Folder,
+    sockets: &Directory,
     idle: Duration,
     standing: &'a Standing,
 ) -> Result<Relay<'a, S>, End> {

@@ -81,7 +81,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     /// 2026-06-01.
     const NOW: u64 = 1_780_272_000;
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_crl_that_is_renamed_into_place_is_noticed() {
-        let (place, authority) = (Folder::short(), Authority::new());
+        let (place, authority) = (Directory::short(), Authority::new());
         let file = place.0.join("ca.crl");
         fs::write(&file, authority.crl(&[])).unwrap();
         let standing = authority.standing(Lists::open(std::slice::from_ref(&file), false));

@@ -22,7 +22,7 @@ use crate::sys::child::Ended;
 use crate::sys::spawn::{self, Confinement, Input, Program};
 use crate::unikernel::Version;
 
-/// Folder of the device maps below the runtime folder.
+/// Directory of the device maps below the runtime directory.
 pub const MAPS: &str = "boot";
 
 /// How long the kernel has to forget a machine before it is looked for again.
@@ -32,7 +32,7 @@ pub const VANISHING_STEP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Machines {
     /// Where the system has the devices of machines.
-    folder: PathBuf,
+    directory: PathBuf,
     maps: PathBuf,
     owner: Owner,
     /// What is done with which machine.
@@ -90,18 +90,18 @@ pub enum Outcome {
 }
 
 impl Machines {
-    /// Those of this owner, with `folder` for the devices of machines. The machines of an earlier supervisor are
+    /// Those of this owner, with `directory` for the devices of machines. The machines of an earlier supervisor are
     /// destroyed, but for those of `running`.
     pub fn open<'a>(
-        folder: PathBuf,
-        runtime_folder: &Path,
+        directory: PathBuf,
+        runtime_directory: &Path,
         owner: Owner,
         running: impl Iterator<Item = &'a Name>,
     ) -> Self {
-        let left = leftovers(&folder, &owner, running);
+        let left = leftovers(&directory, &owner, running);
         let mut machines = Self {
-            folder,
-            maps: runtime_folder.join(MAPS),
+            directory,
+            maps: runtime_directory.join(MAPS),
             owner,
             work: HashMap::new(),
             closed: false,
@@ -292,7 +292,7 @@ impl Machines {
     }
 
     fn is_there(&self, machine: &str) -> bool {
-        self.folder.join(machine).symlink_metadata().is_ok()
+        self.directory.join(machine).symlink_metadata().is_ok()
     }
 
     fn begin_to_destroy(&mut self, machine: String, next: Option<Boot>) -> Option<Outcome> {
@@ -333,13 +333,13 @@ impl Machines {
 
 /// The machines of this owner that none of the unikernels that run has.
 pub fn leftovers<'a>(
-    folder: &Path,
+    directory: &Path,
     owner: &Owner,
     running: impl Iterator<Item = &'a Name>,
 ) -> Vec<String> {
     let running: BTreeSet<_> = running.map(|name| owner.machine(name)).collect();
-    // Where there are no machines, there is no such folder.
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    // Where there are no machines, there is no such directory.
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let length = owner.machine(&Name::default()).len();
     let ours = |machine: &String| {
@@ -385,18 +385,18 @@ fn end(process: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use crate::supervisor::fixtures::config;
     use crate::unikernel::{Block, Config, ImageDigest, Kind};
     use std::process::{Child, Command};
 
-    fn host() -> (Folder, Machines) {
-        let folder = Folder::short();
-        let vmm = folder.0.join("vmm");
+    fn host() -> (Directory, Machines) {
+        let directory = Directory::short();
+        let vmm = directory.0.join("vmm");
         fs::create_dir(&vmm).unwrap();
         let owner = Owner::of(1, 2, b"");
-        let machines = Machines::open(vmm, &folder.0, owner, [].into_iter());
-        (folder, machines)
+        let machines = Machines::open(vmm, &directory.0, owner, [].into_iter());
+        (directory, machines)
     }
 
     fn boot() -> Boot {
@@ -434,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_loader_that_does_not_end_is_killed_in_time_and_its_map_goes() {
-        let (_folder, mut machines) = host();
+        let (_directory, mut machines) = host();
         let Some(Outcome::Clear(boot)) = machines.boot(boot()) else {
             panic!("there is something in the way");
         };
@@ -459,9 +459,9 @@ mod tests {
 
     #[test]
     fn a_machine_that_the_kernel_still_has_is_waited_for_before_the_next() {
-        let (_folder, mut machines) = host();
+        let (_directory, mut machines) = host();
         let machine = machines.owner.machine(&"a:b".parse().unwrap());
-        let device = machines.folder.join(&machine);
+        let device = machines.directory.join(&machine);
         fs::write(&device, "").unwrap();
         // Of no process that there is.
         let pid = Pid::from_raw(i32::MAX);
@@ -485,9 +485,9 @@ mod tests {
 
     #[test]
     fn a_machine_that_stays_is_not_loaded_over() {
-        let (_folder, mut machines) = host();
+        let (_directory, mut machines) = host();
         let machine = machines.owner.machine(&"a:b".parse().unwrap());
-        fs::write(machines.folder.join(&machine), "").unwrap();
+        fs::write(machines.directory.join(&machine), "").unwrap();
         let work = Work {
             step: Step::Vanishing,
             next: Some(boot()),
@@ -507,7 +507,7 @@ mod tests {
 
     #[test]
     fn nothing_is_loaded_any_more_when_all_is_stopping() {
-        let (_folder, mut machines) = host();
+        let (_directory, mut machines) = host();
         machines.close();
         let outcome = machines.boot(boot());
         assert!(matches!(outcome, Some(Outcome::Failed(..))), "{outcome:?}");
@@ -515,7 +515,7 @@ mod tests {
 
     #[test]
     fn only_machines_of_this_database_that_do_not_run_are_leftovers() {
-        let (_folder, machines) = host();
+        let (_directory, machines) = host();
         let owner = Owner::of(1, 2, b"");
         let runs: Name = "a:runs".parse().unwrap();
         let left = owner.machine(&"a:left".parse().unwrap());
@@ -527,10 +527,10 @@ mod tests {
             "guest",
             owner.as_str(),
         ] {
-            fs::write(machines.folder.join(name), "").unwrap();
+            fs::write(machines.directory.join(name), "").unwrap();
         }
         assert_eq!(
-            leftovers(&machines.folder, &owner, [&runs].into_iter()),
+            leftovers(&machines.directory, &owner, [&runs].into_iter()),
             [left]
         );
         assert!(leftovers(Path::new("/nowhere"), &owner, [].into_iter()).is_empty());

@@ -36,17 +36,17 @@ pub fn check(options: &Options, system: &System) -> Report {
     let mut report = Report::default();
     report.note(run::check_users(options.tender_uids));
     report.note(check_zvols(options));
-    if report.folder(&options.tmpdir).is_none() {
-        let folder = options.tmpdir.display();
+    if report.directory(&options.tmpdir).is_none() {
+        let directory = options.tmpdir.display();
         report.problem(format!(
-            "{folder} is missing: make it, or name another with --tmpdir"
+            "{directory} is missing: make it, or name another with --tmpdir"
         ));
     }
-    for below in [socket::FOLDER, socket::FIFOS] {
-        report.folder(&options.tmpdir.join(below));
+    for below in [socket::DIRECTORY, socket::FIFOS] {
+        report.directory(&options.tmpdir.join(below));
     }
     let database = &options.dbdir;
-    if report.folder(database).is_none() {
+    if report.directory(database).is_none() {
         report.plan(format!("makes {}", database.display()));
     }
     if state_store::is_in_use(database) {
@@ -93,11 +93,11 @@ impl Report {
         result.map_err(|error| self.problem(error)).ok()
     }
 
-    /// Whether this is a folder that can be written to; nothing if it is not there.
-    fn folder(&mut self, path: &Path) -> Option<()> {
+    /// Whether this is a directory that can be written to; nothing if it is not there.
+    fn directory(&mut self, path: &Path) -> Option<()> {
         let shown = path.display();
         match fs::metadata(path) {
-            Ok(found) if !found.is_dir() => self.problem(format!("{shown} is no folder")),
+            Ok(found) if !found.is_dir() => self.problem(format!("{shown} is no directory")),
             Ok(_) => {
                 let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
                 if let Err(error) = access(path, all) {
@@ -329,19 +329,19 @@ impl Report {
     }
 
     fn resources(&mut self, database: &Path) -> Option<Policy> {
-        // Where it is missing, it will be on the file system of the first folder above that is there.
-        let there = database.ancestors().find(|folder| folder.is_dir())?;
+        // Where it is missing, it will be on the file system of the first directory above that is there.
+        let there = database.ancestors().find(|directory| directory.is_dir())?;
         self.note(resources::discover(there))
     }
 
     /// The machines that a start would destroy.
     fn machines(&mut self, options: &Options, system: &System, survivors: &[Survivor]) {
-        let Ok(folder) = &system.machines else {
+        let Ok(directory) = &system.machines else {
             return;
         };
         if let Some(owner) = self.note(tap::owner(&options.dbdir)) {
             let running = survivors.iter().map(|survivor| &survivor.name);
-            let left = super::bhyve::leftovers(folder, &owner, running);
+            let left = super::bhyve::leftovers(directory, &owner, running);
             let destroyed = left.into_iter();
             self.plan.extend(
                 destroyed.map(|left| format!("destroys machine {left}, which nobody uses")),

@@ -671,13 +671,13 @@ fn load(store: &mut Store, images: &ImageStore, system: &System) -> Result<State
 }
 
 /// Takes over the tenders of an earlier supervisor, and their consoles.
-fn adopt(runs: &mut Runs, runtime_folder: &Path) -> (Vec<Survivor>, HashMap<Name, Fifo>) {
+fn adopt(runs: &mut Runs, runtime_directory: &Path) -> (Vec<Survivor>, HashMap<Name, Fifo>) {
     let mut survivors = Vec::new();
     let mut fifos = HashMap::new();
     for (number, survivor) in (1..).zip(runs.survivors()) {
         let run = RunId(number);
         let name = survivor.name.clone();
-        match Fifo::create(runtime_folder, &name) {
+        match Fifo::create(runtime_directory, &name) {
             Ok(fifo) => drop(fifos.insert(name.clone(), fifo)),
             Err(error) => log::warn!("{name}: {error}"),
         }
@@ -716,13 +716,13 @@ fn machines(
     options: &Options,
     survivors: &[Survivor],
 ) -> Result<Result<Machines, &'static str>, HostError> {
-    let folder = match system.machines {
-        Ok(folder) => folder,
+    let directory = match system.machines {
+        Ok(directory) => directory,
         Err(why) => return Ok(Err(why)),
     };
     let owner = tap::owner(&options.dbdir).map_err(HostError::Taps)?;
     let running = survivors.iter().map(|survivor| &survivor.name);
-    let machines = Machines::open(folder, &options.tmpdir, owner, running);
+    let machines = Machines::open(directory, &options.tmpdir, owner, running);
     Ok(Ok(machines))
 }
 

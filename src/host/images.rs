@@ -18,8 +18,8 @@ use crate::inflate::{Arriving, InflateError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::unikernel::{ImageDigest, MAX_IMAGE};
 
-/// Folder of the store below the database folder.
-pub(super) const FOLDER: &str = "image";
+/// Directory of the store below the database directory.
+pub(super) const DIRECTORY: &str = "image";
 
 /// Mode of an image that a group can read: tenders open images by themselves.
 const IMAGE: u32 = 0o440;
@@ -27,7 +27,7 @@ const IMAGE: u32 = 0o440;
 /// The images on disk. The loop of `petreld` and its [writer](super::writer) share it.
 #[derive(Debug)]
 pub struct ImageStore {
-    folder: PathBuf,
+    directory: PathBuf,
     readers: Option<Gid>,
     counter: AtomicU64,
 }
@@ -78,29 +78,29 @@ impl ImageStore {
     /// The store below `database`; made if missing, unfinished files of an earlier run removed. The group `readers`,
     /// if there is one, can read images whose names it knows.
     pub fn open(database: &Path, readers: Option<Gid>) -> Result<Self, ImageError> {
-        let folder = database.join(FOLDER);
+        let directory = database.join(DIRECTORY);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&folder)
-            .map_err(ImageError::file("create", &folder))?;
+            .create(&directory)
+            .map_err(ImageError::file("create", &directory))?;
         let store = Self {
-            folder,
+            directory,
             readers,
             counter: AtomicU64::new(0),
         };
-        for name in names(&store.folder)? {
+        for name in names(&store.directory)? {
             if name.starts_with(UNFINISHED) {
                 store.delete(&name)?;
             } else {
-                store.open_to_readers(&store.folder.join(name), IMAGE)?;
+                store.open_to_readers(&store.directory.join(name), IMAGE)?;
             }
         }
-        for folder in [database, &store.folder] {
-            store.open_to_readers(folder, 0o710)?;
+        for directory in [database, &store.directory] {
+            store.open_to_readers(directory, 0o710)?;
         }
         if let Some(readers) = readers
-            && let Some(closed) = closed(&store.folder, readers)
+            && let Some(closed) = closed(&store.directory, readers)
         {
             log::warn!(
                 "group {readers} cannot get at images: {} is closed to it",
@@ -112,16 +112,16 @@ impl ImageStore {
 
     /// The directory of the images.
     pub fn directory(&self) -> &Path {
-        &self.folder
+        &self.directory
     }
 
     /// The images in the store, with their sizes in bytes.
     pub fn sizes(&self) -> Result<BTreeMap<ImageDigest, u64>, ImageError> {
-        let names = names(&self.folder)?.into_iter();
+        let names = names(&self.directory)?.into_iter();
         let images = names.filter_map(|name| Some((ImageDigest::parse(&name)?, name)));
         images
             .map(|(image, name)| {
-                let path = self.folder.join(name);
+                let path = self.directory.join(name);
                 let found = fs::metadata(&path).map_err(ImageError::file("look at", &path))?;
                 Ok((image, found.len()))
             })
@@ -156,9 +156,9 @@ impl ImageStore {
         let path = self.path(digest);
         file.rename(&path)
             .map_err(ImageError::file("rename to", &path))?;
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(ImageError::file("sync", &self.folder))
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(ImageError::file("sync", &self.directory))
     }
 
     fn open_to_readers(&self, path: &Path, mode: u32) -> Result<(), ImageError> {
@@ -173,7 +173,7 @@ impl ImageStore {
 
     /// Where the image of this digest is, or would be.
     pub fn path(&self, digest: &ImageDigest) -> PathBuf {
-        self.folder.join(digest.to_string())
+        self.directory.join(digest.to_string())
     }
 
     /// Opens an image of the store.
@@ -191,19 +191,19 @@ impl ImageStore {
 
     /// Removes every image but these.
     pub fn keep_only(&self, digests: impl Iterator<Item = ImageDigest>) -> Result<(), ImageError> {
-        unwanted(&self.folder, digests)?
+        unwanted(&self.directory, digests)?
             .iter()
             .try_for_each(|name| self.delete(name))
     }
 
     fn unfinished(&self) -> Result<Unfinished, ImageError> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.join(format!("{UNFINISHED}{number}"));
+        let path = self.directory.join(format!("{UNFINISHED}{number}"));
         Unfinished::create(&path).map_err(ImageError::file("create", &path))
     }
 
     fn delete(&self, name: &str) -> Result<(), ImageError> {
-        let path = self.folder.join(name);
+        let path = self.directory.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(ImageError::File("remove", path, error))
@@ -330,7 +330,7 @@ fn check_start(start: &mut Option<Vec<u8>>, plain: &[u8]) -> Result<(), ImageErr
 
 /// What is wrong with an image in the store below `database`; otherwise what it declares.
 pub fn examine(database: &Path, digest: &ImageDigest) -> Result<Manifest, ImageError> {
-    let path = database.join(FOLDER).join(digest.to_string());
+    let path = database.join(DIRECTORY).join(digest.to_string());
     let mut file = File::open(&path).map_err(ImageError::file("open", &path))?;
     let mut hash = Sha256::new();
     io::copy(&mut file, &mut hash).map_err(ImageError::file("read", &path))?;
@@ -345,7 +345,7 @@ pub fn superfluous(
     database: &Path,
     digests: impl Iterator<Item = ImageDigest>,
 ) -> Result<Vec<String>, ImageError> {
-    unwanted(&database.join(FOLDER), digests)
+    unwanted(&database.join(DIRECTORY), digests)
 }
 
 /// An image as it comes.
@@ -366,11 +366,11 @@ pub fn digest(image: &[u8], compressed: bool) -> Result<ImageDigest, ImageError>
 }
 
 fn unwanted(
-    folder: &Path,
+    directory: &Path,
     digests: impl Iterator<Item = ImageDigest>,
 ) -> Result<Vec<String>, ImageError> {
     let keep: BTreeSet<String> = digests.map(|digest| digest.to_string()).collect();
-    let mut names = names(folder)?;
+    let mut names = names(directory)?;
     names.retain(|name| {
         let is_image = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_image && !keep.contains(name)
@@ -378,19 +378,19 @@ fn unwanted(
     Ok(names)
 }
 
-fn names(folder: &Path) -> Result<Vec<String>, ImageError> {
-    let failed = || ImageError::file("list", folder);
+fn names(directory: &Path) -> Result<Vec<String>, ImageError> {
+    let failed = || ImageError::file("list", directory);
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed())? {
+    for entry in fs::read_dir(directory).map_err(failed())? {
         names.extend(entry.map_err(failed())?.file_name().into_string());
     }
     Ok(names)
 }
 
-/// The first of the folders down to this one that a group which owns nothing else cannot go through.
-fn closed(folder: &Path, group: Gid) -> Option<&Path> {
-    let open = |folder: &&Path| {
-        fs::metadata(folder).is_ok_and(|found| {
+/// The first of the directories down to this one that a group which owns nothing else cannot go through.
+fn closed(directory: &Path, group: Gid) -> Option<&Path> {
+    let open = |directory: &&Path| {
+        fs::metadata(directory).is_ok_and(|found| {
             let needed = if found.gid() == group.as_raw() {
                 0o010
             } else {
@@ -399,7 +399,10 @@ fn closed(folder: &Path, group: Gid) -> Option<&Path> {
             found.mode() & needed != 0
         })
     };
-    folder.ancestors().filter(|folder| !open(folder)).last()
+    directory
+        .ancestors()
+        .filter(|directory| !open(directory))
+        .last()
 }
 
 impl From<InflateError> for ImageError {
@@ -435,7 +438,7 @@ impl std::error::Error for ImageError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn an_image_has_its_limit_to_the_byte() {
@@ -457,20 +460,20 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_that_closes_the_way_to_images_is_named() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let inner = folder.join("a/b");
+    fn the_directory_that_closes_the_way_to_images_is_named() {
+        let directory = Directory::short();
+        let directory = &directory.0;
+        let inner = directory.join("a/b");
         fs::create_dir_all(&inner).unwrap();
-        let own = fs::metadata(folder).unwrap().gid();
+        let own = fs::metadata(directory).unwrap().gid();
         let (members, others) = (Gid::from_raw(own), Gid::from_raw(own + 1));
         let way = |mode, group| {
-            fs::set_permissions(folder.join("a"), Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(directory.join("a"), Permissions::from_mode(mode)).unwrap();
             closed(&inner, group).map(Path::to_path_buf)
         };
         assert_eq!(way(0o755, others), None);
         assert_eq!(way(0o710, members), None);
-        assert_eq!(way(0o710, others), Some(folder.join("a")));
-        assert_eq!(way(0o701, members), Some(folder.join("a")));
+        assert_eq!(way(0o710, others), Some(directory.join("a")));
+        assert_eq!(way(0o701, members), Some(directory.join("a")));
     }
 }

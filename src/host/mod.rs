@@ -102,11 +102,11 @@ pub const TAP_INTERVAL: Duration = Duration::from_secs(30);
 /// Supervise Solo5 unikernels.
 #[derive(FromArgs, Debug)]
 struct Options {
-    /// folder of sockets and fifos, which must exist (/run/petrel, on FreeBSD /var/run/petrel)
-    #[argh(option, default = "PathBuf::from(socket::RUNTIME_FOLDER)")]
+    /// directory of sockets and fifos, which must exist (/run/petrel, on FreeBSD /var/run/petrel)
+    #[argh(option, default = "PathBuf::from(socket::RUNTIME_DIRECTORY)")]
     tmpdir: PathBuf,
-    /// folder of state and images (/var/lib/petrel, on FreeBSD /var/db/petrel)
-    #[argh(option, default = "PathBuf::from(socket::DATABASE_FOLDER)")]
+    /// directory of state and images (/var/lib/petrel, on FreeBSD /var/db/petrel)
+    #[argh(option, default = "PathBuf::from(socket::DATABASE_DIRECTORY)")]
     dbdir: PathBuf,
     /// users of tenders, FIRST-LAST: each tender has one of its own after FIRST, which is the group of all
     #[argh(option)]
@@ -154,7 +154,7 @@ struct Options {
 pub enum HostError {
     /// A file or socket operation failed (what, on which path, why).
     File(&'static str, PathBuf, std::io::Error),
-    /// A folder below the runtime folder cannot be made.
+    /// A directory below the runtime directory cannot be made.
     Runtime(PathBuf, std::io::Error),
     /// The state.
     Store(StoreError),
@@ -177,7 +177,7 @@ pub enum HostError {
 /// What a system has, or has not, whatever the options are.
 #[derive(Clone, Debug)]
 pub struct System {
-    /// The folder with the devices of BHyve machines, or why it has none.
+    /// The directory with the devices of BHyve machines, or why it has none.
     pub machines: Result<PathBuf, &'static str>,
 }
 
@@ -227,11 +227,11 @@ fn run(options: Options, system: System) -> i32 {
     }
 }
 
-/// With folders that hold for tenders, which run in another folder than this process.
+/// With directories that hold for tenders, which run in another directory than this process.
 fn absolute(mut options: Options) -> Result<Options, HostError> {
-    for folder in [&mut options.tmpdir, &mut options.dbdir] {
-        *folder = std::path::absolute(&*folder)
-            .map_err(|error| HostError::File("find", folder.clone(), error))?;
+    for directory in [&mut options.tmpdir, &mut options.dbdir] {
+        *directory = std::path::absolute(&*directory)
+            .map_err(|error| HostError::File("find", directory.clone(), error))?;
     }
     Ok(options)
 }
@@ -265,7 +265,7 @@ impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
-            Self::Runtime(path, error) => daemon::explain_runtime_folder(f, path, error),
+            Self::Runtime(path, error) => daemon::explain_runtime_directory(f, path, error),
             Self::Store(error) => error.fmt(f),
             Self::Images(error) => error.fmt(f),
             Self::Blocks(error) => error.fmt(f),

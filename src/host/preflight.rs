@@ -50,7 +50,7 @@ impl Ground {
             undo.database = Some(options.dbdir.clone());
         }
         let store = Store::open(&options.dbdir, kept_lock).map_err(HostError::Store)?;
-        daemon::runtime_folders(&options.tmpdir)
+        daemon::runtime_directories(&options.tmpdir)
             .map_err(|(path, error)| HostError::Runtime(path, error))?;
         let path = socket::path(&options.tmpdir, socket::SUPERVISOR);
         let listener = match kept_listener {
@@ -94,8 +94,8 @@ impl Drop for Undo {
         for file in [secret::FILE, state_store::LOCK] {
             remove(&database.join(file), |path| fs::remove_file(path));
         }
-        for folder in [images::FOLDER, block::FOLDER, ""] {
-            remove(&database.join(folder), |path| fs::remove_dir(path));
+        for directory in [images::DIRECTORY, block::DIRECTORY, ""] {
+            remove(&database.join(directory), |path| fs::remove_dir(path));
         }
     }
 }

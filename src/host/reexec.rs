@@ -129,7 +129,8 @@ impl Inherited {
 /// upgrade.
 fn as_named(name: &OsStr, file: &Path) -> Option<PathBuf> {
     let path = Path::new(name);
-    path.parent().filter(|folder| *folder != Path::new(""))?;
+    path.parent()
+        .filter(|directory| *directory != Path::new(""))?;
     let path = std::path::absolute(path).ok()?;
     let (named, file) = (fs::metadata(&path).ok()?, fs::metadata(file).ok()?);
     let same = (named.dev(), named.ino()) == (file.dev(), file.ino());
@@ -180,26 +181,26 @@ mod tests {
     use nix::sys::wait::{WaitStatus, wait};
 
     use crate::daemon::Signals;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
-    /// Set in the process that executes itself anew; its folder.
+    /// Set in the process that executes itself anew; its directory.
     const PLAYED: &str = "PETREL_TEST_REEXEC";
 
-    fn lock(folder: &Path) -> Option<Flock<File>> {
+    fn lock(directory: &Path) -> Option<Flock<File>> {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false);
-        let file = file.open(folder.join("lock")).unwrap();
+        let file = file.open(directory.join("lock")).unwrap();
         Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
     }
 
     /// This program's test below, as a process of its own. It takes a copy of its program for itself.
-    fn play(folder: &Path) -> Child {
-        let copy = folder.join("program");
+    fn play(directory: &Path) -> Child {
+        let copy = directory.join("program");
         fs::copy(env::current_exe().unwrap(), &copy).unwrap();
         let test = "host::reexec::tests::the_program_is_executed_anew_with_what_it_had";
         Command::new(copy)
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
-            .env(PLAYED, folder)
+            .env(PLAYED, directory)
             .env("KEPT", "a variable")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -209,10 +210,10 @@ mod tests {
 
     /// The first time: has a socket, a lock, a child, and something that nobody needs, and executes itself anew when a
     /// line comes. The second time: tells what is left.
-    fn player(folder: &Path) {
+    fn player(directory: &Path) {
         let Some(inherited) = Inherited::take().unwrap() else {
-            let listener = UnixListener::bind(folder.join("socket")).unwrap();
-            let lock = lock(folder).unwrap();
+            let listener = UnixListener::bind(directory.join("socket")).unwrap();
+            let lock = lock(directory).unwrap();
             let _unneeded = File::open("/dev/null").unwrap();
             // Waited for by the program that comes after.
             #[allow(clippy::zombie_processes)]
@@ -240,8 +241,8 @@ mod tests {
             .unwrap()
             .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
             .collect();
-        open.retain(|path| path == Path::new("/dev/null") || *path == folder.join("lock"));
-        assert_eq!(open, [folder.join("lock")]);
+        open.retain(|path| path == Path::new("/dev/null") || *path == directory.join("lock"));
+        assert_eq!(open, [directory.join("lock")]);
         assert_eq!(SigSet::thread_get_mask().unwrap(), SigSet::empty());
         println!("\nagain {child}");
         let listener = UnixListener::from(inherited.listener);
@@ -252,12 +253,12 @@ mod tests {
 
     #[test]
     fn the_program_is_executed_anew_with_what_it_had() {
-        if let Some(folder) = env::var_os(PLAYED) {
-            return player(Path::new(&folder));
+        if let Some(directory) = env::var_os(PLAYED) {
+            return player(Path::new(&directory));
         }
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let mut process = play(folder);
+        let directory = Directory::short();
+        let directory = &directory.0;
+        let mut process = play(directory);
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut says = |what: &str| {
             let line = lines.find_map(|line| {
@@ -268,18 +269,18 @@ mod tests {
         };
         let child = says("ready ");
         // It connects before, and is served after.
-        let mut client = UnixStream::connect(folder.join("socket")).unwrap();
+        let mut client = UnixStream::connect(directory.join("socket")).unwrap();
         // What is upgraded is another file of the same name.
-        let program = folder.join("program");
-        fs::copy(&program, folder.join("new")).unwrap();
-        fs::rename(folder.join("new"), &program).unwrap();
+        let program = directory.join("program");
+        fs::copy(&program, directory.join("new")).unwrap();
+        fs::rename(directory.join("new"), &program).unwrap();
         let mut input = process.stdin.take().unwrap();
         input.write_all(b"go\n").unwrap();
         let mut answer = String::new();
         std::thread::scope(|scope| {
             let served = scope.spawn(|| client.read_to_string(&mut answer).unwrap());
             while !served.is_finished() {
-                assert!(lock(folder).is_none(), "the lock was free");
+                assert!(lock(directory).is_none(), "the lock was free");
             }
         });
         assert_eq!(answer, "served");
@@ -321,9 +322,9 @@ mod tests {
 
     #[test]
     fn a_link_to_the_program_stays_the_way_to_it() {
-        let folder = Folder::short();
+        let directory = Directory::short();
         let file = env::current_exe().unwrap();
-        let link = folder.0.join("link");
+        let link = directory.0.join("link");
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert_eq!(as_named(link.as_os_str(), &file), Some(link));
         assert_eq!(as_named(OsStr::new("petreld"), &file), None);

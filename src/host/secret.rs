@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::temporary_file::{UNFINISHED, Unfinished};
 
-/// Name of the file in the database folder.
+/// Name of the file in the database directory.
 pub(super) const FILE: &str = ".secret";
 
 /// Bytes of it.
@@ -39,19 +39,19 @@ pub fn make(database: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn a_database_has_one_secret_for_ever() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        assert_eq!(read(folder).unwrap(), b"");
-        make(folder).unwrap();
-        let secret = read(folder).unwrap();
+        let directory = Directory::short();
+        let directory = &directory.0;
+        assert_eq!(read(directory).unwrap(), b"");
+        make(directory).unwrap();
+        let secret = read(directory).unwrap();
         assert_eq!(secret.len(), LENGTH);
         assert_ne!(secret, [0; LENGTH]);
-        make(folder).unwrap();
-        assert_eq!(read(folder).unwrap(), secret);
-        assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+        make(directory).unwrap();
+        assert_eq!(read(directory).unwrap(), secret);
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 1);
     }
 }

@@ -19,7 +19,7 @@ use crate::unikernel::ImageDigest;
 use crate::wire::WireError;
 use crate::wire::state::{Encoder, State, StateError, albatross};
 
-/// Name of the state file below the database folder.
+/// Name of the state file below the database directory.
 const FILE: &str = "state";
 /// Name of the one before it.
 const PREVIOUS: &str = "state.previous";
@@ -37,7 +37,7 @@ const ALBATROSS: &str = "state.albatross";
 /// The place of the state file, held by this process alone.
 #[derive(Debug)]
 pub struct Store {
-    folder: PathBuf,
+    directory: PathBuf,
     lock: Flock<File>,
     encoder: Encoder,
     /// The images that `state` may refer to, and those that `state.previous` may.
@@ -82,9 +82,9 @@ pub enum StoreError {
 }
 
 /// Reads what is on disk, and changes nothing.
-pub fn read(folder: &Path) -> Result<Found, StoreError> {
-    let present = folder.join(FILE);
-    let previous = folder.join(PREVIOUS);
+pub fn read(directory: &Path) -> Result<Found, StoreError> {
+    let present = directory.join(FILE);
+    let previous = directory.join(PREVIOUS);
     let why = match content(&present) {
         Ok(Some(present)) => return Ok(Found::Present(present, content(&previous))),
         Ok(None) => None,
@@ -106,14 +106,14 @@ pub fn read(folder: &Path) -> Result<Found, StoreError> {
     }
 }
 
-/// Whether a state file is in the folder that could not be used.
-pub fn has_set_aside(folder: &Path) -> bool {
-    folder.join(BAD).exists()
+/// Whether a state file is in the directory that could not be used.
+pub fn has_set_aside(directory: &Path) -> bool {
+    directory.join(BAD).exists()
 }
 
 /// Whether a supervisor has this database now. One that starts at the very moment of this call may fail.
-pub fn is_in_use(folder: &Path) -> bool {
-    let lock = File::open(folder.join(LOCK));
+pub fn is_in_use(directory: &Path) -> bool {
+    let lock = File::open(directory.join(LOCK));
     lock.is_ok_and(|lock| Flock::lock(lock, FlockArg::LockSharedNonblock).is_err())
 }
 
@@ -145,22 +145,22 @@ impl Content {
 }
 
 impl Store {
-    /// The store in `folder`, which is made if missing; what a write that was broken off has left is removed. `kept`
+    /// The store in `directory`, which is made if missing; what a write that was broken off has left is removed. `kept`
     /// is a lock that this process has had before it was executed anew.
-    pub fn open(folder: &Path, kept: Option<OwnedFd>) -> Result<Self, StoreError> {
+    pub fn open(directory: &Path, kept: Option<OwnedFd>) -> Result<Self, StoreError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(folder)
-            .map_err(StoreError::file("create", folder))?;
-        let path = folder.join(LOCK);
+            .create(directory)
+            .map_err(StoreError::file("create", directory))?;
+        let path = directory.join(LOCK);
         let lock = match kept {
             Some(kept) => File::from(kept),
             None => open(&path).map_err(StoreError::file("open", &path))?,
         };
-        let lock = take(lock).ok_or_else(|| StoreError::Locked(folder.to_path_buf()))?;
+        let lock = take(lock).ok_or_else(|| StoreError::Locked(directory.to_path_buf()))?;
         let store = Self {
-            folder: folder.to_path_buf(),
+            directory: directory.to_path_buf(),
             lock,
             encoder: Encoder::default(),
             generations: Default::default(),
@@ -178,7 +178,7 @@ impl Store {
 
     /// The state on disk. One that makes no sense is kept aside, loudly, in favour of the one before it.
     pub fn load(&mut self) -> Result<Found, StoreError> {
-        let found = read(&self.folder)?;
+        let found = read(&self.directory)?;
         match &found {
             Found::Nothing => {}
             Found::Present(present, previous) => {
@@ -200,14 +200,14 @@ impl Store {
     }
 
     fn set_aside(&self, why: Option<&StoreError>) -> Result<(), StoreError> {
-        let (path, previous) = (self.folder.join(FILE), self.folder.join(PREVIOUS));
+        let (path, previous) = (self.directory.join(FILE), self.directory.join(PREVIOUS));
         let (path, previous) = (path.display(), previous.display());
         let Some(why) = why else {
             log::error!("{path} is missing: {previous} is used, the last change may be lost");
             return Ok(());
         };
         let bad = self.unused(BAD)?;
-        fs::rename(self.folder.join(FILE), &bad).map_err(StoreError::file("rename to", &bad))?;
+        fs::rename(self.directory.join(FILE), &bad).map_err(StoreError::file("rename to", &bad))?;
         log::error!(
             "{why}: {previous} is used, the last change may be lost; the file is kept as {}",
             bad.display()
@@ -217,11 +217,11 @@ impl Store {
 
     /// Keeps the state file, which is one of albatross, under a name where it is never overwritten: returns it.
     pub fn keep_original(&self) -> Result<PathBuf, StoreError> {
-        let mut original = self.folder.join(FILE);
+        let mut original = self.directory.join(FILE);
         if !original.exists() {
-            original = self.folder.join(PREVIOUS);
+            original = self.directory.join(PREVIOUS);
         }
-        let first = self.folder.join(ALBATROSS);
+        let first = self.directory.join(ALBATROSS);
         // As an import has left it that was broken off.
         if same_file(&original, &first) {
             return Ok(first);
@@ -234,7 +234,7 @@ impl Store {
 
     /// Whether a state file is there that could not be used.
     pub fn has_set_aside(&self) -> bool {
-        has_set_aside(&self.folder)
+        has_set_aside(&self.directory)
     }
 
     /// Whether the state on disk, or the one before it, refers to this image.
@@ -270,7 +270,7 @@ impl Store {
 
     fn try_save(&mut self, state: &State) -> Result<(), StoreError> {
         let bytes = self.encoder.encode(state).map_err(StoreError::Encode)?;
-        let (new, path) = (self.folder.join(NEW), self.folder.join(FILE));
+        let (new, path) = (self.directory.join(NEW), self.directory.join(FILE));
         let mut file = open(&new).map_err(StoreError::file("create", &new))?;
         file.set_len(0)
             .and_then(|()| file.write_all(&bytes))
@@ -282,8 +282,8 @@ impl Store {
     }
 
     fn keep_previous(&self) -> Result<(), StoreError> {
-        let (present, previous) = (self.folder.join(FILE), self.folder.join(PREVIOUS));
-        let new = self.folder.join(PREVIOUS_NEW);
+        let (present, previous) = (self.directory.join(FILE), self.directory.join(PREVIOUS));
+        let new = self.directory.join(PREVIOUS_NEW);
         match fs::hard_link(&present, &new) {
             // The first one, or the one before has just been fallen back to.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -294,15 +294,15 @@ impl Store {
         self.remove(PREVIOUS_NEW)
     }
 
-    /// Makes the names in the folder survive a crash of the host.
+    /// Makes the names in the directory survive a crash of the host.
     fn sync(&self) -> Result<(), StoreError> {
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(StoreError::file("sync", &self.folder))
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(StoreError::file("sync", &self.directory))
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
-        let path = self.folder.join(name);
+        let path = self.directory.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(StoreError::File("remove", path, error))
@@ -313,15 +313,15 @@ impl Store {
 
     /// This name, or the first one with a number that nothing has.
     fn unused(&self, name: &str) -> Result<PathBuf, StoreError> {
-        let numbered = (2_u64..).map(|number| self.folder.join(format!("{name}.{number}")));
-        for path in std::iter::once(self.folder.join(name)).chain(numbered) {
+        let numbered = (2_u64..).map(|number| self.directory.join(format!("{name}.{number}")));
+        for path in std::iter::once(self.directory.join(name)).chain(numbered) {
             match fs::symlink_metadata(&path) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(path),
                 Err(error) => return Err(StoreError::File("look at", path, error)),
             }
         }
-        Ok(self.folder.join(name))
+        Ok(self.directory.join(name))
     }
 }
 
@@ -367,11 +367,11 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
-            Self::Locked(folder) => {
+            Self::Locked(directory) => {
                 write!(
                     f,
                     "{} belongs to a supervisor that is running",
-                    folder.display()
+                    directory.display()
                 )
             }
             Self::State(path, error) => write!(f, "{}: {error}", path.display()),

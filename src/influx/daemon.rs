@@ -21,7 +21,7 @@ use crate::daemon::{self, Manager, Signals, wall_clock};
 use crate::logging::Verbosity;
 use crate::name::Name;
 use crate::sandbox::{self, Breach, Need};
-use crate::socket::{self, Folder};
+use crate::socket::{self, Directory};
 
 pub use super::resolver::{LOOK_UP, MAX_ADDRESSES};
 pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
@@ -85,11 +85,11 @@ struct Options {
     #[argh(option, arg_name = "lines", default = "LINES", from_str_fn(count))]
     buffer: usize,
 
-    /// folder of sockets
+    /// directory of sockets
     #[argh(
         option,
-        arg_name = "folder",
-        default = "PathBuf::from(socket::RUNTIME_FOLDER)"
+        arg_name = "directory",
+        default = "PathBuf::from(socket::RUNTIME_DIRECTORY)"
     )]
     tmpdir: PathBuf,
 
@@ -138,7 +138,7 @@ fn run(options: Options) -> Result<(), String> {
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
     let mut source = source::link(path, &options.name);
     let most = options.buffer;
-    let sockets = Folder::open(&options.tmpdir);
+    let sockets = Directory::open(&options.tmpdir);
     let destination = destination(options)?;
     let needs = [sockets.need(), Need::Manager, Need::Tcp(destination.port())];
     let host = destination

@@ -221,7 +221,7 @@ fn compile(needs: &[Need<'_>], breach: Breach) -> Result<BpfProgram, BackendErro
     rules.allow(libc::SYS_tgkill, &[number(0, std::process::id().into())])?;
     for need in needs {
         match need {
-            Need::Folder(..) | Need::Counters => {
+            Need::Directory(..) | Need::Counters => {
                 for call in FILES {
                     rules.allow(*call, &[])?;
                 }

@@ -34,8 +34,8 @@ pub(super) fn missing() -> Option<String> {
 
 fn enter(needs: &[Need<'_>]) -> io::Result<()> {
     for need in needs {
-        if let Need::LocalSockets(folder) = need {
-            capsicum::only_connect(folder)?;
+        if let Need::LocalSockets(directory) = need {
+            capsicum::only_connect(directory)?;
         }
     }
     capsicum::enter()

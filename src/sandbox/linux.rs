@@ -74,9 +74,9 @@ fn restrict(needs: &[Need<'_>]) -> io::Result<()> {
     })?;
     for need in needs {
         match need {
-            Need::Folder(folder, access) => rules.allow(folder, rights(*access))?,
+            Need::Directory(directory, access) => rules.allow(directory, rights(*access))?,
             Need::Reopen(directory) => rules.allow(directory, Rights::READ_FILE)?,
-            Need::LocalSockets(folder) => rules.allow(folder, Rights::RESOLVE_SOCKET)?,
+            Need::LocalSockets(directory) => rules.allow(directory, Rights::RESOLVE_SOCKET)?,
             Need::Manager => {
                 if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
                     && let Ok(socket) = place(socket)
@@ -87,17 +87,17 @@ fn restrict(needs: &[Need<'_>]) -> io::Result<()> {
             Need::Tcp(port) => rules.allow_port(*port)?,
             Need::Names => {
                 // What is asked is configured: files anywhere, libraries, daemons.
-                rules.allow(place("/")?, Rights::READ_FILE | Rights::READ_FOLDER)?;
+                rules.allow(place("/")?, Rights::READ_FILE | Rights::READ_DIRECTORY)?;
                 rules.allow_port(DOMAIN)?;
             }
             Need::Programs => {
-                let read = Rights::READ_FILE | Rights::READ_FOLDER | Rights::EXECUTE;
+                let read = Rights::READ_FILE | Rights::READ_DIRECTORY | Rights::EXECUTE;
                 rules.allow(place("/")?, read)?;
                 rules.allow(place(NULL)?, Rights::WRITE_FILE)?;
             }
             Need::Counters => {
-                for folder in COUNTERS {
-                    rules.allow(place(folder)?, Rights::READ_FILE)?;
+                for directory in COUNTERS {
+                    rules.allow(place(directory)?, Rights::READ_FILE)?;
                 }
             }
             Need::OpenFiles | Need::AllLocalSockets | Need::Accept => {}
@@ -141,8 +141,8 @@ mod tests {
     use nix::unistd::getppid;
 
     use super::*;
-    use crate::folder::Folder as Place;
-    use crate::socket::{self, Folder};
+    use crate::directory::Directory as Place;
+    use crate::socket::{self, Directory};
 
     fn has_landlock(least: libc::c_long) -> bool {
         let has = landlock::version().is_ok_and(|version| version >= least);
@@ -169,34 +169,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_folders_is_reached_and_only_as_was_said() {
+    fn nothing_but_the_directories_is_reached_and_only_as_was_said() {
         if !has_landlock(1) {
             return;
         }
         let place = Place::short();
-        for folder in ["read", "change", "remove", "other"] {
-            fs::create_dir_all(place.0.join(folder)).unwrap();
-            fs::write(place.0.join(folder).join("file"), "content").unwrap();
+        for directory in ["read", "change", "remove", "other"] {
+            fs::create_dir_all(place.0.join(directory)).unwrap();
+            fs::write(place.0.join(directory).join("file"), "content").unwrap();
         }
-        let open = |folder| File::open(place.0.join(folder)).unwrap();
-        let folders = [open("read"), open("change"), open("remove")];
+        let open = |directory| File::open(place.0.join(directory)).unwrap();
+        let directories = [open("read"), open("change"), open("remove")];
         let access = [Access::Read, Access::Change, Access::Remove];
-        let needs = folders.iter().zip(access);
+        let needs = directories.iter().zip(access);
         let needs: Vec<_> = needs
-            .map(|(folder, access)| Need::Folder(folder.as_fd(), access))
+            .map(|(directory, access)| Need::Directory(directory.as_fd(), access))
             .collect();
         confined(&needs, || {
-            let file = |folder: &str| place.0.join(folder).join("file");
-            let new = |folder: &str| place.0.join(folder).join("new");
-            for folder in ["read", "change", "remove", "other"] {
-                let read = fs::read(file(folder)).map(drop);
-                let write = File::options().append(true).open(file(folder)).map(drop);
-                let make = File::create(new(folder)).map(drop);
-                let replace = fs::write(new(folder), "more");
-                let rename = fs::rename(new(folder), file(folder));
-                let remove = fs::remove_file(file(folder));
+            let file = |directory: &str| place.0.join(directory).join("file");
+            let new = |directory: &str| place.0.join(directory).join("new");
+            for directory in ["read", "change", "remove", "other"] {
+                let read = fs::read(file(directory)).map(drop);
+                let write = File::options().append(true).open(file(directory)).map(drop);
+                let make = File::create(new(directory)).map(drop);
+                let replace = fs::write(new(directory), "more");
+                let rename = fs::rename(new(directory), file(directory));
+                let remove = fs::remove_file(file(directory));
                 let results = [read, write, make, replace, rename, remove];
-                let allowed = match folder {
+                let allowed = match directory {
                     "read" => [true, false, false, false, false, false],
                     "change" => [true; 6],
                     "remove" => [false, false, false, false, false, true],
@@ -204,14 +204,14 @@ mod tests {
                 };
                 for (number, (result, allowed)) in results.into_iter().zip(allowed).enumerate() {
                     // There is nothing to rename where nothing could be made.
-                    let missing = number == 4 && folder == "remove";
+                    let missing = number == 4 && directory == "remove";
                     match result {
                         Err(error) if missing => assert_eq!(error.kind(), ErrorKind::NotFound),
                         result if allowed => result.unwrap(),
                         result => {
                             let kind = result.unwrap_err().kind();
                             let refusals = [ErrorKind::PermissionDenied, ErrorKind::NotFound];
-                            assert!(refusals.contains(&kind), "{folder} {number}: {kind}");
+                            assert!(refusals.contains(&kind), "{directory} {number}: {kind}");
                         }
                     }
                 }
@@ -299,16 +299,16 @@ mod tests {
     }
 
     #[test]
-    fn only_local_sockets_in_their_folder_are_connected_to() {
+    fn only_local_sockets_in_their_directory_are_connected_to() {
         if !has_landlock(landlock::LOCAL_SOCKETS) {
             return;
         }
         let place = Place::short();
-        fs::create_dir(place.0.join(socket::FOLDER)).unwrap();
+        fs::create_dir(place.0.join(socket::DIRECTORY)).unwrap();
         let inside = socket::path(&place.0, socket::SUPERVISOR);
         let outside = place.0.join("outside.sock");
         let _listeners = [&inside, &outside].map(|path| UnixListener::bind(path).unwrap());
-        let sockets = Folder::open(&place.0);
+        let sockets = Directory::open(&place.0);
         confined(&[sockets.need()], || {
             UnixStream::connect(&inside).unwrap();
             denied(UnixStream::connect(&outside));
@@ -319,11 +319,11 @@ mod tests {
     const PART: &str = "PETREL_SANDBOX_PART";
 
     /// How a process ends that is confined as one that serves a connection is, and then does this.
-    fn probed(part: &str, folder: &Path) -> ExitStatus {
+    fn probed(part: &str, directory: &Path) -> ExitStatus {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "sandbox::os::tests::a_probe", "--nocapture"])
             .env(PART, part)
-            .env("TMPDIR", folder)
+            .env("TMPDIR", directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -337,15 +337,15 @@ mod tests {
         let Some(part) = std::env::var_os(PART) else {
             return;
         };
-        let folder = std::env::temp_dir();
-        let sockets = Folder::open(&folder);
+        let directory = std::env::temp_dir();
+        let sockets = Directory::open(&directory);
         let mut file = File::open("/etc/passwd").unwrap();
         let parent = getppid();
-        let directory = place(&folder).unwrap();
+        let opened = place(&directory).unwrap();
         let reopen =
-            |name| nix::fcntl::openat(&directory, name, OFlag::O_RDONLY, Mode::empty()).is_ok();
+            |name| nix::fcntl::openat(&opened, name, OFlag::O_RDONLY, Mode::empty()).is_ok();
         confine(
-            &[sockets.need(), Need::Reopen(directory.as_fd())],
+            &[sockets.need(), Need::Reopen(opened.as_fd())],
             Breach::Kill,
         );
         // What the compiler may not leave out.
@@ -366,7 +366,7 @@ mod tests {
             }
             "reopen" => reopen("file"),
             "open" => File::open("/etc/passwd").is_err(),
-            "make" => File::create(folder.join("new")).is_err(),
+            "make" => File::create(directory.join("new")).is_err(),
             "exec" => Command::new("/bin/true").status().is_err(),
             "tcp" => TcpListener::bind("127.0.0.1:0").is_err(),
             "signal" => kill(parent, Signal::SIGCONT).is_err(),
@@ -384,7 +384,7 @@ mod tests {
             return;
         }
         let place = Place::short();
-        fs::create_dir(place.0.join(socket::FOLDER)).unwrap();
+        fs::create_dir(place.0.join(socket::DIRECTORY)).unwrap();
         let listener = UnixListener::bind(socket::path(&place.0, socket::SUPERVISOR)).unwrap();
         let worked = probed("work", &place.0);
         assert_eq!(worked.code(), Some(0), "{worked}");

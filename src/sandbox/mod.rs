@@ -16,13 +16,13 @@ static CONFINED: AtomicBool = AtomicBool::new(false);
 /// Something that a program goes on doing. What is open already can be read and written, polled and closed in any case.
 #[derive(Clone, Copy, Debug)]
 pub enum Need<'a> {
-    /// Files in this folder, and in all folders below.
-    Folder(BorrowedFd<'a>, Access),
+    /// Files in this directory, and in all directories below.
+    Directory(BorrowedFd<'a>, Access),
     /// To open files in this directory, and below, again for reading, by its descriptor only.
     Reopen(BorrowedFd<'a>),
     /// To read, write and resize files that are open, wherever in them, and to have that on the disk.
     OpenFiles,
-    /// Connections to the local sockets in this folder.
+    /// Connections to the local sockets in this directory.
     LocalSockets(BorrowedFd<'a>),
     /// Connections to local sockets wherever they are: those of syslog move when it is started anew.
     AllLocalSockets,
@@ -40,7 +40,7 @@ pub enum Need<'a> {
     Counters,
 }
 
-/// What stays possible with the files in a folder, and in all folders below.
+/// What stays possible with the files in a directory, and in all directories below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Opening them for reading.
@@ -63,8 +63,8 @@ pub enum Breach {
 
 /// From now on this process can do what it needs only.
 ///
-/// On FreeBSD (Capsicum) folders are reached by their descriptors alone, whatever the access, and local sockets by
-/// [`crate::socket::Folder`]; a program that needs TCP, names or counters, which Capsicum keeps from everybody, is not
+/// On FreeBSD (Capsicum) directories are reached by their descriptors alone, whatever the access, and local sockets by
+/// [`crate::socket::Directory`]; a program that needs TCP, names or counters, which Capsicum keeps from everybody, is not
 /// confined. On Linux (Landlock, seccomp) this is about the calling thread and those that it makes; a program that needs
 /// names or other programs has all files to read, and most system calls.
 ///

@@ -9,25 +9,25 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::unistd::{Group, Uid, getegid, geteuid, getpeereid};
 
-use super::Folder;
+use super::Directory;
 use crate::sys::capsicum;
 
 /// Default of `--tmpdir`.
-pub(super) const RUNTIME_FOLDER: &str = "/var/run/petrel";
+pub(super) const RUNTIME_DIRECTORY: &str = "/var/run/petrel";
 
 /// Default of `--dbdir`.
-pub(super) const DATABASE_FOLDER: &str = "/var/db/petrel";
+pub(super) const DATABASE_DIRECTORY: &str = "/var/db/petrel";
 
 /// Whether a daemon whose queue of connections is full refuses further ones, as if there were none.
 pub(super) const FULL_QUEUE_REFUSES: bool = true;
 
-/// Opens a folder for what is in it only: `O_SEARCH` of `<fcntl.h>`, which is `O_EXEC`.
+/// Opens a directory for what is in it only: `O_SEARCH` of `<fcntl.h>`, which is `O_EXEC`.
 pub(crate) const SEARCH: OFlag = OFlag::from_bits_retain(libc::O_EXEC);
 
 /// The group whose members may command the supervisor.
 const COMMANDERS: &str = "petrel";
 
-/// Gives a new socket the group of those who may connect. By itself it has that of its folder, whose members make sockets
+/// Gives a new socket the group of those who may connect. By itself it has that of its directory, whose members make sockets
 /// there: it gets that of its daemon instead, and one of root's, if there is such a group, that of the [`COMMANDERS`].
 pub(super) fn set_group(path: &Path) -> io::Result<()> {
     let group = if geteuid().is_root() {
@@ -46,9 +46,9 @@ pub fn activated() -> io::Result<UnixListener> {
     ))
 }
 
-/// Connects to a socket in the folder, also in capability mode.
-pub(super) fn connect(folder: &Folder, socket: &UnixStream, file: &str) -> nix::Result<()> {
-    let held = folder.open.as_ref().map_err(|error| *error)?;
+/// Connects to a socket in the directory, also in capability mode.
+pub(super) fn connect(directory: &Directory, socket: &UnixStream, file: &str) -> nix::Result<()> {
+    let held = directory.open.as_ref().map_err(|error| *error)?;
     capsicum::connect_at(held, socket, Path::new(file))
 }
 

@@ -11,19 +11,19 @@ use nix::fcntl::OFlag;
 use nix::sys::socket::{UnixAddr, connect as connect_to, getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Uid;
 
-use super::Folder;
+use super::Directory;
 use crate::sys::descriptor;
 
 /// Default of `--tmpdir`.
-pub(super) const RUNTIME_FOLDER: &str = "/run/petrel";
+pub(super) const RUNTIME_DIRECTORY: &str = "/run/petrel";
 
 /// Default of `--dbdir`.
-pub(super) const DATABASE_FOLDER: &str = "/var/lib/petrel";
+pub(super) const DATABASE_DIRECTORY: &str = "/var/lib/petrel";
 
 /// Whether a daemon whose queue of connections is full refuses further ones, as if there were none: here one waits.
 pub(super) const FULL_QUEUE_REFUSES: bool = false;
 
-/// Opens a folder for what is in it only.
+/// Opens a directory for what is in it only.
 pub(crate) const SEARCH: OFlag = OFlag::O_PATH;
 
 /// A new socket has the group of its daemon; those of systemd have that of their units.
@@ -57,9 +57,9 @@ pub fn activated() -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to a socket in the folder, by its path: there is no other way.
-pub(super) fn connect(folder: &Folder, socket: &UnixStream, file: &str) -> nix::Result<()> {
-    connect_to(socket.as_raw_fd(), &UnixAddr::new(&folder.path(file))?)
+/// Connects to a socket in the directory, by its path: there is no other way.
+pub(super) fn connect(directory: &Directory, socket: &UnixStream, file: &str) -> nix::Result<()> {
+    connect_to(socket.as_raw_fd(), &UnixAddr::new(&directory.path(file))?)
 }
 
 /// User who made this connection, at the time when it was made (`SO_PEERCRED`).

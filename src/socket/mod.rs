@@ -40,10 +40,10 @@ pub use reconnect::{ANSWER, LONGEST_RETRY, Link};
 use crate::sandbox::Need;
 use crate::wire::frame::{FrameBuffer, FrameError, Next};
 
-/// Folder of the daemons' sockets below the runtime folder (WIRE 6.3).
-pub const FOLDER: &str = "util";
+/// Directory of the daemons' sockets below the runtime directory (WIRE 6.3).
+pub const DIRECTORY: &str = "util";
 
-/// Folder of the consoles' fifos below the runtime folder (WIRE 6.3).
+/// Directory of the consoles' fifos below the runtime directory (WIRE 6.3).
 pub const FIFOS: &str = "fifo";
 
 /// File name of the supervisor's socket.
@@ -55,11 +55,11 @@ pub const CONSOLE: &str = "console.sock";
 /// File name of the statistics daemon's socket.
 pub const STATISTICS: &str = "stat.sock";
 
-/// Default of `--tmpdir`, the runtime folder.
-pub const RUNTIME_FOLDER: &str = os::RUNTIME_FOLDER;
+/// Default of `--tmpdir`, the runtime directory.
+pub const RUNTIME_DIRECTORY: &str = os::RUNTIME_DIRECTORY;
 
-/// Default of `--dbdir`, the database folder.
-pub const DATABASE_FOLDER: &str = os::DATABASE_FOLDER;
+/// Default of `--dbdir`, the database directory.
+pub const DATABASE_DIRECTORY: &str = os::DATABASE_DIRECTORY;
 
 /// How long a socket may refuse connections before it is taken for one that no daemon listens on, where a full queue refuses
 /// them (FreeBSD).
@@ -74,31 +74,31 @@ pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes read from a peer at once.
 const READ: usize = 1 << 14;
 
-/// The path of the daemon's socket `file` below the runtime folder.
-pub fn path(runtime_folder: &Path, file: &str) -> PathBuf {
-    runtime_folder.join(FOLDER).join(file)
+/// The path of the daemon's socket `file` below the runtime directory.
+pub fn path(runtime_directory: &Path, file: &str) -> PathBuf {
+    runtime_directory.join(DIRECTORY).join(file)
 }
 
-/// The folder of the daemons' sockets, held open: a process in a [sandbox](crate::sandbox) connects by it.
+/// The directory of the daemons' sockets, held open: a process in a [sandbox](crate::sandbox) connects by it.
 #[derive(Debug)]
-pub struct Folder {
+pub struct Directory {
     path: PathBuf,
     open: nix::Result<OwnedFd>,
 }
 
-impl Folder {
-    /// That below the runtime folder. It need not be there.
-    pub fn open(runtime_folder: &Path) -> Self {
-        let path = runtime_folder.join(FOLDER);
+impl Directory {
+    /// That below the runtime directory. It need not be there.
+    pub fn open(runtime_directory: &Path) -> Self {
+        let path = runtime_directory.join(DIRECTORY);
         let flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let open = open(&path, flags, Mode::empty());
         Self { path, open }
     }
 
-    /// What a sandbox has to leave for [`Self::connect`]: a folder that is not there may come to be anywhere.
+    /// What a sandbox has to leave for [`Self::connect`]: a directory that is not there may come to be anywhere.
     pub fn need(&self) -> Need<'_> {
         match &self.open {
-            Ok(folder) => Need::LocalSockets(folder.as_fd()),
+            Ok(directory) => Need::LocalSockets(directory.as_fd()),
             Err(_) => Need::AllLocalSockets,
         }
     }
@@ -344,7 +344,7 @@ impl AsFd for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use crate::wire::frame::frame;
     use nix::sys::socket::Backlog;
     use std::cell::Cell;
@@ -392,8 +392,8 @@ mod tests {
 
     #[test]
     fn a_daemon_whose_queue_is_full_is_not_taken_for_a_dead_one() {
-        let Folder(folder) = &Folder::short();
-        let path = folder.join("daemon.sock");
+        let Directory(directory) = &Directory::short();
+        let path = directory.join("daemon.sock");
         let listener = listen(&path).unwrap();
         nix::sys::socket::listen(&listener, Backlog::new(1).unwrap()).unwrap();
         let mut waiting = Vec::new();

@@ -22,7 +22,7 @@ use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
 use crate::self_metrics::{Vitals, address};
 use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, Folder, Link, Lost, Ready, Received, TENANT_PART,
+    self, ClientId, Clients, ConnectionLimits, Directory, Link, Lost, Ready, Received, TENANT_PART,
 };
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
@@ -53,11 +53,11 @@ pub const MAX_QUEUE: usize = 1 << 22;
 /// Gather what unikernels use, and hand it to clients.
 #[derive(FromArgs, Debug)]
 struct Options {
-    /// folder of sockets
+    /// directory of sockets
     #[argh(
         option,
-        arg_name = "folder",
-        default = "PathBuf::from(socket::RUNTIME_FOLDER)"
+        arg_name = "directory",
+        default = "PathBuf::from(socket::RUNTIME_DIRECTORY)"
     )]
     tmpdir: PathBuf,
 
@@ -121,8 +121,8 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     let mut signals =
         Signals::listen().map_err(|error| DaemonError::System("receive signals", error))?;
     daemon::raise_descriptor_limit();
-    daemon::runtime_folders(&options.tmpdir)
-        .map_err(|(path, error)| DaemonError::Folder(path, error))?;
+    daemon::runtime_directories(&options.tmpdir)
+        .map_err(|(path, error)| DaemonError::Directory(path, error))?;
     let supervisor = socket::path(&options.tmpdir, socket::SUPERVISOR);
     let reporter = options
         .prometheus
@@ -131,7 +131,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         .transpose()?;
     let path = socket::path(&options.tmpdir, socket::STATISTICS);
     let listener = daemon::listener(&path, options.systemd_socket_activation)?;
-    let sockets = Folder::open(&options.tmpdir);
+    let sockets = Directory::open(&options.tmpdir);
     let mut daemon = Daemon {
         registry: Registry::new(MAX_OF_TENANT),
         clients: Clients::new(listener, CONNECTION_LIMITS),
@@ -147,12 +147,15 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     };
     let mut needs = vec![Need::Accept, Need::Manager, Need::Counters, sockets.need()];
     if let Some(reporter) = &daemon.reporter {
-        needs.push(Need::Folder(reporter.folder().as_fd(), Access::Change));
+        needs.push(Need::Directory(
+            reporter.directory().as_fd(),
+            Access::Change,
+        ));
     }
     if !options.systemd_socket_activation
-        && let Need::LocalSockets(folder) = sockets.need()
+        && let Need::LocalSockets(directory) = sockets.need()
     {
-        needs.push(Need::Folder(folder, Access::Remove));
+        needs.push(Need::Directory(directory, Access::Remove));
     }
     needs.extend(daemon.vitals.port().map(Need::Tcp));
     sandbox::confine(&needs, Breach::Refuse);

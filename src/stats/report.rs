@@ -41,7 +41,7 @@ pub(super) struct Reporter {
 #[derive(Debug)]
 struct Place {
     path: PathBuf,
-    folder: File,
+    directory: File,
     name: OsString,
 }
 
@@ -76,7 +76,7 @@ impl Draft {
 }
 
 impl Reporter {
-    /// Writes `file`, whose folder must be there; the supervisor's socket is `supervisor`.
+    /// Writes `file`, whose directory must be there; the supervisor's socket is `supervisor`.
     pub(super) fn open(file: PathBuf, supervisor: PathBuf) -> Result<Self, DaemonError> {
         let page = super::collect::page_size();
         Ok(Self {
@@ -88,9 +88,9 @@ impl Reporter {
         })
     }
 
-    /// The folder of the file.
-    pub(super) fn folder(&self) -> &File {
-        &self.place.folder
+    /// The directory of the file.
+    pub(super) fn directory(&self) -> &File {
+        &self.place.directory
     }
 
     /// Asks the supervisor, and writes the file once it has answered, or will not.
@@ -182,33 +182,43 @@ fn details(peer: &mut Peer) -> Result<Option<Vec<NamedDetails>>, String> {
 
 impl Place {
     fn open(path: PathBuf) -> Result<Self, DaemonError> {
-        let folder = match path.parent() {
-            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-            Some(folder) => folder,
+        let directory = match path.parent() {
+            Some(directory) if directory.as_os_str().is_empty() => Path::new("."),
+            Some(directory) => directory,
             None => &path,
         };
-        let opened = File::open(folder);
-        let folder = opened.map_err(|error| DaemonError::Folder(folder.to_owned(), error))?;
+        let opened = File::open(directory);
+        let directory =
+            opened.map_err(|error| DaemonError::Directory(directory.to_owned(), error))?;
         let name = path.file_name().unwrap_or_default().to_owned();
-        Ok(Self { path, folder, name })
+        Ok(Self {
+            path,
+            directory,
+            name,
+        })
     }
 
-    /// Puts a file with this text in place of that which is there: a reader finds the one or the other, whole. The folder
+    /// Puts a file with this text in place of that which is there: a reader finds the one or the other, whole. The directory
     /// may be another user's: what that has put there is replaced, never written to, nor what it leads to.
     fn replace(&self, text: &str) -> io::Result<()> {
         // Not the ending of those that `node_exporter` reads.
         let mut new = self.name.clone();
         new.push(".new");
-        match unlinkat(&self.folder, &*new, UnlinkatFlags::NoRemoveDir) {
+        match unlinkat(&self.directory, &*new, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => return Err(error.into()),
         }
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let mut file: File = openat(&self.folder, &*new, flags, mode)?.into();
+        let mut file: File = openat(&self.directory, &*new, flags, mode)?.into();
         file.write_all(text.as_bytes())?;
         file.set_permissions(Permissions::from_mode(0o644))?;
-        Ok(renameat(&self.folder, &*new, &self.folder, &*self.name)?)
+        Ok(renameat(
+            &self.directory,
+            &*new,
+            &self.directory,
+            &*self.name,
+        )?)
     }
 }
 
@@ -218,12 +228,13 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn nothing_is_written_through_what_somebody_else_has_put_there() {
-        let Folder(folder) = &Folder::short();
-        let [victim, file, new] = ["victim", "a.prom", "a.prom.new"].map(|name| folder.join(name));
+        let Directory(directory) = &Directory::short();
+        let [victim, file, new] =
+            ["victim", "a.prom", "a.prom.new"].map(|name| directory.join(name));
         let place = Place::open(file.clone()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let tricks: [fn(&Path, &Path) -> io::Result<()>; 2] = [

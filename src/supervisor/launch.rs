@@ -9,7 +9,7 @@ use super::{HostDevice, bhyve};
 use crate::name::Name;
 use crate::unikernel::{Block, Config, Kind};
 
-/// The arguments of the tender that runs `image` as `name`, with block devices from the folder `blocks`. `whole_name`
+/// The arguments of the tender that runs `image` as `name`, with block devices from the directory `blocks`. `whole_name`
 /// puts the path into the added `--name`, too. `taps` are those of its networks, in their order.
 pub fn arguments(
     name: &Name,
@@ -45,11 +45,11 @@ pub fn arguments(
 fn block_arguments<'a>(
     name: &'a Name,
     config: &'a Config,
-    folder: &'a Path,
+    directory: &'a Path,
 ) -> impl Iterator<Item = OsString> {
     let file = move |block: &Block| {
         let mut argument = OsString::from(format!("--block:{}=", block.device));
-        argument.push(block_file(name, block, folder)?);
+        argument.push(block_file(name, block, directory)?);
         Some(argument)
     };
     let sector_size = |block: &Block| {
@@ -63,11 +63,11 @@ fn block_arguments<'a>(
         .chain(blocks.filter_map(sector_size))
 }
 
-/// What the unikernel has as this block device: a file in `folder` with the canonical name of the device (WIRE 6.2), or
+/// What the unikernel has as this block device: a file in `directory` with the canonical name of the device (WIRE 6.2), or
 /// a volume. Nothing if there is no such device.
-pub fn block_file(unikernel: &Name, block: &Block, folder: &Path) -> Option<PathBuf> {
+pub fn block_file(unikernel: &Name, block: &Block, directory: &Path) -> Option<PathBuf> {
     HostDevice::of(unikernel.path(), block).map(|device| match device {
-        HostDevice::Ours(name) => folder.join(name.to_string()),
+        HostDevice::Ours(name) => directory.join(name.to_string()),
         HostDevice::Zvol(volume) => volume.into(),
     })
 }
@@ -116,9 +116,9 @@ pub fn speaks(output: &[u8], abi_version: u32) -> bool {
 /// The name of the embedded tender.
 pub const EMBEDDED: &str = "petrel-spt";
 
-/// Folders of a `PATH`, the empty ones left out.
-pub fn folders(path: &OsStr) -> impl Iterator<Item = PathBuf> {
-    std::env::split_paths(path).filter(|folder| folder.is_absolute())
+/// Directories of a `PATH`, the empty ones left out.
+pub fn directories(path: &OsStr) -> impl Iterator<Item = PathBuf> {
+    std::env::split_paths(path).filter(|directory| directory.is_absolute())
 }
 
 #[cfg(test)]
@@ -205,12 +205,12 @@ mod tests {
             add_name: false,
             ..config()
         };
-        let folder = Path::new("/db/block");
+        let directory = Path::new("/db/block");
         let given = arguments(
             &"a:b:x".parse().unwrap(),
             &config,
             Path::new("/i"),
-            folder,
+            directory,
             false,
             &[],
         );

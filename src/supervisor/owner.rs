@@ -5,7 +5,7 @@
 //! pt abc defghijk 00
 //! |  |   |        of a tap: the number of the network in the unikernel's configuration, from 00
 //! |  |   the unikernel: 40 bits of the SHA-256 of a secret of the database and its name
-//! |  the database folder, which one supervisor at a time has: 15 bits of the SHA-256 of its device and inode
+//! |  the database directory, which one supervisor at a time has: 15 bits of the SHA-256 of its device and inode
 //! the same for all
 //! ```
 //!
@@ -36,7 +36,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The supervisor of the database folder with this device and inode, and this secret in it.
+    /// The supervisor of the database directory with this device and inode, and this secret in it.
     pub fn of(device: u64, inode: u64, secret: &[u8]) -> Self {
         let bytes = [device.to_be_bytes(), inode.to_be_bytes()].concat();
         Self {

@@ -14,7 +14,7 @@ use nix::sys::socket::{SockaddrLike, UnixAddr};
 unsafe extern "C" {
     /// connectat(2) of `<sys/socket.h>`.
     fn connectat(
-        folder: c_int,
+        directory: c_int,
         socket: c_int,
         address: *const libc::sockaddr,
         length: libc::socklen_t,
@@ -27,8 +27,8 @@ pub fn enter() -> io::Result<()> {
     Ok(Errno::result(unsafe { libc::cap_enter() }).map(drop)?)
 }
 
-/// From now on this folder's descriptor is good for connections to the sockets in it, and for nothing else.
-pub fn only_connect(folder: impl AsFd) -> io::Result<()> {
+/// From now on this directory's descriptor is good for connections to the sockets in it, and for nothing else.
+pub fn only_connect(directory: impl AsFd) -> io::Result<()> {
     // SAFETY: plain data, for which zero is a value.
     let mut rights: libc::cap_rights_t = unsafe { zeroed() };
     let end: u64 = 0;
@@ -42,17 +42,18 @@ pub fn only_connect(folder: impl AsFd) -> io::Result<()> {
         );
     }
     // SAFETY: the kernel reads the rights, which have been initialised.
-    let limited = unsafe { libc::cap_rights_limit(folder.as_fd().as_raw_fd(), &raw const rights) };
+    let limited =
+        unsafe { libc::cap_rights_limit(directory.as_fd().as_raw_fd(), &raw const rights) };
     Ok(Errno::result(limited).map(drop)?)
 }
 
-/// Connects this socket to that with the name `file` in the folder.
-pub fn connect_at(folder: impl AsFd, socket: impl AsFd, file: &Path) -> nix::Result<()> {
+/// Connects this socket to that with the name `file` in the directory.
+pub fn connect_at(directory: impl AsFd, socket: impl AsFd, file: &Path) -> nix::Result<()> {
     let address = UnixAddr::new(file)?;
     // SAFETY: the address is as long as it says, and outlives the call.
     let connected = unsafe {
         connectat(
-            folder.as_fd().as_raw_fd(),
+            directory.as_fd().as_raw_fd(),
             socket.as_fd().as_raw_fd(),
             address.as_ptr().cast(),
             address.len(),

@@ -1,4 +1,4 @@
-//! Landlock, landlock(7): rights that a thread gives up, but for what lies below some folders.
+//! Landlock, landlock(7): rights that a thread gives up, but for what lies below some directories.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -30,7 +30,7 @@ const NETWORK_RIGHTS: u64 = 0b01 | CONNECT_TCP;
 const SCOPES: c_long = 6;
 const ALL_SCOPES: u64 = 0b11;
 
-/// Rights about the files below a folder.
+/// Rights about the files below a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights(u64);
 
@@ -43,8 +43,8 @@ impl Rights {
     pub const WRITE_FILE: Self = Self(1 << 1);
     /// Opening for reading.
     pub const READ_FILE: Self = Self(1 << 2);
-    /// Listing folders.
-    pub const READ_FOLDER: Self = Self(1 << 3);
+    /// Listing directories.
+    pub const READ_DIRECTORY: Self = Self(1 << 3);
     /// Removing, and renaming.
     pub const REMOVE_FILE: Self = Self(1 << 5);
     /// Making regular files, and renaming to there.
@@ -83,7 +83,7 @@ struct Handled {
 #[repr(C, packed)]
 struct Beneath {
     allowed: u64,
-    folder: RawFd,
+    directory: RawFd,
 }
 
 /// `struct landlock_net_port_attr`.
@@ -127,11 +127,11 @@ impl Ruleset {
         })
     }
 
-    /// These rights are kept for `folder`, which may also be a file, and what lies below.
-    pub fn allow(&self, folder: impl AsFd, rights: Rights) -> io::Result<()> {
+    /// These rights are kept for `directory`, which may also be a file, and what lies below.
+    pub fn allow(&self, directory: impl AsFd, rights: Rights) -> io::Result<()> {
         let beneath = Beneath {
             allowed: rights.0 & self.handled.files,
-            folder: folder.as_fd().as_raw_fd(),
+            directory: directory.as_fd().as_raw_fd(),
         };
         // The kernel refuses a rule about nothing.
         if beneath.allowed == 0 {

@@ -2,7 +2,7 @@
 # Builds every test guest for both tenders: OUTDIR/NAME.spt and OUTDIR/NAME.hvt.
 # usage: build.sh OUTDIR        (environment: CC)
 #
-# Safe to run twice at once: each run builds in a folder of its own and renames.
+# Safe to run twice at once: each run builds in a directory of its own and renames.
 set -eu
 
 [ $# -eq 1 ] || { echo "usage: build.sh OUTDIR" >&2; exit 64; }

@@ -13,17 +13,17 @@ use flate2::read::{ZlibDecoder, ZlibEncoder};
 use petrel::wire::frame::{MAX_CHUNK, frame, read_frame};
 use petrel::wire::{Message, Payload, Success};
 
-use crate::support::{DEADLINE, Ended, Folder, guest, run};
+use crate::support::{DEADLINE, Directory, Ended, guest, run};
 
-/// A folder for a test, with that of the daemons' sockets in it.
-pub fn folder(test: &str) -> Folder {
-    let folder = Folder::new(&format!("client-{test}"));
-    fs::create_dir_all(folder.path("util")).unwrap();
-    folder
+/// A directory for a test, with that of the daemons' sockets in it.
+pub fn directory(test: &str) -> Directory {
+    let directory = Directory::new(&format!("client-{test}"));
+    fs::create_dir_all(directory.path("util")).unwrap();
+    directory
 }
 
 /// A runnable image with this many bytes after it, which do not compress.
-pub fn image(folder: &Folder, more: usize) -> PathBuf {
+pub fn image(directory: &Directory, more: usize) -> PathBuf {
     let mut bytes = fs::read(guest("hello.spt")).unwrap();
     let mut random = 1_u32;
     bytes.extend(
@@ -33,30 +33,30 @@ pub fn image(folder: &Folder, more: usize) -> PathBuf {
         })
         .take(more),
     );
-    folder.file("image", bytes)
+    directory.file("image", bytes)
 }
 
-/// Serves one client on the supervisor's socket of `folder`, and says nothing but `payload`.
-pub fn say(folder: &Folder, payload: Payload) -> Daemon<Message> {
-    Daemon::start(&folder.path("util/vmmd.sock"), |mut stream| {
+/// Serves one client on the supervisor's socket of `directory`, and says nothing but `payload`.
+pub fn say(directory: &Directory, payload: Payload) -> Daemon<Message> {
+    Daemon::start(&directory.path("util/vmmd.sock"), |mut stream| {
         let request = command(&mut stream);
         answer(&mut stream, &request, payload);
         request
     })
 }
 
-/// Runs the client with the folder as its runtime folder.
-pub fn local(folder: &Folder, code: i32, arguments: &[&str]) -> Ended {
+/// Runs the client with the directory as its runtime directory.
+pub fn local(directory: &Directory, code: i32, arguments: &[&str]) -> Ended {
     expect(
-        &folder.path(""),
+        &directory.path(""),
         code,
         &[arguments, &["--tmpdir=."]].concat(),
     )
 }
 
-/// The files that `get` and `dump-block` left in the folder, finished or not.
-pub fn downloads(folder: &Folder) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder.path("")).unwrap();
+/// The files that `get` and `dump-block` left in the directory, finished or not.
+pub fn downloads(directory: &Directory) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory.path("")).unwrap();
     entries
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.file_name().unwrap().to_string_lossy().contains(".2"))
@@ -79,16 +79,16 @@ pub fn zlib(bytes: &[u8]) -> Vec<u8> {
     compressed
 }
 
-/// The client with these arguments, in this folder.
-pub fn petrel(folder: &Path, arguments: &[&str]) -> Command {
+/// The client with these arguments, in this directory.
+pub fn petrel(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_petrel"));
-    command.args(arguments).current_dir(folder);
+    command.args(arguments).current_dir(directory);
     command
 }
 
 /// Runs the client and expects this exit code.
-pub fn expect(folder: &Path, code: i32, arguments: &[&str]) -> Ended {
-    let ended = run(&mut petrel(folder, arguments));
+pub fn expect(directory: &Path, code: i32, arguments: &[&str]) -> Ended {
+    let ended = run(&mut petrel(directory, arguments));
     assert_eq!(ended.code(), code, "{arguments:?}: {ended:?}");
     ended
 }

@@ -1,4 +1,4 @@
-//! A real `petrel-console` in a folder of its own, guests that write to its fifos, and its clients.
+//! A real `petrel-console` in a directory of its own, guests that write to its fifos, and its clients.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "folder.rs"]
-mod folder;
-pub use folder::Folder;
+#[path = "directory.rs"]
+mod directory;
+pub use directory::Directory;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -25,7 +25,7 @@ use petrel::wire::{
 /// The longest anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-impl Folder {
+impl Directory {
     pub fn new() -> Self {
         Self::short()
     }
@@ -43,7 +43,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// The running daemon.
 pub struct Daemon {
     child: Child,
-    pub folder: Folder,
+    pub directory: Directory,
 }
 
 impl Daemon {
@@ -52,15 +52,15 @@ impl Daemon {
     }
 
     pub fn start_with(options: &[&str]) -> Self {
-        Self::start_in(Folder::new(), options)
+        Self::start_in(Directory::new(), options)
     }
 
-    pub fn start_in(folder: Folder, options: &[&str]) -> Self {
-        let child = command(&folder.0).args(options).spawn().unwrap();
-        Self::started(child, folder)
+    pub fn start_in(directory: Directory, options: &[&str]) -> Self {
+        let child = command(&directory.0).args(options).spawn().unwrap();
+        Self::started(child, directory)
     }
 
-    /// The daemon with a folder as its `/dev`; nothing if there are no mounts to be made here.
+    /// The daemon with a directory as its `/dev`; nothing if there are no mounts to be made here.
     #[cfg(target_os = "linux")]
     pub fn start_with_devices(devices: &Path, options: &[&str]) -> Option<Self> {
         // In a user namespace of its own unless it may without.
@@ -69,48 +69,48 @@ impl Daemon {
             probe.args([namespaces, "mount", "--bind", "/", "/"]);
             probe.output().is_ok_and(|output| output.status.success())
         })?;
-        let folder = Folder::new();
+        let directory = Directory::new();
         // Both become the daemon.
         let child = Process::new("unshare")
             .args([namespaces, "sh", "-c"])
             .args(["mount --bind \"$1\" /dev && shift && exec \"$@\"", "sh"])
             .arg(devices)
             .args([env!("CARGO_BIN_EXE_petrel-console"), "--tmpdir"])
-            .arg(&folder.0)
+            .arg(&directory.0)
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        Some(Self::started(child, folder))
+        Some(Self::started(child, directory))
     }
 
     /// The daemon as systemd starts it: it is given a socket that listens already.
     pub fn activated() -> Self {
-        let folder = Folder::new();
-        fs::create_dir(folder.0.join("util")).unwrap();
-        let listener = UnixListener::bind(folder.0.join("util/console.sock")).unwrap();
+        let directory = Directory::new();
+        fs::create_dir(directory.0.join("util")).unwrap();
+        let listener = UnixListener::bind(directory.0.join("util/console.sock")).unwrap();
         // The shell's process id becomes that of the daemon.
         let hand_over = "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&0 </dev/null";
         let child = Process::new("sh")
             .args(["-c", hand_over, "sh", env!("CARGO_BIN_EXE_petrel-console")])
             .arg("--tmpdir")
-            .arg(&folder.0)
+            .arg(&directory.0)
             .arg("--systemd-socket-activation")
             .stdin(OwnedFd::from(listener))
             .spawn()
             .unwrap();
-        Self::started(child, folder)
+        Self::started(child, directory)
     }
 
-    fn started(child: Child, folder: Folder) -> Self {
-        let daemon = Self { child, folder };
+    fn started(child: Child, directory: Directory) -> Self {
+        let daemon = Self { child, directory };
         eventually("the daemon listens", || daemon.try_connect().is_ok());
         daemon
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.folder.0.join("util/console.sock")
+        self.directory.0.join("util/console.sock")
     }
 
     fn try_connect(&self) -> io::Result<UnixStream> {
@@ -125,7 +125,7 @@ impl Daemon {
     }
 
     pub fn fifo(&self, name: &str) -> PathBuf {
-        self.folder.0.join("fifo").join(name)
+        self.directory.0.join("fifo").join(name)
     }
 
     pub fn make_fifo(&self, name: &str) -> PathBuf {
@@ -197,12 +197,12 @@ impl Drop for Daemon {
     }
 }
 
-/// The daemon's program with a runtime folder.
-pub fn command(folder: &Path) -> Process {
+/// The daemon's program with a runtime directory.
+pub fn command(directory: &Path) -> Process {
     let mut command = Process::new(env!("CARGO_BIN_EXE_petrel-console"));
     command
         .arg("--tmpdir")
-        .arg(folder)
+        .arg(directory)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     command

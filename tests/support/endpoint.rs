@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::pki::{Authority, Folder, Identity};
+use super::pki::{Authority, Directory, Identity};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
@@ -35,9 +35,9 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_petrel-tls");
 /// Record of a fatal alert, `protocol_version` (RFC 8446 6.2).
 pub const PROTOCOL_VERSION_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
 
-/// A root, a server certificate below it, and the folder of a host's daemons.
+/// A root, a server certificate below it, and the directory of a host's daemons.
 pub struct Host {
-    pub folder: Folder,
+    pub directory: Directory,
     pub root: Authority,
 }
 
@@ -56,22 +56,24 @@ pub type Unidentified = rustls::ConfigBuilder<ClientConfig, rustls::client::Want
 
 impl Host {
     pub fn new() -> Self {
-        let folder = Folder::new();
+        let directory = Directory::new();
         let root = Authority::root("root");
         let server = root.server();
-        folder.write("ca.pem", &root.pem());
-        folder.write("server.pem", &server.pem);
-        folder.write("server.key", &server.key.serialize_pem());
-        Self { folder, root }
+        directory.write("ca.pem", &root.pem());
+        directory.write("server.pem", &server.pem);
+        directory.write("server.key", &server.key.serialize_pem());
+        Self { directory, root }
     }
 
     pub fn program(&self, arguments: &[&str]) -> Process {
         let mut program = Process::new(PROGRAM);
         program
             .arg("--tmpdir")
-            .arg(self.folder.path())
+            .arg(self.directory.path())
             .args(arguments)
-            .args(["ca.pem", "server.pem", "server.key"].map(|file| self.folder.path().join(file)))
+            .args(
+                ["ca.pem", "server.pem", "server.key"].map(|file| self.directory.path().join(file)),
+            )
             .env_remove("JOURNAL_STREAM");
         program
     }
@@ -142,7 +144,7 @@ impl Host {
         name: &str,
         conversation: impl FnOnce(UnixStream) -> T + Send + 'static,
     ) -> Daemon<T> {
-        let path = self.folder.path().join(format!("util/{name}.sock"));
+        let path = self.directory.path().join(format!("util/{name}.sock"));
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(path).unwrap();
         let (done, result) = channel();

@@ -21,8 +21,8 @@ pub fn shim() -> Option<PathBuf> {
             );
             return None;
         }
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let shim = folder.join(format!("faults-{}.so", std::process::id()));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let shim = directory.join(format!("faults-{}.so", std::process::id()));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/faults.c");
         let mut cc = Command::new("cc");
         cc.args([
@@ -53,7 +53,7 @@ pub fn faulty(host: &Host, shim: &Path, fault: Fault, at: usize) -> Command {
     }
     command
         .env("LD_PRELOAD", shim)
-        .env("FAULT_FOLDER", host.path("db"))
+        .env("FAULT_DIRECTORY", host.path("db"))
         .env("FAULT_ARMED", host.path("armed"))
         .env("FAULT_STRUCK", host.path("struck"))
         .env("FAULT_AT", at.to_string());

@@ -1,4 +1,4 @@
-//! A whole host in a folder: certificates made by the real `petrel`, its daemons, and clients of them.
+//! A whole host in a directory: certificates made by the real `petrel`, its daemons, and clients of them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -18,9 +18,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use petrel::wire::state::State;
 
-use crate::support::{DEADLINE, Ended, Folder, Running, protect, run};
+use crate::support::{DEADLINE, Directory, Ended, Running, protect, run};
 
-/// What `petrel-tls` is started with besides its folder.
+/// What `petrel-tls` is started with besides its directory.
 pub const LISTEN: [&str; 4] = ["--ip", "127.0.0.1", "--port", "0"];
 
 /// Asks until the answer is yes.
@@ -37,11 +37,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 fn certificates() -> &'static [(OsString, Vec<u8>)] {
     static FILES: OnceLock<Vec<(OsString, Vec<u8>)>> = OnceLock::new();
     FILES.get_or_init(|| {
-        let folder = Folder::short();
+        let directory = Directory::short();
         let tool = |arguments: &[&str]| {
             let ended = run(Command::new(program(None, "petrel"))
                 .args(arguments)
-                .current_dir(&folder.0));
+                .current_dir(&directory.0));
             assert_eq!(ended.code(), 0, "{arguments:?}: {ended:?}");
         };
         tool(&["generate", "--server", "host", "ca", "issued"]);
@@ -56,7 +56,7 @@ fn certificates() -> &'static [(OsString, Vec<u8>)] {
             let request = format!("{tenant}.req");
             tool(&["sign", "cacert.pem", "issued", "ca.key", &request]);
         }
-        let files = fs::read_dir(&folder.0).unwrap().map(|entry| {
+        let files = fs::read_dir(&directory.0).unwrap().map(|entry| {
             let entry = entry.unwrap();
             (entry.file_name(), fs::read(entry.path()).unwrap())
         });
@@ -64,10 +64,10 @@ fn certificates() -> &'static [(OsString, Vec<u8>)] {
     })
 }
 
-/// One of Petrel's programs, built for this test or copied to another folder.
-fn program(folder: Option<&Path>, name: &str) -> PathBuf {
+/// One of Petrel's programs, built for this test or copied to another directory.
+fn program(directory: Option<&Path>, name: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_BIN_EXE_petrel")).parent().unwrap();
-    folder.unwrap_or(built).join(name)
+    directory.unwrap_or(built).join(name)
 }
 
 /// In what a host may differ from an ordinary one.
@@ -83,25 +83,25 @@ pub struct Setup {
     pub before: Option<&'static str>,
     /// Further options of `petreld`.
     pub options: &'static [&'static str],
-    /// A tender's program, to be copied to the database folder under this name.
+    /// A tender's program, to be copied to the database directory under this name.
     pub tender: Option<(PathBuf, &'static str)>,
 }
 
 /// A host. Its daemons and unikernels end with it.
 pub struct Host {
-    // Before the folder: they end before it is removed.
+    // Before the directory: they end before it is removed.
     pub supervisor: Option<Daemon>,
     pub endpoint: Option<Daemon>,
     pub console: Option<Daemon>,
     pub address: String,
     setup: Setup,
-    folder: Folder,
+    directory: Directory,
 }
 
 /// What there is on a host, to be compared with what there is later.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Everything in the daemons' folders, and what was downloaded, but what only the state before needs.
+    /// Everything in the daemons' directories, and what was downloaded, but what only the state before needs.
     pub files: BTreeSet<PathBuf>,
     /// The running tenders.
     pub tenders: BTreeSet<i32>,
@@ -124,16 +124,16 @@ impl Host {
         host
     }
 
-    /// The folder of a host, on which nothing runs yet.
+    /// The directory of a host, on which nothing runs yet.
     pub fn prepared(setup: Setup) -> Self {
-        let folder = Folder::short();
+        let directory = Directory::short();
         for (name, contents) in certificates() {
-            let path = folder.0.join(name);
+            let path = directory.0.join(name);
             fs::write(&path, contents).unwrap();
             protect(&path);
         }
         for below in ["run", "run/util", "run/fifo", "db", "bin"] {
-            fs::create_dir(folder.0.join(below)).unwrap();
+            fs::create_dir(directory.0.join(below)).unwrap();
         }
         let copies: &[&str] = match (setup.user, setup.alone) {
             (Some(_), _) => &[
@@ -147,10 +147,10 @@ impl Host {
             (None, false) => &[],
         };
         for name in copies {
-            fs::copy(program(None, name), folder.0.join("bin").join(name)).unwrap();
+            fs::copy(program(None, name), directory.0.join("bin").join(name)).unwrap();
         }
         if let Some((tender, name)) = &setup.tender {
-            fs::copy(tender, folder.0.join("db").join(name)).unwrap();
+            fs::copy(tender, directory.0.join("db").join(name)).unwrap();
         }
         let host = Self {
             supervisor: None,
@@ -158,15 +158,15 @@ impl Host {
             console: None,
             address: String::new(),
             setup,
-            folder,
+            directory,
         };
         host.hand_over(host.path("."));
         host
     }
 
-    /// A path in the host's folder.
+    /// A path in the host's directory.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.folder.0.join(name)
+        self.directory.0.join(name)
     }
 
     /// A new file, which the host's user can read.
@@ -177,7 +177,7 @@ impl Host {
         self.path(name)
     }
 
-    /// Makes a file or folder, with all that is in it, the user's.
+    /// Makes a file or directory, with all that is in it, the user's.
     fn hand_over(&self, path: PathBuf) {
         let Some(user) = self.setup.user else {
             return;
@@ -196,7 +196,7 @@ impl Host {
         let mut command = Command::new(program(copied.then_some(&bin), name));
         self.become_user(&mut command);
         command
-            .current_dir(&self.folder.0)
+            .current_dir(&self.directory.0)
             .env_remove("JOURNAL_STREAM");
         command
     }
@@ -241,13 +241,13 @@ impl Host {
             command
                 .args(["-c", &format!("{before} && exec \"$@\""), "sh"])
                 .arg(program)
-                .current_dir(&self.folder.0);
+                .current_dir(&self.directory.0);
             self.become_user(&mut command);
         }
         if let Some(path) = &self.setup.path {
             command.env("PATH", path);
         }
-        // The tender is given the image's path, and its own folder is another one.
+        // The tender is given the image's path, and its own directory is another one.
         command
             .args(["-v", "--tmpdir", "run", "--dbdir"])
             .arg(self.path("db"))
@@ -345,9 +345,9 @@ impl Host {
     }
 
     /// Names of files, without those that are hidden and what only the state before needs.
-    pub fn names(&self, folder: &str) -> BTreeSet<String> {
+    pub fn names(&self, directory: &str) -> BTreeSet<String> {
         let outlived = outlived(&self.path("db"));
-        let names = fs::read_dir(self.path(folder)).unwrap().map(|entry| {
+        let names = fs::read_dir(self.path(directory)).unwrap().map(|entry| {
             let name = entry.unwrap().file_name();
             name.into_string().unwrap()
         });
@@ -367,7 +367,7 @@ impl Host {
         walk(&database, &mut files);
         files.retain(|path| !outlived.contains(path.file_name().unwrap().to_str().unwrap()));
         walk(&self.path("run"), &mut files);
-        let entries = fs::read_dir(&self.folder.0).unwrap();
+        let entries = fs::read_dir(&self.directory.0).unwrap();
         files.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
             name.ends_with('Z') || name.ends_with(".part")
@@ -586,9 +586,9 @@ fn processes(wanted: impl Fn(i32) -> Option<()>) -> BTreeSet<i32> {
     all.collect()
 }
 
-/// All paths below `folder`.
-fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+/// All paths below `directory`.
+fn walk(directory: &Path, found: &mut BTreeSet<PathBuf>) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         found.insert(entry.path());
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             walk(&entry.path(), found);

@@ -11,8 +11,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-mod folder;
-pub use folder::{Folder, protect};
+mod directory;
+pub use directory::{Directory, protect};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -24,26 +24,26 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// The image of a test guest, such as `hello.spt`; all of them are built on first use.
 pub fn guest(name: &str) -> PathBuf {
     static GUESTS: OnceLock<PathBuf> = OnceLock::new();
-    let folder = GUESTS.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
+    let directory = GUESTS.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/build.sh");
-        let built = run(Command::new("sh").arg(script).arg(&folder));
+        let built = run(Command::new("sh").arg(script).arg(&directory));
         assert!(built.status.success(), "guests/build.sh: {built:?}");
-        folder
+        directory
     });
-    let image = folder.join(name);
+    let image = directory.join(name);
     assert!(image.exists(), "there is no test guest {name}");
     image
 }
 
-impl Folder {
+impl Directory {
     /// One beside the programs that are tested, with room for copies of them.
     pub fn new(test: &str) -> Self {
         let name = format!("{test}-XXXXXX");
         Self::like(&Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
     }
 
-    /// A path in the folder.
+    /// A path in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -202,7 +202,7 @@ pub fn run(command: &mut Command) -> Ended {
 /// Where a program is on PATH.
 pub fn on_path(program: impl AsRef<OsStr>) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|folder| folder.join(program.as_ref()))
+        .map(|directory| directory.join(program.as_ref()))
         .find(|path| path.is_file())
 }
 

@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[path = "folder.rs"]
-mod folder;
-pub use folder::{Folder, protect};
+#[path = "directory.rs"]
+mod directory;
+pub use directory::{Directory, protect};
 
 use petrel::chain::{Certificate, EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use petrel::unikernel::ImageDigest;
@@ -200,11 +200,11 @@ pub fn policy(unikernels: u64) -> Policy {
     }
 }
 
-impl Folder {
+impl Directory {
     pub fn new() -> Self {
-        let folder = Self::short();
-        fs::create_dir(folder.0.join("util")).unwrap();
-        folder
+        let directory = Self::short();
+        fs::create_dir(directory.0.join("util")).unwrap();
+        directory
     }
 
     pub fn path(&self) -> &Path {

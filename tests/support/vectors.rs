@@ -20,15 +20,15 @@ use petrel::wire::{
 };
 use serde_json::{Map, Value, json};
 
-/// The folder of the vectors.
-pub fn folder() -> PathBuf {
+/// The directory of the vectors.
+pub fn directory() -> PathBuf {
     env::var_os("PETREL_VECTORS").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors"),
         PathBuf::from,
     )
 }
 
-/// The files of the folder that tests read, and the test that does.
+/// The files of the directory that tests read, and the test that does.
 const READ: [(&str, &str); 15] = [
     ("cert_extension.json", "wire"),
     ("chains/chains.json", "chains"),
@@ -58,7 +58,7 @@ pub fn assert_all_are_read() {
         );
     }
     for below in ["", "chains/"] {
-        for entry in fs::read_dir(folder().join(below)).unwrap() {
+        for entry in fs::read_dir(directory().join(below)).unwrap() {
             let name = format!("{below}{}", entry.unwrap().file_name().display());
             let is_read = READ.iter().any(|(file, _)| *file == name);
             assert!(is_read || !name.ends_with(".json"), "no test reads {name}");
@@ -72,7 +72,7 @@ pub fn load(file: &str) -> Vec<Value> {
         READ.iter().any(|(read, _)| *read == file),
         "{file} is not in the list"
     );
-    let path = folder().join(file);
+    let path = directory().join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let entries: Vec<Value> = serde_json::from_str(&text).unwrap();
     assert!(!entries.is_empty(), "{} is empty", path.display());

@@ -5,8 +5,8 @@
 #
 #   sh tests/systemd/boot.sh BUILT GUESTS STATE
 #
-# BUILT   folder of the programs
-# GUESTS  folder of the test guests
+# BUILT   directory of the programs
+# GUESTS  directory of the test guests
 # STATE   state file of albatross, with a unikernel a:good
 #
 # Nothing of this system is changed but for a control group, which is removed:
@@ -72,14 +72,14 @@ mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 rm -rf var/lib/petrel etc/petrel
-for folder in run tmp var/tmp root home; do
-    mkdir -p $folder
-    mount -t tmpfs tmpfs $folder
+for directory in run tmp var/tmp root home; do
+    mkdir -p $directory
+    mount -t tmpfs tmpfs $directory
 done
 # What the sources and programs are in may be one of these.
-for folder in "$sources" "$built" "$guests"; do
-    mkdir -p ".$folder"
-    mount --bind "$folder" ".$folder"
+for directory in "$sources" "$built" "$guests"; do
+    mkdir -p ".$directory"
+    mount --bind "$directory" ".$directory"
 done
 mkdir old
 pivot_root . old

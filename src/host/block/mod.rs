@@ -31,8 +31,8 @@ use crate::unikernel::Config;
 pub use content::{Content, Staging};
 pub use os::NO_ZVOLS;
 
-/// Folder of the devices below the database folder.
-pub(super) const FOLDER: &str = "block";
+/// Directory of the devices below the database directory.
+pub(super) const DIRECTORY: &str = "block";
 
 /// Bytes of a MB.
 const MB: u64 = 1 << 20;
@@ -40,13 +40,13 @@ const MB: u64 = 1 << 20;
 /// The block devices of a database.
 #[derive(Debug)]
 pub struct BlockStore {
-    folder: PathBuf,
+    directory: PathBuf,
     counter: u64,
     /// What unikernels have.
     attached: HashMap<Name, Vec<Attached>>,
 }
 
-/// What is in the folder of the devices.
+/// What is in the directory of the devices.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The devices, with their sizes in MB.
@@ -68,7 +68,7 @@ pub struct Attached {
 /// [carried out](Self::carry_out), which may take the disk a while.
 #[derive(Debug)]
 pub struct Change {
-    folder: PathBuf,
+    directory: PathBuf,
     path: PathBuf,
     kind: ChangeKind,
 }
@@ -102,27 +102,27 @@ pub enum BlockError {
 
 impl BlockStore {
     /// The devices below `database`, with their sizes in MB; what an earlier run has left unfinished is removed. The
-    /// group `readers` can reach files of the folder whose names it knows. `users` are those of tenders that still run:
+    /// group `readers` can reach files of the directory whose names it knows. `users` are those of tenders that still run:
     /// what they own stays theirs.
     pub fn open(
         database: &Path,
         readers: Option<Gid>,
         users: &BTreeMap<u32, Name>,
     ) -> Result<(Self, BTreeMap<Name, u64>), BlockError> {
-        let folder = database.join(FOLDER);
+        let directory = database.join(DIRECTORY);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(&folder)
-            .map_err(BlockError::file("create", &folder))?;
+            .create(&directory)
+            .map_err(BlockError::file("create", &directory))?;
         if let Some(readers) = readers {
-            chown(&folder, Some(0), Some(readers.as_raw()))
-                .map_err(BlockError::file("change the owner of", &folder))?;
-            fs::set_permissions(&folder, Permissions::from_mode(0o710))
-                .map_err(BlockError::file("change the mode of", &folder))?;
+            chown(&directory, Some(0), Some(readers.as_raw()))
+                .map_err(BlockError::file("change the owner of", &directory))?;
+            fs::set_permissions(&directory, Permissions::from_mode(0o710))
+                .map_err(BlockError::file("change the mode of", &directory))?;
         }
         let mut store = Self {
-            folder,
+            directory,
             counter: 0,
             attached: HashMap::new(),
         };
@@ -156,9 +156,9 @@ impl BlockStore {
         Ok(())
     }
 
-    /// The folder with the files.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// The directory with the files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The size of a device in MB, if it is there.
@@ -207,7 +207,7 @@ impl BlockStore {
 
     fn change(&self, name: &Name, kind: ChangeKind) -> Change {
         Change {
-            folder: self.folder.clone(),
+            directory: self.directory.clone(),
             path: self.path(name),
             kind,
         }
@@ -224,8 +224,8 @@ impl BlockStore {
         let mut attached = Vec::new();
         for block in &config.blocks {
             let device = HostDevice::of(unikernel.path(), block);
-            let Some(path) = launch::block_file(unikernel, block, &self.folder) else {
-                let path = self.folder.join(block.host_device());
+            let Some(path) = launch::block_file(unikernel, block, &self.directory) else {
+                let path = self.directory.join(block.host_device());
                 return Err(BlockError::NoDevice(path));
             };
             if path.to_string_lossy().contains(char::is_whitespace) {
@@ -257,7 +257,7 @@ impl BlockStore {
 
     fn unfinished(&mut self) -> Result<Unfinished, BlockError> {
         self.counter += 1;
-        let path = self.folder.join(format!("{UNFINISHED}{}", self.counter));
+        let path = self.directory.join(format!("{UNFINISHED}{}", self.counter));
         Unfinished::create(&path).map_err(BlockError::file("create", &path))
     }
 
@@ -266,7 +266,7 @@ impl BlockStore {
     }
 
     fn path(&self, name: &Name) -> PathBuf {
-        self.folder.join(name.to_string())
+        self.directory.join(name.to_string())
     }
 }
 
@@ -274,23 +274,27 @@ impl Change {
     /// Carries the change out: after success it survives a crash of the host, after a failure all is as it was. A file
     /// without a name may be left over, whose disk space is freed when it is closed.
     pub fn carry_out(self) -> (Result<(), BlockError>, Option<File>) {
-        let Self { folder, path, kind } = self;
+        let Self {
+            directory,
+            path,
+            kind,
+        } = self;
         match kind {
             ChangeKind::Make(file, size) => {
                 let made = content::to_disk(&file.file, size)
                     .map_err(BlockError::file("write", &file.path))
-                    .and_then(|()| install(file, &path, &folder, true));
+                    .and_then(|()| install(file, &path, &directory, true));
                 (made, None)
             }
             ChangeKind::Install(file, before) => {
-                let installed = install(file, &path, &folder, before.is_none());
+                let installed = install(file, &path, &directory, before.is_none());
                 // Its lock was held until nobody could come upon the old file any more.
                 (installed, before.map(|before| before.file))
             }
             ChangeKind::Remove(device) => {
                 let removed = fs::remove_file(&path)
                     .map_err(BlockError::file("remove", &path))
-                    .and_then(|()| sync(&folder));
+                    .and_then(|()| sync(&directory));
                 (removed, Some(device.file))
             }
         }
@@ -298,14 +302,14 @@ impl Change {
 }
 
 /// Renames a file to `path`; `new`: nothing may be there.
-fn install(file: Unfinished, path: &Path, folder: &Path, new: bool) -> Result<(), BlockError> {
+fn install(file: Unfinished, path: &Path, directory: &Path, new: bool) -> Result<(), BlockError> {
     // The supervisor knows of no such device, but there may be something else.
     if new && path.symlink_metadata().is_ok() {
         return Err(BlockError::NoDevice(path.to_path_buf()));
     }
     file.rename(path)
         .map_err(BlockError::file("rename to", path))?;
-    let synced = sync(folder);
+    let synced = sync(directory);
     if synced.is_err() && new {
         let removed = fs::remove_file(path).map_err(BlockError::file("remove", path));
         if let Err(error) = removed {
@@ -315,10 +319,10 @@ fn install(file: Unfinished, path: &Path, folder: &Path, new: bool) -> Result<()
     synced
 }
 
-fn sync(folder: &Path) -> Result<(), BlockError> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(BlockError::file("sync", folder))
+fn sync(directory: &Path) -> Result<(), BlockError> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(BlockError::file("sync", directory))
 }
 
 impl Attached {
@@ -399,10 +403,10 @@ fn volume(path: PathBuf) -> Result<Attached, BlockError> {
 
 /// Looks at what is there below `database`.
 pub fn look(database: &Path) -> Result<Found, BlockError> {
-    let folder = database.join(FOLDER);
-    let failed = || BlockError::file("list", &folder);
+    let directory = database.join(DIRECTORY);
+    let failed = || BlockError::file("list", &directory);
     let mut found = Found::default();
-    let entries = match fs::read_dir(&folder) {
+    let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         Err(error) => return Err(failed()(error)),

@@ -36,7 +36,7 @@ impl Daemon {
         let machine = machines.owner().machine(name);
         let blocks = config.blocks.iter();
         let disks: Vec<_> = blocks
-            .map(|block| launch::block_file(name, block, self.blocks.folder()))
+            .map(|block| launch::block_file(name, block, self.blocks.directory()))
             .collect();
         let map = machines.map(&machine);
         Plan::new(&machine, name, config, taps, &disks, &map).map_err(|error| error.to_string())

@@ -309,7 +309,7 @@ impl Daemon {
     /// Checks that the file system of the block devices has so many bytes left beside the reserve.
     fn check_block_space(&self, wanted: u64) -> Result<(), String> {
         self.reserve
-            .check(self.blocks.folder(), wanted)
+            .check(self.blocks.directory(), wanted)
             .map_err(|error| error.to_string())
     }
 

@@ -223,7 +223,7 @@ impl Daemon {
                     name,
                     config,
                     &self.images.path(image),
-                    self.blocks.folder(),
+                    self.blocks.directory(),
                     self.options.no_drop_path,
                     &self.taps.names(name),
                 );

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use super::bridges::Bridges;
 use crate::policy::{CpuId, Policy, UNLIMITED};
 
-/// Folder of block devices below the database folder (WIRE 6.3).
+/// Directory of block devices below the database directory (WIRE 6.3).
 const BLOCK: &str = "block";
 
 /// Bytes in an MB.
@@ -31,7 +31,7 @@ pub enum ResourceError {
     Processors(io::Error),
     /// How much memory there is.
     Memory(io::Error),
-    /// How large the file system of this folder is.
+    /// How large the file system of this directory is.
     FileSystem(PathBuf, io::Error),
     /// Which bridges there are.
     Bridges(io::Error),
@@ -81,9 +81,9 @@ fn usable(
     }
 }
 
-/// Bytes of the file system that the folder is on.
-fn size(folder: &Path) -> io::Result<u64> {
-    let system = statvfs(folder)?;
+/// Bytes of the file system that the directory is on.
+fn size(directory: &Path) -> io::Result<u64> {
+    let system = statvfs(directory)?;
     // Their types differ from system to system.
     #[allow(clippy::useless_conversion)]
     let (blocks, bytes) = (
@@ -98,11 +98,11 @@ impl fmt::Display for ResourceError {
         let (what, error) = match self {
             Self::Processors(error) => ("which CPUs can be used", error),
             Self::Memory(error) => ("how much memory there is", error),
-            Self::FileSystem(folder, error) => {
-                let folder = folder.display();
+            Self::FileSystem(directory, error) => {
+                let directory = directory.display();
                 return write!(
                     f,
-                    "cannot find out how large the file system of {folder} is: {error}"
+                    "cannot find out how large the file system of {directory} is: {error}"
                 );
             }
             Self::Bridges(error) => ("which bridges there are", error),
@@ -116,7 +116,7 @@ impl std::error::Error for ResourceError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     #[test]
     fn a_host_with_more_processors_than_a_set_has_room_for_has_those_of_the_set() {
@@ -143,14 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_of_block_devices_counts_once_it_is_there() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        assert!(discover(folder).unwrap().block.is_some_and(|size| size > 0));
+    fn the_directory_of_block_devices_counts_once_it_is_there() {
+        let directory = Directory::short();
+        let directory = &directory.0;
+        assert!(
+            discover(directory)
+                .unwrap()
+                .block
+                .is_some_and(|size| size > 0)
+        );
         // Another file system than that of the database, where there is one of a known size.
-        std::os::unix::fs::symlink("/proc", folder.join(BLOCK)).unwrap();
+        std::os::unix::fs::symlink("/proc", directory.join(BLOCK)).unwrap();
         if cfg!(target_os = "linux") {
-            assert_eq!(discover(folder).unwrap().block, Some(0));
+            assert_eq!(discover(directory).unwrap().block, Some(0));
         }
     }
 }

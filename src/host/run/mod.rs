@@ -29,7 +29,7 @@ use crate::wire::Timestamp;
 use crate::wire::state::LastExit;
 
 pub use limits::{GroupError, MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
-pub use record::{FOLDER, RECORD_PATIENCE, Survivor};
+pub use record::{DIRECTORY, RECORD_PATIENCE, Survivor};
 pub use users::{MAX_PASSED_OVER, TenderUsers};
 
 /// The runs of tenders that are not over.
@@ -85,9 +85,9 @@ pub enum RunError {
 
 impl Runs {
     /// No run but those that an earlier supervisor has left.
-    pub fn open(runtime_folder: &Path, users: Option<TenderUsers>) -> Result<Self, RunError> {
+    pub fn open(runtime_directory: &Path, users: Option<TenderUsers>) -> Result<Self, RunError> {
         let groups = Groups::take();
-        let records = Records::open(runtime_folder).map_err(RunError::Record)?;
+        let records = Records::open(runtime_directory).map_err(RunError::Record)?;
         let Found { survivors, ended } = records.survivors(clear_up).map_err(RunError::Record)?;
         let histories = ended.into_iter().map(|Ended { name, mut record }| {
             let group = groups.as_ref().ok().map(|groups| groups.of(&name));
@@ -109,7 +109,7 @@ impl Runs {
         }
         Ok(Self {
             users,
-            reservations: users.map(|_| Reservations::open(Path::new(socket::RUNTIME_FOLDER))),
+            reservations: users.map(|_| Reservations::open(Path::new(socket::RUNTIME_DIRECTORY))),
             latest_user: None,
             records,
             groups,
@@ -410,8 +410,8 @@ fn clear_up(pid: Pid) {
 
 /// The tenders that an earlier supervisor has left running, or that one runs now, and what is wrong with other records.
 /// Nothing is changed.
-pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), RunError> {
-    record::look(runtime_folder).map_err(RunError::Record)
+pub fn look(runtime_directory: &Path) -> Result<(Vec<Survivor>, Vec<String>), RunError> {
+    record::look(runtime_directory).map_err(RunError::Record)
 }
 
 /// Reason why tenders of a supervisor that was started like this process would have no limits beside those that a process

@@ -23,8 +23,8 @@ use crate::unikernel::{Death, ImageDigest};
 use crate::wire::Timestamp;
 use crate::wire::state::LastExit;
 
-/// Folder of the records below the runtime folder.
-pub const FOLDER: &str = "run";
+/// Directory of the records below the runtime directory.
+pub const DIRECTORY: &str = "run";
 
 /// How long to wait for a process that is between fork and exec.
 pub const RECORD_PATIENCE: Duration = Duration::from_secs(5);
@@ -82,10 +82,10 @@ pub struct Found {
     pub ended: Vec<Ended>,
 }
 
-/// The folder of records.
+/// The directory of records.
 #[derive(Debug)]
 pub struct Records {
-    folder: PathBuf,
+    directory: PathBuf,
     boot: String,
 }
 
@@ -134,17 +134,17 @@ impl Seen {
 }
 
 impl Records {
-    /// The records below `runtime_folder`; the folder is made if missing.
-    pub fn open(runtime_folder: &Path) -> Result<Self, RecordError> {
-        let folder = runtime_folder.join(FOLDER);
-        match DirBuilder::new().mode(0o700).create(&folder) {
+    /// The records below `runtime_directory`; the directory is made if missing.
+    pub fn open(runtime_directory: &Path) -> Result<Self, RecordError> {
+        let directory = runtime_directory.join(DIRECTORY);
+        match DirBuilder::new().mode(0o700).create(&directory) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(RecordError::File("make the folder", folder, error));
+                return Err(RecordError::File("make the directory", directory, error));
             }
             _ => {}
         }
         let boot = process::boot_id().map_err(RecordError::Boot)?;
-        Ok(Self { folder, boot })
+        Ok(Self { directory, boot })
     }
 
     /// Makes the record of a run that is about to begin, in place of an older one.
@@ -189,8 +189,8 @@ impl Records {
     /// process has that now.
     pub fn survivors(&self, gone: impl Fn(Pid)) -> Result<Found, RecordError> {
         let mut found = Found::default();
-        let failed = || RecordError::file("list", &self.folder);
-        for entry in fs::read_dir(&self.folder).map_err(failed())? {
+        let failed = || RecordError::file("list", &self.directory);
+        for entry in fs::read_dir(&self.directory).map_err(failed())? {
             let path = entry.map_err(failed())?.path();
             // Where that fails its tender may run: a second one must not be started.
             let seen = self.survivor(&path);
@@ -229,7 +229,7 @@ impl Records {
     }
 
     fn path(&self, name: &Name) -> PathBuf {
-        self.folder.join(name.to_string())
+        self.directory.join(name.to_string())
     }
 }
 
@@ -242,18 +242,18 @@ impl Opened {
     }
 }
 
-/// The tenders that run, by the records below `runtime_folder`, and what is wrong with other records. Nothing is changed,
+/// The tenders that run, by the records below `runtime_directory`, and what is wrong with other records. Nothing is changed,
 /// and nothing waited for.
-pub fn look(runtime_folder: &Path) -> Result<(Vec<Survivor>, Vec<String>), RecordError> {
-    let folder = runtime_folder.join(FOLDER);
+pub fn look(runtime_directory: &Path) -> Result<(Vec<Survivor>, Vec<String>), RecordError> {
+    let directory = runtime_directory.join(DIRECTORY);
     let boot = process::boot_id().map_err(RecordError::Boot)?;
     let (mut survivors, mut problems) = (Vec::new(), Vec::new());
-    let entries = match fs::read_dir(&folder) {
+    let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok((survivors, problems)),
-        entries => entries.map_err(RecordError::file("list", &folder))?,
+        entries => entries.map_err(RecordError::file("list", &directory))?,
     };
     for entry in entries {
-        let path = entry.map_err(RecordError::file("list", &folder))?.path();
+        let path = entry.map_err(RecordError::file("list", &directory))?.path();
         let found = match name(&path) {
             Some(name) => open(&path).and_then(|file| read(name, &path, &file, &boot)),
             None => Ok(Seen::NAMELESS),
@@ -535,7 +535,7 @@ impl std::error::Error for RecordError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use crate::sys::child::Ended;
     use crate::sys::process::End;
     use crate::sys::spawn::{Confinement, Input, Program, confined, record_line};
@@ -544,10 +544,10 @@ mod tests {
     use std::cell::RefCell;
     use std::os::unix::fs::MetadataExt;
 
-    fn records() -> (Folder, Records) {
-        let folder = Folder::short();
-        let records = Records::open(&folder.0).unwrap();
-        (folder, records)
+    fn records() -> (Directory, Records) {
+        let directory = Directory::short();
+        let records = Records::open(&directory.0).unwrap();
+        (directory, records)
     }
 
     fn name() -> Name {
@@ -604,7 +604,7 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_read_is_not_taken_for_none() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let path = records.path(&name());
         fs::create_dir(&path).unwrap();
         let error = survivors(&records).unwrap_err().to_string();
@@ -614,12 +614,12 @@ mod tests {
 
     #[test]
     fn a_running_process_is_found_with_all_that_is_known_of_it() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         let child = start(&opened);
         drop(opened);
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
-        assert_eq!(mode(&records.folder), 0o700);
+        assert_eq!(mode(&records.directory), 0o700);
         assert_eq!(mode(&records.path(&name())), 0o600);
         let mut found = survivors(&records).unwrap();
         let survivor = found.pop().unwrap();
@@ -641,7 +641,7 @@ mod tests {
 
     #[test]
     fn a_process_whose_end_nobody_has_asked_for_is_still_found() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         let child = start(&opened);
         drop(opened);
@@ -658,7 +658,7 @@ mod tests {
 
     #[test]
     fn neither_a_reused_number_nor_another_boot_is_mistaken() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let mut id = ProcessId::own().unwrap();
         let is_survivor = |boot: &str, id| {
             let mut text = encode(boot, &record()).into_bytes();
@@ -676,7 +676,7 @@ mod tests {
 
     #[test]
     fn of_a_tender_that_has_ended_meanwhile_something_may_be_left_and_of_others_not() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         let child = start(&opened);
         drop(opened);
@@ -704,7 +704,7 @@ mod tests {
 
     #[test]
     fn a_record_without_a_process_is_of_none_that_was_executed() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         drop(records.create(&name(), &record()).unwrap());
         assert!(survivors(&records).unwrap().is_empty());
         assert!(is_removed(&records));
@@ -712,7 +712,7 @@ mod tests {
 
     #[test]
     fn what_went_before_a_run_that_is_over_is_known_unless_it_was_asked_to_stop() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let ended = |boot: &str, record: &Record| {
             fs::write(records.path(&name()), encode(boot, record)).unwrap();
             let found = records.survivors(|_| ()).unwrap().ended.into_iter();
@@ -731,7 +731,7 @@ mod tests {
 
     #[test]
     fn a_process_between_fork_and_exec_is_waited_for() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let opened = records.create(&name(), &record()).unwrap();
         // The supervisor is gone, its child has the file still open.
         let mut child = opened.for_child().unwrap();
@@ -749,7 +749,7 @@ mod tests {
 
     #[test]
     fn damaged_records_are_removed() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let good = encode(&records.boot, &record());
         let cases = [
             String::new(),
@@ -776,14 +776,14 @@ mod tests {
             assert!(survivors(&records).unwrap().is_empty(), "{text}");
             assert!(is_removed(&records), "{text}");
         }
-        fs::write(records.folder.join("no/name".replace('/', "\n")), good).unwrap();
+        fs::write(records.directory.join("no/name".replace('/', "\n")), good).unwrap();
         assert!(survivors(&records).unwrap().is_empty());
-        assert_eq!(fs::read_dir(&records.folder).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&records.directory).unwrap().count(), 0);
     }
 
     #[test]
     fn of_a_damaged_record_the_process_is_known_and_is_to_end() {
-        let (_folder, records) = records();
+        let (_directory, records) = records();
         let good = encode(&records.boot, &record());
         let mut process = Vec::new();
         record_line(ProcessId::own().unwrap(), &mut process).unwrap();

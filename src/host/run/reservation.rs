@@ -79,15 +79,18 @@ fn told<T>(user: u32, result: std::io::Result<T>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     const USER: u32 = 1_987_654_322;
 
     #[test]
     #[cfg(target_os = "linux")]
     fn two_supervisors_never_reserve_one_user() {
-        let folder = Folder::short();
-        let (one, other) = (Reservations::open(&folder.0), Reservations::open(&folder.0));
+        let directory = Directory::short();
+        let (one, other) = (
+            Reservations::open(&directory.0),
+            Reservations::open(&directory.0),
+        );
         assert!(one.take(USER));
         assert!(!other.take(USER));
         assert!(other.take(USER + 1));
@@ -97,9 +100,9 @@ mod tests {
 
     #[test]
     fn a_user_with_processes_is_not_reserved_whether_there_are_locks_or_not() {
-        let folder = Folder::short();
+        let directory = Directory::short();
         let own = nix::unistd::getuid().as_raw();
-        for directory in [&folder.0, &folder.0.join("nowhere")] {
+        for directory in [&directory.0, &directory.0.join("nowhere")] {
             let reservations = Reservations::open(directory);
             assert!(!reservations.take(own));
             assert!(reservations.take(USER + 2));

@@ -48,7 +48,7 @@ struct Port {
 /// Why a unikernel has no networks, or the supervisor cannot give it any.
 #[derive(Debug)]
 pub enum TapError {
-    /// The database folder, by which taps are told from those of others, cannot be looked at.
+    /// The database directory, by which taps are told from those of others, cannot be looked at.
     Database(PathBuf, io::Error),
     /// The host has no such bridge.
     NoBridge(String),
@@ -345,8 +345,8 @@ impl fmt::Display for TapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unprivileged = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
         match self {
-            Self::Database(folder, error) => {
-                write!(f, "cannot look at {}: {error}", folder.display())
+            Self::Database(directory, error) => {
+                write!(f, "cannot look at {}: {error}", directory.display())
             }
             Self::NoBridge(bridge) => write!(f, "there is no bridge {bridge} on this host"),
             Self::HostAddress(address, bridge) => write!(

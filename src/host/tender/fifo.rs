@@ -23,8 +23,8 @@ pub struct Fifo {
 
 impl Fifo {
     /// Makes the fifo of `name`, or takes over the one that is there, with what is in it.
-    pub fn create(runtime_folder: &Path, name: &Name) -> Result<Self, TenderError> {
-        let path = runtime_folder.join(socket::FIFOS).join(name.to_string());
+    pub fn create(runtime_directory: &Path, name: &Name) -> Result<Self, TenderError> {
+        let path = runtime_directory.join(socket::FIFOS).join(name.to_string());
         let made = match mkfifo(&path, Mode::from_bits_truncate(0o640)) {
             Ok(()) => true,
             Err(nix::Error::EEXIST) => false,
@@ -38,7 +38,7 @@ impl Fifo {
     }
 
     fn open(path: PathBuf) -> Result<Self, TenderError> {
-        // Others may write to the folder, but not make a tender write elsewhere.
+        // Others may write to the directory, but not make a tender write elsewhere.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -58,9 +58,9 @@ impl Fifo {
     }
 
     /// Removes the fifos that an earlier supervisor has left, but for those of `wanted`.
-    pub fn remove_others(runtime_folder: &Path, wanted: &BTreeSet<Name>) {
-        let folder = runtime_folder.join(socket::FIFOS);
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    pub fn remove_others(runtime_directory: &Path, wanted: &BTreeSet<Name>) {
+        let directory = runtime_directory.join(socket::FIFOS);
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name: Option<Name> = name.to_str().and_then(|name| name.parse().ok());
             let is_fifo = entry.file_type().is_ok_and(|kind| kind.is_fifo());
@@ -92,26 +92,26 @@ fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use std::io::{Read, Write};
 
     #[test]
     fn only_a_fifo_is_a_console_and_never_through_a_link() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let fifos = folder.join(socket::FIFOS);
+        let directory = Directory::short();
+        let directory = &directory.0;
+        let fifos = directory.join(socket::FIFOS);
         fs::create_dir_all(&fifos).unwrap();
-        let victim = folder.join("victim");
+        let victim = directory.join("victim");
         fs::write(&victim, "kept").unwrap();
         std::os::unix::fs::symlink(&victim, fifos.join(":link")).unwrap();
         fs::write(fifos.join(":file"), "kept").unwrap();
         for name in [":link", ":file"] {
             assert!(
-                Fifo::create(folder, &name.parse().unwrap()).is_err(),
+                Fifo::create(directory, &name.parse().unwrap()).is_err(),
                 "{name}"
             );
         }
-        let fifo = Fifo::create(folder, &":ok".parse().unwrap()).unwrap();
+        let fifo = Fifo::create(directory, &":ok".parse().unwrap()).unwrap();
         // What is put in its place later is not written to.
         fs::remove_file(fifos.join(":ok")).unwrap();
         std::os::unix::fs::symlink(&victim, fifos.join(":ok")).unwrap();
@@ -121,15 +121,15 @@ mod tests {
 
     #[test]
     fn what_an_earlier_supervisor_has_left_goes_and_nothing_else() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let fifos = folder.join(socket::FIFOS);
+        let directory = Directory::short();
+        let directory = &directory.0;
+        let fifos = directory.join(socket::FIFOS);
         fs::create_dir_all(&fifos).unwrap();
         fs::write(fifos.join(":file"), "").unwrap();
         for name in [":wanted", "a:left"] {
-            Fifo::create(folder, &name.parse().unwrap()).unwrap();
+            Fifo::create(directory, &name.parse().unwrap()).unwrap();
         }
-        Fifo::remove_others(folder, &[":wanted".parse().unwrap()].into());
+        Fifo::remove_others(directory, &[":wanted".parse().unwrap()].into());
         let left = fs::read_dir(&fifos).unwrap();
         let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
@@ -138,17 +138,17 @@ mod tests {
 
     #[test]
     fn what_was_written_waits_for_whoever_comes_next() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        fs::create_dir_all(folder.join(socket::FIFOS)).unwrap();
+        let directory = Directory::short();
+        let directory = &directory.0;
+        fs::create_dir_all(directory.join(socket::FIFOS)).unwrap();
         let name = ":ok".parse().unwrap();
-        let fifo = Fifo::create(folder, &name).unwrap();
+        let fifo = Fifo::create(directory, &name).unwrap();
         let mut tender = fifo.output().unwrap();
         drop(fifo);
         // Nobody else has it open, and this is no error.
         tender.write_all(b"line").unwrap();
         let mut line = [0; 4];
-        let again = Fifo::create(folder, &name).unwrap();
+        let again = Fifo::create(directory, &name).unwrap();
         drop(tender);
         again.output().unwrap().read_exact(&mut line).unwrap();
         assert_eq!(&line, b"line");

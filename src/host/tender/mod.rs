@@ -66,7 +66,7 @@ impl fmt::Display for TenderError {
             }
             Self::Missing(names, abi) => write!(
                 f,
-                "no tender: none of {} with ABI version {abi} in the database folder or in PATH",
+                "no tender: none of {} with ABI version {abi} in the database directory or in PATH",
                 names.join(", ")
             ),
             Self::NoProgram(name) => write!(f, "BHyve machines need {name}, which is not in PATH"),

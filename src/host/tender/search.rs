@@ -76,11 +76,9 @@ impl Tenders {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut candidates: Vec<PathBuf> =
             names.iter().map(|name| self.database.join(name)).collect();
-        candidates.extend(
-            names
-                .iter()
-                .flat_map(|name| launch::folders(&path).map(move |folder| folder.join(name))),
-        );
+        candidates.extend(names.iter().flat_map(|name| {
+            launch::directories(&path).map(move |directory| directory.join(name))
+        }));
         if target == Target::Spt {
             candidates.extend(beside_us(launch::EMBEDDED));
         }
@@ -123,8 +121,8 @@ impl Tenders {
 /// A program of the system's.
 pub fn program(name: &'static str) -> Result<PathBuf, TenderError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    launch::folders(&path)
-        .map(|folder| folder.join(name))
+    launch::directories(&path)
+        .map(|directory| directory.join(name))
         .find(|candidate| identity(candidate).is_some())
         .ok_or(TenderError::NoProgram(name))
 }
@@ -190,18 +188,18 @@ fn read_until(pipe: &mut io::PipeReader, deadline: Instant) -> io::Result<Vec<u8
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_tender_that_does_not_answer_is_not_asked_each_time() {
-        let folder = Folder::short();
-        let folder = &folder.0;
-        let (tender, asked) = (folder.join("solo5-spt"), folder.join("asked"));
+        let directory = Directory::short();
+        let directory = &directory.0;
+        let (tender, asked) = (directory.join("solo5-spt"), directory.join("asked"));
         let script = format!("#!/bin/sh\necho >> {}\nexec sleep 600\n", asked.display());
         fs::write(&tender, script).unwrap();
         fs::set_permissions(&tender, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut tenders = Tenders::new(folder);
+        let mut tenders = Tenders::new(directory);
         for _ in 0..3 {
             assert!(!tenders.speaks(&tender, CURRENT_ABI));
         }

@@ -44,7 +44,7 @@ impl Process {
 
     /// It is asked for by its number.
     #[expect(clippy::unused_self, reason = "there is one on Linux")]
-    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+    pub(super) fn directory(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 

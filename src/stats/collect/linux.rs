@@ -26,10 +26,10 @@ const BLOCK: i64 = 512;
 /// The root of all control groups.
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// The folder of a process in `/proc`. Once that process has ended nothing can be read there, whoever has its number.
+/// The directory of a process in `/proc`. Once that process has ended nothing can be read there, whoever has its number.
 #[derive(Debug)]
 pub(super) struct Process {
-    folder: OwnedFd,
+    directory: OwnedFd,
     /// Its number, and the clock ticks from the start of the system to its own: no other process has both.
     identity: (Pid, i64),
     start: TimeVal,
@@ -59,13 +59,13 @@ impl Process {
     /// The process, of the unikernel `name` if it is one.
     pub(super) fn open(pid: Pid, name: Option<&Name>) -> io::Result<Option<Self>> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let folder = match open(&*format!("/proc/{pid}"), flags, Mode::empty()) {
-            Ok(folder) => folder,
+        let directory = match open(&*format!("/proc/{pid}"), flags, Mode::empty()) {
+            Ok(directory) => directory,
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let units = Units::of_this_system()?;
-        let Some(stat) = read(&folder, "stat")? else {
+        let Some(stat) = read(&directory, "stat")? else {
             return Ok(None);
         };
         let stat = Stat::parse(&stat).ok_or(Errno::EPROTO)?;
@@ -74,11 +74,11 @@ impl Process {
         let since_1970 = clock_gettime(ClockId::CLOCK_REALTIME)?;
         let boot = microseconds(since_1970) - microseconds(since_boot);
         let group = name.and_then(|name| {
-            let groups = read(&folder, "cgroup").ok().flatten()?;
+            let groups = read(&directory, "cgroup").ok().flatten()?;
             disk_of_group(Path::new(GROUPS), &String::from_utf8_lossy(&groups), name)
         });
         Ok((!stat.ended).then(|| Self {
-            folder,
+            directory,
             identity: (pid, stat.start),
             group,
             start: time(boot + units.microseconds(stat.start)),
@@ -95,15 +95,16 @@ impl Process {
 
     /// Where all that is read of it.
     #[expect(clippy::unnecessary_wraps, reason = "there is none on FreeBSD")]
-    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.folder.as_fd())
+    pub(super) fn directory(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.directory.as_fd())
     }
 
     /// Nothing if it has ended.
     pub(super) fn usage(&mut self) -> io::Result<Option<Usage>> {
-        let (Some(stat), Some(status)) =
-            (read(&self.folder, "stat")?, read(&self.folder, "status")?)
-        else {
+        let (Some(stat), Some(status)) = (
+            read(&self.directory, "stat")?,
+            read(&self.directory, "status")?,
+        ) else {
             return Ok(None);
         };
         let stat = Stat::parse(&stat).ok_or(Errno::EPROTO)?;
@@ -156,7 +157,7 @@ impl Process {
         if let Some(group) = &self.group {
             return again(group).ok().map(|text| cgroup::disk(&text));
         }
-        let text = read(&self.folder, "io").ok().flatten()?;
+        let text = read(&self.directory, "io").ok().flatten()?;
         Some(procfs::disk(&String::from_utf8_lossy(&text)))
     }
 }
@@ -216,15 +217,15 @@ impl Interfaces {
     /// The counters of one, if there is such a one: input is what came from the unikernel.
     pub(super) fn get(&self, interface: &str) -> Option<IfData> {
         let counters = Counters::find(&self.0, interface)?;
-        let folder = Path::new("/sys/class/net").join(interface);
-        let speed: i64 = attribute(&folder, "speed").unwrap_or(0);
+        let directory = Path::new("/sys/class/net").join(interface);
+        let speed: i64 = attribute(&directory, "speed").unwrap_or(0);
         Some(IfData {
             bridge: interface.into(),
-            flags: Int32::from(flags(&folder)),
+            flags: Int32::from(flags(&directory)),
             send_length: Int32::from(0),
-            max_send_length: Int32::from(attribute(&folder, "tx_queue_len").unwrap_or(0)),
+            max_send_length: Int32::from(attribute(&directory, "tx_queue_len").unwrap_or(0)),
             send_drops: Int32::from(0),
-            mtu: Int32::from(attribute(&folder, "mtu").unwrap_or(0)),
+            mtu: Int32::from(attribute(&directory, "mtu").unwrap_or(0)),
             // In Mbit/s there; negative is unknown.
             baudrate: Int64(speed.max(0).saturating_mul(1_000_000)),
             input_packets: Int64(counters.received_packets),
@@ -253,14 +254,14 @@ impl Machine {
     }
 }
 
-fn flags(folder: &Path) -> u32 {
-    let text: Option<String> = attribute(folder, "flags");
+fn flags(directory: &Path) -> u32 {
+    let text: Option<String> = attribute(directory, "flags");
     text.and_then(|text| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok())
         .unwrap_or(0)
 }
 
-fn attribute<T: FromStr>(folder: &Path, name: &str) -> Option<T> {
-    fs::read_to_string(folder.join(name))
+fn attribute<T: FromStr>(directory: &Path, name: &str) -> Option<T> {
+    fs::read_to_string(directory.join(name))
         .ok()?
         .trim()
         .parse()
@@ -268,7 +269,7 @@ fn attribute<T: FromStr>(folder: &Path, name: &str) -> Option<T> {
 }
 
 /// A file of a process; nothing if that has ended.
-fn read(folder: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+fn read(directory: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let ended = |error: &io::Error| {
         matches!(
@@ -277,7 +278,7 @@ fn read(folder: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
         )
     };
     let mut text = Vec::new();
-    let read = openat(folder, name, flags, Mode::empty())
+    let read = openat(directory, name, flags, Mode::empty())
         .map_err(io::Error::from)
         .and_then(|file| File::from(file).take(MAX_TEXT).read_to_end(&mut text));
     match read {
@@ -299,7 +300,7 @@ mod tests {
 
     use super::*;
     use crate::daemon::wall_clock;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -374,8 +375,8 @@ mod tests {
 
     #[test]
     fn disks_are_what_the_own_group_tells_each_time() {
-        let folder = Folder::short();
-        let root = &folder.0;
+        let directory = Directory::short();
+        let root = &directory.0;
         let group = root.join("petreld/t:a");
         fs::create_dir_all(&group).unwrap();
         let tell = |text: &str| fs::write(group.join("io.stat"), text).unwrap();

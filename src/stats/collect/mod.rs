@@ -169,9 +169,9 @@ impl Own {
         })
     }
 
-    /// The folder that is read for that, if there is one: a sandbox must leave it.
-    pub fn folder(&self) -> Option<BorrowedFd<'_>> {
-        self.0.folder()
+    /// The directory that is read for that, if there is one: a sandbox must leave it.
+    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
+        self.0.directory()
     }
 }
 

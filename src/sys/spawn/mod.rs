@@ -461,7 +461,7 @@ mod tests {
             keep: keep.into(),
             ..unconfined()
         };
-        // The shell has one for the folder while it lists it.
+        // The shell has one for the directory while it lists it.
         let script = "for fd in /dev/fd/*; do [ -e $fd ] && echo ${fd##*/}; done";
         let shell = Program {
             path: Path::new("/bin/sh"),

@@ -1,6 +1,6 @@
 //! Linux: control groups, version 2 (`Documentation/admin-guide/cgroup-v2.rst` of the kernel).
 //!
-//! The group that the service manager has given to this program becomes a folder: `supervisor` in it is for the
+//! The group that the service manager has given to this program becomes a directory: `supervisor` in it is for the
 //! program itself, as a group with limits for others may have no processes of its own.
 
 use std::collections::BTreeSet;
@@ -42,13 +42,13 @@ const GROUP_MODE: u32 = 0o755;
 /// The group of this program, with room for others.
 #[derive(Debug)]
 pub struct Groups {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 /// The group of a unikernel.
 #[derive(Debug)]
 pub struct Group {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Groups {
@@ -72,37 +72,37 @@ impl Groups {
 
     /// The same, with what stands for the root of all groups and for `/proc/self/cgroup`.
     fn take_below(root: &Path, own: &str) -> Result<Self, GroupError> {
-        let (folder, offered) = offered(root, own)?;
-        let supervisor = folder.join(SUPERVISOR);
+        let (directory, offered) = offered(root, own)?;
+        let supervisor = directory.join(SUPERVISOR);
         make(&supervisor)?;
         let counter = [COUNTER].into_iter().filter(|name| has(&offered, name));
         let wanted = CONTROLLERS.into_iter().chain(counter);
         let wanted: Vec<_> = wanted.map(|name| format!("+{name}")).collect();
         let moved = put(&supervisor.join(PROCESSES), "0")
-            .and_then(|()| put(&folder.join("cgroup.subtree_control"), &wanted.join(" ")));
+            .and_then(|()| put(&directory.join("cgroup.subtree_control"), &wanted.join(" ")));
         if let Err(error) = moved {
             // There are other processes in it: it was not meant for this program.
-            let _ = put(&folder.join(PROCESSES), "0");
+            let _ = put(&directory.join(PROCESSES), "0");
             let _ = fs::remove_dir(&supervisor);
             return Err(error);
         }
-        Ok(Self { folder })
+        Ok(Self { directory })
     }
 
     /// Makes the group of a unikernel, in place of one that an earlier run has left.
     pub fn create(&self, name: &Name, config: &Config) -> Result<Group, GroupError> {
         let group = self.of(name);
-        match fs::remove_dir(&group.folder) {
+        match fs::remove_dir(&group.directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(GroupError::File("remove", group.folder, error));
+                return Err(GroupError::File("remove", group.directory, error));
             }
-            _ => make(&group.folder)?,
+            _ => make(&group.directory)?,
         }
         // What it counts is for petrel-stats to read, whatever the umask is.
-        fs::set_permissions(&group.folder, fs::Permissions::from_mode(GROUP_MODE))
-            .map_err(file("set the mode of", &group.folder))?;
+        fs::set_permissions(&group.directory, fs::Permissions::from_mode(GROUP_MODE))
+            .map_err(file("set the mode of", &group.directory))?;
         for (name, content) in limits(config) {
-            if let Err(error) = put(&group.folder.join(name), &content) {
+            if let Err(error) = put(&group.directory.join(name), &content) {
                 group.remove();
                 return Err(error);
             }
@@ -112,14 +112,17 @@ impl Groups {
 
     /// Removes the groups that an earlier supervisor has left, but for those of `running`.
     pub fn remove_others(&self, running: &BTreeSet<&Name>) {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        for folder in entries.map(|entry| entry.path()) {
-            let name = folder.file_name().and_then(|name| name.to_str());
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for directory in entries.map(|entry| entry.path()) {
+            let name = directory.file_name().and_then(|name| name.to_str());
             let name: Option<Name> = name
                 .filter(|name| name.contains(':'))
                 .and_then(|name| name.parse().ok());
             if name.is_some_and(|name| !running.contains(&name)) {
-                Group { folder }.remove();
+                Group { directory }.remove();
             }
         }
     }
@@ -128,7 +131,7 @@ impl Groups {
     pub fn of(&self, name: &Name) -> Group {
         // No other file of a group has a colon in its name.
         Group {
-            folder: self.folder.join(name.to_string()),
+            directory: self.directory.join(name.to_string()),
         }
     }
 }
@@ -136,7 +139,7 @@ impl Groups {
 impl Group {
     /// The file to enter it by.
     pub fn entrance(&self) -> Option<CString> {
-        let path = self.folder.join(PROCESSES).into_os_string();
+        let path = self.directory.join(PROCESSES).into_os_string();
         CString::new(path.into_encoded_bytes()).ok()
     }
 
@@ -148,14 +151,14 @@ impl Group {
 
     /// Whether a process in it was killed because there was too little memory.
     pub fn out_of_memory(&self, _: Option<End>) -> bool {
-        let events = fs::read_to_string(self.folder.join("memory.events"));
+        let events = fs::read_to_string(self.directory.join("memory.events"));
         events.is_ok_and(|events| killed(&events))
     }
 
     /// Removes it. There must be no process in it any more.
     pub fn remove(self) {
-        if let Err(error) = fs::remove_dir(&self.folder) {
-            log::warn!("cannot remove {}: {error}", self.folder.display());
+        if let Err(error) = fs::remove_dir(&self.directory) {
+            log::warn!("cannot remove {}: {error}", self.directory.display());
         }
     }
 }
@@ -182,19 +185,19 @@ fn check_subgroup(own: &str, started: bool) -> Result<(), GroupError> {
     Ok(())
 }
 
-/// The folder of the group that this program was given, and the controllers that it offers.
+/// The directory of the group that this program was given, and the controllers that it offers.
 fn offered(root: &Path, own: &str) -> Result<(PathBuf, String), GroupError> {
     let own = own_group(own).ok_or(GroupError::Absent(
         "this program is in no control group of version 2 but the root",
     ))?;
-    let folder = root.join(own);
-    let offered = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    let directory = root.join(own);
+    let offered = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
     if !CONTROLLERS.iter().all(|wanted| has(&offered, wanted)) {
         return Err(GroupError::Absent(
             "the control group of this program cannot limit memory and CPUs (Delegate=memory cpuset io)",
         ));
     }
-    Ok((folder, offered))
+    Ok((directory, offered))
 }
 
 fn has(offered: &str, wanted: &str) -> bool {
@@ -229,11 +232,11 @@ fn killed(events: &str) -> bool {
     kills.any(|(_, count)| count != "0")
 }
 
-fn make(folder: &Path) -> Result<(), GroupError> {
-    match fs::create_dir(folder) {
+fn make(directory: &Path) -> Result<(), GroupError> {
+    match fs::create_dir(directory) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(GroupError::File(
-            "make the folder",
-            folder.to_path_buf(),
+            "make the directory",
+            directory.to_path_buf(),
             error,
         )),
         _ => Ok(()),
@@ -252,16 +255,16 @@ fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> GroupError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::folder::Folder;
+    use crate::directory::Directory;
     use crate::supervisor::fixtures::config;
 
-    impl Folder {
+    impl Directory {
         /// What stands for /sys/fs/cgroup: a group `a/b` that offers these controllers.
         fn offering(controllers: &str) -> Self {
-            let folder = Self::short();
-            fs::create_dir_all(folder.0.join("a/b")).unwrap();
-            fs::write(folder.0.join("a/b/cgroup.controllers"), controllers).unwrap();
-            folder
+            let directory = Self::short();
+            fs::create_dir_all(directory.0.join("a/b")).unwrap();
+            fs::write(directory.0.join("a/b/cgroup.controllers"), controllers).unwrap();
+            directory
         }
 
         fn read(&self, path: &str) -> String {
@@ -271,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_unikernel_has_a_group_with_its_limits_beside_that_of_the_supervisor() {
-        let root = Folder::offering("cpuset cpu io memory pids\n");
+        let root = Directory::offering("cpuset cpu io memory pids\n");
         let groups = Groups::take_below(&root.0, "4:memory:/x\n0::/a/b\n").unwrap();
         assert_eq!(root.read("a/b/supervisor/cgroup.procs"), "0");
         let passed_on = "a/b/cgroup.subtree_control";
@@ -286,8 +289,8 @@ mod tests {
         let entrance = root.0.join("a/b/tenant:hello/cgroup.procs");
         let found = group.entrance().unwrap();
         assert_eq!(found.to_str().unwrap(), entrance.to_str().unwrap());
-        let folder = fs::metadata(entrance.parent().unwrap()).unwrap();
-        assert_eq!(folder.permissions().mode() & 0o777, GROUP_MODE);
+        let directory = fs::metadata(entrance.parent().unwrap()).unwrap();
+        assert_eq!(directory.permissions().mode() & 0o777, GROUP_MODE);
         assert_eq!(root.read("a/b/tenant:hello/cpuset.cpus"), "0,2,3");
         let most = (64 + 2 + MEMORY_SLACK_MB) << 20;
         assert_eq!(root.read("a/b/tenant:hello/memory.max"), most.to_string());
@@ -309,7 +312,7 @@ mod tests {
 
     #[test]
     fn groups_of_runs_that_are_over_are_removed() {
-        let root = Folder::offering("cpuset memory");
+        let root = Directory::offering("cpuset memory");
         let groups = Groups::take_below(&root.0, "0::/a/b\n").unwrap();
         let passed_on = "a/b/cgroup.subtree_control";
         assert_eq!(root.read(passed_on), "+memory +cpuset", "what there is");
@@ -326,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_group_that_systemd_could_not_start_another_supervisor_in_is_left_alone() {
-        let root = Folder::offering("cpuset memory");
+        let root = Directory::offering("cpuset memory");
         let error = Groups::take_of_manager(&root.0, "0::/a/b\n", true).unwrap_err();
         assert!(error.to_string().contains("DelegateSubgroup="), "{error}");
         assert!(!root.0.join("a/b/supervisor").exists());
@@ -337,7 +340,7 @@ mod tests {
     #[test]
     fn a_group_that_cannot_limit_is_left_alone() {
         for controllers in ["", "cpu pids", "memory", "cpuset pids\n"] {
-            let root = Folder::offering(controllers);
+            let root = Directory::offering(controllers);
             let error = Groups::take_below(&root.0, "0::/a/b\n").unwrap_err();
             assert!(matches!(error, GroupError::Absent(_)), "{error}");
             assert!(!root.0.join("a/b/supervisor").exists());
@@ -346,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_group_with_others_in_it_is_left_as_it_was() {
-        let root = Folder::offering("cpuset memory");
+        let root = Directory::offering("cpuset memory");
         // Writing to it fails.
         fs::create_dir(root.0.join("a/b/cgroup.subtree_control")).unwrap();
         let error = Groups::take_below(&root.0, "0::/a/b\n").unwrap_err();

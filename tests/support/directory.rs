@@ -1,4 +1,4 @@
-//! Folders of tests: of those of the library, and of the integration tests.
+//! Directories of tests: of those of the library, and of the integration tests.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, Permissions};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::mkdtemp;
 
-/// A folder that nobody had before, not even a test that was killed; it goes away with the value.
-pub struct Folder(pub PathBuf);
+/// A directory that nobody had before, not even a test that was killed; it goes away with the value.
+pub struct Directory(pub PathBuf);
 
-impl Folder {
+impl Directory {
     /// With a short name: those of the sockets in it have 108 bytes at most.
     pub fn short() -> Self {
         Self::like(Path::new("/tmp/petrel-XXXXXX"))
@@ -33,7 +33,7 @@ pub fn protect(file: &Path) {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
