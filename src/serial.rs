@@ -1,7 +1,7 @@
 //! Serial numbers of certificates, as DER has them: bytes, the highest first.
 #![forbid(unsafe_code)]
 
-/// Most bytes of a serial number, and of the number of a revocation list (RFC 5280 4.1.2.2, 5.2.3).
+/// Most bytes of a serial number, and of the number of a CRL (RFC 5280 4.1.2.2, 5.2.3).
 pub const MAX_BYTES: usize = 20;
 
 /// A number without the leading zeros of its encoding. One that is negative counts as the positive one with the same

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use client::expect;
 use petrel::authority::read_chain;
-use petrel::chain::crl::{RevocationError, RevocationList};
+use petrel::chain::crl::{Crl, CrlError};
 use petrel::chain::verify::{Anchor, Usage, verify};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use support::{Directory, on_path, run, skipped};
@@ -143,14 +143,14 @@ fn a_crl_that_cannot_be_used_says_why() {
             "ca -config {configuration}.cnf -gencrl -keyfile ca.key -cert ca.pem -out ca.crl {options}"
         ));
         let block = pem::parse(fs::read(directory.path("ca.crl")).unwrap()).unwrap();
-        let list = RevocationList::read(block.contents())?;
+        let list = Crl::read(block.contents())?;
         anchor.has_issued(&list)
     };
     assert_eq!(checked("v2", ""), Ok(true));
     let old = checked("v1", "").unwrap_err().to_string();
     assert!(old.contains("version 1"), "{old}");
     let salt = checked("v2", &format!("{PSS}22")).unwrap_err();
-    assert!(matches!(salt, RevocationError::Algorithm(..)), "{salt}");
+    assert!(matches!(salt, CrlError::Algorithm(..)), "{salt}");
     assert!(salt.to_string().contains("a salt of 22 bytes"), "{salt}");
     let revoke = ["revoke", "ca.pem", "ca.key", "db"];
     let ended = expect(&directory.path(""), 124, &revoke);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, LATENESS, LIST_DAYS, MAX_FILE, Validity};
+use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, CRL_DAYS, LATENESS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_CERTIFICATES, MAX_INTERMEDIATES, PathError};
 use petrel::chain::{EXTENSION, numbers};
@@ -141,7 +141,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let sign = format!("{AUTHORITY_DAYS} for a policy or a server, {COMMAND_DAYS} for a command");
     let startup = Config::DEFAULT_STARTUP.to_string();
     let port = petrel::tls::PORT.to_string();
-    let list = LIST_DAYS.to_string();
+    let list = CRL_DAYS.to_string();
     let stop = STOP_DEADLINE.as_secs().to_string();
     let quota = IMAGE_QUOTA_FACTOR.to_string();
     let reserve = DISK_RESERVE.to_string();
@@ -694,15 +694,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         label,
         format!("{} in an image", size(MAX_IMAGE)),
         format!("{} in a file of a private key", size(MAX_KEY_FILE)),
+        format!("{} in a file of CRLs", size(endpoint::MAX_CRL_FILE)),
         format!(
-            "{} in a file of revocation lists",
-            size(endpoint::MAX_LIST_FILE)
-        ),
-        format!(
-            "{} days before a revocation list expires",
+            "{} days before a CRL expires",
             endpoint::EXPIRY_NOTICE.as_secs() / 86_400
         ),
-        format!("{} revocation lists", endpoint::MAX_LISTS),
+        format!("{} CRLs", endpoint::MAX_CRLS),
     ];
     let mut console = vec![
         format!("{} lines of a console", ring::LINES),

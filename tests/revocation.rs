@@ -1,4 +1,4 @@
-//! Revocation lists: what `petrel-tls --crl` refuses, and what it tells of it.
+//! CRLs: what `petrel-tls --crl` refuses, and what it tells of it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +15,7 @@ use std::fs;
 use std::io::Write;
 
 use endpoint::{Host, failure_text, info, read_message, success};
-use petrel::chain::crl::{RevocationError, RevocationList};
+use petrel::chain::crl::{Crl, CrlError};
 use petrel::chain::verify::{Anchor, PathError, Usage, verify_unrevoked};
 use pki::{Authority, Identity, policy, serial};
 use rcgen::{
@@ -144,7 +144,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
     let cases = [
         ("expired", expired, "has expired"),
         ("later", later, "is not valid before"),
-        ("empty", String::new(), "without any revocation list"),
+        ("empty", String::new(), "without any CRL"),
         ("garbage", garbage.to_owned(), "cannot be read"),
         ("cut", cut.to_owned(), "damaged"),
         ("cut second", good.clone() + cut, "damaged"),
@@ -168,14 +168,14 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
         (
             "of another",
             Authority::root("other").crl(&[]),
-            "no revocation list is that of the trusted certificate",
+            "no CRL is that of the trusted certificate",
         ),
         (
             "of a tenant",
             host.root.delegate("foo", policy(1)).crl(&[]),
-            "no revocation list is that of the trusted certificate",
+            "no CRL is that of the trusted certificate",
         ),
-        ("many", good.repeat(257), "more than 256 revocation lists"),
+        ("many", good.repeat(257), "more than 256 CRLs"),
         ("missing", String::new(), "cannot be read"),
     ];
     let file = host.directory.path().join("lists.crl");
@@ -234,9 +234,9 @@ fn lists_are_not_read_for_strangers() {
     assert!(endpoint.log("").contains("certificates refused"));
     let mut client = endpoint.connect(&host.root.leaf("x", info())).unwrap();
     let text = failure_text(&read_message(&mut client).unwrap());
-    assert!(text.contains("without any revocation list"), "{text}");
+    assert!(text.contains("without any CRL"), "{text}");
     let told = endpoint.log("");
-    assert!(told.contains("without any revocation list"), "{told}");
+    assert!(told.contains("without any CRL"), "{told}");
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_list_is_not_that_of_a_namesake() {
     assert_eq!(verdict(&root, &leaves[1], &[&stranger]), Ok(()));
     // One that says that it is this one's, but has another signature.
     let forged = forged_list(&webs[0], &webs[1]);
-    let wrong = RevocationError::Signature("web".to_owned());
+    let wrong = CrlError::Signature("web".to_owned());
     let refused = Err(PathError::Revocation(wrong));
     assert_eq!(verdict(&root, &leaves[1], &[&forged]), refused);
 }
@@ -367,7 +367,7 @@ fn an_issuer_whose_key_is_not_for_lists_cannot_be_checked() {
     let tenant = root.delegate_with("foo", policy(1), |params| {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     });
-    let refused = RevocationError::KeyUsage("foo".to_owned());
+    let refused = CrlError::KeyUsage("foo".to_owned());
     assert_eq!(
         verdict(&root, &tenant.leaf("x", info()), &[&tenant.crl(&[])]),
         Err(PathError::Revocation(refused))
@@ -382,13 +382,13 @@ fn what_a_list_says_beyond_our_understanding_makes_it_unusable() {
         list.revoked_certs[0].reason_code = Some(rcgen::RevocationReason::KeyCompromise);
     });
     let der = pem::parse(&list).unwrap().into_contents();
-    assert!(RevocationList::read(&der).is_ok());
+    assert!(Crl::read(&der).is_ok());
     // Object identifiers of extensions are replaced by others, of the same length: 2.5.29.x is 55 1d x.
     let replaced = |from: u8, to: u8| {
         let mut der = der.clone();
         let found = der.windows(3).position(|three| three == [0x55, 0x1d, from]);
         der[found.unwrap() + 2] = to;
-        RevocationList::read(&der)
+        Crl::read(&der)
     };
     // A delta of a list with this number.
     let delta = replaced(20, 27).unwrap_err();
@@ -397,11 +397,11 @@ fn what_a_list_says_beyond_our_understanding_makes_it_unusable() {
     assert!(replaced(20, 99).is_ok());
     for (oid, what) in [(20, "list"), (21, "entry")] {
         let critical = critical(&der, oid);
-        let error = RevocationList::read(&critical).expect_err(what);
-        assert!(matches!(error, RevocationError::Unreadable(_)), "{error}");
+        let error = Crl::read(&critical).expect_err(what);
+        assert!(matches!(error, CrlError::Unreadable(_)), "{error}");
     }
     for end in 0..der.len() {
-        assert!(RevocationList::read(&der[..end]).is_err(), "{end}");
+        assert!(Crl::read(&der[..end]).is_err(), "{end}");
     }
 }
 
@@ -460,7 +460,7 @@ fn verdict(root: &Authority, identity: &Identity, lists: &[&String]) -> Result<(
     let anchor = Anchor::new(&root.certificate()).unwrap();
     let lists: Vec<_> = lists
         .iter()
-        .map(|list| RevocationList::read(pem::parse(list).unwrap().contents()).unwrap())
+        .map(|list| Crl::read(pem::parse(list).unwrap().contents()).unwrap())
         .collect();
     let (leaf, others) = identity.chain.split_first().unwrap();
     let others: &[CertificateDer<'_>] = others;

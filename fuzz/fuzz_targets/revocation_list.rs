@@ -1,5 +1,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    petrel_fuzz::revocation_list(bytes);
+    petrel_fuzz::crl(bytes);
 });

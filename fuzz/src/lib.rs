@@ -8,7 +8,7 @@ pub mod seeds;
 use std::io::Cursor;
 
 use petrel::authority::Request;
-use petrel::chain::crl::RevocationList;
+use petrel::chain::crl::Crl;
 use petrel::chain::{
     image_extension_value, is_followed_by_stream, read_image_extension, request, route,
 };
@@ -48,7 +48,7 @@ pub const TARGETS: [(&str, Body); 19] = [
     ("name", name),
     ("request", signing_request),
     ("revocation_file", revocation_file),
-    ("revocation_list", revocation_list),
+    ("crl", crl),
     ("show", show),
     ("state", state),
     ("state_albatross", state_albatross),
@@ -224,12 +224,12 @@ pub fn signing_request(bytes: &[u8]) -> bool {
     Request::parse(bytes).is_ok()
 }
 
-/// A revocation list.
-pub fn revocation_list(bytes: &[u8]) -> bool {
-    RevocationList::read(bytes).is_ok()
+/// A CRL.
+pub fn crl(bytes: &[u8]) -> bool {
+    Crl::read(bytes).is_ok()
 }
 
-/// A file of revocation lists: the same ones are found if there is text around them.
+/// A file of CRLs: the same ones are found if there is text around them.
 pub fn revocation_file(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return false;

@@ -44,7 +44,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "name" => names(),
         "request" => requests(),
         "revocation_file" => list_files(),
-        "revocation_list" => vec![revocation_list()],
+        "crl" => vec![crl()],
         "show" => shown(),
         "state" => imported(),
         "state_albatross" => states(),
@@ -274,7 +274,7 @@ fn list_files() -> Vec<Vec<u8>> {
 }
 
 /// A list of two certificates.
-fn revocation_list() -> Vec<u8> {
+fn crl() -> Vec<u8> {
     signed(list_of(vec![revoked(7), revoked(8)]), &rcgen::PKCS_ED25519)
 }
 
@@ -312,7 +312,7 @@ fn signed(
 }
 
 fn list_section() -> pem::Pem {
-    pem::Pem::new("X509 CRL", revocation_list())
+    pem::Pem::new("X509 CRL", crl())
 }
 
 /// Every message as an answer: alone, and after one to a policy.

@@ -1,4 +1,4 @@
-//! Revocation lists (RFC 5280 5): read, checked, extended, signed anew.
+//! CRLs (RFC 5280 5): read, checked, extended, signed anew.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -22,9 +22,9 @@ use crate::{chain, serial};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Serial(Vec<u8>);
 
-/// The entries of a revocation list, and its number.
+/// The entries of a CRL, and its number.
 #[derive(Debug, Default)]
-pub(super) struct RevocationList {
+pub(super) struct Crl {
     number: Option<BigUint>,
     entries: Vec<RevokedCertParams>,
     /// The serial numbers of the entries.
@@ -69,7 +69,7 @@ impl Serial {
     }
 }
 
-impl RevocationList {
+impl Crl {
     /// Reads the list of this issuer. The text says why it is not to be extended.
     pub(super) fn read(der: &[u8], issuer: &Issuer) -> Result<Self, String> {
         let list = match CertificateRevocationList::from_der(der) {
@@ -143,7 +143,7 @@ impl RevocationList {
         };
         let der = parameters
             .signed_by(&issuer.signer()?)
-            .map_err(AuthorityError::crypto("sign the revocation list"))?
+            .map_err(AuthorityError::crypto("sign the CRL"))?
             .der()
             .to_vec();
         // Names that cannot be written again byte by byte would make it the list of nobody.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Lifetime, Validity};
 use crate::chain;
 use crate::chain::verify::{MAX_INTERMEDIATES, PathError};
-use crate::endpoint::MAX_LIST_FILE;
+use crate::endpoint::MAX_CRL_FILE;
 use crate::name::NameError;
 use crate::policy::{Excess, Unusable, list};
 use crate::private_key::KeyFileError;
@@ -86,9 +86,9 @@ pub enum AuthorityError {
     Serial(String),
     /// Lines of the data base are none (data base, their numbers).
     Lines(PathBuf, Vec<usize>),
-    /// The revocation list cannot be extended (its file, why).
+    /// The CRL cannot be extended (its file, why).
     List(PathBuf, String),
-    /// The revocation list would be larger than an endpoint reads (its file, number of entries).
+    /// The CRL would be larger than an endpoint reads (its file, number of entries).
     ListTooLarge(PathBuf, usize),
     /// The lifetime is out of range.
     Lifetime(Lifetime),
@@ -267,16 +267,16 @@ impl fmt::Display for AuthorityError {
             ),
             Self::List(path, why) => write!(
                 f,
-                "the revocation list '{}' {why}; it is left as it is",
+                "the CRL '{}' {why}; it is left as it is",
                 path.display()
             ),
             Self::ListTooLarge(path, entries) => write!(
                 f,
-                "the revocation list '{}' would have {entries} entries and so be larger than the {} MiB that petrel-tls \
+                "the CRL '{}' would have {entries} entries and so be larger than the {} MiB that petrel-tls \
                  reads: nothing was revoked. No entry can be dropped, as a list does not say when a certificate ends: \
                  take a new authority",
                 path.display(),
-                MAX_LIST_FILE >> 20
+                MAX_CRL_FILE >> 20
             ),
         }
     }

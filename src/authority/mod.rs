@@ -28,5 +28,5 @@ pub use key::{Key, KeyType, OtherType};
 pub(crate) use key::{kind as key_kind, private_kind as private_key_kind};
 pub(crate) use request::requested_extensions;
 pub use request::{Request, WrittenRequest, create_request, file_stem, write_request};
-pub use revoke::{LIST_DAYS, RevokeOrder, Revoked, RevokedEntry, revoke};
+pub use revoke::{CRL_DAYS, RevokeOrder, Revoked, RevokedEntry, revoke};
 pub use sign::{AUTHORITY_DAYS, COMMAND_DAYS, Caution, Draft, SignOrder, sign};

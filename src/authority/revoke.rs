@@ -1,4 +1,4 @@
-//! `revoke`: from serial numbers and names to the authority's revocation list.
+//! `revoke`: from serial numbers and names to the authority's CRL.
 
 use std::fmt;
 use std::fs::File;
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use time::OffsetDateTime;
 
-use super::crl::{RevocationList, Serial};
+use super::crl::{Crl, Serial};
 use super::database::{self, Issued, KeyIdentifier, Kind};
 use super::{AuthorityError, Issuer, Validity, file, read_chain};
 use crate::chain::crl::LABEL;
-use crate::endpoint::MAX_LIST_FILE;
+use crate::endpoint::MAX_CRL_FILE;
 
-/// Days until a revocation list has to be renewed.
-pub const LIST_DAYS: u32 = 30;
+/// Days until a CRL has to be renewed.
+pub const CRL_DAYS: u32 = 30;
 
 /// What `revoke` is asked for.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct RevokeOrder<'a> {
     pub database: &'a Path,
     /// Serial numbers, names and files of certificates; none renews the list.
     pub certificates: &'a [String],
-    /// File of the revocation list; `None`: that of the certificate, ending in `.crl`.
+    /// File of the CRL; `None`: that of the certificate, ending in `.crl`.
     pub list: Option<&'a Path>,
     /// Days until the list has to be renewed.
     pub days: u32,
@@ -42,7 +42,7 @@ pub struct Revoked {
     pub authority: String,
     /// Whether the authority is a root, which hosts trust.
     pub is_root: bool,
-    /// File of the revocation list.
+    /// File of the CRL.
     pub file: PathBuf,
     /// Number of the list, decimal.
     pub number: String,
@@ -75,7 +75,7 @@ struct Wanted {
     server: bool,
 }
 
-/// Extends the authority's revocation list, or makes the first one. Nothing is written unless everything asked for is
+/// Extends the authority's CRL, or makes the first one. Nothing is written unless everything asked for is
 /// known.
 pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, AuthorityError> {
     let issuer = Issuer::load(order.authority, order.key)?;
@@ -85,7 +85,7 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
         .is_some_and(|usage| usage.crl_sign())
     {
         return Err(AuthorityError::Issuer(
-            "may not sign revocation lists (its key usage lacks cRLSign)".to_owned(),
+            "may not sign CRLs (its key usage lacks cRLSign)".to_owned(),
         ));
     }
     let validity = Validity::days(now, order.days)?;
@@ -110,7 +110,7 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
         .collect();
     let (der, number) = list.sign(&issuer, validity)?;
     let text = file::encode(LABEL, &der);
-    if text.len() as u64 > MAX_LIST_FILE {
+    if text.len() as u64 > MAX_CRL_FILE {
         return Err(AuthorityError::ListTooLarge(path, list.len()));
     }
     file::write(&path, 0o644, &text, true)?;
@@ -131,15 +131,15 @@ fn lock(path: &Path) -> Result<Flock<File>, AuthorityError> {
         .map_err(|(_, error)| AuthorityError::File("lock", path.to_owned(), error.into()))
 }
 
-fn read_list(path: &Path, issuer: &Issuer) -> Result<RevocationList, AuthorityError> {
+fn read_list(path: &Path, issuer: &Issuer) -> Result<Crl, AuthorityError> {
     let exists = path
         .try_exists()
         .map_err(AuthorityError::file("look for", path))?;
     if !exists {
-        return Ok(RevocationList::default());
+        return Ok(Crl::default());
     }
     let der = file::read_block(path, LABEL)?;
-    RevocationList::read(&der, issuer).map_err(|why| AuthorityError::List(path.to_owned(), why))
+    Crl::read(&der, issuer).map_err(|why| AuthorityError::List(path.to_owned(), why))
 }
 
 /// What is to be revoked. The data base is needed only for what is looked up there.

@@ -1,4 +1,4 @@
-//! Revocation lists (RFC 5280 5): whether one can be used, whose it is, and what it revokes. The time is an argument.
+//! CRLs (RFC 5280 5): whether one can be used, whose it is, and what it revokes. The time is an argument.
 //!
 //! Common names are not unique: two tenants may both have an authority `web`. A list belongs to the issuer whose key
 //! signed it, and what cannot be told for sure refuses.
@@ -26,9 +26,9 @@ use crate::serial::magnitude;
 /// The label of a list in PEM (RFC 7468 6).
 pub const LABEL: &str = "X509 CRL";
 
-/// A revocation list whose signature says nothing yet.
+/// A CRL whose signature says nothing yet.
 #[derive(Clone, Debug)]
-pub struct RevocationList {
+pub struct Crl {
     /// DER of what is signed, and of the algorithm and signature after it.
     signed: (Vec<u8>, Vec<u8>),
     /// Whether these public keys (DER) are the one that signed it, as far as that was asked.
@@ -53,9 +53,9 @@ enum Signed {
     Unsupported,
 }
 
-/// Why a revocation list cannot be used.
+/// Why a CRL cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RevocationError {
+pub enum CrlError {
     /// Not a list of version 2, or one with something that is not understood.
     Unreadable(String),
     /// It covers some certificates of its issuer only.
@@ -68,15 +68,14 @@ pub enum RevocationError {
     Signature(String),
     /// It has the name of this issuer, but its signature is of this kind, which cannot be checked.
     Algorithm(String, String),
-    /// The key of this issuer is not meant to sign revocation lists.
+    /// The key of this issuer is not meant to sign CRLs.
     KeyUsage(String),
 }
 
-impl RevocationList {
+impl Crl {
     /// Reads one list, strictly: what is not understood could revoke something.
-    pub fn read(der: &[u8]) -> Result<Self, RevocationError> {
-        let unreadable =
-            |reason: &dyn fmt::Display| RevocationError::Unreadable(reason.to_string());
+    pub fn read(der: &[u8]) -> Result<Self, CrlError> {
+        let unreadable = |reason: &dyn fmt::Display| CrlError::Unreadable(reason.to_string());
         // webpki refuses delta lists, indirect ones, unknown critical extensions of list and entries, and a missing
         // nextUpdate; x509-parser skips an entry's extensions that it cannot read, but knows the issuer's key.
         if let Ok((_, list)) = CertificateRevocationList::from_der(der)
@@ -103,7 +102,7 @@ impl RevocationList {
         let mut authority_key = None;
         for extension in list.extensions() {
             if extension.oid == OID_X509_EXT_ISSUER_DISTRIBUTION_POINT {
-                return Err(RevocationError::Partial);
+                return Err(CrlError::Partial);
             }
             match extension.parsed_extension() {
                 ParsedExtension::AuthorityKeyIdentifier(identifier) if authority_key.is_none() => {
@@ -139,12 +138,12 @@ impl RevocationList {
     }
 
     /// Whether it can be used now.
-    pub fn check_time(&self, now: UnixTime) -> Result<(), RevocationError> {
+    pub fn check_time(&self, now: UnixTime) -> Result<(), CrlError> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if now < self.this_update {
-            Err(RevocationError::NotValidYet(self.this_update))
+            Err(CrlError::NotValidYet(self.this_update))
         } else if now >= self.next_update {
-            Err(RevocationError::Expired(self.next_update))
+            Err(CrlError::Expired(self.next_update))
         } else {
             Ok(())
         }
@@ -169,7 +168,7 @@ impl RevocationList {
     ///
     /// # Errors
     /// If it should be, but was not signed by the issuer's key, or with a key that is not meant for it.
-    pub fn is_of(&self, issuer: &Certificate<'_>) -> Result<bool, RevocationError> {
+    pub fn is_of(&self, issuer: &Certificate<'_>) -> Result<bool, CrlError> {
         let same_name = self.has_name_of(issuer);
         let same_key = self
             .authority_key
@@ -185,15 +184,15 @@ impl RevocationList {
             return if may_sign(issuer) {
                 Ok(true)
             } else {
-                Err(RevocationError::KeyUsage(name()))
+                Err(CrlError::KeyUsage(name()))
             };
         }
         match (same_name, same_key) {
             (false, _) | (_, Some(false)) => Ok(false),
             (true, _) if signed == Signed::Unsupported => {
-                Err(RevocationError::Algorithm(name(), self.algorithm()))
+                Err(CrlError::Algorithm(name(), self.algorithm()))
             }
-            (true, _) => Err(RevocationError::Signature(name())),
+            (true, _) => Err(CrlError::Signature(name())),
         }
     }
 
@@ -254,23 +253,21 @@ fn may_sign(issuer: &Certificate<'_>) -> bool {
     }
 }
 
-impl fmt::Display for RevocationError {
+impl fmt::Display for CrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(reason) => {
-                write!(f, "the revocation list cannot be read: {reason}")
+                write!(f, "the CRL cannot be read: {reason}")
             }
             Self::Partial => f.write_str(
-                "the revocation list is for some certificates of its issuer only, which is not supported",
+                "the CRL is for some certificates of its issuer only, which is not supported",
             ),
-            Self::NotValidYet(time) => write!(
-                f,
-                "the revocation list is not valid before {}",
-                super::time(*time)
-            ),
+            Self::NotValidYet(time) => {
+                write!(f, "the CRL is not valid before {}", super::time(*time))
+            }
             Self::Expired(time) => write!(
                 f,
-                "the revocation list has expired, at {}: whoever has the authority's key can renew it by 'petrel \
+                "the CRL has expired, at {}: whoever has the authority's key can renew it by 'petrel \
                  revoke' without names",
                 super::time(*time)
             ),
@@ -282,19 +279,19 @@ impl fmt::Display for RevocationError {
             ),
             Self::Signature(issuer) => write!(
                 f,
-                "the revocation list of '{}' was not signed by its key",
+                "the CRL of '{}' was not signed by its key",
                 issuer.escape_default()
             ),
             Self::KeyUsage(issuer) => write!(
                 f,
-                "the key usage of '{}' lacks cRLSign, but there is a revocation list of it",
+                "the key usage of '{}' lacks cRLSign, but there is a CRL of it",
                 issuer.escape_default()
             ),
         }
     }
 }
 
-impl std::error::Error for RevocationError {}
+impl std::error::Error for CrlError {}
 
 #[cfg(test)]
 mod tests {
@@ -322,7 +319,7 @@ mod tests {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let list = list.signed_by(&Issuer::new(issuer, &key)).unwrap();
-        let mut list = RevocationList::read(list.der()).unwrap();
+        let mut list = Crl::read(list.der()).unwrap();
         let mut forged = list.clone();
         forged.signed.0.push(0);
         assert!(forged.is_of(&certificate).is_err());

@@ -16,7 +16,7 @@ use webpki::{
 use x509_parser::extensions::ParsedExtension;
 
 use super::algorithm::describe_content;
-use super::crl::{RevocationError, RevocationList};
+use super::crl::{Crl, CrlError};
 use super::{Certificate, in_words};
 
 /// Most intermediate certificates between a leaf and the anchor: webpki's limit, which it keeps to itself.
@@ -74,7 +74,7 @@ pub enum PathError {
     /// This certificate is revoked (common name, serial number).
     Revoked(String, String),
     /// Whether a certificate is revoked cannot be told.
-    Revocation(RevocationError),
+    Revocation(CrlError),
 }
 
 impl Anchor {
@@ -110,18 +110,18 @@ impl Anchor {
     ///
     /// # Errors
     /// If it has the anchor's name, but is not.
-    pub fn has_issued(&self, list: &RevocationList) -> Result<bool, RevocationError> {
+    pub fn has_issued(&self, list: &Crl) -> Result<bool, CrlError> {
         let issuer = self.read()?;
         match list.is_of(&issuer) {
-            Ok(false) if list.has_name_of(&issuer) => Err(RevocationError::Signature(
+            Ok(false) if list.has_name_of(&issuer) => Err(CrlError::Signature(
                 issuer.common_name().unwrap_or_default(),
             )),
             outcome => outcome,
         }
     }
 
-    fn read(&self) -> Result<Certificate<'_>, RevocationError> {
-        Certificate::read(&self.certificate).map_err(RevocationError::Unreadable)
+    fn read(&self) -> Result<Certificate<'_>, CrlError> {
+        Certificate::read(&self.certificate).map_err(CrlError::Unreadable)
     }
 
     fn is_valid_at(&self, now: UnixTime) -> bool {
@@ -147,7 +147,7 @@ pub fn verify_unrevoked(
     leaf: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
     anchors: &[Anchor],
-    lists: &[RevocationList],
+    lists: &[Crl],
     now: UnixTime,
     usage: Usage,
 ) -> Result<Vec<CertificateDer<'static>>, PathError> {
@@ -293,7 +293,7 @@ fn check_path(path: &VerifiedPath<'_>, anchor: &Anchor, usage: Usage) -> Result<
 fn check_revocation(
     path: &VerifiedPath<'_>,
     anchor: &Anchor,
-    lists: &[RevocationList],
+    lists: &[Crl],
 ) -> Result<(), PathError> {
     if lists.is_empty() {
         return Ok(());

@@ -253,7 +253,7 @@ command! {
 }
 
 command! {
-    /// Revoke certificates: writes the authority's revocation list.
+    /// Revoke certificates: writes the authority's CRL.
     Revoke, "revoke", {
         /// the authority's certificate
         #[argh(positional)]
@@ -267,17 +267,17 @@ command! {
         /// serial numbers or names of that list, or serial:HEX for any number; none to renew the list
         #[argh(positional)]
         pub(super) certificate: Vec<String>,
-        /// the revocation list (CACERT with .crl for .pem)
+        /// the CRL (CACERT with .crl for .pem)
         #[argh(option)]
         pub(super) crl: Option<PathBuf>,
         /// days until the list has to be renewed (30)
-        #[argh(option, default = "authority::LIST_DAYS", from_str_fn(number))]
+        #[argh(option, default = "authority::CRL_DAYS", from_str_fn(number))]
         pub(super) days: u32,
     }
 }
 
 command! {
-    /// Show certificates, requests, revocation lists and state files in words.
+    /// Show certificates, requests, CRLs and state files in words.
     Show, "show", {
         /// files; without one, or for - after --, standard input
         #[argh(positional)]

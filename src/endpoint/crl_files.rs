@@ -1,4 +1,4 @@
-//! The revocation lists of `--crl`, opened anew for each connection.
+//! The CRLs of `--crl`, opened anew for each connection.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -15,23 +15,23 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use rustls::pki_types::UnixTime;
 
-use crate::chain::crl::{LABEL, RevocationError, RevocationList};
+use crate::chain::crl::{Crl, CrlError, LABEL};
 use crate::chain::verify::Anchor;
 use crate::sandbox::Need;
 use crate::socket::SEARCH;
 
-/// Most bytes in a file with revocation lists.
-pub const MAX_LIST_FILE: u64 = 4 << 20;
+/// Most bytes in a file with CRLs.
+pub const MAX_CRL_FILE: u64 = 4 << 20;
 
-/// Most revocation lists in all files together.
-pub const MAX_LISTS: usize = 256;
+/// Most CRLs in all files together.
+pub const MAX_CRLS: usize = 256;
 
 /// From when on the log is told that a list will expire.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 86_400);
 
 /// What `--crl` and the options with it say: files that are open, as they are read in a sandbox.
 #[derive(Debug, Default)]
-pub struct Lists {
+pub struct CrlFiles {
     files: Vec<(PathBuf, io::Result<File>)>,
     /// For each file its directory, and its name there.
     places: Vec<io::Result<(OwnedFd, OsString)>>,
@@ -41,7 +41,7 @@ pub struct Lists {
 
 /// Why the lists cannot be used, so that no certificate is accepted.
 #[derive(Debug)]
-pub struct ListsError {
+pub struct CrlFilesError {
     file: PathBuf,
     reason: Reason,
 }
@@ -51,30 +51,30 @@ pub struct ListsError {
 pub enum Reason {
     /// It cannot be read.
     Read(io::Error),
-    /// More than [`MAX_LIST_FILE`].
+    /// More than [`MAX_CRL_FILE`].
     TooLarge,
     /// Not PEM, or not of lists only.
     Content(String),
     /// No list in it.
     Empty,
-    /// [`MAX_LISTS`] are exceeded.
+    /// [`MAX_CRLS`] are exceeded.
     TooMany,
     /// Neither in it nor in the others is one of the anchor.
     NoneOfAnchor,
     /// One of its lists cannot be used.
-    List(RevocationError),
+    List(CrlError),
 }
 
 /// The lists that were read.
 #[derive(Debug)]
-pub struct Found {
+pub struct LoadedCrls {
     /// All of them.
-    pub lists: Vec<RevocationList>,
+    pub lists: Vec<Crl>,
     /// The files and issuers of those that are not the anchor's.
     others: Vec<(PathBuf, String)>,
 }
 
-impl Lists {
+impl CrlFiles {
     /// Opens the files. One that cannot be opened is a matter of [`Self::read`].
     pub fn open(files: &[PathBuf], accept_expired: bool) -> Self {
         // What is no file, and waits for somebody, is not waited for.
@@ -132,18 +132,18 @@ impl Lists {
     /// # Errors
     /// If one cannot be used, or there are some, but none of them is the anchor's: then they are perhaps another host's,
     /// and what is revoked here is not known.
-    pub fn read(&self, anchor: &Anchor, now: UnixTime) -> Result<Found, ListsError> {
-        let mut found = Found {
+    pub fn read(&self, anchor: &Anchor, now: UnixTime) -> Result<LoadedCrls, CrlFilesError> {
+        let mut found = LoadedCrls {
             lists: Vec::new(),
             others: Vec::new(),
         };
         for (file, open) in &self.files {
-            let failed = |reason| ListsError {
+            let failed = |reason| CrlFilesError {
                 file: file.clone(),
                 reason,
             };
             let lists = read_file(open).map_err(failed)?;
-            if found.lists.len() + lists.len() > MAX_LISTS {
+            if found.lists.len() + lists.len() > MAX_CRLS {
                 return Err(failed(Reason::TooMany));
             }
             for list in &lists {
@@ -156,7 +156,7 @@ impl Lists {
             found.lists.extend(lists);
         }
         match self.files.first() {
-            Some((file, _)) if found.others.len() == found.lists.len() => Err(ListsError {
+            Some((file, _)) if found.others.len() == found.lists.len() => Err(CrlFilesError {
                 file: file.clone(),
                 reason: Reason::NoneOfAnchor,
             }),
@@ -164,21 +164,16 @@ impl Lists {
         }
     }
 
-    fn check_time(
-        &self,
-        file: &Path,
-        list: &RevocationList,
-        now: UnixTime,
-    ) -> Result<(), RevocationError> {
+    fn check_time(&self, file: &Path, list: &Crl, now: UnixTime) -> Result<(), CrlError> {
         match list.check_time(now) {
-            Err(error @ RevocationError::Expired(_)) if self.accept_expired => {
+            Err(error @ CrlError::Expired(_)) if self.accept_expired => {
                 warn!("{}: {error}, and is used nevertheless", file.display());
             }
             outcome => outcome?,
         }
         if let Some(left) = list.ends_soon(now, EXPIRY_NOTICE) {
             warn!(
-                "{}: the revocation list of '{}' expires in {} h; extend it, or no certificate is accepted then",
+                "{}: the CRL of '{}' expires in {} h; extend it, or no certificate is accepted then",
                 file.display(),
                 list.issuer().escape_default(),
                 left.as_secs() / 3600
@@ -188,12 +183,12 @@ impl Lists {
     }
 }
 
-impl Found {
+impl LoadedCrls {
     /// Tells the log of lists that may be of no use.
     pub fn warn_of_others(&self) {
         for (file, issuer) in &self.others {
             warn!(
-                "{}: the revocation list of '{}' is not of the trusted certificate: it counts only for what an \
+                "{}: the CRL of '{}' is not of the trusted certificate: it counts only for what an \
                  authority below with this name and its key has issued",
                 file.display(),
                 issuer.escape_default()
@@ -214,13 +209,13 @@ fn place(file: &Path) -> io::Result<(OwnedFd, OsString)> {
     Ok((open(directory, flags, Mode::empty())?, name.to_owned()))
 }
 
-fn read_file(file: &io::Result<File>) -> Result<Vec<RevocationList>, Reason> {
+fn read_file(file: &io::Result<File>) -> Result<Vec<Crl>, Reason> {
     let mut text = String::new();
     let file = file.as_ref().map_err(|error| Reason::Read(copy(error)))?;
-    file.take(MAX_LIST_FILE + 1)
+    file.take(MAX_CRL_FILE + 1)
         .read_to_string(&mut text)
         .map_err(Reason::Read)?;
-    if text.len() as u64 > MAX_LIST_FILE {
+    if text.len() as u64 > MAX_CRL_FILE {
         return Err(Reason::TooLarge);
     }
     read_lists(&text)
@@ -234,7 +229,7 @@ fn copy(error: &io::Error) -> io::Error {
 }
 
 /// The lists in the content of a file, which holds nothing else.
-pub fn read_lists(text: &str) -> Result<Vec<RevocationList>, Reason> {
+pub fn read_lists(text: &str) -> Result<Vec<Crl>, Reason> {
     let sections = pem::parse_many(text).map_err(|error| Reason::Content(error.to_string()))?;
     // A section that was cut off would be skipped, and with it what it revokes.
     let begun = text.lines().filter(|line| line.contains("-----BEGIN"));
@@ -248,11 +243,11 @@ pub fn read_lists(text: &str) -> Result<Vec<RevocationList>, Reason> {
     }
     sections
         .iter()
-        .map(|section| RevocationList::read(section.contents()).map_err(Reason::List))
+        .map(|section| Crl::read(section.contents()).map_err(Reason::List))
         .collect()
 }
 
-impl ListsError {
+impl CrlFilesError {
     /// What is wrong, without the name of the file.
     pub fn reason(&self) -> &Reason {
         &self.reason
@@ -262,20 +257,18 @@ impl ListsError {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read(error) => write!(f, "a revocation list cannot be read: {error}"),
-            Self::TooLarge => write!(f, "revocation lists of more than {MAX_LIST_FILE} bytes"),
-            Self::Content(reason) => write!(f, "a file of revocation lists is damaged: {reason}"),
-            Self::Empty => f.write_str("a file without any revocation list"),
-            Self::TooMany => write!(f, "more than {MAX_LISTS} revocation lists"),
-            Self::NoneOfAnchor => {
-                f.write_str("no revocation list is that of the trusted certificate")
-            }
+            Self::Read(error) => write!(f, "a CRL cannot be read: {error}"),
+            Self::TooLarge => write!(f, "CRLs of more than {MAX_CRL_FILE} bytes"),
+            Self::Content(reason) => write!(f, "a file of CRLs is damaged: {reason}"),
+            Self::Empty => f.write_str("a file without any CRL"),
+            Self::TooMany => write!(f, "more than {MAX_CRLS} CRLs"),
+            Self::NoneOfAnchor => f.write_str("no CRL is that of the trusted certificate"),
             Self::List(error) => error.fmt(f),
         }
     }
 }
 
-impl fmt::Display for ListsError {
+impl fmt::Display for CrlFilesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -286,4 +279,4 @@ impl fmt::Display for ListsError {
     }
 }
 
-impl std::error::Error for ListsError {}
+impl std::error::Error for CrlFilesError {}

@@ -47,8 +47,8 @@ use crate::socket::{DIRECTORY, Directory, RUNTIME_DIRECTORY};
 use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
-use crl_files::Lists;
-pub use crl_files::{EXPIRY_NOTICE, MAX_LIST_FILE, MAX_LISTS, read_lists};
+use crl_files::CrlFiles;
+pub use crl_files::{EXPIRY_NOTICE, MAX_CRL_FILE, MAX_CRLS, read_lists};
 pub use frames::{Answers, RawStream, UploadError};
 use listener::Program;
 pub use listener::{BACKLOG, SHORTAGE};
@@ -162,7 +162,7 @@ pub struct Options {
     #[argh(option, arg_name = "file")]
     pub crl: Vec<PathBuf>,
 
-    /// use revocation lists that have expired, too, with a warning
+    /// use CRLs that have expired, too, with a warning
     #[argh(switch)]
     pub accept_expired_crl: bool,
 
@@ -212,14 +212,14 @@ impl Options {
 
     /// The CRLs that were asked for. If none were, a file beside the trusted certificate counts, which `petrel revoke`
     /// writes by default: it is looked for at each connection.
-    fn lists(&self) -> Lists {
+    fn lists(&self) -> CrlFiles {
         let beside = self.crl_beside();
         let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         let is_there = || !beside.symlink_metadata().is_err_and(missing);
         if self.crl.is_empty() && beside != self.ca && is_there() {
-            Lists::open(&[beside], self.accept_expired_crl)
+            CrlFiles::open(&[beside], self.accept_expired_crl)
         } else {
-            Lists::open(&self.crl, self.accept_expired_crl)
+            CrlFiles::open(&self.crl, self.accept_expired_crl)
         }
     }
 }
@@ -360,7 +360,7 @@ fn leave_connection_alone() -> bool {
 fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError> {
     // Each connection reads the files anew. What is wrong with them should turn up now.
     let credentials = credentials(options)?;
-    // Lists that cannot be used refuse everything, which may be mended while this goes on.
+    // CrlFiles that cannot be used refuse everything, which may be mended while this goes on.
     let lists = options.lists();
     match lists.read(credentials.anchor(), UnixTime::now()) {
         Ok(found) => found.warn_of_others(),
@@ -409,7 +409,7 @@ fn limits(options: &Options) -> ConnectionLimits {
 }
 
 /// The command line of the process for one connection. A CRL that the listener has found must not be missing later.
-fn arguments(options: &Options, lists: &Lists) -> Vec<OsString> {
+fn arguments(options: &Options, lists: &CrlFiles) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = vec![
         "--inetd".into(),
         "--tmpdir".into(),
@@ -474,7 +474,7 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
 /// What the process of a connection has opened before it cannot any more.
 struct AtHand {
     credentials: tls::Credentials,
-    lists: Arc<Lists>,
+    lists: Arc<CrlFiles>,
     sockets: Directory,
     place: Place,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 
-use super::crl_files::Lists;
+use super::crl_files::CrlFiles;
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, Usage, verify_unrevoked};
 
@@ -17,12 +17,12 @@ pub const RECHECK: Duration = Duration::from_secs(60);
 pub struct Standing {
     path: Vec<CertificateDer<'static>>,
     anchor: Anchor,
-    lists: Arc<Lists>,
+    lists: Arc<CrlFiles>,
 }
 
 impl Standing {
     /// Watches a path that was verified, leaf first, without the anchor.
-    pub fn new(path: Vec<CertificateDer<'static>>, anchor: Anchor, lists: Arc<Lists>) -> Self {
+    pub fn new(path: Vec<CertificateDer<'static>>, anchor: Anchor, lists: Arc<CrlFiles>) -> Self {
         Self {
             path,
             anchor,
@@ -128,7 +128,7 @@ mod tests {
             list.signed_by(&self.0).unwrap().pem().unwrap()
         }
 
-        fn standing(&self, lists: Lists) -> Standing {
+        fn standing(&self, lists: CrlFiles) -> Standing {
             let anchor = Anchor::new(&self.1).unwrap();
             Standing::new(vec![self.leaf()], anchor, Arc::new(lists))
         }
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_looked_at_when_it_expires_and_once_a_minute_before() {
-        let standing = Authority::new().standing(Lists::default());
+        let standing = Authority::new().standing(CrlFiles::default());
         let end = NOW + 86_400;
         assert_eq!(standing.next_check(at(NOW)), RECHECK);
         assert_eq!(standing.next_check(at(end - 5)), Duration::from_secs(6));
@@ -157,7 +157,7 @@ mod tests {
         let (place, authority) = (Directory::short(), Authority::new());
         let file = place.0.join("ca.crl");
         fs::write(&file, authority.crl(&[])).unwrap();
-        let standing = authority.standing(Lists::open(std::slice::from_ref(&file), false));
+        let standing = authority.standing(CrlFiles::open(std::slice::from_ref(&file), false));
         for _ in 0..2 {
             assert_eq!(standing.check(at(NOW)), Ok(()));
         }

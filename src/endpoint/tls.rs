@@ -19,7 +19,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
 use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
 
-use super::crl_files::Lists;
+use super::crl_files::CrlFiles;
 use super::stream::{SecureStream, wait};
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
@@ -121,7 +121,10 @@ impl Credentials {
             .map_err(CredentialsError::Pair)
     }
 
-    fn server(self, lists: Arc<Lists>) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
+    fn server(
+        self,
+        lists: Arc<CrlFiles>,
+    ) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
         let keeper = Arc::new(PathKeeper {
             anchor: self.anchor,
             lists,
@@ -145,7 +148,7 @@ impl Credentials {
 pub fn accept(
     socket: &TcpStream,
     credentials: Credentials,
-    lists: Arc<Lists>,
+    lists: Arc<CrlFiles>,
     deadline: Instant,
 ) -> Result<Accepted<'_>, HandshakeError> {
     let setup = |error| HandshakeError {
@@ -293,7 +296,7 @@ impl SecureStream for TlsStream<'_> {
 #[derive(Debug)]
 struct PathKeeper {
     anchor: Anchor,
-    lists: Arc<Lists>,
+    lists: Arc<CrlFiles>,
     algorithms: WebPkiSupportedAlgorithms,
     /// The leaf that was shown.
     leaf: OnceLock<CertificateDer<'static>>,

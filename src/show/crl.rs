@@ -1,4 +1,4 @@
-//! Revocation lists in words.
+//! CRLs in words.
 
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -7,14 +7,14 @@ use super::certificate::name;
 use super::page::{Page, hex, time, validity};
 use crate::chain::unreadable;
 
-/// A revocation list.
+/// A CRL.
 pub(super) fn list(page: &mut Page, der: &[u8], now: i64) -> Result<(), String> {
     let list = match CertificateRevocationList::from_der(der) {
         Ok((&[], list)) => list,
         Ok(_) => return Err("bytes follow the list".to_owned()),
         Err(error) => return Err(unreadable(error)),
     };
-    page.group("revocation list", |page| {
+    page.group("CRL", |page| {
         page.field("issuer", name(list.issuer()));
         if let Some(number) = list.crl_number() {
             page.field("number", number);

@@ -1,4 +1,4 @@
-//! Certificates, signing requests, revocation lists, keys and state files in words. Signatures are looked at only
+//! Certificates, signing requests, CRLs, keys and state files in words. Signatures are looked at only
 //! where the text says so.
 #![forbid(unsafe_code)]
 
@@ -116,7 +116,7 @@ impl fmt::Display for ShowError {
         match self {
             Self::Unknown(error) => write!(
                 f,
-                "it is neither PEM (certificates, requests, revocation lists, keys) nor a state file: {error}"
+                "it is neither PEM (certificates, requests, CRLs, keys) nor a state file: {error}"
             ),
             Self::Pem(error) => write!(f, "it is no PEM: {error}"),
             Self::Block(position, label, why) => write!(

@@ -131,7 +131,7 @@ impl Authority {
         self.certificate.der().clone()
     }
 
-    /// The revocation list of this authority for an hour, in PEM.
+    /// The CRL of this authority for an hour, in PEM.
     pub fn crl(&self, revoked: &[CertificateDer<'_>]) -> String {
         self.crl_with(revoked, |_| {})
     }
