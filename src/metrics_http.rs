@@ -24,7 +24,7 @@ pub const MAX_REQUEST: usize = 1 << 13;
 pub const MAX_FILE: u64 = 1 << 24;
 
 /// How long all of it may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How old the file may be, unless the operator says otherwise.
 pub const AGE: Duration = Duration::from_secs(120);
@@ -68,7 +68,7 @@ enum Request {
 /// Answers one request, and returns the exit code.
 pub fn main() -> i32 {
     let options: Options = command_line::parse("petrel-metrics");
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + REQUEST_TIMEOUT;
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let file = open(&options.file);
     sandbox::confine(&[], Breach::Kill);
@@ -254,7 +254,7 @@ mod tests {
             let start = "GET /metrics HTTP/1.1\r\nX: ";
             let head = format!("{start}{}\r\n\r\n", "x".repeat(size - start.len()));
             client.write_all(head.as_bytes()).unwrap();
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + REQUEST_TIMEOUT;
             assert_eq!(receive(&ours, end).unwrap(), head.as_bytes(), "{size}");
         }
     }
@@ -269,7 +269,7 @@ mod tests {
         let too_little = receive(&ours, soon()).unwrap_err();
         assert_eq!(too_little.kind(), io::ErrorKind::TimedOut);
         drop(client);
-        let gone = receive(&ours, Instant::now() + PATIENCE).unwrap_err();
+        let gone = receive(&ours, Instant::now() + REQUEST_TIMEOUT).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::UnexpectedEof);
     }
 

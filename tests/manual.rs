@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use petrel::authority::{AUTHORITY_DAYS, COMMAND_DAYS, CRL_DAYS, LATENESS, MAX_FILE, Validity};
+use petrel::authority::{AUTHORITY_DAYS, CLOCK_SKEW, COMMAND_DAYS, CRL_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
 use petrel::chain::verify::{MAX_CERTIFICATES, MAX_INTERMEDIATES, PathError};
 use petrel::chain::{EXTENSION, numbers};
@@ -24,9 +24,9 @@ use petrel::console::{
 use petrel::elf::MAX_PROGRAM_HEADERS;
 use petrel::host::disk_reserve::{DISK_RESERVE, MAX_DISK_RESERVE};
 use petrel::host::run::{
-    MACHINE_MEMORY_SLACK, MAX_PASSED_OVER, MEMORY_SLACK, RECORD_PATIENCE, SLACK_PART,
+    MACHINE_MEMORY_SLACK, MAX_PASSED_OVER, MEMORY_SLACK, RECORD_TIMEOUT, SLACK_PART,
 };
-use petrel::host::state_store::LOCK_PATIENCE;
+use petrel::host::state_store::LOCK_TIMEOUT;
 use petrel::host::transfer;
 use petrel::influx::{buffer, daemon as influx, http};
 use petrel::manifest::MAX_ENTRIES;
@@ -507,7 +507,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} head start", time(client::NEXT_ADDRESS)),
         format!("{} for the handshake", time(client::HANDSHAKE_TIMEOUT)),
         format!("{} of validity", time(LEAF_LIFETIME)),
-        format!("{} before now", time(LATENESS)),
+        format!("{} before now", time(CLOCK_SKEW)),
         format!("{} days of validity", Validity::MAX_DAYS),
         format!("{} bytes in an answer", petrel::client::MAX_CONFIRMATION),
         format!("{} in a file of a private key", size(MAX_KEY_FILE)),
@@ -562,7 +562,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a report", size(transfer::MAX_REPORT)),
         format!(
             "{} for {} of content",
-            time(transfer::PATIENCE),
+            time(transfer::TRANSFER_TIMEOUT),
             size(transfer::STEP)
         ),
         format!("{} MB of address space", host::ADDRESS_SPACE_SLACK),
@@ -579,8 +579,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} processes", host::HVT_PROCESSES),
         format!("{MEMORY_SLACK} MB and a {SLACK_PART}nd"),
         format!("{} as the OOM score", host::OOM_SCORE),
-        format!("{} for a process", time(RECORD_PATIENCE)),
-        format!("{} for another supervisor", time(LOCK_PATIENCE)),
+        format!("{} for a process", time(RECORD_TIMEOUT)),
+        format!("{} for another supervisor", time(LOCK_TIMEOUT)),
         format!("{MAX_STARTING} starts"),
         format!("{MAX_ENDED_IN_PATH} ended unikernels"),
         format!("{MAX_ENDED} ended unikernels"),
@@ -597,7 +597,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         ),
         format!(
             "{} of a socket that refuses connections",
-            time(socket::REFUSED_PATIENCE)
+            time(socket::REFUSAL_TIMEOUT)
         ),
         format!("{} before a restart", time(restart::SHORTEST_WAIT)),
         format!("{} before a restart", time(restart::LONGEST_WAIT)),
@@ -613,7 +613,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in an answer of the console daemon", size(MAX_MESSAGE)),
         format!(
             "{} for the statistics daemon to answer",
-            time(host::STATISTICS_PATIENCE)
+            time(host::STATISTICS_TIMEOUT)
         ),
         format!(
             "{} waiting for the statistics daemon",
@@ -666,8 +666,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} for an answer", time(endpoint::IDLE_TIMEOUT)),
         format!("{} pause", time(endpoint::SHORTAGE)),
         format!("{} for a daemon to accept", time(endpoint::DAEMON_CONNECT)),
-        format!("{} for a daemon to answer", time(endpoint::DAEMON_PATIENCE)),
-        format!("{} for the last message", time(endpoint::FAREWELL)),
+        format!("{} for a daemon to answer", time(endpoint::DAEMON_TIMEOUT)),
+        format!("{} for the last message", time(endpoint::CLOSE_TIMEOUT)),
         format!(
             "{} of listening to a client that still sends",
             time(endpoint::LINGER.0)
@@ -724,7 +724,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} files of a console", log_directory::LOG_FILES),
         format!("{} MiB in all files of a tenant", log_quota::LOG_TENANT),
         format!("{} for a file", size(log_quota::LEAST)),
-        format!("{} for the rest of a request", time(socket::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::WRITE_TIMEOUT)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];
     let mut statistics = vec![
@@ -740,7 +740,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a request", size(socket::MAX_REQUEST)),
         format!("{} waiting for a subscriber", size(stats::MAX_BACKLOG)),
         format!("{} waiting for a peer", size(stats::MAX_QUEUE)),
-        format!("{} for the rest of a request", time(socket::PATIENCE)),
+        format!("{} for the rest of a request", time(socket::WRITE_TIMEOUT)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
         format!("{} for the supervisor to answer", time(socket::ANSWER)),
         format!(
@@ -817,7 +817,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let one_request = vec![
         format!("{} in a request", size(metrics_http::MAX_REQUEST)),
         format!("{} in the file", size(metrics_http::MAX_FILE)),
-        format!("{} for all of it", time(metrics_http::PATIENCE)),
+        format!("{} for all of it", time(metrics_http::REQUEST_TIMEOUT)),
         format!("{} of age", time(metrics_http::AGE)),
     ];
     let tender = vec![

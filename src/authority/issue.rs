@@ -23,7 +23,7 @@ use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
 /// Validity starts this long before now, for clocks that are late.
-pub const LATENESS: Duration = Duration::from_secs(10);
+pub const CLOCK_SKEW: Duration = Duration::from_secs(10);
 
 /// Bytes of a serial number.
 const SERIAL: usize = 10;
@@ -73,7 +73,7 @@ impl Validity {
     pub fn from(now: OffsetDateTime, lifetime: Duration) -> Option<Self> {
         let now = now.replace_nanosecond(0).ok()?;
         Some(Self {
-            not_before: now.checked_sub(LATENESS.try_into().ok()?)?,
+            not_before: now.checked_sub(CLOCK_SKEW.try_into().ok()?)?,
             not_after: now.checked_add(lifetime.try_into().ok()?)?,
         })
     }

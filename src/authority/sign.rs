@@ -48,7 +48,7 @@ pub struct Draft<'a> {
     /// The new certificate.
     pub certificate: Certificate,
     /// What the signer should know before it is written.
-    pub cautions: Vec<Caution>,
+    pub cautions: Vec<Warning>,
     order: &'a SignOrder<'a>,
     issuer: Issuer,
     label: Label,
@@ -57,7 +57,7 @@ pub struct Draft<'a> {
 
 /// What is allowed, but perhaps not meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caution {
+pub enum Warning {
     /// The certificate is that of a server; its file.
     Server(PathBuf),
     /// It creates a unikernel of whatever image its holder takes.
@@ -116,19 +116,19 @@ pub fn sign<'a>(
         ));
     }
     if recorded || replaces_other_authority(&target, &certificate) {
-        cautions.push(Caution::OtherKey(label.clone()));
+        cautions.push(Warning::OtherKey(label.clone()));
     }
     match &profile {
-        Profile::Server => cautions.push(Caution::Server(target.clone())),
+        Profile::Server => cautions.push(Warning::Server(target.clone())),
         Profile::Client(command @ Command::Unikernel(_), None)
             if is_followed_by_stream(command) =>
         {
-            cautions.push(Caution::AnyImage);
+            cautions.push(Warning::AnyImage);
         }
         _ => {}
     }
     if certificate.not_after < validity.end().unix_timestamp() {
-        cautions.push(Caution::Clipped);
+        cautions.push(Warning::Clipped);
     }
     Ok(Draft {
         certificate,
@@ -212,7 +212,7 @@ fn check_depth(profile: &Profile, issuer: &Issuer) -> Result<(), AuthorityError>
     }
 }
 
-impl fmt::Display for Caution {
+impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Server(file) => write!(

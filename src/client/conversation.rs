@@ -45,7 +45,7 @@ enum Answers {
 }
 
 /// An answer that is no failure.
-enum Said {
+enum ReplyKind {
     Reply(Success),
     Data(Data),
 }
@@ -141,14 +141,14 @@ impl Listener<'_> {
                 Ok(None) | Err(_) => return Err(ClientError::BrokenOff(self.command)),
             };
             match said {
-                Said::Data(Data::Console(line)) => {
+                ReplyKind::Data(Data::Console(line)) => {
                     between_runs = false;
                     output.console(&line)?;
                 }
-                Said::Reply(Success::Empty(())) if !follow => {
+                ReplyKind::Reply(Success::Empty(())) if !follow => {
                     return output.last_run(&header.name);
                 }
-                Said::Reply(Success::Empty(())) => {
+                ReplyKind::Reply(Success::Empty(())) => {
                     between_runs = output.run_ended(&header.name)?;
                     if !between_runs {
                         return Ok(());
@@ -167,10 +167,12 @@ impl Listener<'_> {
             self.peer.wait(output)?;
             let (header, said) = self.next()?.ok_or(ClientError::BrokenOff(self.command))?;
             match said {
-                Said::Reply(success) => output.success(&header.name, &success)?,
-                Said::Data(Data::Console(line)) => output.console(&line)?,
-                Said::Data(Data::Statistics(used)) => output.statistics(&header.name, &used)?,
-                Said::Data(Data::Block(_)) => {
+                ReplyKind::Reply(success) => output.success(&header.name, &success)?,
+                ReplyKind::Data(Data::Console(line)) => output.console(&line)?,
+                ReplyKind::Data(Data::Statistics(used)) => {
+                    output.statistics(&header.name, &used)?;
+                }
+                ReplyKind::Data(Data::Block(_)) => {
                     return Err(ClientError::Unexpected("a piece of a block device"));
                 }
             }
@@ -202,11 +204,11 @@ impl Listener<'_> {
             }
             let message = Message::decode(&frame).map_err(ClientError::Answer)?;
             match self.judge(message)?.1 {
-                Said::Data(Data::Block(BlockData::Some(bytes))) => {
+                ReplyKind::Data(Data::Block(BlockData::Some(bytes))) => {
                     file.push(&bytes.0)?;
                     received += bytes.0.len() as u64;
                 }
-                Said::Data(Data::Block(BlockData::End(()))) => break,
+                ReplyKind::Data(Data::Block(BlockData::End(()))) => break,
                 _ => return Err(ClientError::Unexpected("no piece of a block device")),
             }
         }
@@ -225,13 +227,13 @@ impl Listener<'_> {
     fn first(&mut self) -> Result<(Header, Success), ClientError> {
         match self.next()? {
             None => Err(ClientError::NoAnswer(self.command)),
-            Some((header, Said::Reply(success))) => Ok((header, success)),
-            Some((_, Said::Data(_))) => Err(ClientError::Unexpected("data before an answer")),
+            Some((header, ReplyKind::Reply(success))) => Ok((header, success)),
+            Some((_, ReplyKind::Data(_))) => Err(ClientError::Unexpected("data before an answer")),
         }
     }
 
     /// The next answer that is no failure. `None`: the peer has closed.
-    fn next(&mut self) -> Result<Option<(Header, Said)>, ClientError> {
+    fn next(&mut self) -> Result<Option<(Header, ReplyKind)>, ClientError> {
         match self.frame()? {
             Some(bytes) => {
                 let message = Message::decode(&bytes).map_err(ClientError::Answer)?;
@@ -245,7 +247,7 @@ impl Listener<'_> {
         read_frame(self.peer, MAX_ANSWER).map_err(receive_error)
     }
 
-    fn judge(&self, message: Message) -> Result<(Header, Said), ClientError> {
+    fn judge(&self, message: Message) -> Result<(Header, ReplyKind), ClientError> {
         match message.payload {
             Payload::Failure(text) => Err(ClientError::Failure(
                 display::name(&message.header.name),
@@ -255,8 +257,8 @@ impl Listener<'_> {
             Payload::Reply(_) if !self.all_sent => {
                 Err(ClientError::Unexpected("a success before all was sent"))
             }
-            Payload::Reply(success) => Ok((message.header, Said::Reply(success))),
-            Payload::Data(data) => Ok((message.header, Said::Data(data))),
+            Payload::Reply(success) => Ok((message.header, ReplyKind::Reply(success))),
+            Payload::Data(data) => Ok((message.header, ReplyKind::Data(data))),
         }
     }
 }

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::arguments::Common;
 use super::error::ClientError;
-use super::statistics_output::Figures;
+use super::statistics_output::StatisticsOutput;
 use super::{statistics, statistics_output};
 pub(super) use crate::console::lines::escaped;
 use crate::name::Name;
@@ -32,7 +32,7 @@ pub(super) struct Output {
     started: OffsetDateTime,
     common: Common,
     /// How statistics are shown.
-    pub(super) figures: Figures,
+    pub(super) figures: StatisticsOutput,
     /// Whom to ask why a run has ended.
     supervisor: Option<PathBuf>,
     /// File that a download is stored in, if one was given.
@@ -50,7 +50,7 @@ impl Output {
                 steps: false,
                 debug: false,
             },
-            figures: Figures::new(false, Name::default(), None),
+            figures: StatisticsOutput::new(false, Name::default(), None),
             supervisor: None,
             download: None,
         }
@@ -67,7 +67,7 @@ impl Output {
     }
 
     /// How statistics are shown from now on.
-    pub(super) fn set_figures(&mut self, figures: Figures) {
+    pub(super) fn set_figures(&mut self, figures: StatisticsOutput) {
         self.figures = figures;
     }
 
@@ -167,7 +167,7 @@ impl Output {
         name_asked: &Text,
         success: &Success,
     ) -> Result<(), ClientError> {
-        if matches!(self.figures, Figures::Json) {
+        if matches!(self.figures, StatisticsOutput::Json) {
             return Ok(());
         }
         let text = match success {
@@ -217,11 +217,11 @@ impl Output {
     /// What a unikernel used.
     pub(super) fn statistics(&mut self, of: &Text, used: &Statistics) -> Result<(), ClientError> {
         match &mut self.figures {
-            Figures::Lines => {
+            StatisticsOutput::Lines => {
                 self.item(&format!("stats {}:\n{}", name(of), statistics::text(used)))
             }
-            Figures::Json => self.line(&statistics::json(of, used)),
-            Figures::Table(live) => {
+            StatisticsOutput::Json => self.line(&statistics::json(of, used)),
+            StatisticsOutput::Table(live) => {
                 let (table, at) = live.table();
                 table.sample(of, used, at);
                 Ok(())
@@ -238,13 +238,13 @@ impl Output {
     /// A run has ended: tells how, as far as the supervisor does. `true`: another one follows by itself.
     pub(super) fn run_ended(&mut self, of: &Text) -> Result<bool, ClientError> {
         let (text, goes_on) = match self.told_of(of) {
-            Told::Nothing => ("the run has ended".to_owned(), false),
-            Told::Gone => (
+            DetailsReply::Nothing => ("the run has ended".to_owned(), false),
+            DetailsReply::Gone => (
                 "the run has ended, and the unikernel is no more".to_owned(),
                 false,
             ),
-            Told::Of(details) if is_over(&details) => (end_of_run(&details), false),
-            Told::Of(details) => {
+            DetailsReply::Of(details) if is_over(&details) => (end_of_run(&details), false),
+            DetailsReply::Of(details) => {
                 let text = format!("{}, and is followed by another one", end_of_run(&details));
                 (text, true)
             }
@@ -256,9 +256,9 @@ impl Output {
     /// Whether the run that was to follow does not; which is told then. A supervisor that cannot be asked may be back.
     pub(super) fn no_run_follows(&mut self, of: &Text) -> Result<bool, ClientError> {
         let over = match self.told_of(of) {
-            Told::Nothing => false,
-            Told::Gone => true,
-            Told::Of(details) => is_over(&details),
+            DetailsReply::Nothing => false,
+            DetailsReply::Gone => true,
+            DetailsReply::Of(details) => is_over(&details),
         };
         if over {
             self.line(&format!("host {}: no other run follows", name(of)))?;
@@ -269,7 +269,7 @@ impl Output {
     /// Tells how the last run has ended, if there is none now and the supervisor knows.
     pub(super) fn last_run(&mut self, of: &Text) -> Result<(), ClientError> {
         match self.told_of(of) {
-            Told::Of(details) if is_over(&details) => {
+            DetailsReply::Of(details) if is_over(&details) => {
                 self.line(&format!("host {}: {}", name(of), end_of_run(&details)))
             }
             _ => Ok(()),
@@ -277,16 +277,15 @@ impl Output {
     }
 
     /// What the supervisor tells of a unikernel.
-    fn told_of(&self, of: &Text) -> Told {
+    fn told_of(&self, of: &Text) -> DetailsReply {
         let Some((socket, name)) = self.supervisor.as_deref().zip(domain::name(of).ok()) else {
-            return Told::Nothing;
+            return DetailsReply::Nothing;
         };
         match statistics_output::details(socket, &name) {
-            Ok(told) => told
-                .into_iter()
-                .next()
-                .map_or(Told::Gone, |entry| Told::Of(Box::new(entry.details))),
-            Err(_) => Told::Nothing,
+            Ok(told) => told.into_iter().next().map_or(DetailsReply::Gone, |entry| {
+                DetailsReply::Of(Box::new(entry.details))
+            }),
+            Err(_) => DetailsReply::Nothing,
         }
     }
 }
@@ -298,7 +297,7 @@ impl AsFd for Output {
 }
 
 /// What the supervisor tells of a unikernel.
-enum Told {
+enum DetailsReply {
     /// It cannot be asked.
     Nothing,
     /// It has none of that name.

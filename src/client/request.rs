@@ -7,7 +7,7 @@ use super::destination::Destination;
 use super::error::ClientError;
 use super::settings::{Settings, cpus};
 use super::source::Source;
-use super::statistics_output::Figures;
+use super::statistics_output::StatisticsOutput;
 use super::stored::refuse_existing;
 use crate::name::{Name, Path};
 use crate::policy::Policy;
@@ -61,8 +61,8 @@ pub(super) struct Order {
 
 impl Order {
     /// How statistics are shown.
-    pub(super) fn figures(&self) -> Figures {
-        Figures::new(self.json, self.request.name.clone(), self.supervisor())
+    pub(super) fn figures(&self) -> StatisticsOutput {
+        StatisticsOutput::new(self.json, self.request.name.clone(), self.supervisor())
     }
 
     /// Whom to ask for more on the host itself, beside the daemon that answers.

@@ -24,25 +24,25 @@ const SIZE: (usize, usize) = (24, 80);
 
 /// The way in which statistics are shown.
 #[derive(Debug)]
-pub(super) enum Figures {
+pub(super) enum StatisticsOutput {
     /// Lines, as albatross prints them.
     Lines,
     /// A line of JSON each.
     Json,
     /// A table.
-    Table(Box<Live>),
+    Table(Box<LiveTable>),
 }
 
 /// A table on a terminal.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct LiveTable {
     table: Table,
     started: Instant,
     /// Whom to ask for more, and about whom.
     supervisor: Option<(PathBuf, Name)>,
 }
 
-impl Figures {
+impl StatisticsOutput {
     /// A table on a terminal, lines elsewhere, or JSON. The supervisor, where there is a way to it, is asked for more
     /// about `name`.
     pub(super) fn new(json: bool, name: Name, supervisor: Option<PathBuf>) -> Self {
@@ -52,7 +52,7 @@ impl Figures {
         if !io::stdout().is_terminal() {
             return Self::Lines;
         }
-        Self::Table(Box::new(Live {
+        Self::Table(Box::new(LiveTable {
             table: Table::default(),
             started: Instant::now(),
             supervisor: supervisor.map(|socket| (socket, name)),
@@ -60,7 +60,7 @@ impl Figures {
     }
 }
 
-impl Live {
+impl LiveTable {
     /// The table, to be told of somebody, and the time.
     pub(super) fn table(&mut self) -> (&mut Table, Duration) {
         (&mut self.table, self.started.elapsed())
@@ -108,7 +108,7 @@ pub(super) fn details(socket: &Path, name: &Name) -> Result<Vec<NamedDetails>, C
 impl Output {
     /// The table, if there is one, shows what was told.
     pub(super) fn settle(&mut self) -> Result<(), ClientError> {
-        let Figures::Table(live) = &mut self.figures else {
+        let StatisticsOutput::Table(live) = &mut self.figures else {
             return Ok(());
         };
         let text = live.draw();

@@ -19,7 +19,9 @@ use super::archive::Archive;
 use super::fifo::{Arrived, Fifo};
 use super::log_directory::{LOG_FILES, LOG_SIZE, Limits, LogDirectory};
 use super::log_quota::LOG_TENANT;
-use super::registry::{Displaced, Dropped, Extent, Next, Registry, SUBSCRIBERS, Subscribed};
+use super::registry::{
+    Displaced, DroppedSubscriber, Extent, Next, Registry, SUBSCRIBERS, Subscribed,
+};
 use super::ring::{History, Item, LINES, Line, Moment};
 use super::syslog::{self, Syslog};
 use crate::command_line;
@@ -27,9 +29,11 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::Name;
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::self_metrics::{Vitals, address};
-use crate::socket::{self, ClientId, Clients, ConnectionLimits, Lost, Quota, Ready, Received};
-use crate::stats::collect::Own;
+use crate::self_metrics::{SelfMetrics, address};
+use crate::socket::{
+    self, ClientId, Clients, ConnectionLimits, DisconnectReason, Quota, Ready, Received,
+};
+use crate::stats::collect::SelfUsage;
 use crate::wire::lines::LineFrames;
 use crate::wire::{
     CONSOLE_WAITS, Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload,
@@ -195,7 +199,7 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
         archives,
         buffer: vec![0; READ],
         opened: 0,
-        vitals: Vitals::new("albatross_console", options.influx),
+        self_metrics: SelfMetrics::new("albatross_console", options.influx),
         manager: Manager::ready(),
     };
     let directories = [
@@ -211,9 +215,9 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
     if options.syslog_consoles {
         needs.push(Need::AllLocalSockets);
     }
-    let own = daemon.vitals.own().and_then(Own::directory);
+    let own = daemon.self_metrics.own().and_then(SelfUsage::directory);
     needs.extend(own.map(|directory| Need::Directory(directory, Access::Read)));
-    needs.extend(daemon.vitals.port().map(Need::Tcp));
+    needs.extend(daemon.self_metrics.port().map(Need::Tcp));
     sandbox::confine(&needs, Breach::Refuse);
     info!("ready, fifos in {}", fifo_directory.display());
     let ended = daemon.serve(&mut signals);
@@ -258,7 +262,7 @@ struct Daemon {
     buffer: Vec<u8>,
     /// How many fifos were opened so far.
     opened: u64,
-    vitals: Vitals,
+    self_metrics: SelfMetrics,
     manager: Manager,
 }
 
@@ -301,7 +305,7 @@ impl Daemon {
             for id in self.clients.late(now) {
                 self.forget(id);
             }
-            self.vitals.progress(now, |lines| {
+            self.self_metrics.progress(now, |lines| {
                 lines.connections("unix", self.clients.count(), self.clients.accepted());
                 lines.connections("fifo", self.fifos.len(), self.opened);
             });
@@ -316,7 +320,7 @@ impl Daemon {
         waiting.extend(self.clients.wait());
         let fifos = self.fifos.values();
         waiting.extend(fifos.map(|fifo| PollFd::new(fifo.as_fd(), PollFlags::POLLIN)));
-        waiting.extend(self.vitals.wait());
+        waiting.extend(self.self_metrics.wait());
         daemon::poll(&mut waiting, self.deadline())?;
         let mut events = daemon::events(&waiting);
         let signal = events.next().is_some_and(|events| !events.is_empty());
@@ -336,7 +340,7 @@ impl Daemon {
         let again = archives.map(|(_, again)| again);
         again
             .chain(self.clients.deadline())
-            .chain(self.vitals.deadline())
+            .chain(self.self_metrics.deadline())
             .chain(self.manager.deadline())
             .min()
     }
@@ -487,7 +491,7 @@ impl Daemon {
         }
     }
 
-    fn converse(&mut self, id: ClientId, events: PollFlags) -> Result<(), Lost> {
+    fn converse(&mut self, id: ClientId, events: PollFlags) -> Result<(), DisconnectReason> {
         if let Some(client) = self.clients.get_mut(id) {
             client.progress(events)?;
         }
@@ -660,8 +664,8 @@ impl Daemon {
     }
 
     /// Tells a client that its subscription has ended, and closes the connection.
-    fn turn_out(&mut self, dropped: &Dropped) {
-        let Dropped {
+    fn turn_out(&mut self, dropped: &DroppedSubscriber) {
+        let DroppedSubscriber {
             subscriber,
             of,
             why,
@@ -698,10 +702,12 @@ impl Daemon {
         }
     }
 
-    fn lose(&mut self, id: ClientId, lost: &Lost) {
+    fn lose(&mut self, id: ClientId, lost: &DisconnectReason) {
         match lost {
-            Lost::Io(error) => debug!("connection {id}: closed: {error}"),
-            Lost::Frame(_) | Lost::Slow(_) => warn!("connection {id}: closed: {lost}"),
+            DisconnectReason::Io(error) => debug!("connection {id}: closed: {error}"),
+            DisconnectReason::Frame(_) | DisconnectReason::Slow(_) => {
+                warn!("connection {id}: closed: {lost}");
+            }
         }
         self.forget(id);
     }
@@ -829,7 +835,7 @@ mod tests {
             archives: Vec::new(),
             buffer: Vec::new(),
             opened: 0,
-            vitals: Vitals::new("", None),
+            self_metrics: SelfMetrics::new("", None),
             manager: Manager::ready(),
         };
         let name: Name = ":a".parse().unwrap();

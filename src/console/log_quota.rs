@@ -22,7 +22,7 @@ pub const LEAST: u64 = 1 << 20;
 
 /// A file of a tenant.
 #[derive(Debug)]
-struct Found {
+struct TenantFile {
     name: String,
     /// Whether there is, or will be, more to write of its console.
     goes_on: bool,
@@ -71,7 +71,7 @@ fn files(
     directory: &File,
     tenant: &Path,
     goes_on: impl Fn(&Name) -> bool,
-) -> io::Result<Vec<Found>> {
+) -> io::Result<Vec<TenantFile>> {
     let mut found = Vec::new();
     let beginning = tenant.to_string();
     // By the descriptor, as the directory itself is out of reach in a sandbox; with its place in it, which goes back to the
@@ -100,7 +100,7 @@ fn files(
         if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             continue;
         }
-        found.push(Found {
+        found.push(TenantFile {
             name: name.to_owned(),
             goes_on: goes_on(&console),
             is_newest: number == 0,

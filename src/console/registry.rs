@@ -43,12 +43,12 @@ pub struct Subscribed {
     /// Whether there is such a console.
     pub known: bool,
     /// Who has to leave for it.
-    pub dropped: Vec<Dropped>,
+    pub dropped: Vec<DroppedSubscriber>,
 }
 
 /// A subscriber that has to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dropped {
+pub struct DroppedSubscriber {
     /// Who.
     pub subscriber: Subscriber,
     /// Unikernel to which it had subscribed.
@@ -162,7 +162,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Full`] if there are [`MAX_CONSOLES`] and all are active; nothing has changed then.
-    pub fn add(&mut self, name: &Name, max: u64) -> Result<Vec<Dropped>, Full> {
+    pub fn add(&mut self, name: &Name, max: u64) -> Result<Vec<DroppedSubscriber>, Full> {
         for subscription in &mut self.subscriptions {
             if subscription.of == *name && subscription.stage == Stage::RunEnded {
                 subscription.stage = Stage::Run;
@@ -364,9 +364,9 @@ impl Registry {
         self.subscriptions.iter().filter(counts).count()
     }
 
-    fn forget(&mut self, name: &Name, dropped: &mut Vec<Dropped>) {
+    fn forget(&mut self, name: &Name, dropped: &mut Vec<DroppedSubscriber>) {
         self.consoles.remove(name);
-        dropped.extend(self.subscribers(name).map(|subscriber| Dropped {
+        dropped.extend(self.subscribers(name).map(|subscriber| DroppedSubscriber {
             subscriber,
             of: name.clone(),
             why: Displaced::Forgotten,
@@ -383,7 +383,7 @@ impl Registry {
         (max, why): (usize, Displaced),
         newest: &Name,
         which: impl Fn(&BTreeMap<Name, Console>, &Subscription) -> bool,
-        dropped: &mut Vec<Dropped>,
+        dropped: &mut Vec<DroppedSubscriber>,
     ) {
         loop {
             let mut counts: BTreeMap<Option<&Label>, usize> = BTreeMap::new();
@@ -406,7 +406,7 @@ impl Registry {
             let Some(leaves) = leaves.and_then(|place| self.subscriptions.remove(place)) else {
                 return;
             };
-            dropped.push(Dropped {
+            dropped.push(DroppedSubscriber {
                 subscriber: leaves.subscriber,
                 of: leaves.of,
                 why,
@@ -487,7 +487,7 @@ mod tests {
         ring.push(Moment::default(), line.as_bytes());
     }
 
-    fn ids(dropped: Vec<Dropped>) -> Vec<Subscriber> {
+    fn ids(dropped: Vec<DroppedSubscriber>) -> Vec<Subscriber> {
         dropped.into_iter().map(|one| one.subscriber).collect()
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use log::info;
 use sha2::{Digest as _, Sha256};
 
-use super::outcome::{End, Fault, Verdict};
+use super::outcome::{Fault, RequestEnd, Verdict};
 use crate::chain::{self, Certificate, route};
 use crate::logging::AUDIT;
 use crate::name::Path;
@@ -119,15 +119,17 @@ impl Audit {
 }
 
 /// The verdict on how a request ended, and why.
-pub fn verdict(end: &End) -> (Outcome, &str) {
+pub fn verdict(end: &RequestEnd) -> (Outcome, &str) {
     match end {
-        End::Answered(Some(Verdict::Success)) => (Outcome::Success, ""),
-        End::Answered(Some(Verdict::Failure)) => (Outcome::Failure, ""),
-        End::Answered(None) => (Outcome::Answered, ""),
-        End::Failure(Fault::Request, reason) => (Outcome::Refused, reason),
-        End::Failure(Fault::Host, reason) => (Outcome::Broken, reason),
-        End::Failure(Fault::Client, reason) | End::ClientGone(reason) => (Outcome::Gone, reason),
-        End::Broken => (Outcome::Broken, "the daemon left inside a message"),
+        RequestEnd::Answered(Some(Verdict::Success)) => (Outcome::Success, ""),
+        RequestEnd::Answered(Some(Verdict::Failure)) => (Outcome::Failure, ""),
+        RequestEnd::Answered(None) => (Outcome::Answered, ""),
+        RequestEnd::Failure(Fault::Request, reason) => (Outcome::Refused, reason),
+        RequestEnd::Failure(Fault::Host, reason) => (Outcome::Broken, reason),
+        RequestEnd::Failure(Fault::Client, reason) | RequestEnd::ClientGone(reason) => {
+            (Outcome::Gone, reason)
+        }
+        RequestEnd::Broken => (Outcome::Broken, "the daemon left inside a message"),
     }
 }
 
@@ -179,7 +181,7 @@ mod tests {
             (Fault::Client, Outcome::Gone),
             (Fault::Host, Outcome::Broken),
         ] {
-            let end = End::Failure(fault, "why".to_owned());
+            let end = RequestEnd::Failure(fault, "why".to_owned());
             assert_eq!(verdict(&end), (expected, "why"));
         }
     }

@@ -4,9 +4,9 @@
 use std::fmt;
 
 use super::image::{FixedImage, ImageRefusal};
-use super::outcome::{End, Fault, Verdict};
+use super::outcome::{Fault, RequestEnd, Verdict};
 use crate::chain::Request;
-use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, MAX_MESSAGE, Passed};
+use crate::wire::frame::{FrameError, FramePart, Frames, MAX_CHUNK, MAX_MESSAGE};
 use crate::wire::{Message, Payload, Success, Text};
 
 /// An upload: frames of at most [`MAX_CHUNK`] bytes up to an empty one (WIRE 7.3).
@@ -49,21 +49,21 @@ impl RawStream {
         let mut taken = 0;
         while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             match self.frames.next(rest) {
-                Passed::Content(count, _) => {
+                FramePart::Content(count, _) => {
                     if let Some(fixed) = &mut self.fixed {
                         fixed.pass(rest.get(..count).unwrap_or_default())?;
                     }
                     taken += count;
                 }
-                Passed::Part(count) => taken += count,
-                Passed::Prefix(count, 0) => {
+                FramePart::Part(count) => taken += count,
+                FramePart::Prefix(count, 0) => {
                     if let Some(fixed) = self.fixed.take() {
                         fixed.finish()?;
                     }
                     self.ended = true;
                     return Ok(taken + count);
                 }
-                Passed::Prefix(count, announced) => {
+                FramePart::Prefix(count, announced) => {
                     let announced = announced as usize;
                     if announced > MAX_CHUNK {
                         let error = FrameError::TooLong(announced, MAX_CHUNK);
@@ -138,12 +138,18 @@ impl Answers {
     }
 
     /// Appends to `out` what is for the client. With `single` that is one frame, otherwise all.
-    pub fn pass(&mut self, bytes: &[u8], single: bool, out: &mut Vec<u8>) -> Result<(), End> {
+    pub fn pass(
+        &mut self,
+        bytes: &[u8],
+        single: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RequestEnd> {
         let mut rest = bytes;
         while !rest.is_empty() && !self.complete {
             let passed = self.frames.next(rest);
-            let (Passed::Content(count, _) | Passed::Prefix(count, _) | Passed::Part(count)) =
-                passed;
+            let (FramePart::Content(count, _)
+            | FramePart::Prefix(count, _)
+            | FramePart::Part(count)) = passed;
             let (front, back) = rest.split_at(count);
             rest = back;
             if self.awaits_chain {
@@ -151,16 +157,16 @@ impl Answers {
                 continue;
             }
             match passed {
-                Passed::Prefix(_, announced) if !self.frames.is_inside() => {
+                FramePart::Prefix(_, announced) if !self.frames.is_inside() => {
                     // No daemon ends its answers so. The client may be told nothing or everything after it.
                     let reason = format!(
                         "an unexpected frame of length {announced:#x} arrived from the daemon"
                     );
-                    return Err(End::Failure(Fault::Host, reason));
+                    return Err(RequestEnd::Failure(Fault::Host, reason));
                 }
-                Passed::Part(_) => {}
-                Passed::Prefix(..) => out.extend_from_slice(&self.frames.prefix()),
-                Passed::Content(_, last) => {
+                FramePart::Part(_) => {}
+                FramePart::Prefix(..) => out.extend_from_slice(&self.frames.prefix()),
+                FramePart::Content(_, last) => {
                     out.extend_from_slice(front);
                     self.look_at(front);
                     if last {
@@ -178,22 +184,22 @@ impl Answers {
         self.verdict
     }
 
-    fn hold(&mut self, passed: &Passed, bytes: &[u8]) -> Result<(), End> {
+    fn hold(&mut self, passed: &FramePart, bytes: &[u8]) -> Result<(), RequestEnd> {
         let refused = |fault, text: &str| {
-            End::Failure(
+            RequestEnd::Failure(
                 fault,
                 format!("the policies of the certificates were refused: {text}"),
             )
         };
         let wrong = |text: &str| refused(Fault::Host, text);
         match passed {
-            Passed::Prefix(_, announced) => {
+            FramePart::Prefix(_, announced) => {
                 let fits = (1..=MAX_MESSAGE).contains(&(*announced as usize));
                 fits.then_some(())
                     .ok_or_else(|| wrong("the supervisor's answer is too long"))
             }
-            Passed::Part(_) => Ok(()),
-            Passed::Content(_, last) => {
+            FramePart::Part(_) => Ok(()),
+            FramePart::Content(_, last) => {
                 self.held.extend_from_slice(bytes);
                 if !last {
                     return Ok(());
@@ -323,7 +329,8 @@ mod tests {
         let bytes = answer(Payload::Failure("too large".into()));
         let mut out = Vec::new();
         let mut answers = Answers::to_chain_and_request();
-        let Err(End::Failure(Fault::Request, text)) = answers.pass(&bytes, true, &mut out) else {
+        let Err(RequestEnd::Failure(Fault::Request, text)) = answers.pass(&bytes, true, &mut out)
+        else {
             panic!("accepted");
         };
         assert!(text.contains("too large"), "{text}");

@@ -20,8 +20,8 @@ use nix::sys::socket::{
 use nix::unistd::Pid;
 
 use super::audit::{Audit, Outcome};
-use super::slot_request::{self, Asked, Asking};
-use super::slots::{Arrival, ConnectionId, ConnectionLimits, Decision, Places};
+use super::slot_request::{self, SlotChannel, SlotMessage};
+use super::slots::{Arrival, ConnectionId, ConnectionLimits, Decision, Slots};
 use super::stream::wait;
 use crate::command_line::USAGE;
 use crate::daemon::Signals;
@@ -72,7 +72,7 @@ struct Connection {
     peer: SocketAddr,
     began: Instant,
     /// The line on which its process asks for a place, until it has an answer.
-    asking: Option<Asking>,
+    asking: Option<SlotChannel>,
     /// Whether it was ended for a newer one.
     displaced: bool,
 }
@@ -103,7 +103,7 @@ pub fn serve(
         executable: std::env::current_exe()?,
         program,
         limits,
-        places: Places::new(limits),
+        places: Slots::new(limits),
         processes: Processes::new(),
         arrivals: 0,
     };
@@ -160,7 +160,7 @@ struct Server<'a> {
     executable: PathBuf,
     program: &'a Program,
     limits: ConnectionLimits,
-    places: Places,
+    places: Slots,
     processes: Processes,
     /// Connections so far.
     arrivals: ConnectionId,
@@ -233,16 +233,16 @@ impl Server<'_> {
         let Some(connection) = self.processes.get_mut(&pid) else {
             return;
         };
-        let asked = connection.asking.as_mut().map(Asking::read);
+        let asked = connection.asking.as_mut().map(SlotChannel::read);
         let decision = match asked {
-            Some(Asked::Place(tenant, occupation)) => {
+            Some(SlotMessage::Slot(tenant, occupation)) => {
                 self.places.ask(connection.id, tenant, occupation)
             }
-            Some(Asked::Invalid) => {
+            Some(SlotMessage::Invalid) => {
                 connection.asking = None;
                 return;
             }
-            Some(Asked::Nothing) | None => return,
+            Some(SlotMessage::Nothing) | None => return,
         };
         match (decision, connection.asking.take()) {
             (Decision::Granted, Some(asking)) => asking.grant(),
@@ -291,13 +291,13 @@ impl Server<'_> {
         }
     }
 
-    fn run(&self, socket: TcpStream) -> io::Result<(Pid, Asking)> {
+    fn run(&self, socket: TcpStream) -> io::Result<(Pid, SlotChannel)> {
         let errors = if self.program.errors {
             Stdio::inherit()
         } else {
             Stdio::null()
         };
-        let (asking, theirs) = Asking::pair()?;
+        let (asking, theirs) = SlotChannel::pair()?;
         // The child is not waited for by this handle, but by `reap`.
         let child = Command::new(&self.executable)
             .args(&self.program.arguments)

@@ -52,14 +52,14 @@ pub use crl_files::{EXPIRY_NOTICE, MAX_CRL_FILE, MAX_CRLS, read_lists};
 pub use frames::{Answers, RawStream, UploadError};
 use listener::Program;
 pub use listener::{BACKLOG, SHORTAGE};
-pub use outcome::{End, Fault, Verdict};
-pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, UPLOAD_STEP, relay};
+pub use outcome::{Fault, RequestEnd, Verdict};
+pub use relay::{DAEMON_CONNECT, DAEMON_TIMEOUT, UPLOAD_STEP, relay};
 pub use revalidation::RECHECK;
-use revalidation::Standing;
-use slot_request::Place;
+use revalidation::Revalidation;
+use slot_request::Slot;
 pub use slot_request::{LISTENER, PLACE_TIMEOUT};
 pub use slots::COMMAND_PART;
-use slots::{ConnectionLimits, Occupation};
+use slots::{ConnectionKind, ConnectionLimits};
 pub use stream::SecureStream;
 
 /// Default of `--max-connections`, of clients that are known.
@@ -81,7 +81,7 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the last message to a peer may take.
-pub const FAREWELL: Duration = Duration::from_secs(5);
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long, and for how many bytes, a peer that is still sending is listened to after its answer.
 pub const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
@@ -456,12 +456,12 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
     };
     let lists = options.lists();
     let sockets = Directory::open(&options.tmpdir);
-    let place = Place::of_listener();
+    let place = Slot::of_listener();
     sandbox::keep_only(PRIVILEGES);
     // All is open, and nothing of the peer's has been read yet.
     let needs: Vec<_> = lists.needs().chain([sockets.need()]).collect();
     sandbox::confine(&needs, Breach::Kill);
-    let at_hand = AtHand {
+    let at_hand = Preopened {
         credentials,
         lists: Arc::new(lists),
         sockets,
@@ -472,21 +472,21 @@ fn serve(socket: &TcpStream, options: &Options, started: Instant) -> Result<(), 
 }
 
 /// What the process of a connection has opened before it cannot any more.
-struct AtHand {
+struct Preopened {
     credentials: tls::Credentials,
     lists: Arc<CrlFiles>,
     sockets: Directory,
-    place: Place,
+    place: Slot,
 }
 
 fn converse(
     socket: &TcpStream,
     options: &Options,
-    at_hand: AtHand,
+    at_hand: Preopened,
     started: Instant,
     mut audit: Audit,
 ) {
-    let AtHand {
+    let Preopened {
         credentials,
         lists,
         sockets,
@@ -524,19 +524,19 @@ fn converse(
     audit.certificates(&path);
     let (name, end) = match admitted(&path, doubt, place, &mut audit) {
         Ok(request) => {
-            let standing = Standing::new(path, anchor, lists);
+            let standing = Revalidation::new(path, anchor, lists);
             let idle = options.idle_timeout;
             let (end, kept) = relay(&mut stream, &request, &sockets, idle, &standing);
             audit.kept(&kept);
             (request.name, end)
         }
-        Err((name, reason)) => (name, End::Failure(Fault::Request, reason)),
+        Err((name, reason)) => (name, RequestEnd::Failure(Fault::Request, reason)),
     };
     let told = match &end {
-        End::Answered(_) => farewell(&mut stream, &[]),
-        End::Failure(_, text) => farewell(&mut stream, &relay::failure(&name, text)),
+        RequestEnd::Answered(_) => farewell(&mut stream, &[]),
+        RequestEnd::Failure(_, text) => farewell(&mut stream, &relay::failure(&name, text)),
         // Without close_notify the client knows that something is missing.
-        End::ClientGone(_) | End::Broken => Ok(()),
+        RequestEnd::ClientGone(_) | RequestEnd::Broken => Ok(()),
     };
     let _ = socket.shutdown(Shutdown::Write);
     let (outcome, reason) = audit::verdict(&end);
@@ -544,7 +544,7 @@ fn converse(
         Err(error) => audit.write(outcome, &format!("{reason}; not delivered: {error}")),
         Ok(()) => audit.write(outcome, reason),
     }
-    if matches!(end, End::Answered(_) | End::Failure(..)) {
+    if matches!(end, RequestEnd::Answered(_) | RequestEnd::Failure(..)) {
         linger(socket, LINGER);
     }
 }
@@ -554,7 +554,7 @@ fn converse(
 fn admitted(
     path: &[impl AsRef<[u8]>],
     doubt: Option<String>,
-    place: Place,
+    place: Slot,
     audit: &mut Audit,
 ) -> Result<Request, (Name, String)> {
     let request = chain::request(path)
@@ -565,8 +565,8 @@ fn admitted(
         return Err((request.name, why));
     }
     let occupation = match chain::route(&request.command).answer {
-        Answer::Subscription => Occupation::Stream,
-        Answer::Single | Answer::Dump => Occupation::Command,
+        Answer::Subscription => ConnectionKind::Stream,
+        Answer::Single | Answer::Dump => ConnectionKind::Command,
     };
     match place.ask(&request.name.path().tenant(), occupation) {
         Ok(()) => Ok(request),
@@ -587,7 +587,7 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
 }
 
 fn farewell(stream: &mut impl SecureStream, bytes: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + FAREWELL;
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
     stream::write_all(stream, bytes, deadline)?;
     stream.close();
     stream::write_all(stream, &[], deadline)

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum RequestEnd {
     /// The daemon's answer was passed on, whose kind is known if it could be told from its first bytes.
     Answered(Option<Verdict>),
     /// Not carried out, or not completely; the text is for the client.
@@ -26,7 +26,7 @@ pub enum Fault {
     Host,
 }
 
-impl End {
+impl RequestEnd {
     /// The client left with this error.
     pub(super) fn gone(error: &io::Error) -> Self {
         // The TLS library explains this one at length, and with an address on the web.

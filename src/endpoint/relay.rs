@@ -13,8 +13,8 @@ use rustls::pki_types::UnixTime;
 
 use super::frames::{Answers, RawStream};
 use super::image::FixedImage;
-use super::outcome::{End, Fault};
-use super::revalidation::Standing;
+use super::outcome::{Fault, RequestEnd};
+use super::revalidation::Revalidation;
 use super::stream::{SecureStream, wait};
 use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
 use crate::name::{self, Name};
@@ -33,7 +33,7 @@ pub const DAEMON_CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a daemon may take to answer a request, or to take a piece of an upload: long enough for a unikernel that is
 /// asked to stop and does not.
-pub const DAEMON_PATIENCE: Duration = Duration::from_secs(300);
+pub const DAEMON_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What a client has to upload to be waited for afresh.
 pub const UPLOAD_STEP: usize = 1 << 16;
@@ -58,15 +58,15 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
 /// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long. A stream or an upload goes on only as long as
 /// the client has `standing`.
 ///
-/// With [`End::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
+/// With [`RequestEnd::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
 /// as that of a newer certificate had been set before.
 pub fn relay(
     client: &mut impl SecureStream,
     request: &Request,
     sockets: &Directory,
     idle: Duration,
-    standing: &Standing,
-) -> (End, Vec<name::Path>) {
+    standing: &Revalidation,
+) -> (RequestEnd, Vec<name::Path>) {
     match start(client, request, sockets, idle, standing) {
         Ok(mut relay) => {
             let end = relay.run();
@@ -84,9 +84,9 @@ fn start<'a, S: SecureStream>(
     request: &Request,
     sockets: &Directory,
     idle: Duration,
-    standing: &'a Standing,
-) -> Result<Relay<'a, S>, End> {
-    let refused = |reason| End::Failure(Fault::Request, reason);
+    standing: &'a Revalidation,
+) -> Result<Relay<'a, S>, RequestEnd> {
+    let refused = |reason| RequestEnd::Failure(Fault::Request, reason);
     let route = route(&request.command);
     let (file, who) = match route.daemon {
         Daemon::Supervisor => (socket::SUPERVISOR, "the supervisor"),
@@ -107,7 +107,7 @@ fn start<'a, S: SecureStream>(
             "cannot connect to {}: {error}",
             sockets.path(file).display()
         );
-        End::Failure(Fault::Host, format!("{who} cannot be reached"))
+        RequestEnd::Failure(Fault::Host, format!("{who} cannot be reached"))
     };
     let daemon = sockets.connect(file, DAEMON_CONNECT).map_err(unreachable)?;
     // What is uploaded waits in the kernel while this process goes on; where it allows less it is less.
@@ -118,7 +118,7 @@ fn start<'a, S: SecureStream>(
         who,
         answer: route.answer,
         idle,
-        to_daemon: Room::holding(bytes),
+        to_daemon: PendingBytes::holding(bytes),
         to_client: Piece::default(),
         scratch: vec![0; PIECE],
         upload: is_followed_by_stream(&request.command).then(|| RawStream::of(request)),
@@ -164,7 +164,7 @@ struct Relay<'a, S> {
     who: &'static str,
     answer: Answer,
     idle: Duration,
-    to_daemon: Room,
+    to_daemon: PendingBytes,
     to_client: Piece,
     scratch: Vec<u8>,
     /// What the client still uploads.
@@ -176,26 +176,28 @@ struct Relay<'a, S> {
     /// Whether the TLS library holds nothing for the client.
     flushed: bool,
     last_progress: Instant,
-    standing: &'a Standing,
+    standing: &'a Revalidation,
     /// When the client's certificates are looked at next.
     recheck: Instant,
 }
 
 impl<S: SecureStream> Relay<'_, S> {
-    fn run(&mut self) -> End {
+    fn run(&mut self) -> RequestEnd {
         loop {
             match self.step() {
                 Ok(true) => self.last_progress = Instant::now(),
                 Ok(false) => {}
                 // What the client cannot be told between two messages, it cannot be told at all.
-                Err(End::Failure(..)) if !self.is_between_messages() => return End::Broken,
+                Err(RequestEnd::Failure(..)) if !self.is_between_messages() => {
+                    return RequestEnd::Broken;
+                }
                 Err(end) => return end,
             }
         }
     }
 
     /// Moves what can be moved, else waits; whether something moved.
-    fn step(&mut self) -> Result<bool, End> {
+    fn step(&mut self) -> Result<bool, RequestEnd> {
         self.check_standing()?;
         let mut moved = self.write_daemon();
         moved |= self.read_daemon()?;
@@ -212,7 +214,7 @@ impl<S: SecureStream> Relay<'_, S> {
     }
 
     /// Ends what goes on for a client whose certificates have expired or are revoked meanwhile.
-    fn check_standing(&mut self) -> Result<(), End> {
+    fn check_standing(&mut self) -> Result<(), RequestEnd> {
         if !self.goes_on() || Instant::now() < self.recheck {
             return Ok(());
         }
@@ -220,7 +222,7 @@ impl<S: SecureStream> Relay<'_, S> {
         self.recheck = Instant::now() + self.standing.next_check(now);
         self.standing
             .check(now)
-            .map_err(|reason| End::Failure(Fault::Request, reason))
+            .map_err(|reason| RequestEnd::Failure(Fault::Request, reason))
     }
 
     /// Whether the client takes part for as long as it likes. A command that the daemon has gets its answer.
@@ -228,7 +230,7 @@ impl<S: SecureStream> Relay<'_, S> {
         self.answer != Answer::Single || self.upload.is_some()
     }
 
-    fn read_client(&mut self) -> Result<bool, End> {
+    fn read_client(&mut self) -> Result<bool, RequestEnd> {
         if self.client_ended || (self.upload.is_some() && !self.to_daemon.is_empty()) {
             return Ok(false);
         }
@@ -245,29 +247,29 @@ impl<S: SecureStream> Relay<'_, S> {
                     self.client_ended = true;
                     Ok(false)
                 }
-                (Ok(0), _) => Err(End::ClientGone("closed".to_owned())),
-                (Err(error), _) => Err(End::gone(&error)),
+                (Ok(0), _) => Err(RequestEnd::ClientGone("closed".to_owned())),
+                (Err(error), _) => Err(RequestEnd::gone(&error)),
             };
         };
         match count {
-            Ok(0) => Err(End::ClientGone(
+            Ok(0) => Err(RequestEnd::ClientGone(
                 "closed before the end of the upload".to_owned(),
             )),
             Ok(count) => {
                 self.pace.arrived(count);
                 let taken = upload
                     .scan(self.to_daemon.front(count))
-                    .map_err(|error| End::Failure(Fault::Request, error.to_string()))?;
+                    .map_err(|error| RequestEnd::Failure(Fault::Request, error.to_string()))?;
                 self.to_daemon.hold(taken);
                 if upload.ended {
                     self.upload = None;
                 }
                 Ok(true)
             }
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                Err(End::ClientGone("in the middle of the upload".to_owned()))
-            }
-            Err(error) => Err(End::ClientGone(format!(
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(RequestEnd::ClientGone(
+                "in the middle of the upload".to_owned(),
+            )),
+            Err(error) => Err(RequestEnd::ClientGone(format!(
                 "in the middle of the upload: {error}"
             ))),
         }
@@ -299,7 +301,7 @@ impl<S: SecureStream> Relay<'_, S> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     // The daemon does not listen any more, but may have said why.
-                    self.to_daemon = Room::default();
+                    self.to_daemon = PendingBytes::default();
                     self.upload = None;
                 }
             }
@@ -308,7 +310,7 @@ impl<S: SecureStream> Relay<'_, S> {
         moved
     }
 
-    fn read_daemon(&mut self) -> Result<bool, End> {
+    fn read_daemon(&mut self) -> Result<bool, RequestEnd> {
         if !self.wants_answer() {
             return Ok(false);
         }
@@ -327,8 +329,8 @@ impl<S: SecureStream> Relay<'_, S> {
         Ok(true)
     }
 
-    fn write_client(&mut self) -> Result<bool, End> {
-        let gone = |error: io::Error| End::gone(&error);
+    fn write_client(&mut self) -> Result<bool, RequestEnd> {
+        let gone = |error: io::Error| RequestEnd::gone(&error);
         let mut moved = false;
         while !self.to_client.is_empty() {
             match self.client.write(self.to_client.rest()) {
@@ -345,18 +347,18 @@ impl<S: SecureStream> Relay<'_, S> {
         Ok(moved || before != self.flushed)
     }
 
-    fn end(&self) -> Option<End> {
+    fn end(&self) -> Option<RequestEnd> {
         if !self.to_client.is_empty() || !self.flushed {
             return None;
         }
         if self.answers.complete {
-            return Some(End::Answered(self.answers.verdict));
+            return Some(RequestEnd::Answered(self.answers.verdict));
         }
         if !self.daemon_ended {
             return None;
         }
         let who = self.who;
-        let failed = |reason| End::Failure(Fault::Host, reason);
+        let failed = |reason| RequestEnd::Failure(Fault::Host, reason);
         Some(match (self.answer, self.answers.passed_on) {
             (_, 0) if self.answers.awaits_chain => failed(format!(
                 "{who} ended without an answer to the policies of the certificates; if its log names no other reason, \
@@ -364,8 +366,8 @@ impl<S: SecureStream> Relay<'_, S> {
             )),
             (_, 0) => failed(format!("{who} ended without an answer")),
             (Answer::Subscription, _) => failed(format!("{who} ended the stream")),
-            _ if !self.is_between_messages() => End::Broken,
-            _ => End::Answered(self.answers.verdict),
+            _ if !self.is_between_messages() => RequestEnd::Broken,
+            _ => RequestEnd::Answered(self.answers.verdict),
         })
     }
 
@@ -377,7 +379,7 @@ impl<S: SecureStream> Relay<'_, S> {
         !self.daemon_ended && !self.answers.complete && self.to_client.is_empty()
     }
 
-    fn wait(&mut self) -> Result<(), End> {
+    fn wait(&mut self) -> Result<(), RequestEnd> {
         let mut from_client = PollFlags::empty();
         let uploading = self.upload.is_some();
         let listening = !self.client_ended && (!uploading || self.to_daemon.is_empty());
@@ -401,8 +403,9 @@ impl<S: SecureStream> Relay<'_, S> {
         let until = until.into_iter().chain(recheck).min();
         let awaits_upload = self.awaits_upload();
         let began = Instant::now();
-        wait(&mut descriptors, until)
-            .map_err(|error| End::Failure(Fault::Host, format!("waiting failed: {error}")))?;
+        wait(&mut descriptors, until).map_err(|error| {
+            RequestEnd::Failure(Fault::Host, format!("waiting failed: {error}"))
+        })?;
 
         let happened = descriptors
             .first()
@@ -412,7 +415,7 @@ impl<S: SecureStream> Relay<'_, S> {
             self.pace.waited += began.elapsed();
         }
         if !listening && happened.intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
-            return Err(End::ClientGone("connection lost".to_owned()));
+            return Err(RequestEnd::ClientGone("connection lost".to_owned()));
         }
         match patience {
             Some((until, end)) if Instant::now() >= until => Err(end),
@@ -426,23 +429,29 @@ impl<S: SecureStream> Relay<'_, S> {
     }
 
     /// Until when nothing may happen, and what it means; streams may be silent for ever.
-    fn patience(&self) -> Option<(Instant, End)> {
+    fn patience(&self) -> Option<(Instant, RequestEnd)> {
         let seconds = self.idle.as_secs();
         if !self.to_client.is_empty() || !self.flushed {
             let reason = format!("took nothing for {seconds} s");
-            Some((self.last_progress + self.idle, End::ClientGone(reason)))
+            Some((
+                self.last_progress + self.idle,
+                RequestEnd::ClientGone(reason),
+            ))
         } else if self.awaits_upload() {
             let reason = format!(
                 "the upload is slower than {} KiB in {seconds} s",
                 UPLOAD_STEP >> 10
             );
             let left = self.idle.saturating_sub(self.pace.waited);
-            Some((Instant::now() + left, End::Failure(Fault::Client, reason)))
+            Some((
+                Instant::now() + left,
+                RequestEnd::Failure(Fault::Client, reason),
+            ))
         } else if self.answer == Answer::Single || self.answers.passed_on == 0 {
             let reason = format!("{} does not answer", self.who);
             Some((
-                self.last_progress + DAEMON_PATIENCE,
-                End::Failure(Fault::Host, reason),
+                self.last_progress + DAEMON_TIMEOUT,
+                RequestEnd::Failure(Fault::Host, reason),
             ))
         } else {
             None
@@ -471,13 +480,13 @@ impl Pace {
 
 /// Bytes on their way to the daemon: the request, then each piece of an upload where it was read.
 #[derive(Debug, Default)]
-struct Room {
+struct PendingBytes {
     bytes: Vec<u8>,
     written: usize,
     end: usize,
 }
 
-impl Room {
+impl PendingBytes {
     fn holding(bytes: Vec<u8>) -> Self {
         Self {
             written: 0,

@@ -14,13 +14,13 @@ pub const RECHECK: Duration = Duration::from_secs(60);
 
 /// Certificates of a client, and what they are measured by.
 #[derive(Debug)]
-pub struct Standing {
+pub struct Revalidation {
     path: Vec<CertificateDer<'static>>,
     anchor: Anchor,
     lists: Arc<CrlFiles>,
 }
 
-impl Standing {
+impl Revalidation {
     /// Watches a path that was verified, leaf first, without the anchor.
     pub fn new(path: Vec<CertificateDer<'static>>, anchor: Anchor, lists: Arc<CrlFiles>) -> Self {
         Self {
@@ -128,9 +128,9 @@ mod tests {
             list.signed_by(&self.0).unwrap().pem().unwrap()
         }
 
-        fn standing(&self, lists: CrlFiles) -> Standing {
+        fn standing(&self, lists: CrlFiles) -> Revalidation {
             let anchor = Anchor::new(&self.1).unwrap();
-            Standing::new(vec![self.leaf()], anchor, Arc::new(lists))
+            Revalidation::new(vec![self.leaf()], anchor, Arc::new(lists))
         }
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::slots::Occupation;
+use super::slots::ConnectionKind;
 use crate::name::{Label, Path};
 
 /// Environment variable by which a listener tells the process of a connection that its standard output leads back.
@@ -25,9 +25,9 @@ const GRANTED: &str = "granted";
 
 /// Line to the listener, if there is one.
 #[derive(Debug, Default)]
-pub struct Place(Option<UnixStream>);
+pub struct Slot(Option<UnixStream>);
 
-impl Place {
+impl Slot {
     /// Takes the line from the standard output, where a listener has put one.
     pub fn of_listener() -> Self {
         if std::env::var_os(LISTENER).is_none() {
@@ -46,7 +46,7 @@ impl Place {
     ///
     /// # Errors
     /// The reason for the client.
-    pub fn ask(self, tenant: &Path, occupation: Occupation) -> Result<(), String> {
+    pub fn ask(self, tenant: &Path, occupation: ConnectionKind) -> Result<(), String> {
         let Some(mut line) = self.0 else {
             return Ok(());
         };
@@ -92,33 +92,33 @@ fn read_answer(mut line: &UnixStream, deadline: Instant) -> io::Result<String> {
 }
 
 /// The line that asks.
-fn request(tenant: &Path, occupation: Occupation) -> String {
+fn request(tenant: &Path, occupation: ConnectionKind) -> String {
     let occupation = match occupation {
-        Occupation::Command => 'c',
-        Occupation::Stream => 's',
+        ConnectionKind::Command => 'c',
+        ConnectionKind::Stream => 's',
     };
     format!("{occupation} {}\n", tenant.joined())
 }
 
 /// Listener's end of the line of one connection.
 #[derive(Debug)]
-pub struct Asking {
+pub struct SlotChannel {
     line: UnixStream,
     arrived: Vec<u8>,
 }
 
 /// Content of the line from the process of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum SlotMessage {
     /// Nothing, or not all of it, yet.
     Nothing,
     /// A place for this tenant.
-    Place(Path, Occupation),
+    Slot(Path, ConnectionKind),
     /// The end, or what no process of this program says.
     Invalid,
 }
 
-impl Asking {
+impl SlotChannel {
     /// Makes a line; what the process gets as its standard output.
     pub fn pair() -> io::Result<(Self, UnixStream)> {
         let (line, theirs) = UnixStream::pair()?;
@@ -128,24 +128,24 @@ impl Asking {
     }
 
     /// Reads what has arrived.
-    pub fn read(&mut self) -> Asked {
+    pub fn read(&mut self) -> SlotMessage {
         let mut bytes = [0; MAX_REQUEST];
         match self.line.read(&mut bytes) {
-            Ok(0) => return Asked::Invalid,
+            Ok(0) => return SlotMessage::Invalid,
             Ok(count) => self.arrived.extend_from_slice(&bytes[..count]),
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
             {
-                return Asked::Nothing;
+                return SlotMessage::Nothing;
             }
-            Err(_) => return Asked::Invalid,
+            Err(_) => return SlotMessage::Invalid,
         }
         match parse(&self.arrived) {
             None if self.arrived.len() < MAX_REQUEST && !self.arrived.contains(&b'\n') => {
-                Asked::Nothing
+                SlotMessage::Nothing
             }
-            None => Asked::Invalid,
-            Some((tenant, occupation)) => Asked::Place(tenant, occupation),
+            None => SlotMessage::Invalid,
+            Some((tenant, occupation)) => SlotMessage::Slot(tenant, occupation),
         }
     }
 
@@ -166,18 +166,18 @@ impl Asking {
     }
 }
 
-impl AsFd for Asking {
+impl AsFd for SlotChannel {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.line.as_fd()
     }
 }
 
-fn parse(line: &[u8]) -> Option<(Path, Occupation)> {
+fn parse(line: &[u8]) -> Option<(Path, ConnectionKind)> {
     let text = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
     let (occupation, tenant) = text.split_once(' ')?;
     let occupation = match occupation {
-        "c" => Occupation::Command,
-        "s" => Occupation::Stream,
+        "c" => ConnectionKind::Command,
+        "s" => ConnectionKind::Stream,
         _ => return None,
     };
     let tenant = match tenant {
@@ -201,7 +201,7 @@ mod tests {
                 "" => Path::ROOT,
                 label => Path::ROOT.child(label.parse().unwrap()),
             };
-            for occupation in [Occupation::Command, Occupation::Stream] {
+            for occupation in [ConnectionKind::Command, ConnectionKind::Stream] {
                 let line = request(&tenant, occupation);
                 assert!(line.len() <= MAX_REQUEST);
                 assert_eq!(parse(line.as_bytes()), Some((tenant.clone(), occupation)));
@@ -225,14 +225,14 @@ mod tests {
     fn a_process_waits_until_its_listener_answers_or_ends() {
         let tenant = Path::ROOT.child("a".parse().unwrap());
         for answer in [Some(GRANTED), Some("no"), None] {
-            let (mut asking, theirs) = Asking::pair().unwrap();
-            let place = Place(Some(theirs));
+            let (mut asking, theirs) = SlotChannel::pair().unwrap();
+            let place = Slot(Some(theirs));
             let asked = tenant.clone();
-            let process = thread::spawn(move || place.ask(&asked, Occupation::Stream));
+            let process = thread::spawn(move || place.ask(&asked, ConnectionKind::Stream));
             asking.line.set_nonblocking(false).unwrap();
             assert_eq!(
                 asking.read(),
-                Asked::Place(tenant.clone(), Occupation::Stream)
+                SlotMessage::Slot(tenant.clone(), ConnectionKind::Stream)
             );
             match answer {
                 Some(text) => asking.answer(text),
@@ -248,11 +248,11 @@ mod tests {
 
     #[test]
     fn a_line_that_never_ends_is_read_no_further() {
-        let (mut asking, mut theirs) = Asking::pair().unwrap();
-        assert_eq!(asking.read(), Asked::Nothing);
+        let (mut asking, mut theirs) = SlotChannel::pair().unwrap();
+        assert_eq!(asking.read(), SlotMessage::Nothing);
         theirs.write_all(b"c a").unwrap();
-        assert_eq!(asking.read(), Asked::Nothing);
+        assert_eq!(asking.read(), SlotMessage::Nothing);
         theirs.write_all(&[b'x'; 1000]).unwrap();
-        assert_eq!(asking.read(), Asked::Invalid);
+        assert_eq!(asking.read(), SlotMessage::Invalid);
     }
 }

@@ -27,7 +27,7 @@ pub struct ConnectionLimits {
 
 /// Duration class of what a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occupation {
+pub enum ConnectionKind {
     /// Ends by itself.
     Command,
     /// Goes on until one side leaves.
@@ -46,9 +46,9 @@ enum State {
     /// The client is not known, or is told that there is no place for it.
     Unplaced,
     /// The client of this tenant waits until a place is free.
-    Waiting(Path, Occupation),
+    Waiting(Path, ConnectionKind),
     /// The connection has a place.
-    Placed(Path, Occupation),
+    Placed(Path, ConnectionKind),
 }
 
 /// Answer to a connection that arrives.
@@ -67,7 +67,7 @@ pub enum Arrival {
 pub enum Decision {
     /// The place is taken.
     Granted,
-    /// The place is given by a later [`Places::leave`].
+    /// The place is given by a later [`Slots::leave`].
     Wait,
     /// There is none, for this reason.
     Refused(Refusal),
@@ -89,12 +89,12 @@ pub type ConnectionId = u64;
 
 /// All connections of a listener.
 #[derive(Debug)]
-pub struct Places {
+pub struct Slots {
     limits: ConnectionLimits,
     connections: BTreeMap<ConnectionId, Connection>,
 }
 
-impl Places {
+impl Slots {
     /// Starts without connections.
     pub fn new(limits: ConnectionLimits) -> Self {
         Self {
@@ -144,7 +144,7 @@ impl Places {
     }
 
     /// Asks for the place of a connection whose client turned out to be of this tenant.
-    pub fn ask(&mut self, id: ConnectionId, tenant: Path, occupation: Occupation) -> Decision {
+    pub fn ask(&mut self, id: ConnectionId, tenant: Path, occupation: ConnectionKind) -> Decision {
         let refusal = self.refusal(&tenant, occupation);
         let free = self.count(|state| matches!(state, State::Placed(..))) < self.limits.places;
         let Some(connection) = self.connections.get_mut(&id) else {
@@ -176,7 +176,7 @@ impl Places {
         })
     }
 
-    fn refusal(&self, tenant: &Path, occupation: Occupation) -> Option<Refusal> {
+    fn refusal(&self, tenant: &Path, occupation: ConnectionKind) -> Option<Refusal> {
         let limits = self.limits;
         let of_tenant = self.count(|state| match state {
             State::Unplaced => false,
@@ -185,13 +185,12 @@ impl Places {
         if of_tenant >= limits.places_per_tenant {
             return Some(Refusal::Share(tenant.clone(), of_tenant));
         }
-        if occupation == Occupation::Command {
+        if occupation == ConnectionKind::Command {
             return None;
         }
         let stream_of = |state: &State| match state {
-            State::Waiting(of, Occupation::Stream) | State::Placed(of, Occupation::Stream) => {
-                Some(of.clone())
-            }
+            State::Waiting(of, ConnectionKind::Stream)
+            | State::Placed(of, ConnectionKind::Stream) => Some(of.clone()),
             _ => None,
         };
         let streams = self.count(|state| stream_of(state).is_some());
@@ -281,7 +280,12 @@ mod tests {
     }
 
     /// Lets a connection arrive, whatever has to end for it, and ask for a place.
-    fn ask(places: &mut Places, id: ConnectionId, name: &str, occupation: Occupation) -> Decision {
+    fn ask(
+        places: &mut Slots,
+        id: ConnectionId,
+        name: &str,
+        occupation: ConnectionKind,
+    ) -> Decision {
         places.enter(id, address(0));
         places.ask(id, tenant(name), occupation)
     }
@@ -304,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_source_has_only_its_share_of_the_handshakes() {
-        let mut places = Places::new(LIMITS);
+        let mut places = Slots::new(LIMITS);
         for id in 0..2 {
             assert_eq!(places.arrival(address(1)), Arrival::Free);
             places.enter(id, address(1));
@@ -315,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_stranger_takes_the_place_of_the_oldest_one_of_the_source_with_most() {
-        let mut places = Places::new(LIMITS);
+        let mut places = Slots::new(LIMITS);
         for (id, source) in [(0, 1), (1, 2), (2, 2), (3, 3)] {
             places.enter(id, address(source));
         }
@@ -327,12 +331,12 @@ mod tests {
 
     #[test]
     fn a_client_that_is_known_is_not_ended_for_a_stranger() {
-        let mut places = Places::new(ConnectionLimits {
+        let mut places = Slots::new(ConnectionLimits {
             places: 1,
             ..LIMITS
         });
         for id in 0..5 {
-            let decision = ask(&mut places, id, "a:x", Occupation::Command);
+            let decision = ask(&mut places, id, "a:x", ConnectionKind::Command);
             let expected = [Decision::Granted, Decision::Wait][usize::from(id > 0)].clone();
             match id {
                 0..4 => assert_eq!(decision, expected),
@@ -344,7 +348,7 @@ mod tests {
         assert_eq!(places.arrival(address(9)), Arrival::InPlaceOf(4));
         assert_eq!(places.leave(4), None);
         assert_eq!(
-            ask(&mut places, 5, "b:x", Occupation::Command),
+            ask(&mut places, 5, "b:x", ConnectionKind::Command),
             Decision::Wait
         );
         assert!(!places.takes_arrivals());
@@ -352,13 +356,13 @@ mod tests {
 
     #[test]
     fn a_place_that_is_free_goes_to_who_waits_longest() {
-        let mut places = Places::new(ConnectionLimits {
+        let mut places = Slots::new(ConnectionLimits {
             places: 1,
             ..LIMITS
         });
-        ask(&mut places, 0, "a:x", Occupation::Command);
-        ask(&mut places, 1, "b:x", Occupation::Command);
-        ask(&mut places, 2, "a:y", Occupation::Command);
+        ask(&mut places, 0, "a:x", ConnectionKind::Command);
+        ask(&mut places, 1, "b:x", ConnectionKind::Command);
+        ask(&mut places, 2, "a:y", ConnectionKind::Command);
         assert_eq!(places.leave(0), Some(1));
         assert_eq!(places.leave(2), None, "it has none");
         assert_eq!(places.leave(1), None);
@@ -366,26 +370,29 @@ mod tests {
 
     #[test]
     fn a_tenant_has_only_its_share_whoever_it_is_below_its_path() {
-        let mut places = Places::new(LIMITS);
+        let mut places = Slots::new(LIMITS);
         for (id, name) in (0..).zip(["a:x", "a:b:x", "a:b:c:x", "a:"]) {
-            let decision = ask(&mut places, id, name, Occupation::Command);
+            let decision = ask(&mut places, id, name, ConnectionKind::Command);
             assert_eq!(decision, Decision::Granted, "{name}");
         }
         let refused = Decision::Refused(Refusal::Share(tenant("a:"), 4));
-        assert_eq!(ask(&mut places, 4, "a:d:x", Occupation::Command), refused);
         assert_eq!(
-            ask(&mut places, 5, "b:x", Occupation::Command),
+            ask(&mut places, 4, "a:d:x", ConnectionKind::Command),
+            refused
+        );
+        assert_eq!(
+            ask(&mut places, 5, "b:x", ConnectionKind::Command),
             Decision::Granted
         );
         assert_eq!(
-            ask(&mut places, 6, "x", Occupation::Command),
+            ask(&mut places, 6, "x", ConnectionKind::Command),
             Decision::Granted
         );
     }
 
     #[test]
     fn streams_leave_places_to_commands() {
-        let mut places = Places::new(LIMITS);
+        let mut places = Slots::new(LIMITS);
         let mut id = 0;
         let mut ask = |name: &str, occupation| {
             id += 1;
@@ -393,15 +400,15 @@ mod tests {
         };
         for name in ["a:", "b:"] {
             for _ in 0..3 {
-                assert_eq!(ask(name, Occupation::Stream), Decision::Granted);
+                assert_eq!(ask(name, ConnectionKind::Stream), Decision::Granted);
             }
         }
         let own = Decision::Refused(Refusal::StreamShare(tenant("a:"), 3));
-        assert_eq!(ask("a:", Occupation::Stream), own);
+        assert_eq!(ask("a:", ConnectionKind::Stream), own);
         let all = Decision::Refused(Refusal::Streams(6));
-        assert_eq!(ask("c:", Occupation::Stream), all);
-        assert_eq!(ask("a:", Occupation::Command), Decision::Granted);
-        assert_eq!(ask("c:", Occupation::Command), Decision::Granted);
+        assert_eq!(ask("c:", ConnectionKind::Stream), all);
+        assert_eq!(ask("a:", ConnectionKind::Command), Decision::Granted);
+        assert_eq!(ask("c:", ConnectionKind::Command), Decision::Granted);
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Machines {
             }
             Step::Destroying(_) | Step::Vanishing => {
                 if how != Ended::Exit(0) {
-                    log::warn!("{} of machine {machine}: {how}", bhyve::DESTROYS);
+                    log::warn!("{} of machine {machine}: {how}", bhyve::BHYVECTL_PROGRAM);
                 }
                 let step = Step::Vanishing;
                 self.work.insert(machine.clone(), Work { step, ..work });
@@ -243,7 +243,7 @@ impl Machines {
                     end(*pid);
                 }
                 Step::Destroying(pid) if work.until <= now => {
-                    log::warn!("{} of machine {machine} is killed", bhyve::DESTROYS);
+                    log::warn!("{} of machine {machine} is killed", bhyve::BHYVECTL_PROGRAM);
                     end(*pid);
                     work.until = now + DESTROY_DEADLINE;
                 }
@@ -352,7 +352,7 @@ pub fn leftovers<'a>(
 
 /// Begins to destroy a machine. Returns the process; it says in the log of this program what is wrong.
 fn destroy(machine: &str) -> Result<Pid, String> {
-    let program = tender::program(bhyve::DESTROYS).map_err(|error| error.to_string())?;
+    let program = tender::program(bhyve::BHYVECTL_PROGRAM).map_err(|error| error.to_string())?;
     let output = io::stderr().as_fd().try_clone_to_owned();
     let program = Program {
         path: &program,

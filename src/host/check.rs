@@ -11,7 +11,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::import::{self, Imported};
 use super::run::{self, Survivor};
-use super::state_store::{self, Content, Found};
+use super::state_store::{self, Content, StateSource};
 use super::tender::Tenders;
 use super::{Options, System, block, check_zvols, images, protection, resources, tap, tender};
 use crate::command_line;
@@ -21,7 +21,7 @@ use crate::policy::Policy;
 use crate::socket;
 use crate::supervisor::{BlockDevices, bhyve, launch};
 use crate::unikernel::{Config, ImageDigest};
-use crate::wire::state::{Recorded, Standing, State};
+use crate::wire::state::{DesiredState, Recorded, State};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -113,9 +113,11 @@ impl Report {
     /// The state that a start would use.
     fn state(&mut self, database: &Path, system: &System) -> State {
         let (content, previous) = match self.note(state_store::read(database)) {
-            None | Some(Found::Nothing) => return State::default(),
-            Some(Found::Present(content, previous)) => (content, self.note(previous).flatten()),
-            Some(Found::Fallback(content, why)) => {
+            None | Some(StateSource::Nothing) => return State::default(),
+            Some(StateSource::Present(content, previous)) => {
+                (content, self.note(previous).flatten())
+            }
+            Some(StateSource::Fallback(content, why)) => {
                 match why {
                     Some(why) => self.problem(why),
                     None => self.problem(format!("the state in {} is missing", database.display())),
@@ -154,7 +156,7 @@ impl Report {
     /// What is recorded; the images of ours are looked at.
     fn recorded(&mut self, database: &Path, system: &System, content: Content) -> State {
         match content {
-            Content::Own(state) => {
+            Content::Native(state) => {
                 let mut tenders = Tenders::new(database);
                 let mut looked_at = BTreeMap::new();
                 for recorded in &state.unikernels {
@@ -196,7 +198,7 @@ impl Report {
             previous,
             standing,
         } = recorded;
-        let runs = *standing == Standing::Up;
+        let runs = *standing == DesiredState::Up;
         for (version, runs) in [(version, runs)]
             .into_iter()
             .chain(previous.iter().map(|previous| (previous, false)))
@@ -223,11 +225,11 @@ impl Report {
     fn machine(&mut self, system: &System, recorded: &Recorded) {
         let Recorded { name, version, .. } = recorded;
         let is_machine = version.stored_image().is_none();
-        if !is_machine || recorded.standing != Standing::Up || system.machines.is_err() {
+        if !is_machine || recorded.standing != DesiredState::Up || system.machines.is_err() {
             return;
         }
         let loader = bhyve::loader(&version.config);
-        for program in [loader, bhyve::RUNS, bhyve::DESTROYS] {
+        for program in [loader, bhyve::BHYVE_PROGRAM, bhyve::BHYVECTL_PROGRAM] {
             if let Err(error) = tender::program(program) {
                 self.problem(format!("{name}: {error}"));
             }
@@ -282,12 +284,12 @@ impl Report {
             } = &**recorded;
             let order = version.config.startup();
             match standing {
-                Standing::Up => {}
-                Standing::Stopped => {
+                DesiredState::Up => {}
+                DesiredState::Stopped => {
                     self.plan(format!("leaves {name} stopped"));
                     continue;
                 }
-                Standing::Ended(exit) => {
+                DesiredState::Ended(exit) => {
                     self.plan(format!("remembers {name}, which ended with {}", exit.death));
                     continue;
                 }

@@ -23,7 +23,7 @@ pub const ANSWER_STEP: usize = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Connection {
     peer: Peer,
-    doing: Doing,
+    doing: ClientState,
     /// When what is expected of the client is due.
     due: Instant,
     /// Whether a part of a request has arrived.
@@ -33,7 +33,7 @@ pub(super) struct Connection {
 }
 
 #[derive(Debug)]
-enum Doing {
+enum ClientState {
     /// A request is expected.
     Asking,
     /// The supervisor works on its request.
@@ -57,7 +57,7 @@ impl Connection {
     pub(super) fn new(peer: Peer, now: Instant) -> Self {
         Self {
             peer,
-            doing: Doing::Asking,
+            doing: ClientState::Asking,
             due: now + FIRST_BYTE_TIMEOUT,
             begun: false,
             taken: 0,
@@ -78,16 +78,20 @@ impl Connection {
     pub(super) fn interest(&self) -> Option<PollFlags> {
         match self.doing {
             // Nothing tells that everything is written.
-            Doing::Leaving if self.peer.queued() == 0 => None,
+            ClientState::Leaving if self.peer.queued() == 0 => None,
             // Who does not take its answers is not read from.
-            Doing::Asking => Some(self.peer.interest(self.peer.queued() == 0)),
-            Doing::Waiting | Doing::Away(_) | Doing::Leaving => Some(self.peer.interest(false)),
+            ClientState::Asking => Some(self.peer.interest(self.peer.queued() == 0)),
+            ClientState::Waiting | ClientState::Away(_) | ClientState::Leaving => {
+                Some(self.peer.interest(false))
+            }
         }
     }
 
     /// Whether nothing is under way: neither a request of it nor an answer to it.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self.doing, Doing::Asking) && self.peer.held() == 0 && self.peer.queued() == 0
+        matches!(self.doing, ClientState::Asking)
+            && self.peer.held() == 0
+            && self.peer.queued() == 0
     }
 
     /// Whether more of its request is held than an ordinary one has.
@@ -97,7 +101,7 @@ impl Connection {
 
     /// Whether content that came with its request is in memory.
     pub(super) fn is_unpacking(&self) -> bool {
-        matches!(self.doing, Doing::Away(true))
+        matches!(self.doing, ClientState::Away(true))
     }
 
     /// Gives the client time afresh, as it is not read from.
@@ -107,7 +111,7 @@ impl Connection {
 
     /// When the client will have taken too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (!matches!(self.doing, Doing::Waiting | Doing::Away(_))).then_some(self.due)
+        (!matches!(self.doing, ClientState::Waiting | ClientState::Away(_))).then_some(self.due)
     }
 
     /// Does what goes without waiting. `ready`: what poll(2) said.
@@ -136,7 +140,7 @@ impl Connection {
 
     /// Bounds the time of a whole request from its first byte on: further bytes give it no more.
     fn note_begun(&mut self, now: Instant) {
-        let begins = matches!(self.doing, Doing::Asking) && self.peer.held() > 0;
+        let begins = matches!(self.doing, ClientState::Asking) && self.peer.held() > 0;
         if begins && !std::mem::replace(&mut self.begun, true) {
             self.due = now + IDLE;
         }
@@ -153,9 +157,9 @@ impl Connection {
             self.peer.receive().map_err(|error| error.to_string())?;
         }
         match self.doing {
-            Doing::Asking => self.request(),
-            Doing::Waiting | Doing::Away(_) => Ok(None),
-            Doing::Leaving => Ok(self.leave()),
+            ClientState::Asking => self.request(),
+            ClientState::Waiting | ClientState::Away(_) => Ok(None),
+            ClientState::Leaving => Ok(self.leave()),
         }
     }
 
@@ -171,7 +175,7 @@ impl Connection {
         {
             Some(Next::Frame(bytes)) => {
                 let message = Message::decode(&bytes).map_err(|error| error.to_string())?;
-                self.doing = Doing::Waiting;
+                self.doing = ClientState::Waiting;
                 Ok(Some(Arrival::Message(Box::new(message))))
             }
             Some(Next::End) => Ok(Some(Arrival::Gone)),
@@ -180,7 +184,7 @@ impl Connection {
     }
 
     /// Does something new: the time for it begins now.
-    fn become_active(&mut self, doing: Doing) {
+    fn become_active(&mut self, doing: ClientState) {
         self.doing = doing;
         self.due = Instant::now() + IDLE;
         (self.begun, self.taken) = (false, 0);
@@ -188,7 +192,11 @@ impl Connection {
 
     /// Sends an answer, the last one if `close`. Afterwards a further request may have arrived already.
     pub(super) fn answer(&mut self, bytes: &[u8], close: bool) -> Option<Arrival> {
-        self.become_active(if close { Doing::Leaving } else { Doing::Asking });
+        self.become_active(if close {
+            ClientState::Leaving
+        } else {
+            ClientState::Asking
+        });
         if let Err(error) = self.peer.send(bytes) {
             log::info!("a client's answer is lost: {error}");
             return Some(Arrival::Gone);
@@ -198,7 +206,7 @@ impl Connection {
 
     /// Gives the connection to a process: with it goes what has arrived already.
     pub(super) fn give_away(&mut self, embedded: bool) -> Vec<u8> {
-        self.doing = Doing::Away(embedded);
+        self.doing = ClientState::Away(embedded);
         let mut held = vec![0; self.peer.held()];
         self.peer.take(&mut held);
         held
@@ -206,12 +214,12 @@ impl Connection {
 
     /// Whether a process has the connection, which is not looked at meanwhile.
     pub(super) fn is_away(&self) -> bool {
-        matches!(self.doing, Doing::Away(_))
+        matches!(self.doing, ClientState::Away(_))
     }
 
     /// That process has given it back.
     pub(super) fn come_back(&mut self) {
-        self.become_active(Doing::Waiting);
+        self.become_active(ClientState::Waiting);
     }
 
     /// The end of the conversation, once everything is written.

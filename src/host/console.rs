@@ -22,7 +22,7 @@ pub struct ConsoleLink {
     peer: Option<Peer>,
     sequence: i64,
     /// Oldest first, as the answers come.
-    asked: VecDeque<Asked>,
+    asked: VecDeque<PendingConsole>,
     next_attempt: Instant,
     /// Whether it is known to the log that it cannot be reached.
     reported: bool,
@@ -30,7 +30,7 @@ pub struct ConsoleLink {
 
 /// A console asked for.
 #[derive(Debug)]
-struct Asked {
+struct PendingConsole {
     sequence: i64,
     name: Name,
     /// The supervisor's number of this request.
@@ -49,7 +49,7 @@ pub struct Outcome {
     pub result: Result<(), String>,
 }
 
-impl Asked {
+impl PendingConsole {
     fn ends(self, result: Result<(), String>) -> Outcome {
         Outcome {
             name: self.name,
@@ -105,7 +105,7 @@ impl ConsoleLink {
         let command = Command::Console(ConsoleCommand::Add(limit));
         let message = Message::command(self.sequence, name, command);
         // Recorded first: if sending fails, the answer comes with the loss of the connection.
-        self.asked.push_back(Asked {
+        self.asked.push_back(PendingConsole {
             sequence: self.sequence,
             name: name.clone(),
             call,

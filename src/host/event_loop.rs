@@ -22,10 +22,10 @@ use super::console::{ConsoleLink, Outcome};
 use super::disk_reserve::Reserve;
 use super::images::{ImageStore, Staged};
 use super::import::{self, Imported};
-use super::preflight::Ground;
+use super::preflight::Preflight;
 use super::reexec::{Inherited, Kept, Program};
-use super::run::{Over, Runs, TenderUsers};
-use super::state_store::{Content, Found, Store};
+use super::run::{FinishedRun, Runs, TenderUsers};
+use super::state_store::{Content, StateSource, Store};
 use super::statistics::StatisticsLink;
 use super::tap::Taps;
 use super::tender::{Fifo, Tenders};
@@ -37,8 +37,8 @@ use super::{
 use crate::daemon::{self, ACCEPT_PAUSE, Manager, Signals};
 use crate::manifest::Target;
 use crate::name::Name;
-use crate::self_metrics::Vitals;
-use crate::socket::{self, ACCEPT_BURST, Accepted, Reception};
+use crate::self_metrics::SelfMetrics;
+use crate::socket::{self, ACCEPT_BURST, Accepted, Acceptor};
 use crate::supervisor::{
     BlockDevices, ConnectionId, Event, History, Moment, Owner, RunId, Settings, Supervisor,
     Survivor, Timer, UploadId, launch,
@@ -62,7 +62,7 @@ pub(super) struct Daemon {
     start: Instant,
     signals: Signals,
     listener: UnixListener,
-    reception: Reception,
+    reception: Acceptor,
     /// After accepting has failed.
     accept_after: Option<Instant>,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -97,7 +97,7 @@ pub(super) struct Daemon {
     timers: Vec<(Instant, Timer)>,
     /// When it is looked at whether taps are on their bridges.
     look_at_taps: Instant,
-    vitals: Vitals,
+    self_metrics: SelfMetrics,
     manager: Manager,
     done: bool,
 }
@@ -131,12 +131,12 @@ impl Daemon {
             Signals::listen().map_err(|error| HostError::System("listen to signals", error))?;
         descriptor::keep_from_children();
         daemon::raise_descriptor_limit();
-        let Ground {
+        let Preflight {
             mut store,
             listener,
             resources,
             undo,
-        } = Ground::take(&options, kept_lock, kept_listener)?;
+        } = Preflight::take(&options, kept_lock, kept_listener)?;
         let readers = options.tender_uids.map(TenderUsers::group);
         let images = ImageStore::open(&options.dbdir, readers).map_err(HostError::Images)?;
         let state = load(&mut store, &images, &system)?;
@@ -188,7 +188,7 @@ impl Daemon {
             start: Instant::now(),
             signals,
             listener,
-            reception: Reception::new(CLIENT_LIMITS),
+            reception: Acceptor::new(CLIENT_LIMITS),
             accept_after: None,
             connections: BTreeMap::new(),
             counter: 0,
@@ -213,7 +213,7 @@ impl Daemon {
             stopping: false,
             timers: Vec::new(),
             look_at_taps: Instant::now(),
-            vitals: Vitals::new("albatross", options.influx),
+            self_metrics: SelfMetrics::new("albatross", options.influx),
             manager: Manager::ready(),
             done: false,
             options,
@@ -294,7 +294,7 @@ impl Daemon {
         for peer in links.into_iter().flatten() {
             waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
-        waits.extend(self.vitals.wait());
+        waits.extend(self.self_metrics.wait());
         waits.push(PollFd::new(self.writer.as_fd(), PollFlags::POLLIN));
         let transfers = waits.len();
         let underway = self.transfers.values();
@@ -368,7 +368,7 @@ impl Daemon {
         }
         self.connect_console(false);
         self.statistics.progress(now);
-        self.vitals.progress(now, |lines| {
+        self.self_metrics.progress(now, |lines| {
             lines.connections("unix", self.connections.len(), self.counter);
             lines.domains(&self.supervisor.domains());
         });
@@ -526,7 +526,7 @@ impl Daemon {
             return;
         };
         self.statistics.remove(&name);
-        let Over { run, out_of_memory } = over;
+        let FinishedRun { run, out_of_memory } = over;
         let death = match end {
             _ if out_of_memory => Death::OutOfMemory,
             End::Known(Ended::Exit(code)) => Death::Exit(code),
@@ -601,7 +601,7 @@ impl Daemon {
                 .chain(self.statistics.deadline())
                 .chain(pause)
                 .chain([self.look_at_taps])
-                .chain(self.vitals.deadline())
+                .chain(self.self_metrics.deadline())
                 .chain(self.manager.deadline())
                 .chain(self.machines.as_ref().ok().and_then(Machines::deadline))
                 .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
@@ -628,12 +628,12 @@ impl Drop for Daemon {
 /// The state on disk; one of albatross is imported.
 fn load(store: &mut Store, images: &ImageStore, system: &System) -> Result<State, HostError> {
     let (content, complete) = match store.load().map_err(HostError::Store)? {
-        Found::Nothing => return Ok(State::default()),
-        Found::Present(content, _) => (content, true),
-        Found::Fallback(content, _) => (content, false),
+        StateSource::Nothing => return Ok(State::default()),
+        StateSource::Present(content, _) => (content, true),
+        StateSource::Fallback(content, _) => (content, false),
     };
     match content {
-        Content::Own(state) => {
+        Content::Native(state) => {
             // Nobody knows which images a file that was set aside refers to.
             if complete && !store.has_set_aside() {
                 images

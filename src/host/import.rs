@@ -3,7 +3,7 @@
 use super::images::ImageError;
 use crate::unikernel::{ImageDigest, Kind, Version};
 use crate::wire::state::albatross::{self, Import};
-use crate::wire::state::{Recorded, Standing, State};
+use crate::wire::state::{DesiredState, Recorded, State};
 use std::sync::Arc;
 
 /// What came of a state file of albatross.
@@ -48,7 +48,7 @@ pub fn import(
                 name,
                 version: Arc::new(Version { config, image }),
                 previous: None,
-                standing: Standing::Up,
+                standing: DesiredState::Up,
             })),
             Err(ImageError::Content(error)) => {
                 refused.push(format!("entry '{name}': its image: {error}"));

@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::socket;
 
 /// What a supervisor has before it touches anything.
-pub(super) struct Ground {
+pub(super) struct Preflight {
     /// Database, held by this process alone.
     pub(super) store: Store,
     pub(super) listener: UnixListener,
@@ -31,7 +31,7 @@ pub(super) struct Undo {
     socket: Option<PathBuf>,
 }
 
-impl Ground {
+impl Preflight {
     /// Takes the database and the socket, or the lock and the listener that were kept for this process.
     pub(super) fn take(
         options: &Options,

@@ -26,7 +26,7 @@ const PREVIOUS: &str = "state.previous";
 /// What is locked as long as a supervisor runs.
 pub(super) const LOCK: &str = ".lock";
 /// How long another supervisor that has the database is waited for.
-pub const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const NEW: &str = ".state.new";
 const PREVIOUS_NEW: &str = ".state.previous.new";
 /// What a state file that cannot be used is renamed to; a number follows if that is taken.
@@ -48,14 +48,14 @@ pub struct Store {
 #[derive(Debug)]
 pub enum Content {
     /// One of ours.
-    Own(State),
+    Native(State),
     /// One of albatross, images included.
     Albatross(albatross::State),
 }
 
 /// What is on disk.
 #[derive(Debug)]
-pub enum Found {
+pub enum StateSource {
     /// Nothing yet.
     Nothing,
     /// The state, and the one before it, if that is there and can be used.
@@ -82,19 +82,19 @@ pub enum StoreError {
 }
 
 /// Reads what is on disk, and changes nothing.
-pub fn read(directory: &Path) -> Result<Found, StoreError> {
+pub fn read(directory: &Path) -> Result<StateSource, StoreError> {
     let present = directory.join(FILE);
     let previous = directory.join(PREVIOUS);
     let why = match content(&present) {
-        Ok(Some(present)) => return Ok(Found::Present(present, content(&previous))),
+        Ok(Some(present)) => return Ok(StateSource::Present(present, content(&previous))),
         Ok(None) => None,
         Err(error @ StoreError::State(..)) => Some(error),
         // Nobody knows what it says: another time it may be read.
         Err(error) => return Err(error),
     };
     match (content(&previous), why) {
-        (Ok(Some(content)), why) => Ok(Found::Fallback(content, why)),
-        (Ok(None), None) => Ok(Found::Nothing),
+        (Ok(Some(content)), why) => Ok(StateSource::Fallback(content, why)),
+        (Ok(None), None) => Ok(StateSource::Nothing),
         (Ok(None), Some(why)) => Err(StoreError::Unusable(Box::new((
             why,
             StoreError::Missing(previous),
@@ -127,7 +127,7 @@ fn content(path: &Path) -> Result<Option<Content>, StoreError> {
         Some(first) if albatross::VERSIONS.contains(first) => {
             albatross::State::decode(&bytes).map(Content::Albatross)
         }
-        _ => State::decode(&bytes).map(Content::Own),
+        _ => State::decode(&bytes).map(Content::Native),
     };
     content
         .map(Some)
@@ -138,7 +138,7 @@ impl Content {
     /// The images in the image store that it refers to.
     pub fn images(&self) -> BTreeSet<ImageDigest> {
         match self {
-            Self::Own(state) => state.images().collect(),
+            Self::Native(state) => state.images().collect(),
             Self::Albatross(_) => BTreeSet::new(),
         }
     }
@@ -177,11 +177,11 @@ impl Store {
     }
 
     /// The state on disk. One that makes no sense is kept aside, loudly, in favour of the one before it.
-    pub fn load(&mut self) -> Result<Found, StoreError> {
+    pub fn load(&mut self) -> Result<StateSource, StoreError> {
         let found = read(&self.directory)?;
         match &found {
-            Found::Nothing => {}
-            Found::Present(present, previous) => {
+            StateSource::Nothing => {}
+            StateSource::Present(present, previous) => {
                 let previous = match previous {
                     Ok(previous) => previous.as_ref().map(Content::images).unwrap_or_default(),
                     Err(error) => {
@@ -191,7 +191,7 @@ impl Store {
                 };
                 self.generations = [present.images(), previous];
             }
-            Found::Fallback(used, why) => {
+            StateSource::Fallback(used, why) => {
                 self.generations = [BTreeSet::new(), used.images()];
                 self.set_aside(why.as_ref())?;
             }
@@ -328,7 +328,7 @@ impl Store {
 /// Locks the database, waiting for one that is about to let go: a supervisor that was killed, or the child that it had
 /// just forked.
 fn take(mut lock: File) -> Option<Flock<File>> {
-    let end = Instant::now() + LOCK_PATIENCE;
+    let end = Instant::now() + LOCK_TIMEOUT;
     loop {
         match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
             Ok(taken) => return Some(taken),

@@ -15,14 +15,14 @@ use crate::wire::{
 };
 
 /// How long the statistics daemon may take for an answer.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes that wait for a statistics daemon which does not read them.
 pub const MAX_WAITING: usize = 1 << 20;
 
 /// The statistics daemon, if there is one.
 #[derive(Debug, Default)]
-pub struct StatisticsLink(Option<Told>);
+pub struct StatisticsLink(Option<LinkState>);
 
 /// A tender as the statistics daemon is told of it: its process, its virtual machine, and its network devices with the taps
 /// behind them.
@@ -48,7 +48,7 @@ pub fn to_observe<'a>(
 
 /// A statistics daemon, and what it has still to answer.
 #[derive(Debug)]
-struct Told {
+struct LinkState {
     peer: Peer,
     /// Of the latest command.
     sequence: i64,
@@ -60,7 +60,7 @@ impl StatisticsLink {
     /// Answers the request with this header, and tells of everything that runs. Whoever was told before is forgotten.
     pub fn serve(&mut self, peer: Peer, header: Header, running: Vec<(Name, StatsAdd)>) {
         log::info!("the statistics daemon is there");
-        let mut told = Told {
+        let mut told = LinkState {
             peer,
             sequence: header.sequence.0,
             unanswered: VecDeque::new(),
@@ -120,10 +120,10 @@ impl StatisticsLink {
     }
 }
 
-impl Told {
+impl LinkState {
     fn command(&mut self, name: &Name, command: StatsCommand) -> Result<(), String> {
         self.sequence = self.sequence.wrapping_add(1);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + REPLY_TIMEOUT;
         self.unanswered.push_back((self.sequence, deadline));
         let command = Command::Statistics(command);
         self.send(&Message::command(self.sequence, name, command))

@@ -61,7 +61,7 @@ pub enum Done {
 }
 
 /// The thread's side.
-struct Thread {
+struct WriterThread {
     store: Store,
     images: Arc<ImageStore>,
     /// Images to be removed as soon as the state before the present one does not refer to them either.
@@ -84,7 +84,7 @@ impl Writer {
         for end in [&wake, &theirs] {
             end.set_nonblocking(true)?;
         }
-        let thread = Thread {
+        let thread = WriterThread {
             store,
             images,
             superfluous,
@@ -178,7 +178,7 @@ impl Drop for Writer {
     }
 }
 
-impl Thread {
+impl WriterThread {
     fn run(mut self, jobs: &Receiver<Job>) {
         let mut next = VecDeque::new();
         while let Some(job) = next.pop_front().or_else(|| jobs.recv().ok()) {

@@ -12,7 +12,7 @@ use argh::FromArgs;
 use log::info;
 use nix::poll::{PollFd, PollFlags};
 
-use super::http::{Place, Url};
+use super::http::{Url, WriteEndpoint};
 use super::line::{self, Style};
 use super::upstream::{Destination, Upstream, address};
 use super::{resolver, source};
@@ -198,8 +198,8 @@ fn destination(options: Options) -> Result<Destination, String> {
         _ => return Err("say where lines go: either --influx or --url".to_owned()),
     };
     let place = match (options.database, options.org, options.bucket) {
-        (Some(database), None, None) => Place::Database(database),
-        (None, Some(org), Some(bucket)) => Place::Bucket { org, bucket },
+        (Some(database), None, None) => WriteEndpoint::Database(database),
+        (None, Some(org), Some(bucket)) => WriteEndpoint::Bucket { org, bucket },
         _ => return Err("--url needs either --database, or --org and --bucket".to_owned()),
     };
     let token = match &options.token_file {

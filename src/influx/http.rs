@@ -24,7 +24,7 @@ pub struct Url {
 
 /// Where in the server lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum WriteEndpoint {
     /// A database, of version 1.
     Database(String),
     /// A bucket of an organisation, of version 2.
@@ -99,10 +99,10 @@ impl FromStr for Url {
 }
 
 /// The request that stores `lines`, whose times are in nanoseconds.
-pub fn request(url: &Url, place: &Place, token: Option<&str>, lines: &[String]) -> Vec<u8> {
+pub fn request(url: &Url, place: &WriteEndpoint, token: Option<&str>, lines: &[String]) -> Vec<u8> {
     let target = match place {
-        Place::Database(database) => format!("/write?db={}", percent(database)),
-        Place::Bucket { org, bucket } => format!(
+        WriteEndpoint::Database(database) => format!("/write?db={}", percent(database)),
+        WriteEndpoint::Bucket { org, bucket } => format!(
             "/api/v2/write?org={}&bucket={}",
             percent(org),
             percent(bucket)
@@ -240,13 +240,13 @@ mod tests {
     fn requests_are_of_the_version_that_the_place_is_of() {
         let url: Url = "http://h:1/p".parse().unwrap();
         let lines = ["a\n".to_owned(), "bc\n".to_owned()];
-        let first = request(&url, &Place::Database("my db".into()), None, &lines);
+        let first = request(&url, &WriteEndpoint::Database("my db".into()), None, &lines);
         assert_eq!(
             String::from_utf8(first).unwrap(),
             "POST /p/write?db=my%20db&precision=ns HTTP/1.1\r\nHost: h:1\r\n\
              Content-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\nConnection: close\r\n\r\na\nbc\n"
         );
-        let place = Place::Bucket {
+        let place = WriteEndpoint::Bucket {
             org: "o&".into(),
             bucket: "b".into(),
         };

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 };
 
 use super::buffer::Buffer;
-use super::http::{self, Answer, MAX_ANSWER, Place, Url, Verdict};
+use super::http::{self, Answer, MAX_ANSWER, Url, Verdict, WriteEndpoint};
 use super::resolver::Resolver;
 use crate::daemon::Retry;
 
@@ -41,7 +41,7 @@ pub(crate) enum Destination {
     /// To a listener for lines.
     Lines(SocketAddr),
     /// To a server (with the token that is shown to it).
-    Server(Url, Place, Option<String>),
+    Server(Url, WriteEndpoint, Option<String>),
 }
 
 /// Where a listener for lines is, as the operator says it: `IP[:PORT]`.
@@ -486,7 +486,7 @@ mod tests {
     /// An exporter to a server whose name has an address of IPv6, at which nobody listens, and one of IPv4.
     fn upstream(port: u16) -> Upstream {
         let url = format!("http://two.addresses:{port}").parse().unwrap();
-        let destination = Destination::Server(url, Place::Database("d".into()), None);
+        let destination = Destination::Server(url, WriteEndpoint::Database("d".into()), None);
         let addresses = HostAddress::Known(vec![
             (Ipv6Addr::LOCALHOST, port).into(),
             (Ipv4Addr::LOCALHOST, port).into(),

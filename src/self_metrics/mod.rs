@@ -14,7 +14,7 @@ use nix::poll::PollFd;
 use crate::daemon::wall_clock;
 use crate::influx::upstream::{Destination, HostAddress, Upstream};
 use crate::logging;
-use crate::stats::collect::Own;
+use crate::stats::collect::SelfUsage;
 
 pub use crate::influx::upstream::address;
 pub use lines::Lines;
@@ -27,19 +27,19 @@ pub const MAX_LINES: usize = 1 << 14;
 
 /// What is told of a daemon, if anybody wants to know.
 #[derive(Debug)]
-pub struct Vitals(Option<Rounds>);
+pub struct SelfMetrics(Option<Rounds>);
 
 #[derive(Debug)]
 struct Rounds {
     /// What the tag `vm` says.
     vm: &'static str,
     /// Nothing if the system does not tell of it.
-    own: Option<Own>,
+    own: Option<SelfUsage>,
     upstream: Upstream,
     next: Instant,
 }
 
-impl Vitals {
+impl SelfMetrics {
     /// About this process, whose lines have this tag `vm`, to a listener for lines.
     pub fn new(vm: &'static str, collector: Option<SocketAddr>) -> Self {
         Self(collector.map(|address| Rounds {
@@ -55,7 +55,7 @@ impl Vitals {
     }
 
     /// What this process reads about itself.
-    pub fn own(&self) -> Option<&Own> {
+    pub fn own(&self) -> Option<&SelfUsage> {
         self.0.as_ref()?.own.as_ref()
     }
 
@@ -105,7 +105,7 @@ impl Rounds {
     /// Those that every daemon has.
     fn lines(&mut self) -> Lines {
         let mut lines = Lines::new(self.vm);
-        match self.own.as_mut().map(Own::usage) {
+        match self.own.as_mut().map(SelfUsage::usage) {
             Some(Ok(used)) => lines.process(&used, wall_clock()),
             Some(Err(error)) => log::debug!("what this process uses is not told: {error}"),
             None => {}
@@ -116,8 +116,8 @@ impl Rounds {
     }
 }
 
-fn own() -> Option<Own> {
-    Own::open()
+fn own() -> Option<SelfUsage> {
+    SelfUsage::open()
         .inspect_err(|error| log::warn!("what this process uses is not told: {error}"))
         .ok()
 }
@@ -136,17 +136,21 @@ mod tests {
     }
 
     /// A round at `now`, which has a line that says `number`.
-    fn round(vitals: &mut Vitals, now: Instant, number: u64) {
-        vitals.progress(now, |lines| lines.connections("unix", 0, number));
+    fn round(self_metrics: &mut SelfMetrics, now: Instant, number: u64) {
+        self_metrics.progress(now, |lines| lines.connections("unix", 0, number));
     }
 
     /// Goes on from `now`, for less than until the next round, until there is a connection to which lines have gone.
-    fn connected(vitals: &mut Vitals, now: Instant, listener: &TcpListener) -> TcpStream {
+    fn connected(
+        self_metrics: &mut SelfMetrics,
+        now: Instant,
+        listener: &TcpListener,
+    ) -> TcpStream {
         listener.set_nonblocking(true).unwrap();
         for step in 0..500 {
-            vitals.progress(now + step * INTERVAL / 1000, |_| {});
+            self_metrics.progress(now + step * INTERVAL / 1000, |_| {});
             if let Ok((stream, _)) = listener.accept() {
-                vitals.progress(now, |_| {});
+                self_metrics.progress(now, |_| {});
                 stream.set_nonblocking(false).unwrap();
                 return stream;
             }
@@ -158,37 +162,37 @@ mod tests {
     #[test]
     fn a_round_comes_every_ten_seconds_and_those_slept_through_are_left_out() {
         let (_listener, address) = listener();
-        let mut vitals = Vitals::new("x", Some(address));
+        let mut self_metrics = SelfMetrics::new("x", Some(address));
         let first = Instant::now();
         let mut rounds = Vec::new();
         for second in [0, 1, 9, 10, 11, 20, 75, 76, 85] {
             let now = first + Duration::from_secs(second);
-            vitals.progress(now, |_| rounds.push(second));
+            self_metrics.progress(now, |_| rounds.push(second));
         }
         assert_eq!(rounds, [0, 10, 20, 75, 85]);
     }
 
     #[test]
     fn nobody_who_did_not_ask_is_told_anything() {
-        let mut vitals = Vitals::new("x", None);
-        vitals.progress(Instant::now(), |_| panic!("a round"));
-        assert!(vitals.wait().is_none() && vitals.deadline().is_none());
+        let mut self_metrics = SelfMetrics::new("x", None);
+        self_metrics.progress(Instant::now(), |_| panic!("a round"));
+        assert!(self_metrics.wait().is_none() && self_metrics.deadline().is_none());
     }
 
     #[test]
     fn a_collector_that_comes_late_gets_the_latest_round_only() {
         let (listener, address) = listener();
         drop(listener);
-        let mut vitals = Vitals::new("x", Some(address));
+        let mut self_metrics = SelfMetrics::new("x", Some(address));
         let mut now = Instant::now();
         for number in 1..=3 {
-            round(&mut vitals, now, number);
+            round(&mut self_metrics, now, number);
             now += INTERVAL;
         }
         let listener = TcpListener::bind(address).unwrap();
-        round(&mut vitals, now, 4);
-        let mut stream = connected(&mut vitals, now, &listener);
-        drop(vitals);
+        round(&mut self_metrics, now, 4);
+        let mut stream = connected(&mut self_metrics, now, &listener);
+        drop(self_metrics);
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         assert_eq!(text.matches("connections,").count(), 1, "{text}");
@@ -198,21 +202,25 @@ mod tests {
     #[test]
     fn a_collector_that_does_not_read_takes_no_time_and_little_memory() {
         let (listener, address) = listener();
-        let mut vitals = Vitals::new("x", Some(address));
+        let mut self_metrics = SelfMetrics::new("x", Some(address));
         let mut now = Instant::now();
-        round(&mut vitals, now, 0);
-        let _stream = connected(&mut vitals, now, &listener);
+        round(&mut self_metrics, now, 0);
+        let _stream = connected(&mut self_metrics, now, &listener);
         for _ in 0..3 {
             now += INTERVAL;
-            vitals.progress(now, |lines| {
+            self_metrics.progress(now, |lines| {
                 for number in 0..2 * MAX_LINES as u64 {
                     lines.connections("unix", 0, number);
                 }
             });
             // It may only read more than it has: then the socket takes more, and not this process.
-            assert!(vitals.deadline().is_some_and(|at| at <= now + INTERVAL));
+            assert!(
+                self_metrics
+                    .deadline()
+                    .is_some_and(|at| at <= now + INTERVAL)
+            );
         }
-        let upstream = &vitals.0.as_ref().unwrap().upstream;
+        let upstream = &self_metrics.0.as_ref().unwrap().upstream;
         assert!(upstream.waiting() <= MAX_LINES, "{}", upstream.waiting());
     }
 }

@@ -4,7 +4,7 @@ use super::command::{config, create, in_words, policy_text};
 use super::page::{Page, time};
 use crate::policy::Age;
 use crate::unikernel::Version;
-use crate::wire::state::{Standing, State, albatross};
+use crate::wire::state::{DesiredState, State, albatross};
 
 /// The policies and unikernels of a state of ours.
 pub(super) fn ours(page: &mut Page, state: &State) {
@@ -22,9 +22,9 @@ pub(super) fn ours(page: &mut Page, state: &State) {
         for recorded in &state.unikernels {
             page.group(format_args!("unikernel: {}", recorded.name), |page| {
                 match &recorded.standing {
-                    Standing::Up => {}
-                    Standing::Stopped => page.line("stopped"),
-                    Standing::Ended(exit) => page.line(format_args!("ended: {}", exit.death)),
+                    DesiredState::Up => {}
+                    DesiredState::Stopped => page.line("stopped"),
+                    DesiredState::Ended(exit) => page.line(format_args!("ended: {}", exit.death)),
                 }
                 version(page, &recorded.version);
                 if let Some(previous) = &recorded.previous {

@@ -12,7 +12,7 @@ pub const ACCEPT_BURST: usize = 16;
 
 /// Shares of users, and whether somebody is beyond.
 #[derive(Debug)]
-pub struct Reception {
+pub struct Acceptor {
     limits: ConnectionLimits,
     /// Whether the log knows that connections are refused.
     refusing: bool,
@@ -29,7 +29,7 @@ pub enum Accepted {
     Nothing,
 }
 
-impl Reception {
+impl Acceptor {
     /// Reception of connections within `limits`.
     pub const fn new(limits: ConnectionLimits) -> Self {
         Self {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
-use super::{ACCEPT_BURST, Accepted, ConnectionLimits, FIRST_BYTE_TIMEOUT, Peer, Reception};
+use super::{ACCEPT_BURST, Accepted, Acceptor, ConnectionLimits, FIRST_BYTE_TIMEOUT, Peer};
 use crate::daemon::ACCEPT_PAUSE;
 use crate::wire::frame::{FrameError, Next};
 
@@ -18,7 +18,7 @@ use crate::wire::frame::{FrameError, Next};
 pub const MAX_REQUEST: usize = 1 << 16;
 
 /// How long a client may take for the rest of a request it has begun, or to read its last answer.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may send nothing between two requests, unless it is [trusted](Peer::is_trusted): the supervisor's
 /// connection is quiet while nothing starts.
@@ -32,7 +32,7 @@ pub type ClientId = u64;
 pub struct Clients {
     listener: UnixListener,
     open: BTreeMap<ClientId, Client>,
-    reception: Reception,
+    reception: Acceptor,
     accepted: u64,
     no_accept_before: Option<Instant>,
 }
@@ -70,7 +70,7 @@ pub enum Received {
 
 /// Why a client is given up.
 #[derive(Debug)]
-pub enum Lost {
+pub enum DisconnectReason {
     /// It broke the framing.
     Frame(FrameError),
     /// Reading or writing failed.
@@ -95,7 +95,7 @@ impl Clients {
         Self {
             listener,
             open: BTreeMap::new(),
-            reception: Reception::new(limits),
+            reception: Acceptor::new(limits),
             accepted: 0,
             no_accept_before: None,
         }
@@ -222,17 +222,17 @@ impl Client {
     }
 
     /// Writes what is queued, as far as it goes, and reads what has arrived.
-    pub fn progress(&mut self, events: PollFlags) -> Result<(), Lost> {
-        self.peer.flush().map_err(Lost::Io)?;
+    pub fn progress(&mut self, events: PollFlags) -> Result<(), DisconnectReason> {
+        self.peer.flush().map_err(DisconnectReason::Io)?;
         let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
         if events.intersects(readable) && self.state != State::Closing {
-            self.peer.receive().map_err(Lost::Io)?;
+            self.peer.receive().map_err(DisconnectReason::Io)?;
         }
         Ok(())
     }
 
     /// The next request among what has been received.
-    pub fn next(&mut self, now: Instant) -> Result<Received, Lost> {
+    pub fn next(&mut self, now: Instant) -> Result<Received, DisconnectReason> {
         match self.state {
             State::Closing => return Ok(Received::Nothing),
             State::Subscribed => {
@@ -245,7 +245,11 @@ impl Client {
             }
             State::Open => {}
         }
-        match self.peer.next(MAX_REQUEST).map_err(Lost::Frame)? {
+        match self
+            .peer
+            .next(MAX_REQUEST)
+            .map_err(DisconnectReason::Frame)?
+        {
             Some(Next::Frame(request)) => {
                 self.begun = false;
                 self.deadline = (!self.peer.is_trusted()).then(|| now + IDLE_TIMEOUT);
@@ -253,13 +257,13 @@ impl Client {
             }
             Some(Next::End) => Ok(Received::End),
             None if self.peer.has_ended() && self.peer.is_inside_frame() => {
-                Err(Lost::Frame(FrameError::Truncated))
+                Err(DisconnectReason::Frame(FrameError::Truncated))
             }
             None if self.peer.has_ended() => Ok(Received::End),
             None => {
                 // Further bytes of a request give it no more time.
                 if self.peer.is_inside_frame() && !std::mem::replace(&mut self.begun, true) {
-                    self.deadline = Some(now + PATIENCE);
+                    self.deadline = Some(now + WRITE_TIMEOUT);
                 }
                 Ok(Received::Nothing)
             }
@@ -267,15 +271,15 @@ impl Client {
     }
 
     /// Writes what goes at once, and queues the rest.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Lost> {
-        self.peer.send(bytes).map_err(Lost::Io)
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), DisconnectReason> {
+        self.peer.send(bytes).map_err(DisconnectReason::Io)
     }
 
     /// The same, unless more than `most` bytes wait then.
-    pub fn send_at_most(&mut self, bytes: &[u8], most: usize) -> Result<(), Lost> {
+    pub fn send_at_most(&mut self, bytes: &[u8], most: usize) -> Result<(), DisconnectReason> {
         self.send(bytes)?;
         if self.queued() > most {
-            return Err(Lost::Slow(most));
+            return Err(DisconnectReason::Slow(most));
         }
         Ok(())
     }
@@ -300,7 +304,7 @@ impl Client {
     pub fn close(&mut self, now: Instant) {
         if self.state != State::Closing {
             self.state = State::Closing;
-            self.deadline = Some(now + PATIENCE);
+            self.deadline = Some(now + WRITE_TIMEOUT);
         }
     }
 
@@ -311,7 +315,7 @@ impl Client {
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for DisconnectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Frame(error) => error.fmt(f),
@@ -353,10 +357,10 @@ mod tests {
         peer.write_all(b"\0\0\0\x02a").unwrap();
         client.progress(PollFlags::POLLIN).unwrap();
         assert_eq!(client.next(now).unwrap(), Received::Nothing);
-        assert_eq!(client.deadline, Some(now + PATIENCE));
-        let later = now + PATIENCE / 2;
+        assert_eq!(client.deadline, Some(now + WRITE_TIMEOUT));
+        let later = now + WRITE_TIMEOUT / 2;
         assert_eq!(client.next(later).unwrap(), Received::Nothing);
-        assert_eq!(client.deadline, Some(now + PATIENCE));
+        assert_eq!(client.deadline, Some(now + WRITE_TIMEOUT));
         peer.write_all(b"b").unwrap();
         client.progress(PollFlags::POLLIN).unwrap();
         let request = Received::Request(b"ab".into());
@@ -374,9 +378,9 @@ mod tests {
         for (count, byte) in (0..).zip(b"\0\0\0\x02a") {
             peer.write_all(&[*byte]).unwrap();
             client.progress(PollFlags::POLLIN).unwrap();
-            let later = began + PATIENCE / 8 * count;
+            let later = began + WRITE_TIMEOUT / 8 * count;
             assert_eq!(client.next(later).unwrap(), Received::Nothing);
-            assert_eq!(client.deadline, Some(began + PATIENCE));
+            assert_eq!(client.deadline, Some(began + WRITE_TIMEOUT));
         }
         peer.write_all(b"b").unwrap();
         client.progress(PollFlags::POLLIN).unwrap();
@@ -396,7 +400,7 @@ mod tests {
         client.close(now);
         assert!(!client.is_done(PollFlags::empty()));
         assert!(client.is_done(PollFlags::POLLHUP));
-        assert_eq!(client.deadline, Some(now + PATIENCE));
+        assert_eq!(client.deadline, Some(now + WRITE_TIMEOUT));
     }
 
     #[test]
@@ -420,6 +424,6 @@ mod tests {
     fn whoever_does_not_read_is_lost_where_so_much_is_not_to_wait() {
         let (mut client, _peer) = client();
         let lost = client.send_at_most(&vec![0; 1 << 22], 1 << 20);
-        assert!(matches!(lost, Err(Lost::Slow(_))));
+        assert!(matches!(lost, Err(DisconnectReason::Slow(_))));
     }
 }

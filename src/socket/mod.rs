@@ -27,9 +27,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, geteuid};
 
-pub use acceptor::{ACCEPT_BURST, Accepted, Reception};
+pub use acceptor::{ACCEPT_BURST, Accepted, Acceptor};
 pub use clients::{
-    Client, ClientId, Clients, IDLE_TIMEOUT, Lost, MAX_REQUEST, PATIENCE, Ready, Received,
+    Client, ClientId, Clients, DisconnectReason, IDLE_TIMEOUT, MAX_REQUEST, Ready, Received,
+    WRITE_TIMEOUT,
 };
 pub use connection_shares::{ConnectionLimits, NoPlace, Quota, TENANT_PART};
 pub use messages::framed;
@@ -63,7 +64,7 @@ pub const DATABASE_DIRECTORY: &str = os::DATABASE_DIRECTORY;
 
 /// How long a socket may refuse connections before it is taken for one that no daemon listens on, where a full queue refuses
 /// them (FreeBSD).
-pub const REFUSED_PATIENCE: Duration = Duration::from_secs(1);
+pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait before a connection that was refused is tried again there.
 pub const REFUSED_STEP: Duration = Duration::from_millis(50);
@@ -110,7 +111,7 @@ impl Directory {
 
     /// Connects to the daemon with the socket `file`, which may take until `patience` is over to accept.
     pub fn connect(&self, file: &str, patience: Duration) -> io::Result<UnixStream> {
-        let refused = patience.min(REFUSED_PATIENCE);
+        let refused = patience.min(REFUSAL_TIMEOUT);
         let daemon = patiently(os::FULL_QUEUE_REFUSES, refused, || {
             let flags = SockFlag::SOCK_CLOEXEC;
             let family = AddressFamily::Unix;
@@ -153,7 +154,7 @@ fn patiently<T>(
 /// `AddrInUse` if a daemon answers there.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     // A daemon whose queue of connections is full is there, too.
-    let answer = patiently(os::FULL_QUEUE_REFUSES, REFUSED_PATIENCE, || {
+    let answer = patiently(os::FULL_QUEUE_REFUSES, REFUSAL_TIMEOUT, || {
         connect(path).map_err(io::Error::from)
     });
     match answer.map_err(|error| (error.kind(), error)) {

@@ -14,15 +14,16 @@ use nix::poll::{PollFd, PollFlags};
 use super::collect::{Interfaces, Target};
 use super::registry::Registry;
 use super::report::{Draft, Reporter};
-use super::supervisor::{self, Told};
+use super::supervisor::{self, Announcement};
 use crate::command_line;
 use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::self_metrics::{Vitals, address};
+use crate::self_metrics::{SelfMetrics, address};
 use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, Directory, Link, Lost, Ready, Received, TENANT_PART,
+    self, ClientId, Clients, ConnectionLimits, Directory, DisconnectReason, Link, Ready, Received,
+    TENANT_PART,
 };
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
@@ -142,7 +143,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
         reporter,
         missed: 0,
         with_machines: options.gather_bhyve_stats,
-        vitals: Vitals::new("albatross_stats", options.influx),
+        self_metrics: SelfMetrics::new("albatross_stats", options.influx),
         manager: Manager::ready(),
     };
     let mut needs = vec![Need::Accept, Need::Manager, Need::Counters, sockets.need()];
@@ -157,7 +158,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     {
         needs.push(Need::Directory(directory, Access::Remove));
     }
-    needs.extend(daemon.vitals.port().map(Need::Tcp));
+    needs.extend(daemon.self_metrics.port().map(Need::Tcp));
     sandbox::confine(&needs, Breach::Refuse);
     let ended = daemon.serve(&mut signals);
     if !options.systemd_socket_activation
@@ -183,7 +184,7 @@ struct Daemon {
     missed: u64,
     /// Whether counters of virtual machines are gathered.
     with_machines: bool,
-    vitals: Vitals,
+    self_metrics: SelfMetrics,
     manager: Manager,
 }
 
@@ -218,7 +219,7 @@ impl Daemon {
             for id in self.clients.late(now) {
                 self.forget(id);
             }
-            self.vitals.progress(now, |lines| {
+            self.self_metrics.progress(now, |lines| {
                 lines.connections("unix", self.clients.count(), self.clients.accepted());
             });
             self.manager.progress(now);
@@ -233,7 +234,7 @@ impl Daemon {
         for peer in self.supervisor.peer().into_iter().chain(reports) {
             waiting.push(PollFd::new(peer.as_fd(), peer.interest(true)));
         }
-        waiting.extend(self.vitals.wait());
+        waiting.extend(self.self_metrics.wait());
         daemon::poll(&mut waiting, self.deadline())?;
         Ok(self.clients.ready(&mut daemon::events(&waiting)))
     }
@@ -244,7 +245,7 @@ impl Daemon {
             .chain(self.clients.deadline())
             .chain(self.supervisor.deadline())
             .chain(self.reporter.as_ref().and_then(Reporter::deadline))
-            .chain(self.vitals.deadline())
+            .chain(self.self_metrics.deadline())
             .chain(self.manager.deadline())
             .min()
     }
@@ -262,7 +263,7 @@ impl Daemon {
     }
 
     fn converse(&mut self, id: ClientId, events: PollFlags, now: Instant) -> Result<(), String> {
-        let lost = |lost: Lost| lost.to_string();
+        let lost = |lost: DisconnectReason| lost.to_string();
         if let Some(client) = self.clients.get_mut(id) {
             client.progress(events).map_err(lost)?;
         }
@@ -359,14 +360,14 @@ impl Daemon {
         Ok(())
     }
 
-    fn told(&mut self, told: Told) {
+    fn told(&mut self, told: Announcement) {
         match told {
-            Told::Add(name, add) => {
+            Announcement::Add(name, add) => {
                 if let Err(why) = self.observe(name.clone(), &add) {
                     warn!("{name} is not observed: {why}");
                 }
             }
-            Told::Remove(name) => self.registry.remove(&name),
+            Announcement::Remove(name) => self.registry.remove(&name),
         }
     }
 

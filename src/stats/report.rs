@@ -29,7 +29,7 @@ pub const MAX_DETAILS: usize = 1 << 24;
 /// Writes the file each time that something was gathered.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    place: Place,
+    place: ReportFile,
     supervisor: PathBuf,
     page: i64,
     draft: Option<Draft>,
@@ -39,7 +39,7 @@ pub(super) struct Reporter {
 
 /// Where the file is.
 #[derive(Debug)]
-struct Place {
+struct ReportFile {
     path: PathBuf,
     directory: File,
     name: OsString,
@@ -80,7 +80,7 @@ impl Reporter {
     pub(super) fn open(file: PathBuf, supervisor: PathBuf) -> Result<Self, DaemonError> {
         let page = super::collect::page_size();
         Ok(Self {
-            place: Place::open(file)?,
+            place: ReportFile::open(file)?,
             supervisor,
             page: page.map_err(|error| DaemonError::System("ask for the size of a page", error))?,
             draft: None,
@@ -180,7 +180,7 @@ fn details(peer: &mut Peer) -> Result<Option<Vec<NamedDetails>>, String> {
     }
 }
 
-impl Place {
+impl ReportFile {
     fn open(path: PathBuf) -> Result<Self, DaemonError> {
         let directory = match path.parent() {
             Some(directory) if directory.as_os_str().is_empty() => Path::new("."),
@@ -235,7 +235,7 @@ mod tests {
         let Directory(directory) = &Directory::short();
         let [victim, file, new] =
             ["victim", "a.prom", "a.prom.new"].map(|name| directory.join(name));
-        let place = Place::open(file.clone()).unwrap();
+        let place = ReportFile::open(file.clone()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let tricks: [fn(&Path, &Path) -> io::Result<()>; 2] = [
             |from, to| symlink(from, to),

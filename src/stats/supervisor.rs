@@ -9,7 +9,7 @@ use crate::wire::{Command, Header, Message, Payload, StatsAdd, StatsCommand, Suc
 
 /// What the supervisor has said.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum Announcement {
     /// Observe this process as this unikernel.
     Add(Name, StatsAdd),
     /// Observe it no longer.
@@ -24,7 +24,7 @@ pub(super) fn link(path: PathBuf) -> Link {
 }
 
 /// Connects if that is due, reads and writes what goes; what was said.
-pub(super) fn progress(link: &mut Link, now: Instant) -> Vec<Told> {
+pub(super) fn progress(link: &mut Link, now: Instant) -> Vec<Announcement> {
     let mut told = Vec::new();
     link.progress(now, |peer, message| {
         told.push(hear(peer, message)?);
@@ -33,11 +33,11 @@ pub(super) fn progress(link: &mut Link, now: Instant) -> Vec<Told> {
     told
 }
 
-fn hear(peer: &mut Peer, Message { header, payload }: Message) -> Result<Told, String> {
+fn hear(peer: &mut Peer, Message { header, payload }: Message) -> Result<Announcement, String> {
     let said = command(&header, payload)?;
     let word = match &said {
-        Told::Add(..) => "added",
-        Told::Remove(_) => "removed",
+        Announcement::Add(..) => "added",
+        Announcement::Remove(_) => "removed",
     };
     // Whatever becomes of it: a process that cannot be observed is no reason to part.
     let answer = Payload::Reply(Success::String(word.into()));
@@ -45,11 +45,15 @@ fn hear(peer: &mut Peer, Message { header, payload }: Message) -> Result<Told, S
     Ok(said)
 }
 
-fn command(header: &Header, payload: Payload) -> Result<Told, String> {
+fn command(header: &Header, payload: Payload) -> Result<Announcement, String> {
     let name = domain::name(&header.name).map_err(|error| error.to_string())?;
     match payload {
-        Payload::Command(Command::Statistics(StatsCommand::Add(add))) => Ok(Told::Add(name, add)),
-        Payload::Command(Command::Statistics(StatsCommand::Remove(()))) => Ok(Told::Remove(name)),
+        Payload::Command(Command::Statistics(StatsCommand::Add(add))) => {
+            Ok(Announcement::Add(name, add))
+        }
+        Payload::Command(Command::Statistics(StatsCommand::Remove(()))) => {
+            Ok(Announcement::Remove(name))
+        }
         _ => Err("it says something else than what to observe".to_owned()),
     }
 }

@@ -12,21 +12,21 @@ use crate::name::Name;
 use crate::unikernel::Config;
 
 /// Runs a machine that is loaded.
-pub const RUNS: &str = "bhyve";
+pub const BHYVE_PROGRAM: &str = "bhyve";
 
 /// Loads FreeBSD.
-pub const LOADS: &str = "bhyveload";
+pub const BHYVELOAD_PROGRAM: &str = "bhyveload";
 
 /// Loads Linux.
 pub const LOADS_LINUX: &str = "grub-bhyve";
 
 /// Destroys a machine.
-pub const DESTROYS: &str = "bhyvectl";
+pub const BHYVECTL_PROGRAM: &str = "bhyvectl";
 
-/// Exit code of [`RUNS`] when the guest has rebooted, bhyve(8).
+/// Exit code of [`BHYVE_PROGRAM`] when the guest has rebooted, bhyve(8).
 pub const REBOOTED: u8 = 0;
 
-/// Exit codes of [`RUNS`] when the guest has ended by itself: powered off, halted. 3 is a triple fault, 4 an error.
+/// Exit codes of [`BHYVE_PROGRAM`] when the guest has ended by itself: powered off, halted. 3 is a triple fault, 4 an error.
 pub const ENDED: [u8; 2] = [1, 2];
 
 /// Most devices of both kinds together: a PCI bus has 32 slots, of which two are taken.
@@ -66,17 +66,17 @@ pub enum MachineRefusal {
 /// The programs that are run for a machine, in this order, and their arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Loads the machine: [`LOADS`] or [`LOADS_LINUX`]. It has [`LOAD_DEADLINE`], and exit code 0 is success.
+    /// Loads the machine: [`BHYVELOAD_PROGRAM`] or [`LOADS_LINUX`]. It has [`LOAD_DEADLINE`], and exit code 0 is success.
     pub loader: &'static str,
     /// Its arguments.
     pub load: Vec<OsString>,
     /// What is to be in the file that is the device map of the loader, if it needs one.
     pub device_map: Option<String>,
-    /// The arguments of [`RUNS`].
+    /// The arguments of [`BHYVE_PROGRAM`].
     pub run: Vec<OsString>,
 }
 
-/// The arguments of [`DESTROYS`] for a machine of this name.
+/// The arguments of [`BHYVECTL_PROGRAM`] for a machine of this name.
 pub fn destroy(machine: &str) -> Vec<OsString> {
     vec!["--destroy".into(), format!("--vm={machine}").into()]
 }
@@ -85,7 +85,7 @@ pub fn destroy(machine: &str) -> Vec<OsString> {
 pub fn loader(config: &Config) -> &'static str {
     match config.linux_boot_partition {
         Some(_) => LOADS_LINUX,
-        None => LOADS,
+        None => BHYVELOAD_PROGRAM,
     }
 }
 

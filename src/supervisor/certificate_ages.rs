@@ -21,14 +21,14 @@ type ByPath = Vec<(Path, Age)>;
 /// What is remembered, by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ages {
-    newest: BTreeMap<Path, Remembered>,
+    newest: BTreeMap<Path, NewestAge>,
     /// The newest of those forgotten below these paths: the root, and paths of one label.
     forgotten: BTreeMap<Path, Age>,
 }
 
 /// The age of the newest certificate of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Remembered {
+struct NewestAge {
     newest: Age,
     /// Not older: what the state file says.
     recorded: Age,
@@ -38,7 +38,7 @@ impl Ages {
     /// What was recorded: of paths, and of what was forgotten.
     pub fn new(newest: ByPath, forgotten: ByPath) -> Self {
         let remembered = newest.into_iter().map(|(path, age)| {
-            let remembered = Remembered {
+            let remembered = NewestAge {
                 newest: age,
                 recorded: age,
             };
@@ -106,7 +106,7 @@ impl Ages {
         };
         let newest = age;
         self.newest
-            .insert(path.clone(), Remembered { newest, recorded });
+            .insert(path.clone(), NewestAge { newest, recorded });
         Ok(())
     }
 

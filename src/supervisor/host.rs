@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use log::{info, warn};
 
-use super::operation::Revival;
+use super::operation::StoredStart;
 use super::{Asker, Claim, Effect, Ledger, Refusal, Supervisor, claims};
 use crate::name::{Name, Path};
 use crate::policy::Policy;
@@ -13,7 +13,7 @@ use crate::wire::UnikernelCommand;
 
 /// A command that waits until the host was looked at.
 #[derive(Debug)]
-pub(super) struct Postponed {
+pub(super) struct DeferredCommand {
     pub(super) asker: Asker,
     pub(super) name: Name,
     pub(super) command: UnikernelCommand,
@@ -32,7 +32,7 @@ impl Supervisor {
         if !config.is_some_and(|config| self.host_lacks(&name, &config)) {
             return Some((asker, name, command));
         }
-        self.postponed.push_back(Postponed {
+        self.postponed.push_back(DeferredCommand {
             asker,
             name,
             command,
@@ -47,9 +47,9 @@ impl Supervisor {
 
         let revival = match command {
             U::Create(config) | U::ForceCreate(config) => return Config::try_from(config).ok(),
-            U::Start(()) => Revival::Start,
-            U::Rollback(()) => Revival::Rollback,
-            U::Restart(_) => Revival::Restart(None),
+            U::Start(()) => StoredStart::Start,
+            U::Rollback(()) => StoredStart::Rollback,
+            U::Restart(_) => StoredStart::Restart(None),
             _ => return None,
         };
         let version = self.revived(name, &revival).ok()?;
@@ -77,7 +77,7 @@ impl Supervisor {
             Err(why) => warn!("{why}"),
         }
         while let Some(postponed) = self.postponed.pop_front() {
-            let Postponed {
+            let DeferredCommand {
                 asker,
                 name,
                 command,

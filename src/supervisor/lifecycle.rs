@@ -6,7 +6,7 @@ use std::sync::Arc;
 use log::warn;
 
 use super::operation::{
-    Creation, Goal, Operation, Phase, Request, Revival, Successor, Upload, Written,
+    Creation, Goal, Operation, Phase, Request, StoredStart, Successor, Upload, Written,
 };
 use super::{
     Asker, Claim, ConnectionId, Effect, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING, Run,
@@ -190,7 +190,7 @@ impl Supervisor {
     }
 
     /// A start from an image in the store.
-    fn revive(&mut self, asker: Asker, name: &Name, revival: &Revival) {
+    fn revive(&mut self, asker: Asker, name: &Name, revival: &StoredStart) {
         let version = self
             .revived(name, revival)
             .and_then(|version| self.admit(name, &version.config).map(|()| version));
@@ -202,7 +202,11 @@ impl Supervisor {
     }
 
     /// What a revival starts.
-    pub(super) fn revived(&self, name: &Name, revival: &Revival) -> Result<Arc<Version>, String> {
+    pub(super) fn revived(
+        &self,
+        name: &Name,
+        revival: &StoredStart,
+    ) -> Result<Arc<Version>, String> {
         let present = self.unikernels.get(name);
         let ended = self.ended.get(name);
         let (version, previous) = match (present, ended) {
@@ -211,19 +215,19 @@ impl Supervisor {
             (None, None) => return Err(format!("there is no unikernel {name}")),
         };
         match revival {
-            Revival::Start if present.is_some_and(Unikernel::is_up) => {
+            StoredStart::Start if present.is_some_and(Unikernel::is_up) => {
                 Err(format!("{name} runs already"))
             }
-            Revival::Restart(_) if present.is_none() => Err(format!(
+            StoredStart::Restart(_) if present.is_none() => Err(format!(
                 "there is no unikernel {name}: it has ended, start it instead"
             )),
-            Revival::Start | Revival::Restart(None) => Ok(version.clone()),
-            Revival::Restart(Some(arguments)) => Ok(Arc::new(Version {
+            StoredStart::Start | StoredStart::Restart(None) => Ok(version.clone()),
+            StoredStart::Restart(Some(arguments)) => Ok(Arc::new(Version {
                 config: self
                     .runnable(name, &version.config.with_arguments((**arguments).clone()))?,
                 image: version.image,
             })),
-            Revival::Rollback => previous.clone().ok_or_else(|| {
+            StoredStart::Rollback => previous.clone().ok_or_else(|| {
                 format!("{name} has no previous image or configuration to return to")
             }),
         }

@@ -33,14 +33,14 @@ use crate::name::Name;
 use crate::policy::Policy;
 use crate::unikernel::{Config, ImageDigest, Kind, Version};
 use crate::wire::domain::{self, DomainError};
-use crate::wire::state::{LastExit, Recorded, Standing, State};
+use crate::wire::state::{DesiredState, LastExit, Recorded, State};
 use crate::wire::{
     Command, Config as WireConfig, Int, Message, NamedInfo, Payload, PolicyCommand, StatsCommand,
     Success, Timestamp, UnikernelCommand,
 };
 
 use self::disk::DiskUsage;
-use self::operation::{Operation, Request, Revival, Upload, Written};
+use self::operation::{Operation, Request, StoredStart, Upload, Written};
 
 pub use accounting::{Claim, Ledger, MAX_POLICIES, Refusal, TopConsumers, Usage};
 pub use block_devices::{
@@ -146,7 +146,7 @@ pub struct Supervisor {
     /// Images to be removed once nothing refers to them.
     superfluous: BTreeSet<ImageDigest>,
     /// Commands that wait until the host was looked at.
-    postponed: VecDeque<host::Postponed>,
+    postponed: VecDeque<host::DeferredCommand>,
     /// The unikernels with a tap that is not on its bridge, and what is wrong.
     off_bridge: BTreeMap<Name, String>,
     counter: u64,
@@ -207,7 +207,7 @@ struct Entry<'a> {
     name: &'a Name,
     version: &'a Arc<Version>,
     previous: Option<&'a Arc<Version>>,
-    standing: Standing,
+    standing: DesiredState,
 }
 
 #[derive(Clone, Debug)]
@@ -266,9 +266,9 @@ impl Supervisor {
                 standing,
             } = Arc::unwrap_or_clone(recorded);
             let run = match standing {
-                Standing::Up => Run::Due,
-                Standing::Stopped => Run::Stopped,
-                Standing::Ended(exit) => {
+                DesiredState::Up => Run::Due,
+                DesiredState::Stopped => Run::Stopped,
+                DesiredState::Ended(exit) => {
                     let ended = Ended {
                         version,
                         previous,
@@ -459,8 +459,8 @@ impl Supervisor {
             U::ForceCreate(config) => self.upload(asker, name, config, true),
             U::Destroy(()) => self.request(asker, &name, Request::Destroy),
             U::Stop(()) => self.request(asker, &name, Request::Stop),
-            U::Start(()) => self.request(asker, &name, Request::Revive(Revival::Start)),
-            U::Rollback(()) => self.request(asker, &name, Request::Revive(Revival::Rollback)),
+            U::Start(()) => self.request(asker, &name, Request::Revive(StoredStart::Start)),
+            U::Rollback(()) => self.request(asker, &name, Request::Revive(StoredStart::Rollback)),
             U::Restart(restart) => {
                 self.request(asker, &name, Request::Revive(restart.into()));
             }
@@ -654,8 +654,8 @@ impl<'a> Entry<'a> {
             version: &unikernel.version,
             previous: unikernel.previous.as_ref(),
             standing: match unikernel.run {
-                Run::Stopped => Standing::Stopped,
-                _ => Standing::Up,
+                Run::Stopped => DesiredState::Stopped,
+                _ => DesiredState::Up,
             },
         }
     }
@@ -665,7 +665,7 @@ impl<'a> Entry<'a> {
             name,
             version: &ended.version,
             previous: ended.previous.as_ref(),
-            standing: Standing::Ended(ended.exit.clone()),
+            standing: DesiredState::Ended(ended.exit.clone()),
         }
     }
 

@@ -69,7 +69,7 @@ pub(super) struct Upload {
 #[derive(Debug)]
 pub(super) enum Request {
     Create(Box<Creation>),
-    Revive(Revival),
+    Revive(StoredStart),
     Stop,
     Destroy,
 }
@@ -84,7 +84,7 @@ pub(super) struct Creation {
 
 /// A start from an image in the store.
 #[derive(Debug)]
-pub(super) enum Revival {
+pub(super) enum StoredStart {
     /// Of what is there, perhaps with other arguments.
     Restart(Option<Box<Arguments>>),
     /// Of what is down.
@@ -173,7 +173,7 @@ impl Request {
     }
 }
 
-impl From<Restart> for Revival {
+impl From<Restart> for StoredStart {
     fn from(restart: Restart) -> Self {
         match restart {
             Restart::NoArguments(()) => Self::Restart(None),
@@ -182,7 +182,7 @@ impl From<Restart> for Revival {
     }
 }
 
-impl Revival {
+impl StoredStart {
     /// The answer to success.
     pub(super) fn answer(&self) -> &'static str {
         match self {

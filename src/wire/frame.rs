@@ -164,7 +164,7 @@ pub struct Frames {
 
 /// What [`Frames::next`] came upon.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Passed {
+pub enum FramePart {
     /// Bytes inside a frame; the flag says whether its last one is among them.
     Content(usize, bool),
     /// The bytes that complete a prefix, and what it announces.
@@ -175,11 +175,11 @@ pub enum Passed {
 
 impl Frames {
     /// Looks at the front of `bytes`, which are not empty.
-    pub fn next(&mut self, bytes: &[u8]) -> Passed {
+    pub fn next(&mut self, bytes: &[u8]) -> FramePart {
         if self.left > 0 {
             let count = self.left.min(bytes.len());
             self.left -= count;
-            return Passed::Content(count, self.left == 0);
+            return FramePart::Content(count, self.left == 0);
         }
         let count = (PREFIX - self.prefixed).min(bytes.len());
         for (place, byte) in self.prefix[self.prefixed..].iter_mut().zip(bytes) {
@@ -187,12 +187,12 @@ impl Frames {
         }
         self.prefixed += count;
         if self.prefixed < PREFIX {
-            return Passed::Part(count);
+            return FramePart::Part(count);
         }
         self.prefixed = 0;
         let announced = u32::from_be_bytes(self.prefix);
         self.left = length(self.prefix).unwrap_or(0);
-        Passed::Prefix(count, announced)
+        FramePart::Prefix(count, announced)
     }
 
     /// The latest prefix, once it is complete.

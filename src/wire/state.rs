@@ -45,12 +45,12 @@ pub struct Recorded {
     /// What a rollback returns to.
     pub previous: Option<Arc<Version>>,
     /// Whether it is to run.
-    pub standing: Standing,
+    pub standing: DesiredState,
 }
 
 /// Whether a unikernel is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum DesiredState {
     /// It is.
     Up,
     /// Not before somebody asks for it.
@@ -257,9 +257,9 @@ impl From<&Recorded> for Entry {
                 digest: Bytes(previous.image.0.to_vec()),
             }),
             down: match standing {
-                Standing::Up => None,
-                Standing::Stopped => Some(Down::Stopped(())),
-                Standing::Ended(exit) => Some(Down::Ended(exit.into())),
+                DesiredState::Up => None,
+                DesiredState::Stopped => Some(Down::Stopped(())),
+                DesiredState::Ended(exit) => Some(Down::Ended(exit.into())),
             },
         }
     }
@@ -289,9 +289,9 @@ impl TryFrom<&Entry> for Recorded {
                 .map(|previous| version(&previous.config, &previous.digest))
                 .transpose()?,
             standing: match &entry.down {
-                None => Standing::Up,
-                Some(Down::Stopped(())) => Standing::Stopped,
-                Some(Down::Ended(exit)) => Standing::Ended(exit.into()),
+                None => DesiredState::Up,
+                Some(Down::Stopped(())) => DesiredState::Stopped,
+                Some(Down::Ended(exit)) => DesiredState::Ended(exit.into()),
             },
         })
     }
@@ -398,9 +398,9 @@ mod tests {
         };
         let state = State {
             unikernels: vec![
-                recorded("a:b", None, Standing::Up),
-                recorded("a:c", Some(version.clone()), Standing::Stopped),
-                recorded("a:d", None, Standing::Ended(ended)),
+                recorded("a:b", None, DesiredState::Up),
+                recorded("a:c", Some(version.clone()), DesiredState::Stopped),
+                recorded("a:d", None, DesiredState::Ended(ended)),
             ],
             policies: vec![("a".parse().unwrap(), policy)],
             ..State::default()
@@ -432,8 +432,11 @@ mod tests {
                 standing,
             })
         };
-        let (a, b) = (recorded("a:b", Standing::Up), recorded("a:c", Standing::Up));
-        let stopped = recorded("a:b", Standing::Stopped);
+        let (a, b) = (
+            recorded("a:b", DesiredState::Up),
+            recorded("a:c", DesiredState::Up),
+        );
+        let stopped = recorded("a:b", DesiredState::Stopped);
         let mut encoder = Encoder::default();
         for unikernels in [
             vec![a.clone(), b.clone()],
@@ -461,7 +464,7 @@ mod tests {
                         image: ImageDigest([7; 32]),
                     }),
                     previous: None,
-                    standing: Standing::Up,
+                    standing: DesiredState::Up,
                 })
             };
             let policy = crate::supervisor::fixtures::settings().resources;

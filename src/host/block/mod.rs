@@ -48,7 +48,7 @@ pub struct BlockStore {
 
 /// What is in the directory of the devices.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Inventory {
     /// The devices, with their sizes in MB.
     pub sizes: BTreeMap<Name, u64>,
     /// What a run that was broken off has left.
@@ -402,10 +402,10 @@ fn volume(path: PathBuf) -> Result<Attached, BlockError> {
 }
 
 /// Looks at what is there below `database`.
-pub fn look(database: &Path) -> Result<Found, BlockError> {
+pub fn look(database: &Path) -> Result<Inventory, BlockError> {
     let directory = database.join(DIRECTORY);
     let failed = || BlockError::file("list", &directory);
-    let mut found = Found::default();
+    let mut found = Inventory::default();
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),

@@ -24,10 +24,10 @@ impl Daemon {
         // What it is to be called does not matter yet.
         self.plan(name, config, &vec![""; config.nets.len()])?;
         let found = |name| tender::program(name).map_err(|error| error.to_string());
-        found(bhyve::DESTROYS)?;
+        found(bhyve::BHYVECTL_PROGRAM)?;
         Ok(Programs {
             loader: found(bhyve::loader(config))?,
-            tender: found(bhyve::RUNS)?,
+            tender: found(bhyve::BHYVE_PROGRAM)?,
         })
     }
 

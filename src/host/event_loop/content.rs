@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::super::block::{BlockError, Staging};
 use super::super::images::{self, ImageError};
 use super::super::outgoing::Outgoing;
-use super::super::transfer::{Cargo, Form, Incoming, Outcome, Receive, Report, Send, Transfer};
+use super::super::transfer::{
+    Form, Incoming, Outcome, Receive, Report, Send, Transfer, TransferKind,
+};
 use super::super::{MAX_IMAGES, MAX_IMAGES_OF_TENANT};
 use super::{Arrival, Daemon};
 use crate::name::{Name, Path};
@@ -135,7 +137,7 @@ impl Daemon {
         (content, header, level, form): (Outgoing, Header, u8, Form),
     ) -> Result<(), String> {
         let cargo = |_| {
-            Cargo::Send(Send {
+            TransferKind::Send(Send {
                 content,
                 header,
                 level,
@@ -169,7 +171,7 @@ impl Daemon {
     ) -> Result<(), String> {
         let has_content = embedded.is_some();
         let cargo = |held| {
-            Cargo::Receive(Box::new(Receive {
+            TransferKind::Receive(Box::new(Receive {
                 incoming,
                 embedded,
                 held,
@@ -184,7 +186,7 @@ impl Daemon {
         client: ConnectionId,
         has_content: bool,
         purpose: Purpose,
-        cargo: impl FnOnce(Vec<u8>) -> Cargo,
+        cargo: impl FnOnce(Vec<u8>) -> TransferKind,
     ) -> Result<(), String> {
         let connection = self.connections.get_mut(&client);
         let connection = connection.ok_or("the client has left")?;

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
 use self::limits::{Group, Groups};
-use self::record::{Ended, Found, Record, RecordError, Records};
+use self::record::{Ended, Record, RecordError, RecordedRuns, Records};
 use self::reservation::Reservations;
 use self::users::Exhausted;
 use super::tender::{self, Start, TenderError};
@@ -29,7 +29,7 @@ use crate::wire::Timestamp;
 use crate::wire::state::LastExit;
 
 pub use limits::{GroupError, MACHINE_MEMORY_SLACK, MEMORY_SLACK, SLACK_PART};
-pub use record::{DIRECTORY, RECORD_PATIENCE, Survivor};
+pub use record::{DIRECTORY, RECORD_TIMEOUT, Survivor};
 pub use users::{MAX_PASSED_OVER, TenderUsers};
 
 /// The runs of tenders that are not over.
@@ -60,7 +60,7 @@ struct Running {
 
 /// A run that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Over {
+pub struct FinishedRun {
     /// Which.
     pub run: RunId,
     /// Its tender was killed because it would have taken more memory than it may; known only where there are control
@@ -88,7 +88,8 @@ impl Runs {
     pub fn open(runtime_directory: &Path, users: Option<TenderUsers>) -> Result<Self, RunError> {
         let groups = Groups::take();
         let records = Records::open(runtime_directory).map_err(RunError::Record)?;
-        let Found { survivors, ended } = records.survivors(clear_up).map_err(RunError::Record)?;
+        let RecordedRuns { survivors, ended } =
+            records.survivors(clear_up).map_err(RunError::Record)?;
         let histories = ended.into_iter().map(|Ended { name, mut record }| {
             let group = groups.as_ref().ok().map(|groups| groups.of(&name));
             if group.is_some_and(|group| group.out_of_memory(None)) {
@@ -351,7 +352,7 @@ impl Runs {
     /// Takes note that this process has ended: forgets the run, and removes what there was only for it. Nothing if it
     /// was no tender, otherwise also the name of its unikernel. Before anything else is started: that might get its
     /// number.
-    pub fn ended(&mut self, pid: Pid, end: End) -> Option<(Name, Over)> {
+    pub fn ended(&mut self, pid: Pid, end: End) -> Option<(Name, FinishedRun)> {
         let mut runs = self.running.iter();
         let run = *runs.find(|(_, running)| running.pid == pid)?.0;
         let running = self.running.remove(&run)?;
@@ -365,7 +366,7 @@ impl Runs {
         if let Err(error) = self.records.remove(&running.name) {
             log::warn!("{error}");
         }
-        Some((running.name, Over { run, out_of_memory }))
+        Some((running.name, FinishedRun { run, out_of_memory }))
     }
 
     /// A user of its own for the next tender, reserved on this host.

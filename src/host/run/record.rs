@@ -27,7 +27,7 @@ use crate::wire::state::LastExit;
 pub const DIRECTORY: &str = "run";
 
 /// How long to wait for a process that is between fork and exec.
-pub const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+pub const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes of a record.
 const LONGEST: u64 = 4096;
@@ -75,7 +75,7 @@ pub struct Ended {
 
 /// What the records of an earlier supervisor tell.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct RecordedRuns {
     /// The tenders that run.
     pub survivors: Vec<Survivor>,
     /// The unikernels that do not run, and were not asked to stop.
@@ -113,7 +113,7 @@ struct Damage(&'static str);
 
 /// What a record tells.
 #[derive(Debug)]
-struct Seen {
+struct RecordState {
     /// Its tender, if it runs.
     survivor: Option<Survivor>,
     /// Its unikernel, if that does not run, and was not asked to stop.
@@ -124,7 +124,7 @@ struct Seen {
     damage: Option<Damage>,
 }
 
-impl Seen {
+impl RecordState {
     const NAMELESS: Self = Self {
         survivor: None,
         ended: None,
@@ -187,15 +187,15 @@ impl Records {
     /// The tenders that run. Records of others are removed; what is wrong with records is told in the log. Before the
     /// record of a tender goes that has ended since this boot of the system, `gone` gets its number, unless another
     /// process has that now.
-    pub fn survivors(&self, gone: impl Fn(Pid)) -> Result<Found, RecordError> {
-        let mut found = Found::default();
+    pub fn survivors(&self, gone: impl Fn(Pid)) -> Result<RecordedRuns, RecordError> {
+        let mut found = RecordedRuns::default();
         let failed = || RecordError::file("list", &self.directory);
         for entry in fs::read_dir(&self.directory).map_err(failed())? {
             let path = entry.map_err(failed())?.path();
             // Where that fails its tender may run: a second one must not be started.
             let seen = self.survivor(&path);
             let seen = seen.map_err(|error| RecordError::Unreadable(Box::new(error)))?;
-            let Seen {
+            let RecordState {
                 survivor,
                 ended,
                 gone: ended_process,
@@ -219,9 +219,9 @@ impl Records {
         Ok(found)
     }
 
-    fn survivor(&self, path: &Path) -> Result<Seen, RecordError> {
+    fn survivor(&self, path: &Path) -> Result<RecordState, RecordError> {
         let Some(name) = name(path) else {
-            return Ok(Seen::NAMELESS);
+            return Ok(RecordState::NAMELESS);
         };
         let file = open(path)?;
         let file = patient_lock(file).map_err(RecordError::file("lock", path))?;
@@ -256,10 +256,10 @@ pub fn look(runtime_directory: &Path) -> Result<(Vec<Survivor>, Vec<String>), Re
         let path = entry.map_err(RecordError::file("list", &directory))?.path();
         let found = match name(&path) {
             Some(name) => open(&path).and_then(|file| read(name, &path, &file, &boot)),
-            None => Ok(Seen::NAMELESS),
+            None => Ok(RecordState::NAMELESS),
         };
         match found {
-            Ok(Seen {
+            Ok(RecordState {
                 survivor, damage, ..
             }) => {
                 survivors.extend(survivor);
@@ -284,7 +284,7 @@ fn open(path: &Path) -> Result<File, RecordError> {
 }
 
 /// What this record tells of a tender that was started since this boot of the system.
-fn read(name: Name, path: &Path, file: &File, boot: &str) -> Result<Seen, RecordError> {
+fn read(name: Name, path: &Path, file: &File, boot: &str) -> Result<RecordState, RecordError> {
     let mut text = Vec::new();
     file.take(LONGEST)
         .read_to_end(&mut text)
@@ -319,7 +319,7 @@ fn read(name: Name, path: &Path, file: &File, boot: &str) -> Result<Seen, Record
         }
         None => (None, usable.then_some(Ended { name, record })),
     };
-    Ok(Seen {
+    Ok(RecordState {
         survivor,
         ended,
         gone,
@@ -329,7 +329,7 @@ fn read(name: Name, path: &Path, file: &File, boot: &str) -> Result<Seen, Record
 
 /// Waits, but not for ever, for others that have it.
 fn patient_lock(mut file: File) -> io::Result<Flock<File>> {
-    let end = Instant::now() + RECORD_PATIENCE;
+    let end = Instant::now() + RECORD_TIMEOUT;
     loop {
         match lock(file) {
             Ok(locked) => return Ok(locked),

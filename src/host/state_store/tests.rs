@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::directory::Directory;
 use crate::unikernel::Version;
-use crate::wire::state::{Recorded, Standing};
+use crate::wire::state::{DesiredState, Recorded};
 
 impl Directory {
     fn names(&self) -> Vec<String> {
@@ -34,7 +34,7 @@ fn state(image: u8) -> State {
             image: ImageDigest([image; 32]),
         }),
         previous: None,
-        standing: Standing::Up,
+        standing: DesiredState::Up,
     };
     State {
         unikernels: vec![unikernel.into()],
@@ -42,7 +42,7 @@ fn state(image: u8) -> State {
     }
 }
 
-fn loaded(directory: &Directory) -> (Store, Result<Found, StoreError>) {
+fn loaded(directory: &Directory) -> (Store, Result<StateSource, StoreError>) {
     let mut store = Store::open(&directory.0, None).unwrap();
     let found = store.load();
     (store, found)
@@ -52,7 +52,10 @@ fn loaded(directory: &Directory) -> (Store, Result<Found, StoreError>) {
 fn a_write_keeps_the_state_before_it() {
     let directory = Directory::short();
     let (mut store, found) = loaded(&directory);
-    assert!(matches!(found, Ok(Found::Nothing)), "no file is no error");
+    assert!(
+        matches!(found, Ok(StateSource::Nothing)),
+        "no file is no error"
+    );
     store.save(&state(1)).unwrap();
     assert_eq!(directory.names(), [".lock", "state"]);
     store.save(&state(2)).unwrap();
@@ -99,7 +102,7 @@ fn a_damaged_or_missing_state_gives_way_to_the_one_before() {
     {
         directory.put("state", damaged);
         let (mut store, found) = loaded(&directory);
-        let Ok(Found::Fallback(Content::Own(found), Some(_))) = found else {
+        let Ok(StateSource::Fallback(Content::Native(found), Some(_))) = found else {
             panic!("{found:?}");
         };
         assert_eq!(found, state(1));
@@ -115,7 +118,10 @@ fn a_damaged_or_missing_state_gives_way_to_the_one_before() {
     }
     fs::remove_file(directory.0.join("state")).unwrap();
     let (_, found) = loaded(&directory);
-    assert!(matches!(found, Ok(Found::Fallback(_, None))), "{found:?}");
+    assert!(
+        matches!(found, Ok(StateSource::Fallback(_, None))),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -184,7 +190,10 @@ fn the_original_of_albatross_is_kept_once_and_overwrites_nothing() {
     directory.put("state.albatross", b"an older one");
     let (mut store, found) = loaded(&directory);
     assert!(
-        matches!(found, Ok(Found::Present(Content::Albatross(_), Ok(None)))),
+        matches!(
+            found,
+            Ok(StateSource::Present(Content::Albatross(_), Ok(None)))
+        ),
         "{found:?}"
     );
     let kept = store.keep_original().unwrap();

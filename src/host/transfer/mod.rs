@@ -34,7 +34,7 @@ pub use receive::{Incoming, Receive};
 pub use send::{Form, Send};
 
 /// How long a client may take for each [`STEP`] of what it sends, and for each of what it is sent.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TRANSFER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes that a client need not have taken for more to be sent to it.
 const AHEAD: usize = 1 << 20;
@@ -44,7 +44,7 @@ pub const STEP: usize = 1 << 16;
 
 /// What a process carries.
 #[derive(Debug)]
-pub enum Cargo {
+pub enum TransferKind {
     /// From the client into a file.
     Receive(Box<Receive>),
     /// From a file to the client.
@@ -97,14 +97,14 @@ const GRANTED: u8 = b'+';
 
 impl Transfer {
     /// Has `cargo` carried for the client on `socket`, from which nothing is read and to which nothing is sent meanwhile.
-    pub fn start(socket: BorrowedFd<'_>, cargo: Cargo) -> io::Result<Self> {
+    pub fn start(socket: BorrowedFd<'_>, cargo: TransferKind) -> io::Result<Self> {
         let socket = UnixStream::from(socket.try_clone_to_owned()?);
         let (mut keep, modest) = match &cargo {
-            Cargo::Receive(receive) => (receive.files(), receive.is_modest()),
-            Cargo::Send(send) => (send.files(), send.is_compressed()),
+            TransferKind::Receive(receive) => (receive.files(), receive.is_modest()),
+            TransferKind::Send(send) => (send.files(), send.is_compressed()),
         };
         keep.push(socket.as_raw_fd());
-        let sends = matches!(cargo, Cargo::Send(_));
+        let sends = matches!(cargo, TransferKind::Send(_));
         let work = |line: UnixStream| carry(cargo, socket, line);
         // SAFETY: it uses the files of the cargo and the socket, which are kept, and what it opens. Other
         // threads of this process may hold locks of the allocator and of the log, which is off in the new process.
@@ -177,7 +177,7 @@ impl AsFd for Transfer {
 }
 
 /// The work of the process.
-fn carry(cargo: Cargo, socket: UnixStream, mut line: UnixStream) {
+fn carry(cargo: TransferKind, socket: UnixStream, mut line: UnixStream) {
     let Ok(supervisor) = line.try_clone() else {
         return;
     };
@@ -185,10 +185,10 @@ fn carry(cargo: Cargo, socket: UnixStream, mut line: UnixStream) {
     let _ = setsockopt(&socket, SndBuf, &AHEAD);
     // zlib meets what clients send in a process that can do nothing else.
     sandbox::confine(&[Need::OpenFiles], Breach::Kill);
-    let mut client = Client::new(socket, supervisor, PATIENCE);
+    let mut client = Client::new(socket, supervisor, TRANSFER_TIMEOUT);
     let (result, useless) = match cargo {
-        Cargo::Receive(receive) => receive.run(&mut client),
-        Cargo::Send(send) => (send.run(&mut client), None),
+        TransferKind::Receive(receive) => receive.run(&mut client),
+        TransferKind::Send(send) => (send.run(&mut client), None),
     };
     let (kind, content) = match result {
         Ok(last) => (DONE, last),

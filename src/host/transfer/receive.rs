@@ -8,7 +8,7 @@ use crate::host::block::{BlockError, Content};
 use crate::host::images::{ImageContent, ImageError};
 use crate::inflate::InflateError;
 use crate::supervisor::UPLOAD_STEP_BYTES;
-use crate::wire::frame::{FrameError, Frames, MAX_CHUNK, Passed, length};
+use crate::wire::frame::{FrameError, FramePart, Frames, MAX_CHUNK, length};
 
 /// Bytes read at once, and of what is compressed: it becomes up to a thousand times as many.
 const READ: usize = 1 << 18;
@@ -133,13 +133,14 @@ fn take(
 ) -> Result<bool, Stop> {
     while !bytes.is_empty() {
         let passed = frames.next(bytes);
-        let (Passed::Content(count, _) | Passed::Prefix(count, _) | Passed::Part(count)) = passed;
+        let (FramePart::Content(count, _) | FramePart::Prefix(count, _) | FramePart::Part(count)) =
+            passed;
         let (front, rest) = bytes.split_at(count);
         bytes = rest;
         match passed {
-            Passed::Content(..) => write(front)?,
-            Passed::Part(_) => {}
-            Passed::Prefix(..) => match length(frames.prefix()) {
+            FramePart::Content(..) => write(front)?,
+            FramePart::Part(_) => {}
+            FramePart::Prefix(..) => match length(frames.prefix()) {
                 None => return Ok(true),
                 Some(announced) if announced > MAX_CHUNK => {
                     let error = FrameError::TooLong(announced, MAX_CHUNK);

@@ -67,7 +67,7 @@ struct Usage {
 
 /// This process.
 #[derive(Debug)]
-pub struct Own(os::Process);
+pub struct SelfUsage(os::Process);
 
 /// Why a process cannot be observed.
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Target {
     }
 }
 
-impl Own {
+impl SelfUsage {
     /// Looks for it.
     pub fn open() -> io::Result<Self> {
         let opened = os::Process::open(Pid::this(), None)?;

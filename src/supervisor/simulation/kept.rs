@@ -1,6 +1,6 @@
 //! What is to be kept of a unikernel: enough to tell what each request makes of it.
 
-use crate::supervisor::{Recorded, Standing};
+use crate::supervisor::{DesiredState, Recorded};
 use crate::unikernel::Config;
 
 /// Versions are known by the request by which they came, which is their argument.
@@ -27,9 +27,9 @@ impl Kept {
                 .as_ref()
                 .map(|previous| creation(&previous.config)),
             status: match recorded.standing {
-                Standing::Up => Status::Up,
-                Standing::Stopped => Status::Stopped,
-                Standing::Ended(_) => Status::Ended,
+                DesiredState::Up => Status::Up,
+                DesiredState::Stopped => Status::Stopped,
+                DesiredState::Ended(_) => Status::Ended,
             },
         }
     }

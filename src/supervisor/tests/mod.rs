@@ -434,7 +434,7 @@ impl World {
     fn names_saved(&self) -> Vec<String> {
         let saved = self.saved.unikernels.iter();
         saved
-            .filter(|recorded| !matches!(recorded.standing, Standing::Ended(_)))
+            .filter(|recorded| !matches!(recorded.standing, DesiredState::Ended(_)))
             .map(|recorded| recorded.name.to_string())
             .collect()
     }
@@ -464,7 +464,7 @@ fn recorded(name: &str, config: Config) -> Arc<Recorded> {
             image: ImageDigest([1; 32]),
         }),
         previous: None,
-        standing: Standing::Up,
+        standing: DesiredState::Up,
     })
 }
 

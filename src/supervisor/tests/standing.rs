@@ -109,7 +109,7 @@ fn ended(world: &World, path: &str) -> Vec<String> {
     let path = path.parse().unwrap();
     let ended = world.saved.unikernels.iter();
     let ended = ended.filter(|recorded| {
-        recorded.standing != Standing::Up && recorded.name.path().is_within(&path)
+        recorded.standing != DesiredState::Up && recorded.name.path().is_within(&path)
     });
     ended.map(|recorded| recorded.name.to_string()).collect()
 }

@@ -16,7 +16,7 @@ use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{End, Found, ProcessId, at_one_time};
+use super::{End, ProcessId, ProcessInfo, at_one_time};
 use crate::sys::child::Ended;
 
 /// `SZOMB` of `<sys/proc.h>`.
@@ -54,7 +54,7 @@ pub fn boot_id() -> io::Result<String> {
 }
 
 /// What is known about a process; nothing if there is none.
-pub(super) fn look(pid: Pid) -> io::Result<Option<Found>> {
+pub(super) fn look(pid: Pid) -> io::Result<Option<ProcessInfo>> {
     let name = [CTL_KERN, KERN_PROC, KERN_PROC_PID, pid.as_raw()];
     let boot = || sysctl::<timeval>(&[CTL_KERN, KERN_BOOTTIME])?.ok_or(Errno::ENOENT.into());
     let boot = || boot().map(microseconds);
@@ -64,7 +64,7 @@ pub(super) fn look(pid: Pid) -> io::Result<Option<Found>> {
         return Ok(None);
     };
     let start = microseconds(process.ki_start) - boot;
-    Ok(Some(Found {
+    Ok(Some(ProcessInfo {
         start: start.try_into().unwrap_or(0),
         ended: process.ki_stat == ZOMBIE,
     }))

@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read};
 
-use super::{End, Found, ProcessId};
+use super::{End, ProcessId, ProcessInfo};
 use crate::sys::child::Ended;
 
 /// Enough for the 52 numbers and the name of `proc_pid_stat(5)`.
@@ -40,8 +40,8 @@ pub fn boot_id() -> io::Result<String> {
 }
 
 /// What is known about a process; nothing if there is none.
-pub(super) fn look(pid: Pid) -> io::Result<Option<Found>> {
-    Ok(stat(pid)?.map(|stat| Found {
+pub(super) fn look(pid: Pid) -> io::Result<Option<ProcessInfo>> {
+    Ok(stat(pid)?.map(|stat| ProcessInfo {
         start: stat.start,
         ended: stat.is_zombie(),
     }))

@@ -99,7 +99,7 @@ impl AsFd for Process {
 
 /// What the system tells about a process.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct ProcessInfo {
     start: u64,
     /// It only waits for its parent to ask how.
     ended: bool,
