@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use petrel::host::run::{Over, Runs};
+use petrel::host::run::{FinishedRun, Runs};
 use petrel::supervisor::RunId;
 use petrel::sys::child::Ended;
 use petrel::sys::process::{End, ProcessId};
@@ -65,7 +65,7 @@ fn a_tender_that_outlives_its_supervisor_is_found_and_watched() {
     eventually("it has ended", || end(&runs).is_some());
     let killed = End::Known(Ended::Signal(9));
     assert!([killed, End::Unknown].contains(&end(&runs).unwrap()));
-    let over = Over {
+    let over = FinishedRun {
         run,
         out_of_memory: false,
     };

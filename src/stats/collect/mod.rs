@@ -243,7 +243,7 @@ mod tests {
         for pid in [0, -1, i64::from(i32::MAX) + 1] {
             assert!(matches!(open(add(pid, &[])), Err(CollectError::Number(_))));
         }
-        for tap in ["", ".", "..", "a/b", "a b", "sixteen-bytes-x", "a\nb"] {
+        for tap in ["", ".", "..", "a/b", "a b", "sixteen-bytes-xx", "a\nb"] {
             assert!(matches!(
                 open(add(own, &[tap])),
                 Err(CollectError::Interface(_))
