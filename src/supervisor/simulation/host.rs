@@ -289,6 +289,11 @@ impl Host {
                 self.must(!named, || {
                     format!("image {image} is removed, which the disk names")
                 });
+                let mut writes = self.writes.iter();
+                let coming = writes.any(|write| write.state.images().any(|named| named == image));
+                self.must(!coming, || {
+                    format!("image {image} is removed, which the disk is about to name")
+                });
                 // One that is being ended has it open.
                 let mut tenders = self.tenders.iter();
                 let runs = tenders
