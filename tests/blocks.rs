@@ -15,6 +15,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command as Process;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
@@ -129,6 +130,45 @@ fn said(payload: Option<Payload>) -> Result<String, String> {
         Some(Payload::Reply(Success::String(text))) => Ok(text.to_lossy()),
         Some(Payload::Failure(text)) => Err(text.to_lossy()),
         other => panic!("{other:?}"),
+    }
+}
+
+/// Of 128 MB 64 are reserved.
+#[test]
+fn content_ends_where_it_would_take_the_reserve_of_the_disk() {
+    let mounts = Process::new("unshare").args(["-m", "true"]).output();
+    if !geteuid().is_root() || !mounts.is_ok_and(|ended| ended.status.success()) {
+        return skipped("the reserve of a disk", "only root can mount a small one");
+    }
+    let inside =
+        "exec unshare -m sh -c 'mount -t tmpfs -o size=128m none db && exec \"$@\"' sh \"$@\"";
+    let host = Host::with(Setup {
+        before: Some(inside),
+        ..Setup::default()
+    });
+    host.expect(&host.petrel(&["create-block", "set", "56"]), 0, &["added"]);
+    let full = ["too little disk space", "64 MB stay reserved"];
+    for (kind, bytes, fits) in [
+        ("small", content(12 * MB), true),
+        ("large", vec![7; 56 * MB], false),
+        ("zeros", vec![0; 56 * MB], true),
+    ] {
+        host.file(kind, bytes);
+        for level in ["0", "1"] {
+            let level = format!("--compression-level={level}");
+            let data = format!("--data={kind}");
+            let created = host.petrel(&["create-block", "new", "56", &data, &level]);
+            let set = host.petrel(&["set-block", "set", kind, &level]);
+            if fits {
+                host.expect(&created, 0, &["added block device"]);
+                host.expect(&set, 0, &["set block device"]);
+                let removed = host.petrel(&["destroy-block", "new"]);
+                host.expect(&removed, 0, &["removed block"]);
+            } else {
+                host.expect(&created, 117, &full);
+                host.expect(&set, 117, &full);
+            }
+        }
     }
 }
 

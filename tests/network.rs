@@ -386,6 +386,28 @@ fn another_name_of_a_bridge_is_a_name_of_it() {
         assert!(found[0].contains("master service"), "{found:?}");
         host.expect(&host.petrel(&["destroy", "hello"]), 0, &[]);
     }
+    // By none of them one gets the address of another.
+    let on = |bridge: &str| format!("{bridge}@02:00:00:00:00:03");
+    host.expect(&create_on(&host, &on("service"), &["hello"]), 0, &[]);
+    for name in ["service", "lan", other] {
+        let refused = create_on(&host, &on(name), &["thief"]);
+        host.expect(&refused, 117, &["03 is taken on bridge"]);
+    }
+    host.expect(&host.petrel(&["destroy", "hello"]), 0, &[]);
+    let image = guest("nets.spt");
+    let nets = [("service", "lan"), ("admin", other)];
+    let [one, two] = nets.map(|(device, name)| format!("--net={device}:{}", on(name)));
+    let create = [
+        "create",
+        "both",
+        image.to_str().unwrap(),
+        "--mem=16",
+        &one,
+        &two,
+    ];
+    let refused = host.petrel(&create);
+    host.expect(&refused, 117, &["03 is taken on bridge"]);
+    host.expect(&create_on(&host, &on("lan"), &["hello"]), 0, &[]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use arbitrary::Arbitrary;
 use petrel::name::{Label, Name, Path};
 use petrel::policy::Age;
 use petrel::unikernel::{Death, ImageDigest, Version};
-use petrel::wire::state::{LastExit, Recorded, Standing, State, albatross};
+use petrel::wire::state::{DesiredState, LastExit, Recorded, State, albatross};
 use petrel::wire::{CertExtension, Config, Message, Policy, Timestamp, domain, v5};
 use random::Random;
 use vectors::{from_hex, load};
@@ -221,7 +221,8 @@ fn ours(import: albatross::Import) -> State {
                     name: one.name,
                     previous: (number % 2 == 0).then(|| version.clone()),
                     version,
-                    standing: [Standing::Up, Standing::Stopped, Standing::Ended(exit)][number % 3]
+                    standing: [DesiredState::Up, Standing::Stopped, Standing::Ended(exit)]
+                        [number % 3]
                         .clone(),
                 })
             })

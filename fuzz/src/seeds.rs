@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use petrel::unikernel::{ImageDigest, Version};
 use petrel::wire::frame::frame;
-use petrel::wire::state::{Recorded, Standing, State, albatross};
+use petrel::wire::state::{Recorded, DesiredState, State, albatross};
 use petrel::wire::{Header, Int, Int64, Message, Payload, Success, VERSION};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
@@ -159,7 +159,7 @@ fn imported() -> Vec<Vec<u8>> {
                                 image: ImageDigest([0; 32]),
                             }),
                             previous: None,
-                            standing: Standing::Up,
+                            standing: DesiredState::Up,
                         })
                     })
                     .collect(),

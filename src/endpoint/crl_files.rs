@@ -1,6 +1,6 @@
 //! The CRLs of `--crl`, opened anew for each connection.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -35,6 +35,8 @@ pub struct CrlFiles {
     files: Vec<(PathBuf, io::Result<File>)>,
     /// For each file its directory, and its name there.
     places: Vec<io::Result<(OwnedFd, OsString)>>,
+    /// A file that is not there, and may come: its path, its directory and its name there.
+    awaited: Option<(PathBuf, OwnedFd, OsString)>,
     /// Whether those that have expired are used.
     accept_expired: bool,
 }
@@ -86,7 +88,18 @@ impl CrlFiles {
         Self {
             files: files.iter().map(open).collect(),
             places: files.iter().map(|file| place(file)).collect(),
+            awaited: None,
             accept_expired,
+        }
+    }
+
+    /// No lists yet: the file is not there, and counts once it [is](Self::reopen).
+    pub fn awaiting(file: PathBuf, accept_expired: bool) -> Self {
+        let place = place(&file).ok();
+        Self {
+            awaited: place.map(|(directory, name)| (file, directory, name)),
+            accept_expired,
+            ..Self::default()
         }
     }
 
@@ -99,19 +112,24 @@ impl CrlFiles {
     pub fn reopen(&self) -> Self {
         let again = |((path, _), place): (&(PathBuf, _), &io::Result<(OwnedFd, OsString)>)| {
             let open = match place {
-                Ok((directory, name)) => {
-                    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-                    openat(directory, name.as_os_str(), flags, Mode::empty())
-                        .map(File::from)
-                        .map_err(io::Error::from)
-                }
+                Ok((directory, name)) => open_at(directory, name),
                 Err(error) => Err(copy(error)),
             };
             (path.clone(), open)
         };
+        let missing = |open: &io::Result<File>| {
+            let error = open.as_ref().err();
+            error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let awaited = self.awaited.iter();
+        let come = awaited
+            .map(|(path, directory, name)| (path.clone(), open_at(directory, name)))
+            .filter(|(_, open)| !missing(open));
+        let files = self.files.iter().zip(&self.places).map(again);
         Self {
-            files: self.files.iter().zip(&self.places).map(again).collect(),
+            files: files.chain(come).collect(),
             places: Vec::new(),
+            awaited: None,
             accept_expired: self.accept_expired,
         }
     }
@@ -119,7 +137,11 @@ impl CrlFiles {
     /// Rights that a sandbox has to leave for [`Self::reopen`].
     pub fn needs(&self) -> impl Iterator<Item = Need<'_>> {
         let places = self.places.iter().flatten();
-        places.map(|(directory, _)| Need::Reopen(directory.as_fd()))
+        let places = places.map(|(directory, _)| directory);
+        let awaited = self.awaited.iter().map(|(_, directory, _)| directory);
+        places
+            .chain(awaited)
+            .map(|directory| Need::Reopen(directory.as_fd()))
     }
 
     /// Whether there are none.
@@ -207,6 +229,13 @@ fn place(file: &Path) -> io::Result<(OwnedFd, OsString)> {
     };
     let flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok((open(directory, flags, Mode::empty())?, name.to_owned()))
+}
+
+/// Opens a file by its name in a directory, for reading.
+fn open_at(directory: &OwnedFd, name: &OsStr) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = openat(directory, name, flags, Mode::empty())?;
+    Ok(file.into())
 }
 
 fn read_file(file: &io::Result<File>) -> Result<Vec<Crl>, Reason> {

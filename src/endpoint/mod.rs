@@ -216,10 +216,12 @@ impl Options {
         let beside = self.crl_beside();
         let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         let is_there = || !beside.symlink_metadata().is_err_and(missing);
-        if self.crl.is_empty() && beside != self.ca && is_there() {
+        if !self.crl.is_empty() || beside == self.ca {
+            CrlFiles::open(&self.crl, self.accept_expired_crl)
+        } else if is_there() {
             CrlFiles::open(&[beside], self.accept_expired_crl)
         } else {
-            CrlFiles::open(&self.crl, self.accept_expired_crl)
+            CrlFiles::awaiting(beside, self.accept_expired_crl)
         }
     }
 }

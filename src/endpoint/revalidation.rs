@@ -38,10 +38,11 @@ impl Revalidation {
         let Some((leaf, others)) = self.path.split_first() else {
             return Ok(());
         };
-        let lists = if self.lists.is_empty() {
+        let lists = self.lists.reopen();
+        let lists = if lists.is_empty() {
             Vec::new()
         } else {
-            let found = self.lists.reopen().read(&self.anchor, now);
+            let found = lists.read(&self.anchor, now);
             let found = found.map_err(|error| {
                 log::error!("{error}");
                 format!(
@@ -169,5 +170,16 @@ mod tests {
         fs::remove_file(&file).unwrap();
         let missing = standing.check(at(NOW)).unwrap_err();
         assert!(missing.contains("cannot be told"), "{missing}");
+    }
+
+    #[test]
+    fn the_first_crl_beside_the_trusted_certificate_is_noticed() {
+        let (place, authority) = (Directory::short(), Authority::new());
+        let file = place.0.join("ca.crl");
+        let standing = authority.standing(CrlFiles::awaiting(file.clone(), false));
+        assert_eq!(standing.check(at(NOW)), Ok(()));
+        fs::write(&file, authority.crl(&[SERIAL])).unwrap();
+        let revoked = standing.check(at(NOW)).unwrap_err();
+        assert!(revoked.contains("revoked"), "{revoked}");
     }
 }

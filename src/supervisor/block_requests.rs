@@ -2,7 +2,9 @@
 
 use super::block_devices::{BlockRefusal, MAX_BLOCK_SIZE, User, is_in_use};
 use super::event::{BlockContent, BlockWork, TaskId};
-use super::{Asker, BlockDevices, Effect, HostDevice, Ledger, Run, Supervisor, reply, share};
+use super::{
+    Asker, BlockDevices, Effect, HostDevice, Ledger, Run, Supervisor, Ticket, reply, share,
+};
 use crate::name::{Name, Path};
 use crate::supervisor::operation::Goal;
 use crate::unikernel::Block;
@@ -83,11 +85,17 @@ impl Supervisor {
         match begun {
             Ok((kind, work)) => {
                 let task = TaskId(self.count());
-                self.effects.push(Effect::Block {
-                    task,
-                    name: name.clone(),
-                    work,
-                });
+                match self.writes.last_key_value() {
+                    // What had it until now may come back with the state that is on disk. Nothing else gets it meanwhile.
+                    Some((last, _)) if kind == TaskKind::Remove => {
+                        self.removals.push_back((*last, task));
+                    }
+                    _ => self.effects.push(Effect::Block {
+                        task,
+                        name: name.clone(),
+                        work,
+                    }),
+                }
                 self.tasks.insert(task, Task { asker, name, kind });
             }
             Err(why) => self.refuse(&asker, &why),
@@ -140,12 +148,30 @@ impl Supervisor {
 
     fn remove(&self, name: &Name) -> Result<(TaskKind, BlockWork), String> {
         self.undisturbed(name, TaskKind::Remove)?;
-        // What had it until now may come back with the state that is on disk.
-        self.check_recorded()?;
-        if !self.writes.is_empty() {
-            return Err("the state is being written, try again later".to_owned());
+        if self.writes.is_empty() {
+            self.check_recorded()?;
         }
         Ok((TaskKind::Remove, BlockWork::Remove))
+    }
+
+    /// Goes on with the removals that have waited for this write, which is done.
+    pub(super) fn go_on_with_removals(&mut self, done: Ticket) {
+        while let Some((last, task)) = self.removals.front().copied()
+            && last <= done
+        {
+            self.removals.pop_front();
+            let Some(Task { asker, name, .. }) = self.tasks.get(&task) else {
+                continue;
+            };
+            let (asker, name) = (asker.clone(), name.clone());
+            if let Err(why) = self.check_recorded() {
+                self.tasks.remove(&task);
+                self.refuse(&asker, &why);
+            } else {
+                let work = BlockWork::Remove;
+                self.effects.push(Effect::Block { task, name, work });
+            }
+        }
     }
 
     /// Whether it is known what is on disk.

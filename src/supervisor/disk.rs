@@ -381,7 +381,7 @@ impl Supervisor {
 
     fn forget(&mut self, history: History) {
         let images = self.images_of(&history);
-        self.superfluous.extend(images);
+        self.let_go(images);
         match history {
             History::Ended(name) => {
                 info!("{name}: has ended, and is forgotten to make space for an image");

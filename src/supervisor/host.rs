@@ -49,7 +49,7 @@ impl Supervisor {
             U::Create(config) | U::ForceCreate(config) => return Config::try_from(config).ok(),
             U::Start(()) => StoredStart::Start,
             U::Rollback(()) => StoredStart::Rollback,
-            U::Restart(_) => StoredStart::Restart(None),
+            U::Restart(restart) => restart.clone().into(),
             _ => return None,
         };
         let version = self.revived(name, &revival).ok()?;

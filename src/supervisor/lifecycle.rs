@@ -10,7 +10,7 @@ use super::operation::{
 };
 use super::{
     Asker, Claim, ConnectionId, Effect, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING, Run,
-    StagedImage, Supervisor, Unikernel, UploadId, claims, share,
+    StagedImage, Supervisor, Ticket, Unikernel, UploadId, claims, share,
 };
 use crate::manifest::Manifest;
 use crate::name::Name;
@@ -324,8 +324,7 @@ impl Supervisor {
                 // Where it has ended meanwhile.
                 let ended = self.ended.remove(name);
                 let images = ended.iter().flat_map(super::Ended::versions);
-                self.superfluous
-                    .extend(images.filter_map(|version| version.stored_image()));
+                self.let_go(images.filter_map(|version| version.stored_image()));
                 // A write that failed may have reached the disk all the same.
                 self.come_back(name, &why, abandoned.as_ref());
             }
@@ -425,11 +424,13 @@ impl Supervisor {
             .flat_map(Unikernel::versions)
             .chain(ended.iter().flat_map(super::Ended::versions))
             .filter_map(|version| version.stored_image());
-        self.superfluous.extend(images);
         if let Some(why) = failure {
+            self.let_go(images);
             self.save_later();
             return self.fail(name, &why);
         }
+        // The write that is done does not name them, nor does one after it.
+        self.let_go_after(Ticket(0), images);
         // First, so that nothing of it is left when the answer arrives.
         self.forget_images();
         self.report(name, answer);
@@ -469,8 +470,7 @@ impl Supervisor {
             self.ended.insert(name.clone(), ended);
         }
         let images = failed.into_iter().flat_map(Unikernel::versions);
-        self.superfluous
-            .extend(images.filter_map(|version| version.stored_image()));
+        self.let_go(images.filter_map(|version| version.stored_image()));
         self.fail(name, &why);
         self.persist(Written::Change);
     }

@@ -143,8 +143,12 @@ pub struct Supervisor {
     latest: Vec<Arc<Recorded>>,
     /// The policies that hold if the writes under way fail.
     acknowledged: Ledger,
-    /// Images to be removed once nothing refers to them.
-    superfluous: BTreeSet<ImageDigest>,
+    /// The last write that went well.
+    written: Ticket,
+    /// Images to be removed once nothing refers to them, each with the last write that may name it.
+    superfluous: BTreeMap<ImageDigest, Ticket>,
+    /// Removals of block devices that wait for a write, oldest first: what had them may come back before.
+    removals: VecDeque<(Ticket, TaskId)>,
     /// Commands that wait until the host was looked at.
     postponed: VecDeque<host::DeferredCommand>,
     /// The unikernels with a tap that is not on its bridge, and what is wrong.
@@ -246,7 +250,9 @@ impl Supervisor {
             runs: BTreeMap::new(),
             early_deaths: BTreeMap::new(),
             writes: BTreeMap::new(),
-            superfluous: BTreeSet::new(),
+            written: Ticket(0),
+            superfluous: BTreeMap::new(),
+            removals: VecDeque::new(),
             postponed: VecDeque::new(),
             off_bridge: BTreeMap::new(),
             counter: survivors
@@ -539,6 +545,9 @@ impl Supervisor {
             }
         }
         self.recorded = result.is_ok().then_some(policies);
+        if result.is_ok() {
+            self.written = ticket;
+        }
         match (why, result) {
             (Written::Operation(name), result) => self.saved(&name, result),
             (
@@ -562,6 +571,7 @@ impl Supervisor {
         if self.recorded.is_some() {
             self.forget_images();
         }
+        self.go_on_with_removals(ticket);
     }
 
     fn persist(&mut self, why: Written) {
@@ -593,9 +603,23 @@ impl Supervisor {
         }
     }
 
+    /// Notes that one reference less is left to these images. Writes that are under way may still name them.
+    fn let_go(&mut self, images: impl IntoIterator<Item = ImageDigest>) {
+        self.let_go_after(Ticket(self.counter), images);
+    }
+
+    /// The same, for images that no write after `last` names.
+    fn let_go_after(&mut self, last: Ticket, images: impl IntoIterator<Item = ImageDigest>) {
+        for image in images {
+            let until = self.superfluous.entry(image).or_insert(last);
+            *until = last.max(*until);
+        }
+    }
+
     /// Removes the images that nothing refers to any more: nothing here, and nothing that is still being written.
     fn forget_images(&mut self) {
-        if !self.writes.is_empty() || self.superfluous.is_empty() {
+        let written = self.written;
+        if self.superfluous.values().all(|until| *until >= written) {
             return;
         }
         let operations = self.operations.values();
@@ -608,9 +632,14 @@ impl Supervisor {
         let in_use: BTreeSet<_> = versions
             .filter_map(|version| version.stored_image())
             .collect();
-        let unused = std::mem::take(&mut self.superfluous);
-        let unused = unused.difference(&in_use).copied();
-        self.effects.extend(unused.map(Effect::RemoveImage));
+        let effects = &mut self.effects;
+        self.superfluous.retain(|image, until| {
+            let named = *until >= written;
+            if !named && !in_use.contains(image) {
+                effects.push(Effect::RemoveImage(*image));
+            }
+            named
+        });
     }
 
     fn succeed(&mut self, asker: &Asker, success: Success) {

@@ -145,8 +145,7 @@ impl Supervisor {
         for (_, name) in these.into_iter().skip(most) {
             let forgotten = self.ended.remove(&name);
             let images = forgotten.iter().flat_map(Ended::versions);
-            self.superfluous
-                .extend(images.filter_map(|version| version.stored_image()));
+            self.let_go(images.filter_map(|version| version.stored_image()));
         }
     }
 

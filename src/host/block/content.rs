@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::{Attached, BlockError};
 use crate::host::temporary_file::{Unfinished, WriteBehind};
-use crate::inflate::Arriving;
+use crate::inflate::{Arriving, InflateError};
 use crate::name::Name;
 
 /// What is to be a device, and is not yet.
@@ -29,6 +29,8 @@ pub struct Content {
     size: u64,
     arriving: Arriving,
     at: u64,
+    /// Bytes written, which is what takes disk space.
+    written: u64,
     behind: WriteBehind,
 }
 
@@ -40,6 +42,7 @@ impl Content {
             size,
             arriving: Arriving::new(compressed, size),
             at: 0,
+            written: 0,
             behind: WriteBehind::default(),
         }
     }
@@ -49,18 +52,29 @@ impl Content {
         self.arriving.is_compressed()
     }
 
-    /// Takes the next piece. What is zero takes no room.
-    pub fn write(&mut self, piece: &[u8]) -> Result<(), BlockError> {
+    /// Takes the next piece. What is zero takes no room; before anything else is written `reach` is asked, with the bytes
+    /// that are written then.
+    ///
+    /// # Errors
+    /// Those of `reach`; if the content is too large or not a zlib stream; if the file cannot be written.
+    pub fn write<E: From<BlockError> + From<InflateError>>(
+        &mut self,
+        piece: &[u8],
+        mut reach: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Self {
             file,
             path,
             arriving,
             at,
+            written,
             behind,
             ..
         } = self;
         arriving.write(piece, |plain| {
             if !is_zero(plain) {
+                *written += plain.len() as u64;
+                reach(*written)?;
                 file.write_all_at(plain, *at)
                     .map_err(BlockError::file("write", path))?;
             }

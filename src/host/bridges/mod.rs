@@ -51,7 +51,7 @@ impl Bridges {
 
 impl Bridge {
     /// All names of this bridge.
-    fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         let names = [&self.name].into_iter().chain(&self.other_names);
         names.map(String::as_str)
     }

@@ -50,6 +50,14 @@ impl Underway {
         }
     }
 
+    /// Whether it writes to the disk.
+    fn writes(&self) -> bool {
+        matches!(
+            self.purpose,
+            Purpose::Upload(..) | Purpose::Device(_, _, Some(_))
+        )
+    }
+
     /// What is readable when there is something to be known of it.
     pub(super) fn line(&self) -> BorrowedFd<'_> {
         self.transfer.as_fd()
@@ -155,7 +163,7 @@ impl Daemon {
             embedded,
             compressed,
         } = content;
-        self.check_block_space(UPLOAD_STEP_BYTES)?;
+        self.check_block_space((self.writing() + 1) * UPLOAD_STEP_BYTES)?;
         let staged = self.blocks.stage(name, size, make, compressed);
         let (staging, content) = staged.map_err(text)?;
         let purpose = Purpose::Device(task, name.clone(), Some(staging));
@@ -301,11 +309,29 @@ impl Daemon {
 
     /// Checks that this upload can take its next step, whatever the others under way still write of theirs.
     fn check_upload_space(&self, upload: UploadId) -> Result<(), String> {
-        let uploads = self.transfers.values().filter_map(Underway::upload);
-        let others = uploads.filter(|other| *other != upload).count() as u64;
+        let own = |underway: &Underway| underway.upload() == Some(upload);
+        let has_begun = self.transfers.values().any(own);
+        let steps = self.writing() + u64::from(!has_begun);
         self.reserve
-            .check(self.images.directory(), (others + 1) * UPLOAD_STEP_BYTES)
+            .check(self.images.directory(), steps * UPLOAD_STEP_BYTES)
             .map_err(|error| error.to_string())
+    }
+
+    /// Transfers that write to the disk, each of which may take a step.
+    fn writing(&self) -> u64 {
+        self.transfers.values().filter(|one| one.writes()).count() as u64
+    }
+
+    /// Lets a device take more of the disk, or ends what fills it.
+    fn grow_device(&mut self, client: ConnectionId) {
+        match self.check_block_space(self.writing() * UPLOAD_STEP_BYTES) {
+            Ok(()) => {
+                if let Some(underway) = self.transfers.get_mut(&client) {
+                    underway.transfer.grant();
+                }
+            }
+            Err(why) => self.transferred(client, Outcome::Failed(why)),
+        }
     }
 
     /// Checks that the file system of the block devices has so many bytes left beside the reserve.
@@ -325,10 +351,10 @@ impl Daemon {
             match report {
                 Report::Grows(bytes) => {
                     let underway = self.transfers.get(&client);
-                    let event = underway
-                        .and_then(Underway::upload)
-                        .map(|upload| Event::UploadGrows { upload, bytes });
-                    self.events.extend(event);
+                    match underway.and_then(Underway::upload) {
+                        Some(upload) => self.events.push_back(Event::UploadGrows { upload, bytes }),
+                        None => self.grow_device(client),
+                    }
                 }
                 Report::Ended(outcome) => self.transferred(client, outcome),
             }

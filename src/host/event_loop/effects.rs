@@ -7,9 +7,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::super::resources;
 use super::super::statistics::to_observe;
 use super::super::tender::{Fifo, Guest, Start};
-use super::super::{resources, tap};
 use super::bhyve::{UNPREPARED, is_machine};
 use super::{Daemon, Prepared, Starting};
 use crate::manifest::Manifest;
@@ -158,7 +158,8 @@ impl Daemon {
         version: &Version,
         staged: Option<UploadId>,
     ) -> Result<Option<Manifest>, String> {
-        tap::check_networks(name, &version.config).map_err(|error| error.to_string())?;
+        let networks = self.taps.check_networks(name, &version.config);
+        networks.map_err(|error| error.to_string())?;
         if is_machine(version) {
             return self.programs(name, &version.config).map(|_| None);
         }

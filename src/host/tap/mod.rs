@@ -38,11 +38,12 @@ pub struct Taps {
     lock: Option<AddressLock>,
 }
 
-/// A tap, and the bridge that it is to be on, if that is known.
+/// A tap, and, if they are known, the bridge that it is to be on and the address of the unikernel there.
 #[derive(Debug)]
 struct Port {
     tap: Tap,
     bridge: Option<String>,
+    address: Option<Mac>,
 }
 
 /// Why a unikernel has no networks, or the supervisor cannot give it any.
@@ -58,6 +59,8 @@ pub enum TapError {
     Device(&'static str, io::Error),
     /// A network device of a unikernel cannot have this address, which the host has on this bridge.
     HostAddress(Mac, String),
+    /// Nor this one, which a unikernel has on this bridge by another name of it.
+    Taken(Mac, String),
     /// Something cannot be done with a tap (what, with which).
     Tap(&'static str, String, io::Error),
     /// A tap cannot be put on a bridge.
@@ -91,6 +94,7 @@ impl Taps {
                 ports.push(Port {
                     tap: Tap::found(&tap),
                     bridge: net.map(|net| net.bridge().to_owned()),
+                    address: net.map(|net| net.mac(name)),
                 });
                 locked.push((tap, net.map(|net| net.mac(name))));
             }
@@ -158,9 +162,48 @@ impl Taps {
         made.flat_map(|(name, ports)| ports.iter().map(move |port| (name, port)))
     }
 
+    /// Whether the host has all the bridges that a unikernel is to be on, and neither the host nor another unikernel has one
+    /// of its addresses there.
+    pub fn check_networks(&self, name: &Name, config: &Config) -> Result<(), TapError> {
+        let bridges = find_bridges(config)?;
+        config.nets.iter().try_for_each(|net| {
+            let (bridge, address) = (find(&bridges, net.bridge())?, net.mac(name));
+            if bridge.addresses.contains(&address) {
+                return Err(TapError::HostAddress(address, net.bridge().to_owned()));
+            }
+            Ok(())
+        })?;
+        self.check_others(name, config, &bridges)
+    }
+
+    /// Whether no two network devices have one address on a bridge by different names of it. The supervisor, which knows
+    /// nothing of these, sees to all others.
+    fn check_others(
+        &self,
+        name: &Name,
+        config: &Config,
+        bridges: &Bridges,
+    ) -> Result<(), TapError> {
+        let others = self.ports().filter(|(other, _)| *other != name);
+        let others = others.filter_map(|(_, port)| Some((port.bridge.as_deref()?, port.address?)));
+        let own = config.nets.iter().map(|net| (net.bridge(), net.mac(name)));
+        let taken: Vec<_> = others.chain(own.clone()).collect();
+        for (bridge, address) in own {
+            let found = find(bridges, bridge)?;
+            let clashes = |(other, held): &(&str, Mac)| {
+                *held == address && *other != bridge && found.names().any(|name| name == *other)
+            };
+            if taken.iter().any(clashes) {
+                return Err(TapError::Taken(address, bridge.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a tap for each network, or none.
     pub fn make(&mut self, name: &Name, config: &Config) -> Result<(), TapError> {
         let bridges = find_bridges(config)?;
+        self.check_others(name, config, &bridges)?;
         self.remove(name);
         let made = self.try_make(name, config, &bridges);
         if made.is_err() {
@@ -182,6 +225,7 @@ impl Taps {
             ports.push(Port {
                 tap: Tap::make(&tap, bridge, digest(&tap))?,
                 bridge: Some(net.bridge().to_owned()),
+                address: Some(net.mac(name)),
             });
             if let Some(lock) = &self.lock {
                 lock.add(&tap, net.mac(name))?;
@@ -224,18 +268,6 @@ impl Taps {
             lock.remove();
         }
     }
-}
-
-/// Whether the host has all the bridges that a unikernel is to be on, and none of its addresses there.
-pub fn check_networks(name: &Name, config: &Config) -> Result<(), TapError> {
-    let bridges = find_bridges(config)?;
-    config.nets.iter().try_for_each(|net| {
-        let (bridge, address) = (find(&bridges, net.bridge())?, net.mac(name));
-        if bridge.addresses.contains(&address) {
-            return Err(TapError::HostAddress(address, net.bridge().to_owned()));
-        }
-        Ok(())
-    })
 }
 
 /// The bridges of the host, all of those among them that a unikernel is to be on.
@@ -352,6 +384,10 @@ impl fmt::Display for TapError {
             Self::HostAddress(address, bridge) => write!(
                 f,
                 "hardware address {address} is that of the host on bridge {bridge}: ask for another one"
+            ),
+            Self::Taken(address, bridge) => write!(
+                f,
+                "hardware address {address} is taken on bridge {bridge}: ask for another one"
             ),
             Self::Interfaces(error) => {
                 write!(f, "cannot look at the interfaces of this host: {error}")

@@ -26,14 +26,18 @@ pub struct Receive {
     pub held: Vec<u8>,
 }
 
-/// Where content goes.
+/// Where content goes. The first [`UPLOAD_STEP_BYTES`] are granted; further ones have to be asked for.
 #[derive(Debug)]
 pub enum Incoming {
     /// To a block device, whose size is known.
     Device(Content),
-    /// To an image. The first [`UPLOAD_STEP_BYTES`] are granted; further ones have to be asked for.
+    /// To an image.
     Image(ImageContent),
 }
+
+/// Bytes that may be written.
+#[derive(Debug)]
+struct Granted(u64);
 
 impl Receive {
     /// Whether it leaves processors to others.
@@ -62,7 +66,10 @@ impl Receive {
         match incoming {
             Incoming::Device(mut content) => {
                 let unfinished = content.file();
-                let write = |_: &mut Client, piece: &[u8]| Ok(content.write(piece)?);
+                let mut granted = Granted::default();
+                let write = |client: &mut Client, piece: &[u8]| {
+                    content.write(piece, |bytes| granted.reach(client, bytes))
+                };
                 let done = take_in(client, embedded, held, READ, write)
                     .and_then(|()| Ok(content.finish()?));
                 match done {
@@ -72,20 +79,14 @@ impl Receive {
             }
             Incoming::Image(mut content) => {
                 let unfinished = content.file();
-                let mut granted = UPLOAD_STEP_BYTES;
+                let mut granted = Granted::default();
                 let at_once = if content.is_compressed() {
                     READ_COMPRESSED
                 } else {
                     READ
                 };
                 let write = |client: &mut Client, piece: &[u8]| {
-                    content.write(piece, |bytes| {
-                        while bytes > granted {
-                            client.grow(granted + UPLOAD_STEP_BYTES)?;
-                            granted += UPLOAD_STEP_BYTES;
-                        }
-                        Ok::<_, Stop>(())
-                    })
+                    content.write(piece, |bytes| granted.reach(client, bytes))
                 };
                 let done = take_in(client, embedded, held, at_once, write)
                     .and_then(|()| Ok(content.finish()?));
@@ -95,6 +96,23 @@ impl Receive {
                 }
             }
         }
+    }
+}
+
+impl Default for Granted {
+    fn default() -> Self {
+        Self(UPLOAD_STEP_BYTES)
+    }
+}
+
+impl Granted {
+    /// Asks step by step until so many bytes may be written.
+    fn reach(&mut self, client: &mut Client, bytes: u64) -> Result<(), Stop> {
+        while bytes > self.0 {
+            client.grow(self.0 + UPLOAD_STEP_BYTES)?;
+            self.0 += UPLOAD_STEP_BYTES;
+        }
+        Ok(())
     }
 }
 

@@ -284,20 +284,27 @@ impl Host {
                     landed: false,
                 });
             }
-            Effect::RemoveImage(image) => {
-                let named = self.disk.images().any(|named| named == image);
-                self.must(!named, || {
-                    format!("image {image} is removed, which the disk names")
-                });
-                // One that is being ended has it open.
-                let mut tenders = self.tenders.iter();
-                let runs = tenders
-                    .any(|(run, tender)| tender.image == image && !self.signalled.contains(run));
-                self.must(!runs, || format!("image {image} is removed, which runs"));
-                self.store.remove(&image);
-            }
+            Effect::RemoveImage(image) => self.remove_image(image),
             Effect::Exit => self.exit(),
         }
+    }
+
+    fn remove_image(&mut self, image: ImageDigest) {
+        let named = self.disk.images().any(|named| named == image);
+        self.must(!named, || {
+            format!("image {image} is removed, which the disk names")
+        });
+        let mut writes = self.writes.iter();
+        let coming = writes.any(|write| write.state.images().any(|named| named == image));
+        self.must(!coming, || {
+            format!("image {image} is removed, which the disk is about to name")
+        });
+        // One that is being ended has it open.
+        let mut tenders = self.tenders.iter();
+        let runs =
+            tenders.any(|(run, tender)| tender.image == image && !self.signalled.contains(run));
+        self.must(!runs, || format!("image {image} is removed, which runs"));
+        self.store.remove(&image);
     }
 
     /// The oldest write makes its next step: onto the disk, or into an event.

@@ -32,6 +32,21 @@ fn a_bridge_that_comes_later_is_found_when_a_command_needs_it() {
         let mut world = started_before_its_bridge();
         assert_eq!(world.answer(":a", command), Ok("created unikernel".into()));
     }
+    // Arguments may ask for it.
+    let mut world = World::new();
+    world.nets = 1;
+    let elsewhere = Config {
+        nets: vec![Net {
+            bridge: Some("service".into()),
+            ..on_bridge().nets.remove(0)
+        }],
+        ..config()
+    };
+    world.host_has_bridges(["service".to_owned()].into());
+    world.answer(":a", create(&elsewhere, false)).unwrap();
+    world.host.bridges.insert("late".into());
+    let restarted = world.answer(":a", restart(&on_bridge()));
+    assert_eq!(restarted, Ok("created unikernel".into()));
     let mut world = started_before_its_bridge();
     world.answer(":a", STOP).unwrap();
     assert_eq!(world.answer(":a", START), Ok("started unikernel".into()));

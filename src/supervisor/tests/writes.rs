@@ -172,12 +172,58 @@ fn an_image_stays_while_a_write_that_names_it_is_under_way() {
     world.create(":a").unwrap();
     let image = world.saved.unikernels[0].version.image;
     world.hold = vec!["persist"];
-    world.ask(":a", DESTROY);
     world.ask("b:", policy(9, 90));
+    world.ask(":a", DESTROY);
     world.release();
     assert!(world.images.contains(&image));
     world.release();
     assert!(world.images.is_empty());
+}
+
+#[test]
+fn however_busy_the_disk_is_images_and_devices_go_that_nothing_on_it_names() {
+    let mut world = World::new();
+    world
+        .answer("a:disk", block(BlockCommand::Add(Int::new(1))))
+        .unwrap();
+    world.create("a:x").unwrap();
+    let image = world.saved.unikernels[0].version.image;
+    world.hold = vec!["persist"];
+    // There is never a moment without a write that is under way.
+    world.ask("b:", policy(1, 50));
+    let destroyed = world.ask("a:x", DESTROY);
+    let removed = world.ask("a:disk", block(BlockCommand::Remove(())));
+    let has_answer = |world: &World, asked| world.answers.iter().any(|(to, ..)| *to == asked);
+    for memory in 51..53 {
+        world.ask("b:", policy(1, memory));
+        assert!(!has_answer(&world, removed) && world.images.contains(&image));
+        assert!(world.devices.contains_key(&"a:disk".parse().unwrap()));
+        world.release();
+    }
+    assert!(!world.held.is_empty());
+    assert!(has_answer(&world, destroyed) && has_answer(&world, removed));
+    assert!(world.images.is_empty() && world.devices.is_empty());
+}
+
+#[test]
+fn a_device_whose_removal_waits_for_the_disk_is_nobody_elses_and_stays_if_that_fails() {
+    let mut world = World::new();
+    let device = || block(BlockCommand::Add(Int::new(1)));
+    let remove = || block(BlockCommand::Remove(()));
+    world.answer("a:disk", device()).unwrap();
+    world.hold = vec!["persist"];
+    world.ask("b:", policy(1, 50));
+    let removed = world.ask("a:disk", remove());
+    assert!(world.answer("a:disk", device()).is_err());
+    assert!(world.answer("a:disk", remove()).is_err());
+    fail_held(&mut world);
+    let failed = |(to, answer, _): &(ConnectionId, Payload, bool)| {
+        *to == removed && matches!(answer, Payload::Failure(_))
+    };
+    assert!(world.answers.iter().any(failed));
+    world.pass(SAVE_RETRY);
+    world.answer("a:disk", remove()).unwrap();
+    assert!(world.devices.is_empty() && world.supervisor.is_quiet());
 }
 
 #[test]
