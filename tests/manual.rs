@@ -2,6 +2,8 @@
 //! SPECIFICATION.md have their tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "manual/examples.rs"]
+mod examples;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,7 +164,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
         ("petreld.8", "Fl -disk-reserve ", &reserve),
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
-        ("petrel.1", "Fl -days Ar number\nWhen the list", &list),
+        ("petrel.1", "Fl -days Ar number\nValidity of the CRL", &list),
         (
             "petrel.1",
             "Fl d , -destination Ar host Ns Op : Ns Ar port\nConnect",
@@ -471,16 +473,16 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
 
 /// The entries of each page's LIMITS.
 fn limits() -> Vec<(&'static str, Vec<String>)> {
-    let label = format!("{} octets in a label", Label::MAX_OCTETS);
+    let label = format!("{} bytes in a label", Label::MAX_OCTETS);
     let headers = format!("{MAX_PROGRAM_HEADERS} program headers");
     let memory = format!("{} MB of memory", Config::MAX_MEMORY);
     let devices = format!("{} devices", Config::MAX_DEVICES);
     let machine_devices = format!("{} devices", machine::MAX_DEVICES);
     let partition = format!("{} characters in a boot partition", machine::MAX_PARTITION);
-    let arguments = format!("{} octets of arguments", Config::MAX_COMMAND_LINE);
+    let arguments = format!("{} bytes of arguments", Config::MAX_COMMAND_LINE);
     let chunk = format!("{} in a chunk", size(MAX_CHUNK));
     let intermediates = format!("{MAX_INTERMEDIATES} intermediate certificates");
-    let handshake = format!("{RUSTLS_HANDSHAKE} octets in a handshake message");
+    let handshake = format!("{RUSTLS_HANDSHAKE} bytes in a handshake message");
     let client = vec![
         label.clone(),
         memory.clone(),
@@ -491,15 +493,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         headers.clone(),
         format!("{} MB of memory", Policy::TOO_LITTLE_MEMORY + 1),
         chunk.clone(),
-        format!("{} in an answer", size(MAX_ANSWER)),
+        format!("{} in a reply", size(MAX_ANSWER)),
         format!("{} in an image", size(MAX_STORED_IMAGE)),
         format!("{} in a dump", size(MAX_STORED_DUMP)),
         format!("{MAX_ROWS} rows in a table"),
-        format!(
-            "{} for the supervisor to tell of its unikernels",
-            time(LIVES)
-        ),
-        format!("{} between questions to the supervisor", time(BETWEEN_RUNS)),
+        format!("{} for details from the supervisor", time(LIVES)),
+        format!("{} between requests to the supervisor", time(BETWEEN_RUNS)),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),
@@ -510,10 +509,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} bytes in an answer", petrel::client::MAX_CONFIRMATION),
         format!("{} in a file of a private key", size(MAX_KEY_FILE)),
         format!("{} in a file", size(MAX_FILE)),
-        format!("{} octets in a serial number", serial::MAX_OCTETS),
+        format!("{} bytes in a serial number", serial::MAX_OCTETS),
         format!("{} in an image", size(MAX_IMAGE)),
         format!(
-            "{} octets in a name of generate",
+            "{} bytes in a name of generate",
             petrel::authority::MAX_FILE_NAME
         ),
         intermediates.clone(),
@@ -572,7 +571,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         machine_devices,
         partition,
         format!("{} open files", host::OPEN_FILES),
-        "0 octets of core".to_owned(),
+        "0 bytes of core".to_owned(),
         format!("{} process", host::SPT_PROCESSES),
         format!("{} processes", host::HVT_PROCESSES),
         format!("{MEMORY_SLACK} MB and a {SLACK_PART}nd"),
@@ -705,7 +704,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let mut console = vec![
         format!("{} lines of a console", ring::LINES),
         format!("{} of a console", size(ring::OCTETS)),
-        format!("{} octets in a line", lines::MAX_LINE),
+        format!("{} bytes in a line", lines::MAX_LINE),
         format!("{} consoles", registry::MAX_CONSOLES),
         format!("{} subscribers of a console", registry::SUBSCRIBERS),
         format!("{} waiting subscriptions", registry::MAX_WAITING),
@@ -732,7 +731,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} processes", observed::MAX_OBSERVED),
         format!("{} network devices", Config::MAX_DEVICES),
         format!(
-            "{} octets in the name of an interface",
+            "{} bytes in the name of an interface",
             collect::MAX_INTERFACE
         ),
         format!("{} of a file in /proc", size(collect::MAX_TEXT)),
@@ -820,12 +819,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     ];
     let tender = vec![
         devices,
-        format!("{} octets in the name of a device", tender::MAX_DEVICE_NAME),
+        format!("{} bytes in the name of a device", tender::MAX_DEVICE_NAME),
         format!(
-            "{} octets in the name of an interface",
+            "{} bytes in the name of an interface",
             tender::MAX_INTERFACE_NAME
         ),
-        format!("{} octets of arguments", tender::MAX_GUEST_ARGUMENTS),
+        format!("{} bytes of arguments", tender::MAX_GUEST_ARGUMENTS),
         headers,
         format!("{} of memory below the image", size(plan::LOWEST_ADDRESS)),
         format!("{} pages", size(plan::PAGE_SIZE)),
@@ -848,7 +847,7 @@ fn size(octets: impl TryInto<u64>) -> String {
     let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
         .find(|(unit, _)| octets % unit == 0)
-        .unwrap_or((1, "octets"));
+        .unwrap_or((1, "bytes"));
     format!("{} {name}", octets / unit)
 }
 
