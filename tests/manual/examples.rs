@@ -19,7 +19,7 @@ const PRINTED: i32 = 121;
 
 #[test]
 fn the_examples_of_the_client_work_in_the_order_of_the_page() {
-    for page in ["petrel.1"] {
+    for page in ["petrel.1", "petrel-policy.7"] {
         let directory = Folder::new("examples");
         prepare(&directory, page);
         let commands = commands_of(&examples(&read(page)), "petrel");
