@@ -471,6 +471,41 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
     assert!(text.contains(&format!("extension {} of", extension.join("."))));
 }
 
+#[test]
+fn every_field_of_an_extension_of_the_protocol_is_on_its_page() {
+    let text = read("petrel-wire.5");
+    let wire = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire");
+    let sources = sources(&wire).into_iter();
+    let sources: Vec<_> = sources
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut found = 0;
+    for record in [
+        "DatedPolicy",
+        "ConsoleRead",
+        "BlockAddFilled",
+        "Details",
+        "Waiting",
+        "Exit",
+    ] {
+        let start = format!("pub struct {record} {{");
+        let source = sources.iter().find(|source| source.contains(&start));
+        let source = source.unwrap_or_else(|| panic!("{record} is not in src/wire"));
+        let fields = part(source, &start, "\n}").lines();
+        for field in fields.filter_map(|line| line.trim().strip_prefix("pub ")) {
+            let (field, _) = field.split_once(':').unwrap();
+            let field = field.replace('_', "-");
+            let is_there = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            assert!(
+                is_there.clone().any(|word| word == field),
+                "{record}: {field}"
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 10, "only {found} fields found");
+}
+
 /// The entries of each page's LIMITS.
 fn limits() -> Vec<(&'static str, Vec<String>)> {
     let label = format!("{} bytes in a label", Label::MAX_OCTETS);
