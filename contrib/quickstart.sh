@@ -112,4 +112,4 @@ say "destroying it"
 # shellcheck disable=SC2086
 petrel destroy $tenant hello
 
-say "stopping the daemons; to go on: README.md, \"Five minutes\", and the manual pages in man/"
+say "stopping the daemons; to go on: README.md, \"Tour\", and the manual pages in man/"

@@ -422,6 +422,8 @@ fn a_key_that_exists_is_used_and_another_type_than_asked_for_is_told() {
         assert!(ended.stderr.contains(key), "{ended:?}");
     }
     assert!(ended.stderr.contains("no p256 key"), "{ended:?}");
+    let quietly = [&again[..], &["-q"]].concat();
+    assert_eq!(expect(&directory.path(""), 0, &quietly).stderr, "");
 
     let info = ["info", "--csr", "-n", "web"];
     expect(&directory.path(""), 0, &info);

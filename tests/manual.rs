@@ -2,6 +2,8 @@
 //! SPECIFICATION.md have their tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "manual/examples.rs"]
+mod examples;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -164,7 +166,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
         ("petreld.8", "Fl -disk-reserve ", &reserve),
         ("petrel.1", "Fl -startup ", &startup),
         ("petrel.1", "Fl -days ", &sign),
-        ("petrel.1", "Fl -days Ar number\nWhen the list", &list),
+        ("petrel.1", "Fl -days Ar number\nValidity of the CRL", &list),
         (
             "petrel.1",
             "Fl d , -destination Ar host Ns Op : Ns Ar port\nConnect",
@@ -471,6 +473,41 @@ fn the_additions_to_the_protocol_are_those_of_the_page() {
     assert!(text.contains(&format!("extension {} of", extension.join("."))));
 }
 
+#[test]
+fn every_field_of_an_extension_of_the_protocol_is_on_its_page() {
+    let text = read("petrel-wire.5");
+    let wire = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire");
+    let sources = sources(&wire).into_iter();
+    let sources: Vec<_> = sources
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut found = 0;
+    for record in [
+        "DatedPolicy",
+        "ConsoleRead",
+        "BlockAddFilled",
+        "Details",
+        "Waiting",
+        "Exit",
+    ] {
+        let start = format!("pub struct {record} {{");
+        let source = sources.iter().find(|source| source.contains(&start));
+        let source = source.unwrap_or_else(|| panic!("{record} is not in src/wire"));
+        let fields = part(source, &start, "\n}").lines();
+        for field in fields.filter_map(|line| line.trim().strip_prefix("pub ")) {
+            let (field, _) = field.split_once(':').unwrap();
+            let field = field.replace('_', "-");
+            let is_there = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            assert!(
+                is_there.clone().any(|word| word == field),
+                "{record}: {field}"
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 10, "only {found} fields found");
+}
+
 /// The entries of each page's LIMITS.
 fn limits() -> Vec<(&'static str, Vec<String>)> {
     let label = format!("{} bytes in a label", Label::MAX_BYTES);
@@ -493,15 +530,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         headers.clone(),
         format!("{} MB of memory", Policy::TOO_LITTLE_MEMORY + 1),
         chunk.clone(),
-        format!("{} in an answer", size(MAX_ANSWER)),
+        format!("{} in a reply", size(MAX_ANSWER)),
         format!("{} in an image", size(MAX_STORED_IMAGE)),
         format!("{} in a dump", size(MAX_STORED_DUMP)),
         format!("{MAX_ROWS} rows in a table"),
-        format!(
-            "{} for the supervisor to tell of its unikernels",
-            time(LIVES)
-        ),
-        format!("{} between questions to the supervisor", time(BETWEEN_RUNS)),
+        format!("{} for details from the supervisor", time(LIVES)),
+        format!("{} between requests to the supervisor", time(BETWEEN_RUNS)),
         format!("{} before an image", size(petrel::client::MAX_HEAD)),
         format!("{} to connect", time(client::CONNECT_TIMEOUT)),
         format!("{} head start", time(client::NEXT_ADDRESS)),

@@ -7,7 +7,7 @@ use argh::FromArgs;
 use super::values::{Verbosity, color, level, number, verbosity};
 use crate::authority::{self, KeyType};
 
-/// Petrel's client: manages unikernels on this host, or on another one over TLS, and the certificates for that.
+/// Manages unikernels on this host, or on another one over TLS, and the certificates for that.
 #[derive(Debug, FromArgs)]
 #[argh(help_triggers("-h", "--help"))]
 pub(super) struct Arguments {
@@ -85,22 +85,21 @@ macro_rules! command {
         #[argh(subcommand, name = $name, help_triggers("-h", "--help"))]
         pub(in crate::client) struct $type {
             $($fields)*
-            /// say where the command goes; twice: show everything
+            /// print where the command goes; twice: print everything
             #[argh(switch, short = 'v')]
             pub(in crate::client) verbose: u8,
-            /// say no warnings
+            /// print no warnings
             #[argh(switch, short = 'q')]
             pub(in crate::client) quiet: bool,
-            /// quiet, error, warning, info or debug
+            /// quiet, error, warning (default), info or debug
             #[argh(option, from_str_fn(verbosity))]
             pub(in crate::client) verbosity: Option<Verbosity>,
-            /// auto, always or never: accepted, output has no colours
+            /// auto, always or never; output has no colours
             #[argh(option, from_str_fn(color))]
             #[allow(dead_code, reason = "there are no colours")]
             pub(in crate::client) color: Option<()>,
         }
 
-        #[allow(dead_code, reason = "generate has nothing more to say")]
         impl $type {
             pub(in crate::client) fn common(&self) -> Common {
                 let verbosity = match (self.quiet, self.verbosity, self.verbose) {
@@ -127,28 +126,28 @@ macro_rules! command_to_daemon {
             $(#[doc = $doc])+
             $type, $name, {
                 $($fields)*
-                /// path of the daemon's socket; - prints the message instead
+                /// socket of the daemon; - prints the message instead
                 #[argh(option)]
                 pub(in crate::client) socket: Option<PathBuf>,
-                /// runtime directory, where the daemons' sockets are
+                /// runtime directory with the sockets of the daemons
                 #[argh(option)]
                 pub(in crate::client) tmpdir: Option<PathBuf>,
                 /// HOST[:PORT] to connect to over TLS (port 1025); - prints the certificates instead
                 #[argh(option, short = 'd')]
                 pub(in crate::client) destination: Option<String>,
-                /// write a signing request and its key into this directory instead
+                /// write a signing request and its key to the current directory instead
                 #[argh(switch)]
                 pub(in crate::client) csr: bool,
-                /// certificate to issue ours with, and those to send along (ca.pem)
+                /// authority that issues our certificate, followed by those above it (ca.pem)
                 #[argh(option, default = "PathBuf::from(\"ca.pem\")")]
                 pub(in crate::client) ca: PathBuf,
-                /// key of that certificate (ca.key)
+                /// key of that authority (ca.key)
                 #[argh(option, default = "PathBuf::from(\"ca.key\")")]
                 pub(in crate::client) ca_key: PathBuf,
                 /// authority of the server (cacert.pem)
                 #[argh(option, default = "PathBuf::from(\"cacert.pem\")")]
                 pub(in crate::client) server_ca: PathBuf,
-                /// type of our key: ed25519 (default), p256, p384, rsa2048 or rsa4096
+                /// type of a new key: ed25519 (default), p256, p384, rsa2048 or rsa4096
                 #[argh(option, default = "KeyType::default()")]
                 pub(in crate::client) key_type: KeyType,
             }
@@ -186,7 +185,7 @@ pub(super) use policy::{AddPolicy, PolicyInfo, PolicyToAdd, RemovePolicy, Replac
 pub(super) use unikernel::{Create, Destroy, Get, Info, Restart, Rollback, Start, Stop};
 
 command! {
-    /// Connect with a signed certificate, and have its command carried out.
+    /// Connect with a signed certificate, and run its command.
     Certificate, "certificate", {
         /// the certificate, followed by those above it
         #[argh(positional)]
@@ -200,101 +199,100 @@ command! {
         /// authority of the server (cacert.pem)
         #[argh(option, default = "PathBuf::from(\"cacert.pem\")")]
         pub(super) server_ca: PathBuf,
-        /// the image, if the certificate creates a unikernel
+        /// image to send, if the certificate creates a unikernel
         #[argh(option)]
         pub(super) image: Option<PathBuf>,
-        /// the content, if the certificate sets that of a block device
+        /// content to send, if the certificate fills a block device
         #[argh(option)]
         pub(super) data: Option<PathBuf>,
-        /// zlib level of the upload, 1 to 9, if the certificate announces a compressed one (9)
+        /// zlib level of the upload, 1 to 9, if the certificate announces a compressed stream (9)
         #[argh(option, from_str_fn(level))]
         pub(super) compression_level: Option<u32>,
-        /// file to store it in, if the certificate gets an image or dumps a block device; must not exist
-        /// (NAME.TIME in the current directory)
+        /// file to store a download in; must not exist (NAME.TIME in the current directory)
         #[argh(option, short = 'o')]
         pub(super) output: Option<PathBuf>,
     }
 }
 
 command! {
-    /// Sign a request: writes the certificate as NAME.pem, NAME being that in the request.
+    /// Sign a request, and write the certificate to NAME.pem, where NAME is its common name.
     Sign, "sign", {
-        /// the authority's certificate, perhaps followed by those above it
+        /// certificate of the authority, optionally followed by those above it
         #[argh(positional)]
         pub(super) cacert: PathBuf,
-        /// list of issued certificates, to which a line is added
+        /// list of issued certificates; a line is added
         #[argh(positional)]
         pub(super) db: PathBuf,
-        /// the authority's key
+        /// key of the authority
         #[argh(positional)]
         pub(super) key: PathBuf,
-        /// the signing request
+        /// signing request
         #[argh(positional)]
         pub(super) csr: PathBuf,
-        /// days of validity; default 365 for a policy and a server, 1 for a command
+        /// days of validity; default 365 for a policy or a server, 1 for a command
         #[argh(option, from_str_fn(number))]
         pub(super) days: Option<u32>,
         /// hours of validity, instead of days
         #[argh(option, from_str_fn(number))]
         pub(super) hours: Option<u32>,
-        /// replace a certificate file that exists; make a second authority of a name, with another key
+        /// replace an existing certificate file; allow a second key for an authority
         #[argh(switch)]
         pub(super) force: bool,
-        /// the request is for the certificate of a server, and carries no command
+        /// issue a server certificate, from a request without a command
         #[argh(switch)]
         pub(super) server: bool,
-        /// sign without asking on a terminal
+        /// do not ask for confirmation
         #[argh(switch, short = 'y')]
         pub(super) yes: bool,
-        /// show what would be signed, and write nothing
+        /// print what would be signed, and write nothing
         #[argh(switch)]
         pub(super) dry_run: bool,
     }
 }
 
 command! {
-    /// Revoke certificates: writes the authority's CRL.
+    /// Revoke certificates, and write the CRL of the authority.
     Revoke, "revoke", {
-        /// the authority's certificate
+        /// certificate of the authority
         #[argh(positional)]
         pub(super) cacert: PathBuf,
-        /// the authority's key
+        /// key of the authority
         #[argh(positional)]
         pub(super) key: PathBuf,
         /// list of issued certificates
         #[argh(positional)]
         pub(super) db: PathBuf,
-        /// serial numbers or names of that list, or serial:HEX for any number; none to renew the list
+        /// a name or serial number in that list, serial:HEX, or file: and a certificate file; none to renew the CRL
         #[argh(positional)]
         pub(super) certificate: Vec<String>,
         /// the CRL (CACERT with .crl for .pem)
         #[argh(option)]
         pub(super) crl: Option<PathBuf>,
-        /// days until the list has to be renewed (30)
+        /// days of validity of the CRL (30)
         #[argh(option, default = "authority::CRL_DAYS", from_str_fn(number))]
         pub(super) days: u32,
     }
 }
 
 command! {
-    /// Show certificates, requests, CRLs and state files in words.
+    /// Show certificates, requests, CRLs, keys and state files in words.
     Show, "show", {
-        /// files; without one, or for - after --, standard input
+        /// files; standard input if none, or for - after --
         #[argh(positional)]
         pub(super) file: Vec<PathBuf>,
-        /// certificates that are trusted
+        /// trusted certificates
         #[argh(option)]
         pub(super) cacert: Option<PathBuf>,
     }
 }
 
 command! {
-    /// Make a root authority (cacert.pem, NAME.key) and the certificate of a server.
+    /// Create a root authority (cacert.pem, NAME.key) and a server certificate.
     Generate, "generate", {
         /// name of the authority
         #[argh(positional)]
         pub(super) name: String,
-        /// list of issued certificates, to which a line is added
+        /// list of issued certificates; a line is added
         #[argh(positional)]
         pub(super) db: PathBuf,
         /// days of validity of the authority (3650)
@@ -303,13 +301,13 @@ command! {
         /// name of the server (server)
         #[argh(option, default = "\"server\".to_owned()")]
         pub(super) server: String,
-        /// days of validity of the server's certificate (365)
+        /// days of validity of the server certificate (365)
         #[argh(option, default = "365", from_str_fn(number))]
         pub(super) server_days: u32,
         /// type of new keys: ed25519 (default), p256, p384, rsa2048 or rsa4096
         #[argh(option, default = "KeyType::default()")]
         pub(super) key_type: KeyType,
-        /// replace certificate files that exist; keys are always kept
+        /// replace existing certificate files; keys are always kept
         #[argh(switch)]
         pub(super) force: bool,
     }

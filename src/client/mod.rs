@@ -114,6 +114,7 @@ fn help(output: &mut Output) -> Result<(), ClientError> {
 }
 
 fn generate(arguments: &arguments::Generate, output: &mut Output) -> Result<(), ClientError> {
+    output.set_verbosity(arguments.common());
     let order = GenerateOrder {
         name: &arguments.name,
         database: &arguments.db,

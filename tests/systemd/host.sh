@@ -55,7 +55,7 @@ done
 # The tour of the README, to the letter: installed it is already.
 sources=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$sources"
-tour=$(sed -n '/^## Five minutes/,/^## From/s/^    //p' README.md)
+tour=$(sed -n '/^## Tour/,/^## Moving/s/^    //p' README.md)
 [[ $tour == *'petrel create hello'* ]]
 while IFS= read -r command; do
     case $command in

@@ -12,7 +12,7 @@ use crate::name::Name;
 command_to_daemon! {
     /// Show block devices.
     BlockInfo, "block", {
-        /// block device, or path with everything below it (:)
+        /// block device, or path and everything below it (:)
         #[argh(option, default = "Name::default()")]
         pub(in crate::client) name: Name,
     }
@@ -21,13 +21,13 @@ command_to_daemon! {
 command_to_daemon! {
     /// Create a block device.
     CreateBlock, "create-block", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
-        /// MB
+        /// size in MB
         #[argh(positional, from_str_fn(device_size))]
         pub(in crate::client) size: u32,
-        /// file with its first content
+        /// file with its content
         #[argh(option)]
         pub(in crate::client) data: Option<PathBuf>,
         /// zlib level of the upload, 0 to 9; default 0 to a local socket, 9 over TLS and in a request
@@ -39,12 +39,12 @@ command_to_daemon! {
 command_to_daemon! {
     /// Replace the content of a block device.
     SetBlock, "set-block", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
         #[argh(positional)]
         pub(in crate::client) file: PathBuf,
-        /// take an empty file, too: the whole device becomes zero
+        /// accept an empty file, which makes the whole device zero
         #[argh(switch, short = 'f')]
         pub(in crate::client) force: bool,
         /// zlib level of the upload, 0 to 9; default 0 to a local socket, 9 over TLS and in a request
@@ -56,7 +56,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Store the content of a block device in a file.
     DumpBlock, "dump-block", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
         /// zlib level of the transfer, 0 to 9; default 0 from a local socket, 9 over TLS and in a request
@@ -71,7 +71,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Delete a block device.
     DestroyBlock, "destroy-block", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }

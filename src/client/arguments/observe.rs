@@ -14,19 +14,19 @@ use crate::wire::BridgeTap;
 command_to_daemon! {
     /// Show the console of a unikernel, and follow it.
     Console, "console", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
         /// lines of history (20)
         #[argh(option, default = "20", from_str_fn(number))]
         pub(in crate::client) count: u32,
-        /// history from this time (RFC 3339) or date on, instead of --count
+        /// history since this time (RFC 3339) or date, instead of --count
         #[argh(option, from_str_fn(since))]
         pub(in crate::client) since: Option<OffsetDateTime>,
-        /// follow until the run has ended, and tell how; the default on the host itself
+        /// exit when the run ends; default on a local socket
         #[argh(switch)]
         pub(in crate::client) follow: bool,
-        /// show the history only
+        /// print the history only
         #[argh(switch)]
         pub(in crate::client) no_follow: bool,
     }
@@ -35,7 +35,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// List the consoles of unikernels that have ended.
     InactiveConsoles, "inactive-consoles", {
-        /// path with everything below it (:)
+        /// path and everything below it (:)
         #[argh(option, short = 'p', default = "Path::ROOT", from_str_fn(path))]
         pub(in crate::client) path: Path,
     }
@@ -44,22 +44,22 @@ command_to_daemon! {
 command_to_daemon! {
     /// Follow the statistics of unikernels.
     Stats, "stats", {
-        /// unikernel, or path with everything below it (:)
+        /// unikernel, or path and everything below it (:)
         #[argh(option, short = 'n', default = "Name::default()")]
         pub(in crate::client) name: Name,
-        /// a line of JSON for each record, instead of text or a table
+        /// print a line of JSON per sample, instead of text or a table
         #[argh(switch)]
         pub(in crate::client) json: bool,
     }
 }
 
 command_to_daemon! {
-    /// Have the statistics of a process gathered; on the host itself only.
+    /// Observe a process; local socket only.
     StatsAdd, "stats-add", {
         /// process id of the tender
         #[argh(positional, from_str_fn(process))]
         pub(in crate::client) pid: u32,
-        /// name to gather them under (:)
+        /// name of the process in statistics (:)
         #[argh(option, short = 'n', default = "Name::default()")]
         pub(in crate::client) name: Name,
         /// device of FreeBSD's vmm
@@ -72,9 +72,9 @@ command_to_daemon! {
 }
 
 command_to_daemon! {
-    /// Have statistics gathered no longer; on the host itself only.
+    /// Stop observing a process; local socket only.
     StatsRemove, "stats-remove", {
-        /// name they are gathered under (:)
+        /// name of the process in statistics (:)
         #[argh(option, short = 'n', default = "Name::default()")]
         pub(in crate::client) name: Name,
     }

@@ -13,7 +13,7 @@ use crate::policy::CpuId;
 command_to_daemon! {
     /// Show policies.
     PolicyInfo, "policy", {
-        /// path with everything below it (:)
+        /// path and everything below it (:)
         #[argh(option, short = 'p', default = "Path::ROOT", from_str_fn(path))]
         pub(in crate::client) path: Path,
     }
@@ -44,16 +44,16 @@ macro_rules! add_policy {
                 /// memory in MB (512)
                 #[argh(option, default = "512", from_str_fn(number))]
                 pub(in crate::client) mem: u64,
-                /// host CPU that may be used, repeatable (0)
+                /// allow this host CPU, repeatable (0)
                 #[argh(option, from_str_fn(number))]
                 pub(in crate::client) cpu: Vec<CpuId>,
-                /// block storage in MB; without it block devices are not allowed
+                /// block storage in MB (none)
                 #[argh(option, from_str_fn(number))]
                 pub(in crate::client) block: Option<u64>,
                 /// the same as --block
                 #[argh(option, from_str_fn(number))]
                 pub(in crate::client) size: Option<u64>,
-                /// bridge that may be used, repeatable
+                /// allow this bridge, repeatable (none)
                 #[argh(option, from_str_fn(host_name))]
                 pub(in crate::client) network: Vec<String>,
                 /// the same as --network

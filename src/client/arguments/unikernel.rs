@@ -42,19 +42,19 @@ macro_rules! command_with_settings {
                 /// the same as --restart
                 #[argh(switch)]
                 pub(in crate::client) restart_on_fail: bool,
-                /// restart only after this exit code, repeatable, with --restart
+                /// restart only after this exit code, repeatable; requires --restart
                 #[argh(option, from_str_fn(number))]
                 pub(in crate::client) exit_code: Vec<u8>,
-                /// start order after a restart of the host, lower first (50)
+                /// position in the start order, lower first (50)
                 #[argh(option, from_str_fn(number))]
                 pub(in crate::client) startup: Option<u32>,
                 /// do not pass --name to the unikernel
                 #[argh(switch)]
                 pub(in crate::client) no_add_name: bool,
-                /// number of virtual CPUs, bhyve only (1)
+                /// virtual CPUs, bhyve only (1)
                 #[argh(option, default = "1", from_str_fn(number))]
                 pub(in crate::client) cpus: u16,
-                /// boot partition, bhyve with Linux only
+                /// boot Linux from this partition, bhyve only
                 #[argh(option, from_str_fn(host_name))]
                 pub(in crate::client) linux_boot: Option<String>,
             }
@@ -83,7 +83,7 @@ macro_rules! command_with_settings {
 command_with_settings! {
     /// Create a unikernel.
     Create, "create", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
         #[argh(positional)]
@@ -91,7 +91,7 @@ command_with_settings! {
         /// solo5 (default) or bhyve
         #[argh(option, default = "Kind::Solo5", from_str_fn(kind))]
         pub(in crate::client) typ: Kind,
-        /// replace a running unikernel of that name
+        /// replace a unikernel of that name
         #[argh(switch, short = 'f')]
         pub(in crate::client) force: bool,
         /// zlib level of the upload, 0 to 9; default 0 to a local socket, 9 over TLS and in a request
@@ -103,37 +103,37 @@ command_with_settings! {
 command_with_settings! {
     /// Stop a unikernel, and start it again.
     Restart, "restart", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
-        /// replace its settings by those given here; what is not given gets its default
+        /// replace all settings; those not given get their defaults
         #[argh(switch)]
         pub(in crate::client) replace_arguments: bool,
     }
 }
 
 command_to_daemon! {
-    /// Stop a unikernel and forget it.
+    /// Stop and delete a unikernel.
     Destroy, "destroy", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
 }
 
 command_to_daemon! {
-    /// Stop a unikernel, and keep it down until it is started.
+    /// Stop a unikernel until it is started.
     Stop, "stop", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
 }
 
 command_to_daemon! {
-    /// Start a unikernel that was stopped, or has ended.
+    /// Start a unikernel that was stopped or has ended.
     Start, "start", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
@@ -142,7 +142,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Return a unikernel to its previous image and settings.
     Rollback, "rollback", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
     }
@@ -151,10 +151,10 @@ command_to_daemon! {
 command_to_daemon! {
     /// Show unikernels.
     Info, "info", {
-        /// unikernel, or path with everything below it (:)
+        /// unikernel, or path and everything below it (:)
         #[argh(option, short = 'n', default = "Name::default()")]
         pub(in crate::client) name: Name,
-        /// ask for what only Petrel tells, also in a request, and of nobody else
+        /// ask for details only, which only Petrel knows
         #[argh(switch)]
         pub(in crate::client) details: bool,
     }
@@ -163,7 +163,7 @@ command_to_daemon! {
 command_to_daemon! {
     /// Store the image of a unikernel in a file.
     Get, "get", {
-        /// PATH:LABEL, over TLS and in requests the label alone
+        /// PATH:LABEL; over TLS and in requests only LABEL
         #[argh(positional)]
         pub(in crate::client) name: Name,
         /// zlib level of the transfer, 0 to 9; default 0 from a local socket, 9 over TLS and in a request
