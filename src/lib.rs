@@ -3,8 +3,8 @@
 //! The map of the house, one line a room. *Pure* rooms do no I/O and read no clock;
 //! *host* rooms do I/O and decide nothing.
 //!
-//! What comments cite as WIRE and BEHAVIOUR, with a chapter, are descriptions of albatross 2.7.2: its protocol,
-//! certificates and files, and what its programs do. petrel-wire(5) has the gist of the former.
+//! Comments cite documents by chapter: `WIRE` is doc/protocol.md, `BEHAVIOUR` doc/albatross-behaviour.md, `SOLO5`
+//! doc/solo5.md; `W1` to `W78` are the rows of doc/albatross-bugs.md.
 #![warn(clippy::pedantic)]
 #![allow(
     clippy::module_name_repetitions,
