@@ -14,11 +14,12 @@ folder=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/usr/local
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
+www=$(sed -n 's/^repository = "\(.*\)"/\1/p' "$here/../../Cargo.toml")
 
 rm -rf "$folder/root"
 DESTDIR=$folder/root PREFIX=$prefix SERVICES=rc.d sh "$here/../install.sh"
 (cd "$folder/root" && find . -type f | sed 's|^\.||' | sort) >"$folder/plist"
-sed -e "s|@VERSION@|$version|" -e "s|@PREFIX@|$prefix|g" "$here/MANIFEST.in" >"$folder/+MANIFEST"
+sed -e "s|@VERSION@|$version|" -e "s|@WWW@|$www|" -e "s|@PREFIX@|$prefix|g" "$here/MANIFEST.in" >"$folder/+MANIFEST"
 if command -v pkg >/dev/null; then
     pkg create -M "$folder/+MANIFEST" -p "$folder/plist" -r "$folder/root" -o "$folder"
 fi
