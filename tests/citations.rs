@@ -118,6 +118,26 @@ fn every_test_that_a_document_names_exists() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Newcomers follow these files first.
+#[test]
+fn every_file_that_guides_for_newcomers_name_exists() {
+    const PREFIXES: [&str; 6] = ["src/", "tests/", "contrib/", "fuzz/", "man/", "doc/"];
+    let mut missing = Vec::new();
+    for guide in ["doc/architecture.md", "CONTRIBUTING.md", "RELEASING.md"] {
+        let text = read(guide);
+        let named: BTreeSet<_> = code_spans(&text)
+            .filter(|span| PREFIXES.iter().any(|prefix| span.starts_with(prefix)))
+            .filter_map(|span| span.split_whitespace().next())
+            .collect();
+        for file in named {
+            if !root().join(file).exists() {
+                missing.push(format!("{guide}: {file}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 #[test]
 fn every_relative_link_leads_to_a_file() {
     let mut wrong = Vec::new();
