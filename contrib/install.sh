@@ -35,7 +35,7 @@ each() {
     for page in "$here"/man/*; do
         "$1" "$page" 644 "share/man/man${page##*.}/${page##*/}"
     done
-    for text in README.md SPECIFICATION.md LICENSE contrib/albatross.md contrib/inetd/*; do
+    for text in README.md SPECIFICATION.md CHANGELOG.md SECURITY.md LICENSE contrib/albatross.md 'contrib/inetd/*' 'doc/*'; do
         for file in "$here"/$text; do
             "$1" "$file" 644 "share/doc/petrel/${file##*/}"
         done

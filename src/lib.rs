@@ -2,8 +2,8 @@
 //!
 //! Map of the crate, one line a module. *Pure* modules do no I/O and read no clock; `host` does I/O and decides nothing.
 //!
-//! Comments cite descriptions of albatross 2.7.2 and Solo5 by chapter: WIRE is `doc/protocol.md`, BEHAVIOUR is
-//! `doc/albatross-behaviour.md`, SOLO5 is `doc/solo5.md`.
+//! Comments cite documents by chapter: `WIRE` is doc/protocol.md, `BEHAVIOUR` doc/albatross-behaviour.md, `SOLO5`
+//! doc/solo5.md; `W1` to `W78` are the rows of doc/albatross-bugs.md.
 #![warn(clippy::pedantic)]
 #![allow(
     clippy::module_name_repetitions,

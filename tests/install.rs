@@ -73,6 +73,10 @@ fn what_is_installed_is_complete_and_uninstalled_again() {
             let path = format!("/opt/petrel/share/man/man{section}/{page}");
             assert!(found.contains(&path), "{path}");
         }
+        for document in names("doc") {
+            let path = format!("/opt/petrel/share/doc/petrel/{document}");
+            assert!(found.contains(&path), "{path}");
+        }
         // What a page names below the prefix is there, and none names what is in the sources only.
         let mut documents = 0;
         for page in names("man") {

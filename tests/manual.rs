@@ -647,7 +647,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in an answer of the console daemon", size(MAX_MESSAGE)),
         format!(
             "{} for the statistics daemon to answer",
-            time(host::STATISTICS_TIMEOUT)
+            time(host::statistics::REPLY_TIMEOUT)
         ),
         format!(
             "{} waiting for the statistics daemon",

@@ -66,7 +66,7 @@ fn older_and_laxer_messages_are_read() {
     differences.finish();
 }
 
-/// What albatross accepts in a value although no released encoder writes it: this is refused (DESIGN). Read without
+/// What albatross accepts in a value although no released encoder writes it: this is refused. Read without
 /// the code under test.
 fn laxness(bytes: &[u8]) -> Option<&'static str> {
     let mut found = None;
@@ -337,4 +337,29 @@ fn state_files_of_a_running_albatross_are_read() {
 
 fn sha256(bytes: &[u8]) -> String {
     to_hex(&sha2::Sha256::digest(bytes))
+}
+
+#[test]
+fn the_examples_of_the_document_are_read_and_written() {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/doc/protocol.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let (_, appendix) = document.split_once("## Appendix A").unwrap();
+    let mut examples = 0;
+    for (name, hex) in appendix
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .filter(|(name, _)| !name.contains(' '))
+    {
+        let bytes = from_hex(hex);
+        let written = if name.starts_with("ext-") {
+            CertExtension::decode(&bytes).unwrap().encode().unwrap()
+        } else if name.starts_with("state-") {
+            albatross::State::decode(&bytes).unwrap().encode().unwrap()
+        } else {
+            Message::decode(&bytes).unwrap().encode().unwrap()
+        };
+        assert_eq!(to_hex(&written), hex, "{name}");
+        examples += 1;
+    }
+    assert!(examples > 20, "only {examples} examples found");
 }

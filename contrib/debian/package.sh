@@ -14,6 +14,7 @@ mkdir -p "$1"
 directory=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
+homepage=$(sed -n 's/^repository = "\(.*\)"/\1/p' "$here/../../Cargo.toml")
 architecture=$(dpkg --print-architecture)
 
 # What was linked with a library needs no older one.
@@ -42,6 +43,7 @@ Depends: libc6 (>= $libc), libgcc-s1, systemd | systemd-standalone-sysusers, sys
 Suggests: prometheus-node-exporter
 Section: admin
 Priority: optional
+Homepage: $homepage
 Description: deploy and supervise Solo5 unikernels
  Small programs that run MirageOS and other Solo5 unikernels on this host, with
  policies, consoles and statistics, locally and over mutually authenticated

@@ -14,11 +14,12 @@ directory=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=/usr/local
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
+www=$(sed -n 's/^repository = "\(.*\)"/\1/p' "$here/../../Cargo.toml")
 
 rm -rf "$directory/root"
 DESTDIR=$directory/root PREFIX=$prefix SERVICES=rc.d sh "$here/../install.sh"
 (cd "$directory/root" && find . -type f | sed 's|^\.||' | sort) >"$directory/plist"
-sed -e "s|@VERSION@|$version|" -e "s|@PREFIX@|$prefix|g" "$here/MANIFEST.in" >"$directory/+MANIFEST"
+sed -e "s|@VERSION@|$version|" -e "s|@WWW@|$www|" -e "s|@PREFIX@|$prefix|g" "$here/MANIFEST.in" >"$directory/+MANIFEST"
 if command -v pkg >/dev/null; then
     pkg create -M "$directory/+MANIFEST" -p "$directory/plist" -r "$directory/root" -o "$directory"
 fi

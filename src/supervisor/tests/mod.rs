@@ -10,6 +10,7 @@ mod requests;
 mod restarts;
 mod standing;
 mod successor;
+mod weaknesses;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
