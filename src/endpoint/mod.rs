@@ -6,6 +6,7 @@
 
 mod audit;
 mod end;
+mod expiry;
 mod frames;
 mod image;
 mod listener;
@@ -59,6 +60,7 @@ pub use places::COMMAND_PART;
 use places::{ConnectionLimits, Occupation};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, UPLOAD_STEP, relay};
 pub use standing::RECHECK;
+use expiry::Validity;
 use standing::Standing;
 pub use stream::SecureStream;
 
@@ -372,6 +374,7 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
             options.crl_beside().display()
         );
     }
+    warn_of_expiry(credentials.validities());
     credentials.check().map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
     let program = Program {
@@ -383,6 +386,14 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
     sandbox::keep_only(PRIVILEGES);
     sandbox::confine(&[Need::Programs], Breach::Refuse);
     listener::serve(listener, &program, limits(options)).map_err(failed)
+}
+
+/// Warns of the own certificates that have expired or are about to.
+fn warn_of_expiry(certificates: &[Validity]) {
+    let now = UnixTime::now();
+    for warning in certificates.iter().filter_map(|one| one.warning(now)) {
+        warn!("{warning}");
+    }
 }
 
 /// Says that no command could reach a daemon, where that is so now.
@@ -497,9 +508,16 @@ fn converse(
         return audit.write(Outcome::Gone, &format!("connection lost: {error}"));
     }
     let anchor = credentials.anchor().clone();
+    let validities = credentials.validities().to_vec();
     let accepted = match tls::accept(socket, credentials, lists.clone(), deadline) {
-        Ok(accepted) => accepted,
+        Ok(accepted) => {
+            warn_of_expiry(&validities);
+            accepted
+        }
         Err(error) => {
+            if error.why.is_about_our_certificate() {
+                warn_of_expiry(&validities);
+            }
             let _ = socket.shutdown(Shutdown::Write);
             if let Some(leaf) = &error.unverified {
                 audit.unverified(leaf);

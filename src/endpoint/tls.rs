@@ -19,6 +19,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
 use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
 
+use super::expiry::{Role, Validity};
 use super::lists::Lists;
 use super::stream::{SecureStream, wait};
 use crate::chain::Certificate;
@@ -35,6 +36,7 @@ pub struct Credentials {
     anchor: Anchor,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    validities: Vec<Validity>,
 }
 
 /// A connection whose handshake succeeded.
@@ -87,6 +89,19 @@ pub enum HandshakeFailure {
     Setup(rustls::Error),
 }
 
+impl HandshakeFailure {
+    /// Whether the client refused the certificate of this server.
+    pub fn is_about_our_certificate(&self) -> bool {
+        use rustls::AlertDescription as Alert;
+        matches!(
+            self,
+            Self::Protocol(rustls::Error::AlertReceived(
+                Alert::CertificateExpired | Alert::BadCertificate | Alert::CertificateUnknown
+            ))
+        )
+    }
+}
+
 impl Credentials {
     /// Reads the trusted certificate, of which `ca` holds exactly one, the server's certificates and its key.
     pub fn read(ca: &Path, certificate: &Path, key: &Path) -> Result<Self, CredentialsError> {
@@ -106,7 +121,22 @@ impl Credentials {
             return Err(content(certificate, "no certificate"));
         }
         let key = private_key(key, &chain)?;
-        Ok(Self { anchor, chain, key })
+        let trusted = Validity::read(ca, Role::Trusted, &trusted);
+        let shown = chain
+            .iter()
+            .filter_map(|der| Validity::read(certificate, Role::Shown, der));
+        let validities = trusted.into_iter().chain(shown).collect();
+        Ok(Self {
+            anchor,
+            chain,
+            key,
+            validities,
+        })
+    }
+
+    /// Validity of the trusted certificate and of those of the server.
+    pub fn validities(&self) -> &[Validity] {
+        &self.validities
     }
 
     /// What client certificates must lead to.
