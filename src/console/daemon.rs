@@ -176,7 +176,7 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
     daemon::runtime_folders(&options.tmpdir)
         .map_err(|(path, error)| DaemonError::Folder(path, error))?;
     let open =
-        |path: &Path| File::open(path).map_err(|error| DaemonError::Folder(path.to_owned(), error));
+        |path: &Path| File::open(path).map_err(|error| DaemonError::Open(path.to_owned(), error));
     let fifos = open(&fifo_folder)?;
     let archives = options.archives()?;
     let logs = options.log_dir.as_deref().map(open).transpose()?;

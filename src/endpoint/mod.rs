@@ -49,6 +49,7 @@ use crate::tls::PORT;
 
 use audit::{Audit, Outcome};
 pub use end::{End, Fault, Verdict};
+use expiry::Validity;
 pub use frames::{Answers, RawStream, UploadError};
 use listener::Program;
 pub use listener::{BACKLOG, SHORTAGE};
@@ -60,7 +61,6 @@ pub use places::COMMAND_PART;
 use places::{ConnectionLimits, Occupation};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, UPLOAD_STEP, relay};
 pub use standing::RECHECK;
-use expiry::Validity;
 use standing::Standing;
 pub use stream::SecureStream;
 
@@ -109,7 +109,7 @@ pub struct Options {
     pub ip: Option<IpAddr>,
 
     /// listen on this TCP port (1025); 0 for any, which is printed
-    #[argh(option)]
+    #[argh(option, from_str_fn(port))]
     pub port: Option<u16>,
 
     /// serve the one connection that is standard input; the default if it is a connection
@@ -375,7 +375,9 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
         );
     }
     warn_of_expiry(credentials.validities());
-    credentials.check().map_err(EndpointError::Credentials)?;
+    credentials
+        .check(&options.certificate, &options.key)
+        .map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
     let program = Program {
         arguments: arguments(options, &lists),
@@ -620,6 +622,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
         _ => Err(format!("'{text}' is no number of seconds from 1 to 86400")),
     }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let wrong = |_| format!("invalid port '{text}': expected 0 to {}", u16::MAX);
+    text.parse().map_err(wrong)
 }
 
 fn connections(text: &str) -> Result<usize, String> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -60,7 +60,7 @@ pub enum CredentialsError {
     /// This file does not hold what it should.
     Content(String, String),
     /// Certificate and key do not make a server.
-    Pair(rustls::Error),
+    Pair(PathBuf, PathBuf, rustls::Error),
 }
 
 /// Why no TLS connection came about.
@@ -145,10 +145,11 @@ impl Credentials {
     }
 
     /// Whether certificate and key make a server.
-    pub fn check(self) -> Result<(), CredentialsError> {
+    pub fn check(self, certificate: &Path, key: &Path) -> Result<(), CredentialsError> {
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
         self.server(Arc::default())
             .map(|_| ())
-            .map_err(CredentialsError::Pair)
+            .map_err(|error| CredentialsError::Pair(certificate, key, error))
     }
 
     fn server(self, lists: Arc<Lists>) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
@@ -441,9 +442,11 @@ impl fmt::Display for CredentialsError {
             Self::Read(file, error) => write!(f, "cannot read {file}: {error}"),
             Self::Key(error) => error.fmt(f),
             Self::Content(file, reason) => write!(f, "{file}: {reason}"),
-            Self::Pair(error) => write!(
+            Self::Pair(certificate, key, error) => write!(
                 f,
-                "the certificate and the key cannot be used: {}",
+                "the certificate in '{}' and the key in '{}' cannot be used together: {}",
+                certificate.display(),
+                key.display(),
                 tls::describe(error)
             ),
         }

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 
+use super::images::ImageError;
 use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::store::{self, Content, Found};
-use super::images::ImageError;
 use super::tender::Tenders;
 use super::{Options, System, block, check_zvols, images, protection, resources, tap, tender};
 use crate::command_line;
@@ -145,9 +145,7 @@ impl Report {
         wanted: impl IntoIterator<Item = ImageDigest>,
     ) -> Option<Vec<String>> {
         match images::superfluous(database, wanted.into_iter()) {
-            Err(ImageError::File(_, _, error)) if error.kind() == ErrorKind::NotFound => {
-                None
-            }
+            Err(ImageError::File(_, _, error)) if error.kind() == ErrorKind::NotFound => None,
             unwanted => self.note(unwanted),
         }
     }

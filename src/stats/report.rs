@@ -188,7 +188,7 @@ impl Place {
             None => &path,
         };
         let opened = File::open(folder);
-        let folder = opened.map_err(|error| DaemonError::Folder(folder.to_owned(), error))?;
+        let folder = opened.map_err(|error| DaemonError::Open(folder.to_owned(), error))?;
         let name = path.file_name().unwrap_or_default().to_owned();
         Ok(Self { path, folder, name })
     }
