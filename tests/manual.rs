@@ -697,7 +697,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             size(endpoint::MAX_LIST_FILE)
         ),
         format!(
-            "{} days before a revocation list expires",
+            "{} days before a revocation list or an own certificate expires",
             endpoint::EXPIRY_NOTICE.as_secs() / 86_400
         ),
         format!("{} revocation lists", endpoint::MAX_LISTS),
