@@ -34,6 +34,8 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 pub enum DaemonError {
     /// The directory is missing and cannot be made, or is none.
     Directory(PathBuf, io::Error),
+    /// The directory cannot be opened.
+    Open(PathBuf, io::Error),
     /// Listening on this socket failed.
     Listen(PathBuf, io::Error),
     /// No socket was handed over.
@@ -249,6 +251,9 @@ impl fmt::Display for DaemonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path, error) => explain_runtime_directory(f, path, error),
+            Self::Open(path, error) => {
+                write!(f, "cannot open the directory '{}': {error}", path.display())
+            }
             Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
             Self::Activation(error) => {
                 write!(f, "no socket to listen on was handed over: {error}")

@@ -80,19 +80,27 @@ pub enum Exposure {
 /// # Errors
 /// When others have access to the file, or its key cannot be read.
 pub fn read(path: &Path) -> Result<Vec<u8>, KeyFileError> {
-    read_text(path)
-        .and_then(|text| from_pem(&text))
-        .map_err(|fault| KeyFileError {
-            path: path.to_owned(),
-            fault,
-        })
+    read_checked(path).map_err(|fault| KeyFileError {
+        path: path.to_owned(),
+        fault,
+    })
 }
 
-fn read_text(path: &Path) -> Result<Vec<u8>, KeyFault> {
+fn read_checked(path: &Path) -> Result<Vec<u8>, KeyFault> {
     let file = File::open(path).map_err(KeyFault::Io)?;
     // The file that is read, not one that has its name by now.
     let status = file.metadata().map_err(KeyFault::Io)?;
-    check_access(status.uid(), status.mode(), geteuid().as_raw()).map_err(KeyFault::Access)?;
+    let access = check_access(status.uid(), status.mode(), geteuid().as_raw());
+    let key = read_text(file).and_then(|text| from_pem(&text));
+    match (key, access) {
+        // Another file was given by mistake: who can read it does not matter.
+        (Err(fault @ (KeyFault::Missing | KeyFault::Pem(_))), _) => Err(fault),
+        (_, Err(exposure)) => Err(KeyFault::Access(exposure)),
+        (key, Ok(())) => key,
+    }
+}
+
+fn read_text(file: File) -> Result<Vec<u8>, KeyFault> {
     let mut text = Vec::new();
     file.take(MAX_KEY_FILE + 1)
         .read_to_end(&mut text)
@@ -342,6 +350,22 @@ mod tests {
         let file = 0o100_000;
         let exposure = check_access(petrel, file | 0o644, petrel);
         assert_eq!(exposure, Err(Exposure::Mode(0o644)));
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_named_as_such_whoever_can_read_it() {
+        let open = |content: &str| {
+            let path = std::env::temp_dir().join(format!("petrel-no-key-{}", std::process::id()));
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+                .unwrap();
+            let error = read(&path).unwrap_err();
+            std::fs::remove_file(&path).unwrap();
+            error.fault
+        };
+        assert!(matches!(open("0a server\n"), KeyFault::Missing));
+        let key = format!("-----BEGIN {LABEL}-----\nMAA=\n-----END {LABEL}-----\n");
+        assert!(matches!(open(&key), KeyFault::Access(_)));
     }
 
     #[test]

@@ -647,7 +647,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in an answer of the console daemon", size(MAX_MESSAGE)),
         format!(
             "{} for the statistics daemon to answer",
-            time(host::statistics::REPLY_TIMEOUT)
+            time(host::STATISTICS_REPLY_TIMEOUT)
         ),
         format!(
             "{} waiting for the statistics daemon",
@@ -730,7 +730,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a file of a private key", size(MAX_KEY_FILE)),
         format!("{} in a file of CRLs", size(endpoint::MAX_CRL_FILE)),
         format!(
-            "{} days before a CRL expires",
+            "{} days before a CRL or an own certificate expires",
             endpoint::EXPIRY_NOTICE.as_secs() / 86_400
         ),
         format!("{} CRLs", endpoint::MAX_CRLS),

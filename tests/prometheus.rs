@@ -312,6 +312,17 @@ fn the_same_text_is_served_over_http_on_standard_input_and_output() {
 }
 
 #[test]
+fn a_directory_that_is_missing_is_named() {
+    let host = Host::prepared(Setup::default());
+    let mut command = host.command("petrel-stats");
+    let ended = run(command.args(["--tmpdir", "run", "--prometheus", "nowhere/petrel.prom"]));
+    assert_eq!(ended.code(), 124, "{ended:?}");
+    let problem = "cannot open the directory 'nowhere': ";
+    assert!(ended.stderr.contains(problem), "{ended:?}");
+    assert!(!ended.stderr.contains("--tmpdir"), "{ended:?}");
+}
+
+#[test]
 fn a_file_that_is_missing_or_old_is_no_answer() {
     let host = Host::prepared(Setup::default());
     let (_, answer) = ask(&host, GET, &[]);

@@ -356,6 +356,8 @@ fn it_is_said_where_the_crl_has_to_be() {
         "{}",
         root.stdout
     );
+    let quiet = revoke(&directory, 0, &["-q"]);
+    assert_eq!(quiet.stdout.lines().count(), 1, "{quiet:?}");
     let policy = ["add-policy", "tenant", "1", "--mem=32", "--csr"];
     expect(&directory.path(""), 0, &policy);
     let sign = ["sign", "cacert.pem", "db", "root.key", "tenant.req"];

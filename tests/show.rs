@@ -14,7 +14,7 @@ use client::{expect, petrel};
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use petrel::authority::{Key, KeyType, create_request};
-use petrel::policy::Age;
+use petrel::policy::{Age, Policy, UNLIMITED};
 use petrel::show;
 use petrel::unikernel::{Config, FailBehaviour, Kind};
 use petrel::wire::state::State;
@@ -100,13 +100,22 @@ fn every_state_of_the_vectors_is_shown() {
 
 #[test]
 fn a_state_of_ours_tells_which_certificates_are_too_old_for_their_policy() {
+    let unlimited = Policy {
+        unikernels: UNLIMITED,
+        cpus: [0].into(),
+        memory: 64,
+        block: None,
+        bridges: [].into(),
+    };
     let state = State {
+        policies: vec![("c".parse().unwrap(), unlimited)],
         ages: vec![("a:b".parse().unwrap(), Age::new(1_700_000_000))],
         forgotten: vec![("a".parse().unwrap(), Age::new(1_600_000_000))],
         ..State::default()
     };
     let text = show::file(&state.encode().unwrap(), &[], now()).unwrap();
     for line in [
+        "policy: c: unlimited unikernels; 64 MB of memory; CPU ids 0; no block devices; no bridges",
         "newest certificate: a:b: valid from 2023-11-14T22:13:20Z; older ones set no policy",
         "newest certificate: and forgotten, below a: valid from 2020-09-13T12:26:40Z; older ones set no policy",
     ] {

@@ -317,6 +317,22 @@ fn state_files_of_every_release_of_albatross_are_taken_over() {
     }
 }
 
+#[test]
+fn a_check_before_an_import_tells_which_images_have_no_tender() {
+    let host = prepared();
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    fs::create_dir_all(host.path("db")).unwrap();
+    fs::copy(vectors.join("albatross-state.bin"), host.path("db/state")).unwrap();
+    let nowhere = host.path("nowhere");
+    let mut command = host.supervisor_command();
+    let check = run(command.arg("--check").env("PATH", nowhere));
+    assert_eq!(check.code(), 124);
+    for name in ["foo:hello", "foo:bar:quiet"] {
+        let problem = format!("petreld: {name}: no tender: none of solo5-hvt.2");
+        assert!(check.stderr.contains(&problem), "{check:?}");
+    }
+}
+
 /// What clients are told when nothing is being started.
 fn settled(host: &Host) -> (String, String) {
     let mut now = told(host);

@@ -221,8 +221,11 @@ fn ours(import: albatross::Import) -> State {
                     name: one.name,
                     previous: (number % 2 == 0).then(|| version.clone()),
                     version,
-                    standing: [DesiredState::Up, DesiredState::Stopped, DesiredState::Ended(exit)]
-                        [number % 3]
+                    standing: [
+                        DesiredState::Up,
+                        DesiredState::Stopped,
+                        DesiredState::Ended(exit),
+                    ][number % 3]
                         .clone(),
                 })
             })

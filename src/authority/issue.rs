@@ -116,9 +116,12 @@ impl Validity {
             .not_after
             .min(clipped(issuer.not_after, self.not_after));
         if not_before >= not_after {
-            return Err(AuthorityError::Issuer(
-                "has expired, or is not valid yet: nothing can be issued with it".to_owned(),
-            ));
+            let name = issuer.name();
+            return Err(if issuer.not_before > self.not_before.unix_timestamp() {
+                AuthorityError::NotValidYet(name, issuer.not_before)
+            } else {
+                AuthorityError::Expired(name, issuer.not_after)
+            });
         }
         Ok(Self {
             not_before,

@@ -151,11 +151,7 @@ impl Crl {
 
     /// How long it can still be used, if that is less than `notice` and less than a quarter of all the time that it can.
     pub fn ends_soon(&self, now: UnixTime, notice: Duration) -> Option<Duration> {
-        let seconds = |from, to: i64| u64::try_from(to.saturating_sub(from)).unwrap_or(0);
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let quarter = seconds(self.this_update, self.next_update) / 4;
-        let left = seconds(now, self.next_update);
-        (left < notice.as_secs().min(quarter)).then(|| Duration::from_secs(left))
+        super::ends_soon(self.this_update, self.next_update, now, notice)
     }
 
     /// Its issuer's name, in one line.

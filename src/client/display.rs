@@ -154,6 +154,14 @@ impl Output {
         }
     }
 
+    /// A line of advice about what to do after the command, which `--quiet` leaves out.
+    pub(super) fn advice(&mut self, text: &str) -> Result<(), ClientError> {
+        if self.common.warnings {
+            self.line(text)?;
+        }
+        Ok(())
+    }
+
     /// What is done next.
     pub(super) fn step(&self, text: &str) {
         if self.common.steps {

@@ -232,7 +232,7 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
         "CRL {file}: number {}, {} certificates",
         revoked.number, revoked.count
     ))?;
-    output.line(&if revoked.is_root {
+    output.advice(&if revoked.is_root {
         format!(
             "copy it to each host that trusts '{authority}', beside the authority's certificate there, with .crl for .pem, \
              such as {CRL}: until then the host accepts what is revoked"
@@ -242,16 +242,16 @@ fn revoke(arguments: &arguments::Revoke, output: &mut Output) -> Result<(), Clie
          until then the host accepts what is revoked"
             .to_owned()
     })?;
-    output.line(&format!(
+    output.advice(&format!(
         "renew it before {until} by 'petrel revoke' without names, and copy it again: hosts accept no certificate with an \
          expired CRL"
     ))?;
-    output.line(&format!(
+    output.advice(&format!(
         "it is only about what '{authority}' issued itself, and clients do not look at it: the certificates of servers stay \
          good until they end"
     ))?;
     if revoked.entries.iter().any(|entry| !entry.seen) {
-        output.line(&format!(
+        output.advice(&format!(
             "'{}' does not say whether '{}' issued what was revoked by name or number: to be sure, revoke file:CERTIFICATE",
             arguments.db.display(),
             revoked.authority.escape_default()

@@ -568,6 +568,24 @@ impl fmt::Display for Destination {
     }
 }
 
+impl Untrusted {
+    /// What to do about it, where that is known.
+    fn advice(&self) -> Option<&'static str> {
+        use webpki::Error as E;
+        match self {
+            Self::Path(PathError::Webpki(E::UnknownIssuer)) => {
+                Some("give the authority that issued its certificate with --server-ca")
+            }
+            Self::Path(PathError::Webpki(E::CertExpired { .. } | E::CertNotValidYet { .. })) => {
+                Some(
+                    "that certificate is the server's: ask its administrator to renew it, or set the clock here",
+                )
+            }
+            Self::Path(_) | Self::Tenant(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -592,7 +610,12 @@ impl fmt::Display for ConnectError {
                 }
                 Ok(())
             }
-            Self::NotTrusted(reason) => write!(f, "the server is not trusted: {reason}"),
+            Self::NotTrusted(reason) => {
+                write!(f, "the server is not trusted: {reason}")?;
+                reason
+                    .advice()
+                    .map_or(Ok(()), |advice| write!(f, " ({advice})"))
+            }
             Self::Rejected(alert) => {
                 let known = REJECTIONS.iter().find(|(known, _)| known == alert);
                 let reason = known.map_or("it does not say why", |(_, reason)| reason);
@@ -681,6 +704,17 @@ mod tests {
         ] {
             assert_eq!(error.exit_code(), code, "{error}");
         }
+    }
+
+    #[test]
+    fn whoever_does_not_trust_the_server_is_told_what_to_do() {
+        let told =
+            |error| ConnectError::NotTrusted(Untrusted::Path(PathError::Webpki(error))).to_string();
+        assert!(told(webpki::Error::UnknownIssuer).contains("--server-ca"));
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(1));
+        let not_after = time;
+        let expired = told(webpki::Error::CertExpired { time, not_after });
+        assert!(expired.contains("is the server's"), "{expired}");
     }
 
     #[test]

@@ -179,9 +179,8 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
     let fifo_directory = options.tmpdir.join(socket::FIFOS);
     daemon::runtime_directories(&options.tmpdir)
         .map_err(|(path, error)| DaemonError::Directory(path, error))?;
-    let open = |path: &Path| {
-        File::open(path).map_err(|error| DaemonError::Directory(path.to_owned(), error))
-    };
+    let open =
+        |path: &Path| File::open(path).map_err(|error| DaemonError::Open(path.to_owned(), error));
     let fifos = open(&fifo_directory)?;
     let archives = options.archives()?;
     let logs = options.log_dir.as_deref().map(open).transpose()?;

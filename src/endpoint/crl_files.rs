@@ -26,7 +26,7 @@ pub const MAX_CRL_FILE: u64 = 4 << 20;
 /// Most CRLs in all files together.
 pub const MAX_CRLS: usize = 256;
 
-/// From when on the log is told that a list will expire.
+/// Time before the expiry of a list or a certificate from which on the log warns of it.
 pub const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 86_400);
 
 /// What `--crl` and the options with it say: files that are open, as they are read in a sandbox.
@@ -190,12 +190,18 @@ impl CrlFiles {
         match list.check_time(now) {
             Err(error @ CrlError::Expired(_)) if self.accept_expired => {
                 warn!("{}: {error}, and is used nevertheless", file.display());
+                return Ok(());
             }
             outcome => outcome?,
         }
         if let Some(left) = list.ends_soon(now, EXPIRY_NOTICE) {
+            let then = if self.accept_expired {
+                "what is revoked later is accepted then"
+            } else {
+                "no certificate is accepted then"
+            };
             warn!(
-                "{}: the CRL of '{}' expires in {} h; extend it, or no certificate is accepted then",
+                "{}: the CRL of '{}' expires in {} h; renew it by 'petrel revoke' without names, or {then}",
                 file.display(),
                 list.issuer().escape_default(),
                 left.as_secs() / 3600

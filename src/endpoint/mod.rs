@@ -6,6 +6,7 @@
 
 mod audit;
 mod crl_files;
+mod expiry;
 mod frames;
 mod image;
 mod listener;
@@ -49,6 +50,7 @@ use crate::tls::PORT;
 use audit::{Audit, Outcome};
 use crl_files::CrlFiles;
 pub use crl_files::{EXPIRY_NOTICE, MAX_CRL_FILE, MAX_CRLS, read_lists};
+use expiry::Validity;
 pub use frames::{Answers, RawStream, UploadError};
 use listener::Program;
 pub use listener::{BACKLOG, SHORTAGE};
@@ -107,7 +109,7 @@ pub struct Options {
     pub ip: Option<IpAddr>,
 
     /// listen on this TCP port (1025); 0 for any, which is printed
-    #[argh(option)]
+    #[argh(option, from_str_fn(port))]
     pub port: Option<u16>,
 
     /// serve the one connection that is standard input; the default if it is a connection
@@ -374,7 +376,10 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
             options.crl_beside().display()
         );
     }
-    credentials.check().map_err(EndpointError::Credentials)?;
+    warn_of_expiry(credentials.validities());
+    credentials
+        .check(&options.certificate, &options.key)
+        .map_err(EndpointError::Credentials)?;
     let failed = |error| EndpointError::Listen("the socket".to_owned(), error);
     let program = Program {
         arguments: arguments(options, &lists),
@@ -385,6 +390,14 @@ fn listen(listener: &TcpListener, options: &Options) -> Result<(), EndpointError
     sandbox::keep_only(PRIVILEGES);
     sandbox::confine(&[Need::Programs], Breach::Refuse);
     listener::serve(listener, &program, limits(options)).map_err(failed)
+}
+
+/// Warns of the own certificates that have expired or are about to.
+fn warn_of_expiry(certificates: &[Validity]) {
+    let now = UnixTime::now();
+    for warning in certificates.iter().filter_map(|one| one.warning(now)) {
+        warn!("{warning}");
+    }
 }
 
 /// Says that no command could reach a daemon, where that is so now.
@@ -499,9 +512,16 @@ fn converse(
         return audit.write(Outcome::Gone, &format!("connection lost: {error}"));
     }
     let anchor = credentials.anchor().clone();
+    let validities = credentials.validities().to_vec();
     let accepted = match tls::accept(socket, credentials, lists.clone(), deadline) {
-        Ok(accepted) => accepted,
+        Ok(accepted) => {
+            warn_of_expiry(&validities);
+            accepted
+        }
         Err(error) => {
+            if error.why.is_about_our_certificate() {
+                warn_of_expiry(&validities);
+            }
             let _ = socket.shutdown(Shutdown::Write);
             if let Some(leaf) = &error.unverified {
                 audit.unverified(leaf);
@@ -604,6 +624,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
         _ => Err(format!("'{text}' is no number of seconds from 1 to 86400")),
     }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let wrong = |_| format!("invalid port '{text}': expected 0 to {}", u16::MAX);
+    text.parse().map_err(wrong)
 }
 
 fn connections(text: &str) -> Result<usize, String> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -20,6 +20,7 @@ use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
 use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, SignatureScheme};
 
 use super::crl_files::CrlFiles;
+use super::expiry::{Role, Validity};
 use super::stream::{SecureStream, wait};
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
@@ -35,6 +36,7 @@ pub struct Credentials {
     anchor: Anchor,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    validities: Vec<Validity>,
 }
 
 /// A connection whose handshake succeeded.
@@ -58,7 +60,7 @@ pub enum CredentialsError {
     /// This file does not hold what it should.
     Content(String, String),
     /// Certificate and key do not make a server.
-    Pair(rustls::Error),
+    Pair(PathBuf, PathBuf, rustls::Error),
 }
 
 /// Why no TLS connection came about.
@@ -87,6 +89,19 @@ pub enum HandshakeFailure {
     Setup(rustls::Error),
 }
 
+impl HandshakeFailure {
+    /// Whether the client refused the certificate of this server.
+    pub fn is_about_our_certificate(&self) -> bool {
+        use rustls::AlertDescription as Alert;
+        matches!(
+            self,
+            Self::Protocol(rustls::Error::AlertReceived(
+                Alert::CertificateExpired | Alert::BadCertificate | Alert::CertificateUnknown
+            ))
+        )
+    }
+}
+
 impl Credentials {
     /// Reads the trusted certificate, of which `ca` holds exactly one, the server's certificates and its key.
     pub fn read(ca: &Path, certificate: &Path, key: &Path) -> Result<Self, CredentialsError> {
@@ -106,7 +121,22 @@ impl Credentials {
             return Err(content(certificate, "no certificate"));
         }
         let key = private_key(key, &chain)?;
-        Ok(Self { anchor, chain, key })
+        let trusted = Validity::read(ca, Role::Trusted, &trusted);
+        let shown = chain
+            .iter()
+            .filter_map(|der| Validity::read(certificate, Role::Shown, der));
+        let validities = trusted.into_iter().chain(shown).collect();
+        Ok(Self {
+            anchor,
+            chain,
+            key,
+            validities,
+        })
+    }
+
+    /// Validity of the trusted certificate and of those of the server.
+    pub fn validities(&self) -> &[Validity] {
+        &self.validities
     }
 
     /// What client certificates must lead to.
@@ -115,10 +145,11 @@ impl Credentials {
     }
 
     /// Whether certificate and key make a server.
-    pub fn check(self) -> Result<(), CredentialsError> {
+    pub fn check(self, certificate: &Path, key: &Path) -> Result<(), CredentialsError> {
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
         self.server(Arc::default())
             .map(|_| ())
-            .map_err(CredentialsError::Pair)
+            .map_err(|error| CredentialsError::Pair(certificate, key, error))
     }
 
     fn server(
@@ -414,9 +445,11 @@ impl fmt::Display for CredentialsError {
             Self::Read(file, error) => write!(f, "cannot read {file}: {error}"),
             Self::Key(error) => error.fmt(f),
             Self::Content(file, reason) => write!(f, "{file}: {reason}"),
-            Self::Pair(error) => write!(
+            Self::Pair(certificate, key, error) => write!(
                 f,
-                "the certificate and the key cannot be used: {}",
+                "the certificate in '{}' and the key in '{}' cannot be used together: {}",
+                certificate.display(),
+                key.display(),
                 tls::describe(error)
             ),
         }

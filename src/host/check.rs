@@ -1,7 +1,7 @@
 //! `petreld --check`: what a start would find and do. Nothing is changed, and nothing is executed but `--version` of
 //! tenders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -9,6 +9,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 
+use super::images::ImageError;
 use super::import::{self, Imported};
 use super::run::{self, Survivor};
 use super::state_store::{self, Content, StateSource};
@@ -146,28 +147,30 @@ impl Report {
         wanted: impl IntoIterator<Item = ImageDigest>,
     ) -> Option<Vec<String>> {
         match images::superfluous(database, wanted.into_iter()) {
-            Err(images::ImageError::File(_, _, error)) if error.kind() == ErrorKind::NotFound => {
-                None
-            }
+            Err(ImageError::File(_, _, error)) if error.kind() == ErrorKind::NotFound => None,
             unwanted => self.note(unwanted),
         }
     }
 
-    /// What is recorded; the images of ours are looked at.
+    /// What is recorded; its images are looked at, and whether there is what runs them.
     fn recorded(&mut self, database: &Path, system: &System, content: Content) -> State {
-        match content {
+        let mut examined = BTreeMap::new();
+        let state = match content {
             Content::Native(state) => {
-                let mut tenders = Tenders::new(database);
-                let mut looked_at = BTreeMap::new();
-                for recorded in &state.unikernels {
-                    self.image(database, &mut tenders, &mut looked_at, recorded);
-                    self.machine(system, recorded);
+                for image in state.unikernels.iter().flat_map(|one| images_of(one)) {
+                    examined
+                        .entry(image)
+                        .or_insert_with(|| images::examine(database, &image));
                 }
                 state
             }
             Content::Albatross(file) => {
-                let Some(Imported { state, refused }) =
-                    self.note(import::import(file, images::digest))
+                let keep = |image: &[u8], compressed| {
+                    let (digest, manifest) = images::inspect(image, compressed)?;
+                    examined.insert(digest, manifest);
+                    Ok(digest)
+                };
+                let Some(Imported { state, refused }) = self.note(import::import(file, keep))
                 else {
                     return State::default();
                 };
@@ -181,42 +184,33 @@ impl Report {
                 ));
                 state
             }
+        };
+        let mut tenders = Tenders::new(database);
+        for recorded in &state.unikernels {
+            self.images(&mut tenders, &examined, recorded);
+            self.machine(system, recorded);
         }
+        state
     }
 
     /// The images of a unikernel, and the tender for that which is to run.
-    fn image(
+    fn images(
         &mut self,
-        database: &Path,
         tenders: &mut Tenders,
-        looked_at: &mut BTreeMap<ImageDigest, Result<Manifest, String>>,
+        examined: &BTreeMap<ImageDigest, Result<Manifest, ImageError>>,
         recorded: &Recorded,
     ) {
-        let Recorded {
-            name,
-            version,
-            previous,
-            standing,
-        } = recorded;
-        let runs = *standing == DesiredState::Up;
-        for (version, runs) in [(version, runs)]
-            .into_iter()
-            .chain(previous.iter().map(|previous| (previous, false)))
-        {
-            if version.stored_image().is_none() {
-                continue;
-            }
-            let examined = looked_at.entry(version.image).or_insert_with(|| {
-                images::examine(database, &version.image).map_err(|error| error.to_string())
-            });
-            match examined {
-                Ok(manifest) if runs => {
+        let Recorded { name, version, .. } = recorded;
+        for image in images_of(recorded) {
+            let runs = recorded.standing == DesiredState::Up && image == version.image;
+            match examined.get(&image) {
+                Some(Ok(manifest)) if runs => {
                     if let Err(error) = tenders.find(manifest.target, manifest.abi_version) {
                         self.problem(format!("{name}: {error}"));
                     }
                 }
-                Ok(_) => {}
-                Err(why) => self.problems.push(format!("{name}: {why}")),
+                Some(Err(why)) => self.problem(format!("{name}: {why}")),
+                Some(Ok(_)) | None => {}
             }
         }
     }
@@ -377,4 +371,13 @@ impl Report {
             }
         }
     }
+}
+
+/// Images of a unikernel, each once: that of its version, and that of the version before.
+fn images_of(recorded: &Recorded) -> BTreeSet<ImageDigest> {
+    [Some(&recorded.version), recorded.previous.as_ref()]
+        .into_iter()
+        .flatten()
+        .filter_map(|version| version.stored_image())
+        .collect()
 }

@@ -353,16 +353,24 @@ fn arriving(compressed: bool) -> Arriving {
     Arriving::new(compressed, MAX_IMAGE)
 }
 
-/// The digest of what an image is uncompressed.
-pub fn digest(image: &[u8], compressed: bool) -> Result<ImageDigest, ImageError> {
+/// The digest of what an image is uncompressed, and the manifest in it.
+///
+/// # Errors
+/// When it cannot be uncompressed. That it is no image of Solo5 is an error beside the digest.
+pub fn inspect(
+    image: &[u8],
+    compressed: bool,
+) -> Result<(ImageDigest, Result<Manifest, ImageError>), ImageError> {
     let mut arriving = arriving(compressed);
-    let mut hash = Sha256::new();
+    let mut whole = Vec::new();
     arriving.write(image, |plain| {
-        hash.update(plain);
+        whole.extend_from_slice(plain);
         Ok::<_, ImageError>(())
     })?;
     arriving.finish().map_err(ImageError::Content)?;
-    Ok(ImageDigest(hash.finalize().into()))
+    let digest = ImageDigest(Sha256::digest(&whole).into());
+    let manifest = Manifest::read(&mut io::Cursor::new(whole)).map_err(ImageError::Manifest);
+    Ok((digest, manifest))
 }
 
 fn unwanted(

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 use super::page::{Page, hex, quoted, time};
 use crate::chain::route;
 use crate::inflate::{Arriving, InflateError};
-use crate::policy::{Policy, list};
+use crate::policy::{Policy, UNLIMITED, list};
 use crate::unikernel::{Config, FailBehaviour, Kind};
 use crate::wire::{
     self, Arguments, BlockCommand, Bytes, Command, ConsoleCommand, PolicyCommand, Restart,
@@ -221,9 +221,12 @@ pub(super) fn in_words(policy: &Policy) -> String {
     } else {
         format!("bridges {}", list(&policy.bridges))
     };
+    let unikernels = match policy.unikernels {
+        UNLIMITED => "unlimited".to_owned(),
+        limit => limit.to_string(),
+    };
     format!(
-        "{} unikernels; {} MB of memory; CPU ids {}; {block}; {bridges}",
-        policy.unikernels,
+        "{unikernels} unikernels; {} MB of memory; CPU ids {}; {block}; {bridges}",
         policy.memory,
         list(&policy.cpus)
     )

@@ -188,8 +188,7 @@ impl ReportFile {
             None => &path,
         };
         let opened = File::open(directory);
-        let directory =
-            opened.map_err(|error| DaemonError::Directory(directory.to_owned(), error))?;
+        let directory = opened.map_err(|error| DaemonError::Open(directory.to_owned(), error))?;
         let name = path.file_name().unwrap_or_default().to_owned();
         Ok(Self {
             path,
