@@ -25,7 +25,8 @@ pub mod chain; //         a verified certificate path -> name, policies, command
 pub mod elf; //           ELF headers, as far as Solo5 looks at them
 pub mod inflate; //       images as they arrive, perhaps compressed
 pub mod manifest; //      a Solo5 image's target and devices
-pub mod private_key; //   private key files: their permissions and forms
+pub mod private_file; //  files with secrets: their permissions
+pub mod private_key; //   private keys in files: their forms
 pub mod show; //          petrel: certificates, lists and states in words
 
 // The programs.
