@@ -34,10 +34,15 @@ pub const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 86_400);
 pub struct Lists {
     files: Vec<(PathBuf, io::Result<File>)>,
     /// For each file its directory, and its name there.
-    places: Vec<io::Result<(OwnedFd, OsString)>>,
+    places: Vec<io::Result<Entry>>,
+    /// A file that is not there yet. From when on it is, it counts.
+    awaited: Option<(PathBuf, Entry)>,
     /// Whether those that have expired are used.
     accept_expired: bool,
 }
+
+/// Directory of a file, and the file's name in it.
+type Entry = (OwnedFd, OsString);
 
 /// Why the lists cannot be used, so that no certificate is accepted.
 #[derive(Debug)]
@@ -86,7 +91,18 @@ impl Lists {
         Self {
             files: files.iter().map(open).collect(),
             places: files.iter().map(|file| place(file)).collect(),
+            awaited: None,
             accept_expired,
+        }
+    }
+
+    /// No CRL as yet: [`Self::reopen`] opens this one once it is there.
+    pub fn awaiting(file: &Path, accept_expired: bool) -> Self {
+        Self {
+            // Without its directory it cannot come into being either.
+            awaited: place(file).ok().map(|entry| (file.to_owned(), entry)),
+            accept_expired,
+            ..Self::default()
         }
     }
 
@@ -95,34 +111,38 @@ impl Lists {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Opens the files again by their directories, as others may have taken their places.
+    /// Opens the files again by their directories, as others may have taken their places, or come into being.
     pub fn reopen(&self) -> Self {
-        let again = |((path, _), place): (&(PathBuf, _), &io::Result<(OwnedFd, OsString)>)| {
-            let open = match place {
-                Ok((directory, name)) => {
-                    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-                    openat(directory, name.as_os_str(), flags, Mode::empty())
-                        .map(File::from)
-                        .map_err(io::Error::from)
-                }
+        let again = |((path, _), place): (&(PathBuf, _), &io::Result<Entry>)| {
+            let opened = match place {
+                Ok(entry) => reopen(entry),
                 Err(error) => Err(copy(error)),
             };
-            (path.clone(), open)
+            (path.clone(), opened)
         };
+        let missing = |opened: &io::Result<File>| matches!(opened, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        let awaited = self.awaited.iter();
+        let awaited = awaited.map(|(path, entry)| (path.clone(), reopen(entry)));
+        let files = self.files.iter().zip(&self.places).map(again);
         Self {
-            files: self.files.iter().zip(&self.places).map(again).collect(),
-            places: Vec::new(),
+            files: files
+                .chain(awaited.filter(|(_, opened)| !missing(opened)))
+                .collect(),
             accept_expired: self.accept_expired,
+            ..Self::default()
         }
     }
 
     /// Rights that a sandbox has to leave for [`Self::reopen`].
     pub fn needs(&self) -> impl Iterator<Item = Need<'_>> {
         let places = self.places.iter().flatten();
-        places.map(|(directory, _)| Need::Reopen(directory.as_fd()))
+        let awaited = self.awaited.iter().map(|(_, entry)| entry);
+        places
+            .chain(awaited)
+            .map(|(directory, _)| Need::Reopen(directory.as_fd()))
     }
 
-    /// Whether there are none.
+    /// Whether there are none, as yet.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
@@ -203,7 +223,7 @@ impl Found {
 }
 
 /// The directory of a file, and the file's name in it. A symbolic link is followed now, and not again.
-fn place(file: &Path) -> io::Result<(OwnedFd, OsString)> {
+fn place(file: &Path) -> io::Result<Entry> {
     let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let directory = match file.parent() {
@@ -212,6 +232,11 @@ fn place(file: &Path) -> io::Result<(OwnedFd, OsString)> {
     };
     let flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     Ok((open(directory, flags, Mode::empty())?, name.to_owned()))
+}
+
+fn reopen((directory, name): &Entry) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    Ok(openat(directory, name.as_os_str(), flags, Mode::empty())?.into())
 }
 
 fn read_file(file: &io::Result<File>) -> Result<Vec<RevocationList>, Reason> {

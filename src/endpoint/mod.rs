@@ -211,15 +211,17 @@ impl Options {
     }
 
     /// The CRLs that were asked for. If none were, a file beside the trusted certificate counts, which `petrel revoke`
-    /// writes by default: it is looked for at each connection.
+    /// writes by default: it is looked for at each connection, and in the course of those that go on.
     fn lists(&self) -> Lists {
         let beside = self.crl_beside();
         let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         let is_there = || !beside.symlink_metadata().is_err_and(missing);
-        if self.crl.is_empty() && beside != self.ca && is_there() {
+        if !self.crl.is_empty() || beside == self.ca {
+            Lists::open(&self.crl, self.accept_expired_crl)
+        } else if is_there() {
             Lists::open(&[beside], self.accept_expired_crl)
         } else {
-            Lists::open(&self.crl, self.accept_expired_crl)
+            Lists::awaiting(&beside, self.accept_expired_crl)
         }
     }
 }

@@ -38,10 +38,12 @@ impl Standing {
         let Some((leaf, others)) = self.path.split_first() else {
             return Ok(());
         };
-        let lists = if self.lists.is_empty() {
+        // The first CRL may have come since the connection began.
+        let present = self.lists.reopen();
+        let lists = if present.is_empty() {
             Vec::new()
         } else {
-            let found = self.lists.reopen().read(&self.anchor, now);
+            let found = present.read(&self.anchor, now);
             let found = found.map_err(|error| {
                 log::error!("{error}");
                 format!(
@@ -169,5 +171,22 @@ mod tests {
         fs::remove_file(&file).unwrap();
         let missing = standing.check(at(NOW)).unwrap_err();
         assert!(missing.contains("cannot be told"), "{missing}");
+    }
+
+    #[test]
+    fn the_first_crl_of_all_ends_what_began_before_it() {
+        let (place, authority) = (Folder::short(), Authority::new());
+        let file = place.0.join("ca.crl");
+        let standing = authority.standing(Lists::awaiting(&file, false));
+        assert_eq!(standing.check(at(NOW)), Ok(()));
+        fs::write(&file, authority.crl(&[])).unwrap();
+        assert_eq!(standing.check(at(NOW)), Ok(()));
+        fs::write(&file, authority.crl(&[SERIAL])).unwrap();
+        let revoked = standing.check(at(NOW)).unwrap_err();
+        assert!(revoked.contains("revoked"), "{revoked}");
+        // One that cannot be read is not taken for none.
+        fs::write(&file, "nothing").unwrap();
+        let unusable = standing.check(at(NOW)).unwrap_err();
+        assert!(unusable.contains("cannot be told"), "{unusable}");
     }
 }
