@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::ring::{Item, Line, Moment, Reader, Ring};
-use crate::name::Name;
+use crate::name::{Name, Path};
 
 /// Octets of one console that are archived in a second, in the long run: a guest that floods its console neither keeps
 /// disks from others nor wears them out. How much it fills of them is up to what it is archived in.
@@ -19,6 +19,9 @@ pub const BURST: usize = 1 << 23;
 
 /// How long nothing is archived of a console after that was refused, or went beyond its rate.
 pub const PAUSE: Duration = Duration::from_millis(250);
+
+/// Maximum number of tenants whose archives have bounds; as many as can have a policy.
+pub const MAX_BOUNDS: usize = 1024;
 
 /// Where lines are archived.
 pub(super) trait Sink: fmt::Debug {
@@ -33,7 +36,16 @@ pub(super) trait Sink: fmt::Debug {
 
     /// Somebody may have moved what lines are passed on to.
     fn reopen(&mut self);
+
+    /// Lets the lines of a tenant take so many bytes on disk at most, from now on. Nothing else than files has bounds.
+    fn bound(&mut self, _tenant: &Path, _bytes: u64) -> Result<(), TooManyBounds> {
+        Ok(())
+    }
 }
+
+/// Refusal of a bound: there are as many as there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooManyBounds;
 
 /// Something was not taken, and may be offered again after [`PAUSE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +157,11 @@ impl Archive {
             .filter_map(|(name, progress)| Some((name, progress.again?)))
     }
 
+    /// Lets the lines of a tenant take so many bytes on disk at most.
+    pub(super) fn bound(&mut self, tenant: &Path, bytes: u64) -> Result<(), TooManyBounds> {
+        self.sink.bound(tenant, bytes)
+    }
+
     /// Somebody may have moved what lines are passed on to.
     pub(super) fn reopen(&mut self) {
         self.sink.reopen();
@@ -160,6 +177,15 @@ impl Progress {
             self.allowed = self.allowed.saturating_add(more).min(BURST);
             self.since = now;
         }
+    }
+}
+
+impl fmt::Display for TooManyBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{MAX_BOUNDS} tenants have bounds for their archives already"
+        )
     }
 }
 

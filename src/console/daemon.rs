@@ -25,7 +25,7 @@ use super::syslog::{self, Syslog};
 use crate::command_line;
 use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
-use crate::name::Name;
+use crate::name::{self, Name};
 use crate::sandbox::{self, Access, Breach, Need};
 use crate::socket::{self, ClientId, Clients, ConnectionLimits, Lost, Quota, Ready, Received};
 use crate::stats::collect::Own;
@@ -530,9 +530,14 @@ impl Daemon {
         match command {
             ConsoleCommand::Add(max) => {
                 let max = max.unsigned().unwrap_or(0);
-                let added = self
-                    .check_supervisor(id)
-                    .and_then(|()| self.add(&name, max));
+                let added = self.check_supervisor(id).and_then(|()| {
+                    // Of a path that is no console, but what those below it may take in archives.
+                    if name.label().is_none() && name.path().labels().len() == 1 {
+                        self.bound(name.path(), max)
+                    } else {
+                        self.add(&name, max)
+                    }
+                });
                 self.answer(id, message.header, added.map(|()| Success::Empty(())));
             }
             ConsoleCommand::Subscribe(from) => {
@@ -600,6 +605,14 @@ impl Daemon {
         self.opened += 1;
         debug!("{name}: reading the console");
         Ok(())
+    }
+
+    /// Bounds the archives of a tenant.
+    fn bound(&mut self, tenant: &name::Path, bytes: u64) -> Result<(), String> {
+        let mut archives = self.archives.iter_mut();
+        archives
+            .try_for_each(|archive| archive.bound(tenant, bytes))
+            .map_err(|refusal| refusal.to_string())
     }
 
     fn inactive(&self, name: &Name) -> Result<Success, String> {

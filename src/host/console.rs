@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::name::Name;
+use crate::name::{Name, Path};
 use crate::socket::Peer;
 use crate::wire::frame::MAX_MESSAGE;
 use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload};
@@ -28,14 +28,20 @@ pub struct ConsoleLink {
     reported: bool,
 }
 
-/// A console asked for.
+/// A request that was not answered yet.
 #[derive(Debug)]
 struct Asked {
     sequence: i64,
-    name: Name,
-    /// The supervisor's number of this request.
-    call: u64,
+    request: Request,
     deadline: Instant,
+}
+
+#[derive(Debug)]
+enum Request {
+    /// A console, with the supervisor's number of this request.
+    Add(Name, u64),
+    /// A bound of a tenant's archives.
+    Bound(Path),
 }
 
 /// What became of a console asked for.
@@ -50,11 +56,15 @@ pub struct Outcome {
 }
 
 impl Asked {
-    fn ends(self, result: Result<(), String>) -> Outcome {
-        Outcome {
-            name: self.name,
-            call: self.call,
-            result,
+    fn ends(self, result: Result<(), String>) -> Option<Outcome> {
+        match (self.request, result) {
+            (Request::Add(name, call), result) => Some(Outcome { name, call, result }),
+            // A daemon that does not know of bounds has those of its own options only.
+            (Request::Bound(tenant), Err(why)) => {
+                log::info!("console daemon: it does not bound the archives of {tenant}: {why}");
+                None
+            }
+            (Request::Bound(_), Ok(())) => None,
         }
     }
 }
@@ -97,24 +107,40 @@ impl ConsoleLink {
 
     /// Asks for the console of `name` to be read. A failure here is the answer.
     pub fn add(&mut self, name: &Name, call: u64, limit: Int) -> Result<(), String> {
+        if self.peer.is_none() {
+            return Err(format!("it cannot be reached at {}", self.path.display()));
+        }
+        self.ask(name, limit, Request::Add(name.clone(), call));
+        Ok(())
+    }
+
+    /// Tells how many bytes the archives of a tenant may take. Without a connection that is in vain, and told anew with
+    /// the consoles of what runs.
+    ///
+    /// This is a request of Petrel's own in the form of one that every console daemon knows: for the console of a path,
+    /// which others refuse, as there is none, and then go on.
+    pub fn bound(&mut self, tenant: Path, bytes: Int) {
+        let name = Name::from(tenant.clone());
+        self.ask(&name, bytes, Request::Bound(tenant));
+    }
+
+    fn ask(&mut self, name: &Name, number: Int, request: Request) {
         let now = Instant::now();
         let Some(peer) = &mut self.peer else {
-            return Err(format!("it cannot be reached at {}", self.path.display()));
+            return;
         };
         self.sequence += 1;
-        let command = Command::Console(ConsoleCommand::Add(limit));
+        let command = Command::Console(ConsoleCommand::Add(number));
         let message = Message::command(self.sequence, name, command);
         // Recorded first: if sending fails, the answer comes with the loss of the connection.
         self.asked.push_back(Asked {
             sequence: self.sequence,
-            name: name.clone(),
-            call,
+            request,
             deadline: now + ANSWER_DEADLINE,
         });
         if peer.tell(&message).is_err() {
             self.next_attempt = now;
         }
-        Ok(())
     }
 
     /// The connection, to be polled.
@@ -143,7 +169,7 @@ impl ConsoleLink {
             let lost = self
                 .asked
                 .drain(..)
-                .map(|asked| asked.ends(Err(why.clone())));
+                .filter_map(|asked| asked.ends(Err(why.clone())));
             outcomes.extend(lost);
         }
         outcomes
@@ -170,7 +196,7 @@ impl ConsoleLink {
                 self.asked.push_front(asked);
                 return Err("it answers something else".to_owned());
             }
-            outcomes.push(asked.ends(match message.payload {
+            outcomes.extend(asked.ends(match message.payload {
                 Payload::Reply(_) => Ok(()),
                 Payload::Failure(text) => Err(text.to_lossy()),
                 _ => Err("it answers with something else than an answer".to_owned()),

@@ -46,7 +46,7 @@ use self::tap::TapError;
 use crate::logging::{self, Verbosity};
 use crate::sandbox::{self, Capability};
 use crate::socket::ConnectionLimits;
-use crate::supervisor::{ImageQuota, STOP_DEADLINE};
+use crate::supervisor::{DiskQuota, STOP_DEADLINE};
 use crate::vitals::address;
 use crate::{command_line, daemon, name, socket};
 
@@ -118,8 +118,8 @@ struct Options {
     #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
     stop_deadline: Duration,
     /// disk space of images per policy, as a multiple of its memory (4, but at least 256 MB), or none for no limit
-    #[argh(option, default = "ImageQuota::default()")]
-    image_quota_factor: ImageQuota,
+    #[argh(option, default = "DiskQuota::default()")]
+    image_quota_factor: DiskQuota,
     /// MB of disk space that uploads and new block devices leave free (64)
     #[argh(option, default = "reserve::DISK_RESERVE", from_str_fn(megabytes))]
     disk_reserve: u64,

@@ -35,6 +35,8 @@ pub(super) struct Host {
     pub(super) staged: BTreeMap<UploadId, Staged>,
     pub(super) store: BTreeSet<ImageDigest>,
     pub(super) consoles: BTreeMap<Name, Console>,
+    /// Bytes that the archives of each tenant may take, as last told.
+    pub(super) archive_bounds: BTreeMap<Path, i64>,
     /// The unikernels with taps; some may be left of a preparation that failed.
     pub(super) taps: BTreeSet<Name>,
     /// Block devices on disk, and their MB.
@@ -171,6 +173,7 @@ impl Host {
             staged: BTreeMap::new(),
             store: BTreeSet::new(),
             consoles: BTreeMap::new(),
+            archive_bounds: BTreeMap::new(),
             taps: BTreeSet::new(),
             devices: DEVICES.iter().map(|name| (name.clone(), 10)).collect(),
             attached: BTreeMap::new(),
@@ -259,6 +262,9 @@ impl Host {
                 }
                 let result = self.outcome();
                 self.untold.push(Event::Announced { name, call, result });
+            }
+            Effect::BoundArchives { tenant, bytes } => {
+                self.archive_bounds.insert(tenant, bytes.get());
             }
             Effect::Spawn {
                 run, name, version, ..
