@@ -8,7 +8,7 @@
 //! state file before the present one refers to do not count: they go with the next write.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -19,6 +19,7 @@ use super::{Effect, Ended, StagedImage, Supervisor, UploadId};
 use crate::name::{Name, Path};
 use crate::policy::{Policy, UNLIMITED};
 use crate::unikernel::ImageDigest;
+use crate::wire::state::State;
 
 /// Bytes that an upload may write before it has to ask again.
 pub const UPLOAD_STEP_BYTES: u64 = 8 << 20;
@@ -42,6 +43,17 @@ pub enum DiskQuota {
     TimesMemory(u64),
     /// Any amount.
     Unlimited,
+}
+
+/// Disk space that images of a path take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathUsage {
+    /// Path, with all below it.
+    pub path: Path,
+    /// Bytes of images, each of which counts once: of unikernels, of what they can roll back to, and of ended ones.
+    pub used: u64,
+    /// Bytes that its policy allows, if there is a quota.
+    pub allowed: Option<u64>,
 }
 
 /// Disk space that images take.
@@ -422,6 +434,51 @@ impl Supervisor {
                     present.previous = None;
                 }
             }
+        }
+    }
+}
+
+/// Disk space of each path with an image in the store, whose sizes are in bytes.
+pub fn usage(
+    state: &State,
+    stored: &BTreeMap<ImageDigest, u64>,
+    quota: DiskQuota,
+) -> Vec<PathUsage> {
+    let mut images_of: BTreeMap<Path, BTreeSet<ImageDigest>> = BTreeMap::new();
+    for recorded in &state.unikernels {
+        let versions = [&recorded.version].into_iter().chain(&recorded.previous);
+        for image in images(versions)
+            .into_iter()
+            .filter(|image| stored.contains_key(image))
+        {
+            for path in recorded.name.path().ancestry() {
+                images_of.entry(path).or_default().insert(image);
+            }
+        }
+    }
+    let policies: BTreeMap<_, _> = state
+        .policies
+        .iter()
+        .map(|(path, policy)| (path, policy))
+        .collect();
+    let allowed = |path: &Path| quota.of_images(policies.get(path).filter(|_| !path.is_root())?);
+    images_of
+        .into_iter()
+        .map(|(path, images)| PathUsage {
+            used: images.iter().filter_map(|image| stored.get(image)).sum(),
+            allowed: allowed(&path),
+            path,
+        })
+        .collect()
+}
+
+impl fmt::Display for PathUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, used) = (&self.path, self.used.div_ceil(MB));
+        write!(f, "finds {used} MB of images at and below {path}, ")?;
+        match self.allowed {
+            Some(allowed) => write!(f, "where its policy allows {} MB", allowed / MB),
+            None => f.write_str("where no policy of its own bounds them"),
         }
     }
 }

@@ -7,7 +7,7 @@
 mod addresses;
 mod ages;
 mod blocks;
-mod disk;
+pub mod disk;
 mod domains;
 mod ending;
 mod event;
