@@ -33,10 +33,10 @@ use petrel::policy::Policy;
 use petrel::private_key::MAX_KEY_FILE;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
-    AGE_STEP, DISK_QUOTA_FACTOR, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE,
-    MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT, MAX_DISK_QUOTA_FACTOR, MAX_ENDED,
-    MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT, MAX_WAITING,
-    MIN_DISK_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, machine, restart,
+    AGE_STEP, ARCHIVE_SHARE, DISK_QUOTA_FACTOR, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES,
+    MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT, MAX_DISK_QUOTA_FACTOR,
+    MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
+    MAX_WAITING, MIN_DISK_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, machine, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -527,7 +527,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images that arrive"),
         format!("{MAX_UPLOADS_OF_TENANT} images of a tenant that arrive"),
-        format!("{} MB of images", MIN_DISK_QUOTA >> 20),
+        format!("{} MB on disk", MIN_DISK_QUOTA >> 20),
+        format!("1/{ARCHIVE_SHARE} of that"),
         format!("{MAX_DISK_QUOTA_FACTOR} times its memory"),
         format!("{} MiB of an upload", UPLOAD_STEP_BYTES >> 20),
         format!("{MAX_DISK_RESERVE} MB of reserve"),
@@ -725,6 +726,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} files of a console", log_folder::LOG_FILES),
         format!("{} MiB in all files of a tenant", log_room::LOG_TENANT),
         format!("{} for a file", size(log_room::LEAST)),
+        format!("{} tenants with a bound", archive::MAX_BOUNDS),
         format!("{} for the rest of a request", time(socket::PATIENCE)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];

@@ -20,8 +20,8 @@ pub const BURST: usize = 1 << 23;
 /// How long nothing is archived of a console after that was refused, or went beyond its rate.
 pub const PAUSE: Duration = Duration::from_millis(250);
 
-/// Maximum number of tenants whose archives have bounds; as many as can have a policy.
-pub const MAX_BOUNDS: usize = 1024;
+/// Maximum number of tenants whose archives have bounds: twice as many as can have consoles, or policies.
+pub const MAX_BOUNDS: usize = 2048;
 
 /// Where lines are archived.
 pub(super) trait Sink: fmt::Debug {
@@ -38,14 +38,8 @@ pub(super) trait Sink: fmt::Debug {
     fn reopen(&mut self);
 
     /// Lets the lines of a tenant take so many bytes on disk at most, from now on. Nothing else than files has bounds.
-    fn bound(&mut self, _tenant: &Path, _bytes: u64) -> Result<(), TooManyBounds> {
-        Ok(())
-    }
+    fn bound(&mut self, _tenant: &Path, _bytes: u64) {}
 }
-
-/// Refusal of a bound: there are as many as there can be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooManyBounds;
 
 /// Something was not taken, and may be offered again after [`PAUSE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,8 +152,8 @@ impl Archive {
     }
 
     /// Lets the lines of a tenant take so many bytes on disk at most.
-    pub(super) fn bound(&mut self, tenant: &Path, bytes: u64) -> Result<(), TooManyBounds> {
-        self.sink.bound(tenant, bytes)
+    pub(super) fn bound(&mut self, tenant: &Path, bytes: u64) {
+        self.sink.bound(tenant, bytes);
     }
 
     /// Somebody may have moved what lines are passed on to.
@@ -177,15 +171,6 @@ impl Progress {
             self.allowed = self.allowed.saturating_add(more).min(BURST);
             self.since = now;
         }
-    }
-}
-
-impl fmt::Display for TooManyBounds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{MAX_BOUNDS} tenants have bounds for their archives already"
-        )
     }
 }
 

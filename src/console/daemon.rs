@@ -33,7 +33,7 @@ use crate::vitals::{Vitals, address};
 use crate::wire::lines::LineFrames;
 use crate::wire::{
     CONSOLE_WAITS, Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload,
-    SinceCount, Success, Timestamp, VERSION, domain,
+    SinceCount, Success, Timestamp, VERSION, domain, own::archive_bound,
 };
 
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
@@ -529,15 +529,15 @@ impl Daemon {
         };
         match command {
             ConsoleCommand::Add(max) => {
-                let max = max.unsigned().unwrap_or(0);
-                let added = self.check_supervisor(id).and_then(|()| {
-                    // Of a path that is no console, but what those below it may take in archives.
-                    if name.label().is_none() && name.path().labels().len() == 1 {
-                        self.bound(name.path(), max)
-                    } else {
-                        self.add(&name, max)
-                    }
-                });
+                let added =
+                    self.check_supervisor(id)
+                        .and_then(|()| match archive_bound(&name, &max) {
+                            Some(bytes) => {
+                                self.bound(&name.path().tenant(), bytes);
+                                Ok(())
+                            }
+                            None => self.add(&name, max.unsigned().unwrap_or(0)),
+                        });
                 self.answer(id, message.header, added.map(|()| Success::Empty(())));
             }
             ConsoleCommand::Subscribe(from) => {
@@ -608,11 +608,10 @@ impl Daemon {
     }
 
     /// Bounds the archives of a tenant.
-    fn bound(&mut self, tenant: &name::Path, bytes: u64) -> Result<(), String> {
-        let mut archives = self.archives.iter_mut();
-        archives
-            .try_for_each(|archive| archive.bound(tenant, bytes))
-            .map_err(|refusal| refusal.to_string())
+    fn bound(&mut self, tenant: &name::Path, bytes: u64) {
+        for archive in &mut self.archives {
+            archive.bound(tenant, bytes);
+        }
     }
 
     fn inactive(&self, name: &Name) -> Result<Success, String> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::name::{Name, Path};
 use crate::socket::Peer;
 use crate::wire::frame::MAX_MESSAGE;
-use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload};
+use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload, own};
 
 /// How long the console daemon may take for an answer.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -24,6 +24,8 @@ pub struct ConsoleLink {
     /// Oldest first, as the answers come.
     asked: VecDeque<Asked>,
     next_attempt: Instant,
+    /// Whether the daemon has not refused to be told of bounds.
+    bounds: bool,
     /// Whether it is known to the log that it cannot be reached.
     reported: bool,
 }
@@ -41,7 +43,7 @@ enum Request {
     /// A console, with the supervisor's number of this request.
     Add(Name, u64),
     /// A bound of a tenant's archives.
-    Bound(Path),
+    Bound,
 }
 
 /// What became of a console asked for.
@@ -56,15 +58,11 @@ pub struct Outcome {
 }
 
 impl Asked {
+    /// Outcome for the supervisor, which does not wait for that of a bound.
     fn ends(self, result: Result<(), String>) -> Option<Outcome> {
-        match (self.request, result) {
-            (Request::Add(name, call), result) => Some(Outcome { name, call, result }),
-            // A daemon that does not know of bounds has those of its own options only.
-            (Request::Bound(tenant), Err(why)) => {
-                log::info!("console daemon: it does not bound the archives of {tenant}: {why}");
-                None
-            }
-            (Request::Bound(_), Ok(())) => None,
+        match self.request {
+            Request::Add(name, call) => Some(Outcome { name, call, result }),
+            Request::Bound => None,
         }
     }
 }
@@ -78,6 +76,7 @@ impl ConsoleLink {
             sequence: 0,
             asked: VecDeque::new(),
             next_attempt: Instant::now(),
+            bounds: true,
             reported: false,
         }
     }
@@ -92,6 +91,7 @@ impl ConsoleLink {
         match Peer::dial(&self.path) {
             Ok(peer) => {
                 self.peer = Some(peer);
+                self.bounds = true;
                 self.reported = false;
                 true
             }
@@ -115,13 +115,13 @@ impl ConsoleLink {
     }
 
     /// Tells how many bytes the archives of a tenant may take. Without a connection that is in vain, and told anew with
-    /// the consoles of what runs.
-    ///
-    /// This is a request of Petrel's own in the form of one that every console daemon knows: for the console of a path,
-    /// which others refuse, as there is none, and then go on.
-    pub fn bound(&mut self, tenant: Path, bytes: Int) {
-        let name = Name::from(tenant.clone());
-        self.ask(&name, bytes, Request::Bound(tenant));
+    /// the consoles of what runs. A daemon that has refused it is not told again.
+    pub fn bound(&mut self, tenant: &Path, bytes: u64) {
+        let Some((name, number)) = own::bound_archives(tenant, bytes).filter(|_| self.bounds)
+        else {
+            return;
+        };
+        self.ask(&name, number, Request::Bound);
     }
 
     fn ask(&mut self, name: &Name, number: Int, request: Request) {
@@ -196,12 +196,71 @@ impl ConsoleLink {
                 self.asked.push_front(asked);
                 return Err("it answers something else".to_owned());
             }
-            outcomes.extend(asked.ends(match message.payload {
+            let result = match message.payload {
                 Payload::Reply(_) => Ok(()),
                 Payload::Failure(text) => Err(text.to_lossy()),
                 _ => Err("it answers with something else than an answer".to_owned()),
-            }));
+            };
+            if let (Request::Bound, Err(why)) = (&asked.request, &result)
+                && std::mem::replace(&mut self.bounds, false)
+            {
+                log::info!("console daemon: policies do not bound its archives: {why}");
+            }
+            outcomes.extend(asked.ends(result));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::folder::Folder;
+    use crate::wire::Success;
+    use crate::wire::frame::{read_frame, write_frame};
+
+    /// Reads a request, answers it, and returns its name and number.
+    fn answer(daemon: &mut UnixStream, payload: Payload) -> (String, i64) {
+        let request = read_frame(daemon, MAX_MESSAGE).unwrap().unwrap();
+        let request = Message::decode(&request).unwrap();
+        let Payload::Command(Command::Console(ConsoleCommand::Add(number))) = request.payload
+        else {
+            panic!("{request:?}");
+        };
+        let name = request.header.name.to_lossy();
+        let answer = Message::answer(request.header, payload);
+        write_frame(daemon, &answer.encode().unwrap()).unwrap();
+        (name, number.get())
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_know_of_bounds_serves_on_and_is_not_told_again() {
+        let folder = Folder::short();
+        let path = folder.0.join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut link = ConsoleLink::new(path);
+        assert!(link.connect(Instant::now(), true));
+        let (mut daemon, _) = listener.accept().unwrap();
+        let (tenant, name): (Path, Name) = ("t".parse().unwrap(), "t:a".parse().unwrap());
+        link.bound(&tenant, 5);
+        link.add(&name, 1, Int::new(7)).unwrap();
+        let refusal = Payload::Failure("opening".into());
+        let done = || Payload::Reply(Success::Empty(()));
+        assert_eq!(answer(&mut daemon, refusal), ("t:archive-bound".into(), -5));
+        assert_eq!(answer(&mut daemon, done()), ("t:a".into(), 7));
+        let outcomes = link.progress(Instant::now());
+        assert!(matches!(
+            &outcomes[..],
+            [Outcome {
+                call: 1,
+                result: Ok(()),
+                ..
+            }]
+        ));
+        link.bound(&tenant, 6);
+        link.add(&name, 2, Int::new(8)).unwrap();
+        assert_eq!(answer(&mut daemon, done()), ("t:a".into(), 8));
     }
 }

@@ -117,7 +117,7 @@ struct Options {
     /// seconds between SIGTERM and SIGKILL for a tender that is to stop (10)
     #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
     stop_deadline: Duration,
-    /// disk space of images per policy, as a multiple of its memory (4, but at least 256 MB), or none for no limit
+    /// disk space of images and console archives per policy, as a multiple of its memory (4, but at least 256 MB), or none
     #[argh(option, default = "DiskQuota::default()")]
     image_quota_factor: DiskQuota,
     /// MB of disk space that uploads and new block devices leave free (64)

@@ -365,7 +365,7 @@ impl Supervisor {
         let bytes = self.least(path, |policy| self.disk.quota.of_archives(policy));
         self.effects.push(Effect::BoundArchives {
             tenant: path.clone(),
-            bytes: bytes.map_or(UNLIMITED, |bytes| bytes.min(UNLIMITED)).into(),
+            bytes: bytes.map_or(UNLIMITED, |bytes| bytes.min(UNLIMITED)),
         });
     }
 

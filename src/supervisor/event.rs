@@ -258,7 +258,7 @@ pub enum Effect {
         /// Path of the tenant, of one label.
         tenant: Path,
         /// Bytes, or [`UNLIMITED`](crate::policy::UNLIMITED).
-        bytes: Int,
+        bytes: u64,
     },
     /// Start the tender: leads to [`Event::Spawned`], perhaps only when a machine is loaded, later [`Event::Exited`].
     Spawn {

@@ -147,18 +147,16 @@ impl Supervisor {
         if path.is_root() {
             return self.refuse(&asker, OF_HOST);
         }
-        match self.ledger.remove(path) {
-            Err(refusal) => self.refuse(&asker, &refusal),
-            Ok(_) => {
-                self.persist(Written::Policies {
-                    asker,
-                    paths: vec![path.clone()],
-                    answer: Success::String("removed policy".into()),
-                    close: true,
-                });
-                self.bound_archives(path);
-            }
+        if let Err(refusal) = self.ledger.remove(path) {
+            return self.refuse(&asker, &refusal);
         }
+        self.persist(Written::Policies {
+            asker,
+            paths: vec![path.clone()],
+            answer: Success::String("removed policy".into()),
+            close: true,
+        });
+        self.bound_archives(path);
     }
 
     /// Records policies that were added. More of them, or a command, may follow on the same connection (WIRE 7.2).

@@ -498,8 +498,8 @@ impl Schedule {
         self.host.archive_bounds.iter().find_map(|(tenant, bytes)| {
             let policy = self.supervisor.ledger.at(tenant)?;
             let share = DiskQuota::default().of_archives(policy)?;
-            let within = u64::try_from(*bytes).is_ok_and(|bytes| bytes <= share);
-            (!within).then(|| format!("archives of {tenant} may take {bytes} bytes of {share}"))
+            (*bytes > share)
+                .then(|| format!("archives of {tenant} may take {bytes} bytes of {share}"))
         })
     }
 

@@ -72,8 +72,8 @@ pub enum Command {
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
 #[rasn(choice)]
 pub enum ConsoleCommand {
-    /// Read the console of this unikernel; the number bounds the consoles kept for its path. Addressed to the path of a
-    /// tenant, Petrel's own: archives of this tenant may take so many bytes at most; daemons of others refuse that.
+    /// Read the console of this unikernel; the number bounds the consoles kept for its path. A negative one is
+    /// [Petrel's own](super::own::bound_archives).
     #[rasn(tag(explicit(0)))]
     Add(Int),
     /// History, then live lines.

@@ -36,7 +36,7 @@ pub(super) struct Host {
     pub(super) store: BTreeSet<ImageDigest>,
     pub(super) consoles: BTreeMap<Name, Console>,
     /// Bytes that the archives of each tenant may take, as last told.
-    pub(super) archive_bounds: BTreeMap<Path, i64>,
+    pub(super) archive_bounds: BTreeMap<Path, u64>,
     /// The unikernels with taps; some may be left of a preparation that failed.
     pub(super) taps: BTreeSet<Name>,
     /// Block devices on disk, and their MB.
@@ -200,6 +200,10 @@ impl Host {
         }
     }
 
+    fn bound(&mut self, tenant: Path, bytes: u64) {
+        self.archive_bounds.insert(tenant, bytes);
+    }
+
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Answer { to, message, close } => self.answer(to, &message, close),
@@ -263,9 +267,7 @@ impl Host {
                 let result = self.outcome();
                 self.untold.push(Event::Announced { name, call, result });
             }
-            Effect::BoundArchives { tenant, bytes } => {
-                self.archive_bounds.insert(tenant, bytes.get());
-            }
+            Effect::BoundArchives { tenant, bytes } => self.bound(tenant, bytes),
             Effect::Spawn {
                 run, name, version, ..
             } => self.spawn(run, name, &version),

@@ -303,7 +303,7 @@ fn images_and_archives_together_have_the_quota() {
 fn the_console_daemon_is_told_what_archives_may_take_and_what_changes() {
     let mut world = World::new();
     let path: Path = "a".parse().unwrap();
-    let share = |memory: i64| memory * 4 * (1 << 20) / 8;
+    let share = |memory: u64| memory * 4 * (1 << 20) / 8;
     let set = |world: &mut World, memory| {
         world.answer("a:", policy(2, memory)).unwrap();
         world.archive_bounds[&path]
@@ -326,11 +326,10 @@ fn the_console_daemon_is_told_what_archives_may_take_and_what_changes() {
     world.create(":x").unwrap();
     world.archive_bounds.clear();
     world.happen(Event::ConsoleUp);
-    let unlimited = i64::try_from(UNLIMITED).unwrap();
     let other: Path = "other".parse().unwrap();
-    let told = [(path.clone(), share(64)), (other, unlimited)];
+    let told = [(path.clone(), share(64)), (other, UNLIMITED)];
     assert_eq!(world.archive_bounds, BTreeMap::from(told));
     let remove = Command::Policy(PolicyCommand::Remove(()));
     world.answer("a:", remove).unwrap();
-    assert_eq!(world.archive_bounds[&path], unlimited);
+    assert_eq!(world.archive_bounds[&path], UNLIMITED);
 }

@@ -36,7 +36,7 @@ struct World {
     /// How many consoles are kept, as was announced last.
     console_limit: i64,
     /// Bytes that the archives of each tenant may take, as last told.
-    archive_bounds: BTreeMap<Path, i64>,
+    archive_bounds: BTreeMap<Path, u64>,
     observers: Vec<(ConnectionId, Header)>,
     saved: State,
     images: Vec<ImageDigest>,
@@ -202,7 +202,7 @@ impl World {
                 self.result("announce", Event::Announced { name, call, result }, events);
             }
             Effect::BoundArchives { tenant, bytes } => {
-                self.archive_bounds.insert(tenant, bytes.get());
+                self.archive_bounds.insert(tenant, bytes);
             }
             Effect::Spawn {
                 run,
