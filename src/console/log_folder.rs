@@ -19,7 +19,7 @@ use super::ring::{Line, Moment};
 use crate::name::{Name, Path as Tenant};
 
 /// Tenants of whose files it is noted how much they take.
-const MAX_ACCOUNTS: usize = 1024;
+const ACCOUNTS: usize = 1024;
 
 /// How many times as much as in all files that its consoles write to a tenant may have at least. With as many consoles as
 /// there can be, each of which fills its file before the next one comes, these still have less: 1/8 (1 + 1/2 + 1/3 + ...).
@@ -163,7 +163,7 @@ impl LogFolder {
     }
 
     fn account(&mut self, tenant: Tenant) -> &mut Account {
-        if self.accounts.len() >= MAX_ACCOUNTS && !self.accounts.contains_key(&tenant) {
+        if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(&tenant) {
             self.accounts.clear();
         }
         self.accounts.entry(tenant).or_insert(Account {
