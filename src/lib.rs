@@ -24,6 +24,7 @@ pub mod chain; //         verified certificate chain -> name, policies, command
 pub mod elf; //           ELF headers, as far as Solo5 reads them
 pub mod inflate; //       images as they arrive, optionally compressed
 pub mod manifest; //      target and devices of a Solo5 image
+pub mod private_file; //  files with secrets: owner and permissions
 pub mod private_key; //   private key files: permissions and formats
 pub mod show; //          petrel show: certificates, CRLs and states as text
 

@@ -1,16 +1,14 @@
-//! Private key files: who may have access to them, and the forms in which keys come.
+//! Private keys in files, and the forms in which they come.
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
 use pem::Pem;
 use x509_parser::asn1_rs::{Any, Class, Oid, Sequence, oid};
 use x509_parser::prelude::FromDer;
+
+use crate::private_file::{self, PrivateFileFault};
 
 /// Maximum size of a key file in bytes; one that also holds certificates is usual.
 pub const MAX_KEY_FILE: u64 = 1 << 20;
@@ -43,12 +41,8 @@ pub struct KeyFileError {
 /// Reasons why a file gives no private key.
 #[derive(Debug)]
 pub enum KeyFault {
-    /// The file cannot be read.
-    Io(io::Error),
-    /// The file exceeds [`MAX_KEY_FILE`].
-    TooLarge,
-    /// The wrong users have access.
-    Access(Exposure),
+    /// The file cannot be read, or others have access to it.
+    File(PrivateFileFault),
     /// The file is not valid PEM.
     Pem(String),
     /// The file holds no private key.
@@ -59,20 +53,6 @@ pub enum KeyFault {
     Encrypted,
     /// The block with this label has a form that cannot be read.
     Form(String),
-}
-
-/// Ways in which the wrong users have access to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exposure {
-    /// The file belongs to `owner`, and is read by `reader`.
-    Owner {
-        /// User that owns the file.
-        owner: u32,
-        /// User that reads the file.
-        reader: u32,
-    },
-    /// The permissions of the file let other users read or change it.
-    Mode(u32),
 }
 
 /// Reads the only private key of a PEM file, as DER of PKCS#8.
@@ -87,52 +67,12 @@ pub fn read(path: &Path) -> Result<Vec<u8>, KeyFileError> {
 }
 
 fn read_checked(path: &Path) -> Result<Vec<u8>, KeyFault> {
-    let file = File::open(path).map_err(KeyFault::Io)?;
-    // The file that is read, not one that has its name by now.
-    let status = file.metadata().map_err(KeyFault::Io)?;
-    let access = check_access(status.uid(), status.mode(), geteuid().as_raw());
-    let key = read_text(file).and_then(|text| from_pem(&text));
-    match (key, access) {
+    let (text, access) = private_file::read_any(path, MAX_KEY_FILE).map_err(KeyFault::File)?;
+    match (from_pem(&text), access) {
         // Another file was given by mistake: who can read it does not matter.
         (Err(fault @ (KeyFault::Missing | KeyFault::Pem(_))), _) => Err(fault),
-        (_, Err(exposure)) => Err(KeyFault::Access(exposure)),
+        (_, Err(exposure)) => Err(KeyFault::File(PrivateFileFault::Access(exposure))),
         (key, Ok(())) => key,
-    }
-}
-
-fn read_text(file: File) -> Result<Vec<u8>, KeyFault> {
-    let mut text = Vec::new();
-    file.take(MAX_KEY_FILE + 1)
-        .read_to_end(&mut text)
-        .map_err(KeyFault::Io)?;
-    if text.len() as u64 > MAX_KEY_FILE {
-        return Err(KeyFault::TooLarge);
-    }
-    Ok(text)
-}
-
-/// Checks that only its `owner` and root have access to a key, and that `reader` is one of them. The group may read a
-/// key that belongs to root, as a daemon without privileges has to.
-///
-/// # Errors
-/// When other users have access.
-pub fn check_access(owner: u32, mode: u32, reader: u32) -> Result<(), Exposure> {
-    const ROOT: u32 = 0;
-    const OTHERS: u32 = 0o077;
-    const OTHERS_BUT_GROUP_READS: u32 = 0o037;
-
-    if owner != ROOT && owner != reader {
-        return Err(Exposure::Owner { owner, reader });
-    }
-    let refused = if owner == ROOT {
-        OTHERS_BUT_GROUP_READS
-    } else {
-        OTHERS
-    };
-    if mode & refused == 0 {
-        Ok(())
-    } else {
-        Err(Exposure::Mode(mode & 0o7777))
     }
 }
 
@@ -280,17 +220,7 @@ impl fmt::Display for KeyFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.fault {
-            KeyFault::Io(error) => write!(f, "cannot read the private key '{path}': {error}"),
-            KeyFault::Access(Exposure::Owner { owner, reader }) => write!(
-                f,
-                "the private key '{path}' belongs to user {owner}, but must belong to root or to user {reader}, who \
-                 reads it: change its owner with chown"
-            ),
-            KeyFault::Access(Exposure::Mode(mode)) => write!(
-                f,
-                "the private key '{path}' is accessible to other users (mode {mode:04o}): run 'chmod 600 {path}', and \
-                 replace the key if somebody may have read it"
-            ),
+            KeyFault::File(fault) => fault.explain(f, "private key", &self.path),
             KeyFault::Encrypted => write!(
                 f,
                 "the private key '{path}' is encrypted with a passphrase, which is not supported: write a copy without \
@@ -304,9 +234,7 @@ impl fmt::Display for KeyFileError {
 impl fmt::Display for KeyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) => error.fmt(f),
-            Self::TooLarge => write!(f, "the file exceeds {} MiB", MAX_KEY_FILE >> 20),
-            Self::Access(_) => f.write_str("it is accessible to other users"),
+            Self::File(fault) => fault.fmt(f),
             Self::Pem(why) => write!(f, "the file is not valid PEM: {why}"),
             Self::Missing => write!(f, "the file holds no complete PEM block '{LABEL}'"),
             Self::Several => f.write_str("the file holds more than one private key"),
@@ -325,48 +253,6 @@ impl std::error::Error for KeyFileError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_read_only_if_nobody_else_has_access() {
-        let (petrel, other) = (100, 200);
-        for (owner, mode, reader, good) in [
-            (petrel, 0o400, petrel, true),
-            (petrel, 0o600, petrel, true),
-            (petrel, 0o640, petrel, false),
-            (petrel, 0o604, petrel, false),
-            (petrel, 0o620, petrel, false),
-            (0, 0o400, 0, true),
-            (0, 0o640, 0, true),
-            (0, 0o644, 0, false),
-            (0, 0o660, 0, false),
-            (0, 0o440, petrel, true),
-            (0, 0o444, petrel, false),
-            (other, 0o400, petrel, false),
-            (other, 0o400, 0, false),
-        ] {
-            let checked = check_access(owner, mode, reader);
-            assert_eq!(checked.is_ok(), good, "{owner} {mode:o} {reader}");
-        }
-        let file = 0o100_000;
-        let exposure = check_access(petrel, file | 0o644, petrel);
-        assert_eq!(exposure, Err(Exposure::Mode(0o644)));
-    }
-
-    #[test]
-    fn a_file_without_a_key_is_named_as_such_whoever_can_read_it() {
-        let open = |content: &str| {
-            let path = std::env::temp_dir().join(format!("petrel-no-key-{}", std::process::id()));
-            std::fs::write(&path, content).unwrap();
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .unwrap();
-            let error = read(&path).unwrap_err();
-            std::fs::remove_file(&path).unwrap();
-            error.fault
-        };
-        assert!(matches!(open("0a server\n"), KeyFault::Missing));
-        let key = format!("-----BEGIN {LABEL}-----\nMAA=\n-----END {LABEL}-----\n");
-        assert!(matches!(open(&key), KeyFault::Access(_)));
-    }
 
     #[test]
     fn lengths_are_written_as_der_has_them() {

@@ -635,6 +635,9 @@ fn requests_about_the_wrong_kind_of_name_are_refused() {
     let daemon = Daemon::start();
     let mut client = daemon.connect();
     assert!(is_failure(client.ask("t:", add(1))));
+    // This one bounds archives, also where there are none.
+    assert!(is_failure(client.ask("t:archive-bound", add(1))));
+    assert!(!is_failure(client.ask("t:archive-bound", add(-1))));
     // The supervisor's connection survives a refusal.
     assert!(is_failure(client.ask(":missing", add(1))));
     daemon.make_fifo(":a");

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
+use std::time::{Duration, SystemTime};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
@@ -1157,7 +1158,64 @@ fn a_full_disk_fails_an_upload(before: &'static str, reason: &str) {
     host.expect(&host.tenant(&create), 0, &["created unikernel"]);
 }
 
-/// Of two images the quota of a small policy, 256 MB, is used up but for 20; what the store has was found at the start.
+/// Archives have an eighth of what a policy gives: 50 MiB of 400, 32 MiB of 256.
+#[test]
+fn console_archives_of_a_tenant_count_in_its_disk_quota() {
+    let mut host = Host::prepared(Setup::default());
+    let mut console = host.command("petrel-console");
+    console.args(["-v", "--tmpdir", "run", "--log-dir", "logs"]);
+    host.console = Some(Daemon::start(&mut console, "listening"));
+    host.start_supervisor();
+    // Sparse files of 20 MiB each, of which a later one is newer.
+    let archive = |host: &Host, names: &[&str]| {
+        for (age, name) in names.iter().enumerate() {
+            let file = File::create(host.path("logs").join(name)).unwrap();
+            file.set_len(20 << 20).unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(age as u64);
+            file.set_modified(time).unwrap();
+        }
+    };
+    let ended = |host: &Host| {
+        let mut files = host.names("logs");
+        files.retain(|file| file != "a:x.log");
+        files.into_iter().collect::<Vec<_>>()
+    };
+    let allow = |host: &Host, memory: &str| {
+        let added = host.petrel(&["add-policy", "a", "4", "--mem", memory]);
+        host.expect(&added, 0, &["added policy"]);
+    };
+    archive(
+        &host,
+        &[
+            "a:one.log",
+            "a:two.log.1",
+            "a:b:three.log",
+            "b:one.log",
+            "b:two.log",
+        ],
+    );
+    // When the policy comes, and when it changes.
+    allow(&host, "100");
+    eventually("the archives fit", || {
+        ended(&host) == ["a:b:three.log", "a:two.log.1", "b:one.log", "b:two.log"]
+    });
+    allow(&host, "32");
+    eventually("the archives fit into less", || {
+        ended(&host) == ["a:b:three.log", "b:one.log", "b:two.log"]
+    });
+    // A console daemon that was away is told with the consoles of what runs.
+    let image = guest("forever.spt");
+    let created = host.petrel(&["create", "a:x", image.to_str().unwrap(), "--mem=16"]);
+    host.expect(&created, 0, &["created unikernel"]);
+    assert_eq!(host.console.take().unwrap().stop(), Some(0));
+    archive(&host, &["a:four.log", "a:five.log"]);
+    host.console = Some(Daemon::start(&mut console, "listening"));
+    eventually("the archives fit again", || {
+        ended(&host) == ["a:b:three.log", "b:one.log", "b:two.log"]
+    });
+}
+
+/// Of two images what a small policy has for images, 224 MB, is used up but for 20; what the store has was found at the start.
 #[test]
 fn an_image_that_inflates_beyond_the_quota_ends_early() {
     let mut host = Host::start();
@@ -1170,7 +1228,7 @@ fn an_image_that_inflates_beyond_the_quota_ends_early() {
     let stored = File::options()
         .write(true)
         .open(host.path("db/image").join(digest(&image)));
-    stored.unwrap().set_len(236 << 20).unwrap();
+    stored.unwrap().set_len(204 << 20).unwrap();
     host.start_supervisor();
 
     let mut bomb = ZlibEncoder::new(Vec::new(), Compression::fast());
@@ -1189,7 +1247,7 @@ fn an_image_that_inflates_beyond_the_quota_ends_early() {
     let why = daemon.failure();
     for part in [
         "the image of a:y does not fit",
-        "256 MB of images",
+        "224 MB of images",
         "destroy",
     ] {
         assert!(why.contains(part), "{why}");

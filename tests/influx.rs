@@ -11,9 +11,11 @@ mod host;
 mod stats;
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
@@ -194,6 +196,7 @@ fn server(answers: &'static [&'static str]) -> (String, Receiver<(String, String
 fn a_bucket_is_written_to_with_the_token_of_a_file_or_of_the_environment() {
     let (host, _stats) = observing(&[":a"]);
     let file = host.file("token", "from file\n");
+    set_mode(&file, 0o600);
     for (option, token) in [
         (Some(file.to_str().unwrap()), "from file"),
         (None, "from env"),
@@ -215,6 +218,31 @@ fn a_bucket_is_written_to_with_the_token_of_a_file_or_of_the_environment() {
         assert!(body.starts_with("resource_usage,vm=a utime="), "{body}");
         assert!(body.ends_with('\n'));
     }
+}
+
+#[test]
+fn a_token_that_others_can_read_is_refused() {
+    let host = Host::prepared(Setup::default());
+    let file = host.file("token", "secret\n");
+    let path = file.to_str().unwrap();
+    let options = ["--url", "http://h", "--database", "d", "--token-file", path];
+    for (mode, said) in [(0o644, "(mode 0644)"), (0o620, "(mode 0620)")] {
+        set_mode(&file, mode);
+        let ended = run(&mut exporter(&host, &options));
+        assert_eq!(ended.code(), 124);
+        for part in ["the token", path, said, "chmod 600"] {
+            assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+        }
+    }
+    // One that is cut off would be another token.
+    fs::write(&file, "x".repeat(5000)).unwrap();
+    set_mode(&file, 0o600);
+    let ended = run(&mut exporter(&host, &options));
+    assert!(ended.stderr.contains("exceeds 4 KiB"), "{ended:?}");
+}
+
+fn set_mode(file: &Path, mode: u32) {
+    fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
@@ -581,7 +609,7 @@ fn what_does_not_say_where_lines_go_is_refused() {
                 "--token-file",
                 "none",
             ],
-            "cannot read none",
+            "cannot read the token 'none'",
         ),
         (
             &["--influx", "127.0.0.1", "--buffer", "0"],

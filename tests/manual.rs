@@ -37,10 +37,10 @@ use petrel::policy::Policy;
 use petrel::private_key::MAX_KEY_FILE;
 use petrel::stats::{collect, daemon as stats, registry as observed};
 use petrel::supervisor::{
-    AGE_STEP, IMAGE_QUOTA_FACTOR, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES, MAX_BLOCK_SIZE,
-    MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT, MAX_ENDED, MAX_ENDED_IN_PATH,
-    MAX_IMAGE_QUOTA_FACTOR, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
-    MAX_WAITING, MIN_IMAGE_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, bhyve, restart,
+    AGE_STEP, ARCHIVE_SHARE, DISK_QUOTA_FACTOR, MACHINE_STOP_DEADLINE, MAX_BLOCK_DEVICES,
+    MAX_BLOCK_SIZE, MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT, MAX_DISK_QUOTA_FACTOR,
+    MAX_ENDED, MAX_ENDED_IN_PATH, MAX_POLICIES, MAX_STARTING, MAX_UPLOADS, MAX_UPLOADS_OF_TENANT,
+    MAX_WAITING, MIN_DISK_QUOTA, SAVE_RETRY, STOP_DEADLINE, UPLOAD_STEP_BYTES, bhyve, restart,
 };
 use petrel::sys::spawn;
 use petrel::tender::{options as tender, plan};
@@ -145,7 +145,7 @@ fn defaults_in_the_pages_are_those_of_the_programs() {
     let port = petrel::tls::PORT.to_string();
     let list = CRL_DAYS.to_string();
     let stop = STOP_DEADLINE.as_secs().to_string();
-    let quota = IMAGE_QUOTA_FACTOR.to_string();
+    let quota = DISK_QUOTA_FACTOR.to_string();
     let reserve = DISK_RESERVE.to_string();
     let interval = stats::INTERVAL.as_secs().to_string();
     let age = metrics_http::AGE.as_secs().to_string();
@@ -563,8 +563,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} requests", host::MAX_LARGE),
         format!("{MAX_UPLOADS} images that arrive"),
         format!("{MAX_UPLOADS_OF_TENANT} images of a tenant that arrive"),
-        format!("{} MB of images", MIN_IMAGE_QUOTA >> 20),
-        format!("{MAX_IMAGE_QUOTA_FACTOR} times its memory"),
+        format!("{} MB on disk", MIN_DISK_QUOTA >> 20),
+        format!("1/{ARCHIVE_SHARE} of that"),
+        format!("{MAX_DISK_QUOTA_FACTOR} times its memory"),
         format!("{} MiB of an upload", UPLOAD_STEP_BYTES >> 20),
         format!("{MAX_DISK_RESERVE} MB of reserve"),
         format!("{MAX_BLOCK_STREAMS} block devices on their way"),
@@ -758,6 +759,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} files of a console", log_directory::LOG_FILES),
         format!("{} MiB in all files of a tenant", log_quota::LOG_TENANT),
         format!("{} for a file", size(log_quota::LEAST)),
+        format!("{} tenants with a bound", archive::MAX_BOUNDS),
         format!("{} for the rest of a request", time(socket::WRITE_TIMEOUT)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
     ];

@@ -750,6 +750,46 @@ fn protections_that_are_off_are_told_at_the_start_and_by_a_check() {
 }
 
 #[test]
+fn a_check_tells_the_disk_space_of_each_path() {
+    let mut host = prepared();
+    host.start_supervisor();
+    let policy = ["add-policy", "a", "4", "--mem", "128"];
+    host.expect(&host.petrel(&policy), 0, &["added policy"]);
+    create(&host, "a:b:x", &guest("forever.spt"));
+    // The same image counts once, another one does, also as a previous one.
+    create(&host, "a:y", &guest("forever.spt"));
+    let other = another(&host);
+    let replaced = ["create", "-f", "a:y", other.to_str().unwrap(), QUIET];
+    host.expect(&host.petrel(&replaced), 0, &[]);
+    stop(&mut host);
+    for (image, megabytes) in [(guest("forever.spt"), 20), (other, 30)] {
+        let digest = Sha256::digest(fs::read(image).unwrap());
+        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let stored = fs::File::options()
+            .write(true)
+            .open(host.path("db/image").join(name));
+        stored.unwrap().set_len(megabytes << 20).unwrap();
+    }
+    let check = run(host.supervisor_command().arg("--check"));
+    let lines: Vec<_> = check
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("finds "))
+        .collect();
+    let own = "where no policy of its own bounds them";
+    let expected = [
+        format!("finds 50 MB of images at and below :, {own}"),
+        "finds 50 MB of images at and below a:, where its policy allows 448 MB".to_owned(),
+        format!("finds 20 MB of images at and below a:b:, {own}"),
+    ];
+    assert_eq!(lines, expected, "{check:?}");
+    let without = ["--check", "--image-quota-factor=none"];
+    let check = run(host.supervisor_command().args(without));
+    let line = format!("finds 50 MB of images at and below a:, {own}");
+    assert!(check.stdout.contains(&line), "{check:?}");
+}
+
+#[test]
 fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     let mut host = prepared();
     let check = |host: &Host| run(host.supervisor_command().arg("--check"));
@@ -797,7 +837,7 @@ fn a_check_tells_what_a_start_would_do_and_changes_nothing() {
     assert_eq!(stopped.code(), 0, "{stopped:?}");
     let lines = stopped.stdout.lines();
     let starts: Vec<_> = lines
-        .filter(|line| !line.starts_with("protection is off: "))
+        .filter(|line| !line.starts_with("protection is off: ") && !line.starts_with("finds "))
         .collect();
     assert_eq!(starts, ["starts :two (order 7)", "starts :one (order 50)"]);
 

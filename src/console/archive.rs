@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::ring::{Item, Line, Moment, Reader, Ring};
-use crate::name::Name;
+use crate::name::{Name, Path};
 
 /// Bytes of one console that are archived in a second, in the long run: a guest that floods its console neither keeps
 /// disks from others nor wears them out. How much it fills of them is up to what it is archived in.
@@ -19,6 +19,9 @@ pub const BURST: usize = 1 << 23;
 
 /// How long nothing is archived of a console after that was refused, or went beyond its rate.
 pub const PAUSE: Duration = Duration::from_millis(250);
+
+/// Maximum number of tenants whose archives have bounds: twice as many as can have consoles, or policies.
+pub const MAX_BOUNDS: usize = 2048;
 
 /// Where lines are archived.
 pub(super) trait Sink: fmt::Debug {
@@ -33,6 +36,9 @@ pub(super) trait Sink: fmt::Debug {
 
     /// Somebody may have moved what lines are passed on to.
     fn reopen(&mut self);
+
+    /// Lets the lines of a tenant take so many bytes on disk at most, from now on. Nothing else than files has bounds.
+    fn bound(&mut self, _tenant: &Path, _bytes: u64) {}
 }
 
 /// Something was not taken, and may be offered again after [`PAUSE`].
@@ -143,6 +149,11 @@ impl Archive {
         self.consoles
             .iter()
             .filter_map(|(name, progress)| Some((name, progress.again?)))
+    }
+
+    /// Lets the lines of a tenant take so many bytes on disk at most.
+    pub(super) fn bound(&mut self, tenant: &Path, bytes: u64) {
+        self.sink.bound(tenant, bytes);
     }
 
     /// Somebody may have moved what lines are passed on to.

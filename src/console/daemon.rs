@@ -27,7 +27,7 @@ use super::syslog::{self, Syslog};
 use crate::command_line;
 use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
-use crate::name::Name;
+use crate::name::{self, Name};
 use crate::sandbox::{self, Access, Breach, Need};
 use crate::self_metrics::{SelfMetrics, address};
 use crate::socket::{
@@ -37,7 +37,7 @@ use crate::stats::collect::SelfUsage;
 use crate::wire::lines::LineFrames;
 use crate::wire::{
     CONSOLE_WAITS, Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload,
-    SinceCount, Success, Timestamp, VERSION, domain,
+    SinceCount, Success, Timestamp, VERSION, domain, extensions::archive_bound,
 };
 
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
@@ -533,10 +533,15 @@ impl Daemon {
         };
         match command {
             ConsoleCommand::Add(max) => {
-                let max = max.unsigned().unwrap_or(0);
-                let added = self
-                    .check_supervisor(id)
-                    .and_then(|()| self.add(&name, max));
+                let added =
+                    self.check_supervisor(id)
+                        .and_then(|()| match archive_bound(&name, &max) {
+                            Some(bytes) => {
+                                self.bound(&name.path().tenant(), bytes);
+                                Ok(())
+                            }
+                            None => self.add(&name, max.unsigned().unwrap_or(0)),
+                        });
                 self.answer(id, message.header, added.map(|()| Success::Empty(())));
             }
             ConsoleCommand::Subscribe(from) => {
@@ -604,6 +609,13 @@ impl Daemon {
         self.opened += 1;
         debug!("{name}: reading the console");
         Ok(())
+    }
+
+    /// Bounds the archives of a tenant.
+    fn bound(&mut self, tenant: &name::Path, bytes: u64) {
+        for archive in &mut self.archives {
+            archive.bound(tenant, bytes);
+        }
     }
 
     fn inactive(&self, name: &Name) -> Result<Success, String> {

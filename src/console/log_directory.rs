@@ -1,6 +1,6 @@
 //! Files of lines, one a console, which are rotated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
@@ -12,14 +12,18 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use time::OffsetDateTime;
 
-use super::archive::{Refused, Sink};
+use super::archive::{MAX_BOUNDS, Refused, Sink};
 use super::lines::escaped;
 use super::log_quota;
 use super::ring::{Line, Moment};
 use crate::name::{Name, Path as Tenant};
 
-/// Tenants of whose room there is a note.
-const ROOMS: usize = 1024;
+/// Tenants of whose files it is noted how much they take.
+const ACCOUNTS: usize = 1024;
+
+/// How many times as much as in all files that its consoles write to a tenant may have at least. With as many consoles as
+/// there can be, each of which fills its file before the next one comes, these still have less: 1/8 (1 + 1/2 + 1/3 + ...).
+const BESIDES_NEWEST: u64 = 8;
 
 /// MiB of a file unless the operator says otherwise.
 pub const LOG_SIZE: u64 = 10;
@@ -39,8 +43,9 @@ pub(super) struct LogDirectory {
     directory: File,
     limits: Limits,
     files: BTreeMap<Name, LogFile>,
-    /// Bytes that tenants may begin files for before the directory is looked through again.
-    room: BTreeMap<Tenant, u64>,
+    /// Bytes that the supervisor lets files of a tenant take, where that is less than `limits` say.
+    bounds: BTreeMap<Tenant, u64>,
+    accounts: BTreeMap<Tenant, Account>,
 }
 
 /// How much is kept.
@@ -50,8 +55,17 @@ pub(super) struct Limits {
     pub(super) size: u64,
     /// Files of a console, at least 1.
     pub(super) files: u32,
-    /// Bytes of all files of a tenant, but at least those that are written to.
+    /// Bytes of all files of a tenant.
     pub(super) tenant: u64,
+}
+
+/// Files of a tenant.
+#[derive(Debug)]
+struct Account {
+    /// Bytes in them at most; unknown until the directory is looked through.
+    used: Option<u64>,
+    /// Bytes of one.
+    file: u64,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +95,8 @@ impl LogDirectory {
             directory,
             limits,
             files: BTreeMap::new(),
-            room: BTreeMap::new(),
+            bounds: BTreeMap::new(),
+            accounts: BTreeMap::new(),
         })
     }
 
@@ -123,40 +138,42 @@ impl LogDirectory {
         Ok(())
     }
 
-    /// Opens `file`, unless it is. If that begins one, there is room made for it.
+    /// Opens `file`, unless it is.
     fn reach(&mut self, name: &Name, file: &mut LogFile) -> io::Result<()> {
         if file.file.is_none() {
             let opened = self.append(name)?;
-            let size = opened.metadata()?.len();
-            if size == 0 {
-                self.make_room(name)?;
-            }
-            file.size = size + file.held.len() as u64;
+            file.size = opened.metadata()?.len() + file.held.len() as u64;
             file.file = Some(opened);
+            self.share(name);
         }
         Ok(())
     }
 
-    /// Makes room for one more file of the tenant of `name`. The directory is looked through only when as much was begun as
-    /// there was room for the last time.
-    fn make_room(&mut self, name: &Name) -> io::Result<()> {
+    /// Bytes of all files of a tenant.
+    fn most(&self, tenant: &Tenant) -> u64 {
+        self.bounds.get(tenant).map_or(self.limits.tenant, |bound| {
+            self.limits.tenant.min((*bound).max(log_quota::LEAST))
+        })
+    }
+
+    /// Divides what the tenant of `name` may have among its consoles, of which `name` is one.
+    fn share(&mut self, name: &Name) {
         let tenant = name.path().tenant();
-        let file = self.limits.size.max(log_quota::LEAST);
-        let left = self
-            .room
-            .get(&tenant)
-            .and_then(|left| left.checked_sub(file));
-        let left = match left {
-            Some(left) => left,
-            None => log_quota::make_room(&self.directory, &tenant, self.limits.tenant, |other| {
-                other == name || self.files.contains_key(other)
-            })?,
-        };
-        if self.room.len() >= ROOMS {
-            self.room.clear();
+        let others = self.files.keys().filter(|other| *other != name);
+        let others = others.filter(|other| other.path().tenant() == tenant);
+        let consoles = others.count() as u64 + 1;
+        let file = self.most(&tenant) / (BESIDES_NEWEST * consoles);
+        self.account(tenant).file = self.limits.size.min(file);
+    }
+
+    fn account(&mut self, tenant: Tenant) -> &mut Account {
+        if self.accounts.len() >= ACCOUNTS && !self.accounts.contains_key(&tenant) {
+            self.accounts.clear();
         }
-        self.room.insert(tenant, left);
-        Ok(())
+        self.accounts.entry(tenant).or_insert(Account {
+            used: None,
+            file: self.limits.size,
+        })
     }
 
     /// Makes room for so many bytes in `file`, which is open then.
@@ -166,13 +183,59 @@ impl LogDirectory {
             file.write()?;
             file.failed = false;
         }
-        if file.size > 0 && file.size + bytes > self.limits.size {
+        let tenant = name.path().tenant();
+        let most = self.accounts.get(&tenant).map(|account| account.file);
+        if file.size > 0 && file.size + bytes > most.unwrap_or(self.limits.size) {
             file.write()?;
             file.file = None;
             self.rotate(name)?;
             return self.prepare(name, file, bytes);
         }
+        self.charge(name, tenant, file, bytes)
+    }
+
+    /// Counts so many bytes more for a tenant. The directory is looked through only if they may be too many.
+    fn charge(
+        &mut self,
+        name: &Name,
+        tenant: Tenant,
+        file: &mut LogFile,
+        bytes: u64,
+    ) -> io::Result<()> {
+        let most = self.most(&tenant);
+        let fits = |used: u64| used.saturating_add(bytes) <= most;
+        let known = self.account(tenant.clone()).used;
+        let used = if let Some(used) = known.filter(|used| fits(*used)) {
+            used
+        } else {
+            // What is held back would not be found.
+            file.write()?;
+            self.make_room(&tenant, bytes, Some(name))?
+        };
+        if !fits(used) {
+            return Err(io::Error::other(
+                "its tenant has too much in files that stay",
+            ));
+        }
+        self.account(tenant).used = Some(used + bytes);
         Ok(())
+    }
+
+    /// Makes room for so many bytes more of a tenant, one of whose consoles is `name`. Returns how many are used.
+    fn make_room(&mut self, tenant: &Tenant, bytes: u64, name: Option<&Name>) -> io::Result<u64> {
+        let held = self.files.iter();
+        let held = held.filter(|(other, _)| other.path().tenant() == *tenant);
+        let held: u64 = held.map(|(_, file)| file.held.len() as u64).sum();
+        let room = (self.most(tenant), bytes.saturating_add(held));
+        let left = log_quota::make_room(&self.directory, tenant, room, name, |other| {
+            name == Some(other) || self.files.contains_key(other)
+        })?;
+        for name in left.begun_anew {
+            if let Some(file) = self.files.get_mut(&name) {
+                file.file = None;
+            }
+        }
+        Ok(left.bytes + held)
     }
 
     /// Puts the file away until it may work again; only the first failure in a row is logged.
@@ -223,12 +286,42 @@ impl Sink for LogDirectory {
 
     fn close(&mut self, name: &Name) {
         self.files.remove(name);
+        // Its files count for more from now on.
+        if let Some(account) = self.accounts.get_mut(&name.path().tenant()) {
+            account.used = None;
+        }
+    }
+
+    fn bound(&mut self, tenant: &Tenant, bytes: u64) {
+        if self.bounds.len() >= MAX_BOUNDS && !self.bounds.contains_key(tenant) {
+            // The others have a bound again before they write.
+            let writing: BTreeSet<_> = self.files.keys().map(|name| name.path().tenant()).collect();
+            self.bounds.retain(|tenant, _| writing.contains(tenant));
+        }
+        let before = self.bounds.get(tenant).copied();
+        if bytes < self.limits.tenant {
+            self.bounds.insert(tenant.clone(), bytes);
+        } else {
+            self.bounds.remove(tenant);
+        }
+        if self.bounds.get(tenant).copied() == before {
+            return;
+        }
+        let of_tenant = |name: &&Name| name.path().tenant() == *tenant;
+        let open = self.files.keys().find(of_tenant).cloned();
+        if let Some(name) = open {
+            self.share(&name);
+        }
+        match self.make_room(tenant, 0, None) {
+            Ok(used) => self.account(tenant.clone()).used = Some(used),
+            Err(error) => log::error!("cannot look through {}: {error}", self.path.display()),
+        }
     }
 
     fn reopen(&mut self) {
         // What is held back goes to the new file.
         self.files.retain(|_, file| !file.held.is_empty());
-        self.room.clear();
+        self.accounts.clear();
         for file in self.files.values_mut() {
             file.file = None;
         }
@@ -355,6 +448,15 @@ mod tests {
             text.replace("2023-11-14T22:13:20.007Z ", "")
         }
 
+        /// Bytes of all files whose names begin so.
+        fn bytes(&self, beginning: &str) -> u64 {
+            let files = self.files();
+            let files = files.iter().filter(|file| file.starts_with(beginning));
+            files
+                .map(|file| fs::metadata(self.path.join(file)).unwrap().len())
+                .sum()
+        }
+
         fn files(&self) -> Vec<String> {
             let entries = fs::read_dir(&self.path).unwrap();
             let mut names: Vec<_> = entries
@@ -429,9 +531,7 @@ mod tests {
     #[test]
     fn what_is_written_to_stays_and_of_its_console_the_older_files_go_last() {
         let mut case = Case::new(1 << 20, 3);
-        case.directory.limits.tenant = 8 << 20;
         case.say("t:on", "x").unwrap();
-        case.old("t:on.log", 4, 1);
         case.old("t:on.log.1", 1, 2);
         case.old("t:on.log.2", 1, 1);
         case.old("t:gone.log", 1, 4);
@@ -448,6 +548,7 @@ mod tests {
         }
         symlink("notes", case.path.join("t:link.log")).unwrap();
         let others = case.files().len() - 5;
+        let tenant: Tenant = "t".parse().unwrap();
         let ours = [
             "t:gone.log.1",
             "t:gone.log",
@@ -455,17 +556,84 @@ mod tests {
             "t:on.log.1",
             "t:on.log",
         ];
-        // They came behind its back.
-        case.directory.room.clear();
-        // As many as it runs it has in any case.
-        for (begun, left) in [(1, 4), (2, 3), (3, 2), (4, 1), (5, 1), (6, 1)] {
-            case.say(&format!("t:new{begun}"), "x").unwrap();
+        for (most, left) in [(6, 5), (5, 4), (3, 3), (2, 2), (1, 1)] {
+            case.directory.bound(&tenant, most << 20);
             let files = case.files();
             let kept = |file: &&str| files.iter().any(|kept| kept == file);
             let kept: Vec<_> = ours.into_iter().filter(kept).collect();
-            assert_eq!(kept, ours[5 - left..], "{begun}");
-            assert_eq!(files.len(), others + left + begun);
+            assert_eq!(kept, ours[5 - left..], "{most}");
+            assert_eq!(files.len(), others + left);
         }
+        // What was written to may have to go at last; lines go on in a new file.
+        case.old("t:on.log", 2, 1);
+        case.directory.accounts.clear();
+        case.say("t:new", "x").unwrap();
+        case.say("t:on", "later").unwrap();
+        assert_eq!(case.read("t:on.log"), "later\n");
+        assert_eq!(case.read("t:new.log"), "x\n");
+    }
+
+    #[test]
+    fn files_of_a_tenant_never_exceed_its_bound_and_have_the_newest_lines_of_all() {
+        const BOUND: u64 = 2 << 20;
+        const CONSOLES: usize = 30;
+        let mut case = Case::new(1 << 20, 3);
+        let tenant: Tenant = "t".parse().unwrap();
+        case.say("other:a", "x").unwrap();
+        // In time, and also where the console came before its bound.
+        case.say("t:u0", "x").unwrap();
+        case.directory.bound(&tenant, BOUND);
+        let line = |number: usize| format!("{number:0500}");
+        let mut number = 0;
+        let mut last = vec![0; CONSOLES];
+        // Each fills its files before the next one comes, and all go on then.
+        let turns = (0..CONSOLES).chain(0..CONSOLES).chain(0..CONSOLES);
+        for (turn, console) in turns.enumerate() {
+            for _ in 0..if turn < CONSOLES { 1500 } else { 150 } {
+                number += 1;
+                last[console] = number;
+                case.say(&format!("t:u{console}"), &line(number)).unwrap();
+            }
+            assert!(case.bytes("t:") <= BOUND, "{turn}");
+            let used = case.directory.accounts[&tenant].used;
+            assert!(used.unwrap() >= case.bytes("t:"));
+        }
+        for (console, last) in last.into_iter().enumerate() {
+            let text = case.read(&format!("t:u{console}.log"));
+            assert!(text.ends_with(&(line(last) + "\n")), "{console}");
+        }
+        assert!(case.bytes("t:") > BOUND / 4);
+        assert_eq!(case.read("other:a.log"), "x\n");
+    }
+
+    #[test]
+    fn the_smaller_bound_of_supervisor_and_operator_holds() {
+        let mut case = Case::new(1 << 20, 3);
+        let tenant: Tenant = "t".parse().unwrap();
+        let operator = case.directory.limits.tenant;
+        for (told, most) in [
+            (5 << 20, 5 << 20),
+            (operator + 1, operator),
+            (3 << 20, 3 << 20),
+            // As little as nobody asks for would leave no line.
+            (0, log_quota::LEAST),
+            (u64::MAX, operator),
+        ] {
+            case.directory.bound(&tenant, told);
+            assert_eq!(case.directory.most(&tenant), most);
+            assert_eq!(case.directory.most(&"other".parse().unwrap()), operator);
+        }
+        assert!(case.directory.bounds.is_empty());
+        // Of too many, those stay of which something is written.
+        case.directory.bound(&tenant, 3 << 20);
+        case.say("t:a", "x").unwrap();
+        for number in 0..MAX_BOUNDS {
+            let tenant = format!("t{number}").parse().unwrap();
+            case.directory.bound(&tenant, 2 << 20);
+            assert_eq!(case.directory.most(&tenant), 2 << 20);
+        }
+        assert!(case.directory.bounds.len() <= MAX_BOUNDS);
+        assert_eq!(case.directory.most(&tenant), 3 << 20);
     }
 
     #[test]

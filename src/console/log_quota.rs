@@ -17,53 +17,86 @@ use crate::name::{Name, Path};
 /// MiB of all files of a tenant unless the operator says otherwise.
 pub const LOG_TENANT: u64 = 4096;
 
-/// Bytes for which a file counts at least, so that the number of a tenant's files is bounded, too.
+/// Bytes for which a file of an ended console counts at least, so that the number of a tenant's files is bounded, too.
 pub const LEAST: u64 = 1 << 20;
+
+/// Part of what a tenant may have that is freed beyond what is needed, so that the directory is not looked through for each
+/// line: one of so many.
+const SLACK: u64 = 16;
 
 /// A file of a tenant.
 #[derive(Debug)]
 struct TenantFile {
     name: String,
-    /// Whether there is, or will be, more to write of its console.
-    goes_on: bool,
-    /// Whether it is the one which that is written to.
-    is_newest: bool,
+    console: Name,
+    age: Age,
     /// Seconds, and nanoseconds.
     modified: (i64, i64),
     bytes: u64,
 }
 
-/// Removes as many files of a tenant, which is the first label of a path, as are beyond `most` bytes: the oldest ones of
-/// consoles of which `goes_on` says no, then those of others, but none that is written to. Returns how many bytes there
-/// are room for.
+/// Order in which files go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Age {
+    /// Of a console of which no more is written.
+    Ended,
+    /// An older one of a console of which there may be more.
+    Older,
+    /// The one that is, or will be, written to.
+    Newest,
+}
+
+/// Files of a tenant that are left.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// Bytes in them; those of ended consoles count for [`LEAST`] at least.
+    pub(super) bytes: u64,
+    /// Consoles whose newest file had to go.
+    pub(super) begun_anew: Vec<Name>,
+}
+
+/// Makes sure that the files of a tenant, which is the first label of a path, have `most` bytes less `wanted` at most:
+/// the oldest ones go, first those of consoles of which `goes_on` says no, then older ones of others. Of those that are
+/// written to, which are small enough for all of a tenant to have one, any but that of `kept` goes last of all.
 pub(super) fn make_room(
     directory: &File,
     tenant: &Path,
-    most: u64,
+    (most, wanted): (u64, u64),
+    kept: Option<&Name>,
     goes_on: impl Fn(&Name) -> bool,
-) -> io::Result<u64> {
+) -> io::Result<Left> {
     let mut files = files(directory, tenant, goes_on)?;
     let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
-    files.retain(|file| !(file.goes_on && file.is_newest));
-    files.sort_unstable_by_key(|file| (file.goes_on, file.modified));
-    for file in files {
-        if bytes <= most {
-            break;
-        }
-        match unlinkat(directory, &*file.name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) => info!(
-                "removed {}: its tenant has more in files than may be",
-                file.name
-            ),
-            Err(Errno::ENOENT) => {}
-            Err(error) => {
-                warn!("cannot remove {}: {error}", file.name);
+    let most_left = most.saturating_sub(wanted);
+    let mut begun_anew = Vec::new();
+    if bytes > most_left {
+        files.sort_unstable_by_key(|file| (file.age, file.modified));
+        for file in files {
+            let is_newest = file.age == Age::Newest;
+            let slack = if is_newest { 0 } else { most / SLACK };
+            if bytes <= most_left.saturating_sub(slack)
+                || (is_newest && kept == Some(&file.console))
+            {
                 continue;
             }
+            match unlinkat(directory, &*file.name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) => info!(
+                    "removed {}: its tenant has more in files than may be",
+                    file.name
+                ),
+                Err(Errno::ENOENT) => {}
+                Err(error) => {
+                    warn!("cannot remove {}: {error}", file.name);
+                    continue;
+                }
+            }
+            bytes -= file.bytes;
+            if is_newest {
+                begun_anew.push(file.console);
+            }
         }
-        bytes -= file.bytes;
     }
-    Ok(most.saturating_sub(bytes))
+    Ok(Left { bytes, begun_anew })
 }
 
 /// The files of a tenant; nothing else that is in the directory.
@@ -100,12 +133,19 @@ fn files(
         if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             continue;
         }
+        let age = match (goes_on(&console), number) {
+            (false, _) => Age::Ended,
+            (true, 0) => Age::Newest,
+            (true, _) => Age::Older,
+        };
+        // The others are bounded by the consoles that there are.
+        let least = if age == Age::Ended { LEAST } else { 0 };
         found.push(TenantFile {
             name: name.to_owned(),
-            goes_on: goes_on(&console),
-            is_newest: number == 0,
+            console,
+            age,
             modified: (status.st_mtime, status.st_mtime_nsec),
-            bytes: u64::try_from(status.st_size).unwrap_or(0).max(LEAST),
+            bytes: u64::try_from(status.st_size).unwrap_or(0).max(least),
         });
     }
     Ok(found)

@@ -20,7 +20,7 @@ use crate::manifest::Manifest;
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::socket;
-use crate::supervisor::{BlockDevices, bhyve, launch};
+use crate::supervisor::{BlockDevices, bhyve, disk, launch};
 use crate::unikernel::{Config, ImageDigest};
 use crate::wire::state::{DesiredState, Recorded, State};
 
@@ -61,6 +61,7 @@ pub fn check(options: &Options, system: &System) -> Report {
         report.plan(off.to_string());
     }
     let state = report.state(database, system);
+    report.usage(options, &state);
     let devices = report.devices(options);
     report.unikernels(options, system, &state, &devices);
     report
@@ -139,6 +140,18 @@ impl Report {
             self.plan.extend(removed);
         }
         state
+    }
+
+    /// The disk space that each path takes.
+    fn usage(&mut self, options: &Options, state: &State) {
+        let stored = match images::sizes(&options.dbdir) {
+            Err(ImageError::File(_, _, error)) if error.kind() == ErrorKind::NotFound => {
+                return;
+            }
+            stored => self.note(stored).unwrap_or_default(),
+        };
+        let paths = disk::usage(state, &stored, options.image_quota_factor);
+        self.plan.extend(paths.iter().map(ToString::to_string));
     }
 
     fn unwanted(

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::name::Name;
+use crate::name::{Name, Path};
 use crate::socket::Peer;
 use crate::wire::frame::MAX_MESSAGE;
-use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload};
+use crate::wire::{Command, ConsoleCommand, Int, Int64, Message, Payload, extensions};
 
 /// How long the console daemon may take for an answer.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -24,18 +24,26 @@ pub struct ConsoleLink {
     /// Oldest first, as the answers come.
     asked: VecDeque<PendingConsole>,
     next_attempt: Instant,
+    /// Whether the daemon has not refused to be told of bounds.
+    bounds: bool,
     /// Whether it is known to the log that it cannot be reached.
     reported: bool,
 }
 
-/// A console asked for.
+/// A request that was not answered yet.
 #[derive(Debug)]
 struct PendingConsole {
     sequence: i64,
-    name: Name,
-    /// The supervisor's number of this request.
-    call: u64,
+    request: Request,
     deadline: Instant,
+}
+
+#[derive(Debug)]
+enum Request {
+    /// A console, with the supervisor's number of this request.
+    Add(Name, u64),
+    /// A bound of a tenant's archives.
+    Bound,
 }
 
 /// What became of a console asked for.
@@ -50,11 +58,11 @@ pub struct Outcome {
 }
 
 impl PendingConsole {
-    fn ends(self, result: Result<(), String>) -> Outcome {
-        Outcome {
-            name: self.name,
-            call: self.call,
-            result,
+    /// Outcome for the supervisor, which does not wait for that of a bound.
+    fn ends(self, result: Result<(), String>) -> Option<Outcome> {
+        match self.request {
+            Request::Add(name, call) => Some(Outcome { name, call, result }),
+            Request::Bound => None,
         }
     }
 }
@@ -68,6 +76,7 @@ impl ConsoleLink {
             sequence: 0,
             asked: VecDeque::new(),
             next_attempt: Instant::now(),
+            bounds: true,
             reported: false,
         }
     }
@@ -82,6 +91,7 @@ impl ConsoleLink {
         match Peer::dial(&self.path) {
             Ok(peer) => {
                 self.peer = Some(peer);
+                self.bounds = true;
                 self.reported = false;
                 true
             }
@@ -97,24 +107,41 @@ impl ConsoleLink {
 
     /// Asks for the console of `name` to be read. A failure here is the answer.
     pub fn add(&mut self, name: &Name, call: u64, limit: Int) -> Result<(), String> {
+        if self.peer.is_none() {
+            return Err(format!("it cannot be reached at {}", self.path.display()));
+        }
+        self.ask(name, limit, Request::Add(name.clone(), call));
+        Ok(())
+    }
+
+    /// Tells how many bytes the archives of a tenant may take. Without a connection that is in vain, and told anew with
+    /// the consoles of what runs. A daemon that has refused it is not told again.
+    pub fn bound(&mut self, tenant: &Path, bytes: u64) {
+        let Some((name, number)) =
+            extensions::bound_archives(tenant, bytes).filter(|_| self.bounds)
+        else {
+            return;
+        };
+        self.ask(&name, number, Request::Bound);
+    }
+
+    fn ask(&mut self, name: &Name, number: Int, request: Request) {
         let now = Instant::now();
         let Some(peer) = &mut self.peer else {
-            return Err(format!("it cannot be reached at {}", self.path.display()));
+            return;
         };
         self.sequence += 1;
-        let command = Command::Console(ConsoleCommand::Add(limit));
+        let command = Command::Console(ConsoleCommand::Add(number));
         let message = Message::command(self.sequence, name, command);
         // Recorded first: if sending fails, the answer comes with the loss of the connection.
         self.asked.push_back(PendingConsole {
             sequence: self.sequence,
-            name: name.clone(),
-            call,
+            request,
             deadline: now + ANSWER_DEADLINE,
         });
         if peer.tell(&message).is_err() {
             self.next_attempt = now;
         }
-        Ok(())
     }
 
     /// The connection, to be polled.
@@ -143,7 +170,7 @@ impl ConsoleLink {
             let lost = self
                 .asked
                 .drain(..)
-                .map(|asked| asked.ends(Err(why.clone())));
+                .filter_map(|asked| asked.ends(Err(why.clone())));
             outcomes.extend(lost);
         }
         outcomes
@@ -170,12 +197,71 @@ impl ConsoleLink {
                 self.asked.push_front(asked);
                 return Err("it answers something else".to_owned());
             }
-            outcomes.push(asked.ends(match message.payload {
+            let result = match message.payload {
                 Payload::Reply(_) => Ok(()),
                 Payload::Failure(text) => Err(text.to_lossy()),
                 _ => Err("it answers with something else than an answer".to_owned()),
-            }));
+            };
+            if let (Request::Bound, Err(why)) = (&asked.request, &result)
+                && std::mem::replace(&mut self.bounds, false)
+            {
+                log::info!("console daemon: policies do not bound its archives: {why}");
+            }
+            outcomes.extend(asked.ends(result));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+    use crate::directory::Directory;
+    use crate::wire::Success;
+    use crate::wire::frame::{read_frame, write_frame};
+
+    /// Reads a request, answers it, and returns its name and number.
+    fn answer(daemon: &mut UnixStream, payload: Payload) -> (String, i64) {
+        let request = read_frame(daemon, MAX_MESSAGE).unwrap().unwrap();
+        let request = Message::decode(&request).unwrap();
+        let Payload::Command(Command::Console(ConsoleCommand::Add(number))) = request.payload
+        else {
+            panic!("{request:?}");
+        };
+        let name = request.header.name.to_lossy();
+        let answer = Message::answer(request.header, payload);
+        write_frame(daemon, &answer.encode().unwrap()).unwrap();
+        (name, number.get())
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_know_of_bounds_serves_on_and_is_not_told_again() {
+        let directory = Directory::short();
+        let path = directory.0.join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut link = ConsoleLink::new(path);
+        assert!(link.connect(Instant::now(), true));
+        let (mut daemon, _) = listener.accept().unwrap();
+        let (tenant, name): (Path, Name) = ("t".parse().unwrap(), "t:a".parse().unwrap());
+        link.bound(&tenant, 5);
+        link.add(&name, 1, Int::new(7)).unwrap();
+        let refusal = Payload::Failure("opening".into());
+        let done = || Payload::Reply(Success::Empty(()));
+        assert_eq!(answer(&mut daemon, refusal), ("t:archive-bound".into(), -5));
+        assert_eq!(answer(&mut daemon, done()), ("t:a".into(), 7));
+        let outcomes = link.progress(Instant::now());
+        assert!(matches!(
+            &outcomes[..],
+            [Outcome {
+                call: 1,
+                result: Ok(()),
+                ..
+            }]
+        ));
+        link.bound(&tenant, 6);
+        link.add(&name, 2, Int::new(8)).unwrap();
+        assert_eq!(answer(&mut daemon, done()), ("t:a".into(), 8));
     }
 }

@@ -158,7 +158,7 @@ impl Daemon {
             resources,
             devices: BlockDevices::new(sizes, options.allow_zvol_for.clone()),
             images: images.sizes().map_err(HostError::Images)?,
-            image_quota: options.image_quota_factor,
+            disk_quota: options.image_quota_factor,
             stop_deadline: options.stop_deadline,
             histories: runs.histories(),
             seed: seed(),

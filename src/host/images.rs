@@ -117,15 +117,7 @@ impl ImageStore {
 
     /// The images in the store, with their sizes in bytes.
     pub fn sizes(&self) -> Result<BTreeMap<ImageDigest, u64>, ImageError> {
-        let names = names(&self.directory)?.into_iter();
-        let images = names.filter_map(|name| Some((ImageDigest::parse(&name)?, name)));
-        images
-            .map(|(image, name)| {
-                let path = self.directory.join(name);
-                let found = fs::metadata(&path).map_err(ImageError::file("look at", &path))?;
-                Ok((image, found.len()))
-            })
-            .collect()
+        sizes_in(&self.directory)
     }
 
     /// A file for an image that arrives, and the content that is to be written to it.
@@ -338,6 +330,23 @@ pub fn examine(database: &Path, digest: &ImageDigest) -> Result<Manifest, ImageE
         return Err(ImageError::Damaged(path));
     }
     Manifest::read(&mut file).map_err(ImageError::Manifest)
+}
+
+/// The images in the store below `database`, with their sizes in bytes.
+pub fn sizes(database: &Path) -> Result<BTreeMap<ImageDigest, u64>, ImageError> {
+    sizes_in(&database.join(DIRECTORY))
+}
+
+fn sizes_in(directory: &Path) -> Result<BTreeMap<ImageDigest, u64>, ImageError> {
+    let names = names(directory)?.into_iter();
+    let images = names.filter_map(|name| Some((ImageDigest::parse(&name)?, name)));
+    images
+        .map(|(image, name)| {
+            let path = directory.join(name);
+            let found = fs::metadata(&path).map_err(ImageError::file("look at", &path))?;
+            Ok((image, found.len()))
+        })
+        .collect()
 }
 
 /// The names of the images in the store below `database` that are none of these.

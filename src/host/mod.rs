@@ -47,7 +47,7 @@ use crate::logging::{self, Verbosity};
 use crate::sandbox::{self, Capability};
 use crate::self_metrics::address;
 use crate::socket::ConnectionLimits;
-use crate::supervisor::{ImageQuota, STOP_DEADLINE};
+use crate::supervisor::{DiskQuota, STOP_DEADLINE};
 use crate::{command_line, daemon, name, socket};
 
 pub use self::bhyve::VANISHING_STEP;
@@ -117,9 +117,9 @@ struct Options {
     /// seconds between SIGTERM and SIGKILL for a tender that is to stop (10)
     #[argh(option, default = "STOP_DEADLINE", from_str_fn(seconds))]
     stop_deadline: Duration,
-    /// disk space of images per policy, as a multiple of its memory (4, but at least 256 MB), or none for no limit
-    #[argh(option, default = "ImageQuota::default()")]
-    image_quota_factor: ImageQuota,
+    /// disk space of images and console archives per policy, as a multiple of its memory (4, but at least 256 MB), or none
+    #[argh(option, default = "DiskQuota::default()")]
+    image_quota_factor: DiskQuota,
     /// MB of disk space that uploads and new block devices leave free (64)
     #[argh(option, default = "disk_reserve::DISK_RESERVE", from_str_fn(megabytes))]
     disk_reserve: u64,

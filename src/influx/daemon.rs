@@ -1,8 +1,6 @@
 //! The exporter's process: one thread around poll(2).
 
 use std::env;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -20,6 +18,7 @@ use crate::command_line;
 use crate::daemon::{self, Manager, Signals, wall_clock};
 use crate::logging::Verbosity;
 use crate::name::Name;
+use crate::private_file;
 use crate::sandbox::{self, Breach, Need};
 use crate::socket::{self, Directory};
 
@@ -203,9 +202,7 @@ fn destination(options: Options) -> Result<Destination, String> {
         _ => return Err("--url needs either --database, or --org and --bucket".to_owned()),
     };
     let token = match &options.token_file {
-        Some(file) => {
-            Some(read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?)
-        }
+        Some(file) => Some(read_token(file)?),
         None => env::var(TOKEN).ok(),
     };
     let token = token
@@ -213,15 +210,19 @@ fn destination(options: Options) -> Result<Destination, String> {
         .filter(|token| !token.is_empty());
     let sendable = |token: &String| token.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
     if !token.iter().all(sendable) {
-        return Err("the token has characters that cannot be sent".to_owned());
+        return Err(UNSENDABLE.to_owned());
     }
     Ok(Destination::Server(url, place, token))
 }
 
-fn read(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(file)?
-        .take(MAX_TOKEN)
-        .read_to_string(&mut text)?;
-    Ok(text)
+fn read_token(file: &Path) -> Result<String, String> {
+    let token = private_file::read(file, MAX_TOKEN).map_err(|fault| {
+        let mut why = String::new();
+        let _ = fault.explain(&mut why, "token", file);
+        why
+    })?;
+    String::from_utf8(token).map_err(|_| UNSENDABLE.to_owned())
 }
+
+/// What is said of a token that HTTP does not carry.
+const UNSENDABLE: &str = "the token has characters that cannot be sent";

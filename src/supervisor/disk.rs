@@ -1,11 +1,14 @@
-//! Disk space of images: what each path keeps and what arrives for it, within quotas derived from policies.
+//! Disk space: what each path keeps and what arrives for it, within quotas derived from policies.
+//!
+//! Console archives have a fixed share of a tenant's quota, within which the console daemon keeps them. Images have the
+//! rest of each quota, and are counted here.
 //!
 //! An image counts once for a path, whichever unikernels at and below it refer to it, running, stopped or ended. An upload
 //! counts beside the store, as far as it was allowed to grow, until its image has its place there. Images that only the
 //! state file before the present one refers to do not count: they go with the next write.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,34 +17,49 @@ use log::info;
 use super::operation::{Operation, Upload, Written};
 use super::{Effect, Ended, StagedImage, Supervisor, UploadId};
 use crate::name::{Name, Path};
-use crate::policy::Policy;
+use crate::policy::{Policy, UNLIMITED};
 use crate::unikernel::ImageDigest;
+use crate::wire::state::State;
 
 /// Bytes that an upload may write before it has to ask again.
 pub const UPLOAD_STEP_BYTES: u64 = 8 << 20;
 
-/// Smallest quota for the images of a policy, in bytes: an image with large debug sections, which are never loaded, fits.
-pub const MIN_IMAGE_QUOTA: u64 = 256 << 20;
+/// Smallest disk quota of a policy, in bytes: an image with large debug sections, which are never loaded, fits.
+pub const MIN_DISK_QUOTA: u64 = 256 << 20;
 
-/// Default of how many times its memory the images of a policy may take.
-pub const IMAGE_QUOTA_FACTOR: u64 = 4;
+/// Default of how many times its memory a policy may take on disk.
+pub const DISK_QUOTA_FACTOR: u64 = 4;
 
 /// Greatest factor that can be asked for.
-pub const MAX_IMAGE_QUOTA_FACTOR: u64 = 1024;
+pub const MAX_DISK_QUOTA_FACTOR: u64 = 1024;
 
-/// How much disk space a policy leaves to images.
+/// Part of the disk quota of a tenant that console archives may take: one of so many. Images have the others.
+pub const ARCHIVE_SHARE: u64 = 8;
+
+/// How much disk space a policy gives for images and console archives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageQuota {
-    /// So many times its memory, and at least [`MIN_IMAGE_QUOTA`].
+pub enum DiskQuota {
+    /// So many times its memory, and at least [`MIN_DISK_QUOTA`].
     TimesMemory(u64),
     /// Any amount.
     Unlimited,
 }
 
+/// Disk space that images of a path take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathUsage {
+    /// Path, with all below it.
+    pub path: Path,
+    /// Bytes of images, each of which counts once: of unikernels, of what they can roll back to, and of ended ones.
+    pub used: u64,
+    /// Bytes that its policy allows, if there is a quota.
+    pub allowed: Option<u64>,
+}
+
 /// Disk space that images take.
 #[derive(Debug)]
 pub(super) struct DiskUsage {
-    quota: ImageQuota,
+    quota: DiskQuota,
     /// Bytes of each image in the store.
     stored: BTreeMap<ImageDigest, u64>,
     arriving: BTreeMap<UploadId, Arriving>,
@@ -88,41 +106,52 @@ pub struct QuotaRefusal {
     wanted: u64,
 }
 
-impl ImageQuota {
-    /// The quota of this policy in bytes, if there is one.
+impl DiskQuota {
+    /// Bytes that this policy gives, if there is a quota.
     pub fn bytes(self, policy: &Policy) -> Option<u64> {
         match self {
             Self::TimesMemory(factor) => {
                 let memory = policy.memory.saturating_mul(MB);
-                Some(memory.saturating_mul(factor).max(MIN_IMAGE_QUOTA))
+                Some(memory.saturating_mul(factor).max(MIN_DISK_QUOTA))
             }
             Self::Unlimited => None,
         }
     }
-}
 
-impl Default for ImageQuota {
-    fn default() -> Self {
-        Self::TimesMemory(IMAGE_QUOTA_FACTOR)
+    /// Bytes of them that console archives may take.
+    pub fn of_archives(self, policy: &Policy) -> Option<u64> {
+        self.bytes(policy).map(|bytes| bytes / ARCHIVE_SHARE)
+    }
+
+    /// Bytes of them that images may take: all others.
+    pub fn of_images(self, policy: &Policy) -> Option<u64> {
+        self.bytes(policy)
+            .map(|bytes| bytes - bytes / ARCHIVE_SHARE)
     }
 }
 
-impl FromStr for ImageQuota {
+impl Default for DiskQuota {
+    fn default() -> Self {
+        Self::TimesMemory(DISK_QUOTA_FACTOR)
+    }
+}
+
+impl FromStr for DiskQuota {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             _ if text == "none" => Ok(Self::Unlimited),
-            Ok(factor @ 1..=MAX_IMAGE_QUOTA_FACTOR) => Ok(Self::TimesMemory(factor)),
+            Ok(factor @ 1..=MAX_DISK_QUOTA_FACTOR) => Ok(Self::TimesMemory(factor)),
             _ => Err(format!(
-                "invalid factor '{text}': expected a number from 1 to {MAX_IMAGE_QUOTA_FACTOR}, or none"
+                "invalid factor '{text}': expected a number from 1 to {MAX_DISK_QUOTA_FACTOR}, or none"
             )),
         }
     }
 }
 
 impl DiskUsage {
-    pub(super) fn new(quota: ImageQuota, stored: BTreeMap<ImageDigest, u64>) -> Self {
+    pub(super) fn new(quota: DiskQuota, stored: BTreeMap<ImageDigest, u64>) -> Self {
         Self {
             quota,
             stored,
@@ -313,19 +342,31 @@ impl Supervisor {
     /// root is what the host has: there the file system is the limit.
     fn levels(&self, path: &Path) -> Vec<Level> {
         let kept = self.kept();
-        let quota = |at: &Path| {
-            let policies = self.ledgers().filter_map(|ledger| ledger.at(at));
-            policies
-                .filter_map(|policy| self.disk.quota.bytes(policy))
-                .min()
-        };
         path.ancestry()
             .filter(|at| !at.is_root())
             .filter_map(|at| {
-                let quota = quota(&at)?;
+                let quota = self.least(&at, |policy| self.disk.quota.of_images(policy))?;
                 Some(self.disk.level(at, quota, &kept))
             })
             .collect()
+    }
+
+    /// The least quota of all policies of `at` that are in force or about to be.
+    fn least(&self, at: &Path, quota: impl Fn(&Policy) -> Option<u64>) -> Option<u64> {
+        let policies = self.ledgers().filter_map(|ledger| ledger.at(at));
+        policies.filter_map(quota).min()
+    }
+
+    /// Tells the console daemon what the archives of a tenant may take, where `path` is that of a tenant.
+    pub(super) fn bound_archives(&mut self, path: &Path) {
+        if path.labels().len() != 1 {
+            return;
+        }
+        let bytes = self.least(path, |policy| self.disk.quota.of_archives(policy));
+        self.effects.push(Effect::BoundArchives {
+            tenant: path.clone(),
+            bytes: bytes.map_or(UNLIMITED, |bytes| bytes.min(UNLIMITED)),
+        });
     }
 
     /// The path and image of every version that is kept.
@@ -393,6 +434,51 @@ impl Supervisor {
                     present.previous = None;
                 }
             }
+        }
+    }
+}
+
+/// Disk space of each path with an image in the store, whose sizes are in bytes.
+pub fn usage(
+    state: &State,
+    stored: &BTreeMap<ImageDigest, u64>,
+    quota: DiskQuota,
+) -> Vec<PathUsage> {
+    let mut images_of: BTreeMap<Path, BTreeSet<ImageDigest>> = BTreeMap::new();
+    for recorded in &state.unikernels {
+        let versions = [&recorded.version].into_iter().chain(&recorded.previous);
+        for image in images(versions)
+            .into_iter()
+            .filter(|image| stored.contains_key(image))
+        {
+            for path in recorded.name.path().ancestry() {
+                images_of.entry(path).or_default().insert(image);
+            }
+        }
+    }
+    let policies: BTreeMap<_, _> = state
+        .policies
+        .iter()
+        .map(|(path, policy)| (path, policy))
+        .collect();
+    let allowed = |path: &Path| quota.of_images(policies.get(path).filter(|_| !path.is_root())?);
+    images_of
+        .into_iter()
+        .map(|(path, images)| PathUsage {
+            used: images.iter().filter_map(|image| stored.get(image)).sum(),
+            allowed: allowed(&path),
+            path,
+        })
+        .collect()
+}
+
+impl fmt::Display for PathUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, used) = (&self.path, self.used.div_ceil(MB));
+        write!(f, "finds {used} MB of images at and below {path}, ")?;
+        match self.allowed {
+            Some(allowed) => write!(f, "where its policy allows {} MB", allowed / MB),
+            None => f.write_str("where no policy of its own bounds them"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::manifest::Manifest;
-use crate::name::Name;
+use crate::name::{Name, Path};
 use crate::policy::Policy;
 use crate::unikernel::{Death, ImageDigest, Version};
 use crate::wire::state::{LastExit, State};
@@ -252,6 +252,13 @@ pub enum Effect {
         call: u64,
         /// How many consoles its path may have.
         limit: Int,
+    },
+    /// Tell the console daemon how much its archives of a tenant may take.
+    BoundArchives {
+        /// Path of the tenant, of one label.
+        tenant: Path,
+        /// Bytes, or [`UNLIMITED`](crate::policy::UNLIMITED).
+        bytes: u64,
     },
     /// Start the tender: leads to [`Event::Spawned`], perhaps only when a machine is loaded, later [`Event::Exited`].
     Spawn {

@@ -9,7 +9,7 @@ mod addresses;
 mod block_devices;
 mod block_requests;
 mod certificate_ages;
-mod disk;
+pub mod disk;
 mod event;
 mod host;
 mod lifecycle;
@@ -49,8 +49,8 @@ pub use block_devices::{
 pub use block_requests::{MAX_BLOCK_STREAMS, MAX_BLOCK_STREAMS_OF_TENANT};
 pub use certificate_ages::{AGE_STEP, Ages};
 pub use disk::{
-    IMAGE_QUOTA_FACTOR, ImageQuota, MAX_IMAGE_QUOTA_FACTOR, MIN_IMAGE_QUOTA, QuotaRefusal,
-    UPLOAD_STEP_BYTES,
+    ARCHIVE_SHARE, DISK_QUOTA_FACTOR, DiskQuota, MAX_DISK_QUOTA_FACTOR, MIN_DISK_QUOTA,
+    QuotaRefusal, UPLOAD_STEP_BYTES,
 };
 pub use event::{
     BlockContent, BlockWork, ConnectionId, Effect, Event, History, Moment, RunId, StagedImage,
@@ -97,7 +97,7 @@ pub struct Settings {
     /// The images in its store, with their sizes in bytes.
     pub images: BTreeMap<ImageDigest, u64>,
     /// How much disk space policies leave to images.
-    pub image_quota: ImageQuota,
+    pub disk_quota: DiskQuota,
     /// What names its BHyve machines, or why it runs none.
     pub machines: Result<Owner, &'static str>,
     /// How long a tender has between SIGTERM and SIGKILL; that of a machine [longer](MACHINE_STOP_DEADLINE).
@@ -238,7 +238,7 @@ impl Supervisor {
             ledger,
             ages,
             devices: settings.devices,
-            disk: DiskUsage::new(settings.image_quota, settings.images),
+            disk: DiskUsage::new(settings.disk_quota, settings.images),
             machines: settings.machines,
             tasks: BTreeMap::new(),
             unikernels: BTreeMap::new(),
@@ -548,6 +548,10 @@ impl Supervisor {
         if result.is_ok() {
             self.written = ticket;
         }
+        let tenant = match &why {
+            Written::Policies { paths, .. } => paths.first().map(crate::name::Path::tenant),
+            _ => None,
+        };
         match (why, result) {
             (Written::Operation(name), result) => self.saved(&name, result),
             (
@@ -567,6 +571,9 @@ impl Supervisor {
                 log::warn!("the state was not recorded, which is tried again: {error}");
                 self.save_later();
             }
+        }
+        if let Some(tenant) = tenant {
+            self.bound_archives(&tenant);
         }
         if self.recorded.is_some() {
             self.forget_images();
@@ -793,7 +800,7 @@ fn claims<'a>(
 pub(crate) mod fixtures {
     use std::collections::BTreeMap;
 
-    use super::{BlockDevices, ImageQuota, Owner, STOP_DEADLINE, Settings};
+    use super::{BlockDevices, DiskQuota, Owner, STOP_DEADLINE, Settings};
     use crate::policy::{Policy, UNLIMITED};
     use crate::unikernel::{Config, FailBehaviour, Kind};
 
@@ -809,7 +816,7 @@ pub(crate) mod fixtures {
             },
             devices: BlockDevices::default(),
             images: BTreeMap::new(),
-            image_quota: ImageQuota::default(),
+            disk_quota: DiskQuota::default(),
             machines: Ok(Owner::of(1, 2, b"")),
             stop_deadline: STOP_DEADLINE,
             histories: BTreeMap::new(),

@@ -147,25 +147,31 @@ impl Supervisor {
         if path.is_root() {
             return self.refuse(&asker, OF_HOST);
         }
-        match self.ledger.remove(path) {
-            Err(refusal) => self.refuse(&asker, &refusal),
-            Ok(_) => self.persist(Written::Policies {
-                asker,
-                paths: vec![path.clone()],
-                answer: Success::String("removed policy".into()),
-                close: true,
-            }),
+        if let Err(refusal) = self.ledger.remove(path) {
+            return self.refuse(&asker, &refusal);
         }
+        self.persist(Written::Policies {
+            asker,
+            paths: vec![path.clone()],
+            answer: Success::String("removed policy".into()),
+            close: true,
+        });
+        self.bound_archives(path);
     }
 
     /// Records policies that were added. More of them, or a command, may follow on the same connection (WIRE 7.2).
     fn persist_addition(&mut self, asker: Asker, paths: Vec<Path>, answer: Success) {
+        let tenant = paths.first().map(Path::tenant);
         self.persist(Written::Policies {
             asker,
             paths,
             answer,
             close: false,
         });
+        // All are of one tenant. What is larger than before holds once it is on disk.
+        if let Some(tenant) = tenant {
+            self.bound_archives(&tenant);
+        }
     }
 
     /// Takes back policies whose write has failed.

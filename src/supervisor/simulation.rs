@@ -488,6 +488,19 @@ impl Schedule {
         if let Some(broken) = self.overgrown() {
             self.host.must(false, || broken);
         }
+        if let Some(broken) = self.archives_beyond() {
+            self.host.must(false, || broken);
+        }
+    }
+
+    /// The tenant whose archives may take more than the policy in force leaves to them.
+    fn archives_beyond(&self) -> Option<String> {
+        self.host.archive_bounds.iter().find_map(|(tenant, bytes)| {
+            let policy = self.supervisor.ledger.at(tenant)?;
+            let share = DiskQuota::default().of_archives(policy)?;
+            (*bytes > share)
+                .then(|| format!("archives of {tenant} may take {bytes} bytes of {share}"))
+        })
     }
 
     /// The paths with an older certificate than one that was acknowledged, and the policies in force there that differ.
@@ -680,7 +693,7 @@ impl Schedule {
         let policies: Vec<_> = self.supervisor.ledger.all().collect();
         let policies = policies.into_iter().filter(|(path, _)| !path.is_root());
         let taken = policies.map(|(path, policy)| {
-            let allowed = ImageQuota::default().bytes(policy).unwrap_or(0);
+            let allowed = DiskQuota::default().of_images(policy).unwrap_or(0);
             (path.clone(), (self.taken_below(path), allowed))
         });
         let taken: BTreeMap<_, _> = taken.collect();

@@ -264,6 +264,7 @@ impl Supervisor {
 
     /// Has the console daemon read the console; returns the number of this call.
     fn announce(&mut self, name: &Name) -> u64 {
+        self.bound_archives(&name.path().tenant());
         let call = self.count();
         self.effects.push(Effect::Announce {
             name: name.clone(),

@@ -6,6 +6,8 @@ use super::message::{Policy, SinceCount};
 use super::primitive::{Bytes, Int, Text, Timestamp};
 use super::state::LastExit;
 use super::unikernel::Info;
+use crate::name::{Name, Path};
+use crate::policy::UNLIMITED;
 use crate::unikernel::Death as Cause;
 
 /// A policy and the age of the certificate that carries it.
@@ -122,6 +124,25 @@ pub enum Death {
     /// Nobody knows.
     #[rasn(tag(explicit(3)))]
     Unknown(()),
+}
+
+/// Label of the name to which the bound of a tenant's archives is addressed.
+const BOUND: &str = "archive-bound";
+
+/// Name and number of a console add that says how many bytes the archives of a tenant may take at most.
+///
+/// A console daemon that does not know of this takes it for a unikernel without a fifo, refuses it, and goes on. The
+/// number is negative, as that of no other.
+pub fn bound_archives(tenant: &Path, bytes: u64) -> Option<(Name, Int)> {
+    let name = Name::new(tenant.clone(), BOUND.parse().ok()?);
+    let bytes = i64::try_from(bytes.min(UNLIMITED)).ok()?;
+    Some((name, Int::new(-bytes)))
+}
+
+/// Bytes that the archives of the tenant of `name` may take, if that is what a console add says.
+pub fn archive_bound(name: &Name, number: &Int) -> Option<u64> {
+    let is_bound = name.label().is_some_and(|label| label.as_str() == BOUND);
+    (is_bound && number.get() < 0).then(|| number.get().unsigned_abs())
 }
 
 impl From<Cause> for Death {

@@ -72,7 +72,8 @@ pub enum Command {
 #[derive(AsnType, Encode, Decode, Clone, Debug, PartialEq, Eq)]
 #[rasn(choice)]
 pub enum ConsoleCommand {
-    /// Read the console of this unikernel; the number bounds the consoles kept for its path.
+    /// Read the console of this unikernel; the number bounds the consoles kept for its path. A negative one is
+    /// [Petrel's own](super::extensions::bound_archives).
     #[rasn(tag(explicit(0)))]
     Add(Int),
     /// History, then live lines.

@@ -68,6 +68,7 @@ impl Daemon {
                     self.results.push(Event::Announced { name, call, result });
                 }
             }
+            Effect::BoundArchives { tenant, bytes } => self.console.bound(&tenant, bytes),
             Effect::Spawn {
                 run,
                 name,

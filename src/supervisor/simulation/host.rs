@@ -35,6 +35,8 @@ pub(super) struct Host {
     pub(super) staged: BTreeMap<UploadId, Staged>,
     pub(super) store: BTreeSet<ImageDigest>,
     pub(super) consoles: BTreeMap<Name, Console>,
+    /// Bytes that the archives of each tenant may take, as last told.
+    pub(super) archive_bounds: BTreeMap<Path, u64>,
     /// The unikernels with taps; some may be left of a preparation that failed.
     pub(super) taps: BTreeSet<Name>,
     /// Block devices on disk, and their MB.
@@ -171,6 +173,7 @@ impl Host {
             staged: BTreeMap::new(),
             store: BTreeSet::new(),
             consoles: BTreeMap::new(),
+            archive_bounds: BTreeMap::new(),
             taps: BTreeSet::new(),
             devices: DEVICES.iter().map(|name| (name.clone(), 10)).collect(),
             attached: BTreeMap::new(),
@@ -195,6 +198,10 @@ impl Host {
         if !holds {
             self.violation.get_or_insert_with(otherwise);
         }
+    }
+
+    fn bound(&mut self, tenant: Path, bytes: u64) {
+        self.archive_bounds.insert(tenant, bytes);
     }
 
     pub(super) fn carry_out(&mut self, effect: Effect) {
@@ -260,6 +267,7 @@ impl Host {
                 let result = self.outcome();
                 self.untold.push(Event::Announced { name, call, result });
             }
+            Effect::BoundArchives { tenant, bytes } => self.bound(tenant, bytes),
             Effect::Spawn {
                 run, name, version, ..
             } => self.spawn(run, name, &version),

@@ -56,14 +56,14 @@ fn an_upload_ends_where_it_exceeds_the_quota_and_takes_nothing_with_it() {
     world.answer("a:", policy(1, 32)).unwrap();
     for _ in 0..2 {
         let (client, upload) = world.begin("a:x", false);
-        for megabytes in [16, 24, 256] {
+        for megabytes in [16, 24, 224] {
             assert_eq!(world.grow(upload, megabytes), Ok(()));
         }
-        let why = world.grow(upload, 264).unwrap_err();
+        let why = world.grow(upload, 232).unwrap_err();
         for part in [
             "of a:x",
             "of a:",
-            "256 MB of images",
+            "224 MB of images",
             "8 MB more",
             "destroy",
         ] {
@@ -86,8 +86,8 @@ fn uploads_at_the_same_time_share_a_quota() {
     let (_, first) = world.begin("a:x", false);
     let (_, second) = world.begin("a:b:x", false);
     assert_eq!(world.grow(first, 200), Ok(()));
-    assert!(world.grow(second, 64).is_err());
-    assert_eq!(world.grow(first, 256), Ok(()));
+    assert!(world.grow(second, 32).is_err());
+    assert_eq!(world.grow(first, 224), Ok(()));
     let why = world.create("a:y").unwrap_err();
     assert!(why.contains("does not fit"), "{why}");
     assert_eq!(world.create("other:y"), Ok("created unikernel".into()));
@@ -97,7 +97,7 @@ fn uploads_at_the_same_time_share_a_quota() {
 
 #[test]
 fn images_count_at_every_level_and_those_of_others_are_not_told() {
-    let mut world = World::with_images(150);
+    let mut world = World::with_images(120);
     for (path, memory) in [("a:", 64), ("a:b:", 32), ("a:c:", 32)] {
         world.answer(path, policy(2, memory)).unwrap();
     }
@@ -105,7 +105,7 @@ fn images_count_at_every_level_and_those_of_others_are_not_told() {
     let (_, upload) = world.begin("a:b:x", false);
     assert_eq!(world.grow(upload, 104), Ok(()));
     let why = world.grow(upload, 112).unwrap_err();
-    assert!(why.contains("of a:") && !why.contains("150"), "{why}");
+    assert!(why.contains("of a:") && !why.contains("120"), "{why}");
     assert!(why.contains("104 MB are used by a:b: alone"), "{why}");
 }
 
@@ -121,20 +121,20 @@ fn an_image_counts_once_for_a_path_whoever_refers_to_it() {
     // The present version and the previous one, of the same image.
     world.answer("a:x", restart(&arguments)).unwrap();
     let (_, upload) = world.begin("a:x", true);
-    assert_eq!(world.grow(upload, 56), Ok(()));
-    assert!(world.grow(upload, 64).is_err());
+    assert_eq!(world.grow(upload, 24), Ok(()));
+    assert!(world.grow(upload, 32).is_err());
 }
 
 #[test]
 fn what_has_ended_is_forgotten_for_a_new_image_the_oldest_first() {
-    let mut world = World::with_images(80);
+    let mut world = World::with_images(70);
     world.answer("a:", policy(4, 64)).unwrap();
     for name in ["a:b:x", "a:z", "a:y"] {
         world.create_ended(name);
     }
     // More than would be free without all of them: none goes.
     let (_, upload) = world.begin("a:n", false);
-    assert!(world.grow(upload, 264).is_err());
+    assert!(world.grow(upload, 232).is_err());
     assert_eq!(world.ended(), ["a:b:x", "a:y", "a:z"]);
     assert_eq!(world.create("a:n"), Ok("created unikernel".into()));
     assert_eq!(world.ended(), ["a:y", "a:z"]);
@@ -195,7 +195,7 @@ fn a_smaller_policy_stops_nothing_and_lets_no_image_in() {
         world.answer("a:x", DESTROY),
         Ok("destroyed unikernel".into())
     );
-    world.image_size = 256 * MB;
+    world.image_size = 224 * MB;
     assert_eq!(world.create("a:y"), Ok("created unikernel".into()));
 }
 
@@ -203,7 +203,7 @@ fn a_smaller_policy_stops_nothing_and_lets_no_image_in() {
 fn an_image_that_did_not_ask_counts_all_the_same() {
     let mut world = World::new();
     world.answer("a:", policy(1, 32)).unwrap();
-    world.image_size = 257 * MB;
+    world.image_size = 225 * MB;
     assert!(world.create("a:x").unwrap_err().contains("does not fit"));
     assert_eq!(world.staged, 0);
 }
@@ -214,7 +214,7 @@ fn images_without_a_policy_or_a_quota_are_bounded_by_the_host_only() {
     assert_eq!(world.create(":a"), Ok("created unikernel".into()));
     assert_eq!(world.create("a:x"), Ok("created unikernel".into()));
     let settings = Settings {
-        image_quota: ImageQuota::Unlimited,
+        disk_quota: DiskQuota::Unlimited,
         ..settings()
     };
     world.supervisor = Supervisor::new(State::default(), Vec::new(), settings);
@@ -264,19 +264,72 @@ fn quotas_follow_from_memory_and_have_a_minimum() {
             memory,
             ..settings().resources
         };
-        quota.parse::<ImageQuota>().unwrap().bytes(&policy)
+        quota.parse::<DiskQuota>().unwrap().bytes(&policy)
     };
-    assert_eq!(of("4", 32), Some(MIN_IMAGE_QUOTA));
+    assert_eq!(of("4", 32), Some(MIN_DISK_QUOTA));
     assert_eq!(of("4", 64), Some(256 * MB));
     assert_eq!(of("4", 65), Some(260 * MB));
     assert_eq!(of("1", 1024), Some(1024 * MB));
     assert_eq!(of("1024", UNLIMITED), Some(u64::MAX));
     assert_eq!(of("none", 32), None);
     for text in ["0", "1025", "-1", "", "all"] {
-        assert!(text.parse::<ImageQuota>().is_err(), "{text}");
+        assert!(text.parse::<DiskQuota>().is_err(), "{text}");
     }
     assert_eq!(
-        ImageQuota::default(),
-        ImageQuota::TimesMemory(IMAGE_QUOTA_FACTOR)
+        DiskQuota::default(),
+        DiskQuota::TimesMemory(DISK_QUOTA_FACTOR)
     );
+}
+
+#[test]
+fn images_and_archives_together_have_the_quota() {
+    for (quota, memory) in [("4", 32), ("4", 67), ("1024", UNLIMITED), ("none", 1)] {
+        let quota: DiskQuota = quota.parse().unwrap();
+        let policy = Policy {
+            memory,
+            ..settings().resources
+        };
+        let [images, archives, all] = [
+            quota.of_images(&policy),
+            quota.of_archives(&policy),
+            quota.bytes(&policy),
+        ];
+        assert_eq!(images.zip(archives).map(|(one, other)| one + other), all);
+        assert_eq!(archives, all.map(|all| all / ARCHIVE_SHARE));
+    }
+}
+
+#[test]
+fn the_console_daemon_is_told_what_archives_may_take_and_what_changes() {
+    let mut world = World::new();
+    let path: Path = "a".parse().unwrap();
+    let share = |memory: u64| memory * 4 * (1 << 20) / 8;
+    let set = |world: &mut World, memory| {
+        world.answer("a:", policy(2, memory)).unwrap();
+        world.archive_bounds[&path]
+    };
+    assert_eq!(set(&mut world, 128), share(128));
+    assert_eq!(set(&mut world, 1024), share(1024));
+    assert_eq!(set(&mut world, 1), share(64));
+    // What is below has part of it, and no bound of its own.
+    world.answer("a:b:", policy(1, 1)).unwrap();
+    assert_eq!(world.archive_bounds.len(), 1);
+    // Larger ones count once they are on disk.
+    world.fail = vec!["persist"];
+    assert!(world.answer("a:", policy(2, 512)).is_err());
+    assert_eq!(world.archive_bounds[&path], share(64));
+    world.pass(SAVE_RETRY);
+    // A console daemon that comes hears it before it hears of consoles.
+    world.answer("a:", policy(2, 64)).unwrap();
+    world.create("a:x").unwrap();
+    world.create("other:x").unwrap();
+    world.create(":x").unwrap();
+    world.archive_bounds.clear();
+    world.happen(Event::ConsoleUp);
+    let other: Path = "other".parse().unwrap();
+    let told = [(path.clone(), share(64)), (other, UNLIMITED)];
+    assert_eq!(world.archive_bounds, BTreeMap::from(told));
+    let remove = Command::Policy(PolicyCommand::Remove(()));
+    world.answer("a:", remove).unwrap();
+    assert_eq!(world.archive_bounds[&path], UNLIMITED);
 }

@@ -20,6 +20,7 @@ use super::fixtures::{config, settings};
 use super::*;
 use crate::elf::test_image::Image;
 use crate::manifest::Manifest;
+use crate::name::Path;
 use crate::unikernel::{Block, Death, FailBehaviour, Net};
 use crate::wire::{
     BlockCommand, Bytes, ConsoleCommand, DatedPolicy, Header, Policy as WirePolicy, Restart,
@@ -35,6 +36,8 @@ struct World {
     announced: Vec<Name>,
     /// How many consoles are kept, as was announced last.
     console_limit: i64,
+    /// Bytes that the archives of each tenant may take, as last told.
+    archive_bounds: BTreeMap<Path, u64>,
     observers: Vec<(ConnectionId, Header)>,
     saved: State,
     images: Vec<ImageDigest>,
@@ -88,6 +91,7 @@ impl World {
             alive: Vec::new(),
             announced: Vec::new(),
             console_limit: 0,
+            archive_bounds: BTreeMap::new(),
             observers: Vec::new(),
             images: state.images().collect(),
             saved: state,
@@ -129,7 +133,7 @@ impl World {
             ..
         } = &mut self.supervisor;
         for ledger in [ledger, acknowledged] {
-            ledger.reset(crate::name::Path::ROOT, Some(has.clone()));
+            ledger.reset(Path::ROOT, Some(has.clone()));
         }
     }
 
@@ -197,6 +201,9 @@ impl World {
                 self.announced.push(name.clone());
                 let result = self.fails("announce");
                 self.result("announce", Event::Announced { name, call, result }, events);
+            }
+            Effect::BoundArchives { tenant, bytes } => {
+                self.archive_bounds.insert(tenant, bytes);
             }
             Effect::Spawn {
                 run,
