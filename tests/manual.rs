@@ -644,6 +644,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             endpoint::COMMAND_PART - 1,
             endpoint::COMMAND_PART
         ),
+        format!(
+            "{}/{} of the places for streams and transfers",
+            endpoint::SHORT_COMMAND_PART - 1,
+            endpoint::SHORT_COMMAND_PART
+        ),
         format!("{} handshakes", endpoint::MAX_HANDSHAKES),
         format!(
             "{} handshakes of one address",

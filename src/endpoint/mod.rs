@@ -45,6 +45,7 @@ use crate::name::Name;
 use crate::sandbox::{self, Breach, Capability, Need};
 use crate::socket::{FOLDER, Folder, RUNTIME_FOLDER};
 use crate::tls::PORT;
+use crate::wire::Command;
 
 use audit::{Audit, Outcome};
 pub use end::{End, Fault, Verdict};
@@ -55,7 +56,7 @@ use lists::Lists;
 pub use lists::{EXPIRY_NOTICE, MAX_LIST_FILE, MAX_LISTS, read_lists};
 use place::Place;
 pub use place::{LISTENER, PLACE_TIMEOUT};
-pub use places::COMMAND_PART;
+pub use places::{COMMAND_PART, SHORT_COMMAND_PART};
 use places::{ConnectionLimits, Occupation};
 pub use relay::{DAEMON_CONNECT, DAEMON_PATIENCE, UPLOAD_STEP, relay};
 pub use standing::RECHECK;
@@ -564,13 +565,20 @@ fn admitted(
         let why = format!("no certificate is accepted, as revoked ones cannot be told: {reason}");
         return Err((request.name, why));
     }
-    let occupation = match chain::route(&request.command).answer {
-        Answer::Subscription => Occupation::Stream,
-        Answer::Single | Answer::Dump => Occupation::Command,
-    };
-    match place.ask(&request.name.path().tenant(), occupation) {
+    match place.ask(&request.name.path().tenant(), occupation(&request.command)) {
         Ok(()) => Ok(request),
         Err(reason) => Err((request.name, reason)),
+    }
+}
+
+/// Occupation of the connection that carries this command.
+fn occupation(command: &Command) -> Occupation {
+    if chain::route(command).answer == Answer::Subscription {
+        Occupation::Stream
+    } else if chain::is_followed_by_stream(command) || chain::is_answered_by_content(command) {
+        Occupation::Transfer
+    } else {
+        Occupation::Command
     }
 }
 

@@ -95,6 +95,7 @@ fn read_answer(mut line: &UnixStream, deadline: Instant) -> io::Result<String> {
 fn request(tenant: &Path, occupation: Occupation) -> String {
     let occupation = match occupation {
         Occupation::Command => 'c',
+        Occupation::Transfer => 't',
         Occupation::Stream => 's',
     };
     format!("{occupation} {}\n", tenant.joined())
@@ -177,6 +178,7 @@ fn parse(line: &[u8]) -> Option<(Path, Occupation)> {
     let (occupation, tenant) = text.split_once(' ')?;
     let occupation = match occupation {
         "c" => Occupation::Command,
+        "t" => Occupation::Transfer,
         "s" => Occupation::Stream,
         _ => return None,
     };
@@ -201,7 +203,11 @@ mod tests {
                 "" => Path::ROOT,
                 label => Path::ROOT.child(label.parse().unwrap()),
             };
-            for occupation in [Occupation::Command, Occupation::Stream] {
+            for occupation in [
+                Occupation::Command,
+                Occupation::Transfer,
+                Occupation::Stream,
+            ] {
                 let line = request(&tenant, occupation);
                 assert!(line.len() <= MAX_REQUEST);
                 assert_eq!(parse(line.as_bytes()), Some((tenant.clone(), occupation)));
