@@ -598,6 +598,23 @@ fn a_stranger_whose_handshake_failed_is_not_listened_to_for_long() {
 }
 
 #[test]
+fn a_client_without_an_upload_keeps_its_place_for_no_longer_than_its_answer_takes() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.answering("vmmd", success());
+    let mut client = endpoint.connect(&host.root.leaf("x", info())).unwrap();
+    assert_eq!(read_message(&mut client).unwrap().payload, success());
+    daemon.wait();
+    let mut taken = 0;
+    let piece = vec![0; 1 << 20];
+    while client.write_all(&piece).is_ok() {
+        taken += piece.len() as u64;
+        // The kernel's buffers take some more.
+        assert!(taken < LINGER.1 / 8);
+    }
+}
+
+#[test]
 fn an_upload_that_pauses_too_long_fails() {
     let host = Host::new();
     let endpoint = host.listen(&["--idle-timeout=1"]);

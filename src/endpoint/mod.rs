@@ -84,11 +84,12 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last message to a peer may take.
 pub const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How long, and for how many octets, a peer that is still sending is listened to after its answer.
+/// Time and bytes for which a peer that still sends an upload is listened to after its answer.
 pub const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
 
-/// The same after a handshake that failed, where nobody knows who the peer is.
-pub const STRANGER_LINGER: (Duration, u64) = (Duration::from_secs(1), 1 << 16);
+/// Time and bytes for which a peer is listened to that has nothing to send: after a handshake that failed, and after the
+/// answer to a command without an upload.
+pub const SHORT_LINGER: (Duration, u64) = (Duration::from_secs(1), 1 << 16);
 
 /// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
 pub const KEEP_ALIVE: (u32, u32) = (60, 15);
@@ -512,7 +513,7 @@ fn converse(
             };
             audit.write(outcome, &error.why.to_string());
             if !matches!(error.why, tls::HandshakeFailure::Gone(_)) {
-                linger(socket, STRANGER_LINGER);
+                linger(socket, SHORT_LINGER);
             }
             return;
         }
@@ -523,15 +524,21 @@ fn converse(
         mut stream,
     } = accepted;
     audit.certificates(&path);
-    let (name, end) = match admitted(&path, doubt, place, &mut audit) {
+    let (name, end, listening) = match admitted(&path, doubt, place, &mut audit) {
         Ok(request) => {
             let standing = Standing::new(path, anchor, lists);
             let idle = options.idle_timeout;
             let (end, kept) = relay(&mut stream, &request, &sockets, idle, &standing);
             audit.kept(&kept);
-            (request.name, end)
+            let listening = if chain::is_followed_by_stream(&request.command) {
+                LINGER
+            } else {
+                SHORT_LINGER
+            };
+            (request.name, end, listening)
         }
-        Err((name, reason)) => (name, End::Failure(Fault::Request, reason)),
+        // It has no place, which others could miss.
+        Err((name, reason)) => (name, End::Failure(Fault::Request, reason), LINGER),
     };
     let told = match &end {
         End::Answered(_) => farewell(&mut stream, &[]),
@@ -546,7 +553,7 @@ fn converse(
         Ok(()) => audit.write(outcome, reason),
     }
     if matches!(end, End::Answered(_) | End::Failure(..)) {
-        linger(socket, LINGER);
+        linger(socket, listening);
     }
 }
 
