@@ -353,6 +353,15 @@ pub fn is_followed_by_stream(command: &Command) -> bool {
     }
 }
 
+/// Whether the answer is as long as what is asked for: an image, the content of a block device, lines of a console.
+pub fn is_answered_by_content(command: &Command) -> bool {
+    route(command).answer == Answer::Dump
+        || matches!(
+            command,
+            Command::Unikernel(UnikernelCommand::Get(_)) | Command::Block(BlockCommand::DumpOld(_))
+        )
+}
+
 impl<'a> Certificate<'a> {
     /// Takes one certificate apart; `der` holds nothing else.
     pub fn read(der: &'a [u8]) -> Result<Self, String> {

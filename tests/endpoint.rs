@@ -32,7 +32,7 @@ use petrel::wire::frame::{END, write_frame};
 use petrel::wire::legacy::{BlockAdd, BlockSet};
 use petrel::wire::{
     BlockCommand, BlockData, Bytes, Command, ConsoleCommand, Data, DatedPolicy, Int, Int64,
-    Message, Payload, PolicyCommand, SinceCount, StatsCommand, Success, VERSION,
+    Message, Payload, PolicyCommand, SinceCount, StatsCommand, Success, UnikernelCommand, VERSION,
 };
 use pki::{Authority, policy};
 
@@ -598,6 +598,23 @@ fn a_stranger_whose_handshake_failed_is_not_listened_to_for_long() {
 }
 
 #[test]
+fn a_client_without_an_upload_keeps_its_place_for_no_longer_than_its_answer_takes() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.answering("vmmd", success());
+    let mut client = endpoint.connect(&host.root.leaf("x", info())).unwrap();
+    assert_eq!(read_message(&mut client).unwrap().payload, success());
+    daemon.wait();
+    let mut taken = 0;
+    let piece = vec![0; 1 << 20];
+    while client.write_all(&piece).is_ok() {
+        taken += piece.len() as u64;
+        // The kernel's buffers take some more.
+        assert!(taken < LINGER.1 / 8);
+    }
+}
+
+#[test]
 fn an_upload_that_pauses_too_long_fails() {
     let host = Host::new();
     let endpoint = host.listen(&["--idle-timeout=1"]);
@@ -818,6 +835,29 @@ fn one_tenant_cannot_take_all_connections() {
 }
 
 #[test]
+fn an_upload_leaves_a_place_to_commands_of_its_tenant() {
+    let host = Host::new();
+    let endpoint = host.listen(&["--max-connections=8", "--max-connections-per-tenant=2"]);
+    let a = host.root.delegate("a", policy(1));
+    let (arrived, arrival) = channel();
+    let uploading = host.daemon("vmmd", move |mut connection| {
+        arrived.send(receive(&mut connection)).unwrap();
+        receive_upload(&mut connection)
+    });
+    let upload = endpoint.connect(&a.leaf("x", create())).unwrap();
+    arrival.recv_timeout(PATIENCE).unwrap();
+    let (_, refused) = first_answer(&endpoint, &a.leaf("y", create()));
+    let why = failure_text(&refused);
+    assert!(why.contains("'a' has 1 streams and transfers"), "{why}");
+    let commanded = host.daemon("vmmd", answer_all);
+    let (_command, answer) = first_answer(&endpoint, &a.leaf("x", info()));
+    assert_eq!(answer.payload, success());
+    commanded.wait();
+    drop(upload);
+    assert_eq!(uploading.wait(), None);
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn one_address_cannot_take_all_handshakes() {
     let host = Host::new();
@@ -886,6 +926,25 @@ fn a_stream_ends_when_a_certificate_of_its_client_expires() {
         "{why}"
     );
     endpoint.log("verdict=\"refused\"");
+}
+
+#[test]
+fn an_image_is_sent_no_further_when_a_certificate_of_its_client_expires() {
+    let host = Host::new();
+    let endpoint = host.listen(&[]);
+    let daemon = host.daemon("vmmd", |mut connection| {
+        receive(&mut connection);
+        connection.write_all(&1000u32.to_be_bytes()).unwrap();
+        // The end of the connection, not that of the image.
+        connection.read(&mut [0])
+    });
+    let get = Command::Unikernel(UnikernelCommand::Get(Int::new(0)));
+    let identity = host.root.leaf_with("x", get, |params| {
+        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(3);
+    });
+    let mut client = endpoint.connect(&identity).unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+    assert_eq!(daemon.wait().unwrap(), 0);
 }
 
 #[test]

@@ -681,6 +681,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             endpoint::COMMAND_PART - 1,
             endpoint::COMMAND_PART
         ),
+        format!(
+            "{}/{} of the places for streams and transfers",
+            endpoint::SHORT_COMMAND_PART - 1,
+            endpoint::SHORT_COMMAND_PART
+        ),
         format!("{} handshakes", endpoint::MAX_HANDSHAKES),
         format!(
             "{} handshakes of one address",
@@ -704,20 +709,20 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} for a daemon to answer", time(endpoint::DAEMON_TIMEOUT)),
         format!("{} for the last message", time(endpoint::CLOSE_TIMEOUT)),
         format!(
-            "{} of listening to a client that still sends",
+            "{} of listening to a client that still uploads",
             time(endpoint::LINGER.0)
         ),
         format!(
-            "{} from a client that still sends",
+            "{} from a client that still uploads",
             size(endpoint::LINGER.1)
         ),
         format!(
-            "{} of listening after a failed handshake",
-            time(endpoint::STRANGER_LINGER.0)
+            "{} of listening to a client that has nothing to send",
+            time(endpoint::SHORT_LINGER.0)
         ),
         format!(
-            "{} after a failed handshake",
-            size(endpoint::STRANGER_LINGER.1)
+            "{} from a client that has nothing to send",
+            size(endpoint::SHORT_LINGER.1)
         ),
         format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
         format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),

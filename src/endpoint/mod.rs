@@ -46,6 +46,7 @@ use crate::name::Name;
 use crate::sandbox::{self, Breach, Capability, Need};
 use crate::socket::{DIRECTORY, Directory, RUNTIME_DIRECTORY};
 use crate::tls::PORT;
+use crate::wire::Command;
 
 use audit::{Audit, Outcome};
 use crl_files::CrlFiles;
@@ -60,7 +61,7 @@ pub use revalidation::RECHECK;
 use revalidation::Revalidation;
 use slot_request::Slot;
 pub use slot_request::{LISTENER, PLACE_TIMEOUT};
-pub use slots::COMMAND_PART;
+pub use slots::{COMMAND_PART, SHORT_COMMAND_PART};
 use slots::{ConnectionKind, ConnectionLimits};
 pub use stream::SecureStream;
 
@@ -85,11 +86,12 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the last message to a peer may take.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long, and for how many bytes, a peer that is still sending is listened to after its answer.
+/// Time and bytes for which a peer that still sends an upload is listened to after its answer.
 pub const LINGER: (Duration, u64) = (Duration::from_secs(10), 1 << 30);
 
-/// The same after a handshake that failed, where nobody knows who the peer is.
-pub const STRANGER_LINGER: (Duration, u64) = (Duration::from_secs(1), 1 << 16);
+/// Time and bytes for which a peer is listened to that has nothing to send: after a handshake that failed, and after the
+/// answer to a command without an upload.
+pub const SHORT_LINGER: (Duration, u64) = (Duration::from_secs(1), 1 << 16);
 
 /// After how many seconds of silence the kernel asks whether the peer is still there, and how often.
 pub const KEEP_ALIVE: (u32, u32) = (60, 15);
@@ -533,7 +535,7 @@ fn converse(
             };
             audit.write(outcome, &error.why.to_string());
             if !matches!(error.why, tls::HandshakeFailure::Gone(_)) {
-                linger(socket, STRANGER_LINGER);
+                linger(socket, SHORT_LINGER);
             }
             return;
         }
@@ -544,15 +546,21 @@ fn converse(
         mut stream,
     } = accepted;
     audit.certificates(&path);
-    let (name, end) = match admitted(&path, doubt, place, &mut audit) {
+    let (name, end, listening) = match admitted(&path, doubt, place, &mut audit) {
         Ok(request) => {
             let standing = Revalidation::new(path, anchor, lists);
             let idle = options.idle_timeout;
             let (end, kept) = relay(&mut stream, &request, &sockets, idle, &standing);
             audit.kept(&kept);
-            (request.name, end)
+            let listening = if chain::is_followed_by_stream(&request.command) {
+                LINGER
+            } else {
+                SHORT_LINGER
+            };
+            (request.name, end, listening)
         }
-        Err((name, reason)) => (name, RequestEnd::Failure(Fault::Request, reason)),
+        // It has no place, which others could miss.
+        Err((name, reason)) => (name, RequestEnd::Failure(Fault::Request, reason), LINGER),
     };
     let told = match &end {
         RequestEnd::Answered(_) => farewell(&mut stream, &[]),
@@ -567,7 +575,7 @@ fn converse(
         Ok(()) => audit.write(outcome, reason),
     }
     if matches!(end, RequestEnd::Answered(_) | RequestEnd::Failure(..)) {
-        linger(socket, LINGER);
+        linger(socket, listening);
     }
 }
 
@@ -586,13 +594,20 @@ fn admitted(
         let why = format!("no certificate is accepted, as revoked ones cannot be told: {reason}");
         return Err((request.name, why));
     }
-    let occupation = match chain::route(&request.command).answer {
-        Answer::Subscription => ConnectionKind::Stream,
-        Answer::Single | Answer::Dump => ConnectionKind::Command,
-    };
-    match place.ask(&request.name.path().tenant(), occupation) {
+    match place.ask(&request.name.path().tenant(), occupation(&request.command)) {
         Ok(()) => Ok(request),
         Err(reason) => Err((request.name, reason)),
+    }
+}
+
+/// Occupation of the connection that carries this command.
+fn occupation(command: &Command) -> ConnectionKind {
+    if chain::route(command).answer == Answer::Subscription {
+        ConnectionKind::Stream
+    } else if chain::is_followed_by_stream(command) || chain::is_answered_by_content(command) {
+        ConnectionKind::Transfer
+    } else {
+        ConnectionKind::Command
     }
 }
 

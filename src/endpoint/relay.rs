@@ -16,7 +16,7 @@ use super::image::FixedImage;
 use super::outcome::{Fault, RequestEnd};
 use super::revalidation::Revalidation;
 use super::stream::{SecureStream, wait};
-use crate::chain::{Answer, Daemon, Request, is_followed_by_stream, route};
+use crate::chain::{Answer, Daemon, Request, is_answered_by_content, is_followed_by_stream, route};
 use crate::name::{self, Name};
 use crate::socket::{self, Directory};
 use crate::wire::frame;
@@ -55,8 +55,8 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
 }
 
 /// Carries `request` out over the daemons' `sockets`. The client is waited for `idle` in all for
-/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long. A stream or an upload goes on only as long as
-/// the client has `standing`.
+/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long. A stream or a transfer goes on only as long
+/// as the client has `standing`.
 ///
 /// With [`RequestEnd::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
 /// as that of a newer certificate had been set before.
@@ -123,6 +123,7 @@ fn start<'a, S: SecureStream>(
         scratch: vec![0; PIECE],
         upload: is_followed_by_stream(&request.command).then(|| RawStream::of(request)),
         pace: Pace::default(),
+        takes_content: is_answered_by_content(&request.command),
         answers: if sends_chain {
             Answers::to_chain_and_request()
         } else {
@@ -170,6 +171,8 @@ struct Relay<'a, S> {
     /// What the client still uploads.
     upload: Option<RawStream>,
     pace: Pace,
+    /// Whether the answer is content that the client may take its time for.
+    takes_content: bool,
     answers: Answers,
     client_ended: bool,
     daemon_ended: bool,
@@ -227,7 +230,7 @@ impl<S: SecureStream> Relay<'_, S> {
 
     /// Whether the client takes part for as long as it likes. A command that the daemon has gets its answer.
     fn goes_on(&self) -> bool {
-        self.answer != Answer::Single || self.upload.is_some()
+        self.answer != Answer::Single || self.takes_content || self.upload.is_some()
     }
 
     fn read_client(&mut self) -> Result<bool, RequestEnd> {

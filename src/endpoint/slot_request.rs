@@ -95,6 +95,7 @@ fn read_answer(mut line: &UnixStream, deadline: Instant) -> io::Result<String> {
 fn request(tenant: &Path, occupation: ConnectionKind) -> String {
     let occupation = match occupation {
         ConnectionKind::Command => 'c',
+        ConnectionKind::Transfer => 't',
         ConnectionKind::Stream => 's',
     };
     format!("{occupation} {}\n", tenant.joined())
@@ -177,6 +178,7 @@ fn parse(line: &[u8]) -> Option<(Path, ConnectionKind)> {
     let (occupation, tenant) = text.split_once(' ')?;
     let occupation = match occupation {
         "c" => ConnectionKind::Command,
+        "t" => ConnectionKind::Transfer,
         "s" => ConnectionKind::Stream,
         _ => return None,
     };
@@ -201,7 +203,11 @@ mod tests {
                 "" => Path::ROOT,
                 label => Path::ROOT.child(label.parse().unwrap()),
             };
-            for occupation in [ConnectionKind::Command, ConnectionKind::Stream] {
+            for occupation in [
+                ConnectionKind::Command,
+                ConnectionKind::Transfer,
+                ConnectionKind::Stream,
+            ] {
                 let line = request(&tenant, occupation);
                 assert!(line.len() <= MAX_REQUEST);
                 assert_eq!(parse(line.as_bytes()), Some((tenant.clone(), occupation)));

@@ -9,8 +9,11 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::name::Path;
 
-/// Parts of all places that streams leave to commands: one of so many.
+/// Parts of all places that streams leave to transfers and commands: one of so many.
 pub const COMMAND_PART: usize = 4;
+
+/// Parts of all places that streams and transfers together leave to commands: one of so many.
+pub const SHORT_COMMAND_PART: usize = 8;
 
 /// Limits of a listener's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +28,13 @@ pub struct ConnectionLimits {
     pub places_per_tenant: usize,
 }
 
-/// Duration class of what a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Duration class of what a connection is for, shortest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionKind {
-    /// Ends by itself.
+    /// Ends by itself, soon.
     Command,
+    /// Ends by itself, when its client has sent or taken an image or the content of a block device.
+    Transfer,
     /// Goes on until one side leaves.
     Stream,
 }
@@ -78,10 +83,10 @@ pub enum Decision {
 pub enum Refusal {
     /// The tenant has, or waits for, so many places.
     Share(Path, usize),
-    /// The tenant has so many streams.
-    StreamShare(Path, usize),
-    /// All tenants have so many streams.
-    Streams(usize),
+    /// The tenant has so many connections that last as long as this occupation, or longer.
+    LongShare(Path, ConnectionKind, usize),
+    /// All tenants together have so many.
+    Long(ConnectionKind, usize),
 }
 
 /// Number of a connection, in the order of arrival.
@@ -185,20 +190,20 @@ impl Slots {
         if of_tenant >= limits.places_per_tenant {
             return Some(Refusal::Share(tenant.clone(), of_tenant));
         }
-        if occupation == ConnectionKind::Command {
-            return None;
-        }
-        let stream_of = |state: &State| match state {
-            State::Waiting(of, ConnectionKind::Stream)
-            | State::Placed(of, ConnectionKind::Stream) => Some(of.clone()),
-            _ => None,
-        };
-        let streams = self.count(|state| stream_of(state).is_some());
-        let own_streams = self.count(|state| stream_of(state).as_ref() == Some(tenant));
-        if own_streams >= most_streams(limits.places_per_tenant) {
-            Some(Refusal::StreamShare(tenant.clone(), own_streams))
-        } else if streams >= most_streams(limits.places) {
-            Some(Refusal::Streams(streams))
+        [ConnectionKind::Stream, ConnectionKind::Transfer]
+            .into_iter()
+            .filter(|bounded| occupation >= *bounded)
+            .find_map(|bounded| self.refusal_of_long(tenant, bounded))
+    }
+
+    /// Refusal of a connection that lasts as long as `bounded`, or longer, if there are as many as may be.
+    fn refusal_of_long(&self, tenant: &Path, bounded: ConnectionKind) -> Option<Refusal> {
+        let all = self.count(|state| state.lasting(bounded).is_some());
+        let own = self.count(|state| state.lasting(bounded) == Some(tenant));
+        if own >= most_long(self.limits.places_per_tenant, bounded) {
+            Some(Refusal::LongShare(tenant.clone(), bounded, own))
+        } else if all >= most_long(self.limits.places, bounded) {
+            Some(Refusal::Long(bounded, all))
         } else {
             None
         }
@@ -217,9 +222,37 @@ impl Slots {
     }
 }
 
-/// Streams that may have one of so many places, at least one.
-fn most_streams(places: usize) -> usize {
-    (places - places.div_ceil(COMMAND_PART)).max(1)
+impl State {
+    /// Tenant of a connection that lasts as long as `bounded`, or longer.
+    fn lasting(&self, bounded: ConnectionKind) -> Option<&Path> {
+        match self {
+            Self::Waiting(tenant, occupation) | Self::Placed(tenant, occupation)
+                if *occupation >= bounded =>
+            {
+                Some(tenant)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Connections that last as long as `bounded`, or longer, and may have one of so many places, at least one.
+fn most_long(places: usize, bounded: ConnectionKind) -> usize {
+    let left = match bounded {
+        ConnectionKind::Command => 0,
+        ConnectionKind::Transfer => places.div_ceil(SHORT_COMMAND_PART),
+        ConnectionKind::Stream => places.div_ceil(COMMAND_PART),
+    };
+    (places - left).max(1)
+}
+
+/// Connections that last as long as an occupation, or longer, in words.
+fn long_ones(bounded: ConnectionKind) -> &'static str {
+    match bounded {
+        ConnectionKind::Command => "connections",
+        ConnectionKind::Transfer => "streams and transfers",
+        ConnectionKind::Stream => "streams",
+    }
 }
 
 /// Source of a connection: of IPv6 a whole /64, as a single host has all of its addresses.
@@ -245,14 +278,21 @@ impl fmt::Display for Refusal {
                 "{} has {count} connections to this host already, which is its share: end one, or try again later",
                 named(tenant)
             ),
-            Self::StreamShare(tenant, count) => write!(
+            Self::LongShare(tenant, bounded, count) => write!(
                 f,
-                "{} has {count} streams from this host already, which is its share: end one",
-                named(tenant)
+                "{} has {count} {} from this host already, which is its share: end one",
+                named(tenant),
+                long_ones(*bounded)
             ),
-            Self::Streams(count) => write!(
+            Self::Long(bounded, count) => write!(
                 f,
-                "there are {count} streams from this host already, and the places left are for commands: try again later"
+                "there are {count} {} from this host already, and the places left are for {}: try again later",
+                long_ones(*bounded),
+                if *bounded == ConnectionKind::Stream {
+                    "commands"
+                } else {
+                    "short commands"
+                }
             ),
         }
     }
@@ -403,18 +443,57 @@ mod tests {
                 assert_eq!(ask(name, ConnectionKind::Stream), Decision::Granted);
             }
         }
-        let own = Decision::Refused(Refusal::StreamShare(tenant("a:"), 3));
+        let own = Decision::Refused(Refusal::LongShare(tenant("a:"), ConnectionKind::Stream, 3));
         assert_eq!(ask("a:", ConnectionKind::Stream), own);
-        let all = Decision::Refused(Refusal::Streams(6));
+        let all = Decision::Refused(Refusal::Long(ConnectionKind::Stream, 6));
         assert_eq!(ask("c:", ConnectionKind::Stream), all);
         assert_eq!(ask("a:", ConnectionKind::Command), Decision::Granted);
         assert_eq!(ask("c:", ConnectionKind::Command), Decision::Granted);
     }
 
     #[test]
-    fn there_is_always_a_place_for_one_stream() {
-        for (places, streams) in [(1, 1), (2, 1), (3, 2), (4, 3), (16, 12), (64, 48)] {
-            assert_eq!(most_streams(places), streams, "{places}");
+    fn transfers_and_streams_leave_places_to_short_commands() {
+        let mut places = Slots::new(LIMITS);
+        let mut id = 0;
+        let mut ask = |name: &str, occupation| {
+            id += 1;
+            ask(&mut places, id, name, occupation)
+        };
+        for name in ["a:", "b:"] {
+            for _ in 0..3 {
+                assert_eq!(ask(name, ConnectionKind::Transfer), Decision::Granted);
+            }
+            let own = Refusal::LongShare(tenant(name), ConnectionKind::Transfer, 3);
+            for occupation in [ConnectionKind::Transfer, ConnectionKind::Stream] {
+                assert_eq!(ask(name, occupation), Decision::Refused(own.clone()));
+            }
+        }
+        assert_eq!(ask("c:", ConnectionKind::Transfer), Decision::Granted);
+        let all = Decision::Refused(Refusal::Long(ConnectionKind::Transfer, 7));
+        assert_eq!(ask("d:", ConnectionKind::Transfer), all);
+        assert_eq!(ask("d:", ConnectionKind::Command), Decision::Granted);
+    }
+
+    #[test]
+    fn there_is_always_a_place_for_one_long_connection() {
+        for (places, streams, long) in [
+            (1, 1, 1),
+            (2, 1, 1),
+            (3, 2, 2),
+            (4, 3, 3),
+            (16, 12, 14),
+            (64, 48, 56),
+        ] {
+            assert_eq!(
+                most_long(places, ConnectionKind::Stream),
+                streams,
+                "{places}"
+            );
+            assert_eq!(
+                most_long(places, ConnectionKind::Transfer),
+                long,
+                "{places}"
+            );
         }
     }
 }
