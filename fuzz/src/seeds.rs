@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use petrel::unikernel::{ImageDigest, Version};
 use petrel::wire::frame::frame;
-use petrel::wire::state::{Recorded, DesiredState, State, albatross};
+use petrel::wire::state::{DesiredState, Recorded, State, albatross};
 use petrel::wire::{Header, Int, Int64, Message, Payload, Success, VERSION};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,

@@ -65,8 +65,11 @@ while IFS= read -r command; do
     esac
 done <<<"$tour"
 none tender hello
-systemctl stop petrel-tls.socket
-systemctl disable petrel-tls.socket
+is active active petrel-tls-listener.socket
+# One process accepts all.
+is active active petrel-tls-listener.service
+systemctl disable --now petrel-tls-listener.socket
+systemctl stop petrel-tls-listener.service
 rm -f /etc/petrel/*
 
 cd /etc/petrel
