@@ -259,7 +259,7 @@ fn limits_in_the_pages_are_those_of_the_code() {
         let text = read(page);
         let quoted: BTreeSet<&str> = part(&text, "\n.Sh LIMITS\n", "\n.Sh ")
             .lines()
-            .filter_map(|line| line.strip_prefix(".It "))
+            .filter_map(limit_of_row)
             .collect();
         let limits: BTreeSet<&str> = limits.iter().map(String::as_str).collect();
         assert_eq!(quoted, limits, "{page}");
@@ -508,6 +508,13 @@ fn every_field_of_an_extension_of_the_protocol_is_on_its_page() {
     assert!(found > 10, "only {found} fields found");
 }
 
+/// First cell of a row of a table of limits, or an entry of a list of them; nothing for the head of a table.
+fn limit_of_row(line: &str) -> Option<&str> {
+    let cells = line.strip_prefix(".It ")?;
+    let (limit, _) = cells.split_once(" Ta").unwrap_or((cells, ""));
+    (!limit.starts_with("Sy ")).then_some(limit)
+}
+
 /// The entries of each page's LIMITS.
 fn limits() -> Vec<(&'static str, Vec<String>)> {
     let label = format!("{} bytes in a label", Label::MAX_BYTES);
@@ -560,28 +567,31 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} in a request", size(host::MAX_REQUEST)),
         chunk.clone(),
         format!("{} in an image", size(MAX_IMAGE)),
-        format!("{} requests", host::MAX_LARGE),
-        format!("{MAX_UPLOADS} images that arrive"),
-        format!("{MAX_UPLOADS_OF_TENANT} images of a tenant that arrive"),
+        format!("{} large requests", host::MAX_LARGE),
+        format!("{MAX_UPLOADS} uploads of images"),
+        format!("{MAX_UPLOADS_OF_TENANT} uploads of a tenant's images"),
         format!("{} MB on disk", MIN_DISK_QUOTA >> 20),
         format!("1/{ARCHIVE_SHARE} of that"),
         format!("{MAX_DISK_QUOTA_FACTOR} times its memory"),
         format!("{} MiB of an upload", UPLOAD_STEP_BYTES >> 20),
         format!("{MAX_DISK_RESERVE} MB of reserve"),
-        format!("{MAX_BLOCK_STREAMS} block devices on their way"),
-        format!("{MAX_BLOCK_STREAMS_OF_TENANT} block devices of a tenant on their way"),
+        format!("{MAX_BLOCK_STREAMS} transfers of devices"),
+        format!("{MAX_BLOCK_STREAMS_OF_TENANT} transfers of a tenant's devices"),
         format!("{MAX_BLOCK_SIZE} MB in a block device"),
-        format!("{MAX_BLOCK_DEVICES} block devices"),
-        format!("{} images that are sent", host::MAX_IMAGES),
+        format!("{MAX_BLOCK_DEVICES} block devices of a tenant"),
+        format!("{} downloads of images", host::MAX_IMAGES),
         format!(
-            "{} images of a tenant that are sent",
+            "{} downloads of a tenant's images",
             host::MAX_IMAGES_OF_TENANT
         ),
-        format!("{MAX_WAITING} requests"),
-        format!("{MAX_POLICIES} policies"),
-        format!("{MAX_POLICIES} tenants"),
+        format!("{MAX_WAITING} requests for one name"),
+        format!("{MAX_POLICIES} policies below a path"),
+        format!("{MAX_POLICIES} remembered tenants"),
         format!("{} of newer certificates", time(AGE_STEP)),
-        format!("{} clients of root", host::CLIENT_LIMITS.reserved()),
+        format!(
+            "{} clients reserved for root",
+            host::CLIENT_LIMITS.reserved()
+        ),
         format!("{} clients of one user", host::CLIENT_LIMITS.per_user()),
         format!("{} for the first byte", time(socket::FIRST_BYTE_TIMEOUT)),
         format!("{} for a request", time(host::IDLE)),
@@ -591,7 +601,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             size(host::ANSWER_STEP)
         ),
         format!(
-            "{} in a file",
+            "{} in a removed file",
             size(usize::try_from(host::LARGE_FILE).unwrap())
         ),
         format!("{} in a report", size(transfer::MAX_REPORT)),
@@ -604,64 +614,52 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} MB of address space", host::MACHINE_SLACK),
         format!("{MACHINE_MEMORY_SLACK} MB and a {SLACK_PART}nd"),
         format!("{} for a loader", time(bhyve::LOAD_DEADLINE)),
-        format!("{} to destroy", time(bhyve::DESTROY_DEADLINE)),
-        format!("{} between looks", time(host::VANISHING_STEP)),
-        machine_devices,
+        format!("{} to destroy a machine", time(bhyve::DESTROY_DEADLINE)),
+        format!("{} between checks", time(host::VANISHING_STEP)),
+        format!("{machine_devices} of a machine"),
         partition,
         format!("{} open files", host::OPEN_FILES),
         "0 bytes of core".to_owned(),
-        format!("{} process", host::SPT_PROCESSES),
-        format!("{} processes", host::HVT_PROCESSES),
+        format!("{} process for spt", host::SPT_PROCESSES),
+        format!("{} processes for hvt", host::HVT_PROCESSES),
         format!("{MEMORY_SLACK} MB and a {SLACK_PART}nd"),
         format!("{} as the OOM score", host::OOM_SCORE),
-        format!("{} for a process", time(RECORD_TIMEOUT)),
+        format!("{} for a starting process", time(RECORD_TIMEOUT)),
         format!("{} for another supervisor", time(LOCK_TIMEOUT)),
-        format!("{MAX_STARTING} starts"),
-        format!("{MAX_ENDED_IN_PATH} ended unikernels"),
+        format!("{MAX_STARTING} starts by petreld itself"),
+        format!("{MAX_ENDED_IN_PATH} ended unikernels of a path"),
         format!("{MAX_ENDED} ended unikernels"),
-        format!("{} for requests", time(host::RELOAD_DEADLINE)),
-        format!("{MAX_PASSED_OVER} users of others"),
-        format!("{} between looks", time(host::TAP_INTERVAL)),
+        format!("{} for requests at SIGHUP", time(host::RELOAD_DEADLINE)),
+        format!("{MAX_PASSED_OVER} skipped users"),
+        format!("{} between checks of taps", time(host::TAP_INTERVAL)),
         format!("{} of quiet", time(host::RELOAD_STEP)),
-        format!("{} before a state", time(SAVE_RETRY)),
+        format!("{} before a state is rewritten", time(SAVE_RETRY)),
         format!("{} to stop", time(STOP_DEADLINE)),
-        format!("{} to stop", time(MACHINE_STOP_DEADLINE)),
-        format!(
-            "{} before a connection that was refused",
-            time(socket::REFUSED_STEP)
-        ),
-        format!(
-            "{} of a socket that refuses connections",
-            time(socket::REFUSAL_TIMEOUT)
-        ),
+        format!("{} to stop a machine", time(MACHINE_STOP_DEADLINE)),
+        format!("{} between refused connects", time(socket::REFUSED_STEP)),
+        format!("{} of refused connections", time(socket::REFUSAL_TIMEOUT)),
         format!("{} before a restart", time(restart::SHORTEST_WAIT)),
         format!("{} before a restart", time(restart::LONGEST_WAIT)),
         format!("{} of a stable run", time(restart::STABLE)),
         format!(
-            "{} for the console daemon to answer",
+            "{} for a console reply",
             time(host::CONSOLE_DEADLINE) // ANSWER_DEADLINE
         ),
         format!(
-            "{} between attempts to reach the console daemon",
+            "{} between console connects",
             time(host::CONSOLE_RETRY) // RETRY
         ),
-        format!("{} in an answer of the console daemon", size(MAX_MESSAGE)),
+        format!("{} in a console message", size(MAX_MESSAGE)),
         format!(
-            "{} for the statistics daemon to answer",
+            "{} for a statistics reply",
             time(host::STATISTICS_REPLY_TIMEOUT)
         ),
         format!(
-            "{} waiting for the statistics daemon",
+            "{} of queued statistics",
             size(host::MAX_STATISTICS_WAITING)
         ),
-        format!(
-            "{} for a tender to tell its version",
-            time(host::PROBE_DEADLINE)
-        ),
-        format!(
-            "{} until a tender that did not tell it in time is asked again",
-            time(host::PROBE_PAUSE)
-        ),
+        format!("{} for a tender's version", time(host::PROBE_DEADLINE)),
+        format!("{} between version checks", time(host::PROBE_PAUSE)),
         memory,
         devices.clone(),
         arguments,
@@ -844,13 +842,10 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     // Whoever has the option.
     let rounds = [
         format!(
-            "{} from one round of self-metrics to the next",
+            "{} between rounds of self-metrics",
             time(self_metrics::INTERVAL)
         ),
-        format!(
-            "{} lines in a round of self-metrics",
-            self_metrics::MAX_LINES
-        ),
+        format!("{} lines of self-metrics", self_metrics::MAX_LINES),
     ];
     for page in [&mut supervisor, &mut console, &mut statistics] {
         page.extend(rounds.clone());

@@ -1,12 +1,13 @@
 //! The commands in the manual pages, README.md and the other texts are commands of the real programs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use super::{PAGES, help_text, part, read};
-use crate::support::{Directory, run};
+use crate::support::{Directory, Running, run};
 
 /// Texts with commands in indented blocks.
 const TEXTS: [&str; 2] = ["README.md", "contrib/albatross.md"];
@@ -58,6 +59,38 @@ fn the_examples_of_the_tender_run_a_guest() {
 }
 
 #[test]
+fn the_programs_accept_the_commands_in_the_pages_of_the_daemons() {
+    for (page, path) in PAGES.iter().filter(|(page, _)| page.ends_with(".8")) {
+        let commands = commands_of(&literal(&read(page)), &program_name(path));
+        assert!(!commands.is_empty(), "{page}");
+        for words in commands {
+            let arguments = words.iter().take_while(|word| !is_end(word));
+            // Help is printed once all arguments before it were accepted.
+            let ended = run(Command::new(path).args(arguments).arg("--help"));
+            let is_help = ended.stdout.starts_with("Usage: ");
+            assert!(is_help, "{page}: {words:?}: {}", ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn the_first_example_of_the_supervisor_runs_as_it_is_written() {
+    let home = Directory::short();
+    let mut daemons = Vec::new();
+    for line in first_example("petreld.8").lines() {
+        let Some(daemon) = line.strip_suffix(" &") else {
+            let ended = run(&mut in_shell(line, &home));
+            assert_eq!(ended.code(), 0, "{line}: {ended:?}");
+            continue;
+        };
+        let mut daemon = Running::start(&mut in_shell(&format!("exec {daemon} 2>&1"), &home));
+        while !daemon.line().contains("listening on ") {}
+        daemons.push(daemon);
+    }
+    assert_eq!(daemons.len(), 2);
+}
+
+#[test]
 fn commands_in_pages_and_texts_have_options_that_exist() {
     let mut options = BTreeMap::new();
     let mut found = 0;
@@ -65,8 +98,7 @@ fn commands_in_pages_and_texts_have_options_that_exist() {
         for (_, program) in PAGES {
             let program = program_name(program);
             for words in commands_of(&text, &program) {
-                let end = |word: &String| ["|", "&&", ";", ">", "&"].contains(&word.as_str());
-                let words: Vec<String> = words.into_iter().take_while(|w| !end(w)).collect();
+                let words: Vec<String> = words.into_iter().take_while(|w| !is_end(w)).collect();
                 let command = match (program.as_str(), words.first()) {
                     // A user or group of this name, or the whole program.
                     ("petrel", Some(first)) if !is_command(first) => continue,
@@ -168,6 +200,29 @@ fn words(line: &str) -> Vec<String> {
         .take_while(|word| !word.starts_with('#'))
         .map(|word| word.trim_end_matches([';', '`']).to_owned())
         .collect()
+}
+
+/// Whether a word of a line of a shell ends a command.
+fn is_end(word: &str) -> bool {
+    ["|", "&&", ";", ">", "&"].contains(&word)
+}
+
+fn first_example(page: &str) -> String {
+    let text = read(page);
+    let examples = part(&text, "\n.Sh EXAMPLES\n", "\n.Sh ");
+    let block = part(examples, "\n.Bd -literal -offset indent\n", "\n.Ed");
+    block.replace("\\e", "\\")
+}
+
+/// A command of the shell, with the programs on PATH.
+fn in_shell(line: &str, home: &Directory) -> Command {
+    let programs = Path::new(PAGES[0].1).parent().unwrap().to_owned();
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = [programs].into_iter().chain(env::split_paths(&path));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).env("HOME", home.path(""));
+    shell.env("PATH", env::join_paths(path).unwrap());
+    shell
 }
 
 fn is_option(word: &str) -> bool {
