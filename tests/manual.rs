@@ -673,14 +673,14 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} connections of one tenant",
             endpoint::MAX_CONNECTIONS / endpoint::TENANTS
         ),
-        format!("{} for a place", time(endpoint::PLACE_TIMEOUT)),
+        format!("{} for a connection", time(endpoint::PLACE_TIMEOUT)),
         format!(
-            "{}/{} of the places for streams",
+            "{}/{} of connections for streams",
             endpoint::COMMAND_PART - 1,
             endpoint::COMMAND_PART
         ),
         format!(
-            "{}/{} of the places for streams and transfers",
+            "{}/{} for streams and transfers",
             endpoint::SHORT_COMMAND_PART - 1,
             endpoint::SHORT_COMMAND_PART
         ),
@@ -689,10 +689,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} handshakes of one address",
             endpoint::MAX_HANDSHAKES / endpoint::SOURCES
         ),
-        format!(
-            "{} between two looks at certificates",
-            time(endpoint::RECHECK)
-        ),
+        format!("{} between checks of certificates", time(endpoint::RECHECK)),
         format!("{MAX_CERTIFICATES} certificates from a client"),
         format!("{} waiting connections", endpoint::BACKLOG),
         format!("{} for the handshake", time(endpoint::HANDSHAKE_TIMEOUT)),
@@ -706,35 +703,23 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} for a daemon to accept", time(endpoint::DAEMON_CONNECT)),
         format!("{} for a daemon to answer", time(endpoint::DAEMON_TIMEOUT)),
         format!("{} for the last message", time(endpoint::CLOSE_TIMEOUT)),
-        format!(
-            "{} of listening to a client that still uploads",
-            time(endpoint::LINGER.0)
-        ),
-        format!(
-            "{} from a client that still uploads",
-            size(endpoint::LINGER.1)
-        ),
-        format!(
-            "{} of listening to a client that has nothing to send",
-            time(endpoint::SHORT_LINGER.0)
-        ),
-        format!(
-            "{} from a client that has nothing to send",
-            size(endpoint::SHORT_LINGER.1)
-        ),
+        format!("{} of draining an upload", time(endpoint::LINGER.0)),
+        format!("{} of draining an upload", size(endpoint::LINGER.1)),
+        format!("{} of draining", time(endpoint::SHORT_LINGER.0)),
+        format!("{} of draining", size(endpoint::SHORT_LINGER.1)),
         format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
         format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),
         chunk,
-        format!("{} in the answer to the policies", size(MAX_MESSAGE)),
+        format!("{} in a reply to policies", size(MAX_MESSAGE)),
         intermediates,
-        format!("{MAX_PATH} certificates"),
+        format!("{MAX_PATH} certificates in a path"),
         handshake,
         label,
         format!("{} in an image", size(MAX_IMAGE)),
-        format!("{} in a file of a private key", size(MAX_KEY_FILE)),
-        format!("{} in a file of CRLs", size(endpoint::MAX_CRL_FILE)),
+        format!("{} in a key file", size(MAX_KEY_FILE)),
+        format!("{} in a CRL file", size(endpoint::MAX_CRL_FILE)),
         format!(
-            "{} days before a CRL or an own certificate expires",
+            "{} days before an expiry",
             endpoint::EXPIRY_NOTICE.as_secs() / 86_400
         ),
         format!("{} CRLs", endpoint::MAX_CRLS),
