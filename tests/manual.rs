@@ -735,9 +735,9 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} subscriptions of a tenant", registry::MAX_OF_TENANT),
         format!("{} connections", console::MAX_CONNECTIONS),
         format!("{} in a request", size(socket::MAX_REQUEST)),
-        format!("{} waiting for a peer", size(console::MAX_QUEUE)),
+        format!("{} of queued answers", size(console::MAX_QUEUE)),
         format!(
-            "{} of lines waiting for a subscriber",
+            "{} of lines for a subscriber",
             size(console::MAX_WAITING_LINES)
         ),
         format!("{} a second of a console", size(archive::RATE)),
@@ -745,8 +745,8 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} pause", time(archive::PAUSE)),
         format!("{} MiB in a file of a console", log_directory::LOG_SIZE),
         format!("{} files of a console", log_directory::LOG_FILES),
-        format!("{} MiB in all files of a tenant", log_quota::LOG_TENANT),
-        format!("{} for a file", size(log_quota::LEAST)),
+        format!("{} MiB of files of a tenant", log_quota::LOG_TENANT),
+        format!("{} for a file of an ended console", size(log_quota::LEAST)),
         format!("{} tenants with a bound", archive::MAX_BOUNDS),
         format!("{} for the rest of a request", time(socket::WRITE_TIMEOUT)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
@@ -789,7 +789,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         (&mut statistics, stats::CONNECTION_LIMITS),
     ] {
         manual.extend([
-            format!("{} connections of root", limits.reserved()),
+            format!("{} connections reserved for root", limits.reserved()),
             format!("{} connections of one user", limits.per_user()),
             format!("{} for the first byte", time(socket::FIRST_BYTE_TIMEOUT)),
             format!("{} between two requests", time(socket::IDLE_TIMEOUT)),
