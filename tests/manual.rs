@@ -754,35 +754,20 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     let mut statistics = vec![
         format!("{} processes", observed::MAX_OBSERVED),
         format!("{} network devices", Config::MAX_DEVICES),
-        format!(
-            "{} bytes in the name of an interface",
-            collect::MAX_INTERFACE
-        ),
+        format!("{} bytes in an interface name", collect::MAX_INTERFACE),
         format!("{} of a file in /proc", size(collect::MAX_TEXT)),
         format!("{} subscriptions of a tenant", stats::MAX_OF_TENANT),
         format!("{} connections", stats::MAX_CONNECTIONS),
         format!("{} in a request", size(socket::MAX_REQUEST)),
-        format!("{} waiting for a subscriber", size(stats::MAX_BACKLOG)),
-        format!("{} waiting for a peer", size(stats::MAX_QUEUE)),
+        format!("{} queued for a subscriber", size(stats::MAX_BACKLOG)),
+        format!("{} queued for a client", size(stats::MAX_QUEUE)),
         format!("{} for the rest of a request", time(socket::WRITE_TIMEOUT)),
         format!("{} pause", time(daemon::ACCEPT_PAUSE)),
-        format!("{} for the supervisor to answer", time(socket::ANSWER)),
-        format!(
-            "{} before the second attempt to reach the supervisor",
-            time(daemon::RETRY_FIRST)
-        ),
-        format!(
-            "{} before a further attempt to reach the supervisor",
-            time(socket::LONGEST_RETRY)
-        ),
-        format!(
-            "{} for the supervisor to tell of its unikernels",
-            time(stats::DETAILS)
-        ),
-        format!(
-            "{} in what the supervisor tells of its unikernels",
-            size(stats::MAX_DETAILS)
-        ),
+        format!("{} for an introduction", time(socket::ANSWER)),
+        format!("{} before the first retry", time(daemon::RETRY_FIRST)),
+        format!("{} between retries", time(socket::LONGEST_RETRY)),
+        format!("{} for a supervisor reply", time(stats::DETAILS)),
+        format!("{} in a supervisor reply", size(stats::MAX_DETAILS)),
     ];
     for (manual, limits) in [
         (&mut console, console::CONNECTION_LIMITS),
