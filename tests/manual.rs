@@ -783,7 +783,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
     }
     let exporter = vec![
         format!("{} lines", influx::LINES),
-        format!("{} lines", influx::MAX_LINES),
+        format!("{} lines to buffer", influx::MAX_LINES),
         format!("{} in a line", size(buffer::MAX_LINE)),
         format!("{} of lines", size(buffer::MAX_BATCH)),
         format!("{} in an answer", size(http::MAX_ANSWER)),
@@ -791,23 +791,11 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} addresses of a name", influx::MAX_ADDRESSES),
         format!("{} to look up a name", time(influx::LOOK_UP)),
         format!("{} to connect", time(influx::CONNECT)),
-        format!("{} for the collector", time(influx::EXCHANGE)),
-        format!(
-            "{} before a further attempt to reach the collector",
-            time(influx::LONGEST_RETRY)
-        ),
-        format!(
-            "{} for the statistics daemon to answer",
-            time(socket::ANSWER)
-        ),
-        format!(
-            "{} before a further attempt to reach the statistics daemon",
-            time(socket::LONGEST_RETRY)
-        ),
-        format!(
-            "{} in a message of the statistics daemon",
-            size(MAX_MESSAGE)
-        ),
+        format!("{} to send", time(influx::EXCHANGE)),
+        format!("{} between retries", time(influx::LONGEST_RETRY)),
+        format!("{} for a subscription", time(socket::ANSWER)),
+        format!("{} between reconnects", time(socket::LONGEST_RETRY)),
+        format!("{} in a statistics message", size(MAX_MESSAGE)),
     ];
     // Whoever has the option.
     let rounds = [
