@@ -91,6 +91,15 @@ fn the_first_example_of_the_supervisor_runs_as_it_is_written() {
 }
 
 #[test]
+fn the_first_example_of_the_metrics_program_runs_as_it_is_written() {
+    let example = first_example("petrel-metrics.8");
+    let ended = run(&mut in_shell(&example, &Directory::short()));
+    assert_eq!(ended.code(), 0, "{example}: {ended:?}");
+    let is_answer = ended.stdout.starts_with("HTTP/1.1 ");
+    assert!(is_answer, "{example}: {ended:?}");
+}
+
+#[test]
 fn commands_in_pages_and_texts_have_options_that_exist() {
     let mut options = BTreeMap::new();
     let mut found = 0;
