@@ -1,4 +1,4 @@
-# A NixOS module: users, folders and units are those that Petrel ships, so that
+# A NixOS module: users, directories and units are those that Petrel ships, so that
 # there is one place where they are kept. Import it, and set services.petrel.
 { config, lib, pkgs, ... }:
 

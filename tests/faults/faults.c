@@ -1,9 +1,9 @@
 /*
  * Preloaded into petreld: lets it be killed, fail, or wait, at one of the calls
- * that change a folder.
+ * that change a directory.
  *
  * Environment:
- *   FAULT_FOLDER  calls on it and on what is below it count ...
+ *   FAULT_DIRECTORY  calls on it and on what is below it count ...
  *   FAULT_ARMED   ... as long as this file is there
  *   FAULT_AT      the number of the call, from 1, at which it happens
  *   FAULT_KILL    if set, the process is killed
@@ -37,7 +37,7 @@ struct shared {
     long calls;
 };
 
-static char folder[PATH_MAX], armed[PATH_MAX];
+static char directory[PATH_MAX], armed[PATH_MAX];
 static struct shared *shared;
 static pid_t original, tender;
 static long at;
@@ -59,7 +59,7 @@ __attribute__((constructor)) static void start(void)
     const char *value = getenv("FAULT_AT");
     int file = open(getenv("FAULT_STRUCK"), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
 
-    take(folder, "FAULT_FOLDER");
+    take(directory, "FAULT_DIRECTORY");
     take(armed, "FAULT_ARMED");
     original = getpid();
     at = value ? atol(value) : 0;
@@ -74,12 +74,12 @@ __attribute__((constructor)) static void start(void)
     unsetenv("LD_PRELOAD");
 }
 
-/* Whether it is the folder or anything in it. */
+/* Whether it is the directory or anything in it. */
 static int below(const char *path)
 {
-    size_t length = strlen(folder);
+    size_t length = strlen(directory);
 
-    return length && !strncmp(path, folder, length) && (!path[length] || path[length] == '/');
+    return length && !strncmp(path, directory, length) && (!path[length] || path[length] == '/');
 }
 
 /* Whether this call, which counts, is to fail. */
@@ -119,7 +119,7 @@ static int strikes_file(const char *call, int file, int error)
 
     if (file < 0 || !shared)
         return 0;
-    /* The files that a copy of the process has are all in the folder, unless it becomes a tender. */
+    /* The files that a copy of the process has are all in the directory, unless it becomes a tender. */
     if (getpid() != original && getpid() != tender)
         return shared->armed && getsockopt(file, SOL_SOCKET, SO_TYPE, &type, &size)
             && counted(call, error);
@@ -195,10 +195,10 @@ int link(const char *from, const char *to)
     return strikes("link", to, ENOSPC) ? -1 : real(from, to);
 }
 
-int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags)
+int linkat(int from_directory, const char *from, int to_directory, const char *to, int flags)
 {
     REAL(int, "linkat", int, const char *, int, const char *, int);
-    return strikes("linkat", to, ENOSPC) ? -1 : real(from_folder, from, to_folder, to, flags);
+    return strikes("linkat", to, ENOSPC) ? -1 : real(from_directory, from, to_directory, to, flags);
 }
 
 int unlink(const char *path)
