@@ -23,6 +23,7 @@ use petrel::wire::frame::{MAX_MESSAGE, read_frame, write_frame};
 use petrel::wire::{Command as Ask, ConsoleCommand, Int, Message, Payload, StatsCommand};
 
 use host::{Daemon, Host, Setup};
+use support::directory::copy_program;
 use support::{DEADLINE, skipped};
 
 /// What the other user is to do: a socket's path follows.
@@ -42,7 +43,7 @@ impl Stranger {
     fn at(host: &Host, socket: &str, task: &str) -> Self {
         let program = host.path("bin/stranger");
         if !program.exists() {
-            fs::copy(env::current_exe().unwrap(), &program).unwrap();
+            copy_program(env::current_exe().unwrap(), &program);
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let mut child = Command::new(program)

@@ -196,7 +196,7 @@ mod tests {
     /// This program's test below, as a process of its own. It takes a copy of its program for itself.
     fn play(directory: &Path) -> Child {
         let copy = directory.join("program");
-        fs::copy(env::current_exe().unwrap(), &copy).unwrap();
+        crate::directory::copy_program(env::current_exe().unwrap(), &copy);
         let test = "host::reexec::tests::the_program_is_executed_anew_with_what_it_had";
         Command::new(copy)
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -272,7 +272,7 @@ mod tests {
         let mut client = UnixStream::connect(directory.join("socket")).unwrap();
         // What is upgraded is another file of the same name.
         let program = directory.join("program");
-        fs::copy(&program, directory.join("new")).unwrap();
+        crate::directory::copy_program(&program, directory.join("new"));
         fs::rename(directory.join("new"), &program).unwrap();
         let mut input = process.stdin.take().unwrap();
         input.write_all(b"go\n").unwrap();

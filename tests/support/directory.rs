@@ -38,3 +38,12 @@ impl Drop for Directory {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// Copies a program, with its permissions, in a process of its own: whatever this process forks meanwhile would have the
+/// copy open for writing, and it could not be executed ("text file busy").
+#[allow(dead_code, reason = "not every test copies programs")]
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let mut cp = std::process::Command::new("cp");
+    let copied = cp.arg("-p").args([from.as_ref(), to.as_ref()]).status();
+    assert!(copied.unwrap().success(), "cannot copy {:?}", from.as_ref());
+}

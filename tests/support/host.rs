@@ -18,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use petrel::wire::state::State;
 
+use crate::support::directory::copy_program;
 use crate::support::{DEADLINE, Directory, Ended, Running, protect, run};
 
 /// What `petrel-tls` is started with besides its directory.
@@ -147,10 +148,10 @@ impl Host {
             (None, false) => &[],
         };
         for name in copies {
-            fs::copy(program(None, name), directory.0.join("bin").join(name)).unwrap();
+            copy_program(program(None, name), directory.0.join("bin").join(name));
         }
         if let Some((tender, name)) = &setup.tender {
-            fs::copy(tender, directory.0.join("db").join(name)).unwrap();
+            copy_program(tender, directory.0.join("db").join(name));
         }
         let host = Self {
             supervisor: None,

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-mod directory;
+pub mod directory;
 pub use directory::{Directory, protect};
 
 use nix::sys::signal::{Signal, kill};
