@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use argh::FromArgs;
 use log::{debug, error, info, warn};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::archive::Archive;
@@ -31,9 +31,10 @@ use crate::name::{self, Name};
 use crate::sandbox::{self, Access, Breach, Need};
 use crate::self_metrics::{SelfMetrics, address};
 use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, DisconnectReason, Quota, Ready, Received,
+    self, ClientEvent, ClientId, Clients, ConnectionLimits, DisconnectReason, Quota, Received,
 };
 use crate::stats::collect::SelfUsage;
+use crate::sys::poll::Poll;
 use crate::wire::lines::LineFrames;
 use crate::wire::{
     CONSOLE_WAITS, Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload,
@@ -265,42 +266,52 @@ struct Daemon {
     manager: Manager,
 }
 
-/// What has happened.
+/// Source of an event.
 #[derive(Debug)]
-struct Events {
-    signal: bool,
-    /// Consoles with something to read.
-    fifos: Vec<Name>,
-    clients: Ready,
+enum Source<N> {
+    Signals,
+    /// The console of this name.
+    Fifo(N),
+    Client(ClientEvent),
+    /// The collector, which is attended to in each turn.
+    Collector,
+}
+
+impl Source<&Name> {
+    fn cloned(self) -> Source<Name> {
+        match self {
+            Self::Signals => Source::Signals,
+            Self::Fifo(name) => Source::Fifo(name.clone()),
+            Self::Client(event) => Source::Client(event),
+            Self::Collector => Source::Collector,
+        }
+    }
 }
 
 impl Daemon {
     /// Serves until a signal asks for the end.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
-            let events = self.wait(signals)?;
-            if events.signal {
-                signals.drain();
-                if signals.terminate() {
-                    info!("asked to end");
-                    self.manager.stopping();
-                    return Ok(());
+            for (source, events) in self.wait(signals)? {
+                match source {
+                    Source::Signals => {
+                        signals.drain();
+                        if signals.terminate() {
+                            info!("asked to end");
+                            self.manager.stopping();
+                            return Ok(());
+                        }
+                        if signals.reload() {
+                            self.archives.iter_mut().for_each(Archive::reopen);
+                        }
+                    }
+                    Source::Fifo(name) => self.read_fifo(&name),
+                    Source::Client(ClientEvent::Connection(id)) => self.attend(id, events),
+                    Source::Client(ClientEvent::Listener) => self.clients.accept(Instant::now()),
+                    Source::Collector => {}
                 }
-                if signals.reload() {
-                    self.archives.iter_mut().for_each(Archive::reopen);
-                }
-            }
-            // First of all: an event of a fifo is never applied to one that a request has opened since.
-            for name in events.fifos {
-                self.read_fifo(&name);
-            }
-            for (id, events) in events.clients.clients {
-                self.attend(id, events);
             }
             let now = Instant::now();
-            if events.clients.acceptable {
-                self.clients.accept(now);
-            }
             for id in self.clients.late(now) {
                 self.forget(id);
             }
@@ -314,34 +325,26 @@ impl Daemon {
     }
 
     /// Waits for the next events, or for the next deadline.
-    fn wait(&self, signals: &Signals) -> Result<Events, DaemonError> {
-        let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        waiting.extend(self.clients.wait());
-        let fifos = self.fifos.values();
-        waiting.extend(fifos.map(|fifo| PollFd::new(fifo.as_fd(), PollFlags::POLLIN)));
-        waiting.extend(self.self_metrics.wait());
-        daemon::poll(&mut waiting, self.deadline())?;
-        let mut events = daemon::events(&waiting);
-        let signal = events.next().is_some_and(|events| !events.is_empty());
-        let clients = self.clients.ready(&mut events);
-        // Names are copied of those only of which there is news.
-        let fifos = self.fifos.keys().zip(events);
-        let fifos = fifos.filter(|(_, events)| !events.is_empty());
-        Ok(Events {
-            signal,
-            fifos: fifos.map(|(name, _)| name.clone()).collect(),
-            clients,
-        })
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let archives = self.archives.iter().flat_map(Archive::behind);
-        let again = archives.map(|(_, again)| again);
-        again
-            .chain(self.clients.deadline())
-            .chain(self.self_metrics.deadline())
-            .chain(self.manager.deadline())
-            .min()
+    fn wait(&self, signals: &Signals) -> Result<Vec<(Source<Name>, PollFlags)>, DaemonError> {
+        let mut poll = Poll::new();
+        poll.add_readable(Source::Signals, signals);
+        // Before the clients: an event of a fifo is never applied to one that a request has opened since.
+        for (name, fifo) in &self.fifos {
+            poll.add_readable(Source::Fifo(name), fifo);
+        }
+        self.clients.register(&mut poll, Source::Client);
+        self.self_metrics.register(&mut poll, Source::Collector);
+        poll.until(self.manager.deadline());
+        let behind = self.archives.iter().flat_map(Archive::behind);
+        poll.until(behind.map(|(_, again)| again));
+        let ready = poll
+            .wait()
+            .map_err(|error| DaemonError::System("wait for events", error))?;
+        // Only the names of ready consoles are copied.
+        let ready = ready.into_iter();
+        Ok(ready
+            .map(|(source, events)| (source.cloned(), events))
+            .collect())
     }
 
     /// Archives what could not be archived before.
@@ -836,8 +839,8 @@ mod tests {
         let _peer = UnixStream::connect(&path).unwrap();
         clients.accept(Instant::now());
         // As much as the ring has with its frames, and more than may wait for a subscriber.
-        let ours = clients.wait().nth(1).unwrap();
-        setsockopt(&ours.as_fd(), sockopt::SndBuf, &(1 << 20)).unwrap();
+        let ours = clients.get(0).unwrap().peer();
+        setsockopt(ours, sockopt::SndBuf, &(1 << 20)).unwrap();
         let mut daemon = Daemon {
             fifo_directory: File::open(&directory.0).unwrap(),
             registry: Registry::new(1),

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use log::warn;
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use rustls::pki_types::UnixTime;
 
@@ -15,10 +15,11 @@ use super::frames::{Answers, RawStream};
 use super::image::FixedImage;
 use super::outcome::{Fault, RequestEnd};
 use super::revalidation::Revalidation;
-use super::stream::{SecureStream, wait};
+use super::stream::SecureStream;
 use crate::chain::{Answer, Daemon, Request, is_answered_by_content, is_followed_by_stream, route};
 use crate::name::{self, Name};
 use crate::socket::{self, Directory};
+use crate::sys::poll::Poll;
 use crate::wire::frame;
 use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
 
@@ -157,6 +158,13 @@ fn encode(request: &Request, sends_chain: bool) -> Result<Vec<u8>, String> {
     }
     add(&Message::command(0, &request.name, request.command.clone()))?;
     Ok(bytes)
+}
+
+/// Side of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Daemon,
 }
 
 struct Relay<'a, S> {
@@ -395,29 +403,28 @@ impl<S: SecureStream> Relay<'_, S> {
         from_daemon.set(PollFlags::POLLIN, self.wants_answer());
         from_daemon.set(PollFlags::POLLOUT, !self.to_daemon.is_empty());
 
-        let mut descriptors = vec![PollFd::new(self.client.socket(), from_client)];
+        let mut poll = Poll::new();
+        poll.add(Side::Client, self.client.socket(), from_client);
         // poll(2) always reports a peer that has left, even if there is no use for the news yet.
         if !from_daemon.is_empty() {
-            descriptors.push(PollFd::new(self.daemon.as_fd(), from_daemon));
+            poll.add(Side::Daemon, self.daemon.as_fd(), from_daemon);
         }
         let patience = self.patience();
-        let recheck = self.goes_on().then_some(self.recheck);
-        let until = patience.as_ref().map(|(until, _)| *until);
-        let until = until.into_iter().chain(recheck).min();
+        poll.until(patience.as_ref().map(|(until, _)| *until));
+        poll.until(self.goes_on().then_some(self.recheck));
         let awaits_upload = self.awaits_upload();
         let began = Instant::now();
-        wait(&mut descriptors, until).map_err(|error| {
-            RequestEnd::Failure(Fault::Host, format!("waiting failed: {error}"))
+        let ready = poll.wait().map_err(|error| {
+            RequestEnd::Failure(Fault::Host, format!("cannot wait for events: {error}"))
         })?;
 
-        let happened = descriptors
-            .first()
-            .and_then(PollFd::revents)
-            .unwrap_or(PollFlags::empty());
         if awaits_upload {
             self.pace.waited += began.elapsed();
         }
-        if !listening && happened.intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
+        let lost = PollFlags::POLLERR | PollFlags::POLLHUP;
+        let lost =
+            |(side, events): &(Side, PollFlags)| *side == Side::Client && events.intersects(lost);
+        if !listening && ready.iter().any(lost) {
             return Err(RequestEnd::ClientGone("connection lost".to_owned()));
         }
         match patience {

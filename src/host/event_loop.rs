@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::unistd::Pid;
 
 use super::bhyve::Machines;
@@ -44,6 +44,7 @@ use crate::supervisor::{
     Survivor, Timer, UploadId, launch,
 };
 use crate::sys::child::{self, Ended};
+use crate::sys::poll::Poll;
 use crate::sys::process::End;
 use crate::sys::{descriptor, worker};
 use crate::unikernel::{Death, Version};
@@ -100,6 +101,20 @@ pub(super) struct Daemon {
     self_metrics: SelfMetrics,
     manager: Manager,
     done: bool,
+}
+
+/// Source of an event of the system.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Signals,
+    Listener,
+    Client(ConnectionId),
+    Writer,
+    Transfer(ConnectionId),
+    /// A tender of an earlier supervisor.
+    Adopted,
+    /// Connections to other daemons, which are attended to in each turn.
+    EachTurn,
 }
 
 /// What is to run a unikernel.
@@ -258,100 +273,112 @@ impl Daemon {
         self.machines.as_ref().map_or(true, Machines::is_idle)
     }
 
-    /// Waits until something happens, and turns it into events.
+    /// Waits for events of the system, and turns them into events of the supervisor.
     fn wait(&mut self) -> Result<(), HostError> {
-        let here = self
-            .connections
-            .iter()
-            .filter(|(_, client)| !client.is_away());
-        let ids: Vec<_> = here.map(|(id, _)| *id).collect();
-        // Who comes while this program is executed anew waits for the new one.
-        let accepting = self.connections.len() < self.reception.total()
-            && self.accept_after.is_none()
-            && self.reload.is_none();
-        let mut waits = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let mut busy = false;
         let held_back = self.held_back();
-        for (id, connection) in ids
-            .iter()
-            .filter_map(|id| self.connections.get_key_value(id))
-        {
-            let interest = connection.interest();
-            busy |= interest.is_none();
-            let mut interest = interest.unwrap_or(PollFlags::empty());
-            if held_back.contains(id) {
-                interest.remove(PollFlags::POLLIN);
-            }
-            waits.push(PollFd::new(connection.as_fd(), interest));
-        }
-        let listening = if accepting {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        };
-        waits.push(PollFd::new(self.listener.as_fd(), listening));
-        let links = [self.console.peer(), self.statistics.peer()];
-        for peer in links.into_iter().flatten() {
-            waits.push(PollFd::new(peer.as_fd(), peer.interest(true)));
-        }
-        waits.extend(self.self_metrics.wait());
-        waits.push(PollFd::new(self.writer.as_fd(), PollFlags::POLLIN));
-        let transfers = waits.len();
-        let underway = self.transfers.values();
-        waits.extend(underway.map(|underway| PollFd::new(underway.line(), PollFlags::POLLIN)));
-        let others = waits.len();
-        let adopted = self.runs.adopted().map(|(_, process)| process.as_fd());
-        waits.extend(adopted.map(|process| PollFd::new(process, PollFlags::POLLIN)));
-        let timeout = if busy {
-            PollTimeout::ZERO
-        } else {
-            self.timeout()
-        };
-        match poll(&mut waits, timeout) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(HostError::System("poll", error.into())),
-        }
-        let ready: Vec<_> = waits
-            .iter()
-            .map(|wait| wait.revents().unwrap_or(PollFlags::empty()))
-            .collect();
-        drop(waits);
+        let ready = self
+            .register(&held_back)
+            .wait()
+            .map_err(|error| HostError::System("poll", error))?;
         let now = Instant::now();
-        if !ready[0].is_empty() {
-            self.signalled(now);
-        }
         for id in held_back {
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.excuse(now);
             }
         }
-        for (id, ready) in ids.iter().zip(&ready[1..]) {
-            self.progress(*id, *ready, now);
+        let quiet = ready.is_empty();
+        let mut adopted = false;
+        for (source, events) in ready {
+            match source {
+                Source::Signals => self.signalled(now),
+                Source::Client(id) => self.progress(id, events, now),
+                Source::Listener => self.accept(now),
+                Source::Writer => self.look_at_writer()?,
+                Source::Transfer(id) => self.look_at_transfer(id),
+                Source::Adopted => adopted = true,
+                Source::EachTurn => {}
+            }
         }
-        if !ready[ids.len() + 1].is_empty() {
-            self.accept(now);
+        for id in self.due(now) {
+            self.progress(id, PollFlags::empty(), now);
         }
-        if !ready[transfers - 1].is_empty() {
-            self.look_at_writer()?;
-        }
-        if ready[transfers..others]
-            .iter()
-            .any(|ready| !ready.is_empty())
-        {
-            self.look_at_transfers();
-        }
-        if ready[others..].iter().any(|ready| !ready.is_empty()) {
+        if adopted {
             // Those that are children after all tell more.
             self.reap();
             self.look_at_adopted();
         }
         self.attend(now);
         // What is readable was read: a client whose next request is on its way is not idle.
-        let overdue = |since| now >= since + RELOAD_DEADLINE;
-        if ready.iter().all(PollFlags::is_empty) || self.reload.is_some_and(overdue) {
+        if quiet
+            || self
+                .reload
+                .is_some_and(|since| now >= since + RELOAD_DEADLINE)
+        {
             self.reload_when_quiet(now);
         }
         Ok(())
+    }
+
+    /// Registers what this process waits for; requests of the clients in `held_back` are not read.
+    fn register(&self, held_back: &BTreeSet<ConnectionId>) -> Poll<'_, Source> {
+        let mut poll = Poll::new();
+        poll.add_readable(Source::Signals, &self.signals);
+        for (id, connection) in self.present() {
+            let mut interest = connection.interest();
+            if held_back.contains(id) {
+                interest.remove(PollFlags::POLLIN);
+            }
+            poll.add(Source::Client(*id), connection.as_fd(), interest);
+            poll.until(connection.deadline());
+        }
+        // Clients that come while this program is being re-executed wait for the new one.
+        if self.connections.len() < self.reception.total()
+            && self.accept_after.is_none()
+            && self.reload.is_none()
+        {
+            poll.add_readable(Source::Listener, &self.listener);
+        }
+        let links = [self.console.peer(), self.statistics.peer()];
+        for peer in links.into_iter().flatten() {
+            peer.register(&mut poll, Source::EachTurn);
+        }
+        self.self_metrics.register(&mut poll, Source::EachTurn);
+        poll.add_readable(Source::Writer, &self.writer);
+        for (id, underway) in &self.transfers {
+            poll.add(Source::Transfer(*id), underway.as_fd(), PollFlags::POLLIN);
+        }
+        for (_, process) in self.runs.adopted() {
+            poll.add_readable(Source::Adopted, process);
+        }
+        poll.until(self.deadlines());
+        poll
+    }
+
+    /// Deadlines beside those of what is registered.
+    fn deadlines(&self) -> impl Iterator<Item = Instant> {
+        let machines = self.machines.as_ref().ok();
+        let timers = self.timers.iter().map(|(at, _)| *at);
+        timers
+            .chain(self.accept_after)
+            .chain(self.console.deadline())
+            .chain(self.statistics.deadline())
+            .chain(self.manager.deadline())
+            .chain(machines.and_then(Machines::deadline))
+            .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
+            .chain([self.look_at_taps])
+    }
+
+    /// Clients whose connection this process has, and no transfer.
+    fn present(&self) -> impl Iterator<Item = (&ConnectionId, &Connection)> {
+        let clients = self.connections.iter();
+        clients.filter(|(_, client)| !client.is_away())
+    }
+
+    /// Clients whose deadline has passed.
+    fn due(&self, now: Instant) -> Vec<ConnectionId> {
+        let due = |client: &Connection| client.deadline().is_some_and(|deadline| deadline <= now);
+        let clients = self.present().filter(|(_, client)| due(client));
+        clients.map(|(id, _)| *id).collect()
     }
 
     /// Goes on with what is under way beside the clients.
@@ -408,10 +435,7 @@ impl Daemon {
         let large = self.connections.iter();
         let large = large.filter(|(_, client)| client.is_large());
         let others = large.skip(MAX_LARGE.saturating_sub(unpacking));
-        let reading = |client: &Connection| {
-            let interest = client.interest().unwrap_or(PollFlags::empty());
-            interest.contains(PollFlags::POLLIN)
-        };
+        let reading = |client: &Connection| client.interest().contains(PollFlags::POLLIN);
         let held_back = others.filter(|(_, client)| reading(client));
         held_back.map(|(id, _)| *id).collect()
     }
@@ -588,25 +612,6 @@ impl Daemon {
         self.timers = later;
         self.events
             .extend(due.into_iter().map(|(_, timer)| Event::Timer(timer)));
-    }
-
-    fn timeout(&self) -> PollTimeout {
-        let timers = self.timers.iter().map(|(at, _)| *at);
-        let idle = self.connections.values().filter_map(Connection::deadline);
-        let pause = self.accept_after;
-        daemon::timeout(
-            timers
-                .chain(idle)
-                .chain(self.console.deadline())
-                .chain(self.statistics.deadline())
-                .chain(pause)
-                .chain([self.look_at_taps])
-                .chain(self.self_metrics.deadline())
-                .chain(self.manager.deadline())
-                .chain(self.machines.as_ref().ok().and_then(Machines::deadline))
-                .chain(self.reload.map(|_| Instant::now() + RELOAD_STEP))
-                .min(),
-        )
     }
 }
 

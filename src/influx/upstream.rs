@@ -6,19 +6,18 @@ mod os;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::buffer::Buffer;
 use super::http::{self, Answer, MAX_ANSWER, Url, Verdict, WriteEndpoint};
 use super::resolver::Resolver;
 use crate::daemon::Retry;
+use crate::sys::connect;
+use crate::sys::poll::Poll;
 
 /// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
 pub const PORT: u16 = 8094;
@@ -177,20 +176,21 @@ impl Upstream {
         self.buffer.len()
     }
 
-    /// What to poll for, where there is a connection.
-    pub(crate) fn wait(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    /// Registers the connection, if there is one, and when [`Self::progress`] is to be called.
+    pub(crate) fn register<'a, T>(&'a self, poll: &mut Poll<'a, T>, token: T) {
         match &self.state {
-            State::Away => None,
-            State::Connecting(stream, _) => Some((stream.as_fd(), PollFlags::POLLOUT)),
+            State::Away => {}
+            State::Connecting(stream, _) => poll.add(token, stream.as_fd(), PollFlags::POLLOUT),
             State::Connected(exchange) => {
                 let mut flags = PollFlags::POLLIN;
                 flags.set(
                     PollFlags::POLLOUT,
                     exchange.written < exchange.request.len(),
                 );
-                Some((exchange.stream.as_fd(), flags))
+                poll.add(token, exchange.stream.as_fd(), flags);
             }
         }
+        poll.until(self.deadline());
     }
 
     /// Whether no connection can be made any more.
@@ -198,8 +198,8 @@ impl Upstream {
         self.lost
     }
 
-    /// When [`Self::progress`] is wanted at the latest.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    /// Time at which [`Self::progress`] is to be called.
+    fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Away => (!self.buffer.is_empty()).then(|| self.retry.at()),
             State::Connecting(_, deadline) => Some(*deadline),
@@ -237,10 +237,7 @@ impl Upstream {
                 Ok(())
             }
             State::Connecting(stream, deadline) => {
-                if let Some(error) = stream.take_error().ok().flatten() {
-                    return Err(error.to_string());
-                }
-                if stream.peer_addr().is_err() {
+                if !connect::is_connected(stream).map_err(|error| error.to_string())? {
                     let late = *deadline <= now;
                     return if late {
                         Err("it does not accept a connection".to_owned())
@@ -441,20 +438,12 @@ impl Exchange {
     }
 }
 
-/// A connection that is being made.
-fn begin(address: SocketAddr) -> Result<TcpStream, Errno> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(family, SockType::Stream, flags, None)?;
-    setsockopt(&socket, sockopt::KeepAlive, &true)?;
-    os::limit_silence(&socket, EXCHANGE)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket.into()),
-        Err(error) => Err(error),
-    }
+/// Begins a connection to the collector.
+fn begin(address: SocketAddr) -> nix::Result<TcpStream> {
+    let stream = connect::begin_tcp(address)?;
+    setsockopt(&stream, sockopt::KeepAlive, &true)?;
+    os::limit_silence(&stream, EXCHANGE)?;
+    Ok(stream)
 }
 
 #[cfg(test)]
@@ -463,10 +452,8 @@ mod tests {
     use std::sync::mpsc::{Receiver, channel};
     use std::thread;
 
-    use nix::poll::{PollFd, poll};
-
     use super::*;
-    use crate::daemon;
+    use crate::sys::poll::wait_for;
 
     /// A listener on this host, and its port.
     fn listener() -> (TcpListener, u16) {
@@ -503,9 +490,9 @@ mod tests {
                 return;
             }
             assert!(Instant::now() < end, "{upstream:?}");
-            let waiting = upstream.wait();
-            let mut waiting = Vec::from_iter(waiting.map(|(fd, flags)| PollFd::new(fd, flags)));
-            poll(&mut waiting, daemon::timeout(upstream.deadline())).unwrap();
+            let mut poll = Poll::new();
+            upstream.register(&mut poll, ());
+            poll.wait().unwrap();
         }
     }
 
@@ -568,8 +555,7 @@ mod tests {
         let ends = |answer: &str, wait: Duration| {
             let (ours, mut theirs) = pair();
             theirs.write_all(answer.as_bytes()).unwrap();
-            let mut said = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
-            assert_eq!(poll(&mut said, 30_000_u16), Ok(1));
+            wait_for(&ours, PollFlags::POLLIN, None).unwrap();
             let mut upstream = upstream(0);
             let begun = Instant::now();
             let mut exchange = Exchange::new(ours);
@@ -597,8 +583,7 @@ mod tests {
         assert!(exchange.converse().unwrap());
         theirs.write_all(b"HTTP/1.1 413 Too Large\r\n\r\n").unwrap();
         drop(theirs);
-        let mut gone = [PollFd::new(exchange.stream.as_fd(), PollFlags::empty())];
-        assert_eq!(poll(&mut gone, 30_000_u16), Ok(1));
+        wait_for(&exchange.stream, PollFlags::empty(), None).unwrap();
         exchange.request = vec![b'x'; 20];
         assert!(!exchange.converse().unwrap());
         assert!(exchange.answer.starts_with(b"HTTP/1.1 413 "));

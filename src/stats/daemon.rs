@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use log::{debug, error, info, warn};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 
 use super::collect::{Interfaces, Target};
 use super::registry::Registry;
@@ -22,9 +22,10 @@ use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
 use crate::self_metrics::{SelfMetrics, address};
 use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, Directory, DisconnectReason, Link, Ready, Received,
-    TENANT_PART,
+    self, ClientEvent, ClientId, Clients, ConnectionLimits, Directory, DisconnectReason, Link,
+    Received, TENANT_PART,
 };
+use crate::sys::poll::Poll;
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
     Success, VERSION, domain,
@@ -169,6 +170,14 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     ended
 }
 
+/// Source of an event.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Client(ClientEvent),
+    /// Signals and connections to other daemons, which are attended to in each turn.
+    EachTurn,
+}
+
 #[derive(Debug)]
 struct Daemon {
     registry: Registry<Target>,
@@ -192,7 +201,7 @@ impl Daemon {
     /// Serves until a signal asks for the end.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
-            let ready = self.wait(signals)?;
+            let events = self.wait(signals)?;
             signals.drain();
             if signals.terminate() {
                 info!("asked to end");
@@ -203,11 +212,12 @@ impl Daemon {
             for told in supervisor::progress(&mut self.supervisor, now) {
                 self.told(told);
             }
-            for (id, events) in ready.clients {
-                self.attend(id, events, now);
-            }
-            if ready.acceptable {
-                self.clients.accept(now);
+            for (source, events) in events {
+                match source {
+                    Source::Client(ClientEvent::Connection(id)) => self.attend(id, events, now),
+                    Source::Client(ClientEvent::Listener) => self.clients.accept(now),
+                    Source::EachTurn => {}
+                }
             }
             if let Some(reporter) = &mut self.reporter {
                 reporter.progress(now);
@@ -226,28 +236,23 @@ impl Daemon {
         }
     }
 
-    /// Waits for something to happen, or for the next deadline.
-    fn wait(&self, signals: &Signals) -> Result<Ready, DaemonError> {
-        let mut waiting: Vec<_> = self.clients.wait().collect();
-        waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-        let reports = self.reporter.as_ref().and_then(Reporter::peer);
-        for peer in self.supervisor.peer().into_iter().chain(reports) {
-            waiting.push(PollFd::new(peer.as_fd(), peer.interest(true)));
+    /// Waits for events, or for the next deadline.
+    fn wait(&self, signals: &Signals) -> Result<Vec<(Source, PollFlags)>, DaemonError> {
+        let mut poll = Poll::new();
+        self.clients.register(&mut poll, Source::Client);
+        poll.add_readable(Source::EachTurn, signals);
+        self.supervisor.register(&mut poll, Source::EachTurn);
+        self.self_metrics.register(&mut poll, Source::EachTurn);
+        if let Some(reporter) = &self.reporter {
+            if let Some(peer) = reporter.peer() {
+                peer.register(&mut poll, Source::EachTurn);
+            }
+            poll.until(reporter.deadline());
         }
-        waiting.extend(self.self_metrics.wait());
-        daemon::poll(&mut waiting, self.deadline())?;
-        Ok(self.clients.ready(&mut daemon::events(&waiting)))
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        [self.next_round]
-            .into_iter()
-            .chain(self.clients.deadline())
-            .chain(self.supervisor.deadline())
-            .chain(self.reporter.as_ref().and_then(Reporter::deadline))
-            .chain(self.self_metrics.deadline())
-            .chain(self.manager.deadline())
-            .min()
+        poll.until([self.next_round]);
+        poll.until(self.manager.deadline());
+        poll.wait()
+            .map_err(|error| DaemonError::System("wait for events", error))
     }
 
     /// Something happened on a connection.
