@@ -198,7 +198,7 @@ impl Daemon {
         purpose: Purpose,
         cargo: impl FnOnce(Vec<u8>) -> TransferKind,
     ) -> Result<(), String> {
-        let connection = self.connections.get_mut(&client);
+        let connection = self.clients.get_mut(client);
         let connection = connection.ok_or("the client has left")?;
         let held = connection.give_away(has_content);
         match Transfer::start(connection.as_fd(), cargo(held)) {
@@ -222,7 +222,7 @@ impl Daemon {
         embedded: Option<Vec<u8>>,
         compressed: bool,
     ) {
-        if !self.connections.contains_key(&from) {
+        if !self.clients.contains(from) {
             // That it is gone is an event of its own.
             return;
         }
@@ -303,7 +303,7 @@ impl Daemon {
             return false;
         };
         underway.end();
-        if let Some(connection) = self.connections.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.come_back();
         }
         true
@@ -362,7 +362,7 @@ impl Daemon {
         let Some(Underway { transfer, purpose }) = self.transfers.remove(&client) else {
             return;
         };
-        if let Some(connection) = self.connections.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.come_back();
         }
         if let Outcome::Lost(why) = &outcome {
