@@ -4,8 +4,11 @@
 #[cfg_attr(not(target_os = "linux"), path = "upstream/freebsd.rs")]
 mod os;
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+mod destination;
+mod exchange;
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -13,11 +16,14 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::buffer::Buffer;
-use super::http::{self, Answer, MAX_ANSWER, Url, Verdict, WriteEndpoint};
-use super::resolver::Resolver;
+use super::http::{self, Verdict};
 use crate::daemon::Retry;
 use crate::sys::connect;
 use crate::sys::poll::Poll;
+
+pub use destination::address;
+pub(crate) use destination::{Destination, HostAddress};
+use exchange::Exchange;
 
 /// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
 pub const PORT: u16 = 8094;
@@ -30,32 +36,6 @@ pub const EXCHANGE: Duration = Duration::from_secs(30);
 
 /// The longest wait between two attempts to reach it.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(30);
-
-/// Bytes read at once.
-const READ: usize = 1 << 12;
-
-/// Where lines go.
-#[derive(Debug)]
-pub(crate) enum Destination {
-    /// To a listener for lines.
-    Lines(SocketAddr),
-    /// To a server (with the token that is shown to it).
-    Server(Url, WriteEndpoint, Option<String>),
-}
-
-/// Where a listener for lines is, as the operator says it: `IP[:PORT]`.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    text.parse()
-        .or_else(|_| {
-            bare.unwrap_or(text)
-                .parse()
-                .map(|ip: IpAddr| (ip, PORT).into())
-        })
-        .map_err(|_| format!("'{text}' is no IP[:PORT]"))
-}
 
 /// The collector, and the lines for it.
 #[derive(Debug)]
@@ -76,57 +56,11 @@ pub(crate) struct Upstream {
     dropped: u64,
 }
 
-/// Way to the addresses of a host.
-#[derive(Debug)]
-pub(crate) enum HostAddress {
-    /// These are all.
-    Known(Vec<SocketAddr>),
-    /// This process looks them up.
-    Named(Resolver),
-}
-
 #[derive(Debug)]
 enum State {
     Away,
     Connecting(TcpStream, Instant),
     Connected(Exchange),
-}
-
-/// What is sent at once, and what is answered.
-#[derive(Debug)]
-struct Exchange {
-    stream: TcpStream,
-    lines: Vec<String>,
-    request: Vec<u8>,
-    written: usize,
-    answer: Vec<u8>,
-    deadline: Option<Instant>,
-}
-
-impl Destination {
-    /// The port that connections are made to.
-    pub(super) fn port(&self) -> u16 {
-        match self {
-            Self::Lines(address) => address.port(),
-            Self::Server(url, ..) => url.port,
-        }
-    }
-
-    /// Finds the way to the host, for a name by a process of its own.
-    ///
-    /// # Errors
-    /// If that cannot be started.
-    pub(super) fn host(&self) -> io::Result<HostAddress> {
-        let (host, port) = match self {
-            Self::Lines(address) => return Ok(HostAddress::Known(vec![*address])),
-            Self::Server(url, ..) => (&url.host, url.port),
-        };
-        // An address with a zone is looked up, too.
-        match host.parse::<IpAddr>() {
-            Ok(ip) => Ok(HostAddress::Known(vec![(ip, port).into()])),
-            Err(_) => Resolver::start(host, port).map(HostAddress::Named),
-        }
-    }
 }
 
 impl Upstream {
@@ -347,97 +281,6 @@ impl Upstream {
     }
 }
 
-impl Exchange {
-    fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            lines: Vec::new(),
-            request: Vec::new(),
-            written: 0,
-            answer: Vec::new(),
-            deadline: None,
-        }
-    }
-
-    fn begin(&mut self, lines: Vec<String>, destination: &Destination, now: Instant) {
-        self.request = match destination {
-            Destination::Lines(_) => lines.concat().into_bytes(),
-            Destination::Server(url, place, token) => {
-                http::request(url, place, token.as_deref(), &lines)
-            }
-        };
-        self.deadline = (!lines.is_empty()).then(|| now + EXCHANGE);
-        (self.lines, self.written) = (lines, 0);
-    }
-
-    /// Writes and reads what goes. `false`: nothing more will come. A collector that has said something before it broke
-    /// off may have refused what it had not read to its end, so that is no error.
-    fn converse(&mut self) -> io::Result<bool> {
-        let written = self.write();
-        let read = self.read();
-        let error = match (written, read) {
-            (Ok(()), Ok(open)) => return Ok(open),
-            (Err(error), _) | (Ok(()), Err(error)) => error,
-        };
-        let broken_off = matches!(
-            error.kind(),
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-        );
-        if broken_off && !self.answer.is_empty() {
-            return Ok(false);
-        }
-        Err(error)
-    }
-
-    /// What the server has answered; when it is late, what it has said so far is all, if it says enough.
-    fn answer(&self, open: bool, late: bool) -> Result<Option<Answer>, &'static str> {
-        match http::answer(&self.answer, !open)? {
-            None if late => Ok(http::answer(&self.answer, true).unwrap_or_default()),
-            answer => Ok(answer),
-        }
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        while self.written < self.request.len() {
-            match self.stream.write(&self.request[self.written..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// `false`: nothing more will come.
-    fn read(&mut self) -> io::Result<bool> {
-        let mut bytes = [0; READ];
-        while self.answer.len() < MAX_ANSWER {
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return Ok(false),
-                Ok(count) => self.answer.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
-    /// The lines of which something is not written.
-    fn unsent(self) -> Vec<String> {
-        let mut end = 0;
-        let mut lines = self.lines;
-        let sent = lines.iter().take_while(|line| {
-            end += line.len();
-            end <= self.written
-        });
-        let sent = sent.count();
-        lines.split_off(sent)
-    }
-}
-
 /// Begins a connection to the collector.
 fn begin(address: SocketAddr) -> nix::Result<TcpStream> {
     let stream = connect::begin_tcp(address)?;
@@ -448,11 +291,13 @@ fn begin(address: SocketAddr) -> nix::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
     use std::sync::mpsc::{Receiver, channel};
     use std::thread;
 
     use super::*;
+    use crate::influx::http::WriteEndpoint;
     use crate::sys::poll::wait_for;
 
     /// A listener on this host, and its port.

@@ -1,13 +1,12 @@
 //! The statistics daemon's process: one thread around poll(2), in which nothing waits for a single peer.
 
+mod options;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use argh::FromArgs;
 use log::{debug, error, info, warn};
 use nix::poll::PollFlags;
 
@@ -20,7 +19,7 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::self_metrics::{SelfMetrics, address};
+use crate::self_metrics::SelfMetrics;
 use crate::socket::{
     self, ClientEvent, ClientId, Clients, ConnectionLimits, Directory, DisconnectReason, Link,
     Received, TENANT_PART,
@@ -30,6 +29,8 @@ use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
     Success, VERSION, domain,
 };
+
+use options::Options;
 
 pub use super::report::{DETAILS, MAX_DETAILS};
 
@@ -52,55 +53,6 @@ pub const MAX_BACKLOG: usize = 1 << 16;
 /// more; one that goes on asking is dropped.
 pub const MAX_QUEUE: usize = 1 << 22;
 
-/// Gather what unikernels use, and hand it to clients.
-#[derive(FromArgs, Debug)]
-struct Options {
-    /// directory of sockets
-    #[argh(
-        option,
-        arg_name = "directory",
-        default = "PathBuf::from(socket::RUNTIME_DIRECTORY)"
-    )]
-    tmpdir: PathBuf,
-
-    /// seconds from one time that something is gathered to the next, 0.1 to 3600 (default 10)
-    #[argh(
-        option,
-        arg_name = "seconds",
-        default = "INTERVAL",
-        from_str_fn(interval)
-    )]
-    interval: Duration,
-
-    /// rewrite this file for `node_exporter` each time
-    #[argh(option, arg_name = "file")]
-    prometheus: Option<PathBuf>,
-
-    /// gather counters of virtual machines, too; only FreeBSD has them
-    #[argh(switch)]
-    gather_bhyve_stats: bool,
-
-    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
-    #[argh(option, arg_name = "address", from_str_fn(address))]
-    influx: Option<SocketAddr>,
-
-    /// log to syslog
-    #[argh(switch)]
-    syslog: bool,
-
-    /// listen on the socket that systemd hands over
-    #[argh(switch)]
-    systemd_socket_activation: bool,
-
-    /// log more; twice for every detail
-    #[argh(switch, short = 'v')]
-    verbose: u8,
-
-    /// log nothing
-    #[argh(switch, short = 'q')]
-    quiet: bool,
-}
-
 /// Runs the daemon to its end and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-stats";
@@ -110,13 +62,6 @@ pub fn main() -> i32 {
         verbose: options.verbose,
     };
     daemon::main(PROGRAM, verbosity, options.syslog, || run(&options))
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(seconds @ 0.1..=3600.0) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(format!("'{text}' is no number of seconds from 0.1 to 3600")),
-    }
 }
 
 fn run(options: &Options) -> Result<(), DaemonError> {
@@ -394,16 +339,7 @@ impl Daemon {
             Ok(interfaces) => interfaces,
             Err(error) => return error!("cannot ask for network interfaces: {error}"),
         };
-        let mut readers = BTreeSet::new();
-        for (id, client) in self.clients.iter() {
-            if client.queued() <= MAX_BACKLOG {
-                readers.insert(id);
-                self.behind.remove(&id);
-                continue;
-            }
-            miss(&mut self.behind, id);
-            self.missed += 1;
-        }
+        let mut readers = self.readers();
         let mut broken = Vec::new();
         let (mut samples, mut disks) = (Vec::new(), Vec::new());
         let clients = &mut self.clients;
@@ -459,6 +395,21 @@ impl Daemon {
             let draft = Draft::new(samples, disks, subscribers, self.missed);
             reporter.begin(draft, now);
         }
+    }
+
+    /// Clients that keep up. The others miss a round.
+    fn readers(&mut self) -> BTreeSet<ClientId> {
+        let mut readers = BTreeSet::new();
+        for (id, client) in self.clients.iter() {
+            if client.queued() <= MAX_BACKLOG {
+                readers.insert(id);
+                self.behind.remove(&id);
+                continue;
+            }
+            miss(&mut self.behind, id);
+            self.missed += 1;
+        }
+        readers
     }
 
     fn forget(&mut self, id: ClientId) {
