@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -120,30 +119,6 @@ fn directory(path: &Path, mode: u32) -> io::Result<()> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// How long poll(2) may wait until `next`; for ever without it.
-pub fn timeout(next: Option<Instant>) -> PollTimeout {
-    let Some(next) = next else {
-        return PollTimeout::NONE;
-    };
-    // Rounded up, or the last millisecond would be spent in a busy loop.
-    let left = next.saturating_duration_since(Instant::now()).as_millis() + 1;
-    PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX))
-}
-
-/// Waits for something to happen to these, until `next` at the longest; a signal ends it, too.
-pub fn poll(waiting: &mut [PollFd<'_>], next: Option<Instant>) -> Result<(), DaemonError> {
-    match nix::poll::poll(waiting, timeout(next)) {
-        Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-        Err(error) => Err(DaemonError::System("wait for events", error.into())),
-    }
-}
-
-/// What has happened to them, in their order.
-pub fn events(waited: &[PollFd<'_>]) -> impl Iterator<Item = PollFlags> {
-    let waited = waited.iter();
-    waited.map(|one| one.revents().unwrap_or(PollFlags::POLLERR))
 }
 
 /// The time since 1970.

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use argh::FromArgs;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use crate::command_line;
-use crate::daemon;
 use crate::sandbox::{self, Breach};
+use crate::sys::poll::wait_for;
 
 /// Most bytes of a request.
 pub const MAX_REQUEST: usize = 1 << 13;
@@ -234,8 +234,7 @@ fn transmit(output: &io::Stdout, mut bytes: &[u8], end: Instant) -> io::Result<(
 }
 
 fn wait(descriptor: impl AsFd, wanted: PollFlags, end: Instant) -> io::Result<()> {
-    let mut waiting = [PollFd::new(descriptor.as_fd(), wanted)];
-    if Instant::now() >= end || poll(&mut waiting, daemon::timeout(Some(end)))? == 0 {
+    if Instant::now() >= end || wait_for(descriptor, wanted, Some(end))?.is_empty() {
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use time::OffsetDateTime;
 
 use super::arguments::Common;
@@ -15,6 +15,7 @@ use super::{statistics, statistics_output};
 pub(super) use crate::console::lines::escaped;
 use crate::name::Name;
 use crate::policy::{Policy, list};
+use crate::sys::poll::events_now;
 use crate::unikernel::{Death, Mac};
 use crate::wire::extensions::{Details, Exit, NamedDetails, Standing};
 use crate::wire::{
@@ -102,10 +103,8 @@ impl Output {
             .union(PollFlags::POLLHUP)
             .union(PollFlags::POLLNVAL);
 
-        let mut polled = [PollFd::new(self.stdout.as_fd(), PollFlags::empty())];
-        let ready = poll(&mut polled, PollTimeout::ZERO);
-        let events = polled[0].revents().unwrap_or(PollFlags::empty());
-        if ready.is_ok() && events.intersects(GONE) {
+        let events = events_now(&self.stdout, PollFlags::empty());
+        if events.is_ok_and(|events| events.intersects(GONE)) {
             return Err(ClientError::Output(io::ErrorKind::BrokenPipe.into()));
         }
         Ok(())

@@ -3,15 +3,13 @@
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+use nix::poll::PollFlags;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ClientConnection, Resumption};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -20,6 +18,8 @@ use rustls::{AlertDescription, CertificateError, DigitallySignedStruct, Signatur
 
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify};
+use crate::sys::connect;
+use crate::sys::poll::{Poll, events_now};
 use crate::tls::{self, Arrived, PORT, ProtocolError};
 
 /// How long one address may take to accept a connection.
@@ -178,8 +178,8 @@ impl TlsStream {
             if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() {
                 return Ok(true);
             }
-            let mut descriptors = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            if self.arrived.is_empty() && poll(&mut descriptors, PollTimeout::ZERO)? == 0 {
+            let arrives = || events_now(&self.socket, PollFlags::POLLIN);
+            if self.arrived.is_empty() && arrives()?.is_empty() {
                 return Ok(false);
             }
             if self
@@ -311,9 +311,9 @@ fn reach(destination: &Destination) -> Result<(TcpStream, SocketAddr), ConnectEr
         if (attempts.is_empty() || now >= next)
             && let Some(address) = waiting.next()
         {
-            match begin(address) {
+            match connect::begin_tcp(address) {
                 Ok(socket) => attempts.push((socket, address, now + CONNECT_TIMEOUT)),
-                Err(error) => failures.push((address, error)),
+                Err(error) => failures.push((address, error.into())),
             }
             next = now + NEXT_ADDRESS;
         }
@@ -352,45 +352,19 @@ fn connected(
     attempts: &[(TcpStream, SocketAddr, Instant)],
     until: Instant,
 ) -> io::Result<Vec<usize>> {
-    let mut descriptors: Vec<_> = attempts
-        .iter()
-        .map(|(socket, ..)| PollFd::new(socket.as_fd(), PollFlags::POLLOUT))
-        .collect();
-    let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
-    match poll(
-        &mut descriptors,
-        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
-    ) {
-        Ok(_) => {}
-        Err(Errno::EINTR) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
+    let mut poll = Poll::new();
+    for (index, (socket, ..)) in attempts.iter().enumerate() {
+        poll.add(index, socket.as_fd(), PollFlags::POLLOUT);
     }
-    Ok((0..)
-        .zip(&descriptors)
-        .filter(|(_, descriptor)| descriptor.any().unwrap_or(false))
-        .map(|(index, _)| index)
-        .collect())
-}
-
-fn begin(address: SocketAddr) -> io::Result<TcpStream> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = TcpStream::from(socket(family, SockType::Stream, flags, None)?);
-    socket.set_nonblocking(true)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(socket),
-        Err(error) => Err(error.into()),
-    }
+    poll.until([until]);
+    let ready = poll.wait()?.into_iter();
+    Ok(ready.map(|(index, _)| index).collect())
 }
 
 fn finish(socket: &TcpStream) -> io::Result<()> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
+    if !connect::is_connected(socket)? {
+        return Err(ErrorKind::NotConnected.into());
     }
-    socket.peer_addr()?;
     let flags = OFlag::from_bits_truncate(fcntl(socket, FcntlArg::F_GETFL)?);
     fcntl(socket, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
     Ok(())

@@ -3,20 +3,27 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 
 use super::display::Output;
 use super::error::ClientError;
 use super::tls::TlsStream;
+use crate::sys::poll::{Poll, wait_for};
 
 /// A connection whose two directions fail apart from each other: what the peer said is readable even if it takes nothing more.
 #[derive(Debug)]
 pub(super) enum Transport {
     Local(UnixStream),
     Remote(Box<TlsStream>),
+}
+
+/// Source of an event while an answer is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Peer,
+    Output,
 }
 
 impl Transport {
@@ -53,16 +60,13 @@ impl Transport {
                 Self::Local(socket) => socket.as_fd(),
                 Self::Remote(stream) => stream.as_fd(),
             };
-            let mut both = [
-                PollFd::new(socket, PollFlags::POLLIN),
-                PollFd::new(output.as_fd(), PollFlags::empty()),
-            ];
-            match poll(&mut both, PollTimeout::NONE) {
-                Err(Errno::EINTR) => continue,
-                Err(_) => return Ok(()),
-                Ok(_) => {}
-            }
-            let [speaks, _] = both.map(|polled| polled.any() == Some(true));
+            let mut poll = Poll::new();
+            poll.add(Source::Peer, socket, PollFlags::POLLIN);
+            poll.add(Source::Output, output.as_fd(), PollFlags::empty());
+            let Ok(ready) = poll.wait() else {
+                return Ok(());
+            };
+            let speaks = ready.iter().any(|(source, _)| *source == Source::Peer);
             if !speaks {
                 output.check_reader()?;
             } else if matches!(self, Self::Local(_)) {
@@ -77,9 +81,8 @@ impl Transport {
             Self::Local(socket) => socket.as_fd(),
             Self::Remote(stream) => stream.as_fd(),
         };
-        let mut sockets = [PollFd::new(socket, PollFlags::POLLIN)];
-        let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
-        poll(&mut sockets, within).is_ok_and(|ready| ready > 0)
+        let deadline = Some(Instant::now() + within);
+        wait_for(socket, PollFlags::POLLIN, deadline).is_ok_and(|events| !events.is_empty())
     }
 
     /// Says good-bye; whether the peer still hears it is of no consequence.
@@ -97,17 +100,7 @@ const SPEAKS: PollFlags = PollFlags::POLLIN
 
 /// What a socket is ready for, after waiting until it is ready for anything.
 fn ready(socket: &impl AsFd) -> io::Result<PollFlags> {
-    let mut sockets = [PollFd::new(
-        socket.as_fd(),
-        PollFlags::POLLIN | PollFlags::POLLOUT,
-    )];
-    loop {
-        match poll(&mut sockets, PollTimeout::NONE) {
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(sockets[0].revents().unwrap_or(PollFlags::POLLERR)),
-        }
-    }
+    wait_for(socket, PollFlags::POLLIN | PollFlags::POLLOUT, None)
 }
 
 impl Read for Transport {

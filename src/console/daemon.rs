@@ -1,44 +1,37 @@
 //! The console daemon's process: one thread around poll(2), in which nothing waits for a single peer or guest.
 
+mod delivery;
+mod options;
+mod requests;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
-use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::time::Instant;
 
-use argh::FromArgs;
 use log::{debug, error, info, warn};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::archive::Archive;
 use super::fifo::{Arrived, Fifo};
-use super::log_directory::{LOG_FILES, LOG_SIZE, Limits, LogDirectory};
-use super::log_quota::LOG_TENANT;
-use super::registry::{
-    Displaced, DroppedSubscriber, Extent, Next, Registry, SUBSCRIBERS, Subscribed,
-};
-use super::ring::{History, Item, LINES, Line, Moment};
-use super::syslog::{self, Syslog};
+use super::registry::Registry;
+use super::ring::{LINES, Moment};
 use crate::command_line;
 use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
-use crate::name::{self, Name};
+use crate::name::Name;
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::self_metrics::{SelfMetrics, address};
+use crate::self_metrics::SelfMetrics;
 use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, DisconnectReason, Quota, Ready, Received,
+    self, ClientEvent, ClientId, Clients, ConnectionLimits, DisconnectReason, Received,
 };
 use crate::stats::collect::SelfUsage;
-use crate::wire::lines::LineFrames;
-use crate::wire::{
-    CONSOLE_WAITS, Command, ConsoleCommand, ConsoleRead, Header, Int, Int64, Message, Payload,
-    SinceCount, Success, Timestamp, VERSION, domain, extensions::archive_bound,
-};
+use crate::sys::poll::Poll;
+
+pub use options::ConsoleError;
+use options::Options;
 
 /// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
 /// accepted.
@@ -67,93 +60,6 @@ const LINES_AT_ONCE: usize = LINES / 2;
 /// names, takes about half of it.
 pub const MAX_QUEUE: usize = 1 << 19;
 
-/// Keep the console output of unikernels and hand it to clients.
-#[derive(FromArgs, Debug)]
-struct Options {
-    /// directory of sockets and fifos
-    #[argh(
-        option,
-        arg_name = "directory",
-        default = "PathBuf::from(socket::RUNTIME_DIRECTORY)"
-    )]
-    tmpdir: PathBuf,
-
-    /// most subscribers of one console; a further one replaces the oldest (default 5)
-    #[argh(
-        option,
-        arg_name = "number",
-        default = "SUBSCRIBERS",
-        from_str_fn(at_least_one)
-    )]
-    max_subscribers: usize,
-
-    /// write each console to a file in this directory
-    #[argh(option, arg_name = "directory")]
-    log_dir: Option<PathBuf>,
-
-    /// with --log-dir: most MiB of a file (default 10)
-    #[argh(
-        option,
-        arg_name = "MiB",
-        default = "LOG_SIZE",
-        from_str_fn(at_least_one)
-    )]
-    log_size: u64,
-
-    /// with --log-dir: most files of a console (default 5)
-    #[argh(
-        option,
-        arg_name = "number",
-        default = "LOG_FILES",
-        from_str_fn(at_least_one)
-    )]
-    log_files: u32,
-
-    /// with --log-dir: most MiB of all files of a tenant (default 4096)
-    #[argh(
-        option,
-        arg_name = "MiB",
-        default = "LOG_TENANT",
-        from_str_fn(at_least_one)
-    )]
-    log_tenant: u64,
-
-    /// send the consoles to syslog
-    #[argh(switch)]
-    syslog_consoles: bool,
-
-    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
-    #[argh(option, arg_name = "address", from_str_fn(address))]
-    influx: Option<SocketAddr>,
-
-    /// log to syslog
-    #[argh(switch)]
-    syslog: bool,
-
-    /// listen on the socket that systemd hands over
-    #[argh(switch)]
-    systemd_socket_activation: bool,
-
-    /// log more; twice for every detail
-    #[argh(switch, short = 'v')]
-    verbose: u8,
-
-    /// log nothing
-    #[argh(switch, short = 'q')]
-    quiet: bool,
-}
-
-/// Why the daemon could not start or go on.
-#[derive(Debug)]
-pub enum ConsoleError {
-    /// What every daemon needs.
-    Daemon(DaemonError),
-    /// Files cannot be written to this directory.
-    LogDirectory(PathBuf, io::Error),
-    /// The local syslog daemon cannot be reached.
-    Syslog(io::Error),
-}
-
 /// Runs the daemon to its end and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-console";
@@ -163,13 +69,6 @@ pub fn main() -> i32 {
         verbose: options.verbose,
     };
     daemon::main(PROGRAM, verbosity, options.syslog, || run(&options))
-}
-
-fn at_least_one<N: FromStr + From<u8> + PartialOrd>(text: &str) -> Result<N, String> {
-    match text.parse() {
-        Ok(number) if number >= N::from(1) => Ok(number),
-        _ => Err(format!("'{text}' is no number of at least 1")),
-    }
 }
 
 fn run(options: &Options) -> Result<(), ConsoleError> {
@@ -228,27 +127,6 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
     Ok(ended?)
 }
 
-impl Options {
-    fn archives(&self) -> Result<Vec<Archive>, ConsoleError> {
-        let mut archives = Vec::new();
-        if let Some(path) = &self.log_dir {
-            let limits = Limits {
-                size: self.log_size.saturating_mul(1 << 20),
-                files: self.log_files,
-                tenant: self.log_tenant.saturating_mul(1 << 20),
-            };
-            let directory = LogDirectory::open(path, limits)
-                .map_err(|error| ConsoleError::LogDirectory(path.clone(), error))?;
-            archives.push(Archive::new(Box::new(directory)));
-        }
-        if self.syslog_consoles {
-            let syslog = Syslog::connect(&syslog::SOCKETS).map_err(ConsoleError::Syslog)?;
-            archives.push(Archive::new(Box::new(syslog)));
-        }
-        Ok(archives)
-    }
-}
-
 #[derive(Debug)]
 struct Daemon {
     fifo_directory: File,
@@ -265,42 +143,52 @@ struct Daemon {
     manager: Manager,
 }
 
-/// What has happened.
+/// Source of an event.
 #[derive(Debug)]
-struct Events {
-    signal: bool,
-    /// Consoles with something to read.
-    fifos: Vec<Name>,
-    clients: Ready,
+enum Source<N> {
+    Signals,
+    /// The console of this name.
+    Fifo(N),
+    Client(ClientEvent),
+    /// The collector, which is attended to in each turn.
+    Collector,
+}
+
+impl Source<&Name> {
+    fn cloned(self) -> Source<Name> {
+        match self {
+            Self::Signals => Source::Signals,
+            Self::Fifo(name) => Source::Fifo(name.clone()),
+            Self::Client(event) => Source::Client(event),
+            Self::Collector => Source::Collector,
+        }
+    }
 }
 
 impl Daemon {
     /// Serves until a signal asks for the end.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
-            let events = self.wait(signals)?;
-            if events.signal {
-                signals.drain();
-                if signals.terminate() {
-                    info!("asked to end");
-                    self.manager.stopping();
-                    return Ok(());
+            for (source, events) in self.wait(signals)? {
+                match source {
+                    Source::Signals => {
+                        signals.drain();
+                        if signals.terminate() {
+                            info!("asked to end");
+                            self.manager.stopping();
+                            return Ok(());
+                        }
+                        if signals.reload() {
+                            self.archives.iter_mut().for_each(Archive::reopen);
+                        }
+                    }
+                    Source::Fifo(name) => self.read_fifo(&name),
+                    Source::Client(ClientEvent::Connection(id)) => self.attend(id, events),
+                    Source::Client(ClientEvent::Listener) => self.clients.accept(Instant::now()),
+                    Source::Collector => {}
                 }
-                if signals.reload() {
-                    self.archives.iter_mut().for_each(Archive::reopen);
-                }
-            }
-            // First of all: an event of a fifo is never applied to one that a request has opened since.
-            for name in events.fifos {
-                self.read_fifo(&name);
-            }
-            for (id, events) in events.clients.clients {
-                self.attend(id, events);
             }
             let now = Instant::now();
-            if events.clients.acceptable {
-                self.clients.accept(now);
-            }
             for id in self.clients.late(now) {
                 self.forget(id);
             }
@@ -314,34 +202,26 @@ impl Daemon {
     }
 
     /// Waits for the next events, or for the next deadline.
-    fn wait(&self, signals: &Signals) -> Result<Events, DaemonError> {
-        let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        waiting.extend(self.clients.wait());
-        let fifos = self.fifos.values();
-        waiting.extend(fifos.map(|fifo| PollFd::new(fifo.as_fd(), PollFlags::POLLIN)));
-        waiting.extend(self.self_metrics.wait());
-        daemon::poll(&mut waiting, self.deadline())?;
-        let mut events = daemon::events(&waiting);
-        let signal = events.next().is_some_and(|events| !events.is_empty());
-        let clients = self.clients.ready(&mut events);
-        // Names are copied of those only of which there is news.
-        let fifos = self.fifos.keys().zip(events);
-        let fifos = fifos.filter(|(_, events)| !events.is_empty());
-        Ok(Events {
-            signal,
-            fifos: fifos.map(|(name, _)| name.clone()).collect(),
-            clients,
-        })
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let archives = self.archives.iter().flat_map(Archive::behind);
-        let again = archives.map(|(_, again)| again);
-        again
-            .chain(self.clients.deadline())
-            .chain(self.self_metrics.deadline())
-            .chain(self.manager.deadline())
-            .min()
+    fn wait(&self, signals: &Signals) -> Result<Vec<(Source<Name>, PollFlags)>, DaemonError> {
+        let mut poll = Poll::new();
+        poll.add_readable(Source::Signals, signals);
+        // Before the clients: an event of a fifo is never applied to one that a request has opened since.
+        for (name, fifo) in &self.fifos {
+            poll.add_readable(Source::Fifo(name), fifo);
+        }
+        self.clients.register(&mut poll, Source::Client);
+        self.self_metrics.register(&mut poll, Source::Collector);
+        poll.until(self.manager.deadline());
+        let behind = self.archives.iter().flat_map(Archive::behind);
+        poll.until(behind.map(|(_, again)| again));
+        let ready = poll
+            .wait()
+            .map_err(|error| DaemonError::System("wait for events", error))?;
+        // Only the names of ready consoles are copied.
+        let ready = ready.into_iter();
+        Ok(ready
+            .map(|(source, events)| (source.cloned(), events))
+            .collect())
     }
 
     /// Archives what could not be archived before.
@@ -413,69 +293,10 @@ impl Daemon {
         outcome
     }
 
-    /// Whether somebody takes every line of `name`. Otherwise those need not be kept that newer ones replace at once.
-    fn is_read_along(&self, name: &Name) -> bool {
-        let takes = |id| {
-            let client = self.clients.get(id);
-            client.is_some_and(|client| client.queued() < MAX_WAITING_LINES)
-        };
-        self.archives.iter().any(|archive| archive.takes(name))
-            || self.registry.subscribers(name).any(takes)
-    }
-
     /// The last line needs no newline.
     fn end_line(&mut self, name: &Name, fifo: &mut Fifo) {
         if let Some(ring) = self.registry.ring_mut(name) {
             fifo.splitter.finish(|line| ring.push(clock(), line));
-        }
-    }
-
-    /// Everybody who reads along gets what is new, and the archives.
-    fn deliver(&mut self, name: &Name) {
-        let subscribers: Vec<_> = self.registry.subscribers(name).collect();
-        for id in subscribers {
-            self.feed(id);
-        }
-        if let Some(ring) = self.registry.ring(name) {
-            for archive in &mut self.archives {
-                archive.go_on(name, ring, Instant::now(), clock());
-            }
-        }
-    }
-
-    /// Sends a subscriber what it has not got yet, as far as it takes it: until enough waits for it that poll(2) tells when
-    /// it takes more, or there is nothing left.
-    fn feed(&mut self, id: ClientId) {
-        let mut frames = None;
-        let mut ended = false;
-        while let Some(client) = self.clients.get(id) {
-            let waiting = client.queued();
-            let mut bytes = Vec::new();
-            while waiting + bytes.len() < MAX_WAITING_LINES && !ended {
-                match self.registry.next(id) {
-                    Next::Item(name, item) => {
-                        let line = match item {
-                            Item::Line(line) => line,
-                            Item::Missed(count) => Line::missed(count, clock()),
-                        };
-                        push_line(&mut frames, name, &line, &mut bytes);
-                    }
-                    Next::RunEnded(name) => bytes.extend(end_frame(name)),
-                    Next::HistoryEnded(name) => {
-                        bytes.extend(end_frame(name));
-                        ended = true;
-                    }
-                    Next::Nothing => break,
-                }
-            }
-            if bytes.is_empty() {
-                break;
-            }
-            self.send(id, &bytes);
-        }
-        if ended {
-            self.registry.unsubscribe(id);
-            self.close(id);
         }
     }
 
@@ -511,194 +332,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reads a request and acts upon it. What is no request to this daemon ends the connection without a reply (WIRE 3).
-    fn request(&mut self, id: ClientId, request: &[u8]) {
-        let message = match Message::decode(request) {
-            Ok(message) => message,
-            Err(error) => {
-                warn!("connection {id}: closed: {error}");
-                return self.forget(id);
-            }
-        };
-        let name = match domain::name(&message.header.name) {
-            Ok(name) => name,
-            Err(error) => {
-                warn!("connection {id}: closed: {error}");
-                return self.forget(id);
-            }
-        };
-        let Payload::Command(Command::Console(command)) = message.payload else {
-            warn!("connection {id}: closed: not a command for the console daemon");
-            return self.forget(id);
-        };
-        match command {
-            ConsoleCommand::Add(max) => {
-                let added =
-                    self.check_supervisor(id)
-                        .and_then(|()| match archive_bound(&name, &max) {
-                            Some(bytes) => {
-                                self.bound(&name.path().tenant(), bytes);
-                                Ok(())
-                            }
-                            None => self.add(&name, max.unsigned().unwrap_or(0)),
-                        });
-                self.answer(id, message.header, added.map(|()| Success::Empty(())));
-            }
-            ConsoleCommand::Subscribe(from) => {
-                self.subscribe(id, message.header, &name, &from, Extent::Lines);
-            }
-            ConsoleCommand::Read(ConsoleRead { from, follow }) => {
-                let extent = if follow {
-                    Extent::Runs
-                } else {
-                    Extent::History
-                };
-                self.subscribe(id, message.header, &name, &from, extent);
-            }
-            ConsoleCommand::Inactive(()) => {
-                let answer = self.inactive(&name);
-                self.answer(id, message.header, answer);
-                self.close(id);
-            }
-        }
-    }
-
-    /// Refuses what only the supervisor asks for: others would have consoles forgotten, and read what is written for others.
-    fn check_supervisor(&self, id: ClientId) -> Result<(), String> {
-        match self.clients.get(id) {
-            Some(client) if !client.peer().is_trusted() => Err(
-                "cannot read a further console: only the supervisor, as root, may ask for that"
-                    .to_owned(),
-            ),
-            _ => Ok(()),
-        }
-    }
-
-    /// Begins to read the console of `name`, or goes on with the lines it had.
-    fn add(&mut self, name: &Name, max: u64) -> Result<(), String> {
-        if name.label().is_none() {
-            return Err(format!(
-                "{name} is a path, but only unikernels have consoles"
-            ));
-        }
-        let mut fifo = Fifo::open(&self.fifo_directory, name)
-            .map_err(|error| format!("cannot open the fifo of {name}: {error}"))?;
-        let dropped = self
-            .registry
-            .add(name, max)
-            .map_err(|error| error.to_string())?;
-        for dropped in dropped {
-            self.turn_out(&dropped);
-        }
-        if let Some(mut before) = self.fifos.remove(name) {
-            // No line is lost: neither what waits in another fifo of that name, nor a line begun.
-            let ended = self.take_in(name, &mut before, LAST_READS) == Arrived::End;
-            if !ended && fifo.is_same(&before) {
-                fifo.splitter = before.splitter;
-            } else {
-                self.end_line(name, &mut before);
-            }
-            self.deliver(name);
-        }
-        if let Some(ring) = self.registry.ring(name) {
-            for archive in &mut self.archives {
-                archive.begin(name, ring, Instant::now());
-            }
-        }
-        self.fifos.insert(name.clone(), fifo);
-        self.opened += 1;
-        debug!("{name}: reading the console");
-        Ok(())
-    }
-
-    /// Bounds the archives of a tenant.
-    fn bound(&mut self, tenant: &name::Path, bytes: u64) {
-        for archive in &mut self.archives {
-            archive.bound(tenant, bytes);
-        }
-    }
-
-    fn inactive(&self, name: &Name) -> Result<Success, String> {
-        if name.label().is_some() {
-            return Err(format!("{name} is no path, so no consoles lie below it"));
-        }
-        let names = self.registry.inactive(name.path());
-        Ok(Success::Consoles(
-            names.map(|name| name.to_string().into()).collect(),
-        ))
-    }
-
-    /// Answers, then sends the history, then is ready for live lines: all in the one queue of the connection.
-    fn subscribe(
-        &mut self,
-        id: ClientId,
-        header: Header,
-        name: &Name,
-        from: &SinceCount,
-        extent: Extent,
-    ) {
-        let refused = if name.label().is_none() {
-            Some(format!(
-                "{name} is a path, but only unikernels have consoles"
-            ))
-        } else if extent == Extent::History && self.registry.ring(name).is_none() {
-            Some(format!("there is no console of {name}"))
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
-            self.answer(id, header, Err(reason));
-            return self.close(id);
-        }
-        let history = match from {
-            SinceCount::Since(time) => History::Since(moment(time)),
-            SinceCount::Count(count) => History::Count(count.get()),
-        };
-        let client = self.clients.get(id);
-        let quota = client.map_or(Quota::Tenant, |client| client.peer().quota());
-        let subscribed = match self.registry.subscribe(id, name, (history, extent), quota) {
-            Ok(subscribed) => subscribed,
-            Err(full) => {
-                self.answer(id, header, Err(full.to_string()));
-                return self.close(id);
-            }
-        };
-        let answer = answer_to(&subscribed);
-        if let Some(client) = self.clients.get_mut(id) {
-            client.subscribed();
-        }
-        self.answer(id, header, Ok(Success::String(answer.as_str().into())));
-        self.feed(id);
-        for dropped in subscribed.dropped {
-            self.turn_out(&dropped);
-        }
-    }
-
-    /// Tells a client that its subscription has ended, and closes the connection.
-    fn turn_out(&mut self, dropped: &DroppedSubscriber) {
-        let DroppedSubscriber {
-            subscriber,
-            of,
-            why,
-        } = dropped;
-        info!("connection {subscriber}: closed: {why}");
-        let failure = Payload::Failure(why.to_string().into());
-        let message = Message::answer(unasked(of), failure);
-        self.send(*subscriber, &socket::framed(&message));
-        self.close(*subscriber);
-    }
-
-    fn answer(&mut self, id: ClientId, header: Header, answer: Result<Success, String>) {
-        let payload = answer.map_or_else(
-            |reason| {
-                warn!("connection {id}: refused: {reason}");
-                Payload::Failure(reason.into())
-            },
-            Payload::Reply,
-        );
-        self.send(id, &socket::framed(&Message::answer(header, payload)));
-    }
-
     fn send(&mut self, id: ClientId, bytes: &[u8]) {
         if let Some(client) = self.clients.get_mut(id)
             && let Err(lost) = client.send_at_most(bytes, MAX_QUEUE)
@@ -729,91 +362,12 @@ impl Daemon {
     }
 }
 
-/// Appends the frame that carries a line of `name` to `bytes`; `frames` are those of `name` once there has been one.
-fn push_line(frames: &mut Option<LineFrames>, name: &Name, line: &Line<'_>, bytes: &mut Vec<u8>) {
-    let picoseconds = u64::from(line.arrived.nanoseconds) * 1000;
-    let time = Timestamp::from_unix(line.arrived.seconds, picoseconds);
-    let pushed = match frames {
-        Some(frames) => frames.push(&time, &line.bytes, bytes),
-        None => {
-            LineFrames::new(name).and_then(|new| frames.insert(new).push(&time, &line.bytes, bytes))
-        }
-    };
-    if let Err(error) = pushed {
-        error!("cannot encode a line: {error}");
-    }
-}
-
-/// The frame that ends the lines of `name`, for now or for good.
-fn end_frame(name: &Name) -> Vec<u8> {
-    let ended = Payload::Reply(Success::Empty(()));
-    socket::framed(&Message::answer(unasked(name), ended))
-}
-
-/// Header of what goes to a subscriber of `name` after the answer.
-fn unasked(name: &Name) -> Header {
-    Header {
-        version: Int::new(VERSION),
-        sequence: Int64(0),
-        name: name.to_string().into(),
-    }
-}
-
-/// Words for a new subscriber: it is told, too, whose place it has.
-fn answer_to(subscribed: &Subscribed) -> String {
-    let replaced = subscribed
-        .dropped
-        .iter()
-        .find_map(|dropped| match dropped.why {
-            Displaced::OfConsole(most) => Some(most),
-            Displaced::Forgotten | Displaced::Waiting | Displaced::OfAll => None,
-        });
-    match (subscribed.known, replaced) {
-        (true, Some(most)) => format!("subscribed, in place of the oldest of {most} subscribers"),
-        (true, None) => "subscribed".to_owned(),
-        (false, _) => CONSOLE_WAITS.to_owned(),
-    }
-}
-
-fn moment(time: &Timestamp) -> Moment {
-    Moment {
-        seconds: time.seconds(),
-        nanoseconds: u32::from(time.milliseconds()) * 1_000_000,
-    }
-}
-
 /// The time of the host's clock; a clock before 1970 counts as 1970.
 fn clock() -> Moment {
     let since = daemon::wall_clock();
     Moment {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         nanoseconds: since.subsec_nanos(),
-    }
-}
-
-impl fmt::Display for ConsoleError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Daemon(error) => error.fmt(f),
-            Self::LogDirectory(path, error) => write!(
-                f,
-                "cannot use the directory {}: {error}; --log-dir makes it, but not the one that it is in",
-                path.display()
-            ),
-            Self::Syslog(error) => write!(
-                f,
-                "cannot reach a syslog daemon at {}: {error}",
-                syslog::SOCKETS.join(" or ")
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ConsoleError {}
-
-impl From<DaemonError> for ConsoleError {
-    fn from(error: DaemonError) -> Self {
-        Self::Daemon(error)
     }
 }
 
@@ -824,7 +378,10 @@ mod tests {
     use nix::sys::socket::{setsockopt, sockopt};
 
     use super::*;
+    use crate::console::registry::Extent;
+    use crate::console::ring::History;
     use crate::directory::Directory;
+    use crate::socket::Quota;
 
     #[test]
     fn whoever_takes_all_at_once_gets_all() {
@@ -836,8 +393,8 @@ mod tests {
         let _peer = UnixStream::connect(&path).unwrap();
         clients.accept(Instant::now());
         // As much as the ring has with its frames, and more than may wait for a subscriber.
-        let ours = clients.wait().nth(1).unwrap();
-        setsockopt(&ours.as_fd(), sockopt::SndBuf, &(1 << 20)).unwrap();
+        let ours = clients.get(0).unwrap().peer();
+        setsockopt(ours, sockopt::SndBuf, &(1 << 20)).unwrap();
         let mut daemon = Daemon {
             fifo_directory: File::open(&directory.0).unwrap(),
             registry: Registry::new(1),

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{
@@ -22,10 +21,10 @@ use nix::unistd::Pid;
 use super::audit::{Audit, Outcome};
 use super::slot_request::{self, SlotChannel, SlotMessage};
 use super::slots::{Arrival, ConnectionId, ConnectionLimits, Decision, Slots};
-use super::stream::wait;
 use crate::command_line::USAGE;
 use crate::daemon::Signals;
 use crate::sys::child::{self, Ended};
+use crate::sys::poll::Poll;
 
 /// Connections that the kernel completes while all processes are taken.
 pub const BACKLOG: i32 = 128;
@@ -77,6 +76,15 @@ struct Connection {
     displaced: bool,
 }
 
+/// Source of an event.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Signals,
+    /// The channel of a connection's process that asks for a slot.
+    Process(Pid),
+    Listener,
+}
+
 /// What is run for each connection.
 #[derive(Debug)]
 pub struct Program {
@@ -113,42 +121,29 @@ pub fn serve(
         if pause.is_some_and(|until| Instant::now() >= until) {
             pause = None;
         }
-        let asking = server.processes.iter();
-        let asking = asking.filter_map(|(pid, process)| Some((*pid, process.asking.as_ref()?)));
-        let (pids, lines): (Vec<Pid>, Vec<_>) = asking
-            .map(|(pid, line)| (pid, PollFd::new(line.as_fd(), PollFlags::POLLIN)))
-            .unzip();
-        let takes_arrivals = pause.is_none() && server.places.takes_arrivals();
-        let mut arrivals = PollFlags::empty();
-        arrivals.set(PollFlags::POLLIN, takes_arrivals);
-        let mut descriptors = vec![
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), arrivals),
-        ];
-        descriptors.extend(lines);
-        wait(&mut descriptors, pause)?;
-        let ready: Vec<bool> = descriptors
-            .iter()
-            .map(|descriptor| descriptor.any().unwrap_or(false))
-            .collect();
-        drop(descriptors);
-        if ready.first() == Some(&true) {
-            signals.drain();
+        let mut poll = Poll::new();
+        poll.add_readable(Source::Signals, &signals);
+        // Before the listener: clients that become known now are not to end for a stranger.
+        for (pid, connection) in &server.processes {
+            if let Some(asking) = &connection.asking {
+                poll.add_readable(Source::Process(*pid), asking);
+            }
         }
-        // Clients that are known now are not to end for a stranger.
-        for (pid, _) in pids
-            .iter()
-            .zip(ready.iter().skip(2))
-            .filter(|(_, ready)| **ready)
-        {
-            server.hear(*pid);
+        if pause.is_none() && server.places.takes_arrivals() {
+            poll.add_readable(Source::Listener, listener);
         }
-        if takes_arrivals
-            && ready.get(1) == Some(&true)
-            && let Err(error) = server.accept(listener)
-        {
-            error!("cannot accept connections: {error}");
-            pause = Some(Instant::now() + SHORTAGE);
+        poll.until(pause);
+        for (source, _) in poll.wait()? {
+            match source {
+                Source::Signals => signals.drain(),
+                Source::Process(pid) => server.hear(pid),
+                Source::Listener => {
+                    if let Err(error) = server.accept(listener) {
+                        error!("cannot accept connections: {error}");
+                        pause = Some(Instant::now() + SHORTAGE);
+                    }
+                }
+            }
         }
     }
     info!("asked to end, {} connections go on", server.processes.len());

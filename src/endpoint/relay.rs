@@ -1,13 +1,16 @@
 //! Passes a request on to its daemon, an upload after it, and the daemon's answers back, in pieces and as they are
 //! (WIRE 9.5, 11.4, 11.5). Neither an image nor an answer is ever held whole.
 
+mod buffers;
+mod messages;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use log::warn;
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use rustls::pki_types::UnixTime;
 
@@ -15,12 +18,15 @@ use super::frames::{Answers, RawStream};
 use super::image::FixedImage;
 use super::outcome::{Fault, RequestEnd};
 use super::revalidation::Revalidation;
-use super::stream::{SecureStream, wait};
+use super::stream::SecureStream;
 use crate::chain::{Answer, Daemon, Request, is_answered_by_content, is_followed_by_stream, route};
-use crate::name::{self, Name};
+use crate::name;
 use crate::socket::{self, Directory};
-use crate::wire::frame;
-use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
+use crate::sys::poll::Poll;
+
+use buffers::{Pace, PendingBytes, Piece};
+use messages::encode;
+pub use messages::failure;
 
 /// Most bytes that wait in one direction, above those in the TLS library and the kernel.
 const PIECE: usize = 1 << 18;
@@ -37,22 +43,6 @@ pub const DAEMON_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What a client has to upload to be waited for afresh.
 pub const UPLOAD_STEP: usize = 1 << 16;
-
-/// The message that tells the client of a failure (WIRE 11.6), as a frame.
-pub fn failure(name: &Name, text: &str) -> Vec<u8> {
-    let header = Header {
-        version: Int::new(VERSION),
-        sequence: Int64(0),
-        name: name.to_string().into(),
-    };
-    let message = Message::answer(header, Payload::Failure(text.into()));
-    // A failure with a short text has an encoding, and its frame a length.
-    message
-        .encode()
-        .ok()
-        .and_then(|content| frame::frame(&content).ok())
-        .unwrap_or_default()
-}
 
 /// Carries `request` out over the daemons' `sockets`. The client is waited for `idle` in all for
 /// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long. A stream or a transfer goes on only as long
@@ -138,25 +128,11 @@ fn start<'a, S: SecureStream>(
     })
 }
 
-/// The policies of the chain in one message, where they are sent, and the command, to be written at once: the daemon does
-/// not look at the command if it refuses the policies. The command's sequence number is 0, so that the answer fits the
-/// client as it is (WIRE 11.6).
-fn encode(request: &Request, sends_chain: bool) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let mut add = |message: &Message| {
-        let content = message.encode().map_err(|error| error.to_string())?;
-        let framed = frame::frame(&content).map_err(|error| error.to_string())?;
-        bytes.extend(framed);
-        Ok::<_, String>(())
-    };
-    if sends_chain {
-        let policies = request.policies.iter().map(|(_, policy)| policy.clone());
-        let command = Command::Policy(PolicyCommand::SetChain(policies.collect()));
-        let path = request.name.path().clone();
-        add(&Message::command(1, &path.into(), command))?;
-    }
-    add(&Message::command(0, &request.name, request.command.clone()))?;
-    Ok(bytes)
+/// Side of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Daemon,
 }
 
 struct Relay<'a, S> {
@@ -395,29 +371,28 @@ impl<S: SecureStream> Relay<'_, S> {
         from_daemon.set(PollFlags::POLLIN, self.wants_answer());
         from_daemon.set(PollFlags::POLLOUT, !self.to_daemon.is_empty());
 
-        let mut descriptors = vec![PollFd::new(self.client.socket(), from_client)];
+        let mut poll = Poll::new();
+        poll.add(Side::Client, self.client.socket(), from_client);
         // poll(2) always reports a peer that has left, even if there is no use for the news yet.
         if !from_daemon.is_empty() {
-            descriptors.push(PollFd::new(self.daemon.as_fd(), from_daemon));
+            poll.add(Side::Daemon, self.daemon.as_fd(), from_daemon);
         }
         let patience = self.patience();
-        let recheck = self.goes_on().then_some(self.recheck);
-        let until = patience.as_ref().map(|(until, _)| *until);
-        let until = until.into_iter().chain(recheck).min();
+        poll.until(patience.as_ref().map(|(until, _)| *until));
+        poll.until(self.goes_on().then_some(self.recheck));
         let awaits_upload = self.awaits_upload();
         let began = Instant::now();
-        wait(&mut descriptors, until).map_err(|error| {
-            RequestEnd::Failure(Fault::Host, format!("waiting failed: {error}"))
+        let ready = poll.wait().map_err(|error| {
+            RequestEnd::Failure(Fault::Host, format!("cannot wait for events: {error}"))
         })?;
 
-        let happened = descriptors
-            .first()
-            .and_then(PollFd::revents)
-            .unwrap_or(PollFlags::empty());
         if awaits_upload {
             self.pace.waited += began.elapsed();
         }
-        if !listening && happened.intersects(PollFlags::POLLERR | PollFlags::POLLHUP) {
+        let lost = PollFlags::POLLERR | PollFlags::POLLHUP;
+        let lost =
+            |(side, events): &(Side, PollFlags)| *side == Side::Client && events.intersects(lost);
+        if !listening && ready.iter().any(lost) {
             return Err(RequestEnd::ClientGone("connection lost".to_owned()));
         }
         match patience {
@@ -459,149 +434,5 @@ impl<S: SecureStream> Relay<'_, S> {
         } else {
             None
         }
-    }
-}
-
-/// Whether an upload goes on fast enough: counted is only the time in which it is the client's turn, so that a slow
-/// daemon is not held against it.
-#[derive(Debug, Default)]
-struct Pace {
-    /// What has arrived since the last whole [`UPLOAD_STEP`].
-    bytes: usize,
-    /// How long the client was waited for since.
-    waited: Duration,
-}
-
-impl Pace {
-    fn arrived(&mut self, count: usize) {
-        self.bytes += count;
-        if self.bytes >= UPLOAD_STEP {
-            *self = Self::default();
-        }
-    }
-}
-
-/// Bytes on their way to the daemon: the request, then each piece of an upload where it was read.
-#[derive(Debug, Default)]
-struct PendingBytes {
-    bytes: Vec<u8>,
-    written: usize,
-    end: usize,
-}
-
-impl PendingBytes {
-    fn holding(bytes: Vec<u8>) -> Self {
-        Self {
-            written: 0,
-            end: bytes.len(),
-            bytes,
-        }
-    }
-
-    /// Room for a piece, where nothing is on its way.
-    fn room(&mut self) -> &mut [u8] {
-        if self.bytes.len() < PIECE {
-            self.bytes = vec![0; PIECE];
-        }
-        &mut self.bytes
-    }
-
-    /// So many of the bytes in the room.
-    fn front(&self, count: usize) -> &[u8] {
-        self.bytes.get(..count).unwrap_or_default()
-    }
-
-    /// They are on their way now.
-    fn hold(&mut self, count: usize) {
-        (self.written, self.end) = (0, count);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rest().is_empty()
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.written..self.end).unwrap_or_default()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.written += count;
-    }
-}
-
-/// Bytes on their way to the client.
-#[derive(Debug, Default)]
-struct Piece {
-    bytes: Vec<u8>,
-    written: usize,
-}
-
-impl Piece {
-    fn is_empty(&self) -> bool {
-        self.rest().is_empty()
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.written..).unwrap_or_default()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.written += count;
-        if self.is_empty() {
-            self.bytes.clear();
-            self.written = 0;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::DatedPolicy;
-    use crate::wire::frame::MAX_MESSAGE;
-
-    #[test]
-    fn only_whole_steps_of_an_upload_renew_the_patience() {
-        let waited = Duration::from_secs(59);
-        let mut pace = Pace { bytes: 0, waited };
-        for _ in 1..UPLOAD_STEP {
-            pace.arrived(1);
-            assert_eq!(pace.waited, waited);
-        }
-        pace.arrived(1);
-        assert_eq!((pace.bytes, pace.waited), (0, Duration::ZERO));
-    }
-
-    #[test]
-    fn the_command_comes_last_with_sequence_0() {
-        let policy = crate::wire::Policy {
-            cpuids: vec![Int::new(0)],
-            unikernels: Int::new(1),
-            memory: Int::new(32),
-            block: None,
-            bridges: Vec::new(),
-        };
-        let dated = DatedPolicy {
-            policy,
-            not_before: Int::new(1),
-        };
-        let request = Request {
-            name: "foo:bar".parse().unwrap(),
-            policies: vec![("foo".parse().unwrap(), dated)],
-            command: Command::Unikernel(crate::wire::UnikernelCommand::Info(())),
-            image: None,
-        };
-        let bytes = encode(&request, true).unwrap();
-        let mut reader = &bytes[..];
-        let mut next = || {
-            let content = frame::read_frame(&mut reader, MAX_MESSAGE)
-                .unwrap()
-                .unwrap();
-            Message::decode(&content).unwrap().header
-        };
-        assert_eq!(next().name, "foo:".into());
-        let last = next();
-        assert_eq!((last.name, last.sequence), ("foo:bar".into(), Int64(0)));
-        assert!(reader.is_empty());
     }
 }

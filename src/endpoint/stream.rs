@@ -3,10 +3,11 @@
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
+
+use crate::sys::poll::wait_for;
 
 /// The encrypted side of the endpoint. All calls return at once; [`ErrorKind::WouldBlock`] means "poll first".
 pub trait SecureStream {
@@ -29,26 +30,6 @@ pub trait SecureStream {
     fn socket(&self) -> BorrowedFd<'_>;
 }
 
-/// Waits until one of the descriptors is ready, or the time is over: then no `revents` are set.
-pub fn wait(descriptors: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
-    loop {
-        let timeout = match until {
-            None => PollTimeout::NONE,
-            Some(until) => {
-                let left = until.saturating_duration_since(Instant::now());
-                // poll(2) counts whole milliseconds; rounded up, so that it does not return early.
-                PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        match poll(descriptors, timeout) {
-            Ok(0) if until.is_some_and(|until| Instant::now() < until) => {}
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Writes all of `bytes`, and what was written before, until `deadline`.
 pub fn write_all(
     stream: &mut impl SecureStream,
@@ -69,8 +50,7 @@ pub fn write_all(
         if Instant::now() >= deadline {
             return Err(ErrorKind::TimedOut.into());
         }
-        let mut descriptors = [PollFd::new(stream.socket(), PollFlags::POLLOUT)];
-        wait(&mut descriptors, Some(deadline))?;
+        wait_for(stream.socket(), PollFlags::POLLOUT, Some(deadline))?;
     }
 }
 
@@ -85,9 +65,7 @@ pub fn drain(mut socket: &TcpStream, deadline: Instant, most: u64) {
             Ok(count) => drained += count as u64,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let descriptor = std::os::fd::AsFd::as_fd(socket);
-                let mut descriptors = [PollFd::new(descriptor, PollFlags::POLLIN)];
-                if wait(&mut descriptors, Some(deadline)).is_err() {
+                if wait_for(socket, PollFlags::POLLIN, Some(deadline)).is_err() {
                     return;
                 }
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use log::error;
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
@@ -21,10 +21,11 @@ use rustls::{DigitallySignedStruct, DistinguishedName, InvalidMessage, Signature
 
 use super::crl_files::CrlFiles;
 use super::expiry::{Role, Validity};
-use super::stream::{SecureStream, wait};
+use super::stream::SecureStream;
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, PathError, Usage, verify, verify_unrevoked};
 use crate::private_key::{self, KeyFileError};
+use crate::sys::poll::wait_for;
 use crate::tls::{self, Arrived, ProtocolError};
 
 /// Most bytes of ciphertext that wait for the socket.
@@ -246,8 +247,7 @@ impl TlsStream<'_> {
             if blocked {
                 let mut flags = PollFlags::POLLIN;
                 flags.set(PollFlags::POLLOUT, !flushed);
-                let mut descriptors = [PollFd::new(self.socket.as_fd(), flags)];
-                wait(&mut descriptors, Some(deadline)).map_err(HandshakeFailure::Gone)?;
+                wait_for(self.socket, flags, Some(deadline)).map_err(HandshakeFailure::Gone)?;
             }
             if Instant::now() >= deadline {
                 return Err(HandshakeFailure::TooSlow);

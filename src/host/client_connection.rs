@@ -74,17 +74,11 @@ impl Connection {
         self.peer
     }
 
-    /// What to poll for; `None`: nothing is needed but a turn.
-    pub(super) fn interest(&self) -> Option<PollFlags> {
-        match self.doing {
-            // Nothing tells that everything is written.
-            ClientState::Leaving if self.peer.queued() == 0 => None,
-            // Who does not take its answers is not read from.
-            ClientState::Asking => Some(self.peer.interest(self.peer.queued() == 0)),
-            ClientState::Waiting | ClientState::Away(_) | ClientState::Leaving => {
-                Some(self.peer.interest(false))
-            }
-        }
+    /// Events to poll for.
+    pub(super) fn interest(&self) -> PollFlags {
+        // Backpressure: requests are not read while an answer is queued.
+        let reading = matches!(self.doing, ClientState::Asking) && self.peer.queued() == 0;
+        self.peer.interest(reading)
     }
 
     /// Whether nothing is under way: neither a request of it nor an answer to it.
@@ -109,7 +103,7 @@ impl Connection {
         self.due = now + IDLE;
     }
 
-    /// When the client will have taken too long.
+    /// Time at which the client will have taken too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!matches!(self.doing, ClientState::Waiting | ClientState::Away(_))).then_some(self.due)
     }

@@ -2,13 +2,11 @@
 
 use std::env;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use argh::FromArgs;
 use log::info;
-use nix::poll::{PollFd, PollFlags};
 
 use super::http::{Url, WriteEndpoint};
 use super::line::{self, Style};
@@ -21,6 +19,7 @@ use crate::name::Name;
 use crate::private_file;
 use crate::sandbox::{self, Breach, Need};
 use crate::socket::{self, Directory};
+use crate::sys::poll::Poll;
 
 pub use super::resolver::{LOOK_UP, MAX_ADDRESSES};
 pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
@@ -150,16 +149,14 @@ fn run(options: Options) -> Result<(), String> {
     info!("ready");
     let mut manager = Manager::ready();
     loop {
-        let mut waiting = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(peer) = source.peer() {
-            waiting.push(PollFd::new(peer.as_fd(), peer.interest(true)));
-        }
-        if let Some((stream, flags)) = upstream.wait() {
-            waiting.push(PollFd::new(stream, flags));
-        }
-        let next = [source.deadline(), upstream.deadline(), manager.deadline()];
-        let next = next.into_iter().flatten().min();
-        daemon::poll(&mut waiting, next).map_err(|error| error.to_string())?;
+        // Each turn attends to all of them, whichever is ready.
+        let mut poll = Poll::new();
+        poll.add_readable((), &signals);
+        source.register(&mut poll, ());
+        upstream.register(&mut poll, ());
+        poll.until(manager.deadline());
+        poll.wait()
+            .map_err(|error| format!("cannot wait for events: {error}"))?;
         signals.drain();
         if signals.terminate() {
             info!("asked to end");

@@ -4,21 +4,26 @@
 #[cfg_attr(not(target_os = "linux"), path = "upstream/freebsd.rs")]
 mod os;
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+mod destination;
+mod exchange;
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::poll::PollFlags;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::buffer::Buffer;
-use super::http::{self, Answer, MAX_ANSWER, Url, Verdict, WriteEndpoint};
-use super::resolver::Resolver;
+use super::http::{self, Verdict};
 use crate::daemon::Retry;
+use crate::sys::connect;
+use crate::sys::poll::Poll;
+
+pub use destination::address;
+pub(crate) use destination::{Destination, HostAddress};
+use exchange::Exchange;
 
 /// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
 pub const PORT: u16 = 8094;
@@ -31,32 +36,6 @@ pub const EXCHANGE: Duration = Duration::from_secs(30);
 
 /// The longest wait between two attempts to reach it.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(30);
-
-/// Bytes read at once.
-const READ: usize = 1 << 12;
-
-/// Where lines go.
-#[derive(Debug)]
-pub(crate) enum Destination {
-    /// To a listener for lines.
-    Lines(SocketAddr),
-    /// To a server (with the token that is shown to it).
-    Server(Url, WriteEndpoint, Option<String>),
-}
-
-/// Where a listener for lines is, as the operator says it: `IP[:PORT]`.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    text.parse()
-        .or_else(|_| {
-            bare.unwrap_or(text)
-                .parse()
-                .map(|ip: IpAddr| (ip, PORT).into())
-        })
-        .map_err(|_| format!("'{text}' is no IP[:PORT]"))
-}
 
 /// The collector, and the lines for it.
 #[derive(Debug)]
@@ -77,57 +56,11 @@ pub(crate) struct Upstream {
     dropped: u64,
 }
 
-/// Way to the addresses of a host.
-#[derive(Debug)]
-pub(crate) enum HostAddress {
-    /// These are all.
-    Known(Vec<SocketAddr>),
-    /// This process looks them up.
-    Named(Resolver),
-}
-
 #[derive(Debug)]
 enum State {
     Away,
     Connecting(TcpStream, Instant),
     Connected(Exchange),
-}
-
-/// What is sent at once, and what is answered.
-#[derive(Debug)]
-struct Exchange {
-    stream: TcpStream,
-    lines: Vec<String>,
-    request: Vec<u8>,
-    written: usize,
-    answer: Vec<u8>,
-    deadline: Option<Instant>,
-}
-
-impl Destination {
-    /// The port that connections are made to.
-    pub(super) fn port(&self) -> u16 {
-        match self {
-            Self::Lines(address) => address.port(),
-            Self::Server(url, ..) => url.port,
-        }
-    }
-
-    /// Finds the way to the host, for a name by a process of its own.
-    ///
-    /// # Errors
-    /// If that cannot be started.
-    pub(super) fn host(&self) -> io::Result<HostAddress> {
-        let (host, port) = match self {
-            Self::Lines(address) => return Ok(HostAddress::Known(vec![*address])),
-            Self::Server(url, ..) => (&url.host, url.port),
-        };
-        // An address with a zone is looked up, too.
-        match host.parse::<IpAddr>() {
-            Ok(ip) => Ok(HostAddress::Known(vec![(ip, port).into()])),
-            Err(_) => Resolver::start(host, port).map(HostAddress::Named),
-        }
-    }
 }
 
 impl Upstream {
@@ -177,20 +110,21 @@ impl Upstream {
         self.buffer.len()
     }
 
-    /// What to poll for, where there is a connection.
-    pub(crate) fn wait(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    /// Registers the connection, if there is one, and when [`Self::progress`] is to be called.
+    pub(crate) fn register<'a, T>(&'a self, poll: &mut Poll<'a, T>, token: T) {
         match &self.state {
-            State::Away => None,
-            State::Connecting(stream, _) => Some((stream.as_fd(), PollFlags::POLLOUT)),
+            State::Away => {}
+            State::Connecting(stream, _) => poll.add(token, stream.as_fd(), PollFlags::POLLOUT),
             State::Connected(exchange) => {
                 let mut flags = PollFlags::POLLIN;
                 flags.set(
                     PollFlags::POLLOUT,
                     exchange.written < exchange.request.len(),
                 );
-                Some((exchange.stream.as_fd(), flags))
+                poll.add(token, exchange.stream.as_fd(), flags);
             }
         }
+        poll.until(self.deadline());
     }
 
     /// Whether no connection can be made any more.
@@ -198,8 +132,8 @@ impl Upstream {
         self.lost
     }
 
-    /// When [`Self::progress`] is wanted at the latest.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    /// Time at which [`Self::progress`] is to be called.
+    fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Away => (!self.buffer.is_empty()).then(|| self.retry.at()),
             State::Connecting(_, deadline) => Some(*deadline),
@@ -237,10 +171,7 @@ impl Upstream {
                 Ok(())
             }
             State::Connecting(stream, deadline) => {
-                if let Some(error) = stream.take_error().ok().flatten() {
-                    return Err(error.to_string());
-                }
-                if stream.peer_addr().is_err() {
+                if !connect::is_connected(stream).map_err(|error| error.to_string())? {
                     let late = *deadline <= now;
                     return if late {
                         Err("it does not accept a connection".to_owned())
@@ -350,123 +281,24 @@ impl Upstream {
     }
 }
 
-impl Exchange {
-    fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            lines: Vec::new(),
-            request: Vec::new(),
-            written: 0,
-            answer: Vec::new(),
-            deadline: None,
-        }
-    }
-
-    fn begin(&mut self, lines: Vec<String>, destination: &Destination, now: Instant) {
-        self.request = match destination {
-            Destination::Lines(_) => lines.concat().into_bytes(),
-            Destination::Server(url, place, token) => {
-                http::request(url, place, token.as_deref(), &lines)
-            }
-        };
-        self.deadline = (!lines.is_empty()).then(|| now + EXCHANGE);
-        (self.lines, self.written) = (lines, 0);
-    }
-
-    /// Writes and reads what goes. `false`: nothing more will come. A collector that has said something before it broke
-    /// off may have refused what it had not read to its end, so that is no error.
-    fn converse(&mut self) -> io::Result<bool> {
-        let written = self.write();
-        let read = self.read();
-        let error = match (written, read) {
-            (Ok(()), Ok(open)) => return Ok(open),
-            (Err(error), _) | (Ok(()), Err(error)) => error,
-        };
-        let broken_off = matches!(
-            error.kind(),
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-        );
-        if broken_off && !self.answer.is_empty() {
-            return Ok(false);
-        }
-        Err(error)
-    }
-
-    /// What the server has answered; when it is late, what it has said so far is all, if it says enough.
-    fn answer(&self, open: bool, late: bool) -> Result<Option<Answer>, &'static str> {
-        match http::answer(&self.answer, !open)? {
-            None if late => Ok(http::answer(&self.answer, true).unwrap_or_default()),
-            answer => Ok(answer),
-        }
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        while self.written < self.request.len() {
-            match self.stream.write(&self.request[self.written..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// `false`: nothing more will come.
-    fn read(&mut self) -> io::Result<bool> {
-        let mut bytes = [0; READ];
-        while self.answer.len() < MAX_ANSWER {
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return Ok(false),
-                Ok(count) => self.answer.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
-    /// The lines of which something is not written.
-    fn unsent(self) -> Vec<String> {
-        let mut end = 0;
-        let mut lines = self.lines;
-        let sent = lines.iter().take_while(|line| {
-            end += line.len();
-            end <= self.written
-        });
-        let sent = sent.count();
-        lines.split_off(sent)
-    }
-}
-
-/// A connection that is being made.
-fn begin(address: SocketAddr) -> Result<TcpStream, Errno> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::Inet,
-        SocketAddr::V6(_) => AddressFamily::Inet6,
-    };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(family, SockType::Stream, flags, None)?;
-    setsockopt(&socket, sockopt::KeepAlive, &true)?;
-    os::limit_silence(&socket, EXCHANGE)?;
-    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket.into()),
-        Err(error) => Err(error),
-    }
+/// Begins a connection to the collector.
+fn begin(address: SocketAddr) -> nix::Result<TcpStream> {
+    let stream = connect::begin_tcp(address)?;
+    setsockopt(&stream, sockopt::KeepAlive, &true)?;
+    os::limit_silence(&stream, EXCHANGE)?;
+    Ok(stream)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
     use std::sync::mpsc::{Receiver, channel};
     use std::thread;
 
-    use nix::poll::{PollFd, poll};
-
     use super::*;
-    use crate::daemon;
+    use crate::influx::http::WriteEndpoint;
+    use crate::sys::poll::wait_for;
 
     /// A listener on this host, and its port.
     fn listener() -> (TcpListener, u16) {
@@ -503,9 +335,9 @@ mod tests {
                 return;
             }
             assert!(Instant::now() < end, "{upstream:?}");
-            let waiting = upstream.wait();
-            let mut waiting = Vec::from_iter(waiting.map(|(fd, flags)| PollFd::new(fd, flags)));
-            poll(&mut waiting, daemon::timeout(upstream.deadline())).unwrap();
+            let mut poll = Poll::new();
+            upstream.register(&mut poll, ());
+            poll.wait().unwrap();
         }
     }
 
@@ -568,8 +400,7 @@ mod tests {
         let ends = |answer: &str, wait: Duration| {
             let (ours, mut theirs) = pair();
             theirs.write_all(answer.as_bytes()).unwrap();
-            let mut said = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
-            assert_eq!(poll(&mut said, 30_000_u16), Ok(1));
+            wait_for(&ours, PollFlags::POLLIN, None).unwrap();
             let mut upstream = upstream(0);
             let begun = Instant::now();
             let mut exchange = Exchange::new(ours);
@@ -597,8 +428,7 @@ mod tests {
         assert!(exchange.converse().unwrap());
         theirs.write_all(b"HTTP/1.1 413 Too Large\r\n\r\n").unwrap();
         drop(theirs);
-        let mut gone = [PollFd::new(exchange.stream.as_fd(), PollFlags::empty())];
-        assert_eq!(poll(&mut gone, 30_000_u16), Ok(1));
+        wait_for(&exchange.stream, PollFlags::empty(), None).unwrap();
         exchange.request = vec![b'x'; 20];
         assert!(!exchange.converse().unwrap());
         assert!(exchange.answer.starts_with(b"HTTP/1.1 413 "));

@@ -9,12 +9,11 @@ mod lines;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFd;
-
 use crate::daemon::wall_clock;
 use crate::influx::upstream::{Destination, HostAddress, Upstream};
 use crate::logging;
 use crate::stats::collect::SelfUsage;
+use crate::sys::poll::Poll;
 
 pub use crate::influx::upstream::address;
 pub use lines::Lines;
@@ -64,21 +63,12 @@ impl SelfMetrics {
         Some(self.0.as_ref()?.upstream.port())
     }
 
-    /// What to poll for.
-    pub fn wait(&self) -> Option<PollFd<'_>> {
-        let (stream, flags) = self.0.as_ref()?.upstream.wait()?;
-        Some(PollFd::new(stream, flags))
-    }
-
-    /// When [`Self::progress`] is wanted at the latest.
-    pub fn deadline(&self) -> Option<Instant> {
-        let rounds = self.0.as_ref()?;
-        rounds
-            .upstream
-            .deadline()
-            .into_iter()
-            .chain([rounds.next])
-            .min()
+    /// Registers the connection to the collector, and when [`Self::progress`] is to be called.
+    pub fn register<'a, T>(&'a self, poll: &mut Poll<'a, T>, token: T) {
+        if let Some(rounds) = &self.0 {
+            poll.until([rounds.next]);
+            rounds.upstream.register(poll, token);
+        }
     }
 
     /// Sends what goes without waiting; if a round is due, with what the daemon `adds` to it.
@@ -176,7 +166,9 @@ mod tests {
     fn nobody_who_did_not_ask_is_told_anything() {
         let mut self_metrics = SelfMetrics::new("x", None);
         self_metrics.progress(Instant::now(), |_| panic!("a round"));
-        assert!(self_metrics.wait().is_none() && self_metrics.deadline().is_none());
+        let mut poll = Poll::new();
+        self_metrics.register(&mut poll, ());
+        assert!(poll.is_empty() && poll.deadline().is_none());
     }
 
     #[test]
@@ -214,11 +206,9 @@ mod tests {
                 }
             });
             // It may only read more than it has: then the socket takes more, and not this process.
-            assert!(
-                self_metrics
-                    .deadline()
-                    .is_some_and(|at| at <= now + INTERVAL)
-            );
+            let mut poll = Poll::new();
+            self_metrics.register(&mut poll, ());
+            assert!(poll.deadline().is_some_and(|at| at <= now + INTERVAL));
         }
         let upstream = &self_metrics.0.as_ref().unwrap().upstream;
         assert!(upstream.waiting() <= MAX_LINES, "{}", upstream.waiting());

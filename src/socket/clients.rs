@@ -8,10 +8,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 
 use super::{ACCEPT_BURST, Accepted, Acceptor, ConnectionLimits, FIRST_BYTE_TIMEOUT, Peer};
 use crate::daemon::ACCEPT_PAUSE;
+use crate::sys::poll::Poll;
 use crate::wire::frame::{FrameError, Next};
 
 /// Most bytes of a request: those about a deep path, or with the most network devices, have less.
@@ -79,13 +80,13 @@ pub enum DisconnectReason {
     Slow(usize),
 }
 
-/// What poll(2) has said of clients.
-#[derive(Debug)]
-pub struct Ready {
-    /// There is one to be accepted.
-    pub acceptable: bool,
-    /// Something happened on these connections.
-    pub clients: Vec<(ClientId, PollFlags)>,
+/// Source of an event of poll(2) among the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// The connection of this client.
+    Connection(ClientId),
+    /// The listener: a client waits to be accepted.
+    Listener,
 }
 
 impl Clients {
@@ -101,32 +102,20 @@ impl Clients {
         }
     }
 
-    /// What to poll for.
-    pub fn wait(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let accepting = self.open.len() < self.reception.total() && self.no_accept_before.is_none();
-        let listening = if accepting {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        };
-        let listener = PollFd::new(self.listener.as_fd(), listening);
-        let clients = self.open.values();
-        let clients = clients.map(|client| PollFd::new(client.peer.as_fd(), client.interest()));
-        [listener].into_iter().chain(clients)
-    }
-
-    /// Takes as many of the `events` as [`Self::wait`] has asked for.
-    pub fn ready(&self, events: &mut impl Iterator<Item = PollFlags>) -> Ready {
-        let acceptable = events.next().is_some_and(|events| !events.is_empty());
-        let clients = self.open.keys().copied().zip(events);
-        Ready {
-            acceptable,
-            clients: clients.filter(|(_, events)| !events.is_empty()).collect(),
+    /// Registers the connections, the listener after them, and their deadline.
+    pub fn register<'a, T>(&'a self, poll: &mut Poll<'a, T>, token: impl Fn(ClientEvent) -> T) {
+        for (id, client) in &self.open {
+            let token = token(ClientEvent::Connection(*id));
+            poll.add(token, client.peer.as_fd(), client.interest());
         }
+        if self.open.len() < self.reception.total() && self.no_accept_before.is_none() {
+            poll.add_readable(token(ClientEvent::Listener), &self.listener);
+        }
+        poll.until(self.deadline());
     }
 
-    /// When [`Self::late`] is wanted at the latest.
-    pub fn deadline(&self) -> Option<Instant> {
+    /// Time at which [`Self::late`] is to be called.
+    fn deadline(&self) -> Option<Instant> {
         let patience = self.open.values().filter_map(|client| client.deadline);
         patience.chain(self.no_accept_before).min()
     }

@@ -13,7 +13,7 @@ mod reconnect;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use nix::unistd::{Uid, geteuid};
 
 pub use acceptor::{ACCEPT_BURST, Accepted, Acceptor};
 pub use clients::{
-    Client, ClientId, Clients, DisconnectReason, IDLE_TIMEOUT, MAX_REQUEST, Ready, Received,
+    Client, ClientEvent, ClientId, Clients, DisconnectReason, IDLE_TIMEOUT, MAX_REQUEST, Received,
     WRITE_TIMEOUT,
 };
 pub use connection_shares::{ConnectionLimits, NoPlace, Quota, TENANT_PART};
@@ -39,6 +39,8 @@ pub use os::activated;
 pub use reconnect::{ANSWER, LONGEST_RETRY, Link};
 
 use crate::sandbox::Need;
+use crate::sys::connect;
+use crate::sys::poll::Poll;
 use crate::wire::frame::{FrameBuffer, FrameError, Next};
 
 /// Directory of the daemons' sockets below the runtime directory (WIRE 6.3).
@@ -184,10 +186,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 /// # Errors
 /// `EAGAIN` if the queue is full; on FreeBSD that is `ECONNREFUSED`, as if there were no daemon.
 pub fn connect(path: &Path) -> Result<UnixStream, Errno> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(socket.into())
+    connect::begin(AddressFamily::Unix, &UnixAddr::new(path)?).map(UnixStream::from)
 }
 
 /// Errors of accept(2) and of reading that mean "not now".
@@ -310,6 +309,11 @@ impl Peer {
     /// Bytes queued and not yet written.
     pub fn queued(&self) -> usize {
         self.outgoing.len()
+    }
+
+    /// Registers this connection, for reading and for what is queued.
+    pub fn register<'a, T>(&'a self, poll: &mut Poll<'a, T>, token: T) {
+        poll.add(token, self.as_fd(), self.interest(true));
     }
 
     /// What to poll this connection for: always for writing while something is queued.

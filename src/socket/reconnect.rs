@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Peer;
 use crate::daemon::Retry;
+use crate::sys::poll::Poll;
 use crate::wire::frame::MAX_MESSAGE;
 use crate::wire::{Message, Payload};
 
@@ -48,20 +49,15 @@ impl Link {
         }
     }
 
-    /// The connection, to be polled.
-    pub fn peer(&self) -> Option<&Peer> {
+    /// Registers the connection, if there is one, and when [`Self::progress`] is to be called.
+    pub fn register<'a, T>(&'a self, poll: &mut Poll<'a, T>, token: T) {
         match &self.state {
-            State::Away => None,
-            State::Greeted(peer, _) | State::Up(peer) => Some(peer),
-        }
-    }
-
-    /// When [`Self::progress`] is wanted at the latest.
-    pub fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            State::Away => Some(self.retry.at()),
-            State::Greeted(_, deadline) => Some(deadline),
-            State::Up(_) => None,
+            State::Away => poll.until([self.retry.at()]),
+            State::Greeted(peer, deadline) => {
+                peer.register(poll, token);
+                poll.until([*deadline]);
+            }
+            State::Up(peer) => peer.register(poll, token),
         }
     }
 

@@ -1,15 +1,14 @@
 //! The statistics daemon's process: one thread around poll(2), in which nothing waits for a single peer.
 
+mod options;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use argh::FromArgs;
 use log::{debug, error, info, warn};
-use nix::poll::{PollFd, PollFlags};
+use nix::poll::PollFlags;
 
 use super::collect::{Interfaces, Target};
 use super::registry::Registry;
@@ -20,15 +19,18 @@ use crate::daemon::{self, DaemonError, Manager, Signals};
 use crate::logging::Verbosity;
 use crate::name::{Name, Path};
 use crate::sandbox::{self, Access, Breach, Need};
-use crate::self_metrics::{SelfMetrics, address};
+use crate::self_metrics::SelfMetrics;
 use crate::socket::{
-    self, ClientId, Clients, ConnectionLimits, Directory, DisconnectReason, Link, Ready, Received,
-    TENANT_PART,
+    self, ClientEvent, ClientId, Clients, ConnectionLimits, Directory, DisconnectReason, Link,
+    Received, TENANT_PART,
 };
+use crate::sys::poll::Poll;
 use crate::wire::{
     Command, Data, Header, Int, Int64, Message, Payload, Statistics, StatsAdd, StatsCommand,
     Success, VERSION, domain,
 };
+
+use options::Options;
 
 pub use super::report::{DETAILS, MAX_DETAILS};
 
@@ -51,55 +53,6 @@ pub const MAX_BACKLOG: usize = 1 << 16;
 /// more; one that goes on asking is dropped.
 pub const MAX_QUEUE: usize = 1 << 22;
 
-/// Gather what unikernels use, and hand it to clients.
-#[derive(FromArgs, Debug)]
-struct Options {
-    /// directory of sockets
-    #[argh(
-        option,
-        arg_name = "directory",
-        default = "PathBuf::from(socket::RUNTIME_DIRECTORY)"
-    )]
-    tmpdir: PathBuf,
-
-    /// seconds from one time that something is gathered to the next, 0.1 to 3600 (default 10)
-    #[argh(
-        option,
-        arg_name = "seconds",
-        default = "INTERVAL",
-        from_str_fn(interval)
-    )]
-    interval: Duration,
-
-    /// rewrite this file for `node_exporter` each time
-    #[argh(option, arg_name = "file")]
-    prometheus: Option<PathBuf>,
-
-    /// gather counters of virtual machines, too; only FreeBSD has them
-    #[argh(switch)]
-    gather_bhyve_stats: bool,
-
-    /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
-    #[argh(option, arg_name = "address", from_str_fn(address))]
-    influx: Option<SocketAddr>,
-
-    /// log to syslog
-    #[argh(switch)]
-    syslog: bool,
-
-    /// listen on the socket that systemd hands over
-    #[argh(switch)]
-    systemd_socket_activation: bool,
-
-    /// log more; twice for every detail
-    #[argh(switch, short = 'v')]
-    verbose: u8,
-
-    /// log nothing
-    #[argh(switch, short = 'q')]
-    quiet: bool,
-}
-
 /// Runs the daemon to its end and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-stats";
@@ -109,13 +62,6 @@ pub fn main() -> i32 {
         verbose: options.verbose,
     };
     daemon::main(PROGRAM, verbosity, options.syslog, || run(&options))
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    match text.parse() {
-        Ok(seconds @ 0.1..=3600.0) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(format!("'{text}' is no number of seconds from 0.1 to 3600")),
-    }
 }
 
 fn run(options: &Options) -> Result<(), DaemonError> {
@@ -169,6 +115,14 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     ended
 }
 
+/// Source of an event.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Client(ClientEvent),
+    /// Signals and connections to other daemons, which are attended to in each turn.
+    EachTurn,
+}
+
 #[derive(Debug)]
 struct Daemon {
     registry: Registry<Target>,
@@ -192,7 +146,7 @@ impl Daemon {
     /// Serves until a signal asks for the end.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
-            let ready = self.wait(signals)?;
+            let events = self.wait(signals)?;
             signals.drain();
             if signals.terminate() {
                 info!("asked to end");
@@ -203,11 +157,12 @@ impl Daemon {
             for told in supervisor::progress(&mut self.supervisor, now) {
                 self.told(told);
             }
-            for (id, events) in ready.clients {
-                self.attend(id, events, now);
-            }
-            if ready.acceptable {
-                self.clients.accept(now);
+            for (source, events) in events {
+                match source {
+                    Source::Client(ClientEvent::Connection(id)) => self.attend(id, events, now),
+                    Source::Client(ClientEvent::Listener) => self.clients.accept(now),
+                    Source::EachTurn => {}
+                }
             }
             if let Some(reporter) = &mut self.reporter {
                 reporter.progress(now);
@@ -226,28 +181,23 @@ impl Daemon {
         }
     }
 
-    /// Waits for something to happen, or for the next deadline.
-    fn wait(&self, signals: &Signals) -> Result<Ready, DaemonError> {
-        let mut waiting: Vec<_> = self.clients.wait().collect();
-        waiting.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-        let reports = self.reporter.as_ref().and_then(Reporter::peer);
-        for peer in self.supervisor.peer().into_iter().chain(reports) {
-            waiting.push(PollFd::new(peer.as_fd(), peer.interest(true)));
+    /// Waits for events, or for the next deadline.
+    fn wait(&self, signals: &Signals) -> Result<Vec<(Source, PollFlags)>, DaemonError> {
+        let mut poll = Poll::new();
+        self.clients.register(&mut poll, Source::Client);
+        poll.add_readable(Source::EachTurn, signals);
+        self.supervisor.register(&mut poll, Source::EachTurn);
+        self.self_metrics.register(&mut poll, Source::EachTurn);
+        if let Some(reporter) = &self.reporter {
+            if let Some(peer) = reporter.peer() {
+                peer.register(&mut poll, Source::EachTurn);
+            }
+            poll.until(reporter.deadline());
         }
-        waiting.extend(self.self_metrics.wait());
-        daemon::poll(&mut waiting, self.deadline())?;
-        Ok(self.clients.ready(&mut daemon::events(&waiting)))
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        [self.next_round]
-            .into_iter()
-            .chain(self.clients.deadline())
-            .chain(self.supervisor.deadline())
-            .chain(self.reporter.as_ref().and_then(Reporter::deadline))
-            .chain(self.self_metrics.deadline())
-            .chain(self.manager.deadline())
-            .min()
+        poll.until([self.next_round]);
+        poll.until(self.manager.deadline());
+        poll.wait()
+            .map_err(|error| DaemonError::System("wait for events", error))
     }
 
     /// Something happened on a connection.
@@ -389,16 +339,7 @@ impl Daemon {
             Ok(interfaces) => interfaces,
             Err(error) => return error!("cannot ask for network interfaces: {error}"),
         };
-        let mut readers = BTreeSet::new();
-        for (id, client) in self.clients.iter() {
-            if client.queued() <= MAX_BACKLOG {
-                readers.insert(id);
-                self.behind.remove(&id);
-                continue;
-            }
-            miss(&mut self.behind, id);
-            self.missed += 1;
-        }
+        let mut readers = self.readers();
         let mut broken = Vec::new();
         let (mut samples, mut disks) = (Vec::new(), Vec::new());
         let clients = &mut self.clients;
@@ -454,6 +395,21 @@ impl Daemon {
             let draft = Draft::new(samples, disks, subscribers, self.missed);
             reporter.begin(draft, now);
         }
+    }
+
+    /// Clients that keep up. The others miss a round.
+    fn readers(&mut self) -> BTreeSet<ClientId> {
+        let mut readers = BTreeSet::new();
+        for (id, client) in self.clients.iter() {
+            if client.queued() <= MAX_BACKLOG {
+                readers.insert(id);
+                self.behind.remove(&id);
+                continue;
+            }
+            miss(&mut self.behind, id);
+            self.missed += 1;
+        }
+        readers
     }
 
     fn forget(&mut self, id: ClientId) {

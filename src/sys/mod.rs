@@ -7,6 +7,7 @@ pub mod capabilities;
 #[cfg(target_os = "freebsd")]
 pub mod capsicum;
 pub mod child;
+pub mod connect;
 pub mod descriptor;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 pub mod guest;
@@ -14,6 +15,7 @@ pub mod guest;
 pub mod interfaces;
 #[cfg(target_os = "linux")]
 pub mod landlock;
+pub mod poll;
 pub mod process;
 #[cfg(target_os = "freebsd")]
 pub mod rctl;

@@ -57,9 +57,11 @@ impl Underway {
             Purpose::Upload(..) | Purpose::Device(_, _, Some(_))
         )
     }
+}
 
-    /// What is readable when there is something to be known of it.
-    pub(super) fn line(&self) -> BorrowedFd<'_> {
+/// Readable when its process has something to report.
+impl AsFd for Underway {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.transfer.as_fd()
     }
 }
@@ -196,7 +198,7 @@ impl Daemon {
         purpose: Purpose,
         cargo: impl FnOnce(Vec<u8>) -> TransferKind,
     ) -> Result<(), String> {
-        let connection = self.connections.get_mut(&client);
+        let connection = self.clients.get_mut(client);
         let connection = connection.ok_or("the client has left")?;
         let held = connection.give_away(has_content);
         match Transfer::start(connection.as_fd(), cargo(held)) {
@@ -220,7 +222,7 @@ impl Daemon {
         embedded: Option<Vec<u8>>,
         compressed: bool,
     ) {
-        if !self.connections.contains_key(&from) {
+        if !self.clients.contains(from) {
             // That it is gone is an event of its own.
             return;
         }
@@ -301,7 +303,7 @@ impl Daemon {
             return false;
         };
         underway.end();
-        if let Some(connection) = self.connections.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.come_back();
         }
         true
@@ -341,23 +343,18 @@ impl Daemon {
             .map_err(|error| error.to_string())
     }
 
-    /// Asks what all transfers have to say.
-    pub(super) fn look_at_transfers(&mut self) {
-        let transfers = self.transfers.iter_mut();
-        let reports =
-            transfers.filter_map(|(id, underway)| Some((*id, underway.transfer.progress()?)));
-        let reports: Vec<_> = reports.collect();
-        for (client, report) in reports {
-            match report {
-                Report::Grows(bytes) => {
-                    let underway = self.transfers.get(&client);
-                    match underway.and_then(Underway::upload) {
-                        Some(upload) => self.events.push_back(Event::UploadGrows { upload, bytes }),
-                        None => self.grow_device(client),
-                    }
-                }
-                Report::Ended(outcome) => self.transferred(client, outcome),
-            }
+    /// Handles the report of a transfer.
+    pub(super) fn look_at_transfer(&mut self, client: ConnectionId) {
+        let Some(underway) = self.transfers.get_mut(&client) else {
+            return;
+        };
+        match underway.transfer.progress() {
+            Some(Report::Grows(bytes)) => match underway.upload() {
+                Some(upload) => self.events.push_back(Event::UploadGrows { upload, bytes }),
+                None => self.grow_device(client),
+            },
+            Some(Report::Ended(outcome)) => self.transferred(client, outcome),
+            None => {}
         }
     }
 
@@ -365,7 +362,7 @@ impl Daemon {
         let Some(Underway { transfer, purpose }) = self.transfers.remove(&client) else {
             return;
         };
-        if let Some(connection) = self.connections.get_mut(&client) {
+        if let Some(connection) = self.clients.get_mut(client) {
             connection.come_back();
         }
         if let Outcome::Lost(why) = &outcome {

@@ -124,7 +124,7 @@ impl Daemon {
         if let Payload::Failure(why) = &message.payload {
             log::info!("{}: {}", message.header.name.to_lossy(), why.to_lossy());
         }
-        let Some(connection) = self.connections.get_mut(&to) else {
+        let Some(connection) = self.clients.get_mut(to) else {
             return;
         };
         let bytes = message
@@ -145,7 +145,7 @@ impl Daemon {
 
     /// Sends bytes that end an answer, and with it the conversation.
     pub(super) fn answer_with(&mut self, to: ConnectionId, bytes: &[u8]) {
-        let connection = self.connections.get_mut(&to);
+        let connection = self.clients.get_mut(to);
         let arrival = connection.and_then(|connection| connection.answer(bytes, true));
         if let Some(arrival) = arrival {
             self.arrived(to, arrival);
@@ -287,7 +287,7 @@ impl Daemon {
         header: Header,
         networks: &BTreeMap<Name, Vec<String>>,
     ) {
-        let Some(connection) = self.connections.remove(&by) else {
+        let Some(connection) = self.clients.remove(by) else {
             return;
         };
         let running = self.runs.processes().map(|(name, process)| {

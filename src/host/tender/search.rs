@@ -4,19 +4,18 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::unistd::{AccessFlags, access};
 
 use super::TenderError;
 use crate::manifest::Target;
 use crate::supervisor::launch;
+use crate::sys::poll::wait_for;
 
 /// How long a tender may take to tell its version.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -167,15 +166,9 @@ fn probe(tender: &Path) -> io::Result<Vec<u8>> {
 fn read_until(pipe: &mut io::PipeReader, deadline: Instant) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
-        let mut waits = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut waits, timeout) {
-            Ok(0) => return Err(ErrorKind::TimedOut.into()),
-            // Signals are looked at later.
-            Err(Errno::EINTR) => continue,
-            ready => ready?,
-        };
+        if wait_for(&*pipe, PollFlags::POLLIN, Some(deadline))?.is_empty() {
+            return Err(ErrorKind::TimedOut.into());
+        }
         let mut piece = [0; 512];
         let count = pipe.read(&mut piece)?;
         answer.extend_from_slice(&piece[..count]);

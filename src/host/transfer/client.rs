@@ -7,11 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt::SndBuf};
 
 use super::{GRANTED, GROWS, STEP, os};
 use crate::host::outgoing::{self, Outgoing};
+use crate::sys::poll::Poll;
 
 /// More bytes than the kernel takes from one system call as one packet of a local socket.
 const MESSAGE: usize = 1 << 18;
@@ -200,23 +201,19 @@ impl Client {
 
     /// What of this the client is ready for within that time, or that it is gone; nothing if the time is over.
     fn poll(&self, what: PollFlags, within: Duration) -> Result<PollFlags, Stop> {
-        let until = Instant::now() + within;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            // Whole milliseconds, rounded up: otherwise the last one would be spent in turns of no length.
-            let timeout = PollTimeout::try_from(left + Duration::from_micros(999));
-            let mut sockets = [
-                PollFd::new(self.socket.as_fd(), what),
-                PollFd::new(self.supervisor.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut sockets, timeout.unwrap_or(PollTimeout::MAX)) {
-                Ok(0) if left.is_zero() => return Ok(PollFlags::empty()),
-                Ok(0) | Err(Errno::EINTR) => {}
-                // It says nothing unasked: it hangs up.
-                Ok(_) if sockets[1].any() != Some(false) => return Err(Stop::CalledOff),
-                Ok(_) => return Ok(sockets[0].revents().unwrap_or(PollFlags::POLLERR)),
-                Err(error) => return Err(Stop::Broken(error.into())),
-            }
+        enum Side {
+            Supervisor,
+            Client,
+        }
+        let mut poll = Poll::new();
+        poll.add_readable(Side::Supervisor, &self.supervisor);
+        poll.add(Side::Client, self.socket.as_fd(), what);
+        poll.until([Instant::now() + within]);
+        match poll.wait().map_err(Stop::Broken)?.first() {
+            // The supervisor sends nothing unasked: it hangs up.
+            Some((Side::Supervisor, _)) => Err(Stop::CalledOff),
+            Some((Side::Client, events)) => Ok(*events),
+            None => Ok(PollFlags::empty()),
         }
     }
 }

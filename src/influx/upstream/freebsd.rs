@@ -1,6 +1,6 @@
 //! FreeBSD: `TCP_MAXUNACKTIME` of tcp(4).
 
-use std::os::fd::OwnedFd;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -9,7 +9,7 @@ use crate::sys::tcp;
 
 /// A connection on which the peer takes note of nothing for so long is broken: by itself the system would try for several
 /// minutes, in which it takes lines that nobody gets. FreeBSD 13 has no such option.
-pub(super) fn limit_silence(socket: &OwnedFd, most: Duration) -> nix::Result<()> {
+pub(super) fn limit_silence(socket: &TcpStream, most: Duration) -> nix::Result<()> {
     let seconds = u32::try_from(most.as_secs()).unwrap_or(u32::MAX);
     match tcp::limit_silence(socket, seconds) {
         Err(Errno::ENOPROTOOPT) => Ok(()),

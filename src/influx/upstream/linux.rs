@@ -1,13 +1,13 @@
 //! Linux: `TCP_USER_TIMEOUT` of tcp(7).
 
-use std::os::fd::OwnedFd;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// A connection on which the peer takes note of nothing for so long is broken: by itself the system would try for a quarter
 /// of an hour, in which it takes lines that nobody gets.
-pub(super) fn limit_silence(socket: &OwnedFd, most: Duration) -> nix::Result<()> {
+pub(super) fn limit_silence(socket: &TcpStream, most: Duration) -> nix::Result<()> {
     let milliseconds = u32::try_from(most.as_millis()).unwrap_or(u32::MAX);
     setsockopt(socket, sockopt::TcpUserTimeout, &milliseconds)
 }

@@ -13,13 +13,14 @@ use nix::fcntl::{OFlag, open};
 use nix::libc::{
     self, PIDFD_GET_INFO, PIDFD_INFO_EXIT, SYS_pidfd_open, SYS_pidfd_send_signal, pidfd_info,
 };
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, read};
 
 use super::{End, ProcessId, ProcessInfo};
 use crate::sys::child::Ended;
+use crate::sys::poll::events_now;
 
 /// Enough for the 52 numbers and the name of `proc_pid_stat(5)`.
 const STAT: usize = 2048;
@@ -61,8 +62,7 @@ impl Handle {
     }
 
     pub(super) fn ended(&self, id: ProcessId) -> io::Result<Option<End>> {
-        let mut wait = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut wait, PollTimeout::ZERO)? == 0 {
+        if events_now(self, PollFlags::POLLIN)?.is_empty() {
             return Ok(None);
         }
         // The kernel tells the status once the parent has taken note of the end, /proc until then. If that happens
