@@ -339,7 +339,10 @@ fn a_list_is_not_that_of_a_namesake() {
     let leaves = webs.each_ref().map(leaf);
     // Both leaves have this number.
     let list = webs[0].crl(&[leaves[0].chain[0].clone()]);
-    let revoked = Err(PathError::Revoked("x".to_owned(), "07".to_owned()));
+    let revoked = Err(PathError::Revoked {
+        name: "x".to_owned(),
+        serial: "07".to_owned(),
+    });
     assert_eq!(verdict(&root, &leaves[0], &[&list]), revoked);
     assert_eq!(verdict(&root, &leaves[1], &[&list]), Ok(()));
     // One that has neither's key is nobody's.

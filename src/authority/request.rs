@@ -12,8 +12,8 @@ use super::certificate::{distinguished_name, last_common_name};
 use super::issue::{command_extension, image_extension};
 use super::key::kind as key_kind;
 use super::{AuthorityError, Certificate, Key, KeyType, OtherType, common_name, file};
-use crate::chain::algorithm::objection;
-use crate::chain::{EXTENSION, IMAGE_EXTENSION, SHA1_SIGNATURES, read_image_extension, unreadable};
+use crate::chain::algorithm::{SHA1_SIGNATURES, objection};
+use crate::chain::{EXTENSION, IMAGE_EXTENSION, read_image_extension, unreadable};
 use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
