@@ -922,7 +922,7 @@ fn a_stream_ends_when_a_certificate_of_its_client_expires() {
     assert_eq!(answer.payload, success());
     let why = failure_text(&read_message(&mut client).unwrap());
     assert!(
-        why.contains("not accepted any more: a certificate has expired"),
+        why.contains("not accepted any more: a certificate expired"),
         "{why}"
     );
     endpoint.log("verdict=\"refused\"");

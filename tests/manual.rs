@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use petrel::authority::{AUTHORITY_DAYS, CLOCK_SKEW, COMMAND_DAYS, CRL_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
+use petrel::chain::crl::MAX_CRL_FILE;
 use petrel::chain::verify::{MAX_CERTIFICATES, MAX_INTERMEDIATES, PathError};
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::{
@@ -734,7 +735,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         label,
         format!("{} in an image", size(MAX_IMAGE)),
         format!("{} in a file of a private key", size(MAX_KEY_FILE)),
-        format!("{} in a file of CRLs", size(endpoint::MAX_CRL_FILE)),
+        format!("{} in a file of CRLs", size(MAX_CRL_FILE)),
         format!(
             "{} days before a CRL or an own certificate expires",
             endpoint::EXPIRY_NOTICE.as_secs() / 86_400

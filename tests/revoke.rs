@@ -316,7 +316,7 @@ fn a_list_never_gets_larger_than_endpoints_read() {
     revoke(&directory, 0, &["many"]);
     let path = directory.path("cacert.crl");
     let before = fs::read(&path).unwrap();
-    assert!(before.len() as u64 <= petrel::endpoint::MAX_CRL_FILE);
+    assert!(before.len() as u64 <= petrel::chain::crl::MAX_CRL_FILE);
     directory.file("db", (40_000..85_000).map(line).collect::<String>());
     let ended = revoke(&directory, 124, &["many"]);
     assert!(ended.stderr.contains("85000 entries"), "{ended:?}");

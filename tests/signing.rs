@@ -68,9 +68,9 @@ fn nothing_is_signed_below_an_authority_that_does_not_allow_it() {
         parameters.not_after = OffsetDateTime::now_utc() - Duration::minutes(1);
     });
     for (directory, word) in [
-        (constrained, "nobody would accept the certificate"),
+        (constrained, "endpoints and clients would refuse it"),
         (early, "is not valid before"),
-        (late, "has expired"),
+        (late, "expired at"),
     ] {
         for request in ["tenant.req", "web.req"] {
             let ended = sign(&directory, 124, request, &[]);

@@ -15,13 +15,10 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use rustls::pki_types::UnixTime;
 
-use crate::chain::crl::{Crl, CrlError, LABEL};
+use crate::chain::crl::{Crl, CrlError, LABEL, MAX_CRL_FILE};
 use crate::chain::verify::Anchor;
 use crate::sandbox::Need;
 use crate::socket::SEARCH;
-
-/// Most bytes in a file with CRLs.
-pub const MAX_CRL_FILE: u64 = 4 << 20;
 
 /// Most CRLs in all files together.
 pub const MAX_CRLS: usize = 256;

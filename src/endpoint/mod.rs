@@ -50,7 +50,7 @@ use crate::wire::Command;
 
 use audit::{Audit, Outcome};
 use crl_files::CrlFiles;
-pub use crl_files::{EXPIRY_NOTICE, MAX_CRL_FILE, MAX_CRLS, read_lists};
+pub use crl_files::{EXPIRY_NOTICE, MAX_CRLS, read_lists};
 use expiry::Validity;
 pub use frames::{Answers, RawStream, UploadError};
 use listener::Program;
