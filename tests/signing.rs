@@ -121,7 +121,7 @@ fn a_second_authority_of_a_name_needs_force_and_is_warned_of() {
     expect(&directory.path(""), 0, &policy);
     let listed = fs::read(directory.path("db")).unwrap();
     let ended = sign(&directory, 124, "tenant.req", &[]);
-    assert!(ended.stderr.contains("another key already"), "{ended:?}");
+    assert!(ended.stderr.contains("with another key"), "{ended:?}");
     assert_eq!(fs::read(directory.path("db")).unwrap(), listed);
     let ended = sign(&directory, 0, "tenant.req", &["--force"]);
     assert!(
