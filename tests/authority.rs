@@ -996,7 +996,10 @@ fn no_request_chooses_which_file_of_the_authority_is_replaced() {
             let request = ["issued.pem", "./ca-key.pem", "request.pem", "--force"];
             let sign = [&["sign", authority][..], &request].concat();
             let ended = expect(&directory.path(""), 124, &sign);
-            assert!(ended.stderr.contains("the authority itself uses"), "{ended:?}");
+            assert!(
+                ended.stderr.contains("the authority itself uses"),
+                "{ended:?}"
+            );
         }
         assert_eq!(fs::read(directory.path(&file)).unwrap(), before, "{name}");
     }

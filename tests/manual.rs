@@ -711,22 +711,22 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} for the last message", time(endpoint::CLOSE_TIMEOUT)),
         format!(
             "{} of listening to a client that still uploads",
-            time(endpoint::LINGER.0)
+            time(endpoint::LINGER.time)
         ),
         format!(
             "{} from a client that still uploads",
-            size(endpoint::LINGER.1)
+            size(endpoint::LINGER.bytes)
         ),
         format!(
             "{} of listening to a client that has nothing to send",
-            time(endpoint::SHORT_LINGER.0)
+            time(endpoint::SHORT_LINGER.time)
         ),
         format!(
             "{} from a client that has nothing to send",
-            size(endpoint::SHORT_LINGER.1)
+            size(endpoint::SHORT_LINGER.bytes)
         ),
-        format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
-        format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),
+        format!("{} s before a keep-alive", endpoint::KEEP_ALIVE_IDLE_S),
+        format!("{} s between keep-alives", endpoint::KEEP_ALIVE_INTERVAL_S),
         chunk,
         format!("{} in the answer to the policies", size(MAX_MESSAGE)),
         intermediates,
