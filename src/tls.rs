@@ -162,7 +162,7 @@ pub fn refusal(error: &PathError) -> rustls::Error {
         PathError::Webpki(E::CertExpired { .. } | E::CertNotValidYet { .. }) => {
             CertificateError::Expired
         }
-        PathError::Revoked(..) => CertificateError::Revoked,
+        PathError::Revoked { .. } => CertificateError::Revoked,
         PathError::Webpki(E::UnknownIssuer) | PathError::AnchorNotValid => {
             CertificateError::UnknownIssuer
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use petrel::authority::{AUTHORITY_DAYS, CLOCK_SKEW, COMMAND_DAYS, CRL_DAYS, MAX_FILE, Validity};
 use petrel::chain::MAX_PATH;
+use petrel::chain::crl::MAX_CRL_FILE;
 use petrel::chain::verify::{MAX_CERTIFICATES, MAX_INTERMEDIATES, PathError};
 use petrel::chain::{EXTENSION, numbers};
 use petrel::client::{
@@ -703,12 +704,12 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         format!("{} for a daemon to accept", time(endpoint::DAEMON_CONNECT)),
         format!("{} for a daemon to answer", time(endpoint::DAEMON_TIMEOUT)),
         format!("{} for the last message", time(endpoint::CLOSE_TIMEOUT)),
-        format!("{} of draining an upload", time(endpoint::LINGER.0)),
-        format!("{} of draining an upload", size(endpoint::LINGER.1)),
-        format!("{} of draining", time(endpoint::SHORT_LINGER.0)),
-        format!("{} of draining", size(endpoint::SHORT_LINGER.1)),
-        format!("{} s before a keep-alive", endpoint::KEEP_ALIVE.0),
-        format!("{} s between keep-alives", endpoint::KEEP_ALIVE.1),
+        format!("{} of draining an upload", time(endpoint::LINGER.time)),
+        format!("{} of draining an upload", size(endpoint::LINGER.bytes)),
+        format!("{} of draining", time(endpoint::SHORT_LINGER.time)),
+        format!("{} of draining", size(endpoint::SHORT_LINGER.bytes)),
+        format!("{} s before a keep-alive", endpoint::KEEP_ALIVE_IDLE_S),
+        format!("{} s between keep-alives", endpoint::KEEP_ALIVE_INTERVAL_S),
         chunk,
         format!("{} in a reply to policies", size(MAX_MESSAGE)),
         intermediates,
@@ -717,7 +718,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
         label,
         format!("{} in an image", size(MAX_IMAGE)),
         format!("{} in a key file", size(MAX_KEY_FILE)),
-        format!("{} in a CRL file", size(endpoint::MAX_CRL_FILE)),
+        format!("{} in a CRL file", size(MAX_CRL_FILE)),
         format!(
             "{} days before an expiry",
             endpoint::EXPIRY_NOTICE.as_secs() / 86_400

@@ -142,7 +142,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
     let cut = &good[..good.len() - 20];
     let garbage = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
     let cases = [
-        ("expired", expired, "has expired"),
+        ("expired", expired, "the CRL expired at"),
         ("later", later, "is not valid before"),
         ("empty", String::new(), "without any CRL"),
         ("garbage", garbage.to_owned(), "cannot be read"),
@@ -159,7 +159,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
             Authority::root("root").crl(&[]),
             "not signed by its key",
         ),
-        ("partial", partial, "some certificates of its issuer only"),
+        ("partial", partial, "only some certificates of its issuer"),
         (
             "large",
             "x".repeat((4 << 20) + 1),
@@ -339,7 +339,10 @@ fn a_list_is_not_that_of_a_namesake() {
     let leaves = webs.each_ref().map(leaf);
     // Both leaves have this number.
     let list = webs[0].crl(&[leaves[0].chain[0].clone()]);
-    let revoked = Err(PathError::Revoked("x".to_owned(), "07".to_owned()));
+    let revoked = Err(PathError::Revoked {
+        name: "x".to_owned(),
+        serial: "07".to_owned(),
+    });
     assert_eq!(verdict(&root, &leaves[0], &[&list]), revoked);
     assert_eq!(verdict(&root, &leaves[1], &[&list]), Ok(()));
     // One that has neither's key is nobody's.

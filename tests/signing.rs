@@ -68,9 +68,9 @@ fn nothing_is_signed_below_an_authority_that_does_not_allow_it() {
         parameters.not_after = OffsetDateTime::now_utc() - Duration::minutes(1);
     });
     for (directory, word) in [
-        (constrained, "nobody would accept the certificate"),
+        (constrained, "endpoints and clients would refuse it"),
         (early, "is not valid before"),
-        (late, "has expired"),
+        (late, "expired at"),
     ] {
         for request in ["tenant.req", "web.req"] {
             let ended = sign(&directory, 124, request, &[]);
@@ -121,7 +121,7 @@ fn a_second_authority_of_a_name_needs_force_and_is_warned_of() {
     expect(&directory.path(""), 0, &policy);
     let listed = fs::read(directory.path("db")).unwrap();
     let ended = sign(&directory, 124, "tenant.req", &[]);
-    assert!(ended.stderr.contains("another key already"), "{ended:?}");
+    assert!(ended.stderr.contains("with another key"), "{ended:?}");
     assert_eq!(fs::read(directory.path("db")).unwrap(), listed);
     let ended = sign(&directory, 0, "tenant.req", &["--force"]);
     assert!(

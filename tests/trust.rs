@@ -129,7 +129,7 @@ fn a_refused_chain_gets_the_alert_of_its_fault() {
         (
             host.root.expired_leaf("x", info()),
             "certificate_expired",
-            "has expired",
+            "a certificate expired at",
         ),
         (not_yet, "certificate_expired", "is not valid before"),
         (unknown, "unknown_ca", "no path leads"),

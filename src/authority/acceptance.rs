@@ -1,17 +1,20 @@
-//! Checks that endpoints accept what is about to be issued.
+//! Checks that endpoints and clients accept a new certificate.
+
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
-use std::time::Duration;
 use time::OffsetDateTime;
 
-use super::{AuthorityError, Certificate, Issuer, Profile};
+use super::certificate::Certificate;
+use super::error::AuthorityError;
+use super::issue::{Issuer, Profile};
 use crate::chain::verify::{Anchor, Usage, verify};
 
-/// Checks the authorities above a certificate with this profile: each must be valid now, and allow as many authorities
-/// below it as there are then.
+/// Checks that each authority above a certificate of this profile is valid now, and allows the number of authorities
+/// below it.
 ///
 /// # Errors
-/// When one of them is not valid, or does not allow it.
+/// When an authority is not valid, or does not allow the number.
 pub(super) fn check_authorities(
     profile: &Profile,
     issuer: &Issuer,
@@ -21,20 +24,23 @@ pub(super) fn check_authorities(
     let now = now.unix_timestamp();
     for (below, authority) in issuer.chain().iter().enumerate() {
         if now < authority.not_before {
-            return Err(AuthorityError::NotValidYet(
-                authority.name(),
-                authority.not_before,
-            ));
+            return Err(AuthorityError::NotValidYet {
+                name: authority.name(),
+                not_before: authority.not_before,
+            });
         }
         if now > authority.not_after {
-            return Err(AuthorityError::Expired(
-                authority.name(),
-                authority.not_after,
-            ));
+            return Err(AuthorityError::Expired {
+                name: authority.name(),
+                not_after: authority.not_after,
+            });
         }
         match authority.path_length {
-            Some(most) if below + new > most as usize => {
-                return Err(AuthorityError::PathLength(authority.name(), most));
+            Some(maximum) if below + new > maximum as usize => {
+                return Err(AuthorityError::PathLength {
+                    name: authority.name(),
+                    maximum,
+                });
             }
             _ => {}
         }
@@ -42,12 +48,11 @@ pub(super) fn check_authorities(
     Ok(())
 }
 
-/// Verifies a client's or server's certificate as the other side of a connection will, with the top of the issuer's file
-/// as the trusted certificate.
+/// Verifies a client's or server's certificate as the peer will, with the last certificate of the issuer's file as the
+/// trusted one.
 ///
 /// # Errors
-/// When it is not accepted: a name constraint is violated, or a purpose or signature algorithm of an authority does not
-/// fit.
+/// When the certificate is refused, for example because of a name constraint or signature algorithm of an authority.
 pub(super) fn check_leaf(
     leaf: &Certificate,
     usage: Usage,

@@ -1,17 +1,17 @@
 //! Checks of a command against the policies of the authorities above it.
 
-use super::AuthorityError;
+use super::error::AuthorityError;
 use crate::policy::{Excess, Policy};
 use crate::unikernel::{Config, Net};
 use crate::wire::{BlockCommand, Command, Int, PolicyCommand, Restart, Typ, UnikernelCommand};
 
-/// Unikernels that one command creates or restarts.
+/// Number of unikernels that one command creates or restarts.
 const ONE: u64 = 1;
 
 /// Checks that the policies of the issuing certificate and of those above it allow `command`.
 ///
 /// # Errors
-/// When the command exceeds a policy, has no valid meaning, or adds a policy of no use.
+/// When the command exceeds a policy, is not valid, or adds a policy of no use.
 pub fn check_policy(command: &Command, upper: &[Policy]) -> Result<(), AuthorityError> {
     let all = |check: &dyn Fn(&Policy) -> Result<(), Excess>| {
         upper
@@ -32,7 +32,7 @@ pub fn check_policy(command: &Command, upper: &[Policy]) -> Result<(), Authority
             all(&|upper| allows_config(upper, &config))
         }
         Command::Unikernel(UnikernelCommand::Restart(Restart::NewArguments(arguments))) => {
-            // The kind of the unikernel stays; no limit of a policy depends on it.
+            // The kind of the unikernel does not change, and no limit of a policy depends on it.
             let config = Config::try_from(&arguments.clone().for_kind(Typ::Solo5(())))
                 .map_err(AuthorityError::Meaning)?;
             all(&|upper| allows_config(upper, &config))
@@ -86,7 +86,7 @@ fn allows_config(upper: &Policy, config: &Config) -> Result<(), Excess> {
     upper.allows_cpus(&config.cpus)?;
     upper.allows_bridges(config.nets.iter().map(Net::bridge))?;
     match upper.block {
-        // A device exists already: its size was checked when it was created.
+        // The device exists already; its size was checked when it was created.
         None if !config.blocks.is_empty() => Err(Excess::Block(0, None)),
         _ => Ok(()),
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_create_a_replacement_and_a_restart_are_bounded_alike() {
+    fn create_replacement_and_restart_have_the_same_limits() {
         type Change = fn(&mut Config);
         let beyond: [(Change, Excess); 4] = [
             (|config| config.memory = 65, Excess::Memory(65, 64)),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_device_is_bounded_in_every_form() {
+    fn every_form_of_a_new_device_is_limited() {
         let adds = |size: u64| {
             let size = Int::from(size);
             [

@@ -1,5 +1,7 @@
-//! Certificates as read: the fields that the authority and the client look at.
+//! Parsed certificates, with the fields that the authority and the client use.
 
+use std::error::Error;
+use std::fmt;
 use std::path::Path;
 
 use rcgen::{DistinguishedName, DnType, DnValue};
@@ -7,17 +9,17 @@ use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::{KeyUsage, ParsedExtension};
 use x509_parser::x509::X509Name;
 
-use super::file::CERTIFICATE;
-use super::{AuthorityError, file};
+use super::error::AuthorityError;
+use super::file::{self, CERTIFICATE};
 use crate::chain::algorithm::objection;
 use crate::chain::{self, ExtensionError, route};
 use crate::policy::Policy;
 use crate::wire::{Command, PolicyCommand};
 
-/// A parsed certificate. Its signature has *not* been checked.
+/// Parsed certificate whose signature has *not* been verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The whole certificate.
+    /// DER of the whole certificate.
     pub der: Vec<u8>,
     /// Content bytes of the serial number in lower case hexadecimal.
     pub serial: String,
@@ -31,20 +33,31 @@ pub struct Certificate {
     pub not_after: i64,
     /// Content of the subjectPublicKey BIT STRING.
     pub public_bits: Vec<u8>,
-    /// The subject key identifier, if there is one.
+    /// Subject key identifier, if any.
     pub key_identifier: Option<Vec<u8>>,
-    /// Whether it may issue certificates.
+    /// Whether the certificate is that of an authority (CA).
     pub is_authority: bool,
-    /// How many authorities may follow it on a path, if it says so.
+    /// Maximum number of authorities below it on a path, if any.
     pub path_length: Option<u32>,
-    /// What its key may be used for, if it says so.
+    /// Key usage, if any.
     pub key_usage: Option<KeyUsage>,
-    /// Whether it is for servers alone.
+    /// Whether the certificate is for servers only.
     pub is_server: bool,
 }
 
+/// Certificate of a chain that was not issued by the next one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkError {
+    /// Position in the chain, from 1.
+    position: usize,
+    reason: String,
+}
+
 impl Certificate {
-    /// Takes DER apart; nothing may follow it. The text says why not.
+    /// Parses DER; nothing may follow it.
+    ///
+    /// # Errors
+    /// The reason why the certificate cannot be parsed.
     pub fn parse(der: &[u8]) -> Result<Self, String> {
         let read = chain::Certificate::read(der)?;
         let certificate = read.x509();
@@ -81,27 +94,29 @@ impl Certificate {
         Ok(parsed)
     }
 
-    /// Common name, for messages; empty if there is none.
+    /// Common name for messages, empty if there is none.
     pub fn name(&self) -> String {
         let read = chain::Certificate::read(&self.der).ok();
         let name = read.and_then(|read| read.common_name());
         name.unwrap_or_default()
     }
 
-    /// Whether it was issued by its own key.
+    /// Whether the certificate was issued with its own key.
     pub fn is_self_signed(&self) -> bool {
         self.subject == self.issuer && self.check_issuer(self).is_ok()
     }
 
-    /// Checks that it may issue certificates: a root may lack the key usage, others may not (WIRE 11.2). The text says
-    /// why not.
+    /// Checks that the certificate may issue others. Only a root may lack the key usage (WIRE 11.2).
+    ///
+    /// # Errors
+    /// The reason why it may not.
     pub fn check_authority(&self) -> Result<(), &'static str> {
         let may_sign = match self.key_usage {
             Some(usage) => usage.key_cert_sign(),
             None => self.subject == self.issuer,
         };
         if !self.is_authority {
-            Err("is no authority (its basic constraints do not say cA)")
+            Err("is not an authority (its basic constraints lack cA)")
         } else if !may_sign {
             Err("may not sign certificates (its key usage lacks keyCertSign)")
         } else {
@@ -109,8 +124,10 @@ impl Certificate {
         }
     }
 
-    /// Checks that `issuer` is an authority and signed it; whether both are valid now is not looked at. The text
-    /// says why not.
+    /// Checks that `issuer` is an authority and signed the certificate, at any time.
+    ///
+    /// # Errors
+    /// The reason why it did not.
     pub fn check_issuer(&self, issuer: &Self) -> Result<(), String> {
         if self.issuer != issuer.subject {
             return Err("its issuer has another name".to_owned());
@@ -124,15 +141,15 @@ impl Certificate {
             .verify_signature(Some(issuer.x509().public_key()))
             .map_err(|_| {
                 objection(&read.x509().signature_algorithm).unwrap_or_else(|| {
-                    "its issuer's key did not sign it, or is of a kind not supported".to_owned()
+                    "its issuer's key did not sign it, or is not supported".to_owned()
                 })
             })
     }
 
-    /// The command it carries, if any.
+    /// Command that the certificate carries, if any.
     pub fn command(&self) -> Result<Option<Command>, AuthorityError> {
         let read = chain::Certificate::read(&self.der)
-            .map_err(AuthorityError::crypto("read the certificate again"))?;
+            .map_err(AuthorityError::crypto("parse the certificate"))?;
         match read.extension() {
             Ok(extension) => Ok(extension.map(|extension| extension.command)),
             Err(ExtensionError::Value(error)) => Err(AuthorityError::Command(error)),
@@ -142,7 +159,7 @@ impl Certificate {
         }
     }
 
-    /// The policy it carries, if any; an authority carries nothing else.
+    /// Policy that the certificate carries, if any; an authority carries nothing else.
     pub fn policy(&self) -> Result<Option<Policy>, AuthorityError> {
         match self.command()? {
             None => Ok(None),
@@ -157,7 +174,18 @@ impl Certificate {
     }
 }
 
-/// All certificates of a PEM file, in their order; at least one.
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "certificate {}: {}", self.position, self.reason)
+    }
+}
+
+impl Error for LinkError {}
+
+/// Reads all certificates of a PEM file, in their order; at least one.
+///
+/// # Errors
+/// When the file cannot be read, or has no certificate.
 pub fn read_chain(path: &Path) -> Result<Vec<Certificate>, AuthorityError> {
     file::read_blocks(path, CERTIFICATE)?
         .iter()
@@ -168,17 +196,21 @@ pub fn read_chain(path: &Path) -> Result<Vec<Certificate>, AuthorityError> {
         .collect()
 }
 
-/// Checks that each certificate was issued by the one after it; otherwise which one was not, from 1, and why.
-pub fn check_links(chain: &[Certificate]) -> Result<(), (usize, String)> {
+/// Checks that each certificate was issued by the next one.
+///
+/// # Errors
+/// The first certificate that was not.
+pub fn check_links(chain: &[Certificate]) -> Result<(), LinkError> {
     for (position, pair) in chain.windows(2).enumerate() {
-        pair[0]
-            .check_issuer(&pair[1])
-            .map_err(|why| (position + 1, why))?;
+        pair[0].check_issuer(&pair[1]).map_err(|reason| LinkError {
+            position: position + 1,
+            reason,
+        })?;
     }
     Ok(())
 }
 
-/// The PEM text of certificates, one after the other.
+/// Encodes certificates as PEM, in their order.
 pub fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
     certificates
         .into_iter()
@@ -186,13 +218,13 @@ pub fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> St
         .collect()
 }
 
-/// The last common name, as a certificate may have several.
+/// Last common name of a subject, which may have several.
 pub(super) fn last_common_name(name: &X509Name<'_>) -> Option<String> {
     let bytes = name.iter_common_name().last()?.attr_value().data;
     std::str::from_utf8(bytes).ok().map(str::to_owned)
 }
 
-/// A name that rcgen writes again; what it cannot write again is refused here or found by comparing the results.
+/// Copies a name for rcgen. Names that rcgen cannot reproduce are refused here, or found by comparing the result.
 pub(super) fn distinguished_name(name: &X509Name<'_>) -> Option<DistinguishedName> {
     let mut copy = DistinguishedName::new();
     for attribute in name.iter_attributes() {

@@ -1,7 +1,7 @@
-//! The database of issued certificates: one line each.
+//! Database of issued certificates, with one line for each.
 //!
-//! A line is `SERIAL NAME`, as albatross writes it, then a tab and `KIND KEY ISSUER`: what the certificate is for, and the
-//! identifiers of its key and of its issuer's.
+//! A line is `SERIAL NAME`, as albatross writes it, then a tab and `KIND KEY ISSUER`: the purpose of the certificate, and
+//! the identifiers of its key and of its issuer's key.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
@@ -10,17 +10,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::crl::Serial;
-use super::{AuthorityError, file};
+use super::error::AuthorityError;
+use super::file;
+use super::serial_number::Serial;
 
-/// A line of the database.
+/// Line of the database.
 #[derive(Debug)]
 pub(super) struct Issued {
     /// Serial number.
     pub(super) serial: Serial,
     /// Common name.
     pub(super) name: String,
-    /// The rest, which albatross does not record.
+    /// Details, which albatross does not record.
     pub(super) details: Option<Details>,
 }
 
@@ -29,24 +30,24 @@ pub(super) struct Issued {
 pub(super) struct Details {
     /// Purpose.
     pub(super) kind: Kind,
-    /// Identifier of its key.
+    /// Identifier of the certificate's key.
     pub(super) key: KeyIdentifier,
-    /// Identifier of its issuer's key.
+    /// Identifier of the issuer's key.
     pub(super) issuer: KeyIdentifier,
 }
 
 /// Purpose of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Issues others.
+    /// Issuing other certificates.
     Authority,
-    /// Carries a command.
+    /// Carrying a command.
     Client,
-    /// Proves an endpoint.
+    /// Authenticating a server.
     Server,
 }
 
-/// A key identifier in lower case hexadecimal.
+/// Key identifier in lower case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeyIdentifier(String);
 
@@ -62,7 +63,7 @@ impl KeyIdentifier {
     }
 }
 
-/// Opens the database, and creates it unless it exists.
+/// Opens the database for appending, and creates it unless it exists.
 pub(super) fn open(path: &Path) -> Result<File, AuthorityError> {
     let mut options = OpenOptions::new();
     let file = options
@@ -83,7 +84,7 @@ pub(super) fn record(
     details: &Details,
 ) -> Result<(), AuthorityError> {
     let mut file = open(path)?;
-    // One write, so that two signers do not mix their lines.
+    // A single write, so that lines of concurrent signers do not mix.
     file.write_all(format!("{serial} {name}\t{details}\n").as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(AuthorityError::file("add a line to", path))
@@ -92,7 +93,7 @@ pub(super) fn record(
 /// Reads all lines.
 ///
 /// # Errors
-/// When a line is damaged: it could be the one that is looked for.
+/// When a line is damaged, as it could be the one that the caller looks for.
 pub(super) fn read(path: &Path) -> Result<Vec<Issued>, AuthorityError> {
     let content = file::read(path)?;
     let mut issued = Vec::new();
@@ -106,12 +107,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<Issued>, AuthorityError> {
     if damaged.is_empty() {
         Ok(issued)
     } else {
-        Err(AuthorityError::Lines(path.to_owned(), damaged))
+        Err(AuthorityError::Lines {
+            database: path.to_owned(),
+            numbers: damaged,
+        })
     }
 }
 
-/// Tells whether `details` are of an authority while the database has one of the same name and issuer with another key.
-/// A database that does not exist has none.
+/// Whether `details` are those of an authority, and the database has an authority of the same name and issuer with
+/// another key. A missing database counts as empty.
 pub(super) fn has_other_authority(
     path: &Path,
     name: &str,
@@ -124,7 +128,7 @@ pub(super) fn has_other_authority(
         return Ok(false);
     }
     let content = file::read(path)?;
-    // A damaged line is a matter of `revoke`: it has no details.
+    // Damaged lines are skipped here; `revoke` reports them.
     let found = String::from_utf8_lossy(&content)
         .lines()
         .filter_map(|line| line.parse().ok())
@@ -139,14 +143,14 @@ pub(super) fn has_other_authority(
     Ok(found)
 }
 
-/// A line that is not one of a database.
+/// Error of a line that is not of the form of the database.
 #[derive(Debug)]
 pub(super) struct Damaged;
 
 impl FromStr for Issued {
     type Err = Damaged;
 
-    /// A name may have spaces: that of a server does not have to be a label.
+    /// Parses a line, whose name may have spaces, as that of a server need not be a label.
     fn from_str(line: &str) -> Result<Self, Damaged> {
         let (line, details) = match line.split_once('\t') {
             Some((line, details)) => (line, Some(details.parse()?)),
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_albatross_and_of_petrel_are_read() {
+    fn lines_of_albatross_and_petrel_are_parsed() {
         let read = |line: &str| line.parse::<Issued>().ok();
         let old = read("0abc my server").unwrap();
         assert_eq!((old.name.as_str(), old.details), ("my server", None));
@@ -253,12 +257,12 @@ mod tests {
     }
 
     #[test]
-    fn only_an_authority_of_the_same_issuer_with_another_key_is_another() {
+    fn only_an_authority_of_the_same_issuer_with_another_key_conflicts() {
         let directory = Directory::short();
         let path = directory.0.join("db");
         let other = |details| has_other_authority(&path, "Web", &details).unwrap();
         let asked = || details(Kind::Authority, 1, 9);
-        assert!(!other(asked()), "there is no database");
+        assert!(!other(asked()), "the database is missing");
         std::fs::write(&path, "0a web\nno line\n").unwrap();
         let add = |serial, added| record(&path, serial, "web", &added).unwrap();
         add("0b", details(Kind::Authority, 1, 9));

@@ -7,21 +7,24 @@ use std::path::{Path, PathBuf};
 
 use pem::{EncodeConfig, LineEnding, Pem};
 
-use super::AuthorityError;
+use super::error::AuthorityError;
 
-/// Most bytes of a PEM file that is read: a certificate with an image inside has at most 16 MB (WIRE 11.4).
+/// Maximum size of a PEM file in bytes. A certificate with an embedded image has at most 16 MB (WIRE 11.4).
 pub const MAX_FILE: u64 = 48 << 20;
 
-/// The label of a certificate in PEM.
+/// PEM label of a certificate.
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 
-/// The content of a file, of [`MAX_FILE`] bytes at most.
+/// Reads a file of at most [`MAX_FILE`] bytes.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, AuthorityError> {
     let file = File::open(path).map_err(AuthorityError::file("read", path))?;
     read_from(file, path)
 }
 
-/// The same from a reader that is known as `path`.
+/// Reads at most [`MAX_FILE`] bytes from a reader; `path` names it in errors.
+///
+/// # Errors
+/// When reading fails, or there are more bytes.
 pub fn read_from(reader: impl Read, path: &Path) -> Result<Vec<u8>, AuthorityError> {
     let mut content = Vec::new();
     reader
@@ -31,14 +34,14 @@ pub fn read_from(reader: impl Read, path: &Path) -> Result<Vec<u8>, AuthorityErr
     if content.len() as u64 > MAX_FILE {
         return Err(AuthorityError::malformed(
             path,
-            "file that is read here",
+            "file of certificates or requests",
             format!("it has more than {} MiB", MAX_FILE >> 20),
         ));
     }
     Ok(content)
 }
 
-/// The blocks of a PEM file with this label; at least one. Other blocks and text around them are skipped.
+/// Reads the blocks with this label from a PEM file; at least one. Other blocks and text are skipped.
 pub(super) fn read_blocks(
     path: &Path,
     label: &'static str,
@@ -57,7 +60,7 @@ pub(super) fn read_blocks(
     Ok(wanted)
 }
 
-/// The only block of a PEM file with this label.
+/// Reads the only block with this label from a PEM file.
 pub(super) fn read_block(path: &Path, label: &'static str) -> Result<Vec<u8>, AuthorityError> {
     let mut blocks = read_blocks(path, label)?;
     if let (Some(block), true) = (blocks.pop(), blocks.is_empty()) {
@@ -66,7 +69,7 @@ pub(super) fn read_block(path: &Path, label: &'static str) -> Result<Vec<u8>, Au
     Err(AuthorityError::SeveralBlocks(path.to_owned(), label))
 }
 
-/// PEM with 64 characters a line.
+/// Encodes PEM with 64 characters per line.
 pub(super) fn encode(label: &str, der: &[u8]) -> String {
     pem::encode_config(
         &Pem::new(label, der),
@@ -74,38 +77,37 @@ pub(super) fn encode(label: &str, der: &[u8]) -> String {
     )
 }
 
-/// Writes a file in one step: whatever happens meanwhile, it is there whole or not at all. One that exists is replaced
-/// with `force`, and otherwise left alone.
+/// Writes a file atomically: it is complete or unchanged. An existing file is replaced only with `force`.
 pub(super) fn write(
     path: &Path,
     mode: u32,
     content: &str,
     force: bool,
 ) -> Result<(), AuthorityError> {
-    let beside = beside(path);
-    // Left behind by a process that had this number and crashed.
-    let _ = fs::remove_file(&beside);
-    let written = write_new(&beside, mode, content)
+    let temporary = temporary(path);
+    // A crashed process with the same number may have left it behind.
+    let _ = fs::remove_file(&temporary);
+    let written = write_new(&temporary, mode, content)
         .map_err(AuthorityError::file("write", path))
-        .and_then(|()| put(&beside, path, force));
-    // A file that was renamed is not there any more.
-    let _ = fs::remove_file(&beside);
+        .and_then(|()| publish(&temporary, path, force));
+    // After a rename, there is nothing to remove.
+    let _ = fs::remove_file(&temporary);
     written?;
     sync_directory(path)
 }
 
-/// Gives a file that is complete its name. A link, unlike a new name, replaces nothing.
-fn put(beside: &Path, path: &Path, force: bool) -> Result<(), AuthorityError> {
+/// Gives a complete file its name. A hard link, unlike a rename, replaces nothing.
+fn publish(temporary: &Path, path: &Path, force: bool) -> Result<(), AuthorityError> {
     if force {
-        return fs::rename(beside, path).map_err(AuthorityError::file("replace", path));
+        return fs::rename(temporary, path).map_err(AuthorityError::file("replace", path));
     }
-    fs::hard_link(beside, path).map_err(|error| match error.kind() {
+    fs::hard_link(temporary, path).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => AuthorityError::Exists(path.to_owned()),
-        _ => AuthorityError::File("create", path.to_owned(), error),
+        _ => AuthorityError::file("create", path)(error),
     })
 }
 
-/// The name of a new file is kept only with its directory.
+/// Syncs the directory of a new file, without which its name could be lost.
 pub(super) fn sync_directory(path: &Path) -> Result<(), AuthorityError> {
     let directory = match path.parent() {
         Some(directory) if directory != Path::new("") => directory,
@@ -116,8 +118,8 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), AuthorityError> {
         .map_err(AuthorityError::file("write the directory of", path))
 }
 
-/// Whether a certificate may be written to `path`: nothing is there, or `force` and nothing but certificates, and none
-/// of the `own` files of the authority.
+/// Checks that a certificate may be written to `path`: the file is missing, or with `force` holds only certificates and
+/// is none of the `own` files of the authority.
 pub(super) fn check_replaceable(
     path: &Path,
     force: bool,
@@ -144,11 +146,11 @@ pub(super) fn check_replaceable(
     }
 }
 
-/// Where the new content of a file lies until it is complete. No two processes have the same place.
-fn beside(path: &Path) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".new.{}", std::process::id()));
-    beside.into()
+/// Path of a file until it is complete, different in each process.
+fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".new.{}", std::process::id()));
+    temporary.into()
 }
 
 fn write_new(path: &Path, mode: u32, content: &str) -> IoResult<()> {
@@ -164,24 +166,24 @@ mod tests {
     use crate::directory::Directory;
 
     #[test]
-    fn what_a_crash_left_behind_does_not_hinder_a_replacement() {
+    fn a_file_left_by_a_crash_does_not_prevent_a_replacement() {
         let directory = Directory::short();
         let directory = &directory.0;
         let path = directory.join("web.pem");
-        for file in [&path, &beside(&path), &directory.join("web.pem.new")] {
+        for file in [&path, &temporary(&path), &directory.join("web.pem.new")] {
             fs::write(file, "before").unwrap();
         }
         let refused = write(&path, 0o644, "after", false);
         assert!(matches!(refused, Err(AuthorityError::Exists(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "before");
-        assert!(!beside(&path).exists());
+        assert!(!temporary(&path).exists());
         write(&path, 0o644, "after", true).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "after");
-        assert!(!beside(&path).exists());
+        assert!(!temporary(&path).exists());
         let new = directory.join("new.key");
-        fs::write(beside(&new), "cut").unwrap();
+        fs::write(temporary(&new), "cut").unwrap();
         write(&new, 0o400, "whole", false).unwrap();
         assert_eq!(fs::read_to_string(&new).unwrap(), "whole");
-        assert!(!beside(&new).exists());
+        assert!(!temporary(&new).exists());
     }
 }

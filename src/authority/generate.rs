@@ -1,26 +1,26 @@
-//! `generate`: a root authority and the certificate of a server below it (WIRE 12.3).
+//! `petrel generate`: a root authority and the certificate of a server below it (WIRE 12.3).
 
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
-use super::{
-    AuthorityError, Issuer, Key, KeyType, OtherType, Profile, Validity, common_name, database,
-    file, self_signed, to_pem,
-};
+use super::certificate::to_pem;
+use super::error::AuthorityError;
+use super::file_name::is_file_name;
+use super::issue::{Issuer, Profile, common_name, self_signed};
+use super::key::{Key, KeyType, OtherType};
+use super::validity::Validity;
+use super::{database, file};
 
-/// File of the root authority's certificate.
+/// File name of the root authority's certificate, without its suffix.
 const AUTHORITY: &str = "cacert";
 
-/// Most bytes of the names that become file names.
-pub const MAX_FILE_NAME: usize = 64;
-
-/// What `generate` is asked for.
+/// Arguments of [`generate`].
 #[derive(Debug)]
 pub struct GenerateOrder<'a> {
     /// Common name of the root authority, and name of its key file.
     pub name: &'a str,
-    /// List of issued certificates.
+    /// Database of issued certificates.
     pub database: &'a Path,
     /// Lifetime of the root authority in days.
     pub days: u32,
@@ -30,9 +30,9 @@ pub struct GenerateOrder<'a> {
     pub server_days: u32,
     /// Type of new keys.
     pub key_type: KeyType,
-    /// Directory of all files but the data base.
+    /// Directory of all files except the database.
     pub directory: &'a Path,
-    /// Whether certificates that exist are replaced. Keys never are.
+    /// Whether existing certificates are replaced; keys never are.
     pub force: bool,
 }
 
@@ -47,17 +47,22 @@ pub struct Generated {
     pub server: PathBuf,
     /// Key of the server.
     pub server_key: PathBuf,
-    /// Keys that were there before, and are not of the type asked for.
+    /// Existing keys that are used although they are not of the requested type.
     pub of_other_type: Vec<OtherType>,
 }
 
-/// Makes a root authority and a certificate for a server, with the keys that are missing.
+/// Creates a root authority and a certificate for a server, and the keys that are missing.
+///
+/// # Errors
+/// When a file exists without `force`, or cannot be read or written.
 pub fn generate(
     order: &GenerateOrder<'_>,
     now: OffsetDateTime,
 ) -> Result<Generated, AuthorityError> {
     for name in [order.name, order.server] {
-        check_file_name(name)?;
+        if !is_file_name(name) {
+            return Err(AuthorityError::FileName(name.to_owned()));
+        }
     }
     if order.server == order.name || order.server == AUTHORITY {
         return Err(AuthorityError::FileName(order.server.to_owned()));
@@ -72,7 +77,7 @@ pub fn generate(
     };
     let validity = Validity::days(now, order.days)?;
     let server_validity = Validity::days(now, order.server_days)?;
-    // Before anything else is written, which a second attempt would find, and ask for `force`.
+    // Fails before anything is written, so that a second attempt does not require `force`.
     database::open(order.database)?;
     let own: [&Path; 3] = [&files.authority_key, &files.server_key, order.database];
     for certificate in [&files.authority, &files.server] {
@@ -107,15 +112,4 @@ pub fn generate(
     )?;
     file::write(&files.server, 0o644, &to_pem([&server]), order.force)?;
     Ok(files)
-}
-
-fn check_file_name(name: &str) -> Result<(), AuthorityError> {
-    let fits = (1..=MAX_FILE_NAME).contains(&name.len())
-        && !name.contains(|c: char| c == '/' || c.is_control())
-        && !name.starts_with('.');
-    if fits {
-        Ok(())
-    } else {
-        Err(AuthorityError::FileName(name.to_owned()))
-    }
 }

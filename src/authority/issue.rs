@@ -1,8 +1,6 @@
-//! Issuing certificates with exactly the profiles of WIRE 10.2.
+//! Issue of certificates with exactly the profiles of WIRE 10.2.
 
-use std::fmt;
 use std::path::Path;
-use std::time::Duration;
 
 use rcgen::{
     CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, PublicKeyData,
@@ -10,137 +8,45 @@ use rcgen::{
 };
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use ring::rand::{SecureRandom, SystemRandom};
-use time::OffsetDateTime;
 use x509_parser::asn1_rs::FromDer;
 use x509_parser::x509::X509Name;
 
-use super::certificate::distinguished_name;
+use super::certificate::{Certificate, check_links, distinguished_name, read_chain};
 use super::database::{Details, KeyIdentifier, Kind};
-use super::{AuthorityError, Certificate, Key, check_links, read_chain};
+use super::error::AuthorityError;
+use super::key::Key;
+use super::validity::Validity;
 use crate::chain::{EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use crate::policy::Policy;
 use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
-/// Validity starts this long before now, for clocks that are late.
-pub const CLOCK_SKEW: Duration = Duration::from_secs(10);
+/// Size of a new serial number in bytes.
+const SERIAL_SIZE: usize = 10;
 
-/// Bytes of a serial number.
-const SERIAL: usize = 10;
-
-/// What a certificate is for.
+/// Kind of a new certificate.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Profile {
-    /// A self-signed authority.
+    /// Self-signed authority.
     Root,
-    /// An authority below another one, whose command is the policy of its path.
+    /// Authority below another one; the command adds the policy of its path.
     Intermediate(Command),
-    /// A client, which may have this command carried out; if it creates a unikernel, perhaps with this image only.
+    /// Client that may run this command; if it creates a unikernel, perhaps only with this image.
     Client(Command, Option<ImageDigest>),
-    /// The endpoint.
+    /// Server, such as `petrel-tls`.
     Server,
 }
 
-/// From when until when a certificate is valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    not_before: OffsetDateTime,
-    not_after: OffsetDateTime,
-}
-
-/// How long a certificate is to be valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifetime {
-    /// Days, 1 to [`Validity::MAX_DAYS`].
-    Days(u32),
-    /// Hours, at most as long.
-    Hours(u32),
-}
-
-/// A certificate that issues others, and its key.
+/// Certificate that issues others, and its key.
 #[derive(Debug)]
 pub struct Issuer {
-    /// The issuing certificate, then whatever else is in its file.
+    /// Issuing certificate, followed by the others of its file.
     chain: Vec<Certificate>,
     key: Key,
 }
 
-impl Validity {
-    /// The longest lifetime in days that is accepted: a hundred years.
-    pub const MAX_DAYS: u32 = 36_525;
-
-    /// A lifetime that begins at `now`, in whole seconds.
-    pub fn from(now: OffsetDateTime, lifetime: Duration) -> Option<Self> {
-        let now = now.replace_nanosecond(0).ok()?;
-        Some(Self {
-            not_before: now.checked_sub(CLOCK_SKEW.try_into().ok()?)?,
-            not_after: now.checked_add(lifetime.try_into().ok()?)?,
-        })
-    }
-
-    /// A lifetime of at least 1 and at most [`Self::MAX_DAYS`] days, or as many hours.
-    pub fn lasting(now: OffsetDateTime, lifetime: Lifetime) -> Result<Self, AuthorityError> {
-        let hours = match lifetime {
-            Lifetime::Days(days) => u64::from(days) * 24,
-            Lifetime::Hours(hours) => u64::from(hours),
-        };
-        Some(hours)
-            .filter(|hours| (1..=u64::from(Self::MAX_DAYS) * 24).contains(hours))
-            .and_then(|hours| Self::from(now, Duration::from_secs(hours * 3600)))
-            .ok_or(AuthorityError::Lifetime(lifetime))
-    }
-
-    /// A lifetime of this many days.
-    pub fn days(now: OffsetDateTime, days: u32) -> Result<Self, AuthorityError> {
-        Self::lasting(now, Lifetime::Days(days))
-    }
-
-    /// When it begins.
-    pub fn begin(&self) -> OffsetDateTime {
-        self.not_before
-    }
-
-    /// When it ends.
-    pub fn end(&self) -> OffsetDateTime {
-        self.not_after
-    }
-
-    /// The part of it in which the issuer is valid too.
-    fn within(self, issuer: &Certificate) -> Result<Self, AuthorityError> {
-        let clipped =
-            |seconds, otherwise| OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(otherwise);
-        let not_before = self
-            .not_before
-            .max(clipped(issuer.not_before, self.not_before));
-        let not_after = self
-            .not_after
-            .min(clipped(issuer.not_after, self.not_after));
-        if not_before >= not_after {
-            let name = issuer.name();
-            return Err(if issuer.not_before > self.not_before.unix_timestamp() {
-                AuthorityError::NotValidYet(name, issuer.not_before)
-            } else {
-                AuthorityError::Expired(name, issuer.not_after)
-            });
-        }
-        Ok(Self {
-            not_before,
-            not_after,
-        })
-    }
-}
-
-impl fmt::Display for Lifetime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Days(days) => write!(f, "{days} days"),
-            Self::Hours(hours) => write!(f, "{hours} hours"),
-        }
-    }
-}
-
 impl Issuer {
-    /// Reads an authority's certificate file, whose first certificate is the issuer, and its key.
+    /// Reads the certificate file of an authority, whose first certificate is the issuer, and its key.
     pub fn load(certificate_file: &Path, key_file: &Path) -> Result<Self, AuthorityError> {
         let chain = read_chain(certificate_file)?;
         let first = chain.first().ok_or_else(|| {
@@ -153,7 +59,7 @@ impl Issuer {
         Ok(Self { chain, key })
     }
 
-    /// The authority of a self-signed certificate made just now.
+    /// Issuer with a new self-signed certificate.
     pub fn new(certificate: Certificate, key: Key) -> Self {
         Self {
             chain: vec![certificate],
@@ -161,17 +67,17 @@ impl Issuer {
         }
     }
 
-    /// The issuing certificate.
+    /// Issuing certificate.
     pub fn certificate(&self) -> &Certificate {
         &self.chain[0]
     }
 
-    /// The issuing certificate and those that were in its file after it.
+    /// Issuing certificate, followed by the others of its file.
     pub fn chain(&self) -> &[Certificate] {
         &self.chain
     }
 
-    /// The certificates to be sent along below the root: all but a self-signed one at the end.
+    /// Certificates that a client or server sends: all except a self-signed one at the end.
     pub fn without_root(&self) -> &[Certificate] {
         match self.chain.split_last() {
             Some((root, below)) if root.is_self_signed() => below,
@@ -179,7 +85,7 @@ impl Issuer {
         }
     }
 
-    /// The policies that the issuing certificate and those above it carry.
+    /// Policies of the issuing certificate and of those above it.
     pub fn policies(&self) -> Result<Vec<Policy>, AuthorityError> {
         self.chain
             .iter()
@@ -189,10 +95,10 @@ impl Issuer {
 
     /// Checks that each certificate of the file was issued by the one after it.
     pub fn check_links(&self) -> Result<(), AuthorityError> {
-        check_links(&self.chain).map_err(|(position, why)| AuthorityError::Link(position, why))
+        Ok(check_links(&self.chain)?)
     }
 
-    /// Details of a certificate that it issued, for the database.
+    /// Details of an issued certificate, for the database.
     pub(super) fn details(&self, certificate: &Certificate) -> Details {
         let kind = if certificate.is_authority {
             Kind::Authority
@@ -208,7 +114,7 @@ impl Issuer {
         }
     }
 
-    /// How the issuing certificate is referred to in what it signs.
+    /// Key identifier of the issuing certificate.
     pub(super) fn key_identifier(&self) -> Vec<u8> {
         let certificate = self.certificate();
         certificate
@@ -217,7 +123,7 @@ impl Issuer {
             .unwrap_or_else(|| key_identifier(&certificate.public_bits))
     }
 
-    /// Name and key, as rcgen takes them. The name may come out differently: that of the result must be compared.
+    /// Name and key in the form of rcgen, which may encode the name differently: the caller compares the result.
     pub(super) fn signer(&self) -> Result<rcgen::Issuer<'_, &KeyPair>, AuthorityError> {
         let (_, name) = X509Name::from_der(&self.certificate().subject)
             .map_err(AuthorityError::crypto("read the issuer's name"))?;
@@ -226,7 +132,7 @@ impl Issuer {
         Ok(rcgen::Issuer::new(parameters, self.key.pair()))
     }
 
-    /// Issues a certificate; it is not valid longer than the issuer.
+    /// Issues a certificate, which is valid within the validity of the issuer.
     pub fn issue(
         &self,
         subject: DistinguishedName,
@@ -241,13 +147,13 @@ impl Issuer {
         let parameters = parameters(
             subject,
             extensions(profile, public_key.der_bytes(), &key_identifier)?,
-            validity.within(certificate)?,
+            within(validity, certificate)?,
         )?;
         let signed = parameters
             .signed_by(&public_key, &self.signer()?)
             .map_err(AuthorityError::crypto("sign the certificate"))?;
         let leaf = parse(signed.der())?;
-        // Names that cannot be written again byte by byte would break the chain.
+        // A name that is not reproduced byte by byte would break the chain.
         if leaf.issuer != certificate.subject {
             return Err(unusual_issuer());
         }
@@ -255,7 +161,27 @@ impl Issuer {
     }
 }
 
-/// A self-signed authority with this common name.
+/// Part of the validity in which the issuer is valid too.
+fn within(validity: Validity, issuer: &Certificate) -> Result<Validity, AuthorityError> {
+    let clipped = validity.clipped(issuer.not_before, issuer.not_after);
+    if !clipped.is_empty() {
+        return Ok(clipped);
+    }
+    let name = issuer.name();
+    Err(if issuer.not_before > validity.begin().unix_timestamp() {
+        AuthorityError::NotValidYet {
+            name,
+            not_before: issuer.not_before,
+        }
+    } else {
+        AuthorityError::Expired {
+            name,
+            not_after: issuer.not_after,
+        }
+    })
+}
+
+/// Creates a self-signed certificate of an authority with this common name.
 pub fn self_signed(
     name: &str,
     key: &Key,
@@ -268,14 +194,14 @@ pub fn self_signed(
     parse(issued.der())
 }
 
-/// A subject of one common name, as `UTF8String`.
+/// Subject of one common name, as `UTF8String`.
 pub fn common_name(name: &str) -> DistinguishedName {
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
     subject
 }
 
-/// The extension that carries `command`, as rcgen takes it.
+/// Extension that carries `command`.
 pub(super) fn command_extension(command: &Command) -> Result<CustomExtension, AuthorityError> {
     let content = CertExtension::new(command.clone())
         .encode()
@@ -286,14 +212,14 @@ pub(super) fn command_extension(command: &Command) -> Result<CustomExtension, Au
     ))
 }
 
-/// The extension that fixes the image, as rcgen takes it.
+/// Extension that fixes the image.
 pub(super) fn image_extension(image: &ImageDigest) -> CustomExtension {
     CustomExtension::from_oid_content(&numbers(&IMAGE_EXTENSION), image_extension_value(image))
 }
 
 pub(super) fn unusual_issuer() -> AuthorityError {
     AuthorityError::Issuer(
-        "has a subject that cannot be reproduced: it should be one common name".to_owned(),
+        "has a subject that cannot be reproduced (use a single common name)".to_owned(),
     )
 }
 
@@ -309,15 +235,15 @@ fn parameters(
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = subject;
     parameters.serial_number = Some(SerialNumber::from_slice(&serial()?));
-    parameters.not_before = validity.not_before;
-    parameters.not_after = validity.not_after;
+    parameters.not_before = validity.begin();
+    parameters.not_after = validity.end();
     parameters.custom_extensions = extensions;
     Ok(parameters)
 }
 
-/// Ten random bytes, the first not zero, so that none is lost in the INTEGER.
-fn serial() -> Result<[u8; SERIAL], AuthorityError> {
-    let mut bytes = [0; SERIAL];
+/// Random serial number. The first byte is not zero, so that the INTEGER keeps all bytes.
+fn serial() -> Result<[u8; SERIAL_SIZE], AuthorityError> {
+    let mut bytes = [0; SERIAL_SIZE];
     while bytes[0] == 0 {
         SystemRandom::new()
             .fill(&mut bytes)
@@ -326,15 +252,15 @@ fn serial() -> Result<[u8; SERIAL], AuthorityError> {
     Ok(bytes)
 }
 
-/// SHA-1 over the content of the subjectPublicKey BIT STRING, as all of albatross's certificates have it.
+/// Key identifier: SHA-1 over the content of the subjectPublicKey BIT STRING, as in all certificates of albatross.
 pub fn key_identifier(public_bits: &[u8]) -> Vec<u8> {
     digest(&SHA1_FOR_LEGACY_USE_ONLY, public_bits)
         .as_ref()
         .to_vec()
 }
 
-/// The table of WIRE 10.2: the extensions of a profile in their order. All are written here rather than by rcgen, which has
-/// another order, other key identifiers, and leaves extKeyUsage uncritical.
+/// Extensions of a profile in their order (WIRE 10.2). rcgen does not write them, as it has another order, other key
+/// identifiers, and a non-critical extKeyUsage.
 fn extensions(
     profile: &Profile,
     public_bits: &[u8],
@@ -359,7 +285,7 @@ fn extensions(
     let is_root = *profile == Profile::Root;
     let subject_identifier = || [&[0x04, 0x14], &key_identifier(public_bits)[..]].concat();
     let issuer_identifier = || {
-        // SEQUENCE { [0] IMPLICIT OCTET STRING }; identifiers of foreign authorities are short, too.
+        // SEQUENCE { [0] IMPLICIT OCTET STRING }
         let short = |tag: u8, content: &[u8]| {
             u8::try_from(content.len())
                 .ok()
@@ -369,7 +295,7 @@ fn extensions(
         short(0x80, issuer_key_identifier)
             .and_then(|identifier| short(0x30, &identifier))
             .ok_or_else(|| {
-                AuthorityError::Issuer("has a subject key identifier too long".to_owned())
+                AuthorityError::Issuer("has a subject key identifier that is too long".to_owned())
             })
     };
     let extension = |last: u64, critical, content| {
@@ -379,7 +305,7 @@ fn extensions(
     };
 
     let mut table = Vec::with_capacity(7);
-    // Sorted by their identifiers: that of the image begins with the smallest number.
+    // Sorted by object identifier: that of the image begins with the smallest number.
     table.extend(image.map(image_extension));
     table.extend(command.map(command_extension).transpose()?);
     if !is_root {

@@ -1,4 +1,4 @@
-//! Private keys, written as PKCS#8 in PEM, readable by their owner alone (WIRE 10.4).
+//! Private keys, written as PKCS#8 in PEM and readable only by their owner (WIRE 10.4).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,9 @@ use x509_parser::asn1_rs::{Any, FromBer, Oid, Sequence, oid};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
-use super::{AuthorityError, Certificate, file};
+use super::certificate::Certificate;
+use super::error::AuthorityError;
+use super::file;
 use crate::private_key::{self, LABEL, ecdsa_with_public_key};
 
 /// File mode of a private key.
@@ -36,11 +38,14 @@ pub enum KeyType {
     Rsa4096,
 }
 
-/// A key file that was there before, and not of the type asked for (file, type).
+/// Existing key file whose key is not of the requested type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OtherType(PathBuf, KeyType);
+pub struct OtherType {
+    path: PathBuf,
+    requested: KeyType,
+}
 
-/// A private key that can sign.
+/// Private key that can sign.
 #[derive(Debug)]
 pub struct Key(KeyPair);
 
@@ -55,7 +60,7 @@ impl KeyType {
 }
 
 impl Key {
-    /// A fresh key.
+    /// Generates a key.
     pub fn generate(key_type: KeyType) -> Result<Self, AuthorityError> {
         let generated = match key_type {
             KeyType::Ed25519 => return Self::generate_ed25519(),
@@ -69,7 +74,8 @@ impl Key {
             .map_err(AuthorityError::crypto("generate a key"))
     }
 
-    /// In the form of RFC 8410 without the public key: OpenSSL and albatross do not read ring's own form.
+    /// Generates an Ed25519 key in the form of RFC 8410 without the public key, as OpenSSL and albatross do not read the
+    /// form of ring.
     fn generate_ed25519() -> Result<Self, AuthorityError> {
         const BEFORE_SEED: [u8; 16] = [
             0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22,
@@ -86,7 +92,7 @@ impl Key {
             .map_err(AuthorityError::crypto("generate a key"))
     }
 
-    /// Made by another library, as ring makes no RSA keys; ring checks what it takes over, and does the signing.
+    /// Generates an RSA key with another library, as ring generates none. ring checks the key and signs with it.
     fn generate_rsa(bits: usize) -> Result<Self, AuthorityError> {
         let key = RsaPrivateKey::new(&mut OsRng, bits)
             .map_err(AuthorityError::crypto("generate a key"))?;
@@ -98,15 +104,21 @@ impl Key {
             .map_err(AuthorityError::crypto("generate a key"))
     }
 
-    /// Reads the key file of `certificate`, which was read from `certificate_file`.
+    /// Reads the key of `certificate`, which was read from `certificate_file`.
+    ///
+    /// # Errors
+    /// When the file gives no key, or that of another certificate.
     pub fn load(
         path: &Path,
         certificate: &Certificate,
         certificate_file: &Path,
     ) -> Result<Self, AuthorityError> {
         let pkcs8 = private_key::read(path).map_err(AuthorityError::PrivateKey)?;
-        let foreign = || AuthorityError::ForeignKey(path.to_owned(), certificate_file.to_owned());
-        // albatross leaves the public key out of the files of its ECDSA keys; ring needs it, and checks that it fits.
+        let foreign = || AuthorityError::ForeignKey {
+            key: path.to_owned(),
+            certificate: certificate_file.to_owned(),
+        };
+        // albatross omits the public key from the files of its ECDSA keys; ring needs it, and checks that it matches.
         let key = match ecdsa_with_public_key(&pkcs8, &certificate.public_bits) {
             Some(completed) => Self::from_pkcs8(&completed).ok_or_else(foreign)?,
             None => Self::read(path, &pkcs8)?,
@@ -118,7 +130,7 @@ impl Key {
         }
     }
 
-    /// Reads the key file, or makes one with a fresh key of this type. An existing file is never changed, whatever its
+    /// Reads the key file, or creates it with a new key of this type. An existing file is never changed, whatever its
     /// type.
     pub fn reuse_or_generate(
         path: &Path,
@@ -127,7 +139,10 @@ impl Key {
         if path.exists() {
             let pkcs8 = private_key::read(path).map_err(AuthorityError::PrivateKey)?;
             let key = Self::read(path, &pkcs8)?;
-            let other = (!key.is_a(key_type)).then(|| OtherType(path.to_owned(), key_type));
+            let other = (!key.is_a(key_type)).then(|| OtherType {
+                path: path.to_owned(),
+                requested: key_type,
+            });
             return Ok((key, other));
         }
         let key = Self::generate(key_type)?;
@@ -151,17 +166,17 @@ impl Key {
         }
     }
 
-    /// The key as DER (PKCS#8).
+    /// Key as DER (PKCS#8).
     pub fn pkcs8(&self) -> &[u8] {
         self.0.serialized_der()
     }
 
-    /// The content of the subjectPublicKey BIT STRING.
+    /// Content of the subjectPublicKey BIT STRING.
     pub fn public_bits(&self) -> &[u8] {
         self.0.public_key_raw()
     }
 
-    /// The subjectPublicKeyInfo as DER.
+    /// DER of the subjectPublicKeyInfo.
     pub fn public_key_info(&self) -> Vec<u8> {
         self.0.subject_public_key_info()
     }
@@ -170,7 +185,7 @@ impl Key {
         &self.0
     }
 
-    /// The key in DER (PKCS#8); `None` if it cannot be used here.
+    /// Parses a key as DER (PKCS#8); `None` if it is not supported.
     pub fn from_pkcs8(der: &[u8]) -> Option<Self> {
         KeyPair::try_from(&PrivatePkcs8KeyDer::from(der))
             .ok()
@@ -179,15 +194,15 @@ impl Key {
 
     fn read(path: &Path, pkcs8: &[u8]) -> Result<Self, AuthorityError> {
         Self::from_pkcs8(pkcs8).ok_or_else(|| {
-            let why = match private_kind(pkcs8) {
+            let kind = match private_kind(pkcs8) {
                 Some(Err(kind)) => format!("it is of the kind {kind}; "),
                 _ => String::new(),
             };
             AuthorityError::malformed(
                 path,
-                "private key that can be used here",
+                "supported private key",
                 format!(
-                    "{why}it must be an Ed25519, P-256, P-384 or RSA key (2048 to 4096 bits), an ECDSA key with its \
+                    "{kind}expected an Ed25519, P-256, P-384 or RSA key (2048 to 4096 bits), an ECDSA key with its \
                      public key inside ('openssl pkey -in OLD -out NEW' adds it)"
                 ),
             )
@@ -195,7 +210,10 @@ impl Key {
     }
 }
 
-/// The kind of a key that can be used here; the error is that of one that cannot.
+/// Kind of a key.
+///
+/// # Errors
+/// The kind of a key that is not supported.
 pub(crate) fn kind(identifier: &AlgorithmIdentifier<'_>) -> Result<&'static str, String> {
     const ED25519: Oid<'static> = oid!(1.3.101.112);
     const RSA: Oid<'static> = oid!(1.2.840.113549.1.1.1);
@@ -220,7 +238,7 @@ pub(crate) fn kind(identifier: &AlgorithmIdentifier<'_>) -> Result<&'static str,
     }
 }
 
-/// The same of a private key in PKCS#8: SEQUENCE { version, algorithm, ... } (RFC 5958 2). `None`: it is none.
+/// Kind of a private key in PKCS#8: SEQUENCE { version, algorithm, ... } (RFC 5958 2), or `None` if it cannot be parsed.
 pub(crate) fn private_kind(pkcs8: &[u8]) -> Option<Result<&'static str, String>> {
     let (_, sequence) = Sequence::from_der(pkcs8).ok()?;
     let (rest, _version) = <Any<'_> as FromBer<'_>>::from_ber(&sequence.content).ok()?;
@@ -238,10 +256,10 @@ impl fmt::Display for KeyType {
 
 impl fmt::Display for OtherType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(path, wanted) = self;
+        let Self { path, requested } = self;
         write!(
             f,
-            "the key in '{}' was there before and is used as it is, though it is no {wanted} key (--key-type)",
+            "the existing key in '{}' is used, although it is not of the type {requested} (--key-type)",
             path.display()
         )
     }
@@ -258,8 +276,8 @@ impl FromStr for KeyType {
             .ok_or_else(|| {
                 let names = Self::NAMES.map(|(name, _)| name).join(", ");
                 match text {
-                    "p521" => format!("P-521 is not supported, take one of {names}"),
-                    _ => format!("no such key type, there are {names}"),
+                    "p521" => format!("P-521 is not supported: expected one of {names}"),
+                    _ => format!("unknown key type: expected one of {names}"),
                 }
             })
     }
@@ -273,7 +291,7 @@ mod tests {
     use crate::authority::read_chain;
     use crate::directory::{Directory, protect};
 
-    /// A copy of a file of the vectors.
+    /// Copies a file of the vectors.
     fn vector(directory: &Directory, chain: &str, file: &str) -> PathBuf {
         let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/chains");
         let copy = directory.0.join(file);
@@ -283,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_albatross_are_read_beside_their_certificates() {
+    fn keys_of_albatross_are_read_with_their_certificates() {
         for chain in [
             "cli-info",
             "cli-key-p256",
@@ -304,14 +322,14 @@ mod tests {
             load("leaf.key").unwrap();
             let foreign = load("root.key");
             assert!(
-                matches!(foreign, Err(AuthorityError::ForeignKey(..))),
+                matches!(foreign, Err(AuthorityError::ForeignKey { .. })),
                 "{chain}"
             );
         }
     }
 
     #[test]
-    fn a_generated_key_is_in_the_form_that_others_read() {
+    fn a_generated_key_has_the_form_that_other_programs_read() {
         let ed25519 = Key::generate(KeyType::Ed25519).unwrap();
         assert_eq!(ed25519.pkcs8().len(), 48);
         assert_ne!(
@@ -329,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn rsa_keys_have_the_size_asked_for() {
+    fn rsa_keys_have_the_requested_size() {
         for (key_type, bits) in [(KeyType::Rsa2048, 2048), (KeyType::Rsa4096, 4096)] {
             let key = Key::generate(key_type).unwrap();
             let info = key.public_key_info();
@@ -341,10 +359,10 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_is_not_supported_is_named_and_others_offered() {
+    fn an_unsupported_type_is_refused_with_the_supported_ones() {
         for (name, word) in [
             ("p521", "P-521 is not supported"),
-            ("dsa", "no such key type"),
+            ("dsa", "unknown key type"),
         ] {
             let error = name.parse::<KeyType>().unwrap_err();
             assert!(error.contains(word) && error.contains("rsa4096"), "{error}");

@@ -8,12 +8,14 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::X509Extension;
 
-use super::certificate::{distinguished_name, last_common_name};
-use super::issue::{command_extension, image_extension};
-use super::key::kind as key_kind;
-use super::{AuthorityError, Certificate, Key, KeyType, OtherType, common_name, file};
-use crate::chain::algorithm::objection;
-use crate::chain::{EXTENSION, IMAGE_EXTENSION, SHA1_SIGNATURES, read_image_extension, unreadable};
+use super::certificate::{Certificate, distinguished_name, last_common_name};
+use super::error::AuthorityError;
+use super::file;
+use super::file_name::file_stem;
+use super::issue::{command_extension, common_name, image_extension};
+use super::key::{Key, KeyType, OtherType, kind as key_kind};
+use crate::chain::algorithm::{SHA1_SIGNATURES, objection};
+use crate::chain::{EXTENSION, IMAGE_EXTENSION, read_image_extension, unreadable};
 use crate::unikernel::ImageDigest;
 use crate::wire::{CertExtension, Command};
 
@@ -24,31 +26,31 @@ const LABEL: &str = "CERTIFICATE REQUEST";
 pub struct Request {
     /// DER of the subject.
     subject: Vec<u8>,
-    /// The subject, to be written again.
+    /// Subject for the certificate.
     name: DistinguishedName,
-    /// The last common name of the subject.
+    /// Last common name of the subject.
     pub common_name: String,
     /// DER of the subjectPublicKeyInfo.
     pub public_key_info: Vec<u8>,
-    /// The command asked for; `None` asks for the certificate of a server.
+    /// Command, or `None` in the request of a server.
     pub command: Option<Command>,
-    /// The only image that may be created, if the request fixes it.
+    /// Digest of the only image that may be created, if the request fixes it.
     pub image: Option<ImageDigest>,
 }
 
-/// The files of a new request.
+/// Files of a new request.
 #[derive(Debug)]
 pub struct WrittenRequest {
-    /// The request.
+    /// File of the request.
     pub request: PathBuf,
-    /// Its key.
+    /// File of the key.
     pub key: PathBuf,
-    /// Set if the key was there before, and is not of the type asked for.
+    /// Set if an existing key is used although it is not of the requested type.
     pub of_other_type: Option<OtherType>,
 }
 
 impl Request {
-    /// Reads a file with exactly one request, and verifies its signature.
+    /// Reads a file with exactly one request, and verifies the signature.
     pub fn read(path: &Path) -> Result<Self, AuthorityError> {
         let der = file::read_block(path, LABEL)?;
         Self::parse(&der).map_err(|error| match error {
@@ -59,13 +61,13 @@ impl Request {
         })
     }
 
-    /// Parses the DER of a request, and verifies its signature.
+    /// Parses the DER of a request, and verifies the signature.
     pub fn parse(der: &[u8]) -> Result<Self, AuthorityError> {
         let refused = |why: &str| AuthorityError::Request(why.to_owned());
         let (rest, request) = X509CertificationRequest::from_der(der)
             .map_err(|error| AuthorityError::Request(unreadable(error)))?;
         if !rest.is_empty() {
-            return Err(refused("bytes follow it"));
+            return Err(refused("it is followed by other bytes"));
         }
         if SHA1_SIGNATURES.contains(&request.signature_algorithm.algorithm) {
             return Err(refused("it is signed with SHA-1"));
@@ -82,7 +84,7 @@ impl Request {
                 objection.unwrap_or_else(|| "its signature does not verify".to_owned()),
             )
         })?;
-        let unusual = || refused("its subject is unusual: it should be one common name");
+        let unusual = || refused("its subject cannot be reproduced (use a single common name)");
         let extensions = requested_extensions(&request);
         let command = single(&extensions, &EXTENSION)?
             .map(|value| CertExtension::decode(value).map_err(AuthorityError::Command))
@@ -101,24 +103,24 @@ impl Request {
         })
     }
 
-    /// The subject, for the certificate.
+    /// Subject for the certificate.
     pub(super) fn name(&self) -> DistinguishedName {
         self.name.clone()
     }
 
-    /// Refuses a certificate that has not taken over the subject unchanged.
+    /// Checks that a certificate has the subject of the request, byte by byte.
     pub(super) fn check_subject(&self, issued: &Certificate) -> Result<(), AuthorityError> {
         if issued.subject == self.subject {
             Ok(())
         } else {
             Err(AuthorityError::Request(
-                "its subject cannot be reproduced: it should be one common name".to_owned(),
+                "its subject cannot be reproduced (use a single common name)".to_owned(),
             ))
         }
     }
 }
 
-/// The extensions that a request asks for.
+/// Extensions that a request asks for.
 pub(crate) fn requested_extensions<'a>(
     request: &'a X509CertificationRequest<'a>,
 ) -> Vec<&'a X509Extension<'a>> {
@@ -132,7 +134,7 @@ pub(crate) fn requested_extensions<'a>(
         .collect()
 }
 
-/// The value of the extension `wanted`, which must not be there twice.
+/// Value of the extension `wanted`, which may occur once.
 fn single<'a>(
     extensions: &[&'a X509Extension<'a>],
     wanted: &Oid<'_>,
@@ -144,12 +146,12 @@ fn single<'a>(
         (None, _) => Ok(None),
         (Some(extension), None) => Ok(Some(extension.value)),
         _ => Err(AuthorityError::Request(
-            "it asks for the same extension twice".to_owned(),
+            "it asks for an extension more than once".to_owned(),
         )),
     }
 }
 
-/// The DER of a request for `command`, with no other image than `image` if it is given, signed with `key`.
+/// Creates the DER of a request for `command`, signed with `key`. If `image` is given, it is the only image allowed.
 pub fn create_request(
     name: &str,
     command: &Command,
@@ -168,17 +170,8 @@ pub fn create_request(
         .map_err(AuthorityError::crypto("sign the request"))
 }
 
-/// What the files of a certificate with this common name begin with. Those of a path itself have a name that no label
-/// can have, and that is not hidden.
-pub fn file_stem(name: &str) -> &str {
-    match name {
-        "." | ":" => "_path",
-        label => label,
-    }
-}
-
-/// Writes `<stem>.req` into `directory`, signed with the key in `<stem>.key` there, which is made unless it exists; see
-/// [`file_stem`]. A request that exists is replaced.
+/// Writes `<stem>.req` into `directory`, signed with the key in `<stem>.key` there, which is created unless it exists.
+/// An existing request is replaced. See [`file_stem`].
 pub fn write_request(
     directory: &Path,
     name: &str,
@@ -207,7 +200,7 @@ mod tests {
     const COMMAND: Command = Command::Unikernel(UnikernelCommand::Info(()));
 
     #[test]
-    fn a_request_is_read_back() {
+    fn a_request_is_parsed_as_it_was_created() {
         for key_type in [KeyType::Ed25519, KeyType::P256, KeyType::P384] {
             let key = Key::generate(key_type).unwrap();
             let request =

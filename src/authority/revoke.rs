@@ -1,4 +1,4 @@
-//! `revoke`: from serial numbers and names to the authority's CRL.
+//! `petrel revoke`: serial numbers and names are added to the authority's CRL.
 
 use std::fmt;
 use std::fs::File;
@@ -7,67 +7,71 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use time::OffsetDateTime;
 
-use super::crl::{Crl, Serial};
+use super::certificate::read_chain;
+use super::crl::Crl;
 use super::database::{self, Issued, KeyIdentifier, Kind};
-use super::{AuthorityError, Issuer, Validity, file, read_chain};
-use crate::chain::crl::LABEL;
-use crate::endpoint::MAX_CRL_FILE;
+use super::error::AuthorityError;
+use super::file;
+use super::issue::Issuer;
+use super::serial_number::Serial;
+use super::validity::Validity;
+use crate::chain::crl::{LABEL, MAX_CRL_FILE};
 
-/// Days until a CRL has to be renewed.
+/// Default lifetime of a CRL in days.
 pub const CRL_DAYS: u32 = 30;
 
-/// What `revoke` is asked for.
+/// Arguments of [`revoke`].
 #[derive(Debug)]
 pub struct RevokeOrder<'a> {
     /// File of the issuing certificate.
     pub authority: &'a Path,
-    /// Its key.
+    /// File of its key.
     pub key: &'a Path,
-    /// List of issued certificates.
+    /// Database of issued certificates.
     pub database: &'a Path,
-    /// Serial numbers, names and files of certificates; none renews the list.
+    /// Serial numbers, names and files of certificates. Without any, the CRL is renewed.
     pub certificates: &'a [String],
-    /// File of the CRL; `None`: that of the certificate, ending in `.crl`.
+    /// File of the CRL; by default the file of the certificate with the suffix `.crl`.
     pub list: Option<&'a Path>,
-    /// Days until the list has to be renewed.
+    /// Lifetime of the CRL in days.
     pub days: u32,
 }
 
-/// What was done.
+/// Result of [`revoke`].
 #[derive(Debug)]
 pub struct Revoked {
-    /// What was asked for, in its order.
+    /// Revoked certificates, in the order of the arguments.
     pub entries: Vec<RevokedEntry>,
-    /// Common name of the authority, which alone the list is about.
+    /// Common name of the authority that issued the CRL.
     pub authority: String,
     /// Whether the authority is a root, which hosts trust.
     pub is_root: bool,
     /// File of the CRL.
     pub file: PathBuf,
-    /// Number of the list, decimal.
+    /// Number of the CRL in decimal.
     pub number: String,
-    /// How many certificates are in the list.
+    /// Number of certificates in the CRL.
     pub count: usize,
-    /// When the list has to be renewed.
+    /// Time until which the CRL must be renewed.
     pub next_update: OffsetDateTime,
 }
 
-/// A certificate that is revoked.
+/// Revoked certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokedEntry {
     /// Serial number in hexadecimal.
     pub serial: String,
-    /// Its name in the data base, or the file that was given.
+    /// Name in the database, or the given file.
     pub name: Option<String>,
-    /// Whether its authority is known to have issued it, by its certificate or the database.
+    /// Whether the certificate or the database proves that the authority issued it.
     pub seen: bool,
-    /// Whether it is known to be that of a server, which no client looks for in a list.
+    /// Whether the certificate is known to be that of a server, which clients do not look up in CRLs.
     pub server: bool,
-    /// Whether it was revoked before.
+    /// Whether the certificate was revoked before.
     pub before: bool,
 }
 
-/// A certificate to be revoked.
+/// Certificate to be revoked.
 struct Wanted {
     serial: Serial,
     name: Option<String>,
@@ -75,8 +79,10 @@ struct Wanted {
     server: bool,
 }
 
-/// Extends the authority's CRL, or makes the first one. Nothing is written unless everything asked for is
-/// known.
+/// Extends the authority's CRL, or creates the first one. Nothing is written unless all certificates are known.
+///
+/// # Errors
+/// When a certificate is unknown, or the CRL cannot be read, signed or written.
 pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, AuthorityError> {
     let issuer = Issuer::load(order.authority, order.key)?;
     if !issuer
@@ -94,24 +100,27 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
         Some(path) => path.to_owned(),
         None => order.authority.with_extension("crl"),
     };
-    // Two that run at the same time would each write a list without the other's entries.
+    // Of two concurrent processes, each would write a CRL without the other's entries.
     let _lock = lock(order.authority)?;
-    let mut list = read_list(&path, &issuer)?;
+    let mut crl = read_crl(&path, &issuer)?;
     let now = now.replace_nanosecond(0).unwrap_or(now);
     let entries = wanted
         .into_iter()
         .map(|wanted| RevokedEntry {
-            before: !list.add(&wanted.serial, now),
+            before: !crl.add(&wanted.serial, now),
             serial: wanted.serial.to_string(),
             name: wanted.name,
             seen: wanted.seen,
             server: wanted.server,
         })
         .collect();
-    let (der, number) = list.sign(&issuer, validity)?;
+    let (der, number) = crl.sign(&issuer, validity)?;
     let text = file::encode(LABEL, &der);
     if text.len() as u64 > MAX_CRL_FILE {
-        return Err(AuthorityError::ListTooLarge(path, list.len()));
+        return Err(AuthorityError::CrlTooLarge {
+            path,
+            entries: crl.len(),
+        });
     }
     file::write(&path, 0o644, &text, true)?;
     Ok(Revoked {
@@ -120,7 +129,7 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
         is_root: issuer.certificate().is_self_signed(),
         file: path,
         number,
-        count: list.len(),
+        count: crl.len(),
         next_update: validity.end(),
     })
 }
@@ -128,10 +137,10 @@ pub fn revoke(order: &RevokeOrder<'_>, now: OffsetDateTime) -> Result<Revoked, A
 fn lock(path: &Path) -> Result<Flock<File>, AuthorityError> {
     let file = File::open(path).map_err(AuthorityError::file("open", path))?;
     Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| AuthorityError::File("lock", path.to_owned(), error.into()))
+        .map_err(|(_, error)| AuthorityError::file("lock", path)(error.into()))
 }
 
-fn read_list(path: &Path, issuer: &Issuer) -> Result<Crl, AuthorityError> {
+fn read_crl(path: &Path, issuer: &Issuer) -> Result<Crl, AuthorityError> {
     let exists = path
         .try_exists()
         .map_err(AuthorityError::file("look for", path))?;
@@ -139,10 +148,13 @@ fn read_list(path: &Path, issuer: &Issuer) -> Result<Crl, AuthorityError> {
         return Ok(Crl::default());
     }
     let der = file::read_block(path, LABEL)?;
-    Crl::read(&der, issuer).map_err(|why| AuthorityError::List(path.to_owned(), why))
+    Crl::read(&der, issuer).map_err(|reason| AuthorityError::Crl {
+        path: path.to_owned(),
+        reason,
+    })
 }
 
-/// What is to be revoked. The data base is needed only for what is looked up there.
+/// Certificates to be revoked. The database is read only if one must be looked up there.
 fn wanted(order: &RevokeOrder<'_>, issuer: &Issuer) -> Result<Vec<Wanted>, AuthorityError> {
     let own = KeyIdentifier::new(&issuer.key_identifier());
     let mut database = None;
@@ -161,10 +173,13 @@ fn wanted(order: &RevokeOrder<'_>, issuer: &Issuer) -> Result<Vec<Wanted>, Autho
     Ok(wanted)
 }
 
-/// The first certificate of a file, which must be one of this issuer.
+/// First certificate of a file, which must be one of this issuer.
 fn of_file(path: &Path, issuer: &Issuer) -> Result<Wanted, AuthorityError> {
     let chain = read_chain(path)?;
-    let refused = |why| AuthorityError::NotOurs(path.to_owned(), why);
+    let refused = |reason| AuthorityError::NotOurs {
+        path: path.to_owned(),
+        reason,
+    };
     let leaf = &chain[0];
     leaf.check_issuer(issuer.certificate()).map_err(refused)?;
     let serial = Serial::of(leaf).ok_or_else(|| AuthorityError::Serial(leaf.serial.clone()))?;
@@ -176,7 +191,7 @@ fn of_file(path: &Path, issuer: &Issuer) -> Result<Wanted, AuthorityError> {
     })
 }
 
-/// What a word means: `serial:HEX`, `name:NAME`, or whichever of both the data base has.
+/// Certificates for a word of the command line: `serial:HEX`, `name:NAME`, or either as found in the database.
 fn find(
     word: &str,
     issued: &[Issued],
@@ -223,14 +238,14 @@ fn find(
         ),
     };
     match (by_name.is_empty(), by_serial.is_empty()) {
-        (true, true) => Err(AuthorityError::NotIssued(
-            word.to_owned(),
-            database.to_owned(),
-        )),
-        (false, false) => Err(AuthorityError::Ambiguous(
-            word.to_owned(),
-            database.to_owned(),
-        )),
+        (true, true) => Err(AuthorityError::NotIssued {
+            given: word.to_owned(),
+            database: database.to_owned(),
+        }),
+        (false, false) => Err(AuthorityError::Ambiguous {
+            given: word.to_owned(),
+            database: database.to_owned(),
+        }),
         (false, true) => Ok(by_name),
         (true, false) => Ok(by_serial),
     }

@@ -1,4 +1,4 @@
-//! `sign`: from a request to a certificate (WIRE 12.2).
+//! `petrel sign`: from a request to a certificate (WIRE 12.2).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,69 +6,76 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::acceptance::{check_authorities, check_leaf};
-use super::{
-    AuthorityError, Certificate, Issuer, Lifetime, Profile, Request, Validity, check_policy,
-    database, file, file_stem, read_chain, to_pem,
-};
+use super::allowance::check_policy;
+use super::certificate::{Certificate, read_chain, to_pem};
+use super::error::AuthorityError;
+use super::file_name::file_stem;
+use super::issue::{Issuer, Profile};
+use super::request::Request;
+use super::validity::{Lifetime, Validity};
+use super::{database, file};
 use crate::chain::verify::{MAX_INTERMEDIATES, Usage};
 use crate::chain::{Leaf, is_followed_by_stream, route};
 use crate::name::Label;
 use crate::wire::{Command, PolicyCommand, UnikernelCommand};
 
-/// Days a delegated authority or a server is valid.
+/// Default lifetime of a delegated authority or a server in days.
 pub const AUTHORITY_DAYS: u32 = 365;
 
-/// Days a command is valid.
+/// Default lifetime of a command in days.
 pub const COMMAND_DAYS: u32 = 1;
 
-/// What `sign` is asked for.
+/// Arguments of [`sign`].
 #[derive(Debug)]
 pub struct SignOrder<'a> {
     /// File of the issuing certificate, perhaps followed by those above it.
     pub authority: &'a Path,
-    /// List of issued certificates.
+    /// Database of issued certificates.
     pub database: &'a Path,
     /// Key of the issuing certificate.
     pub key: &'a Path,
     /// File of the signing request.
     pub request: &'a Path,
-    /// `None`: as usual for what is asked.
+    /// Lifetime; by default [`AUTHORITY_DAYS`] or [`COMMAND_DAYS`].
     pub lifetime: Option<Lifetime>,
     /// Directory of the new certificate.
     pub directory: &'a Path,
-    /// Whether a certificate of that name is replaced, and a second authority of that name is made.
+    /// Whether a certificate of the same name is replaced, and a second authority of the same name is allowed.
     pub force: bool,
     /// Whether a server's certificate is asked for.
     pub server: bool,
 }
 
-/// A certificate that is signed and neither noted nor written: until then it can be looked at.
+/// Signed certificate that is neither recorded nor written yet, so that it can be reviewed.
 #[derive(Debug)]
 pub struct Draft<'a> {
     /// The new certificate.
     pub certificate: Certificate,
-    /// What the signer should know before it is written.
-    pub cautions: Vec<Warning>,
+    /// Warnings for the signer.
+    pub warnings: Vec<Warning>,
     order: &'a SignOrder<'a>,
     issuer: Issuer,
     label: Label,
     target: PathBuf,
 }
 
-/// What is allowed, but perhaps not meant.
+/// Warning about a certificate that is allowed, but perhaps not intended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The certificate is that of a server; its file.
+    /// The certificate in this file is that of a server.
     Server(PathBuf),
-    /// It creates a unikernel of whatever image its holder takes.
+    /// The holder of the certificate chooses the image of the unikernel.
     AnyImage,
-    /// It ends with the issuing certificate, earlier than asked for.
+    /// The certificate expires with the issuing certificate, earlier than requested.
     Clipped,
-    /// There is an authority of this name with another key.
+    /// An authority of this name with another key exists.
     OtherKey(Label),
 }
 
 /// Signs a request. Nothing is written yet.
+///
+/// # Errors
+/// When a file cannot be read, or the request must not be signed.
 pub fn sign<'a>(
     order: &'a SignOrder<'a>,
     now: OffsetDateTime,
@@ -76,7 +83,7 @@ pub fn sign<'a>(
     let issuer = Issuer::load(order.authority, order.key)?;
     issuer.check_links()?;
     let request = Request::read(order.request)?;
-    // The name becomes a file name and a label of the tree: nothing else may be in it.
+    // The name becomes a file name and a label of the tree.
     let label: Label = request
         .common_name
         .parse()
@@ -96,7 +103,7 @@ pub fn sign<'a>(
     match &profile {
         Profile::Server => check_leaf(&certificate, Usage::Server, &issuer, now)?,
         Profile::Client(..) => check_leaf(&certificate, Usage::Client, &issuer, now)?,
-        // What is true of a client with its name, as nobody verifies an authority alone.
+        // An authority is never verified alone, so a client with its name is.
         Profile::Root | Profile::Intermediate(_) => {
             let info = Command::Unikernel(UnikernelCommand::Info(()));
             let profile = Profile::Client(info, None);
@@ -106,33 +113,33 @@ pub fn sign<'a>(
         }
     }
 
-    let mut cautions = Vec::new();
+    let mut warnings = Vec::new();
     let details = issuer.details(&certificate);
     let recorded = database::has_other_authority(order.database, label.as_str(), &details)?;
     if recorded && !order.force {
-        return Err(AuthorityError::OtherKey(
-            label.to_string(),
-            order.database.to_owned(),
-        ));
+        return Err(AuthorityError::OtherKey {
+            name: label.to_string(),
+            database: order.database.to_owned(),
+        });
     }
     if recorded || replaces_other_authority(&target, &certificate) {
-        cautions.push(Warning::OtherKey(label.clone()));
+        warnings.push(Warning::OtherKey(label.clone()));
     }
     match &profile {
-        Profile::Server => cautions.push(Warning::Server(target.clone())),
+        Profile::Server => warnings.push(Warning::Server(target.clone())),
         Profile::Client(command @ Command::Unikernel(_), None)
             if is_followed_by_stream(command) =>
         {
-            cautions.push(Warning::AnyImage);
+            warnings.push(Warning::AnyImage);
         }
         _ => {}
     }
     if certificate.not_after < validity.end().unix_timestamp() {
-        cautions.push(Warning::Clipped);
+        warnings.push(Warning::Clipped);
     }
     Ok(Draft {
         certificate,
-        cautions,
+        warnings,
         order,
         issuer,
         label,
@@ -141,11 +148,14 @@ pub fn sign<'a>(
 }
 
 impl Draft<'_> {
-    /// Notes the certificate in the data base, and writes it as `<CN>.pem`, followed by the authority's certificates
-    /// without a self-signed root. Gives the name of the file.
+    /// Records the certificate in the database, and writes it as `<CN>.pem`, followed by the authority's certificates
+    /// without a self-signed root. Returns the name of the file.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
     pub fn write(&self) -> Result<&Path, AuthorityError> {
         let chain = std::iter::once(&self.certificate).chain(self.issuer.without_root());
-        // A certificate that is noted but was never written does less harm than the other way round.
+        // A certificate that is recorded but not written does less harm than the reverse.
         database::record(
             self.order.database,
             &self.certificate.serial,
@@ -157,7 +167,7 @@ impl Draft<'_> {
     }
 }
 
-/// Tells whether the file holds an authority with another key than the new one's.
+/// Whether the file holds an authority with another key than the new one.
 fn replaces_other_authority(file: &Path, new: &Certificate) -> bool {
     let Ok(Some(old)) = read_chain(file).map(|chain| chain.into_iter().next()) else {
         return false;
@@ -165,7 +175,7 @@ fn replaces_other_authority(file: &Path, new: &Certificate) -> bool {
     new.is_authority && old.is_authority && old.public_bits != new.public_bits
 }
 
-/// What is issued for the request, and for how many days unless the order says so.
+/// Profile of the certificate for the request, and its default lifetime in days.
 fn profile(
     request: &Request,
     issuer: &Issuer,
@@ -174,7 +184,7 @@ fn profile(
     let policies = issuer.policies()?;
     let image = request.image;
     let Some(command) = request.command.clone() else {
-        // A server is never a tenant's: no client would trust it, and the tenant may have meant something else.
+        // No client would trust a server of a tenant, and the tenant may have intended something else.
         return match (&policies[..], image) {
             ([], None) if !server => Err(AuthorityError::NoCommand),
             ([], None) => Ok((Profile::Server, AUTHORITY_DAYS)),
@@ -203,7 +213,7 @@ fn image_without_create() -> AuthorityError {
     AuthorityError::Request("it fixes an image, but creates no unikernel".to_owned())
 }
 
-/// A leaf must be possible below what is issued.
+/// Checks that a leaf is possible below the new certificate.
 fn check_depth(profile: &Profile, issuer: &Issuer) -> Result<(), AuthorityError> {
     let own = usize::from(matches!(profile, Profile::Intermediate(_)));
     match issuer.without_root().len() + own {
@@ -217,20 +227,20 @@ impl fmt::Display for Warning {
         match self {
             Self::Server(file) => write!(
                 f,
-                "THIS IS THE CERTIFICATE OF A SERVER: who has the key of '{}' can play the server to every client",
+                "THIS IS THE CERTIFICATE OF A SERVER: the holder of the key of '{}' can impersonate the server to every client",
                 file.display()
             ),
             Self::AnyImage => f.write_str(
-                "the request fixes no image: whoever has the certificate and its key chooses the image, and can do so \
+                "the request fixes no image: the holder of the certificate and its key chooses the image, and can do so \
                  again while it is valid",
             ),
             Self::OtherKey(label) => write!(
                 f,
-                "THERE IS ANOTHER AUTHORITY '{label}' WITH ANOTHER KEY: the holder of this one gets all that is below \
-                 '{label}:', unikernels, block devices and consoles, as the holder of the other one has it"
+                "THERE IS ANOTHER AUTHORITY '{label}' WITH ANOTHER KEY: the holder of either key controls all unikernels, \
+                 block devices and consoles below '{label}:'"
             ),
             Self::Clipped => f.write_str(
-                "the certificate ends with the issuing certificate, earlier than was asked for",
+                "the certificate expires with the issuing certificate, earlier than requested",
             ),
         }
     }

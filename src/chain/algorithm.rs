@@ -1,4 +1,4 @@
-//! Signature algorithms in words, and which of them can be checked.
+//! Names of signature algorithms, and which of them are supported.
 
 use x509_parser::oid_registry::{Oid, asn1_rs::oid};
 use x509_parser::prelude::FromDer;
@@ -10,7 +10,13 @@ const SHA384: Oid<'static> = oid!(2.16.840.1.101.3.4.2.2);
 const SHA512: Oid<'static> = oid!(2.16.840.1.101.3.4.2.3);
 const SHA1: Oid<'static> = oid!(1.3.14.3.2.26);
 
-/// Signature algorithms without parameters that matter: name, and whether signatures can be checked.
+/// Signature algorithms with SHA-1 (RSA by two identifiers, ECDSA), which are refused.
+pub const SHA1_SIGNATURES: [Oid<'static>; 3] = [
+    oid!(1.2.840.113549.1.1.5),
+    oid!(1.3.14.3.2.29),
+    oid!(1.2.840.10045.4.1),
+];
+/// Signature algorithms without relevant parameters: identifier, name, and whether they are supported.
 static NAMES: [(Oid<'static>, &str, bool); 11] = [
     (oid!(1.3.101.112), "Ed25519", true),
     (oid!(1.3.101.113), "Ed448", false),
@@ -25,7 +31,7 @@ static NAMES: [(Oid<'static>, &str, bool); 11] = [
     (oid!(1.2.840.113549.1.1.13), "RSA with SHA-512", true),
 ];
 
-/// Digests: object identifier, name, and size in bytes.
+/// Digests: identifier, name, and size in bytes.
 static DIGESTS: [(Oid<'static>, &str, u32); 4] = [
     (SHA256, "SHA-256", 32),
     (SHA384, "SHA-384", 48),
@@ -33,7 +39,7 @@ static DIGESTS: [(Oid<'static>, &str, u32); 4] = [
     (SHA1, "SHA-1", 20),
 ];
 
-/// Name of a signature algorithm, with the parameters that matter.
+/// Name of a signature algorithm, with its relevant parameters.
 pub fn describe(algorithm: &AlgorithmIdentifier<'_>) -> String {
     if let Some(pss) = pss(algorithm) {
         let digest = DIGESTS
@@ -52,7 +58,7 @@ pub fn describe(algorithm: &AlgorithmIdentifier<'_>) -> String {
     )
 }
 
-/// Tells whether signatures of this algorithm can be checked, with a key of the right kind.
+/// Whether signatures of this algorithm can be verified, with a key of the right kind.
 pub fn is_supported(algorithm: &AlgorithmIdentifier<'_>) -> bool {
     match pss(algorithm) {
         Some(pss) => DIGESTS.iter().any(|(digest, _, size)| {
@@ -64,7 +70,7 @@ pub fn is_supported(algorithm: &AlgorithmIdentifier<'_>) -> bool {
     }
 }
 
-/// Describes the algorithm whose identifier has this content: OBJECT IDENTIFIER and parameters, without the SEQUENCE.
+/// Name of the algorithm whose identifier has this content: OBJECT IDENTIFIER and parameters, without the SEQUENCE.
 pub fn describe_content(content: &[u8]) -> String {
     let mut der = vec![0x30];
     match u8::try_from(content.len()) {
@@ -79,7 +85,7 @@ pub fn describe_content(content: &[u8]) -> String {
     }
 }
 
-/// Reason why a signature that does not verify may still be right: its algorithm cannot be checked.
+/// Text that an algorithm is not supported, so that its signature could be right although it does not verify.
 pub fn objection(algorithm: &AlgorithmIdentifier<'_>) -> Option<String> {
     (!is_supported(algorithm)).then(|| {
         format!(

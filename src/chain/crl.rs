@@ -1,7 +1,7 @@
-//! CRLs (RFC 5280 5): whether one can be used, whose it is, and what it revokes. The time is an argument.
+//! CRLs (RFC 5280 5): their validity, issuer and entries. The time is an argument.
 //!
-//! Common names are not unique: two tenants may both have an authority `web`. A list belongs to the issuer whose key
-//! signed it, and what cannot be told for sure refuses.
+//! Common names are not unique: two tenants may both have an authority `web`. A CRL belongs to the issuer whose key
+//! signed it. In case of doubt, certificates are refused.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,83 +19,95 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::verify::verify_signature;
 use x509_parser::x509::{AlgorithmIdentifier, X509Name, X509Version};
 
-use super::algorithm::{describe, is_supported};
-use super::{Certificate, SHA1_SIGNATURES};
+use super::algorithm::{SHA1_SIGNATURES, describe, is_supported};
+use super::certificate::Certificate;
+use super::validity::{self, ends_soon};
+use super::words::{in_words, unreadable as unreadable_der};
 use crate::serial::magnitude;
 
-/// The label of a list in PEM (RFC 7468 6).
+/// PEM label of a CRL (RFC 7468 6).
 pub const LABEL: &str = "X509 CRL";
 
-/// A CRL whose signature says nothing yet.
+/// Maximum size of a file of CRLs, in bytes.
+pub const MAX_CRL_FILE: u64 = 4 << 20;
+
+/// CRL whose signature has not been verified.
 #[derive(Clone, Debug)]
 pub struct Crl {
-    /// DER of what is signed, and of the algorithm and signature after it.
-    signed: (Vec<u8>, Vec<u8>),
-    /// Whether these public keys (DER) are the one that signed it, as far as that was asked.
+    /// DER of the signed part (`TBSCertList`).
+    signed: Vec<u8>,
+    /// DER of the signature algorithm and the signature.
+    signature: Vec<u8>,
+    /// Results of earlier verifications, by public key (DER).
     signers: RefCell<BTreeMap<Vec<u8>, Signed>>,
     /// DER of the issuer's name.
     issuer: Vec<u8>,
-    /// The issuer's key identifier.
+    /// Key identifier of the issuer.
     authority_key: Option<Vec<u8>>,
     /// Seconds since 1970.
     this_update: i64,
     next_update: i64,
-    /// Magnitudes of the revoked serial numbers; that of a negative one is another's, too: at worst too much is revoked.
+    /// Magnitudes of the revoked serial numbers. A negative number and its absolute value are both revoked.
     serials: BTreeSet<Vec<u8>>,
 }
 
-/// Whether a key has signed a CRL.
+/// Result of verifying the signature of a CRL with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signed {
     Yes,
     No,
-    /// The algorithm, or its parameters, cannot be checked.
+    /// The algorithm, or its parameters, are not supported.
     Unsupported,
 }
 
-/// Why a CRL cannot be used.
+/// Reason why a CRL cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CrlError {
-    /// Not a list of version 2, or one with something that is not understood.
+    /// The CRL is not of version 2, or has parts that are not supported.
     Unreadable(String),
-    /// It covers some certificates of its issuer only.
+    /// The CRL covers only some certificates of its issuer.
     Partial,
-    /// Not valid before this time, seconds since 1970.
+    /// The CRL is not valid before this time, in seconds since 1970.
     NotValidYet(i64),
-    /// No longer valid since this time, seconds since 1970.
+    /// The CRL expired at this time, in seconds since 1970.
     Expired(i64),
-    /// It has the name of this issuer, but was not signed by its key.
+    /// The CRL names this issuer, but was not signed by its key.
     Signature(String),
-    /// It has the name of this issuer, but its signature is of this kind, which cannot be checked.
-    Algorithm(String, String),
-    /// The key of this issuer is not meant to sign CRLs.
+    /// The CRL names this issuer, but its signature cannot be verified.
+    Algorithm {
+        /// Common name of the issuer.
+        issuer: String,
+        /// Name of the signature algorithm.
+        algorithm: String,
+    },
+    /// The key usage of this issuer does not allow signing CRLs.
     KeyUsage(String),
 }
 
 impl Crl {
-    /// Reads one list, strictly: what is not understood could revoke something.
+    /// Parses one CRL. Parts that are not supported are refused, as they could revoke something.
     pub fn read(der: &[u8]) -> Result<Self, CrlError> {
         let unreadable = |reason: &dyn fmt::Display| CrlError::Unreadable(reason.to_string());
-        // webpki refuses delta lists, indirect ones, unknown critical extensions of list and entries, and a missing
-        // nextUpdate; x509-parser skips an entry's extensions that it cannot read, but knows the issuer's key.
+        // webpki refuses delta and indirect CRLs, unknown critical extensions of the CRL and its entries, and a missing
+        // nextUpdate. x509-parser skips extensions of entries that it cannot parse, but gives the issuer's key identifier.
         if let Ok((_, list)) = CertificateRevocationList::from_der(der)
             && list
                 .version()
                 .is_none_or(|version| version == X509Version::V1)
         {
             return Err(unreadable(
-                &"it is of version 1, and has to be of version 2: openssl makes that with crl_extensions",
+                &"it is of version 1, but version 2 is required (set crl_extensions in the configuration of openssl)",
             ));
         }
         let strict = BorrowedCertRevocationList::from_der(der)
-            .map_err(|error| unreadable(&super::in_words(&error)))?;
+            .map_err(|error| unreadable(&in_words(&error)))?;
         let serials = strict
             .into_iter()
             .map(|entry| entry.map(|entry| magnitude(entry.serial_number).to_vec()))
             .collect::<Result<_, _>>()
-            .map_err(|error: webpki::Error| unreadable(&super::in_words(&error)))?;
+            .map_err(|error: webpki::Error| unreadable(&in_words(&error)))?;
         let (_, list) = CertificateRevocationList::from_der(der)
-            .map_err(|error| unreadable(&super::unreadable(error)))?;
+            .map_err(|error| unreadable(&unreadable_der(error)))?;
         let next_update = list
             .next_update()
             .ok_or_else(|| unreadable(&"it has no nextUpdate"))?;
@@ -110,7 +122,7 @@ impl Crl {
                         Some(identifier.key_identifier.as_ref().map(|key| key.0.to_vec()));
                 }
                 ParsedExtension::AuthorityKeyIdentifier(_) => {
-                    return Err(unreadable(&"an extension is there more than once"));
+                    return Err(unreadable(&"it has an extension more than once"));
                 }
                 ParsedExtension::ParseError { .. } => {
                     return Err(unreadable(&"the encoding of an extension is damaged"));
@@ -125,9 +137,10 @@ impl Crl {
         let signature = Any::from_der(der)
             .ok()
             .and_then(|(_, whole)| whole.data.strip_prefix(signed))
-            .ok_or_else(|| unreadable(&"its parts do not make a whole"))?;
+            .ok_or_else(|| unreadable(&"its signed part is not at its start"))?;
         Ok(Self {
-            signed: (signed.to_vec(), signature.to_vec()),
+            signed: signed.to_vec(),
+            signature: signature.to_vec(),
             signers: RefCell::default(),
             issuer: list.issuer().as_raw().to_vec(),
             authority_key: authority_key.flatten(),
@@ -137,7 +150,7 @@ impl Crl {
         })
     }
 
-    /// Whether it can be used now.
+    /// Checks that the CRL is valid at `now`.
     pub fn check_time(&self, now: UnixTime) -> Result<(), CrlError> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if now < self.this_update {
@@ -149,21 +162,21 @@ impl Crl {
         }
     }
 
-    /// How long it can still be used, if that is less than `notice` and less than a quarter of all the time that it can.
+    /// Time until the CRL expires, if that is less than `notice` and than a quarter of its validity.
     pub fn ends_soon(&self, now: UnixTime, notice: Duration) -> Option<Duration> {
-        super::ends_soon(self.this_update, self.next_update, now, notice)
+        ends_soon(self.this_update, self.next_update, now, notice)
     }
 
-    /// Its issuer's name, in one line.
+    /// Name of the issuer, in one line.
     pub fn issuer(&self) -> String {
         X509Name::from_der(&self.issuer)
             .map_or_else(|_| String::new(), |(_, name)| name.to_string())
     }
 
-    /// Whether it is a list of this issuer.
+    /// Whether the CRL was issued by `issuer`.
     ///
     /// # Errors
-    /// If it should be, but was not signed by the issuer's key, or with a key that is not meant for it.
+    /// When the CRL names the issuer, but was not signed by its key, or the key must not sign CRLs.
     pub fn is_of(&self, issuer: &Certificate<'_>) -> Result<bool, CrlError> {
         let same_name = self.has_name_of(issuer);
         let same_key = self
@@ -185,27 +198,28 @@ impl Crl {
         }
         match (same_name, same_key) {
             (false, _) | (_, Some(false)) => Ok(false),
-            (true, _) if signed == Signed::Unsupported => {
-                Err(CrlError::Algorithm(name(), self.algorithm()))
-            }
+            (true, _) if signed == Signed::Unsupported => Err(CrlError::Algorithm {
+                issuer: name(),
+                algorithm: self.algorithm(),
+            }),
             (true, _) => Err(CrlError::Signature(name())),
         }
     }
 
-    /// Whether its issuer has the same name as this one.
+    /// Whether the CRL names `issuer` as its issuer.
     pub fn has_name_of(&self, issuer: &Certificate<'_>) -> bool {
         self.issuer == issuer.x509().subject().as_raw()
     }
 
-    /// Whether it revokes this certificate of its issuer.
+    /// Whether the CRL revokes `certificate`, which its issuer issued.
     pub fn revokes(&self, certificate: &Certificate<'_>) -> bool {
         self.serials
             .contains(magnitude(certificate.x509().raw_serial()))
     }
 
-    /// Name of the algorithm of its signature.
+    /// Name of the signature algorithm.
     fn algorithm(&self) -> String {
-        AlgorithmIdentifier::from_der(&self.signed.1)
+        AlgorithmIdentifier::from_der(&self.signature)
             .map_or_else(|_| String::new(), |(_, algorithm)| describe(&algorithm))
     }
 
@@ -213,14 +227,13 @@ impl Crl {
         let key = issuer.x509().public_key();
         let mut signers = self.signers.borrow_mut();
         *signers.entry(key.raw.to_vec()).or_insert_with(|| {
-            let (signed, signature) = &self.signed;
-            let Ok((signature, algorithm)) = AlgorithmIdentifier::from_der(signature) else {
+            let Ok((signature, algorithm)) = AlgorithmIdentifier::from_der(&self.signature) else {
                 return Signed::No;
             };
             let Ok((_, signature)) = BitString::from_der(signature) else {
                 return Signed::No;
             };
-            match verify_signature(key, &algorithm, &signature, signed) {
+            match verify_signature(key, &algorithm, &signature, &self.signed) {
                 Ok(()) => Signed::Yes,
                 Err(_) if !is_supported(&algorithm) => Signed::Unsupported,
                 Err(X509Error::SignatureUnsupportedAlgorithm) => Signed::Unsupported,
@@ -241,7 +254,7 @@ fn key_identifier<'a>(issuer: &'a Certificate<'_>) -> Option<&'a [u8]> {
         })
 }
 
-/// RFC 5280 6.3.3 (f): a key usage, if there is one, has to allow it.
+/// Whether the key usage, if there is one, allows signing CRLs (RFC 5280 6.3.3 (f)).
 fn may_sign(issuer: &Certificate<'_>) -> bool {
     match issuer.x509().key_usage() {
         Ok(usage) => usage.is_none_or(|usage| usage.value.crl_sign()),
@@ -256,21 +269,20 @@ impl fmt::Display for CrlError {
                 write!(f, "the CRL cannot be read: {reason}")
             }
             Self::Partial => f.write_str(
-                "the CRL is for some certificates of its issuer only, which is not supported",
+                "the CRL covers only some certificates of its issuer, which is not supported",
             ),
             Self::NotValidYet(time) => {
-                write!(f, "the CRL is not valid before {}", super::time(*time))
+                write!(f, "the CRL is not valid before {}", validity::time(*time))
             }
             Self::Expired(time) => write!(
                 f,
-                "the CRL has expired, at {}: whoever has the authority's key can renew it by 'petrel \
-                 revoke' without names",
-                super::time(*time)
+                "the CRL expired at {}: the holder of the authority's key can renew it with 'petrel revoke' without names",
+                validity::time(*time)
             ),
-            Self::Algorithm(issuer, algorithm) => write!(
+            Self::Algorithm { issuer, algorithm } => write!(
                 f,
-                "the CRL of '{}' is signed with {algorithm}, which is not supported for its key: sign it with one of the \
-                 algorithms in petrel-tls(8)",
+                "the CRL of '{}' is signed with {algorithm}, which is not supported for its key (sign it with an algorithm listed in \
+                 petrel-tls(8))",
                 issuer.escape_default()
             ),
             Self::Signature(issuer) => write!(
@@ -280,7 +292,7 @@ impl fmt::Display for CrlError {
             ),
             Self::KeyUsage(issuer) => write!(
                 f,
-                "the key usage of '{}' lacks cRLSign, but there is a CRL of it",
+                "the key usage of '{}', which issued a CRL, lacks cRLSign",
                 issuer.escape_default()
             ),
         }
@@ -317,10 +329,14 @@ mod tests {
         let list = list.signed_by(&Issuer::new(issuer, &key)).unwrap();
         let mut list = Crl::read(list.der()).unwrap();
         let mut forged = list.clone();
-        forged.signed.0.push(0);
+        forged.signed.push(0);
         assert!(forged.is_of(&certificate).is_err());
         assert_eq!(list.is_of(&certificate), Ok(true));
-        list.signed.0.push(0);
-        assert_eq!(list.is_of(&certificate), Ok(true), "asked again");
+        list.signed.push(0);
+        assert_eq!(
+            list.is_of(&certificate),
+            Ok(true),
+            "the result is remembered"
+        );
     }
 }

@@ -169,7 +169,7 @@ fn sign(arguments: &arguments::Sign, output: &mut Output) -> Result<(), ClientEr
     let text = crate::show::certificate(&draft.certificate, output.started())
         .map_err(|error| ClientError::Show("the certificate".into(), error))?;
     output.text(&text)?;
-    for caution in &draft.cautions {
+    for caution in &draft.warnings {
         output.warn(&caution.to_string());
     }
     if arguments.dry_run {

@@ -7,7 +7,6 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use log::warn;
 use nix::fcntl::{OFlag, open, openat};
@@ -15,19 +14,14 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use rustls::pki_types::UnixTime;
 
-use crate::chain::crl::{Crl, CrlError, LABEL};
+use super::expiry::EXPIRY_NOTICE;
+use crate::chain::crl::{Crl, CrlError, LABEL, MAX_CRL_FILE};
 use crate::chain::verify::Anchor;
 use crate::sandbox::Need;
 use crate::socket::SEARCH;
 
-/// Most bytes in a file with CRLs.
-pub const MAX_CRL_FILE: u64 = 4 << 20;
-
 /// Most CRLs in all files together.
 pub const MAX_CRLS: usize = 256;
-
-/// Time before the expiry of a list or a certificate from which on the log warns of it.
-pub const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 86_400);
 
 /// What `--crl` and the options with it say: files that are open, as they are read in a sandbox.
 #[derive(Debug, Default)]

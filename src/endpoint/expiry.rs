@@ -1,23 +1,27 @@
-//! Certificates of this endpoint that have expired, or are about to: nothing else tells whoever runs it.
+//! Warnings of certificates of this endpoint that have expired or are about to.
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use log::warn;
 use rustls::pki_types::UnixTime;
 
-use super::EXPIRY_NOTICE;
 use crate::chain::{self, Certificate, ends_soon};
 
-/// The use of a certificate.
+/// Time before the expiry of a CRL or certificate from which the log warns of it.
+pub const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 86_400);
+
+/// Use of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Those of clients lead to it.
+    /// Trusted as the authority of clients.
     Trusted,
-    /// It is shown to clients.
+    /// Sent to clients.
     Shown,
 }
 
-/// The validity of a certificate in a file.
+/// Validity of a certificate in a file.
 #[derive(Clone, Debug)]
 pub struct Validity {
     file: PathBuf,
@@ -36,7 +40,7 @@ pub struct ExpiryWarning<'a> {
 }
 
 impl Validity {
-    /// The validity of a certificate in DER; `None` where that cannot be read, which others report.
+    /// Validity of a certificate in DER, or `None` if it cannot be parsed, which is reported elsewhere.
     pub fn read(file: &std::path::Path, role: Role, der: &[u8]) -> Option<Self> {
         let certificate = Certificate::read(der).ok()?;
         let validity = certificate.x509().validity();
@@ -48,7 +52,7 @@ impl Validity {
         })
     }
 
-    /// The warning that is due at this time.
+    /// Warning that is due at `now`, if any.
     pub fn warning(&self, now: UnixTime) -> Option<ExpiryWarning<'_>> {
         let left = ends_soon(self.not_before, self.not_after, now, EXPIRY_NOTICE)?;
         Some(ExpiryWarning {
@@ -83,22 +87,29 @@ impl fmt::Display for ExpiryWarning<'_> {
             let at = chain::time(*not_after);
             write!(
                 f,
-                "{file}: the certificate of the {whose} has expired, at {at}, and {nobody}: renew it, by {renew}"
+                "{file}: the certificate of the {whose} expired at {at}, and {nobody} (renew it with {renew})"
             )
         } else {
             let hours = self.left_s / 3600;
             write!(
                 f,
-                "{file}: the certificate of the {whose} expires in {hours} h, and {nobody} then: renew it, by {renew}"
+                "{file}: the certificate of the {whose} expires in {hours} h, and {nobody} then (renew it with {renew})"
             )
         }
+    }
+}
+
+/// Logs a warning for each certificate of this endpoint that has expired or is about to.
+pub fn warn_of_expiry(certificates: &[Validity]) {
+    let now = UnixTime::now();
+    for warning in certificates.iter().filter_map(|one| one.warning(now)) {
+        warn!("{warning}");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const DAY: i64 = 86_400;
 
@@ -120,9 +131,9 @@ mod tests {
         assert!(soon.starts_with("x.pem: the certificate of the server expires in 167 h"));
         assert!(soon.contains("no client accepts this server then"));
         let over = warning(Role::Shown, 365, 366 * DAY).unwrap();
-        assert!(over.contains("has expired, at 1971-01-01T00:00:00Z"));
+        assert!(over.contains("expired at 1971-01-01T00:00:00Z"));
         let trusted = warning(Role::Trusted, 365, 366 * DAY).unwrap();
-        assert!(trusted.contains("the authority has expired"));
+        assert!(trusted.contains("the authority expired"));
     }
 
     #[test]

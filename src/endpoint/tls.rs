@@ -67,8 +67,8 @@ pub enum CredentialsError {
 /// Why no TLS connection came about.
 #[derive(Debug)]
 pub struct HandshakeError {
-    /// Why.
-    pub why: HandshakeFailure,
+    /// Reason.
+    pub reason: HandshakeFailure,
     /// The leaf that the client showed, if it came to that; it proves nothing.
     pub unverified: Option<CertificateDer<'static>>,
 }
@@ -184,7 +184,7 @@ pub fn accept(
     deadline: Instant,
 ) -> Result<Accepted<'_>, HandshakeError> {
     let setup = |error| HandshakeError {
-        why: HandshakeFailure::Setup(error),
+        reason: HandshakeFailure::Setup(error),
         unverified: None,
     };
     let (config, keeper) = credentials.server(lists).map_err(setup)?;
@@ -195,7 +195,7 @@ pub fn accept(
         socket,
         arrived: Arrived::default(),
     };
-    let why = match (stream.handshake(deadline), keeper.result.get()) {
+    let reason = match (stream.handshake(deadline), keeper.result.get()) {
         (Ok(()), Some(Ok((path, doubt)))) => {
             return Ok(Accepted {
                 path: path.clone(),
@@ -208,7 +208,7 @@ pub fn accept(
         (Ok(()), None) => HandshakeFailure::Protocol(rustls::Error::NoCertificatesPresented),
     };
     Err(HandshakeError {
-        why,
+        reason,
         unverified: keeper.leaf.get().cloned(),
     })
 }
