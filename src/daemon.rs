@@ -1,4 +1,4 @@
-//! What every daemon needs: signals that poll(2) sees, directories, descriptors, the time, the service manager.
+//! Shared by all daemons: signals for poll(2), directories, descriptors, the time, the service manager.
 #![forbid(unsafe_code)]
 
 mod manager;
@@ -24,11 +24,11 @@ use crate::command_line::USAGE;
 use crate::logging::{self, Verbosity};
 use crate::socket;
 
-/// How long a daemon does not accept after accepting has failed, as it does when descriptors have run out: the
+/// Pause after accepting has failed, as it does when descriptors have run out: the
 /// reason will not have gone away at once.
 pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why a daemon could not start or go on.
+/// Error that ends a daemon.
 #[derive(Debug)]
 pub enum DaemonError {
     /// The directory is missing and cannot be made, or is none.
@@ -39,11 +39,11 @@ pub enum DaemonError {
     Listen(PathBuf, io::Error),
     /// No socket was handed over.
     Activation(io::Error),
-    /// Something else of the system's.
+    /// Another system call failed: the operation, and the error.
     System(&'static str, io::Error),
 }
 
-/// Runs a daemon with its log to its end, and returns its exit code.
+/// Runs a daemon with its log, and returns its exit code.
 pub fn main<E: fmt::Display>(
     program: &'static str,
     verbosity: Verbosity,
@@ -73,7 +73,7 @@ pub fn listener(path: &Path, handed_over: bool) -> Result<UnixListener, DaemonEr
     Ok(listener)
 }
 
-/// Takes as many descriptors as this process may: there is one for each running unikernel.
+/// Raises the limit of descriptors to its maximum: each running unikernel needs one.
 pub fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -82,7 +82,7 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// Makes the directories of sockets and fifos below the runtime directory, which must exist. An error has the path.
+/// Creates the directories of sockets and fifos below the runtime directory, which must exist. An error has the path.
 pub fn runtime_directories(runtime_directory: &Path) -> Result<(), (PathBuf, io::Error)> {
     for (name, mode) in [(socket::DIRECTORY, 0o770), (socket::FIFOS, 0o2750)] {
         let path = runtime_directory.join(name);
@@ -91,18 +91,22 @@ pub fn runtime_directories(runtime_directory: &Path) -> Result<(), (PathBuf, io:
     Ok(())
 }
 
-/// Says that a directory below the runtime directory could not be made, and what to do about it.
+/// Writes that a directory below the runtime directory could not be created, and what to do about it.
 pub fn explain_runtime_directory(
     f: &mut fmt::Formatter<'_>,
     path: &Path,
     error: &io::Error,
 ) -> fmt::Result {
-    write!(f, "cannot make the directory {}: {error}", path.display())?;
+    write!(
+        f,
+        "cannot create the directory '{}': {error}",
+        path.display()
+    )?;
     match path.parent() {
         Some(parent) if error.kind() == ErrorKind::NotFound => {
             write!(
                 f,
-                "; make {} first, or name another with --tmpdir",
+                " (create '{}' first, or pass another directory with --tmpdir)",
                 parent.display()
             )
         }
@@ -110,7 +114,7 @@ pub fn explain_runtime_directory(
     }
 }
 
-/// Makes the directory, with this mode whatever the umask is, unless it is there.
+/// Creates the directory, if it is missing, with this mode whatever the umask is.
 fn directory(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode & 0o777).create(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
@@ -121,17 +125,17 @@ fn directory(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// The time since 1970.
+/// Time since 1970.
 pub fn wall_clock() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
 
-/// The shortest wait of [`Retry`].
+/// First wait of [`Retry`].
 pub const RETRY_FIRST: Duration = Duration::from_millis(250);
 
-/// When something that fails again and again is tried next: after waits that double up to a longest one.
+/// Exponential back-off: waits double up to a longest one.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
     at: Instant,
@@ -140,7 +144,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// At once, for the first time.
+    /// Back-off whose first attempt is due at once.
     pub fn new(longest: Duration) -> Self {
         Self {
             at: Instant::now(),
@@ -149,24 +153,24 @@ impl Retry {
         }
     }
 
-    /// When to try.
+    /// Time of the next attempt.
     pub fn at(&self) -> Instant {
         self.at
     }
 
-    /// It failed at `now`.
+    /// Records a failure at `now`.
     pub fn failed(&mut self, now: Instant) {
         self.at = now + self.wait;
         self.wait = (self.wait * 2).min(self.longest);
     }
 
-    /// It went well: the next failure is a first one.
+    /// Records a success: the next wait is [`RETRY_FIRST`].
     pub fn succeeded(&mut self) {
         self.wait = RETRY_FIRST;
     }
 }
 
-/// The signals a daemon listens to, and the pipe that wakes it.
+/// Signals that a daemon handles, and the pipe that wakes it.
 #[derive(Debug)]
 pub struct Signals {
     wake: UnixStream,
@@ -175,7 +179,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on SIGTERM, SIGINT, SIGHUP and SIGCHLD wake the daemon instead of their default. No signal is blocked.
+    /// Installs handlers: SIGTERM, SIGINT, SIGHUP and SIGCHLD wake the daemon. No signal is blocked.
     pub fn listen() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -185,12 +189,12 @@ impl Signals {
         }
         let reload = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGHUP, Arc::clone(&reload))?;
-        // The last one only wakes, as its default would end the daemon: a write beyond the limit of file sizes
+        // SIGXFSZ only wakes, as its default would end the daemon: a write beyond the limit of file sizes
         // (setrlimit(2)) fails like one to a full disk.
         for signal in [SIGTERM, SIGINT, SIGCHLD, SIGHUP, SIGXFSZ] {
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
-        // Whoever executed this program may have held them back, so that none is lost.
+        // The predecessor blocks signals before it re-executes this program, so that none is lost.
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         Ok(Self {
             wake,
@@ -209,7 +213,7 @@ impl Signals {
         self.reload.swap(false, Ordering::Relaxed)
     }
 
-    /// Makes the pipe silent until the next signal. To be called before looking at what the signals tell.
+    /// Empties the pipe. To be called before [`Self::terminate`] and [`Self::reload`].
     pub fn drain(&mut self) {
         let mut bytes = [0; 64];
         while matches!(self.wake.read(&mut bytes), Ok(count) if count == bytes.len()) {}
@@ -229,7 +233,9 @@ impl fmt::Display for DaemonError {
             Self::Open(path, error) => {
                 write!(f, "cannot open the directory '{}': {error}", path.display())
             }
-            Self::Listen(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
+            Self::Listen(path, error) => {
+                write!(f, "cannot listen on '{}': {error}", path.display())
+            }
             Self::Activation(error) => {
                 write!(f, "no socket to listen on was handed over: {error}")
             }

@@ -554,7 +554,7 @@ fn who_was_taken_over_keeps_its_device() {
             host.start_supervisor();
         } else {
             host.supervisor().signal(Signal::SIGHUP);
-            host.supervisor().says("executed anew");
+            host.supervisor().says("re-executing");
         }
         assert!(locked(&host));
         host.expect(

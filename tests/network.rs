@@ -298,7 +298,7 @@ fn taps_outlive_the_supervisor_with_their_unikernel_and_not_without() {
     eventually("both run", || there(":hello") && there("other"));
     network.ping(SERVICE);
     host.supervisor().signal(Signal::SIGHUP);
-    host.supervisor().says("executed anew");
+    host.supervisor().says("re-executing");
     eventually("it is there again", || there(":hello"));
     for name in ["hello", "other"] {
         host.expect(&host.petrel(&["destroy", name]), 0, &[]);
@@ -538,7 +538,7 @@ fn a_locked_unikernel_cannot_send_from_another_address() {
     network.ping(SERVICE);
     assert_eq!(learned(), [""; 0]);
     host.supervisor().signal(Signal::SIGHUP);
-    host.supervisor().says("executed anew");
+    host.supervisor().says("re-executing");
     eventually("it is there again", || host.petrel(&["info"]).code() == 0);
     network.ping(SERVICE);
     assert_eq!(learned(), [""; 0]);

@@ -203,7 +203,7 @@ fn requests_under_way_are_answered_before_it_executes_itself_anew_and_others_aft
 
     host.supervisor().signal(Signal::SIGHUP);
     host.supervisor()
-        .says("executed anew when nothing is under way");
+        .says("re-executing as soon as nothing is under way");
     let mut later = Running::start(&mut host.client(&["info"]));
     write_frame(&mut upload, second).unwrap();
     upload.write_all(&END).unwrap();

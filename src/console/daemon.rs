@@ -1,4 +1,4 @@
-//! The console daemon's process: one thread around poll(2), in which nothing waits for a single peer or guest.
+//! Process of the console daemon: one thread around poll(2), which never waits for a single peer or guest.
 
 mod delivery;
 mod options;
@@ -33,34 +33,34 @@ use crate::sys::poll::Poll;
 pub use options::ConsoleError;
 use options::Options;
 
-/// Most connections at once: subscribers, supervisors, single questions. While there are so many, further ones wait to be
+/// Maximum number of connections: subscribers, supervisors, single questions. While there are so many, further ones wait to be
 /// accepted.
 pub const MAX_CONNECTIONS: usize = 256;
 
-/// Shares of users of these.
+/// Shares of users in the connections.
 pub const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits::of(MAX_CONNECTIONS);
 
-/// Bytes of lines that wait for a subscriber at most, and a line more. What arrives meanwhile is read from the console's
-/// ring later; what is no longer there then is missed.
+/// Maximum number of bytes of lines queued for a subscriber, and a line more. Later lines are read from the console's
+/// ring when there is space; those that the ring has dropped by then are missed.
 pub const MAX_WAITING_LINES: usize = 1 << 18;
 
-/// Bytes read from a fifo at once: what a pipe of the usual size can hold.
+/// Bytes read from a fifo at once: the capacity of a pipe of the usual size.
 const READ: usize = 1 << 16;
 
 /// Reads of one fifo before the others have their turn.
 const READS: usize = 16;
 
-/// Reads of what a replaced fifo still holds: as much as a pipe of the greatest usual size (1 MB) can.
+/// Reads of the rest of a replaced fifo: the capacity of a pipe of the greatest usual size (1 MB).
 const LAST_READS: usize = 1 << 5;
 
-/// Lines that are kept before those who read along get them: fewer than a ring has, or even quick readers would miss some.
+/// Lines stored before subscribers get them: fewer than a ring holds, or even quick readers would miss some.
 const LINES_AT_ONCE: usize = LINES / 2;
 
-/// Most bytes that wait for a client which does not read them. The longest answer, a list of all consoles with the longest
+/// Maximum number of bytes queued for a client. The longest answer, all consoles with the longest
 /// names, takes about half of it.
 pub const MAX_QUEUE: usize = 1 << 19;
 
-/// Runs the daemon to its end and returns its exit code.
+/// Runs the daemon, and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-console";
     let options: Options = command_line::parse(PROGRAM);
@@ -85,7 +85,7 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
     let logs = options.log_dir.as_deref().map(open).transpose()?;
     let path = socket::path(&options.tmpdir, socket::CONSOLE);
     let listener = daemon::listener(&path, options.systemd_socket_activation)?;
-    // That of systemd is not to be removed at the end.
+    // A socket of systemd is not removed at the end.
     let sockets = (!options.systemd_socket_activation)
         .then(|| open(&options.tmpdir.join(socket::DIRECTORY)))
         .transpose()?;
@@ -122,7 +122,7 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
     if let Some(sockets) = sockets
         && let Err(error) = unlinkat(&sockets, socket::CONSOLE, UnlinkatFlags::NoRemoveDir)
     {
-        warn!("cannot remove {}: {error}", path.display());
+        warn!("cannot remove '{}': {error}", path.display());
     }
     Ok(ended?)
 }
@@ -131,13 +131,13 @@ fn run(options: &Options) -> Result<(), ConsoleError> {
 struct Daemon {
     fifo_directory: File,
     registry: Registry,
-    /// What running unikernels write to.
+    /// Fifos of running unikernels.
     fifos: BTreeMap<Name, Fifo>,
     clients: Clients,
     archives: Vec<Archive>,
-    /// What a fifo is read into.
+    /// Buffer for reading fifos.
     buffer: Vec<u8>,
-    /// How many fifos were opened so far.
+    /// Number of fifos opened so far.
     opened: u64,
     self_metrics: SelfMetrics,
     manager: Manager,
@@ -166,7 +166,7 @@ impl Source<&Name> {
 }
 
 impl Daemon {
-    /// Serves until a signal asks for the end.
+    /// Serves until a signal ends the daemon.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
             for (source, events) in self.wait(signals)? {
@@ -224,7 +224,7 @@ impl Daemon {
             .collect())
     }
 
-    /// Archives what could not be archived before.
+    /// Archives lines that could not be archived before.
     fn catch_up(&mut self) {
         let (now, clock) = (Instant::now(), clock());
         for archive in &mut self.archives {
@@ -258,7 +258,7 @@ impl Daemon {
         }
     }
 
-    /// Reads a fifo until it is empty or at its end, but so many times at most.
+    /// Reads a fifo until it is empty or at its end, at most so many times.
     fn take_in(&mut self, name: &Name, fifo: &mut Fifo, reads: usize) -> Arrived {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut outcome = Arrived::Nothing;
@@ -293,14 +293,14 @@ impl Daemon {
         outcome
     }
 
-    /// The last line needs no newline.
+    /// Ends the last line, which needs no newline.
     fn end_line(&mut self, name: &Name, fifo: &mut Fifo) {
         if let Some(ring) = self.registry.ring_mut(name) {
             fifo.splitter.finish(|line| ring.push(clock(), line));
         }
     }
 
-    /// Something happened on a connection.
+    /// Handles events of a connection.
     fn attend(&mut self, id: ClientId, events: PollFlags) {
         if let Err(lost) = self.converse(id, events) {
             self.lose(id, &lost);
@@ -362,7 +362,7 @@ impl Daemon {
     }
 }
 
-/// The time of the host's clock; a clock before 1970 counts as 1970.
+/// Time of the host's clock; a clock before 1970 counts as 1970.
 fn clock() -> Moment {
     let since = daemon::wall_clock();
     Moment {
@@ -417,7 +417,7 @@ mod tests {
         let subscribed = daemon.registry.subscribe(0, &name, all, Quota::Tenant);
         assert!(subscribed.unwrap().known);
         daemon.feed(0);
-        // What waits is sent as soon as poll(2) says so, and then the rest; without that nobody would come back.
+        // Queued bytes are sent as soon as poll(2) allows, and then the rest: without a queue there would be no such event.
         let client = daemon.clients.get(0).unwrap();
         assert!(client.queued() > 0 || client.is_done(PollFlags::empty()));
     }

@@ -1,9 +1,9 @@
-//! FreeBSD: rc(8) does not listen.
+//! FreeBSD: rc(8) takes no notifications.
 
 use std::io;
 use std::time::Duration;
 
-/// Tells nobody.
+/// Does nothing.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "the interface is that of the other systems"
@@ -12,7 +12,7 @@ pub(super) fn tell(_: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Nobody waits for a word of this program.
+/// There is no watchdog.
 pub(super) fn watchdog() -> Option<Duration> {
     None
 }

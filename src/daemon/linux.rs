@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use libsystemd::daemon::{NotifyState, notify, watchdog_enabled};
 
-/// Sends this to whom `NOTIFY_SOCKET` names, if it is there.
+/// Sends a notification to the socket named by `NOTIFY_SOCKET`, if there is one.
 pub(super) fn tell(what: &str) -> io::Result<()> {
     notify(false, &[NotifyState::Other(what.to_owned())])
         .map(drop)
         .map_err(io::Error::other)
 }
 
-/// After how long without a word this program is taken for hung (`WATCHDOG_USEC`).
+/// Timeout of the watchdog (`WATCHDOG_USEC`).
 pub(super) fn watchdog() -> Option<Duration> {
-    watchdog_enabled(false).filter(|patience| !patience.is_zero())
+    watchdog_enabled(false).filter(|timeout| !timeout.is_zero())
 }

@@ -1,5 +1,5 @@
-//! What a daemon tells the service manager that has started it, if that wants to know (`sd_notify(3)`): that it is ready,
-//! that it still goes on, that it is being executed anew or ends.
+//! Notifications to the service manager, if it takes any (`sd_notify(3)`): the daemon is ready,
+//! alive, re-executed, or stopping.
 
 #[cfg_attr(target_os = "linux", path = "linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "freebsd.rs")]
@@ -9,30 +9,30 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
-/// The service manager.
+/// Service manager of this daemon.
 #[derive(Debug)]
 pub struct Manager {
-    /// How often it wants to hear of this program, and when it hears next.
+    /// Interval of the watchdog's notifications, and the time of the next one.
     alive: Option<(Duration, Instant)>,
 }
 
 impl Manager {
-    /// Tells it that this program serves from now on.
+    /// Notifies that this daemon is ready.
     pub fn ready() -> Self {
         tell("READY=1");
         let now = Instant::now();
         Self {
-            // Half of it, as the manual page says: one that comes late is no harm.
-            alive: os::watchdog().map(|patience| (patience / 2, now)),
+            // Half of the timeout, as the manual page says: one that comes late is no harm.
+            alive: os::watchdog().map(|timeout| (timeout / 2, now)),
         }
     }
 
-    /// When [`Self::progress`] is to be called at the latest.
+    /// Time at which [`Self::progress`] is to be called.
     pub fn deadline(&self) -> Option<Instant> {
         self.alive.map(|(_, next)| next)
     }
 
-    /// This program goes round its loop.
+    /// Notifies the watchdog, if that is due.
     pub fn progress(&mut self, now: Instant) {
         if let Some((interval, next)) = &mut self.alive
             && now >= *next
@@ -42,7 +42,7 @@ impl Manager {
         }
     }
 
-    /// It is going to be executed anew, and [ready](Self::ready) again then.
+    /// Notifies that this daemon is about to be re-executed, and will be [ready](Self::ready) again then.
     pub fn reloading(&self) {
         match clock_gettime(ClockId::CLOCK_MONOTONIC) {
             Ok(now) => {
@@ -53,12 +53,12 @@ impl Manager {
         }
     }
 
-    /// It is not executed anew after all.
+    /// Notifies that re-execution has failed.
     pub fn still_ready(&self) {
         tell("READY=1");
     }
 
-    /// It ends as soon as it can.
+    /// Notifies that this daemon is stopping.
     pub fn stopping(&self) {
         tell("STOPPING=1");
     }
@@ -66,6 +66,6 @@ impl Manager {
 
 fn tell(what: &str) {
     if let Err(error) = os::tell(what) {
-        log::warn!("cannot tell the service manager {what:?}: {error}");
+        log::warn!("cannot notify the service manager of {what:?}: {error}");
     }
 }

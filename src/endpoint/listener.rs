@@ -1,4 +1,4 @@
-//! A listening socket and one process for each connection, which gets the socket as its standard input.
+//! Listener with one process for each connection, which gets the socket as its standard input.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -26,10 +26,10 @@ use crate::daemon::Signals;
 use crate::sys::child::{self, Ended};
 use crate::sys::poll::Poll;
 
-/// Connections that the kernel completes while all processes are taken.
+/// Backlog of the listener: connections that the kernel completes while all slots are taken.
 pub const BACKLOG: i32 = 128;
 
-/// How long to wait before trying again when the system is short of descriptors or memory.
+/// Pause after accepting has failed, as it does when the system is short of descriptors or memory.
 pub const SHORTAGE: Duration = Duration::from_millis(200);
 
 /// Listens on `address`; the unspecified IPv6 address takes IPv4 connections, too.
@@ -62,15 +62,15 @@ pub fn listen_everywhere(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// The processes of connections.
+/// Processes of connections.
 type Processes = BTreeMap<Pid, Connection>;
 
-/// A connection that a process serves.
+/// Connection that a process serves.
 struct Connection {
     id: ConnectionId,
     peer: SocketAddr,
     began: Instant,
-    /// The line on which its process asks for a place, until it has an answer.
+    /// Channel on which its process asks for a slot, until it has an answer.
     asking: Option<SlotChannel>,
     /// Whether it was ended for a newer one.
     displaced: bool,
@@ -85,20 +85,20 @@ enum Source {
     Listener,
 }
 
-/// What is run for each connection.
+/// Program that is run for each connection.
 #[derive(Debug)]
 pub struct Program {
-    /// Its arguments.
+    /// Arguments of the program.
     pub arguments: Vec<OsString>,
-    /// Whether it gets standard error: who reads that would wait for it when this process has ended.
+    /// Whether the program inherits standard error: a reader of it would wait for the program after this process has ended.
     pub errors: bool,
 }
 
-/// Accepts connections until SIGTERM or SIGINT, from when the address is announced on, and runs this program with
+/// Announces the address, accepts connections until SIGTERM or SIGINT, and runs this program with
 /// `arguments` for each. Connections that are under way at the end go on.
 ///
-/// A process whose client is known asks for a place. Where all are taken, it waits a while. Before, a connection is
-/// one of the handshakes: one source's further ones are closed, and where all are taken, the oldest ends for a new one.
+/// A process whose client is authenticated asks for a slot. While all are taken, it waits. Until then, a connection counts as
+/// one of the handshakes: further ones of one source are closed, and a new one replaces the oldest when there are too many.
 pub fn serve(
     listener: &TcpListener,
     program: &Program,
@@ -123,7 +123,7 @@ pub fn serve(
         }
         let mut poll = Poll::new();
         poll.add_readable(Source::Signals, &signals);
-        // Before the listener: clients that become known now are not to end for a stranger.
+        // Before the listener: clients that are authenticated now are not to end for a stranger.
         for (pid, connection) in &server.processes {
             if let Some(asking) = &connection.asking {
                 poll.add_readable(Source::Process(*pid), asking);
@@ -150,19 +150,19 @@ pub fn serve(
     Ok(())
 }
 
-/// A listener's connections.
+/// State of the listener.
 struct Server<'a> {
     executable: PathBuf,
     program: &'a Program,
     limits: ConnectionLimits,
     places: Slots,
     processes: Processes,
-    /// Connections so far.
+    /// Number of connections so far.
     arrivals: ConnectionId,
 }
 
 impl Server<'_> {
-    /// Takes a connection, if one is still there.
+    /// Accepts a connection, if one still waits.
     fn accept(&mut self, listener: &TcpListener) -> io::Result<()> {
         let (socket, peer) = match listener.accept() {
             Ok(connection) => connection,
@@ -209,7 +209,7 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// Ends a connection whose client is not known.
+    /// Ends a connection whose client is not authenticated.
     fn displace(&mut self, id: ConnectionId) {
         self.places.leave(id);
         let process = self.processes.iter_mut().find(|(_, other)| other.id == id);
@@ -223,7 +223,7 @@ impl Server<'_> {
         }
     }
 
-    /// Answers the process of a connection that asks for a place.
+    /// Answers the process of a connection that asks for a slot.
     fn hear(&mut self, pid: Pid) {
         let Some(connection) = self.processes.get_mut(&pid) else {
             return;
@@ -253,7 +253,7 @@ impl Server<'_> {
         }
     }
 
-    /// Takes note of the children that have ended; one that this process was started with is none of the connections.
+    /// Reaps ended children; one that this process was started with is none of the connections.
     fn reap(&mut self) {
         loop {
             match child::reap() {
@@ -275,7 +275,7 @@ impl Server<'_> {
         }
     }
 
-    /// Gives a place to a connection that has waited for it.
+    /// Grants a slot to a connection that has waited for it.
     fn grant(&mut self, id: ConnectionId) {
         let mut processes = self.processes.values_mut();
         if let Some(asking) = processes
@@ -308,7 +308,7 @@ impl Server<'_> {
 }
 
 impl Connection {
-    /// Writes the line of a connection whose process has not.
+    /// Writes the audit line of a connection whose process has written none.
     fn audit_end(&self, pid: Pid, how: Ended) {
         let audit = || Audit::new(&address(self.peer), self.began);
         if matches!(how, Ended::Exit(code) if [0, USAGE].contains(&code.into())) {
@@ -325,21 +325,21 @@ impl Connection {
     }
 }
 
-/// An address as people write it: IPv4, also where the socket takes both.
+/// Address for messages: IPv4 also where the socket takes both.
 pub(super) fn address(peer: SocketAddr) -> String {
     SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string()
 }
 
-/// Says on standard output where connections are taken, for whoever asked for port 0.
+/// Prints the address of the listener on standard output, for port 0.
 fn announce(listener: &TcpListener) -> io::Result<()> {
     let address = listener.local_addr()?;
     info!("listening on {address}");
-    // Nobody needs to listen.
+    // Standard output may be closed.
     let _ = writeln!(io::stdout().lock(), "listening on {address}");
     Ok(())
 }
 
-/// Errors of accept(2) that say nothing about the next connection.
+/// Whether an error of accept(2) is about one connection only.
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

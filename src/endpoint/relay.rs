@@ -1,4 +1,4 @@
-//! Passes a request on to its daemon, an upload after it, and the daemon's answers back, in pieces and as they are
+//! Relay: passes a request and its upload on to a daemon, and the answers back, in pieces and unchanged
 //! (WIRE 9.5, 11.4, 11.5). Neither an image nor an answer is ever held whole.
 
 mod buffers;
@@ -28,36 +28,36 @@ use buffers::{Pace, PendingBytes, Piece};
 use messages::encode;
 pub use messages::failure;
 
-/// Most bytes that wait in one direction, above those in the TLS library and the kernel.
+/// Maximum number of bytes buffered in one direction, beside those in the TLS library and the kernel.
 const PIECE: usize = 1 << 18;
 
-/// Bytes that a daemon need not have taken for more to be written to it.
+/// Send buffer of a daemon's socket in bytes.
 const AHEAD: usize = 1 << 20;
 
-/// How long a daemon may take to accept a connection.
+/// Timeout of a daemon for accepting a connection.
 pub const DAEMON_CONNECT: Duration = Duration::from_secs(10);
 
-/// How long a daemon may take to answer a request, or to take a piece of an upload: long enough for a unikernel that is
+/// Timeout of a daemon for answering a request, or taking a piece of an upload: long enough for a unikernel that is
 /// asked to stop and does not.
 pub const DAEMON_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What a client has to upload to be waited for afresh.
+/// Bytes of an upload that restart the timeout of the client.
 pub const UPLOAD_STEP: usize = 1 << 16;
 
-/// Carries `request` out over the daemons' `sockets`. The client is waited for `idle` in all for
-/// each [`UPLOAD_STEP`] of an upload, and may not take answers for as long. A stream or a transfer goes on only as long
-/// as the client has `standing`.
+/// Carries `request` out over the daemons' `sockets`. The client has `idle` in all for
+/// each [`UPLOAD_STEP`] of an upload, and may leave answers unread for as long. A stream or a transfer goes on only as long
+/// as the client's certificates stay valid (`revalidation`).
 ///
-/// With [`RequestEnd::Failure`] the client has not been told yet. Also returned are the paths whose policy stayed as it was,
+/// A [`RequestEnd::Failure`] has not been sent to the client yet. Also returned are the paths whose policy stayed unchanged,
 /// as that of a newer certificate had been set before.
 pub fn relay(
     client: &mut impl SecureStream,
     request: &Request,
     sockets: &Directory,
     idle: Duration,
-    standing: &Revalidation,
+    revalidation: &Revalidation,
 ) -> (RequestEnd, Vec<name::Path>) {
-    match start(client, request, sockets, idle, standing) {
+    match start(client, request, sockets, idle, revalidation) {
         Ok(mut relay) => {
             let end = relay.run();
             let is_kept = |path: &name::Path| relay.answers.kept.contains(&path.to_string().into());
@@ -74,7 +74,7 @@ fn start<'a, S: SecureStream>(
     request: &Request,
     sockets: &Directory,
     idle: Duration,
-    standing: &'a Revalidation,
+    revalidation: &'a Revalidation,
 ) -> Result<Relay<'a, S>, RequestEnd> {
     let refused = |reason| RequestEnd::Failure(Fault::Request, reason);
     let route = route(&request.command);
@@ -100,7 +100,7 @@ fn start<'a, S: SecureStream>(
         RequestEnd::Failure(Fault::Host, format!("{who} cannot be reached"))
     };
     let daemon = sockets.connect(file, DAEMON_CONNECT).map_err(unreachable)?;
-    // What is uploaded waits in the kernel while this process goes on; where it allows less it is less.
+    // The kernel buffers uploads while this process goes on, as far as its limits allow.
     let _ = setsockopt(&daemon, SndBuf, &AHEAD);
     Ok(Relay {
         client,
@@ -123,8 +123,8 @@ fn start<'a, S: SecureStream>(
         daemon_ended: false,
         flushed: true,
         last_progress: Instant::now(),
-        standing,
-        recheck: Instant::now() + standing.next_check(UnixTime::now()),
+        revalidation,
+        recheck: Instant::now() + revalidation.next_check(UnixTime::now()),
     })
 }
 
@@ -144,10 +144,10 @@ struct Relay<'a, S> {
     to_daemon: PendingBytes,
     to_client: Piece,
     scratch: Vec<u8>,
-    /// What the client still uploads.
+    /// Rest of the upload.
     upload: Option<RawStream>,
     pace: Pace,
-    /// Whether the answer is content that the client may take its time for.
+    /// Whether the answer is content, for which the client has no total time limit.
     takes_content: bool,
     answers: Answers,
     client_ended: bool,
@@ -155,8 +155,8 @@ struct Relay<'a, S> {
     /// Whether the TLS library holds nothing for the client.
     flushed: bool,
     last_progress: Instant,
-    standing: &'a Revalidation,
-    /// When the client's certificates are looked at next.
+    revalidation: &'a Revalidation,
+    /// Time of the next check of the client's certificates.
     recheck: Instant,
 }
 
@@ -166,7 +166,7 @@ impl<S: SecureStream> Relay<'_, S> {
             match self.step() {
                 Ok(true) => self.last_progress = Instant::now(),
                 Ok(false) => {}
-                // What the client cannot be told between two messages, it cannot be told at all.
+                // A failure can be sent only between two messages.
                 Err(RequestEnd::Failure(..)) if !self.is_between_messages() => {
                     return RequestEnd::Broken;
                 }
@@ -175,13 +175,13 @@ impl<S: SecureStream> Relay<'_, S> {
         }
     }
 
-    /// Moves what can be moved, else waits; whether something moved.
+    /// Moves bytes, or waits if none can be moved. Returns whether some were moved.
     fn step(&mut self) -> Result<bool, RequestEnd> {
-        self.check_standing()?;
+        self.check_certificates()?;
         let mut moved = self.write_daemon();
         moved |= self.read_daemon()?;
         moved |= self.write_client()?;
-        // Before the client is looked at, which may leave as soon as it has its answer.
+        // Before reading from the client, which may leave as soon as it has its answer.
         if let Some(end) = self.end() {
             return Err(end);
         }
@@ -192,19 +192,19 @@ impl<S: SecureStream> Relay<'_, S> {
         Ok(moved)
     }
 
-    /// Ends what goes on for a client whose certificates have expired or are revoked meanwhile.
-    fn check_standing(&mut self) -> Result<(), RequestEnd> {
+    /// Ends the relay if the client's certificates have expired or were revoked meanwhile.
+    fn check_certificates(&mut self) -> Result<(), RequestEnd> {
         if !self.goes_on() || Instant::now() < self.recheck {
             return Ok(());
         }
         let now = UnixTime::now();
-        self.recheck = Instant::now() + self.standing.next_check(now);
-        self.standing
+        self.recheck = Instant::now() + self.revalidation.next_check(now);
+        self.revalidation
             .check(now)
             .map_err(|reason| RequestEnd::Failure(Fault::Request, reason))
     }
 
-    /// Whether the client takes part for as long as it likes. A command that the daemon has gets its answer.
+    /// Whether the relay may last for as long as the client likes. A command that the daemon has gets its answer.
     fn goes_on(&self) -> bool {
         self.answer != Answer::Single || self.takes_content || self.upload.is_some()
     }
@@ -254,16 +254,16 @@ impl<S: SecureStream> Relay<'_, S> {
         }
     }
 
-    /// Reads from the client, of an upload as much as has arrived and there is room for: a record has 16 KiB only.
+    /// Reads from the client; of an upload, as many records of at most 16 KiB as have arrived and fit into the buffer.
     fn take_in(&mut self) -> io::Result<usize> {
         if self.upload.is_none() {
             return self.client.read(&mut self.scratch);
         }
-        let room = self.to_daemon.room();
-        let mut count = self.client.read(room)?;
+        let space = self.to_daemon.space();
+        let mut count = self.client.read(space)?;
         while count > 0 {
-            // What is wrong then is told once more by the next call.
-            match self.client.read(room.get_mut(count..).unwrap_or_default()) {
+            // The next call reports the error again.
+            match self.client.read(space.get_mut(count..).unwrap_or_default()) {
                 Ok(0) | Err(_) => break,
                 Ok(more) => count += more,
             }
@@ -279,7 +279,7 @@ impl<S: SecureStream> Relay<'_, S> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
-                    // The daemon does not listen any more, but may have said why.
+                    // The daemon reads no more, but may have sent the reason.
                     self.to_daemon = PendingBytes::default();
                     self.upload = None;
                 }
@@ -373,12 +373,12 @@ impl<S: SecureStream> Relay<'_, S> {
 
         let mut poll = Poll::new();
         poll.add(Side::Client, self.client.socket(), from_client);
-        // poll(2) always reports a peer that has left, even if there is no use for the news yet.
+        // poll(2) always reports a hang-up, even of a peer that is not needed yet.
         if !from_daemon.is_empty() {
             poll.add(Side::Daemon, self.daemon.as_fd(), from_daemon);
         }
-        let patience = self.patience();
-        poll.until(patience.as_ref().map(|(until, _)| *until));
+        let limit = self.time_limit();
+        poll.until(limit.as_ref().map(|(until, _)| *until));
         poll.until(self.goes_on().then_some(self.recheck));
         let awaits_upload = self.awaits_upload();
         let began = Instant::now();
@@ -395,19 +395,19 @@ impl<S: SecureStream> Relay<'_, S> {
         if !listening && ready.iter().any(lost) {
             return Err(RequestEnd::ClientGone("connection lost".to_owned()));
         }
-        match patience {
+        match limit {
             Some((until, end)) if Instant::now() >= until => Err(end),
             _ => Ok(()),
         }
     }
 
-    /// Whether it is the client's turn.
+    /// Whether the client has to send the next piece of an upload.
     fn awaits_upload(&self) -> bool {
         self.upload.is_some() && self.to_daemon.is_empty()
     }
 
-    /// Until when nothing may happen, and what it means; streams may be silent for ever.
-    fn patience(&self) -> Option<(Instant, RequestEnd)> {
+    /// Deadline of the next progress, and the end of the request if it passes. Streams may be silent for ever.
+    fn time_limit(&self) -> Option<(Instant, RequestEnd)> {
         let seconds = self.idle.as_secs();
         if !self.to_client.is_empty() || !self.flushed {
             let reason = format!("took nothing for {seconds} s");

@@ -1,4 +1,4 @@
-//! What the endpoint needs of a TLS library: a byte stream over a socket that never blocks.
+//! Interface to a TLS library: a byte stream over a non-blocking socket.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use nix::poll::PollFlags;
 
 use crate::sys::poll::wait_for;
 
-/// The encrypted side of the endpoint. All calls return at once; [`ErrorKind::WouldBlock`] means "poll first".
+/// Encrypted side of the endpoint. All calls return at once; [`ErrorKind::WouldBlock`] means "poll first".
 pub trait SecureStream {
     /// Reads what has arrived; 0 once the peer has closed its side properly.
     ///
@@ -20,17 +20,17 @@ pub trait SecureStream {
     /// Takes some bytes, perhaps not all, and sends what the socket accepts.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Sends what [`Self::write`] took; whether nothing is left.
+    /// Sends the bytes that [`Self::write`] took. Returns whether none are left.
     fn flush(&mut self) -> io::Result<bool>;
 
-    /// Announces the end of what is sent, with the next [`Self::flush`].
+    /// Announces the end of the output, with the next [`Self::flush`].
     fn close(&mut self);
 
-    /// The socket, to be polled.
+    /// Socket for poll(2).
     fn socket(&self) -> BorrowedFd<'_>;
 }
 
-/// Writes all of `bytes`, and what was written before, until `deadline`.
+/// Writes all of `bytes`, after those written before, until `deadline`.
 pub fn write_all(
     stream: &mut impl SecureStream,
     mut bytes: &[u8],
@@ -54,7 +54,7 @@ pub fn write_all(
     }
 }
 
-/// Reads and forgets what the peer still sends, until it closes: a socket that is closed with unread input answers
+/// Reads and drops further input of the peer, until it closes: a socket that is closed with unread input answers
 /// with a reset, which may destroy what was written last.
 pub fn drain(mut socket: &TcpStream, deadline: Instant, most: u64) {
     let mut scratch = vec![0; 1 << 15];

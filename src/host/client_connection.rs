@@ -1,4 +1,4 @@
-//! One client of the supervisor: what it is doing at the moment, and how far it got.
+//! One client of the supervisor, and the state of its request.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -10,25 +10,25 @@ use crate::socket::{FIRST_BYTE_TIMEOUT, Peer};
 use crate::wire::Message;
 use crate::wire::frame::{MAX_MESSAGE, Next};
 
-/// Most bytes of a request. Images can be part of it: older clients send them so.
+/// Maximum size of a request in bytes. Requests of older clients contain images.
 pub const MAX_REQUEST: usize = 32 << 20;
 
-/// How long a client may take for a whole request, for [`ANSWER_STEP`] of an answer, or until its next request.
+/// Timeout of a client for a whole request, for [`ANSWER_STEP`] bytes of an answer, and until its next request.
 pub const IDLE: Duration = Duration::from_secs(60);
 
-/// Bytes of an answer that a client has to take to be waited for afresh.
+/// Bytes of an answer that restart the timeout of a client that reads them.
 pub const ANSWER_STEP: usize = 1 << 16;
 
-/// A client.
+/// Client of the supervisor.
 #[derive(Debug)]
 pub(super) struct Connection {
     peer: Peer,
-    doing: ClientState,
-    /// When what is expected of the client is due.
+    state: ClientState,
+    /// Deadline of the client for its next step.
     due: Instant,
     /// Whether a part of a request has arrived.
     begun: bool,
-    /// Bytes of answers taken since the client was waited for afresh.
+    /// Bytes of answers that the client has read since its deadline was set.
     taken: usize,
 }
 
@@ -40,11 +40,11 @@ enum ClientState {
     Waiting,
     /// A [process](super::transfer) has the connection; whether it also has content that came with the request.
     Away(bool),
-    /// It is sent the rest of its answer.
+    /// The rest of its last answer is sent.
     Leaving,
 }
 
-/// What a client has brought.
+/// Event of a client.
 #[derive(Debug)]
 pub(super) enum Arrival {
     /// A request.
@@ -57,7 +57,7 @@ impl Connection {
     pub(super) fn new(peer: Peer, now: Instant) -> Self {
         Self {
             peer,
-            doing: ClientState::Asking,
+            state: ClientState::Asking,
             due: now + FIRST_BYTE_TIMEOUT,
             begun: false,
             taken: 0,
@@ -69,7 +69,7 @@ impl Connection {
         self.peer.user()
     }
 
-    /// The connection, to be used by somebody else.
+    /// Gives up the connection, for another daemon link.
     pub(super) fn into_peer(self) -> Peer {
         self.peer
     }
@@ -77,43 +77,43 @@ impl Connection {
     /// Events to poll for.
     pub(super) fn interest(&self) -> PollFlags {
         // Backpressure: requests are not read while an answer is queued.
-        let reading = matches!(self.doing, ClientState::Asking) && self.peer.queued() == 0;
+        let reading = matches!(self.state, ClientState::Asking) && self.peer.queued() == 0;
         self.peer.interest(reading)
     }
 
     /// Whether nothing is under way: neither a request of it nor an answer to it.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self.doing, ClientState::Asking)
+        matches!(self.state, ClientState::Asking)
             && self.peer.held() == 0
             && self.peer.queued() == 0
     }
 
-    /// Whether more of its request is held than an ordinary one has.
+    /// Whether the request held in memory is larger than an ordinary one.
     pub(super) fn is_large(&self) -> bool {
         self.peer.held() > MAX_MESSAGE
     }
 
-    /// Whether content that came with its request is in memory.
+    /// Whether content of the request is in memory.
     pub(super) fn is_unpacking(&self) -> bool {
-        matches!(self.doing, ClientState::Away(true))
+        matches!(self.state, ClientState::Away(true))
     }
 
-    /// Gives the client time afresh, as it is not read from.
+    /// Restarts the timeout of a client that is not read from.
     pub(super) fn excuse(&mut self, now: Instant) {
         self.due = now + IDLE;
     }
 
     /// Time at which the client will have taken too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (!matches!(self.doing, ClientState::Waiting | ClientState::Away(_))).then_some(self.due)
+        (!matches!(self.state, ClientState::Waiting | ClientState::Away(_))).then_some(self.due)
     }
 
-    /// Does what goes without waiting. `ready`: what poll(2) said.
+    /// Reads and writes what is possible without waiting. `ready`: events of poll(2).
     pub(super) fn progress(&mut self, ready: PollFlags, now: Instant) -> Option<Arrival> {
         let queued = self.peer.queued();
         let exchanged = self.exchange(ready);
-        self.note_taken(queued.saturating_sub(self.peer.queued()), now);
-        self.note_begun(now);
+        self.extend_timeout(queued.saturating_sub(self.peer.queued()), now);
+        self.start_timeout(now);
         match exchanged {
             Ok(arrival) => arrival,
             Err(why) => {
@@ -123,8 +123,8 @@ impl Connection {
         }
     }
 
-    /// Waits afresh for a client that takes its answers, though slowly.
-    fn note_taken(&mut self, count: usize, now: Instant) {
+    /// Restarts the timeout of a client that reads its answers, though slowly.
+    fn extend_timeout(&mut self, count: usize, now: Instant) {
         self.taken += count;
         if self.taken >= ANSWER_STEP || (count > 0 && self.peer.queued() == 0) {
             self.taken = 0;
@@ -132,9 +132,9 @@ impl Connection {
         }
     }
 
-    /// Bounds the time of a whole request from its first byte on: further bytes give it no more.
-    fn note_begun(&mut self, now: Instant) {
-        let begins = matches!(self.doing, ClientState::Asking) && self.peer.held() > 0;
+    /// Starts the timeout of a request with its first byte: further bytes do not extend it.
+    fn start_timeout(&mut self, now: Instant) {
+        let begins = matches!(self.state, ClientState::Asking) && self.peer.held() > 0;
         if begins && !std::mem::replace(&mut self.begun, true) {
             self.due = now + IDLE;
         }
@@ -150,14 +150,14 @@ impl Connection {
         if ready.contains(PollFlags::POLLIN) {
             self.peer.receive().map_err(|error| error.to_string())?;
         }
-        match self.doing {
+        match self.state {
             ClientState::Asking => self.request(),
             ClientState::Waiting | ClientState::Away(_) => Ok(None),
             ClientState::Leaving => Ok(self.leave()),
         }
     }
 
-    /// The next request. One that cannot be decoded ends the connection without an answer (WIRE 3).
+    /// Takes the next request. One that cannot be decoded ends the connection without an answer (WIRE 3).
     fn request(&mut self) -> Result<Option<Arrival>, String> {
         if self.peer.queued() > 0 {
             return Ok(None);
@@ -169,7 +169,7 @@ impl Connection {
         {
             Some(Next::Frame(bytes)) => {
                 let message = Message::decode(&bytes).map_err(|error| error.to_string())?;
-                self.doing = ClientState::Waiting;
+                self.state = ClientState::Waiting;
                 Ok(Some(Arrival::Message(Box::new(message))))
             }
             Some(Next::End) => Ok(Some(Arrival::Gone)),
@@ -177,9 +177,9 @@ impl Connection {
         }
     }
 
-    /// Does something new: the time for it begins now.
-    fn become_active(&mut self, doing: ClientState) {
-        self.doing = doing;
+    /// Changes the state, and restarts the timeout.
+    fn become_active(&mut self, state: ClientState) {
+        self.state = state;
         self.due = Instant::now() + IDLE;
         (self.begun, self.taken) = (false, 0);
     }
@@ -198,25 +198,25 @@ impl Connection {
         self.progress(PollFlags::empty(), Instant::now())
     }
 
-    /// Gives the connection to a process: with it goes what has arrived already.
+    /// Gives the connection to a transfer, and returns the bytes that have arrived already.
     pub(super) fn give_away(&mut self, embedded: bool) -> Vec<u8> {
-        self.doing = ClientState::Away(embedded);
+        self.state = ClientState::Away(embedded);
         let mut held = vec![0; self.peer.held()];
         self.peer.take(&mut held);
         held
     }
 
-    /// Whether a process has the connection, which is not looked at meanwhile.
+    /// Whether a transfer has the connection.
     pub(super) fn is_away(&self) -> bool {
-        matches!(self.doing, ClientState::Away(_))
+        matches!(self.state, ClientState::Away(_))
     }
 
-    /// That process has given it back.
+    /// Takes the connection back from a transfer.
     pub(super) fn come_back(&mut self) {
         self.become_active(ClientState::Waiting);
     }
 
-    /// The end of the conversation, once everything is written.
+    /// Ends the connection once everything is written.
     fn leave(&self) -> Option<Arrival> {
         (self.peer.queued() == 0).then_some(Arrival::Gone)
     }

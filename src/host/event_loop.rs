@@ -1,4 +1,4 @@
-//! The loop of `petreld`: it waits for what happens, and feeds it to the supervisor.
+//! Event loop of `petreld`: waits for events of the system, and feeds them to the supervisor.
 
 mod bhyve;
 mod clients;
@@ -43,45 +43,45 @@ use crate::wire::Timestamp;
 use clients::Clients;
 use content::Underway;
 
-/// `petreld`, as it runs.
+/// State of a running `petreld`.
 pub(super) struct Daemon {
     options: Options,
     supervisor: Supervisor,
     events: VecDeque<Event>,
-    /// What came of the effects of the event that is being handled.
+    /// Results of the effects of the event that is being handled.
     results: Vec<Event>,
     start: Instant,
     signals: Signals,
     clients: Clients,
     console: ConsoleLink,
     statistics: StatisticsLink,
-    /// What keeps other supervisors from the database.
+    /// Lock that keeps other supervisors from the database.
     lock: OwnedFd,
     images: Arc<ImageStore>,
-    /// Unikernels whose image is on its way into the store.
+    /// Unikernels whose image is being installed in the store.
     installing: HashMap<Name, Arc<Version>>,
     writer: Writer,
     staged: HashMap<UploadId, Staged>,
     blocks: BlockStore,
     reserve: Reserve,
-    /// What is sent to clients, or received from them, by processes of their own.
+    /// Transfers to and from clients, each by a process of its own.
     transfers: BTreeMap<ConnectionId, Underway>,
     tenders: Tenders,
-    /// The consoles of what runs, or is about to.
+    /// Consoles of the unikernels that run or are about to.
     fifos: HashMap<Name, Fifo>,
     taps: Taps,
-    /// The BHyve machines, or why there are none.
+    /// BHyve machines, or why there are none.
     machines: Result<Machines, &'static str>,
-    /// What is about to run.
+    /// Unikernels that are about to run.
     prepared: HashMap<Name, Prepared>,
     runs: Runs,
     program: Program,
-    /// Since when this program is to be executed anew.
+    /// When re-execution was asked for.
     reload: Option<Instant>,
-    /// All unikernels are being stopped, and then this program.
+    /// Whether all unikernels are being stopped, and this program after them.
     stopping: bool,
     timers: Vec<(Instant, Timer)>,
-    /// When it is looked at whether taps are on their bridges.
+    /// When taps are checked for being on their bridges.
     look_at_taps: Instant,
     self_metrics: SelfMetrics,
     manager: Manager,
@@ -102,15 +102,15 @@ enum Source {
     EachTurn,
 }
 
-/// What is to run a unikernel.
+/// Programs that are to run a unikernel.
 enum Prepared {
-    /// This tender, its image being for this target.
+    /// Tender of an image for this target.
     Image(PathBuf, Target),
-    /// These programs.
+    /// Programs of a BHyve machine.
     Machine(bhyve::Programs),
 }
 
-/// A run that is about to begin.
+/// Run that is about to begin.
 struct Starting {
     run: RunId,
     name: Name,
@@ -119,7 +119,7 @@ struct Starting {
 }
 
 impl Daemon {
-    /// Works until it is told to end.
+    /// Runs the event loop until the supervisor ends it.
     pub(super) fn run(mut self) -> Result<(), HostError> {
         self.events.push_back(Event::Boot);
         while self.settle() {
@@ -128,7 +128,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Handles all events that are there. `false`: there is nothing more to do, ever.
+    /// Handles all queued events. Returns `false` at the end of the program.
     fn settle(&mut self) -> bool {
         while let Some(event) = self.events.pop_front() {
             let now = Moment {
@@ -138,7 +138,7 @@ impl Daemon {
             for effect in self.supervisor.handle(&now, event) {
                 self.carry_out(effect);
             }
-            // What came of it goes before what happens outside.
+            // Results go before events of the system.
             while let Some(result) = self.results.pop() {
                 self.events.push_front(result);
             }
@@ -157,7 +157,7 @@ impl Daemon {
         let ready = self
             .register(&held_back)
             .wait()
-            .map_err(|error| HostError::System("poll", error))?;
+            .map_err(|error| HostError::System("wait for events", error))?;
         let now = Instant::now();
         for id in held_back {
             if let Some(connection) = self.clients.get_mut(id) {
@@ -181,12 +181,12 @@ impl Daemon {
             self.progress(id, PollFlags::empty(), now);
         }
         if adopted {
-            // Those that are children after all tell more.
+            // The exit status of a child says more.
             self.reap();
             self.look_at_adopted();
         }
         self.attend(now);
-        // What is readable was read: a client whose next request is on its way is not idle.
+        // All input was read: a client whose next request is on its way is not idle.
         if quiet
             || self
                 .reload
@@ -197,7 +197,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Registers what this process waits for; requests of the clients in `held_back` are not read.
+    /// Registers all descriptors and deadlines; requests of the clients in `held_back` are not read.
     fn register(&self, held_back: &BTreeSet<ConnectionId>) -> Poll<'_, Source> {
         let mut poll = Poll::new();
         poll.add_readable(Source::Signals, &self.signals);
@@ -220,7 +220,7 @@ impl Daemon {
         poll
     }
 
-    /// Deadlines beside those of what is registered.
+    /// Deadlines that belong to no descriptor.
     fn deadlines(&self) -> impl Iterator<Item = Instant> {
         let machines = self.machines.as_ref().ok();
         let timers = self.timers.iter().map(|(at, _)| *at);
@@ -233,7 +233,7 @@ impl Daemon {
             .chain([self.look_at_taps])
     }
 
-    /// Goes on with what is under way beside the clients.
+    /// Makes progress beside the clients: other daemons, machines, taps, timers.
     fn attend(&mut self, now: Instant) {
         for Outcome { name, call, result } in self.console.progress(now) {
             self.events
@@ -256,15 +256,15 @@ impl Daemon {
         self.expire(now);
     }
 
-    /// Takes note of the signals that have come.
+    /// Handles the signals that have arrived.
     fn signalled(&mut self, now: Instant) {
         self.signals.drain();
         self.reap();
         if self.signals.reload() {
             if self.stopping {
-                log::info!("this program is stopping, and not executed anew");
+                log::info!("not re-executing, as this program is stopping");
             } else {
-                log::info!("this program is executed anew when nothing is under way");
+                log::info!("re-executing as soon as nothing is under way");
                 self.reload.get_or_insert(now);
                 self.manager.reloading();
             }
@@ -275,7 +275,7 @@ impl Daemon {
             if let Ok(machines) = &mut self.machines {
                 machines.close();
             }
-            // Before the deaths that were found: whoever ends a service asks all of its processes.
+            // Before the deaths that were found: a service manager that ends a service signals all of its processes.
             self.events.push_front(Event::Terminate);
         }
     }
@@ -308,7 +308,7 @@ impl Daemon {
         }
     }
 
-    /// Takes note of what the writer has done.
+    /// Handles the results of the writer.
     fn look_at_writer(&mut self) -> Result<(), HostError> {
         let done = self.writer.progress();
         for done in done.map_err(|error| HostError::System("write to the database", error))? {
@@ -324,7 +324,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Executes this program anew when nothing is under way, or has been for too long.
+    /// Re-executes this program when nothing is under way, or [`RELOAD_DEADLINE`] is over.
     fn reload_when_quiet(&mut self, now: Instant) {
         let Some(since) = self.reload else {
             return;
@@ -337,12 +337,12 @@ impl Daemon {
             return;
         }
         if busy {
-            log::warn!("some requests are broken off: they took longer than {RELOAD_DEADLINE:?}");
+            log::warn!("some requests are aborted: they took longer than {RELOAD_DEADLINE:?}");
             if let Ok(machines) = &mut self.machines {
                 machines.break_off();
             }
         }
-        log::info!("this program is executed anew");
+        log::info!("re-executing now");
         let error = self.program.execute(Kept {
             listener: self.clients.as_fd(),
             lock: self.lock.as_fd(),
@@ -358,7 +358,7 @@ impl Daemon {
         }
     }
 
-    /// Looks from time to time whether the taps of what runs are on their bridges.
+    /// Checks periodically that the taps of running unikernels are on their bridges.
     fn look_at_taps(&mut self, now: Instant) {
         if now < self.look_at_taps {
             return;
@@ -381,20 +381,20 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Otherwise unikernels go on.
+        // Otherwise unikernels go on running.
         if self.done {
             self.taps.close();
         }
         if !self.options.systemd_socket_activation {
             let path = socket::path(&self.options.tmpdir, socket::SUPERVISOR);
             if let Err(error) = fs::remove_file(&path) {
-                log::warn!("cannot remove {}: {error}", path.display());
+                log::warn!("cannot remove '{}': {error}", path.display());
             }
         }
     }
 }
 
-/// Closes a file without a name, here if it is small.
+/// Closes an unlinked file: a large one in a worker process, as freeing it takes time.
 fn close(file: File) {
     if file.metadata().is_ok_and(|found| found.len() >= LARGE_FILE) {
         worker::close(file);

@@ -1,4 +1,4 @@
-//! The exporter's process: one thread around poll(2).
+//! Process of the exporter: one thread around poll(2).
 
 use std::env;
 use std::net::SocketAddr;
@@ -24,16 +24,16 @@ use crate::sys::poll::Poll;
 pub use super::resolver::{LOOK_UP, MAX_ADDRESSES};
 pub use super::upstream::{CONNECT, EXCHANGE, LONGEST_RETRY, PORT};
 
-/// Lines that wait for the collector at most, unless the operator says otherwise.
+/// Default of `--buffer`: maximum number of lines that wait for the collector.
 pub const LINES: usize = 100_000;
 
-/// The most that the operator can say.
+/// Maximum of `--buffer`.
 pub const MAX_LINES: usize = 10_000_000;
 
-/// Most bytes of a file with a token.
+/// Maximum size of a token file in bytes.
 pub const MAX_TOKEN: u64 = 4096;
 
-/// What holds the token if no file does.
+/// Environment variable with the token, if no file has it.
 pub(super) const TOKEN: &str = "INFLUX_TOKEN";
 
 /// Send what unikernels use to InfluxDB.
@@ -104,7 +104,7 @@ struct Options {
     quiet: bool,
 }
 
-/// Runs the exporter to its end and returns its exit code.
+/// Runs the exporter, and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-influx";
     if let Some(code) = resolver::main() {
@@ -191,7 +191,7 @@ fn destination(options: Options) -> Result<Destination, String> {
         }
         (Some(address), None) => return Ok(Destination::Lines(address)),
         (None, Some(url)) => url,
-        _ => return Err("say where lines go: either --influx or --url".to_owned()),
+        _ => return Err("no destination: pass either --influx or --url".to_owned()),
     };
     let place = match (options.database, options.org, options.bucket) {
         (Some(database), None, None) => WriteEndpoint::Database(database),
@@ -221,5 +221,5 @@ fn read_token(file: &Path) -> Result<String, String> {
     String::from_utf8(token).map_err(|_| UNSENDABLE.to_owned())
 }
 
-/// What is said of a token that HTTP does not carry.
+/// Error of a token that HTTP cannot carry.
 const UNSENDABLE: &str = "the token has characters that cannot be sent";

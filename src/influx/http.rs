@@ -1,58 +1,58 @@
-//! What is said to a server of InfluxDB, and what it answers: HTTP/1.1, one request a connection.
+//! Requests to a server of InfluxDB, and its answers: HTTP/1.1, one request a connection.
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
-/// Most bytes of an answer that are read.
+/// Maximum number of bytes of an answer that are read.
 pub const MAX_ANSWER: usize = 1 << 16;
 
-/// Most characters of an answer that are shown.
+/// Maximum number of characters of an answer that are logged.
 const SHOWN: usize = 300;
 
-/// Where a server is: `http://HOST[:PORT][/PATH]`.
+/// URL of a server: `http://HOST[:PORT][/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
-    /// A name or an address, without brackets.
+    /// Name or address, without brackets.
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
-    /// Before the paths of the interface: empty, or a `/` and more.
+    /// Prefix of the paths of the interface: empty, or a `/` and more.
     prefix: String,
-    /// Host and port, as they were written.
+    /// Host and port, as they were typed.
     authority: String,
 }
 
-/// Where in the server lines go.
+/// Destination of lines in the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteEndpoint {
-    /// A database, of version 1.
+    /// Database of version 1.
     Database(String),
-    /// A bucket of an organisation, of version 2.
+    /// Bucket of an organisation of version 2.
     Bucket {
-        /// The organisation.
+        /// Organisation.
         org: String,
-        /// The bucket.
+        /// Bucket.
         bucket: String,
     },
 }
 
-/// What a server has answered.
+/// Answer of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The status code.
+    /// Status code.
     pub status: u16,
-    /// What it says beyond that, in one line.
+    /// Reason and body, in one line.
     pub text: String,
 }
 
-/// What is to be done after an answer.
+/// Consequence of an answer for the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The lines are stored.
     Stored,
-    /// They never will be.
+    /// The lines will never be stored.
     Refused,
-    /// They may be later.
+    /// The lines may be stored later.
     Later,
 }
 
@@ -98,7 +98,7 @@ impl FromStr for Url {
     }
 }
 
-/// The request that stores `lines`, whose times are in nanoseconds.
+/// Request that stores `lines`, whose times are in nanoseconds.
 pub fn request(url: &Url, place: &WriteEndpoint, token: Option<&str>, lines: &[String]) -> Vec<u8> {
     let target = match place {
         WriteEndpoint::Database(database) => format!("/write?db={}", percent(database)),
@@ -121,8 +121,8 @@ pub fn request(url: &Url, place: &WriteEndpoint, token: Option<&str>, lines: &[S
     request.into_bytes()
 }
 
-/// The answer, once enough of it is there: all of a good one's head, of another one also the rest, as long as it says or
-/// as far as it comes. `ended`: nothing more will come.
+/// Parses an answer, once enough of it has arrived: the head of a success, of others also the body, as long as it says or
+/// as far as it comes. `ended`: no more input will come.
 pub fn answer(bytes: &[u8], ended: bool) -> Result<Option<Answer>, &'static str> {
     const END: &[u8] = b"\r\n\r\n";
 
@@ -157,14 +157,14 @@ pub fn answer(bytes: &[u8], ended: bool) -> Result<Option<Answer>, &'static str>
     }))
 }
 
-/// The bytes that follow a head with these fields, if it says so (RFC 9110, 8.6).
+/// Length of the body after a head with these fields, if they have it (RFC 9110, 8.6).
 fn length<'a>(fields: impl Iterator<Item = &'a str>) -> Option<usize> {
     let mut fields = fields.filter_map(|field| field.split_once(':'));
     let (_, length) = fields.find(|(name, _)| name.eq_ignore_ascii_case("Content-Length"))?;
     length.trim().parse().ok()
 }
 
-/// What a status code means for the lines that were sent.
+/// Verdict of a status code on the lines that were sent.
 pub fn judge(status: u16) -> Verdict {
     match status {
         200..=299 => Verdict::Stored,
@@ -174,7 +174,7 @@ pub fn judge(status: u16) -> Verdict {
     }
 }
 
-/// A value in a query.
+/// Percent-encodes a value of a query.
 fn percent(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -1,5 +1,5 @@
-//! Looks up the collector's name in a process of its own: nobody knows what files and system calls that takes, and the
-//! process that talks to the collector has none of them to spare.
+//! Resolver process: looks up the collector's name, which takes files and system calls that the exporter's
+//! sandbox does not allow.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -12,24 +12,24 @@ use std::time::Duration;
 use super::daemon::TOKEN;
 use crate::sandbox::{self, Breach, Need};
 
-/// Time to wait for an answer; the next attempt waits as long again.
+/// Timeout of one look-up.
 pub const LOOK_UP: Duration = Duration::from_secs(15);
 
-/// Environment variable that makes this program the resolver of the host that it names, with the port after it.
+/// Environment variable that makes this program the resolver of the host and port that it names.
 const HOST: &str = "PETREL_INFLUX_RESOLVE";
 
-/// Length of the longest answer, in bytes.
+/// Maximum length of an answer in bytes.
 const MAX_ANSWER: u64 = 1 << 12;
 
-/// Number of addresses that are used, at most.
+/// Maximum number of addresses that are used.
 pub const MAX_ADDRESSES: usize = 16;
 
-/// Line to the process that looks up one name; it ends with this value.
+/// Channel to the resolver process, which ends when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Resolver(UnixStream);
 
 impl Resolver {
-    /// Starts the process.
+    /// Starts the resolver process.
     pub(super) fn start(host: &str, port: u16) -> io::Result<Self> {
         let (line, theirs) = UnixStream::pair()?;
         line.set_read_timeout(Some(LOOK_UP))?;
@@ -82,7 +82,7 @@ fn parse(answer: &str) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// Runs the resolver, if this process is one, until the line of [`Resolver`] ends; its exit code.
+/// Runs the resolver, if this process is one, until the channel of [`Resolver`] is closed. Returns its exit code.
 pub(super) fn main() -> Option<i32> {
     let asked = env::var(HOST).ok()?;
     let (host, port) = asked.rsplit_once(' ')?;

@@ -1,4 +1,4 @@
-//! The collector: lines go to it as fast as it takes them, and wait while it cannot be reached.
+//! Connection to the collector: sends lines as fast as it takes them, and queues them while it cannot be reached.
 
 #[cfg_attr(target_os = "linux", path = "upstream/linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "upstream/freebsd.rs")]
@@ -25,32 +25,32 @@ pub use destination::address;
 pub(crate) use destination::{Destination, HostAddress};
 use exchange::Exchange;
 
-/// The port of a listener for lines, unless the operator says otherwise (BEHAVIOUR 2).
+/// Default port of a listener for lines (BEHAVIOUR 2).
 pub const PORT: u16 = 8094;
 
-/// How long the collector may take to accept a connection.
+/// Timeout of the collector for accepting a connection.
 pub const CONNECT: Duration = Duration::from_secs(10);
 
-/// How long it may take for what is sent at once: to take it, and over HTTP to answer.
+/// Timeout of the collector for lines that are sent together: to take them, and over HTTP to answer.
 pub const EXCHANGE: Duration = Duration::from_secs(30);
 
-/// The longest wait between two attempts to reach it.
+/// Longest wait between two attempts to connect.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// The collector, and the lines for it.
+/// Collector, and the lines for it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     destination: Destination,
     buffer: Buffer,
     state: State,
     retry: Retry,
-    /// Counts failures, after each of which the next address of a name has its turn.
+    /// Number of failures, each of which moves on to the next address of the host.
     failures: usize,
-    /// Where the host of a URL is.
+    /// Addresses of the host of a URL.
     place: HostAddress,
-    /// Whether the process that looks it up has ended.
+    /// Whether the process that looks up names has ended.
     lost: bool,
-    /// Whether the log knows what is wrong.
+    /// Whether the failure is in the log already.
     reported: bool,
     /// Lines dropped since the collector was last reached.
     dropped: u64,
@@ -64,7 +64,7 @@ enum State {
 }
 
 impl Upstream {
-    /// Keeps so many lines at most while the collector cannot be reached.
+    /// Connection that keeps at most so many lines while the collector cannot be reached.
     pub(crate) fn new(destination: Destination, place: HostAddress, most: usize) -> Self {
         Self {
             place,
@@ -79,12 +79,12 @@ impl Upstream {
         }
     }
 
-    /// The port to which connections are made.
+    /// Port of the collector.
     pub(crate) fn port(&self) -> u16 {
         self.destination.port()
     }
 
-    /// A line is to be sent.
+    /// Queues a line.
     pub(crate) fn push(&mut self, line: String) {
         self.buffer.push(line);
         let dropped = self.buffer.dropped();
@@ -98,13 +98,13 @@ impl Upstream {
         self.dropped += dropped;
     }
 
-    /// Lines that wait are dropped, as newer ones are to take their place.
+    /// Drops all queued lines, as newer ones replace them.
     pub(crate) fn drop_waiting(&mut self) {
         self.buffer.clear();
         self.dropped += self.buffer.dropped();
     }
 
-    /// How many lines wait, but those that are being sent.
+    /// Number of queued lines, without those that are being sent.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.buffer.len()
@@ -141,7 +141,7 @@ impl Upstream {
         }
     }
 
-    /// Does what goes without waiting.
+    /// Connects, writes and reads as much as is possible without waiting.
     pub(crate) fn progress(&mut self, now: Instant) {
         if let Err(why) = self.step(now) {
             if !self.reported {
@@ -201,7 +201,7 @@ impl Upstream {
             let open = exchange.converse().map_err(|error| error.to_string())?;
             let late = exchange.deadline.is_some_and(|deadline| deadline <= now);
             let done = match &self.destination {
-                // Nobody says that lines have arrived.
+                // There is no answer that lines have arrived.
                 Destination::Lines(_) if !open => return Err("it closed the connection".to_owned()),
                 Destination::Lines(_) => {
                     exchange.answer.clear();

@@ -10,27 +10,27 @@ use super::{ConnectionLimits, Peer, is_transient, messages, os};
 /// Connections accepted in one round, so that a storm of them does not keep others waiting.
 pub const ACCEPT_BURST: usize = 16;
 
-/// Shares of users, and whether somebody is beyond.
+/// Limits of connections, and whether they refuse any.
 #[derive(Debug)]
 pub struct Acceptor {
     limits: ConnectionLimits,
-    /// Whether the log knows that connections are refused.
+    /// Whether refusals are in the log already.
     refusing: bool,
 }
 
 /// Outcome of accepting a connection.
 #[derive(Debug)]
 pub enum Accepted {
-    /// Its user gets it.
+    /// Accepted connection.
     Peer(Peer),
-    /// Its user was told why not, and it is closed.
+    /// Refused connection: its user was sent the reason, and it is closed.
     Refused,
-    /// None waits.
+    /// No connection waits.
     Nothing,
 }
 
 impl Acceptor {
-    /// Reception of connections within `limits`.
+    /// Acceptor of connections within `limits`.
     pub const fn new(limits: ConnectionLimits) -> Self {
         Self {
             limits,
@@ -55,7 +55,7 @@ impl Acceptor {
             Err(error) if is_transient(&error) => return Ok(Accepted::Nothing),
             Err(error) => return Err(error),
         };
-        // One that was broken off meanwhile may have none.
+        // A connection that was closed meanwhile may have none.
         let Ok(user) = os::peer_user(&stream) else {
             return Ok(Accepted::Nothing);
         };
@@ -68,7 +68,7 @@ impl Acceptor {
         if !std::mem::replace(&mut self.refusing, true) {
             log::warn!("connections are refused: {why}");
         }
-        // Nobody waits for one that does not read.
+        // A client that does not read its refusal goes without.
         let _ = peer.send(&messages::refusal(&why));
         Ok(Accepted::Refused)
     }

@@ -1,4 +1,4 @@
-//! The clients of a daemon: it takes so many, waits for none of them, and keeps none that sends half a request or does
+//! Clients of a daemon: bounded in number, never waited for, and closed if they send half a request or do
 //! not read its last answer.
 
 use std::collections::BTreeMap;
@@ -15,20 +15,20 @@ use crate::daemon::ACCEPT_PAUSE;
 use crate::sys::poll::Poll;
 use crate::wire::frame::{FrameError, Next};
 
-/// Most bytes of a request: those about a deep path, or with the most network devices, have less.
+/// Maximum size of a request in bytes: those about a deep path, or with the most network devices, are smaller.
 pub const MAX_REQUEST: usize = 1 << 16;
 
-/// How long a client may take for the rest of a request it has begun, or to read its last answer.
+/// Timeout for the rest of a request, and for reading the last answer.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may send nothing between two requests, unless it is [trusted](Peer::is_trusted): the supervisor's
+/// Timeout between two requests, unless the client is [trusted](Peer::is_trusted): the supervisor's
 /// connection is quiet while nothing starts.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Numbers clients in the order of arrival.
+/// Number of a client, in the order of arrival.
 pub type ClientId = u64;
 
-/// The clients, and the listener by which they come.
+/// Clients of a daemon, and their listener.
 #[derive(Debug)]
 pub struct Clients {
     listener: UnixListener,
@@ -38,7 +38,7 @@ pub struct Clients {
     no_accept_before: Option<Instant>,
 }
 
-/// A client and what is expected of it.
+/// Client and its state.
 #[derive(Debug)]
 pub struct Client {
     peer: Peer,
@@ -52,31 +52,31 @@ pub struct Client {
 enum State {
     /// Requests may come.
     Open,
-    /// Something goes out for ever; whatever comes in ends that.
+    /// Subscribed: any input ends that.
     Subscribed,
-    /// The last answer is on its way.
+    /// The last answer is being written.
     Closing,
 }
 
-/// What a client has sent.
+/// Input of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
     /// A complete request.
     Request(Vec<u8>),
-    /// Nothing that could be acted upon yet.
+    /// No complete request yet.
     Nothing,
-    /// Nothing more will come, or nothing that is wanted.
+    /// End of the input, or input that is not wanted.
     End,
 }
 
-/// Why a client is given up.
+/// Reason why a client is disconnected.
 #[derive(Debug)]
 pub enum DisconnectReason {
-    /// It broke the framing.
+    /// Invalid frame.
     Frame(FrameError),
-    /// Reading or writing failed.
+    /// Failure to read or write.
     Io(io::Error),
-    /// More than so many bytes wait for it.
+    /// More than so many bytes are queued for it.
     Slow(usize),
 }
 
@@ -90,7 +90,7 @@ pub enum ClientEvent {
 }
 
 impl Clients {
-    /// No clients so far. While there are as many as `limits` allow, further ones wait to be accepted; one whose user has a
+    /// Set without clients. While there are as many as `limits` allow, further ones wait to be accepted; one whose user has a
     /// share of them already is refused.
     pub fn new(listener: UnixListener, limits: ConnectionLimits) -> Self {
         Self {
@@ -116,8 +116,8 @@ impl Clients {
 
     /// Time at which [`Self::late`] is to be called.
     fn deadline(&self) -> Option<Instant> {
-        let patience = self.open.values().filter_map(|client| client.deadline);
-        patience.chain(self.no_accept_before).min()
+        let deadlines = self.open.values().filter_map(|client| client.deadline);
+        deadlines.chain(self.no_accept_before).min()
     }
 
     /// Clients whose deadline has passed, to be [removed](Self::remove).
@@ -134,7 +134,7 @@ impl Clients {
             .collect()
     }
 
-    /// Accepts those that wait.
+    /// Accepts the clients that wait.
     pub fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPT_BURST {
             let total = self.reception.total();
@@ -159,32 +159,32 @@ impl Clients {
         }
     }
 
-    /// One of them, if it is still there.
+    /// Client with this number, if it is still connected.
     pub fn get(&self, id: ClientId) -> Option<&Client> {
         self.open.get(&id)
     }
 
-    /// One of them, if it is still there.
+    /// Client with this number, if it is still connected.
     pub fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
         self.open.get_mut(&id)
     }
 
-    /// All of them.
+    /// All clients.
     pub fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
         self.open.iter().map(|(id, client)| (*id, client))
     }
 
-    /// Closes the connection.
+    /// Closes the connection of a client.
     pub fn remove(&mut self, id: ClientId) {
         self.open.remove(&id);
     }
 
-    /// How many there are.
+    /// Number of clients.
     pub fn count(&self) -> usize {
         self.open.len()
     }
 
-    /// How many there were so far, those that are there included.
+    /// Number of clients so far, including the current ones.
     pub fn accepted(&self) -> u64 {
         self.accepted
     }
@@ -210,7 +210,7 @@ impl Client {
         self.peer.interest(self.state != State::Closing)
     }
 
-    /// Writes what is queued, as far as it goes, and reads what has arrived.
+    /// Writes and reads as much as is possible without waiting.
     pub fn progress(&mut self, events: PollFlags) -> Result<(), DisconnectReason> {
         self.peer.flush().map_err(DisconnectReason::Io)?;
         let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
@@ -220,7 +220,7 @@ impl Client {
         Ok(())
     }
 
-    /// The next request among what has been received.
+    /// Takes the next request that has been received.
     pub fn next(&mut self, now: Instant) -> Result<Received, DisconnectReason> {
         match self.state {
             State::Closing => return Ok(Received::Nothing),
@@ -250,7 +250,7 @@ impl Client {
             }
             None if self.peer.has_ended() => Ok(Received::End),
             None => {
-                // Further bytes of a request give it no more time.
+                // Further bytes of a request do not extend its deadline.
                 if self.peer.is_inside_frame() && !std::mem::replace(&mut self.begun, true) {
                     self.deadline = Some(now + WRITE_TIMEOUT);
                 }
@@ -259,12 +259,12 @@ impl Client {
         }
     }
 
-    /// Writes what goes at once, and queues the rest.
+    /// Writes as much as is possible at once, and queues the rest.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), DisconnectReason> {
         self.peer.send(bytes).map_err(DisconnectReason::Io)
     }
 
-    /// The same, unless more than `most` bytes wait then.
+    /// Sends like [`Self::send`]; an error if more than `most` bytes are queued then.
     pub fn send_at_most(&mut self, bytes: &[u8], most: usize) -> Result<(), DisconnectReason> {
         self.send(bytes)?;
         if self.queued() > most {
@@ -278,18 +278,18 @@ impl Client {
         self.peer.queued()
     }
 
-    /// From now on only what it has subscribed to goes out.
+    /// Marks the client as subscribed: its further input ends the subscription.
     pub fn subscribed(&mut self) {
         self.state = State::Subscribed;
         self.allow_silence();
     }
 
-    /// Lets the client send nothing for as long as it likes: it has subscribed to something, and may ask for something else.
+    /// Removes the timeout of the client, as it has subscribed to something.
     pub fn allow_silence(&mut self) {
         self.deadline = None;
     }
 
-    /// Nothing more is read; what is queued still goes out.
+    /// Closes the client once everything that is queued is written.
     pub fn close(&mut self, now: Instant) {
         if self.state != State::Closing {
             self.state = State::Closing;
@@ -297,7 +297,7 @@ impl Client {
         }
     }
 
-    /// Whether nothing is left to do.
+    /// Whether the connection can be closed.
     pub fn is_done(&self, events: PollFlags) -> bool {
         let gone = events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
         self.state == State::Closing && (gone || self.queued() == 0)

@@ -16,14 +16,14 @@ pub const TENANT_PART: usize = 4;
 /// Whether a subscriber counts for the share of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quota {
-    /// For that of the tenant to whose names it subscribes.
+    /// Counts for the tenant to whose names it subscribes.
     Tenant,
-    /// For none: root on the host itself.
+    /// Counts for no tenant: root on the host itself.
     Exempt,
 }
 
 impl Quota {
-    /// Quota of what this user asks for.
+    /// Quota of the subscriptions of this user.
     pub fn of(user: Uid) -> Self {
         if user.is_root() {
             Self::Exempt

@@ -1,4 +1,4 @@
-//! FreeBSD: no socket is handed over; daemons listen by themselves.
+//! FreeBSD: there is no socket activation.
 
 use std::io;
 use std::os::unix::fs::lchown;
@@ -21,10 +21,10 @@ pub(super) const DATABASE_DIRECTORY: &str = "/var/db/petrel";
 /// Whether a daemon whose queue of connections is full refuses further ones, as if there were none.
 pub(super) const FULL_QUEUE_REFUSES: bool = true;
 
-/// Opens a directory for what is in it only: `O_SEARCH` of `<fcntl.h>`, which is `O_EXEC`.
+/// Flag to open a directory only for looking up its entries: `O_SEARCH` of `<fcntl.h>`, which is `O_EXEC`.
 pub(crate) const SEARCH: OFlag = OFlag::from_bits_retain(libc::O_EXEC);
 
-/// The group whose members may command the supervisor.
+/// Group whose members may command the supervisor.
 const COMMANDERS: &str = "petrel";
 
 /// Gives a new socket the group of those who may connect. By itself it has that of its directory, whose members make sockets
@@ -38,7 +38,7 @@ pub(super) fn set_group(path: &Path) -> io::Result<()> {
     lchown(path, None, Some(group.unwrap_or_else(getegid).as_raw()))
 }
 
-/// The listening socket of a service manager.
+/// Socket activation, which this system does not have.
 pub fn activated() -> io::Result<UnixListener> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,

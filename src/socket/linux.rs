@@ -1,4 +1,4 @@
-//! Linux: sockets handed over by systemd.
+//! Linux: socket activation of systemd.
 
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
@@ -23,10 +23,10 @@ pub(super) const DATABASE_DIRECTORY: &str = "/var/lib/petrel";
 /// Whether a daemon whose queue of connections is full refuses further ones, as if there were none: here one waits.
 pub(super) const FULL_QUEUE_REFUSES: bool = false;
 
-/// Opens a directory for what is in it only.
+/// Flag to open a directory only for looking up its entries.
 pub(crate) const SEARCH: OFlag = OFlag::O_PATH;
 
-/// A new socket has the group of its daemon; those of systemd have that of their units.
+/// Does nothing: a new socket has the group of its daemon, one of systemd that of its unit.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "the interface is that of the other systems"
@@ -35,7 +35,7 @@ pub(super) fn set_group(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The listening Unix socket that systemd hands over; it must be the only descriptor.
+/// Takes the listening Unix socket that systemd passes; it must be the only descriptor.
 pub fn activated() -> io::Result<UnixListener> {
     let refused = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
     let mut sockets = receive_descriptors(true).map_err(|error| refused(error.to_string()))?;

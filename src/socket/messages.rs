@@ -1,4 +1,4 @@
-//! Messages of a daemon that is spoken to, rather than serves. An error is the end of the conversation.
+//! Messages to and from another daemon. An error ends the connection.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::{NoPlace, Peer, connect};
 use crate::wire::frame::{Next, frame};
 use crate::wire::{Header, Int, Int64, Message, Payload, VERSION};
 
-/// The frame around a message of our own, all of which are far below what a frame can hold.
+/// Encodes and frames a message of our own, all of which are far below what a frame can hold.
 pub fn framed(message: &Message) -> Vec<u8> {
     message
         .encode()
@@ -19,7 +19,7 @@ pub fn framed(message: &Message) -> Vec<u8> {
         })
 }
 
-/// Frame of the failure for a client that gets no connection. No request of it was read: the header is that of none.
+/// Frame with the failure for a client whose connection is refused. The header is that of no request, as none was read.
 pub(super) fn refusal(why: &NoPlace) -> Vec<u8> {
     let header = Header {
         version: Int::new(VERSION),
@@ -31,7 +31,7 @@ pub(super) fn refusal(why: &NoPlace) -> Vec<u8> {
 }
 
 impl Peer {
-    /// A connection to the daemon at `path`, without waiting for it.
+    /// Connects to the daemon at `path`, without waiting for it.
     pub fn dial(path: &Path) -> Result<Self, String> {
         connect(path)
             .map_err(io::Error::from)
@@ -39,7 +39,7 @@ impl Peer {
             .map_err(|error| error.to_string())
     }
 
-    /// Writes what goes of a message at once, and queues the rest.
+    /// Writes as much of a message as is possible at once, and queues the rest.
     pub fn tell(&mut self, message: &Message) -> Result<(), String> {
         let bytes = message.encode().map_err(|error| error.to_string())?;
         let bytes = frame(&bytes).map_err(|error| error.to_string())?;

@@ -64,25 +64,25 @@ pub const RUNTIME_DIRECTORY: &str = os::RUNTIME_DIRECTORY;
 /// Default of `--dbdir`, the database directory.
 pub const DATABASE_DIRECTORY: &str = os::DATABASE_DIRECTORY;
 
-/// How long a socket may refuse connections before it is taken for one that no daemon listens on, where a full queue refuses
+/// How long a socket may refuse connections before it counts as one without a daemon, where a full backlog refuses
 /// them (FreeBSD).
 pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait before a connection that was refused is tried again there.
+/// Pause before a refused connection is tried again there.
 pub const REFUSED_STEP: Duration = Duration::from_millis(50);
 
-/// How long a client may take for the first byte of its first request.
+/// Timeout for the first byte of a client's first request.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most bytes read from a peer at once.
+/// Maximum number of bytes read from a peer at once.
 const READ: usize = 1 << 14;
 
-/// The path of the daemon's socket `file` below the runtime directory.
+/// Path of the daemon's socket `file` below the runtime directory.
 pub fn path(runtime_directory: &Path, file: &str) -> PathBuf {
     runtime_directory.join(DIRECTORY).join(file)
 }
 
-/// The directory of the daemons' sockets, held open: a process in a [sandbox](crate::sandbox) connects by it.
+/// Open directory of the daemons' sockets: a process in a [sandbox](crate::sandbox) connects by it.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
@@ -90,7 +90,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// That below the runtime directory. It need not be there.
+    /// Opens the directory below the runtime directory. It may be missing.
     pub fn open(runtime_directory: &Path) -> Self {
         let path = runtime_directory.join(DIRECTORY);
         let flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -98,7 +98,7 @@ impl Directory {
         Self { path, open }
     }
 
-    /// What a sandbox has to leave for [`Self::connect`]: a directory that is not there may come to be anywhere.
+    /// Need of [`Self::connect`] in a sandbox: a missing directory may come to be anywhere.
     pub fn need(&self) -> Need<'_> {
         match &self.open {
             Ok(directory) => Need::LocalSockets(directory.as_fd()),
@@ -106,21 +106,21 @@ impl Directory {
         }
     }
 
-    /// The path of a socket, for people.
+    /// Path of a socket, for messages.
     pub fn path(&self, file: &str) -> PathBuf {
         self.path.join(file)
     }
 
-    /// Connects to the daemon with the socket `file`, which may take until `patience` is over to accept.
-    pub fn connect(&self, file: &str, patience: Duration) -> io::Result<UnixStream> {
-        let refused = patience.min(REFUSAL_TIMEOUT);
-        let daemon = patiently(os::FULL_QUEUE_REFUSES, refused, || {
+    /// Connects to the daemon with the socket `file`, which has to accept within `timeout`.
+    pub fn connect(&self, file: &str, timeout: Duration) -> io::Result<UnixStream> {
+        let refused = timeout.min(REFUSAL_TIMEOUT);
+        let daemon = retry_refused(os::FULL_QUEUE_REFUSES, refused, || {
             let flags = SockFlag::SOCK_CLOEXEC;
             let family = AddressFamily::Unix;
             let socket = nix::sys::socket::socket(family, SockType::Stream, flags, None)?;
             let daemon = UnixStream::from(socket);
             // On Linux a daemon that does not accept blocks connect(2) once its backlog is full.
-            daemon.set_write_timeout(Some(patience))?;
+            daemon.set_write_timeout(Some(timeout))?;
             os::connect(self, &daemon, file)?;
             Ok(daemon)
         })?;
@@ -129,13 +129,13 @@ impl Directory {
     }
 }
 
-/// Tries until `patience` is over, if a refusal may be one of a full queue.
-fn patiently<T>(
+/// Repeats a refused attempt until `timeout` is over, if a full backlog refuses.
+fn retry_refused<T>(
     full_queue_refuses: bool,
-    patience: Duration,
+    timeout: Duration,
     attempt: impl Fn() -> io::Result<T>,
 ) -> io::Result<T> {
-    let end = Instant::now() + patience;
+    let end = Instant::now() + timeout;
     loop {
         match attempt() {
             Err(error)
@@ -155,8 +155,8 @@ fn patiently<T>(
 /// # Errors
 /// `AddrInUse` if a daemon answers there.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    // A daemon whose queue of connections is full is there, too.
-    let answer = patiently(os::FULL_QUEUE_REFUSES, REFUSAL_TIMEOUT, || {
+    // A daemon whose backlog is full exists, too.
+    let answer = retry_refused(os::FULL_QUEUE_REFUSES, REFUSAL_TIMEOUT, || {
         connect(path).map_err(io::Error::from)
     });
     match answer.map_err(|error| (error.kind(), error)) {
@@ -170,7 +170,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
         }
         Err((_, error)) => return Err(error),
     }
-    // Between bind and chmod nobody may connect who could not afterwards.
+    // Between bind and chmod only those may connect who can afterwards.
     let before = umask(Mode::from_bits_truncate(0o777));
     let listener = UnixListener::bind(path);
     umask(before);
@@ -181,7 +181,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to the daemon at `path`, without waiting for a place in its queue.
+/// Connects to the daemon at `path`, without waiting for space in its backlog.
 ///
 /// # Errors
 /// `EAGAIN` if the queue is full; on FreeBSD that is `ECONNREFUSED`, as if there were no daemon.
@@ -197,7 +197,7 @@ fn is_transient(error: &io::Error) -> bool {
     )
 }
 
-/// One connection of a daemon: frames come in, bytes go out, nothing blocks.
+/// Non-blocking connection of a daemon: reads frames and writes bytes.
 #[derive(Debug)]
 pub struct Peer {
     stream: UnixStream,
@@ -208,7 +208,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer on this connection, which becomes non-blocking.
+    /// Peer on this connection, which becomes non-blocking.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
@@ -230,7 +230,7 @@ impl Peer {
         Quota::of(self.user)
     }
 
-    /// Whether the peer may do what changes this daemon's work for all others: it is root's, or of this daemon's own user.
+    /// Whether the peer may change what this daemon does for others: it belongs to root, or to this daemon's own user.
     pub fn is_trusted(&self) -> bool {
         self.user.is_root() || self.user == geteuid()
     }
@@ -247,14 +247,14 @@ impl Peer {
         Ok(!self.ended)
     }
 
-    /// Reads once into `room`, as it is, what was received and not handed out, or what arrives; nothing if there is
-    /// neither, or the peer [has closed](Self::has_ended) its side.
-    pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let held = self.incoming.take(room);
+    /// Reads once into `buffer`: bytes that were received and not taken, or bytes that arrive. Returns 0 if there are
+    /// none, or the peer [has closed](Self::has_ended) its side.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let held = self.incoming.take(buffer);
         if held > 0 {
             return Ok(held);
         }
-        match self.stream.read(room) {
+        match self.stream.read(buffer) {
             Ok(0) => self.ended = true,
             Ok(count) => return Ok(count),
             Err(error) if is_transient(&error) => {}
@@ -263,17 +263,17 @@ impl Peer {
         Ok(0)
     }
 
-    /// Hands out what was received, as it is, as far as there is `room`.
-    pub fn take(&mut self, room: &mut [u8]) -> usize {
-        self.incoming.take(room)
+    /// Takes as many received bytes as fit into `buffer`.
+    pub fn take(&mut self, buffer: &mut [u8]) -> usize {
+        self.incoming.take(buffer)
     }
 
-    /// The next complete frame that was received.
+    /// Takes the next complete frame that was received.
     pub fn next(&mut self, limit: usize) -> Result<Option<Next>, FrameError> {
         self.incoming.next(limit)
     }
 
-    /// Whether the peer has closed its side and everything it sent was handed out, but perhaps a part of a frame.
+    /// Whether the peer has closed its side, and everything it sent was taken but perhaps a part of a frame.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
@@ -283,7 +283,7 @@ impl Peer {
         !self.incoming.is_empty()
     }
 
-    /// Writes what goes at once, and queues the rest.
+    /// Writes as much as is possible at once, and queues the rest.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.flush()?;
         let written = match self.queued() {
@@ -294,14 +294,14 @@ impl Peer {
         Ok(())
     }
 
-    /// Writes what is queued, as far as it goes.
+    /// Writes as much of the queue as is possible at once.
     pub fn flush(&mut self) -> io::Result<()> {
         let written = write(&mut self.stream, &self.outgoing)?;
         self.outgoing.drain(..written);
         Ok(())
     }
 
-    /// Bytes received and not yet handed out.
+    /// Bytes received and not yet taken.
     pub fn held(&self) -> usize {
         self.incoming.len()
     }
@@ -316,7 +316,7 @@ impl Peer {
         poll.add(token, self.as_fd(), self.interest(true));
     }
 
-    /// What to poll this connection for: always for writing while something is queued.
+    /// Events to poll for; for writing always while something is queued.
     pub fn interest(&self, reading: bool) -> PollFlags {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, reading && !self.ended);
@@ -325,7 +325,7 @@ impl Peer {
     }
 }
 
-/// Writes what goes without waiting: how many bytes.
+/// Writes as much as is possible at once, and returns the number of bytes.
 fn write(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {
@@ -379,9 +379,9 @@ mod tests {
             }
             Err(io::Error::from(error))
         };
-        let tried = |full_queue_refuses, patience, refusals, error| {
+        let tried = |full_queue_refuses, timeout, refusals, error| {
             attempts.set(0);
-            let result = patiently(full_queue_refuses, patience, || attempt(refusals, error));
+            let result = retry_refused(full_queue_refuses, timeout, || attempt(refusals, error));
             (result.is_ok(), attempts.get())
         };
         let long = Duration::from_secs(60);

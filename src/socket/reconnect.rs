@@ -1,4 +1,4 @@
-//! A daemon that goes on telling something once it was greeted. A lost connection to it is made anew, for ever.
+//! Link to a daemon that sends messages once it was greeted. A lost connection is re-established, for ever.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,35 +9,35 @@ use crate::sys::poll::Poll;
 use crate::wire::frame::MAX_MESSAGE;
 use crate::wire::{Message, Payload};
 
-/// How long it may take to answer the greeting.
+/// Timeout for the answer to the greeting.
 pub const ANSWER: Duration = Duration::from_secs(5);
 
-/// The longest wait between two attempts to reach it.
+/// Longest wait between two attempts to connect.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
-/// The connection, and how far it got.
+/// Link and its state.
 #[derive(Debug)]
 pub struct Link {
-    /// What the log calls the daemon.
+    /// Name of the daemon in the log.
     who: &'static str,
     path: PathBuf,
     greeting: Message,
     state: State,
     retry: Retry,
-    /// Whether it is known to the log that it cannot be reached.
+    /// Whether the failure is in the log already.
     reported: bool,
 }
 
 #[derive(Debug)]
 enum State {
     Away,
-    /// Its answer is awaited, until then.
+    /// The answer to the greeting is due at this time.
     Greeted(Peer, Instant),
     Up(Peer),
 }
 
 impl Link {
-    /// A link to the daemon at `path`, not connected yet.
+    /// Link to the daemon at `path`, not connected yet.
     pub fn new(who: &'static str, path: PathBuf, greeting: Message) -> Self {
         Self {
             who,
@@ -61,8 +61,8 @@ impl Link {
         }
     }
 
-    /// Connects if that is due, reads and writes what goes. Whoever `hears` each message can answer it, and gives the
-    /// daemon up by an error.
+    /// Connects if that is due, reads and writes. `hears` gets each message, can answer it, and closes the
+    /// connection by an error.
     pub fn progress(
         &mut self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! The statistics daemon's process: one thread around poll(2), in which nothing waits for a single peer.
+//! Process of the statistics daemon: one thread around poll(2), which never waits for a single peer.
 
 mod options;
 
@@ -34,26 +34,26 @@ use options::Options;
 
 pub use super::report::{DETAILS, MAX_DETAILS};
 
-/// Most connections at once. While there are so many, further ones wait to be accepted.
+/// Maximum number of connections. While there are so many, further ones wait to be accepted.
 pub const MAX_CONNECTIONS: usize = 128;
 
-/// Shares of users of these.
+/// Shares of users in the connections.
 pub const CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits::of(MAX_CONNECTIONS);
 
-/// Most subscriptions of one tenant, which is the first label of a path; root's own do not count.
+/// Maximum number of subscriptions of one tenant, which is the first label of a path; those of root do not count.
 pub const MAX_OF_TENANT: usize = MAX_CONNECTIONS / TENANT_PART;
 
-/// How often something is gathered unless the operator says otherwise (BEHAVIOUR 7).
+/// Default interval between two rounds (BEHAVIOUR 7).
 pub const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Bytes that wait for a subscriber at most while it is told more: as long as more wait, it misses what is gathered.
+/// Maximum number of queued bytes with which a subscriber gets a round; with more it misses the round.
 pub const MAX_BACKLOG: usize = 1 << 16;
 
-/// Most bytes that wait for a client: for a subscriber what is gathered at once, the rest of which it misses if that is
-/// more; one that goes on asking is dropped.
+/// Maximum number of bytes queued for a client: a subscriber misses the rest of a round that is
+/// larger; a client that goes on asking is disconnected.
 pub const MAX_QUEUE: usize = 1 << 22;
 
-/// Runs the daemon to its end and returns its exit code.
+/// Runs the daemon, and returns its exit code.
 pub fn main() -> i32 {
     const PROGRAM: &str = "petrel-stats";
     let options: Options = command_line::parse(PROGRAM);
@@ -110,7 +110,7 @@ fn run(options: &Options) -> Result<(), DaemonError> {
     if !options.systemd_socket_activation
         && let Err(error) = fs::remove_file(&path)
     {
-        warn!("cannot remove {}: {error}", path.display());
+        warn!("cannot remove '{}': {error}", path.display());
     }
     ended
 }
@@ -127,14 +127,14 @@ enum Source {
 struct Daemon {
     registry: Registry<Target>,
     clients: Clients,
-    /// How often in a row these have missed what was gathered.
+    /// Rounds in a row that these clients have missed.
     behind: BTreeMap<ClientId, u64>,
     supervisor: Link,
     interval: Duration,
-    /// When something is gathered next.
+    /// Time of the next round.
     next_round: Instant,
     reporter: Option<Reporter>,
-    /// How often subscribers missed a round.
+    /// Number of rounds that subscribers have missed.
     missed: u64,
     /// Whether counters of virtual machines are gathered.
     with_machines: bool,
@@ -143,7 +143,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Serves until a signal asks for the end.
+    /// Serves until a signal ends the daemon.
     fn serve(&mut self, signals: &mut Signals) -> Result<(), DaemonError> {
         loop {
             let events = self.wait(signals)?;
@@ -200,7 +200,7 @@ impl Daemon {
             .map_err(|error| DaemonError::System("wait for events", error))
     }
 
-    /// Something happened on a connection.
+    /// Handles events of a connection.
     fn attend(&mut self, id: ClientId, events: PollFlags, now: Instant) {
         if let Err(why) = self.converse(id, events, now) {
             debug!("connection {id}: closed: {why}");
@@ -226,7 +226,7 @@ impl Daemon {
                     break;
                 }
             };
-            // What is no message ends the connection without an answer (WIRE 3).
+            // An invalid message ends the connection without an answer (WIRE 3).
             let message = Message::decode(&request).map_err(|error| error.to_string())?;
             let answer = self.carry_out(id, &message);
             self.answer(id, message.header, answer, now)?;
@@ -270,7 +270,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Refuses what only root may: readers of statistics do not decide what is gathered for others.
+    /// Refuses requests that only root may make: readers of statistics do not decide what is gathered for others.
     fn check_administrator(&self, id: ClientId) -> Result<(), String> {
         match self.clients.get(id) {
             Some(client) if !client.peer().is_trusted() => Err(
@@ -281,7 +281,7 @@ impl Daemon {
         }
     }
 
-    /// An error is told, and ends the conversation (WIRE 7.2).
+    /// Sends an answer; an error ends the connection (WIRE 7.2).
     fn answer(
         &mut self,
         id: ClientId,
@@ -314,7 +314,7 @@ impl Daemon {
         match told {
             Announcement::Add(name, add) => {
                 if let Err(why) = self.observe(name.clone(), &add) {
-                    warn!("{name} is not observed: {why}");
+                    warn!("{name}: cannot be observed: {why}");
                 }
             }
             Announcement::Remove(name) => self.registry.remove(&name),
@@ -333,11 +333,11 @@ impl Daemon {
             .map_err(|error| error.to_string())
     }
 
-    /// Gathers what somebody wants to know, and sends it to all that do and keep up.
+    /// Gathers the statistics that have subscribers, and sends them to those that keep up.
     fn gather(&mut self, now: Instant) {
         let interfaces = match Interfaces::now() {
             Ok(interfaces) => interfaces,
-            Err(error) => return error!("cannot ask for network interfaces: {error}"),
+            Err(error) => return error!("cannot list network interfaces: {error}"),
         };
         let mut readers = self.readers();
         let mut broken = Vec::new();
@@ -356,11 +356,11 @@ impl Daemon {
                     return false;
                 }
                 Err(error) => {
-                    warn!("{name}: is observed no longer: {error}");
+                    warn!("{name}: no longer observed: {error}");
                     return false;
                 }
             };
-            // One frame for all that get the same.
+            // One frame for all subscribers that get the same.
             let mut frames: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
             for (id, left_out) in wanted {
                 if !readers.contains(&id) {
@@ -397,7 +397,7 @@ impl Daemon {
         }
     }
 
-    /// Clients that keep up. The others miss a round.
+    /// Clients that keep up; the others miss this round.
     fn readers(&mut self) -> BTreeSet<ClientId> {
         let mut readers = BTreeSet::new();
         for (id, client) in self.clients.iter() {
@@ -419,20 +419,20 @@ impl Daemon {
     }
 }
 
-/// Takes note that a subscriber misses what is gathered, or the rest of it.
+/// Counts that a subscriber misses a round, or the rest of it.
 fn miss(behind: &mut BTreeMap<ClientId, u64>, id: ClientId) {
     let missed = behind.entry(id).or_default();
     *missed += 1;
     debug!("connection {id}: does not read, and missed {missed} times");
 }
 
-/// When something is gathered after `due`. What was slept through is left out: after a delay a whole interval follows.
+/// Time of the round after the one at `due`. Missed rounds are skipped: after a delay a whole interval follows.
 fn next_round(due: Instant, interval: Duration, now: Instant) -> Instant {
     let next = due + interval;
     if next <= now { now + interval } else { next }
 }
 
-/// The frame with what `name` has used, for those for whom so many labels of its path are left out.
+/// Frame with the statistics of `name`, for subscribers for whom so many labels of its path are left out.
 fn sample(name: &Name, left_out: usize, used: &Statistics) -> Vec<u8> {
     let prefix: Path = name
         .path()

@@ -13,7 +13,7 @@ use crate::wire::lines::LineFrames;
 use crate::wire::{Header, Int, Int64, Message, Payload, Success, Timestamp, VERSION};
 
 impl Daemon {
-    /// Whether somebody takes every line of `name`. Otherwise those need not be kept that newer ones replace at once.
+    /// Whether a subscriber or an archive takes every line of `name`. Otherwise lines that newer ones replace at once are skipped.
     pub(super) fn is_read_along(&self, name: &Name) -> bool {
         let takes = |id| {
             let client = self.clients.get(id);
@@ -23,7 +23,7 @@ impl Daemon {
             || self.registry.subscribers(name).any(takes)
     }
 
-    /// Everybody who reads along gets what is new, and the archives.
+    /// Sends new lines to all subscribers of `name`, and to the archives.
     pub(super) fn deliver(&mut self, name: &Name) {
         let subscribers: Vec<_> = self.registry.subscribers(name).collect();
         for id in subscribers {
@@ -36,8 +36,8 @@ impl Daemon {
         }
     }
 
-    /// Sends a subscriber what it has not got yet, as far as it takes it: until enough waits for it that poll(2) tells when
-    /// it takes more, or there is nothing left.
+    /// Sends lines to a subscriber until [`MAX_WAITING_LINES`] are queued, after which poll(2) reports that
+    /// it takes more, or there are none left.
     pub(super) fn feed(&mut self, id: ClientId) {
         let mut frames = None;
         let mut ended = false;
@@ -72,7 +72,7 @@ impl Daemon {
         }
     }
 
-    /// Tells a client that its subscription has ended, and closes the connection.
+    /// Sends a client the reason why its subscription has ended, and closes the connection.
     pub(super) fn turn_out(&mut self, dropped: &DroppedSubscriber) {
         let DroppedSubscriber {
             subscriber,
@@ -102,13 +102,13 @@ fn push_line(frames: &mut Option<LineFrames>, name: &Name, line: &Line<'_>, byte
     }
 }
 
-/// The frame that ends the lines of `name`, for now or for good.
+/// Frame that ends the lines of `name`, for now or for good.
 fn end_frame(name: &Name) -> Vec<u8> {
     let ended = Payload::Reply(Success::Empty(()));
     socket::framed(&Message::answer(unasked(name), ended))
 }
 
-/// Header of what goes to a subscriber of `name` after the answer.
+/// Header of messages to a subscriber of `name` after the answer.
 pub(super) fn unasked(name: &Name) -> Header {
     Header {
         version: Int::new(VERSION),

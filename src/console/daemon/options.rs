@@ -1,4 +1,4 @@
-//! Options of `petrel-console`, and what they open.
+//! Options of `petrel-console`, and the archives that they open.
 
 use std::fmt;
 use std::io;
@@ -93,10 +93,10 @@ pub(super) struct Options {
     pub(super) quiet: bool,
 }
 
-/// Why the daemon could not start or go on.
+/// Error that ends the daemon.
 #[derive(Debug)]
 pub enum ConsoleError {
-    /// What every daemon needs.
+    /// Error that any daemon can have.
     Daemon(DaemonError),
     /// Files cannot be written to this directory.
     LogDirectory(PathBuf, io::Error),

@@ -17,7 +17,7 @@ use crate::wire::{
 };
 
 impl Daemon {
-    /// Reads a request and acts upon it. What is no request to this daemon ends the connection without a reply (WIRE 3).
+    /// Handles a request. An invalid one ends the connection without a reply (WIRE 3).
     pub(super) fn request(&mut self, id: ClientId, request: &[u8]) {
         let message = match Message::decode(request) {
             Ok(message) => message,
@@ -69,7 +69,7 @@ impl Daemon {
         }
     }
 
-    /// Refuses what only the supervisor asks for: others would have consoles forgotten, and read what is written for others.
+    /// Refuses requests that only the supervisor makes: others could drop consoles, and read those of other tenants.
     fn check_supervisor(&self, id: ClientId) -> Result<(), String> {
         match self.clients.get(id) {
             Some(client) if !client.peer().is_trusted() => Err(
@@ -80,7 +80,7 @@ impl Daemon {
         }
     }
 
-    /// Begins to read the console of `name`, or goes on with the lines it had.
+    /// Begins to read the console of `name`, and keeps the lines of its former runs.
     fn add(&mut self, name: &Name, max: u64) -> Result<(), String> {
         if name.label().is_none() {
             return Err(format!(
@@ -97,7 +97,7 @@ impl Daemon {
             self.turn_out(&dropped);
         }
         if let Some(mut before) = self.fifos.remove(name) {
-            // No line is lost: neither what waits in another fifo of that name, nor a line begun.
+            // No line is lost: neither the rest of another fifo of that name, nor an unfinished line.
             let ended = self.take_in(name, &mut before, LAST_READS) == Arrived::End;
             if !ended && fifo.is_same(&before) {
                 fifo.splitter = before.splitter;
@@ -117,7 +117,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Bounds the archives of a tenant.
+    /// Sets the limit of a tenant's archives.
     fn bound(&mut self, tenant: &name::Path, bytes: u64) {
         for archive in &mut self.archives {
             archive.bound(tenant, bytes);
@@ -134,7 +134,7 @@ impl Daemon {
         ))
     }
 
-    /// Answers, then sends the history, then is ready for live lines: all in the one queue of the connection.
+    /// Answers, sends the history, and begins to send live lines, all through the queue of the connection.
     fn subscribe(
         &mut self,
         id: ClientId,
@@ -192,7 +192,7 @@ impl Daemon {
     }
 }
 
-/// Words for a new subscriber: it is told, too, whose place it has.
+/// Answer to a new subscriber, which says also whose place it has.
 fn answer_to(subscribed: &Subscribed) -> String {
     let replaced = subscribed
         .dropped

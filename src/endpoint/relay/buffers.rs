@@ -1,16 +1,16 @@
-//! Bytes that wait in a relay, and the pace of an upload.
+//! Buffers of a relay, and the pace of an upload.
 
 use std::time::Duration;
 
 use super::{PIECE, UPLOAD_STEP};
 
-/// Whether an upload goes on fast enough: counted is only the time in which it is the client's turn, so that a slow
+/// Pace of an upload. Only the time in which the client has to send is counted, so that a slow
 /// daemon is not held against it.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// What has arrived since the last whole [`UPLOAD_STEP`].
+    /// Bytes since the last whole [`UPLOAD_STEP`].
     bytes: usize,
-    /// How long the client was waited for since.
+    /// Time spent waiting for the client since.
     pub(super) waited: Duration,
 }
 
@@ -40,20 +40,20 @@ impl PendingBytes {
         }
     }
 
-    /// Room for a piece, where nothing is on its way.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    /// Space for a piece, when nothing is pending.
+    pub(super) fn space(&mut self) -> &mut [u8] {
         if self.bytes.len() < PIECE {
             self.bytes = vec![0; PIECE];
         }
         &mut self.bytes
     }
 
-    /// So many of the bytes in the room.
+    /// First `count` bytes of the buffer.
     pub(super) fn front(&self, count: usize) -> &[u8] {
         self.bytes.get(..count).unwrap_or_default()
     }
 
-    /// They are on their way now.
+    /// Marks the first `count` bytes of the buffer as pending.
     pub(super) fn hold(&mut self, count: usize) {
         (self.written, self.end) = (0, count);
     }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_steps_of_an_upload_renew_the_patience() {
+    fn only_whole_steps_of_an_upload_restart_the_timeout() {
         let waited = Duration::from_secs(59);
         let mut pace = Pace { bytes: 0, waited };
         for _ in 1..UPLOAD_STEP {

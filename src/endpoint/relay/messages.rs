@@ -5,7 +5,7 @@ use crate::name::Name;
 use crate::wire::frame;
 use crate::wire::{Command, Header, Int, Int64, Message, Payload, PolicyCommand, VERSION};
 
-/// The message that tells the client of a failure (WIRE 11.6), as a frame.
+/// Frame with a failure for the client (WIRE 11.6).
 pub fn failure(name: &Name, text: &str) -> Vec<u8> {
     let header = Header {
         version: Int::new(VERSION),
@@ -21,7 +21,7 @@ pub fn failure(name: &Name, text: &str) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// The policies of the chain in one message, where they are sent, and the command, to be written at once: the daemon does
+/// Encodes the policies of the chain in one message, if they are sent, and the command, to be written together: the daemon does
 /// not look at the command if it refuses the policies. The command's sequence number is 0, so that the answer fits the
 /// client as it is (WIRE 11.6).
 pub(super) fn encode(request: &Request, sends_chain: bool) -> Result<Vec<u8>, String> {

@@ -1,4 +1,4 @@
-//! The start of BHyve machines, step by step.
+//! Start of BHyve machines, step by step.
 
 use super::super::bhyve::{Boot, Outcome};
 use super::super::tender::{self, Guest, Start, check_cpus};
@@ -10,18 +10,18 @@ use crate::unikernel::{Config, Version};
 
 use std::path::PathBuf;
 
-/// The programs for a machine.
+/// Programs for a machine.
 pub(super) struct Programs {
     pub(super) loader: PathBuf,
     pub(super) tender: PathBuf,
 }
 
 impl Daemon {
-    /// Whether this host can run a machine of this configuration, and with which programs.
+    /// Finds the programs for a machine of this configuration, if this host can run it.
     pub(super) fn programs(&self, name: &Name, config: &Config) -> Result<Programs, String> {
         launch::supported(config, self.machines.as_ref().map(drop))?;
         check_cpus(config).map_err(|error| error.to_string())?;
-        // What it is to be called does not matter yet.
+        // The names of its taps do not matter yet.
         self.plan(name, config, &vec![""; config.nets.len()])?;
         let found = |name| tender::program(name).map_err(|error| error.to_string());
         found(bhyve::BHYVECTL_PROGRAM)?;
@@ -42,7 +42,7 @@ impl Daemon {
         Plan::new(&machine, name, config, taps, &disks, &map).map_err(|error| error.to_string())
     }
 
-    /// Begins to start a machine; [`Event::Spawned`] tells the end of it.
+    /// Begins to start a machine; [`Event::Spawned`] reports the result.
     pub(super) fn boot(&mut self, programs: Programs, start: super::Starting) {
         let run = start.run;
         if let Err(why) = self.try_boot(programs, start) {
@@ -74,7 +74,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// The next step of a start, if that was not the last.
+    /// Takes the next step of a start. Returns the event of the last one.
     pub(super) fn booted(&mut self, outcome: Outcome) -> Option<Event> {
         let (run, result) = match outcome {
             Outcome::Clear(boot) => {
@@ -99,7 +99,7 @@ impl Daemon {
         };
         machines.write_map(&boot)?;
         let Boot { name, version, .. } = &boot;
-        log::debug!("{name}: is loaded by {}", boot.loader.display());
+        log::debug!("{name}: being loaded by {}", boot.loader.display());
         let Some(fifo) = self.fifos.get(name) else {
             return Err(UNPREPARED.to_owned());
         };
@@ -146,10 +146,10 @@ impl Daemon {
     }
 }
 
-/// Why a run does not begin whose console is not there.
+/// Error of a run whose console was not prepared.
 pub(super) const UNPREPARED: &str = "its console was not prepared";
 
-/// A version without an image is one of a machine.
+/// Whether a version is one of a machine: it has no image.
 pub(super) fn is_machine(version: &Version) -> bool {
     version.stored_image().is_none()
 }

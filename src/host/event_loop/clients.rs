@@ -1,4 +1,4 @@
-//! Clients of the supervisor, and the listener by which they come.
+//! Clients of the supervisor, and their listener.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -87,7 +87,7 @@ impl Clients {
         self.accept_after.take_if(|until| *until <= now);
     }
 
-    /// Clients whose large requests are not read further for now: others have as many in memory as there may be.
+    /// Clients whose large requests are not read further for now, as [`MAX_LARGE`] of others are in memory.
     pub(super) fn held_back(&self) -> BTreeSet<ConnectionId> {
         let unpacking = self.open.values().filter(|client| client.is_unpacking());
         let capacity = MAX_LARGE.saturating_sub(unpacking.count());

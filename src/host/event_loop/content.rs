@@ -1,4 +1,4 @@
-//! Images that are sent, and what the supervisor decided about block devices, carried out.
+//! Transfers of images and block devices, as the supervisor decides.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -18,31 +18,31 @@ use crate::supervisor::{
 use crate::unikernel::ImageDigest;
 use crate::wire::{Header, Message, Payload, domain};
 
-/// Content on its way.
+/// Transfer under way.
 pub(super) struct Underway {
     transfer: Transfer,
     purpose: Purpose,
 }
 
-/// What a transfer is for.
+/// Purpose of a transfer.
 enum Purpose {
-    /// A tenant gets an image, in an answer with this header.
+    /// Sends an image to a tenant, in an answer with this header.
     Image(Path, Header),
-    /// An image arrives, with the file that it arrives in.
+    /// Receives an image into this file.
     Upload(UploadId, images::Staging),
-    /// A task of the supervisor's; with what is to become the device if content arrives.
+    /// Task of the supervisor; with the future device if content is received.
     Device(TaskId, Name, Option<Staging>),
 }
 
 impl Underway {
-    /// Calls it off. The process is the last to have its file, and waits until that is freed.
+    /// Cancels the transfer. Its process is the last to hold the file, and waits until that is freed.
     fn end(self) {
         let Self { transfer, purpose } = self;
         drop(purpose);
         drop(transfer);
     }
 
-    /// The upload that it is, if it is one.
+    /// Upload that this transfer receives.
     fn upload(&self) -> Option<UploadId> {
         match &self.purpose {
             Purpose::Upload(upload, _) => Some(*upload),
@@ -50,7 +50,7 @@ impl Underway {
         }
     }
 
-    /// Whether it writes to the disk.
+    /// Whether the transfer writes to the disk.
     fn writes(&self) -> bool {
         matches!(
             self.purpose,
@@ -59,7 +59,7 @@ impl Underway {
     }
 }
 
-/// Readable when its process has something to report.
+/// Readable when the process of the transfer has something to report.
 impl AsFd for Underway {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.transfer.as_fd()
@@ -123,7 +123,7 @@ impl Daemon {
         }
     }
 
-    /// Whether one more image can be sent for a tenant.
+    /// Checks that one more image can be sent to a tenant.
     fn check_images(&self, tenant: &Path) -> Result<(), String> {
         let (mut all, mut own) = (0, 0);
         for underway in self.transfers.values() {
@@ -190,7 +190,7 @@ impl Daemon {
         self.carry(from, has_content, purpose, cargo)
     }
 
-    /// Has something carried by a process, which is given what has arrived of the client already.
+    /// Starts a transfer worker, which also gets the bytes of the client that have arrived already.
     fn carry(
         &mut self,
         client: ConnectionId,
@@ -214,7 +214,7 @@ impl Daemon {
         }
     }
 
-    /// Begins to take an image in: `embedded`, or as raw frames.
+    /// Begins to receive an image: `embedded`, or as raw frames.
     pub(super) fn receive_image(
         &mut self,
         upload: UploadId,
@@ -223,7 +223,7 @@ impl Daemon {
         compressed: bool,
     ) {
         if !self.clients.contains(from) {
-            // That it is gone is an event of its own.
+            // Its end is an event of its own.
             return;
         }
         let staged = self.check_upload_space(upload).and_then(|()| {
@@ -240,7 +240,7 @@ impl Daemon {
         }
     }
 
-    /// Looks at an image whose content is on disk, and for a tender for it.
+    /// Inspects an image whose content is on disk, and finds a tender for it.
     fn staged(
         &mut self,
         upload: UploadId,
@@ -265,7 +265,7 @@ impl Daemon {
         Ok(image)
     }
 
-    /// Forgets an image that arrives or is staged.
+    /// Discards an image that is being received or staged.
     pub(super) fn discard_image(&mut self, upload: UploadId) {
         if let Some(staged) = self.staged.remove(&upload) {
             self.writer.discard(staged);
@@ -273,7 +273,7 @@ impl Daemon {
         self.end_upload(upload);
     }
 
-    /// Lets an upload go on that may as far as its policies go.
+    /// Lets an upload that its policies allow go on, if there is space.
     pub(super) fn grant_upload(&mut self, upload: UploadId) {
         if let Err(why) = self.check_upload_space(upload) {
             return self.refuse_upload(upload, why);
@@ -291,7 +291,7 @@ impl Daemon {
         }
     }
 
-    /// Ends the process that takes an image in, if there is one.
+    /// Ends the transfer of an upload, if there is one.
     fn end_upload(&mut self, upload: UploadId) -> bool {
         let mut transfers = self.transfers.iter();
         let client = transfers.find_map(|(client, underway)| {
@@ -309,7 +309,7 @@ impl Daemon {
         true
     }
 
-    /// Checks that this upload can take its next step, whatever the others under way still write of theirs.
+    /// Checks that there is space for the next step of this upload, and for those of all others under way.
     fn check_upload_space(&self, upload: UploadId) -> Result<(), String> {
         let own = |underway: &Underway| underway.upload() == Some(upload);
         let has_begun = self.transfers.values().any(own);
@@ -319,12 +319,12 @@ impl Daemon {
             .map_err(|error| error.to_string())
     }
 
-    /// Transfers that write to the disk, each of which may take a step.
+    /// Number of transfers that write to the disk, each of which may take a step.
     fn writing(&self) -> u64 {
         self.transfers.values().filter(|one| one.writes()).count() as u64
     }
 
-    /// Lets a device take more of the disk, or ends what fills it.
+    /// Lets a device take more of the disk, or ends its transfer.
     fn grow_device(&mut self, client: ConnectionId) {
         match self.check_block_space(self.writing() * UPLOAD_STEP_BYTES) {
             Ok(()) => {
@@ -402,11 +402,11 @@ impl Daemon {
                 self.told(task, &name, Err(why));
             }
         }
-        // Only now, that it is the last to have what is of no use any more.
+        // Only now: this is the last handle of a file that is of no use any more.
         drop(transfer);
     }
 
-    /// Breaks a task off that sends or receives.
+    /// Aborts a task that sends or receives.
     pub(super) fn break_off(&mut self, task: TaskId) {
         let mut transfers = self.transfers.iter();
         let found = transfers.find_map(|(client, underway)| match &underway.purpose {

@@ -1,4 +1,4 @@
-//! What the supervisor decided, carried out.
+//! Effects: what the supervisor decided is carried out.
 
 use nix::sys::signal::Signal;
 
@@ -143,7 +143,7 @@ impl Daemon {
         }
     }
 
-    /// Sends bytes that end an answer, and with it the conversation.
+    /// Sends the last bytes of an answer, and closes the connection.
     pub(super) fn answer_with(&mut self, to: ConnectionId, bytes: &[u8]) {
         let connection = self.clients.get_mut(to);
         let arrival = connection.and_then(|connection| connection.answer(bytes, true));
@@ -152,7 +152,7 @@ impl Daemon {
         }
     }
 
-    /// What the image of a version declares, if it has one, and this host can run it.
+    /// Manifest of the image of a version, if it has one; an error if this host cannot run the version.
     fn can_run(
         &mut self,
         name: &Name,
@@ -165,7 +165,7 @@ impl Daemon {
             return self.programs(name, &version.config).map(|_| None);
         }
         let manifest = match staged.and_then(|upload| self.staged.get(&upload)) {
-            // That there is a tender was found when it was staged.
+            // Its tender was found when it was staged.
             Some(staged) => staged.manifest.clone(),
             None => self.inspect(&version.image)?.0,
         };
@@ -174,7 +174,7 @@ impl Daemon {
         Ok(Some(manifest))
     }
 
-    /// What an image of the store declares, and the tender that runs it.
+    /// Manifest of an image of the store, and the tender that runs it.
     fn inspect(&mut self, image: &ImageDigest) -> Result<(Manifest, PathBuf), String> {
         let mut file = self.images.read(image).map_err(|error| error.to_string())?;
         let manifest = Manifest::read(&mut file).map_err(|error| error.to_string())?;
@@ -185,7 +185,7 @@ impl Daemon {
         Ok((manifest, tender))
     }
 
-    /// Goes on with what is to run an image, now that it is in the store.
+    /// Prepares a unikernel whose image is in the store now.
     pub(super) fn installed(&mut self, name: Name, result: Result<(), String>) {
         let Some(version) = self.installing.remove(&name) else {
             return;
@@ -276,7 +276,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// The BHyve machine that a unikernel has, if it is one.
+    /// BHyve machine of a unikernel.
     fn machine_of(&self, name: &Name) -> Option<String> {
         self.machines.as_ref().ok()?.of(name)
     }

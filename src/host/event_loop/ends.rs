@@ -28,7 +28,7 @@ impl Daemon {
         }
     }
 
-    /// Looks for those among the tenders of an earlier supervisor that have ended, and are no children.
+    /// Finds ended tenders of an earlier supervisor, which are not children of this process.
     pub(super) fn look_at_adopted(&mut self) {
         let ended: Vec<_> = self
             .runs
@@ -47,7 +47,7 @@ impl Daemon {
         }
     }
 
-    /// Tells of the end of this process, if it was a tender.
+    /// Reports the end of this process to the supervisor, if it was a tender.
     fn over(&mut self, process: Pid, end: End) {
         let Some((name, over)) = self.runs.ended(process, end) else {
             return;

@@ -1,4 +1,4 @@
-//! Start of `petreld`: opens everything that it needs, and takes over what an earlier supervisor has left running.
+//! Start of `petreld`: opens the database, and takes over the tenders of an earlier supervisor.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::unix::net::UnixListener;
@@ -68,7 +68,7 @@ impl Daemon {
         let mut daemon = Self::assemble(options, program, signals, listener, store, opened)?;
         daemon.tenders.look_around();
         undo.forget(&daemon.options);
-        // A child may have ended when nobody listened.
+        // A child may have ended before signals were handled.
         daemon.reap();
         daemon.connect_console(false);
         Ok(daemon)
@@ -123,7 +123,7 @@ impl Daemon {
     }
 }
 
-/// Opens the database and what an earlier supervisor has left running.
+/// Opens the database, and takes over the tenders of an earlier supervisor.
 fn open(
     options: &Options,
     system: System,
@@ -186,7 +186,7 @@ fn open_taps(options: &Options, state: &State, survivors: &[Survivor]) -> Result
     Taps::open(&options.dbdir, options.lock_mac, running).map_err(HostError::Taps)
 }
 
-/// The state on disk; one of albatross is imported.
+/// Loads the state from disk; a state file of albatross is imported.
 fn load(store: &mut Store, images: &ImageStore, system: &System) -> Result<State, HostError> {
     let (content, complete) = match store.load().map_err(HostError::Store)? {
         StateSource::Nothing => return Ok(State::default()),
@@ -195,7 +195,7 @@ fn load(store: &mut Store, images: &ImageStore, system: &System) -> Result<State
     };
     match content {
         Content::Native(state) => {
-            // Nobody knows which images a file that was set aside refers to.
+            // A file that was set aside may refer to further images.
             if complete && !store.has_set_aside() {
                 images
                     .keep_only(store.images())
@@ -256,7 +256,7 @@ fn adopt(runs: &mut Runs, runtime_directory: &Path) -> (Vec<Survivor>, HashMap<N
     (survivors, fifos)
 }
 
-/// What names machines, or why there are none.
+/// Namespace of machines, or why there are none.
 fn naming(machines: &Result<Machines, &'static str>) -> Result<Owner, &'static str> {
     let machines = machines.as_ref();
     machines
@@ -264,7 +264,7 @@ fn naming(machines: &Result<Machines, &'static str>) -> Result<Owner, &'static s
         .map_err(|why| *why)
 }
 
-/// The BHyve machines. What an earlier supervisor has left is destroyed, but for those of tenders that run.
+/// Opens the BHyve machines. Those without a running tender are destroyed.
 fn machines(
     system: System,
     options: &Options,
@@ -280,7 +280,7 @@ fn machines(
     Ok(Ok(machines))
 }
 
-/// Anything that differs from one start to the next.
+/// Number that differs from one start to the next.
 fn seed() -> u32 {
     daemon::wall_clock().subsec_nanos() ^ std::process::id()
 }

@@ -7,26 +7,26 @@ use super::PORT;
 use crate::influx::http::{Url, WriteEndpoint};
 use crate::influx::resolver::Resolver;
 
-/// Where lines go.
+/// Destination of lines.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    /// To a listener for lines.
+    /// Listener for lines.
     Lines(SocketAddr),
-    /// To a server (with the token that is shown to it).
+    /// HTTP server, with the token for it.
     Server(Url, WriteEndpoint, Option<String>),
 }
 
-/// Way to the addresses of a host.
+/// Source of the addresses of a host.
 #[derive(Debug)]
 pub(crate) enum HostAddress {
-    /// These are all.
+    /// Fixed addresses.
     Known(Vec<SocketAddr>),
-    /// This process looks them up.
+    /// Process that looks them up.
     Named(Resolver),
 }
 
 impl Destination {
-    /// The port that connections are made to.
+    /// Port of the destination.
     pub(in crate::influx) fn port(&self) -> u16 {
         match self {
             Self::Lines(address) => address.port(),
@@ -34,16 +34,16 @@ impl Destination {
         }
     }
 
-    /// Finds the way to the host, for a name by a process of its own.
+    /// Addresses of the host; for a name, starts the process that looks them up.
     ///
     /// # Errors
-    /// If that cannot be started.
+    /// The process cannot be started.
     pub(in crate::influx) fn host(&self) -> io::Result<HostAddress> {
         let (host, port) = match self {
             Self::Lines(address) => return Ok(HostAddress::Known(vec![*address])),
             Self::Server(url, ..) => (&url.host, url.port),
         };
-        // An address with a zone is looked up, too.
+        // An address with a zone has to be looked up, too.
         match host.parse::<IpAddr>() {
             Ok(ip) => Ok(HostAddress::Known(vec![(ip, port).into()])),
             Err(_) => Resolver::start(host, port).map(HostAddress::Named),
@@ -51,7 +51,7 @@ impl Destination {
     }
 }
 
-/// Where a listener for lines is, as the operator says it: `IP[:PORT]`.
+/// Parses the address of a listener for lines: `IP[:PORT]`.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let bare = text
         .strip_prefix('[')

@@ -10,7 +10,7 @@ use crate::influx::http::{self, Answer, MAX_ANSWER};
 /// Bytes read at once.
 const READ: usize = 1 << 12;
 
-/// What is sent at once, and what is answered.
+/// Lines that are sent together, and the answer so far.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) stream: TcpStream,
@@ -44,7 +44,7 @@ impl Exchange {
         (self.lines, self.written) = (lines, 0);
     }
 
-    /// Writes and reads what goes. `false`: nothing more will come. A collector that has said something before it broke
+    /// Writes and reads without waiting. Returns `false` at the end of the input. A collector that has answered before it broke
     /// off may have refused what it had not read to its end, so that is no error.
     pub(super) fn converse(&mut self) -> io::Result<bool> {
         let written = self.write();
@@ -63,7 +63,7 @@ impl Exchange {
         Err(error)
     }
 
-    /// What the server has answered; when it is late, what it has said so far is all, if it says enough.
+    /// Answer of the server; when the deadline is over, the part that has arrived, if that is enough.
     pub(super) fn answer(&self, open: bool, late: bool) -> Result<Option<Answer>, &'static str> {
         match http::answer(&self.answer, !open)? {
             None if late => Ok(http::answer(&self.answer, true).unwrap_or_default()),
@@ -84,7 +84,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// `false`: nothing more will come.
+    /// Reads without waiting. Returns `false` at the end of the input.
     fn read(&mut self) -> io::Result<bool> {
         let mut bytes = [0; READ];
         while self.answer.len() < MAX_ANSWER {
@@ -99,7 +99,7 @@ impl Exchange {
         Ok(true)
     }
 
-    /// The lines of which something is not written.
+    /// Lines that are not written completely.
     pub(super) fn unsent(self) -> Vec<String> {
         let mut end = 0;
         let mut lines = self.lines;

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 
 use crate::sys::tcp;
 
-/// A connection on which the peer takes note of nothing for so long is broken: by itself the system would try for several
-/// minutes, in which it takes lines that nobody gets. FreeBSD 13 has no such option.
+/// Limits how long the peer may acknowledge nothing before the connection fails: by default the system would try for several
+/// minutes, in which it takes lines that nobody receives. FreeBSD 13 has no such option.
 pub(super) fn limit_silence(socket: &TcpStream, most: Duration) -> nix::Result<()> {
     let seconds = u32::try_from(most.as_secs()).unwrap_or(u32::MAX);
     match tcp::limit_silence(socket, seconds) {

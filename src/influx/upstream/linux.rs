@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-/// A connection on which the peer takes note of nothing for so long is broken: by itself the system would try for a quarter
-/// of an hour, in which it takes lines that nobody gets.
+/// Limits how long the peer may acknowledge nothing before the connection fails: by default the system would try for a quarter
+/// of an hour, in which it takes lines that nobody receives.
 pub(super) fn limit_silence(socket: &TcpStream, most: Duration) -> nix::Result<()> {
     let milliseconds = u32::try_from(most.as_millis()).unwrap_or(u32::MAX);
     setsockopt(socket, sockopt::TcpUserTimeout, &milliseconds)
