@@ -1,6 +1,7 @@
-//! What both ends of a TLS connection have in common (WIRE 11.1).
+//! Common parts of both ends of a TLS connection (WIRE 11.1).
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -16,11 +17,11 @@ use crate::chain::verify::PathError;
 /// Port of the endpoint (BEHAVIOUR 9).
 pub const PORT: u16 = 1025;
 
-/// Bytes read from a socket at once.
-const READ: usize = 1 << 16;
+/// Size of the buffer for a read from a socket, in bytes.
+const BUFFER: usize = 1 << 16;
 
-/// What has arrived on a socket, and the library has not taken yet, which asks for 4 KiB at a time. Before the socket
-/// is polled, all of it has to be taken.
+/// Buffer between a socket and the TLS library, which reads only 4 KiB at a time. It must be empty before the socket is
+/// polled.
 #[derive(Debug)]
 pub struct Arrived {
     bytes: Vec<u8>,
@@ -31,7 +32,7 @@ pub struct Arrived {
 impl Default for Arrived {
     fn default() -> Self {
         Self {
-            bytes: vec![0; READ],
+            bytes: vec![0; BUFFER],
             taken: 0,
             end: 0,
         }
@@ -39,18 +40,18 @@ impl Default for Arrived {
 }
 
 impl Arrived {
-    /// A reader of this and of what follows on the socket.
+    /// Reader of the buffer, and then of the socket.
     pub fn from<'a>(&'a mut self, socket: &'a TcpStream) -> impl Read + 'a {
         Reader(self, socket)
     }
 
-    /// Whether nothing is left.
+    /// Whether the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.taken == self.end
     }
 }
 
-/// Describes an error of the library in words: its own text has names of types.
+/// Describes an error of the library in words. Its own text has names of types.
 pub fn describe(error: &rustls::Error) -> String {
     use rustls::Error as E;
     match error {
@@ -62,33 +63,33 @@ pub fn describe(error: &rustls::Error) -> String {
         }
         E::InvalidCertificate(error) => format!("invalid certificate: {}", in_words(error)),
         E::PeerIncompatible(why) => format!(
-            "the other side does not support what is needed: {}",
+            "the peer does not support what is needed: {}",
             in_words(why)
         ),
         E::PeerMisbehaved(why) => {
-            format!("the other side broke the protocol: {}", in_words(why))
+            format!("the peer broke the protocol: {}", in_words(why))
         }
-        // The library spells it as no specification does.
+        // The library spells the name differently from the specification.
         E::AlertReceived(AlertDescription::UnrecognisedName) => {
-            "the other side sent the alert unrecognized_name".to_owned()
+            "the peer sent the alert unrecognized_name".to_owned()
         }
         E::AlertReceived(alert) => format!(
-            "the other side sent the alert {}",
+            "the peer sent the alert {}",
             in_words(alert).replace(' ', "_")
         ),
         E::InvalidMessage(why) => format!("a message cannot be read: {}", in_words(why)),
         E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
-            "the other side sent a message out of order".to_owned()
+            "the peer sent a message out of order".to_owned()
         }
         E::InconsistentKeys(_) => "the key does not belong to the certificate".to_owned(),
-        E::NoCertificatesPresented => "the other side sent no certificate".to_owned(),
+        E::NoCertificatesPresented => "the peer sent no certificate".to_owned(),
         E::DecryptError => "a message cannot be decrypted".to_owned(),
         E::General(why) => why.clone(),
         other => in_words(other),
     }
 }
 
-/// An error of the library as the cause of one of input or output.
+/// Error of the library as the source of an I/O error.
 #[derive(Debug)]
 pub struct ProtocolError(pub rustls::Error);
 
@@ -98,7 +99,11 @@ impl fmt::Display for ProtocolError {
     }
 }
 
-impl std::error::Error for ProtocolError {}
+impl Error for ProtocolError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
 
 impl From<ProtocolError> for io::Error {
     fn from(error: ProtocolError) -> Self {
@@ -109,7 +114,7 @@ impl From<ProtocolError> for io::Error {
 struct Reader<'a>(&'a mut Arrived, &'a TcpStream);
 
 impl Read for Reader<'_> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Self(arrived, socket) = self;
         if arrived.is_empty() {
             (arrived.taken, arrived.end) = (0, 0);
@@ -119,13 +124,13 @@ impl Read for Reader<'_> {
             .bytes
             .get(arrived.taken..arrived.end)
             .unwrap_or_default();
-        let count = held.read(room)?;
+        let count = held.read(buffer)?;
         arrived.taken += count;
         Ok(count)
     }
 }
 
-/// ring, with the cipher suites of TLS 1.3 only.
+/// Provider ring with only the cipher suites of TLS 1.3.
 pub fn provider() -> Arc<CryptoProvider> {
     use ring::cipher_suite::{
         TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
@@ -140,7 +145,7 @@ pub fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// Whether this is what a peer gets reported as that speaks something else than TLS.
+/// Whether the error is that of a peer that does not speak TLS.
 pub fn is_no_tls(error: &rustls::Error) -> bool {
     use rustls::InvalidMessage as I;
     matches!(
@@ -154,7 +159,7 @@ pub fn is_no_tls(error: &rustls::Error) -> bool {
     )
 }
 
-/// The error, and with it the alert, for a peer whose path is refused: `certificate_expired`, `certificate_revoked`,
+/// Error, and with it the alert, for a peer whose path is refused: `certificate_expired`, `certificate_revoked`,
 /// `unknown_ca`, otherwise `bad_certificate` (WIRE 11.2, RFC 8446 6.2).
 pub fn refusal(error: &PathError) -> rustls::Error {
     use webpki::Error as E;
@@ -181,17 +186,17 @@ pub fn verify_handshake(
     rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
 }
 
-/// What a verifier answers where TLS 1.2 would ask: it is not spoken here.
+/// Error of a verifier for TLS 1.2, which is not supported.
 pub fn not_tls12() -> rustls::Error {
-    rustls::Error::General("TLS 1.2 is not spoken here".to_owned())
+    rustls::Error::General("TLS 1.2 is not supported".to_owned())
 }
 
-/// The signature schemes of [`provider`].
+/// Signature algorithms of [`provider`].
 pub fn algorithms() -> WebPkiSupportedAlgorithms {
     ring::default_provider().signature_verification_algorithms
 }
 
-/// The names of [`algorithms`] in the handshake.
+/// Signature schemes of [`algorithms`] for the handshake.
 pub fn schemes() -> Vec<SignatureScheme> {
     algorithms().supported_schemes()
 }

@@ -869,7 +869,7 @@ fn one_address_cannot_take_all_handshakes() {
     // Any address of 127.0.0.0/8 is this host's.
     assert!(greets(&mut endpoint.tcp_from([127, 0, 0, 2])));
     drop(first);
-    endpoint.log("peer left");
+    endpoint.log("the peer closed");
     let end = Instant::now() + PATIENCE;
     while !greets(&mut endpoint.tcp()) {
         assert!(Instant::now() < end, "its place is never free again");
@@ -1004,7 +1004,7 @@ fn a_runtime_directory_that_is_not_there_is_named_at_the_start() {
     let host = Host::new();
     fs::remove_dir(host.directory.path().join("util")).unwrap();
     let endpoint = host.listen(&[]);
-    let line = endpoint.log("commands cannot be passed on");
+    let line = endpoint.log("cannot pass on commands");
     assert!(line.contains("/util'"), "{line}");
 }
 
@@ -1066,7 +1066,7 @@ fn wrong_files_are_named_before_anything_listens() {
     host.directory.write("server.pem.key", &other.pem);
     for (files, reason) in [
         (["missing.pem", "server.pem", "server.key"], "missing.pem"),
-        (["server.pem", "server.pem", "server.key"], "no authority's"),
+        (["server.pem", "server.pem", "server.key"], "the certificate of an authority"),
         (["two.pem", "server.pem", "server.key"], "2 certificates"),
         (["ca.pem", "server.key", "server.key"], "no certificate"),
         (["ca.pem", "server.pem", "server.pem.key"], "PRIVATE KEY"),

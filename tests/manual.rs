@@ -674,7 +674,7 @@ fn limits() -> Vec<(&'static str, Vec<String>)> {
             "{} connections of one tenant",
             endpoint::MAX_CONNECTIONS / endpoint::TENANTS
         ),
-        format!("{} for a connection", time(endpoint::PLACE_TIMEOUT)),
+        format!("{} for a connection", time(endpoint::SLOT_TIMEOUT)),
         format!(
             "{}/{} of connections for streams",
             endpoint::COMMAND_PART - 1,

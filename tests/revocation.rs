@@ -211,7 +211,7 @@ fn lists_of_others_are_told_at_the_start() {
     let endpoint = host.listen(&arguments);
     let line = endpoint.log("warning: ");
     assert!(
-        line.contains("'CN=foo' is not of the trusted certificate"),
+        line.contains("'CN=foo' is not that of the trusted certificate"),
         "{line}"
     );
     let daemon = host.daemon("vmmd", endpoint::answer_all);

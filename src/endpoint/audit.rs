@@ -1,4 +1,4 @@
-//! What is logged of a connection, in one line at its end. Its grammar is in petrel-tls(8).
+//! Audit log: one line at the end of each connection. Its grammar is in petrel-tls(8).
 
 use std::fmt::{self, Write as _};
 use std::time::Instant;
@@ -12,32 +12,32 @@ use crate::logging::AUDIT;
 use crate::name::Path;
 use crate::unikernel::ImageDigest;
 
-/// The line of one connection, as far as it is known.
+/// Line of one connection, as far as it is known.
 #[derive(Debug)]
 pub struct Audit {
     started: Instant,
     fields: String,
 }
 
-/// What came of a connection.
+/// Result of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The daemon carried the request out.
+    /// The daemon carried out the request.
     Success,
-    /// The daemon did not.
+    /// The daemon refused the request, or failed.
     Failure,
-    /// The daemon answered something else.
+    /// The daemon sent another answer.
     Answered,
-    /// The endpoint refused.
+    /// The endpoint refused the request.
     Refused,
-    /// The client left, or was too slow.
+    /// The client closed the connection, or was too slow.
     Gone,
     /// A daemon cannot be reached or does not answer properly, or the process of the connection failed.
     Broken,
 }
 
 impl Audit {
-    /// Of a connection that `peer` began at `started`.
+    /// Line of a connection that `peer` began at `started`.
     pub fn new(peer: &str, started: Instant) -> Self {
         let mut audit = Self {
             started,
@@ -47,7 +47,7 @@ impl Audit {
         audit
     }
 
-    /// The path that was verified, leaf first.
+    /// Adds the verified path, leaf first.
     pub fn certificates(&mut self, path: &[impl AsRef<[u8]>]) {
         let certificates: Vec<_> = path
             .iter()
@@ -68,19 +68,19 @@ impl Audit {
         }
     }
 
-    /// The leaf that the client showed, which proves nothing.
+    /// Adds the fingerprint of an unverified leaf.
     pub fn unverified(&mut self, leaf: &[u8]) {
         self.field("unverified-fingerprint", &fingerprint(leaf));
     }
 
-    /// What is asked for.
+    /// Adds the request.
     pub fn request(&mut self, request: &chain::Request) {
         let kind = route(&request.command).kind.replace(' ', "-");
         self.field("command", &kind);
         self.field("name", &request.name.to_string());
     }
 
-    /// The paths whose policy comes from a newer certificate than the client's.
+    /// Adds the paths that keep the policy of a newer certificate than the client's.
     pub fn kept(&mut self, paths: &[Path]) {
         if !paths.is_empty() {
             let paths: Vec<_> = paths.iter().map(ToString::to_string).collect();
@@ -88,7 +88,7 @@ impl Audit {
         }
     }
 
-    /// Writes the line.
+    /// Logs the line.
     pub fn write(self, outcome: Outcome, reason: &str) {
         info!(target: AUDIT, "{}", self.line(outcome, reason));
     }
@@ -96,7 +96,7 @@ impl Audit {
     fn line(mut self, outcome: Outcome, reason: &str) -> String {
         self.field("verdict", &outcome.to_string());
         if !reason.is_empty() {
-            // Spaces stay, so that it can be read; without '=' nothing in it looks like a field.
+            // Spaces are kept for readers. Without '=', no part looks like a field.
             let reason = escaped(reason, &['=']).to_string();
             self.raw("reason", &reason);
         }
@@ -118,7 +118,7 @@ impl Audit {
     }
 }
 
-/// The verdict on how a request ended, and why.
+/// Result of a request, and the reason.
 pub fn verdict(end: &RequestEnd) -> (Outcome, &str) {
     match end {
         RequestEnd::Answered(Some(Verdict::Success)) => (Outcome::Success, ""),
@@ -129,11 +129,14 @@ pub fn verdict(end: &RequestEnd) -> (Outcome, &str) {
         RequestEnd::Failure(Fault::Client, reason) | RequestEnd::ClientGone(reason) => {
             (Outcome::Gone, reason)
         }
-        RequestEnd::Broken => (Outcome::Broken, "the daemon left inside a message"),
+        RequestEnd::Broken => (
+            Outcome::Broken,
+            "the daemon closed the connection within a message",
+        ),
     }
 }
 
-/// Graphic ASCII and spaces as they are, other characters, `"`, `\` and those of `also` as `\u{…}`.
+/// Escapes `"`, `\`, the characters of `also` and everything but graphic ASCII and spaces as `\u{…}`.
 fn escaped<'a>(text: &'a str, also: &'a [char]) -> impl fmt::Display + 'a {
     struct Escaped<'a>(&'a str, &'a [char]);
     impl fmt::Display for Escaped<'_> {
@@ -175,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_of_the_side_that_failed() {
+    fn the_outcome_names_the_side_that_failed() {
         for (fault, expected) in [
             (Fault::Request, Outcome::Refused),
             (Fault::Client, Outcome::Gone),
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_value_looks_like_a_field() {
+    fn no_value_can_look_like_a_field() {
         let mut audit = Audit::new("a\" verdict=\"success", Instant::now());
         audit.field("name", "x\n\u{1b}[31m y=z\\ü");
         let line = audit.line(Outcome::Refused, "no\" verdict=\"success\" \n ms=1");

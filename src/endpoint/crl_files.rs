@@ -1,5 +1,6 @@
-//! The CRLs of `--crl`, opened anew for each connection.
+//! Files of `--crl`, which each connection opens.
 
+use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
@@ -20,60 +21,60 @@ use crate::chain::verify::Anchor;
 use crate::sandbox::Need;
 use crate::socket::SEARCH;
 
-/// Most CRLs in all files together.
+/// Maximum number of CRLs in all files together.
 pub const MAX_CRLS: usize = 256;
 
-/// What `--crl` and the options with it say: files that are open, as they are read in a sandbox.
+/// Open files of CRLs, which are read in the sandbox.
 #[derive(Debug, Default)]
 pub struct CrlFiles {
     files: Vec<(PathBuf, io::Result<File>)>,
-    /// For each file its directory, and its name there.
-    places: Vec<io::Result<(OwnedFd, OsString)>>,
-    /// A file that is not there, and may come: its path, its directory and its name there.
+    /// Directory of each file, and its name there.
+    locations: Vec<io::Result<(OwnedFd, OsString)>>,
+    /// File that may be created later: its path, its directory and its name there.
     awaited: Option<(PathBuf, OwnedFd, OsString)>,
-    /// Whether those that have expired are used.
+    /// Whether expired CRLs are used.
     accept_expired: bool,
 }
 
-/// Why the lists cannot be used, so that no certificate is accepted.
+/// Reason why the CRLs cannot be used, so that no certificate is accepted.
 #[derive(Debug)]
 pub struct CrlFilesError {
     file: PathBuf,
     reason: Reason,
 }
 
-/// What is wrong with the file.
+/// Reason why a file of CRLs cannot be used.
 #[derive(Debug)]
 pub enum Reason {
-    /// It cannot be read.
+    /// The file cannot be read.
     Read(io::Error),
-    /// More than [`MAX_CRL_FILE`].
+    /// The file exceeds [`MAX_CRL_FILE`].
     TooLarge,
-    /// Not PEM, or not of lists only.
+    /// The file is not PEM, or holds something else than CRLs.
     Content(String),
-    /// No list in it.
+    /// The file holds no CRL.
     Empty,
-    /// [`MAX_CRLS`] are exceeded.
+    /// The files hold more than [`MAX_CRLS`] CRLs.
     TooMany,
-    /// Neither in it nor in the others is one of the anchor.
+    /// No file holds a CRL of the anchor.
     NoneOfAnchor,
-    /// One of its lists cannot be used.
-    List(CrlError),
+    /// A CRL of the file cannot be used.
+    Crl(CrlError),
 }
 
-/// The lists that were read.
+/// CRLs that were read.
 #[derive(Debug)]
 pub struct LoadedCrls {
-    /// All of them.
-    pub lists: Vec<Crl>,
-    /// The files and issuers of those that are not the anchor's.
+    /// All CRLs.
+    pub crls: Vec<Crl>,
+    /// Files and issuers of the CRLs that are not the anchor's.
     others: Vec<(PathBuf, String)>,
 }
 
 impl CrlFiles {
-    /// Opens the files. One that cannot be opened is a matter of [`Self::read`].
+    /// Opens the files. [`Self::read`] reports those that cannot be opened.
     pub fn open(files: &[PathBuf], accept_expired: bool) -> Self {
-        // What is no file, and waits for somebody, is not waited for.
+        // A named pipe without a writer must not block.
         let open = |file: &PathBuf| {
             let mut options = File::options();
             options.read(true).custom_flags(libc::O_NONBLOCK);
@@ -81,17 +82,17 @@ impl CrlFiles {
         };
         Self {
             files: files.iter().map(open).collect(),
-            places: files.iter().map(|file| place(file)).collect(),
+            locations: files.iter().map(|file| location(file)).collect(),
             awaited: None,
             accept_expired,
         }
     }
 
-    /// No lists yet: the file is not there, and counts once it [is](Self::reopen).
+    /// No CRLs yet: the file is used once it [exists](Self::reopen).
     pub fn awaiting(file: PathBuf, accept_expired: bool) -> Self {
-        let place = place(&file).ok();
+        let location = location(&file).ok();
         Self {
-            awaited: place.map(|(directory, name)| (file, directory, name)),
+            awaited: location.map(|(directory, name)| (file, directory, name)),
             accept_expired,
             ..Self::default()
         }
@@ -102,10 +103,10 @@ impl CrlFiles {
         self.files.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Opens the files again by their directories, as others may have taken their places.
+    /// Opens the files again in their directories, as they may have been replaced.
     pub fn reopen(&self) -> Self {
-        let again = |((path, _), place): (&(PathBuf, _), &io::Result<(OwnedFd, OsString)>)| {
-            let open = match place {
+        let again = |((path, _), location): (&(PathBuf, _), &io::Result<(OwnedFd, OsString)>)| {
+            let open = match location {
                 Ok((directory, name)) => open_at(directory, name),
                 Err(error) => Err(copy(error)),
             };
@@ -116,41 +117,40 @@ impl CrlFiles {
             error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
         };
         let awaited = self.awaited.iter();
-        let come = awaited
+        let created = awaited
             .map(|(path, directory, name)| (path.clone(), open_at(directory, name)))
             .filter(|(_, open)| !missing(open));
-        let files = self.files.iter().zip(&self.places).map(again);
+        let files = self.files.iter().zip(&self.locations).map(again);
         Self {
-            files: files.chain(come).collect(),
-            places: Vec::new(),
+            files: files.chain(created).collect(),
+            locations: Vec::new(),
             awaited: None,
             accept_expired: self.accept_expired,
         }
     }
 
-    /// Rights that a sandbox has to leave for [`Self::reopen`].
+    /// Rights that [`Self::reopen`] needs in a sandbox.
     pub fn needs(&self) -> impl Iterator<Item = Need<'_>> {
-        let places = self.places.iter().flatten();
-        let places = places.map(|(directory, _)| directory);
+        let directories = self.locations.iter().flatten();
+        let directories = directories.map(|(directory, _)| directory);
         let awaited = self.awaited.iter().map(|(_, directory, _)| directory);
-        places
+        directories
             .chain(awaited)
             .map(|directory| Need::Reopen(directory.as_fd()))
     }
 
-    /// Whether there are none.
+    /// Whether there are no files.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
-    /// Reads all lists, once. Those that have expired are used with a warning if that is allowed.
+    /// Reads all CRLs, once. Expired ones are used with a warning if that is allowed.
     ///
     /// # Errors
-    /// If one cannot be used, or there are some, but none of them is the anchor's: then they are perhaps another host's,
-    /// and what is revoked here is not known.
+    /// When a CRL cannot be used, or none is the anchor's: the files may be those of another host.
     pub fn read(&self, anchor: &Anchor, now: UnixTime) -> Result<LoadedCrls, CrlFilesError> {
-        let mut found = LoadedCrls {
-            lists: Vec::new(),
+        let mut loaded = LoadedCrls {
+            crls: Vec::new(),
             others: Vec::new(),
         };
         for (file, open) in &self.files {
@@ -158,46 +158,46 @@ impl CrlFiles {
                 file: file.clone(),
                 reason,
             };
-            let lists = read_file(open).map_err(failed)?;
-            if found.lists.len() + lists.len() > MAX_CRLS {
+            let crls = read_file(open).map_err(failed)?;
+            if loaded.crls.len() + crls.len() > MAX_CRLS {
                 return Err(failed(Reason::TooMany));
             }
-            for list in &lists {
-                let unusable = |error| failed(Reason::List(error));
-                self.check_time(file, list, now).map_err(unusable)?;
-                if !anchor.has_issued(list).map_err(unusable)? {
-                    found.others.push((file.clone(), list.issuer()));
+            for crl in &crls {
+                let unusable = |error| failed(Reason::Crl(error));
+                self.check_time(file, crl, now).map_err(unusable)?;
+                if !anchor.has_issued(crl).map_err(unusable)? {
+                    loaded.others.push((file.clone(), crl.issuer()));
                 }
             }
-            found.lists.extend(lists);
+            loaded.crls.extend(crls);
         }
         match self.files.first() {
-            Some((file, _)) if found.others.len() == found.lists.len() => Err(CrlFilesError {
+            Some((file, _)) if loaded.others.len() == loaded.crls.len() => Err(CrlFilesError {
                 file: file.clone(),
                 reason: Reason::NoneOfAnchor,
             }),
-            _ => Ok(found),
+            _ => Ok(loaded),
         }
     }
 
-    fn check_time(&self, file: &Path, list: &Crl, now: UnixTime) -> Result<(), CrlError> {
-        match list.check_time(now) {
+    fn check_time(&self, file: &Path, crl: &Crl, now: UnixTime) -> Result<(), CrlError> {
+        match crl.check_time(now) {
             Err(error @ CrlError::Expired(_)) if self.accept_expired => {
-                warn!("{}: {error}, and is used nevertheless", file.display());
+                warn!("{}: {error}; it is used nevertheless", file.display());
                 return Ok(());
             }
             outcome => outcome?,
         }
-        if let Some(left) = list.ends_soon(now, EXPIRY_NOTICE) {
+        if let Some(left) = crl.ends_soon(now, EXPIRY_NOTICE) {
             let then = if self.accept_expired {
-                "what is revoked later is accepted then"
+                "certificates revoked later are accepted then"
             } else {
                 "no certificate is accepted then"
             };
             warn!(
-                "{}: the CRL of '{}' expires in {} h; renew it by 'petrel revoke' without names, or {then}",
+                "{}: the CRL of '{}' expires in {} h; renew it with 'petrel revoke' without names, or {then}",
                 file.display(),
-                list.issuer().escape_default(),
+                crl.issuer().escape_default(),
                 left.as_secs() / 3600
             );
         }
@@ -206,12 +206,12 @@ impl CrlFiles {
 }
 
 impl LoadedCrls {
-    /// Tells the log of lists that may be of no use.
+    /// Logs a warning for each CRL that is not the anchor's.
     pub fn warn_of_others(&self) {
         for (file, issuer) in &self.others {
             warn!(
-                "{}: the CRL of '{}' is not of the trusted certificate: it counts only for what an \
-                 authority below with this name and its key has issued",
+                "{}: the CRL of '{}' is not that of the trusted certificate: it applies only to certificates of an authority \
+                 below with this name and its key",
                 file.display(),
                 issuer.escape_default()
             );
@@ -219,8 +219,8 @@ impl LoadedCrls {
     }
 }
 
-/// The directory of a file, and the file's name in it. A symbolic link is followed now, and not again.
-fn place(file: &Path) -> io::Result<(OwnedFd, OsString)> {
+/// Directory of a file, and the file's name in it. A symbolic link is followed only here.
+fn location(file: &Path) -> io::Result<(OwnedFd, OsString)> {
     let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let directory = match file.parent() {
@@ -257,10 +257,13 @@ fn copy(error: &io::Error) -> io::Error {
     }
 }
 
-/// The lists in the content of a file, which holds nothing else.
+/// Parses the content of a file, which holds only CRLs.
+///
+/// # Errors
+/// When a CRL cannot be parsed, or the file holds none or something else.
 pub fn read_lists(text: &str) -> Result<Vec<Crl>, Reason> {
     let sections = pem::parse_many(text).map_err(|error| Reason::Content(error.to_string()))?;
-    // A section that was cut off would be skipped, and with it what it revokes.
+    // The parser would skip a truncated section, and with it its entries.
     let begun = text.lines().filter(|line| line.contains("-----BEGIN"));
     if begun.count() != sections.len() || sections.iter().any(|section| section.tag() != LABEL) {
         return Err(Reason::Content(format!(
@@ -272,12 +275,12 @@ pub fn read_lists(text: &str) -> Result<Vec<Crl>, Reason> {
     }
     sections
         .iter()
-        .map(|section| Crl::read(section.contents()).map_err(Reason::List))
+        .map(|section| Crl::read(section.contents()).map_err(Reason::Crl))
         .collect()
 }
 
 impl CrlFilesError {
-    /// What is wrong, without the name of the file.
+    /// Reason, without the name of the file.
     pub fn reason(&self) -> &Reason {
         &self.reason
     }
@@ -292,7 +295,7 @@ impl fmt::Display for Reason {
             Self::Empty => f.write_str("a file without any CRL"),
             Self::TooMany => write!(f, "more than {MAX_CRLS} CRLs"),
             Self::NoneOfAnchor => f.write_str("no CRL is that of the trusted certificate"),
-            Self::List(error) => error.fmt(f),
+            Self::Crl(error) => error.fmt(f),
         }
     }
 }
@@ -308,4 +311,12 @@ impl fmt::Display for CrlFilesError {
     }
 }
 
-impl std::error::Error for CrlFilesError {}
+impl Error for CrlFilesError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.reason {
+            Reason::Read(error) => Some(error),
+            Reason::Crl(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,6 +1,7 @@
-//! What passes in frames: uploads to a daemon, and a daemon's answers (WIRE 7.3, 9.5). Nothing of it is held whole but
-//! the answer to policies.
+//! Frames that are passed on: uploads to a daemon, and its answers (WIRE 7.3, 9.5). Only the answer to the policies is
+//! held as a whole.
 
+use std::error::Error;
 use std::fmt;
 
 use super::image::{FixedImage, ImageRefusal};
@@ -9,26 +10,26 @@ use crate::chain::Request;
 use crate::wire::frame::{FrameError, FramePart, Frames, MAX_CHUNK, MAX_MESSAGE};
 use crate::wire::{Message, Payload, Success, Text};
 
-/// An upload: frames of at most [`MAX_CHUNK`] bytes up to an empty one (WIRE 7.3).
+/// Upload: frames of at most [`MAX_CHUNK`] bytes up to an empty one (WIRE 7.3).
 #[derive(Debug, Default)]
 pub struct RawStream {
     frames: Frames,
-    /// What the content must be, where the certificate fixes it.
+    /// Image that the certificate fixes, if any.
     fixed: Option<FixedImage>,
     pub(super) ended: bool,
 }
 
-/// Why an upload goes no further. Its end is not passed on then, so that nothing comes of it.
+/// Reason why an upload is aborted. Its end is not passed on, so that the daemon discards it.
 #[derive(Debug)]
 pub enum UploadError {
-    /// It is not cut into frames as it should be.
+    /// The framing is invalid.
     Frame(FrameError),
-    /// It is not the image that the certificate fixes.
+    /// The image is not the one that the certificate fixes.
     Image(ImageRefusal),
 }
 
 impl RawStream {
-    /// The upload that follows this request.
+    /// Upload that follows this request.
     pub(super) fn of(request: &Request) -> Self {
         let fixed = request
             .image
@@ -39,12 +40,15 @@ impl RawStream {
         }
     }
 
-    /// Whether its end has passed.
+    /// Whether the upload has ended.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// How many of `bytes` belong to the upload: all, unless it ends among them.
+    /// Number of `bytes` that belong to the upload: all, unless it ends among them.
+    ///
+    /// # Errors
+    /// When the framing is invalid, or the image is not the one that the certificate fixes.
     pub fn scan(&mut self, bytes: &[u8]) -> Result<usize, UploadError> {
         let mut taken = 0;
         while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
@@ -77,6 +81,15 @@ impl RawStream {
     }
 }
 
+impl Error for UploadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Frame(error) => Some(error),
+            Self::Image(error) => Some(error),
+        }
+    }
+}
+
 impl From<ImageRefusal> for UploadError {
     fn from(error: ImageRefusal) -> Self {
         Self::Image(error)
@@ -92,27 +105,27 @@ impl fmt::Display for UploadError {
     }
 }
 
-/// What comes from the daemon: the answer to the policies of the chain, which stays here, then what goes on to the client.
+/// Answers of a daemon: first that to the policies of the chain, which is not passed on, then those for the client.
 #[derive(Debug)]
 pub struct Answers {
-    /// Whether the policies are not answered yet.
+    /// Whether the answer to the policies is still missing.
     pub(super) awaits_chain: bool,
-    /// The paths whose policy was not set because of a newer certificate's.
+    /// Paths that keep the policy of a newer certificate.
     pub(super) kept: Vec<Text>,
-    /// The answer to the policies, as far as it has arrived.
+    /// Part of the answer to the policies that has arrived.
     held: Vec<u8>,
     pub(super) frames: Frames,
-    /// The first bytes of the first frame for the client, from which its kind is told.
+    /// First bytes of the first frame for the client, which tell its kind.
     head: Vec<u8>,
     pub(super) verdict: Option<Verdict>,
-    /// Frames that were passed on completely.
+    /// Number of frames that were passed on completely.
     pub(super) passed_on: usize,
-    /// Nothing more is to be passed on.
+    /// Whether everything was passed on.
     pub(super) complete: bool,
 }
 
 impl Answers {
-    /// Longer headers than fit into this many bytes occur in no sane name.
+    /// Maximum size of a header that is examined, in bytes. Longer ones do not occur.
     const HEAD: usize = 1 << 10;
 
     /// Answers to a request alone.
@@ -137,7 +150,10 @@ impl Answers {
         }
     }
 
-    /// Appends to `out` what is for the client. With `single` that is one frame, otherwise all.
+    /// Appends to `out` the frames for the client: with `single` one, otherwise all.
+    ///
+    /// # Errors
+    /// When the policies were refused, or the daemon broke the protocol.
     pub fn pass(
         &mut self,
         bytes: &[u8],
@@ -158,7 +174,7 @@ impl Answers {
             }
             match passed {
                 FramePart::Prefix(_, announced) if !self.frames.is_inside() => {
-                    // No daemon ends its answers so. The client may be told nothing or everything after it.
+                    // No daemon sends such a frame, and the client could take it for the end.
                     let reason = format!(
                         "an unexpected frame of length {announced:#x} arrived from the daemon"
                     );
@@ -179,7 +195,7 @@ impl Answers {
         Ok(())
     }
 
-    /// What the answer for the client says, as far as it can be told.
+    /// Result that the answer for the client reports, if it is known.
     pub fn verdict(&self) -> Option<Verdict> {
         self.verdict
     }
@@ -214,7 +230,7 @@ impl Answers {
                         Ok(())
                     }
                     Ok(Payload::Failure(text)) => Err(refused(Fault::Request, &text.to_lossy())),
-                    Ok(_) => Err(wrong("the supervisor's answer is no answer")),
+                    Ok(_) => Err(wrong("the supervisor sent another message than an answer")),
                     Err(error) => Err(wrong(&error.to_string())),
                 }
             }
@@ -231,7 +247,7 @@ impl Answers {
     }
 }
 
-/// The kind of an answer by the tag after its header (WIRE 4): SEQUENCE { SEQUENCE header, [n] payload }.
+/// Result that an answer reports, by the tag after its header (WIRE 4): SEQUENCE { SEQUENCE header, [n] payload }.
 fn kind_of(head: &[u8]) -> Option<Verdict> {
     let (0x30, _, message) = element(head)? else {
         return None;
@@ -308,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_policies_stays_here_and_the_last_one_is_passed_on_as_it_is() {
+    fn the_answer_to_policies_is_not_passed_on_and_the_next_one_is() {
         let kept = answer(Payload::Reply(Success::ChainSet(vec!["a:".into()])));
         let bytes = [kept, success(), b"junk".to_vec()].concat();
         for size in 1..bytes.len() {
@@ -325,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_chain_ends_it_with_the_daemons_words() {
+    fn refused_policies_end_the_request_with_the_reason_of_the_daemon() {
         let bytes = answer(Payload::Failure("too large".into()));
         let mut out = Vec::new();
         let mut answers = Answers::to_chain_and_request();
@@ -338,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_an_answer_is_told_from_its_head() {
+    fn the_result_of_an_answer_is_known_from_its_head() {
         assert_eq!(kind_of(&success()[4..]), Some(Verdict::Success));
         let failed = answer(Payload::Failure("x".repeat(300).as_str().into()));
         assert_eq!(kind_of(&failed[4..]), Some(Verdict::Failure));

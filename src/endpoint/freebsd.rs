@@ -1,9 +1,9 @@
-//! FreeBSD: no socket is handed over; inetd gives the connection as standard input.
+//! FreeBSD: no socket is passed; inetd gives the connection as standard input.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// The socket that a service manager hands over.
+/// Takes the socket that a service manager passed, which is none here.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "the interface is that of the other systems"

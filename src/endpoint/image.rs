@@ -1,5 +1,6 @@
-//! Whether an image is the one that a certificate fixes (`chain::IMAGE_EXTENSION`): hashed as it passes, never held.
+//! Check that an image is the one that a certificate fixes (`chain::IMAGE_EXTENSION`), hashed while it is passed on.
 
+use std::error::Error;
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
@@ -8,7 +9,7 @@ use crate::inflate::{Arriving, InflateError};
 use crate::unikernel::{ImageDigest, MAX_IMAGE};
 use crate::wire::{Command, UnikernelCommand as U};
 
-/// An image that passes, and what it must be.
+/// Image that is being passed on, with its expected digest.
 #[derive(Debug)]
 pub struct FixedImage {
     expected: ImageDigest,
@@ -16,22 +17,22 @@ pub struct FixedImage {
     arriving: Arriving,
 }
 
-/// Why it is another image.
+/// Reason why an image is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ImageRefusal {
-    /// No image at all.
+    /// The image cannot be decompressed.
     Content(InflateError),
-    /// Another one.
+    /// The image is another one.
     Digest {
-        /// What the certificate allows.
+        /// Digest that the certificate allows.
         expected: ImageDigest,
-        /// What came.
+        /// Digest of the image.
         found: ImageDigest,
     },
 }
 
 impl FixedImage {
-    /// The image of `command`, which is to be `expected`; `None` if the command has no image.
+    /// Image of `command`, or `None` if the command has none.
     pub fn of(command: &Command, expected: ImageDigest) -> Option<Self> {
         image(command).map(|(compressed, _)| Self {
             expected,
@@ -40,7 +41,10 @@ impl FixedImage {
         })
     }
 
-    /// Checks the image that is part of `command`, if it has one.
+    /// Checks the image that is embedded in `command`, if any.
+    ///
+    /// # Errors
+    /// When the image is another one.
     pub fn check_embedded(command: &Command, expected: ImageDigest) -> Result<(), ImageRefusal> {
         let (Some(mut fixed), Some((_, image))) = (Self::of(command, expected), image(command))
         else {
@@ -50,7 +54,10 @@ impl FixedImage {
         fixed.finish()
     }
 
-    /// The next piece passes.
+    /// Hashes the next piece.
+    ///
+    /// # Errors
+    /// When the image cannot be decompressed.
     pub fn pass(&mut self, piece: &[u8]) -> Result<(), ImageRefusal> {
         let hash = &mut self.hash;
         self.arriving.write(piece, |plain| {
@@ -59,7 +66,10 @@ impl FixedImage {
         })
     }
 
-    /// Nothing follows.
+    /// Checks the digest after the last piece.
+    ///
+    /// # Errors
+    /// When the image is incomplete or another one.
     pub fn finish(self) -> Result<(), ImageRefusal> {
         self.arriving.finish()?;
         let (expected, found) = (self.expected, ImageDigest(self.hash.finalize().into()));
@@ -71,7 +81,7 @@ impl FixedImage {
     }
 }
 
-/// The image of a command that creates a unikernel, empty if it follows, and whether it is compressed.
+/// Whether the image of a command that creates a unikernel is compressed, and the image, which is empty if it follows.
 fn image(command: &Command) -> Option<(bool, &[u8])> {
     match command {
         Command::Unikernel(U::Create(config) | U::ForceCreate(config)) => {
@@ -93,10 +103,17 @@ impl fmt::Display for ImageRefusal {
             Self::Content(error) => write!(f, "image refused: {error}"),
             Self::Digest { expected, found } => write!(
                 f,
-                "image refused: its SHA-256 is {found}, the certificate allows {expected} only"
+                "image refused: its SHA-256 is {found}, but the certificate allows only {expected}"
             ),
         }
     }
 }
 
-impl std::error::Error for ImageRefusal {}
+impl Error for ImageRefusal {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Content(error) => Some(error),
+            Self::Digest { .. } => None,
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Linux: sockets handed over by systemd.
+//! Linux: sockets passed by systemd.
 
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -7,10 +7,13 @@ use libsystemd::activation::{IsType, receive_descriptors};
 
 use crate::sys::descriptor;
 
-/// The socket that systemd hands over to this process (`LISTEN_PID`, `LISTEN_FDS`), if it does.
+/// Takes the socket that systemd passed to this process (`LISTEN_PID`, `LISTEN_FDS`), if any.
+///
+/// # Errors
+/// When systemd passed several sockets, or another one than an internet socket.
 pub fn passed_socket() -> io::Result<Option<OwnedFd>> {
     let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
-    // Cheaper than asking, for a process that lives for one connection.
+    // Saves system calls in a process that serves a single connection.
     if std::env::var_os("LISTEN_PID").is_none() {
         return Ok(None);
     }
@@ -19,11 +22,11 @@ pub fn passed_socket() -> io::Result<Option<OwnedFd>> {
         return Ok(None);
     };
     if !sockets.is_empty() {
-        return Err(refused("systemd handed over more than one socket"));
+        return Err(refused("systemd passed more than one socket"));
     }
     if !socket.is_inet() {
         return Err(refused(
-            "systemd handed over something else than an internet socket",
+            "systemd passed something else than an internet socket",
         ));
     }
     descriptor::inherited(socket.into_raw_fd()).map(Some)

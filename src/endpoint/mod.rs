@@ -53,7 +53,7 @@ pub use options::{
 pub use outcome::{Fault, RequestEnd, Verdict};
 pub use relay::{DAEMON_CONNECT, DAEMON_TIMEOUT, UPLOAD_STEP, relay};
 pub use revalidation::RECHECK;
-pub use slot_request::{LISTENER, PLACE_TIMEOUT};
+pub use slot_request::{LISTENER, SLOT_TIMEOUT};
 pub use slots::{COMMAND_PART, SHORT_COMMAND_PART};
 use source::{Source, leave_connection_alone, source};
 pub use stream::SecureStream;

@@ -1,47 +1,47 @@
-//! How the carrying out of a request ended.
+//! End of a request.
 
 use std::io::{self, ErrorKind};
 
-/// How a request ended.
+/// End of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestEnd {
-    /// The daemon's answer was passed on, whose kind is known if it could be told from its first bytes.
+    /// The daemon's answer was passed on. Its result is known if its first bytes tell it.
     Answered(Option<Verdict>),
-    /// Not carried out, or not completely; the text is for the client.
+    /// The request was not carried out, or not completely. The text is for the client.
     Failure(Fault, String),
-    /// The client left before the end.
+    /// The client closed the connection before the end.
     ClientGone(String),
-    /// The daemon left inside a message, so that the client can be told nothing any more.
+    /// The daemon closed the connection within a message, so that no message to the client is possible.
     Broken,
 }
 
-/// On which side a failure has its reason.
+/// Cause of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// What was asked for is refused.
+    /// The request is refused.
     Request,
     /// The client is too slow.
     Client,
-    /// A daemon does not answer as it should, or something else on this host fails.
+    /// A daemon breaks the protocol, or something else on this host fails.
     Host,
 }
 
 impl RequestEnd {
-    /// The client left with this error.
+    /// The connection to the client failed with this error.
     pub(super) fn gone(error: &io::Error) -> Self {
-        // The TLS library explains this one at length, and with an address on the web.
+        // The text of the TLS library is long and has a web address.
         Self::ClientGone(match error.kind() {
-            ErrorKind::UnexpectedEof => "without a word".to_owned(),
+            ErrorKind::UnexpectedEof => "the connection was closed without close_notify".to_owned(),
             _ => error.to_string(),
         })
     }
 }
 
-/// What the daemon answered.
+/// Result that a daemon reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The request was carried out, or a stream began.
     Success,
-    /// It was not.
+    /// The request failed.
     Failure,
 }

@@ -1,4 +1,4 @@
-//! Standing of a client whose connection goes on: whether its certificates are still accepted.
+//! Revalidation of the certificates of a client during a long connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,28 +9,32 @@ use super::crl_files::CrlFiles;
 use crate::chain::Certificate;
 use crate::chain::verify::{Anchor, Usage, verify_unrevoked};
 
-/// Time between two looks at the certificates of a stream or an upload, at most.
+/// Maximum time between two checks of the certificates of a stream or transfer.
 pub const RECHECK: Duration = Duration::from_secs(60);
 
-/// Certificates of a client, and what they are measured by.
+/// Certificates of a client, with the anchor and CRLs to verify them.
 #[derive(Debug)]
 pub struct Revalidation {
     path: Vec<CertificateDer<'static>>,
     anchor: Anchor,
-    lists: Arc<CrlFiles>,
+    crl_files: Arc<CrlFiles>,
 }
 
 impl Revalidation {
-    /// Watches a path that was verified, leaf first, without the anchor.
-    pub fn new(path: Vec<CertificateDer<'static>>, anchor: Anchor, lists: Arc<CrlFiles>) -> Self {
+    /// Revalidation of a verified path, leaf first, without the anchor.
+    pub fn new(
+        path: Vec<CertificateDer<'static>>,
+        anchor: Anchor,
+        crl_files: Arc<CrlFiles>,
+    ) -> Self {
         Self {
             path,
             anchor,
-            lists,
+            crl_files,
         }
     }
 
-    /// Verifies the path again, at this time and with the CRLs as they are now.
+    /// Verifies the path again, at this time and with the current CRLs.
     ///
     /// # Errors
     /// The reason for the client.
@@ -38,33 +42,33 @@ impl Revalidation {
         let Some((leaf, others)) = self.path.split_first() else {
             return Ok(());
         };
-        let lists = self.lists.reopen();
-        let lists = if lists.is_empty() {
+        let crl_files = self.crl_files.reopen();
+        let crls = if crl_files.is_empty() {
             Vec::new()
         } else {
-            let found = lists.read(&self.anchor, now);
-            let found = found.map_err(|error| {
+            let loaded = crl_files.read(&self.anchor, now);
+            let loaded = loaded.map_err(|error| {
                 log::error!("{error}");
                 format!(
-                    "no certificate is accepted, as revoked ones cannot be told: {}",
+                    "no certificate is accepted, as the revocation status is unknown: {}",
                     error.reason()
                 )
             });
-            found?.lists
+            loaded?.crls
         };
         let anchors = std::slice::from_ref(&self.anchor);
-        verify_unrevoked(leaf, others, anchors, &lists, now, Usage::Client)
+        verify_unrevoked(leaf, others, anchors, &crls, now, Usage::Client)
             .map(drop)
             .map_err(|error| format!("certificates are not accepted any more: {error}"))
     }
 
-    /// Time from now to the next look: when a certificate expires, if that is soon.
+    /// Time from now to the next check: [`RECHECK`], or less if a certificate expires before.
     pub fn next_check(&self, now: UnixTime) -> Duration {
         let ends = self.path.iter().filter_map(|der| {
             let validity = Certificate::read(der).ok()?.x509().validity().not_after;
             u64::try_from(validity.timestamp()).ok()
         });
-        // It is valid in the last second, too.
+        // A certificate is still valid in its last second.
         let left = ends
             .min()
             .map(|end| (end + 1).saturating_sub(now.as_secs()).max(1));
@@ -118,7 +122,7 @@ mod tests {
                 reason_code: None,
                 invalidity_date: None,
             });
-            let list = CertificateRevocationListParams {
+            let crl = CertificateRevocationListParams {
                 this_update: date_time_ymd(2026, 1, 1),
                 next_update: date_time_ymd(2027, 1, 1),
                 crl_number: 1_u64.into(),
@@ -126,12 +130,12 @@ mod tests {
                 revoked_certs: revoked.collect(),
                 key_identifier_method: KeyIdMethod::Sha256,
             };
-            list.signed_by(&self.0).unwrap().pem().unwrap()
+            crl.signed_by(&self.0).unwrap().pem().unwrap()
         }
 
-        fn standing(&self, lists: CrlFiles) -> Revalidation {
+        fn revalidation(&self, crl_files: CrlFiles) -> Revalidation {
             let anchor = Anchor::new(&self.1).unwrap();
-            Revalidation::new(vec![self.leaf()], anchor, Arc::new(lists))
+            Revalidation::new(vec![self.leaf()], anchor, Arc::new(crl_files))
         }
     }
 
@@ -140,46 +144,47 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_looked_at_when_it_expires_and_once_a_minute_before() {
-        let standing = Authority::new().standing(CrlFiles::default());
+    fn a_certificate_is_checked_each_minute_and_when_it_expires() {
+        let revalidation = Authority::new().revalidation(CrlFiles::default());
         let end = NOW + 86_400;
-        assert_eq!(standing.next_check(at(NOW)), RECHECK);
-        assert_eq!(standing.next_check(at(end - 5)), Duration::from_secs(6));
-        assert_eq!(standing.check(at(NOW)), Ok(()));
-        assert_eq!(standing.check(at(end)), Ok(()));
-        let expired = standing.check(at(end + 1)).unwrap_err();
+        assert_eq!(revalidation.next_check(at(NOW)), RECHECK);
+        assert_eq!(revalidation.next_check(at(end - 5)), Duration::from_secs(6));
+        assert_eq!(revalidation.check(at(NOW)), Ok(()));
+        assert_eq!(revalidation.check(at(end)), Ok(()));
+        let expired = revalidation.check(at(end + 1)).unwrap_err();
         assert!(expired.contains("expired"), "{expired}");
-        let anchor = standing.check(at(u64::from(u32::MAX) * 10));
+        let anchor = revalidation.check(at(u64::from(u32::MAX) * 10));
         assert!(anchor.is_err());
     }
 
     #[test]
     fn a_crl_that_is_renamed_into_place_is_noticed() {
-        let (place, authority) = (Directory::short(), Authority::new());
-        let file = place.0.join("ca.crl");
+        let (directory, authority) = (Directory::short(), Authority::new());
+        let file = directory.0.join("ca.crl");
         fs::write(&file, authority.crl(&[])).unwrap();
-        let standing = authority.standing(CrlFiles::open(std::slice::from_ref(&file), false));
+        let revalidation =
+            authority.revalidation(CrlFiles::open(std::slice::from_ref(&file), false));
         for _ in 0..2 {
-            assert_eq!(standing.check(at(NOW)), Ok(()));
+            assert_eq!(revalidation.check(at(NOW)), Ok(()));
         }
-        let new = place.0.join("new");
+        let new = directory.0.join("new");
         fs::write(&new, authority.crl(&[SERIAL])).unwrap();
         fs::rename(&new, &file).unwrap();
-        let revoked = standing.check(at(NOW)).unwrap_err();
+        let revoked = revalidation.check(at(NOW)).unwrap_err();
         assert!(revoked.contains("revoked"), "{revoked}");
         fs::remove_file(&file).unwrap();
-        let missing = standing.check(at(NOW)).unwrap_err();
-        assert!(missing.contains("cannot be told"), "{missing}");
+        let missing = revalidation.check(at(NOW)).unwrap_err();
+        assert!(missing.contains("status is unknown"), "{missing}");
     }
 
     #[test]
     fn the_first_crl_beside_the_trusted_certificate_is_noticed() {
-        let (place, authority) = (Directory::short(), Authority::new());
-        let file = place.0.join("ca.crl");
-        let standing = authority.standing(CrlFiles::awaiting(file.clone(), false));
-        assert_eq!(standing.check(at(NOW)), Ok(()));
+        let (directory, authority) = (Directory::short(), Authority::new());
+        let file = directory.0.join("ca.crl");
+        let revalidation = authority.revalidation(CrlFiles::awaiting(file.clone(), false));
+        assert_eq!(revalidation.check(at(NOW)), Ok(()));
         fs::write(&file, authority.crl(&[SERIAL])).unwrap();
-        let revoked = standing.check(at(NOW)).unwrap_err();
+        let revoked = revalidation.check(at(NOW)).unwrap_err();
         assert!(revoked.contains("revoked"), "{revoked}");
     }
 }

@@ -1,4 +1,4 @@
-//! Request for a place: one line from the process of a connection to its listener, and one line back.
+//! Request for a slot: one line from the process of a connection to its listener, and one line back.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::slots::ConnectionKind;
 use crate::name::{Label, Path};
 
-/// Environment variable by which a listener tells the process of a connection that its standard output leads back.
+/// Environment variable of the process of a connection whose standard output is a socket to its listener.
 pub const LISTENER: &str = "PETREL_TLS_LISTENER";
 
-/// Time that a command waits for a place.
-pub const PLACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for which a command waits for a slot.
+pub const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Length of the longest line from the process of a connection, in bytes.
 const MAX_REQUEST: usize = Label::MAX_BYTES + 3;
@@ -23,12 +23,12 @@ const MAX_ANSWER: usize = 512;
 
 const GRANTED: &str = "granted";
 
-/// Line to the listener, if there is one.
+/// Connection to the listener, if there is one.
 #[derive(Debug, Default)]
 pub struct Slot(Option<UnixStream>);
 
 impl Slot {
-    /// Takes the line from the standard output, where a listener has put one.
+    /// Takes the connection to the listener from standard output, if there is one.
     pub fn of_listener() -> Self {
         if std::env::var_os(LISTENER).is_none() {
             return Self(None);
@@ -42,31 +42,31 @@ impl Slot {
         )
     }
 
-    /// Waits for a place in the name of `tenant`. Without a listener there is always one.
+    /// Waits for a slot in the name of `tenant`. Without a listener, every connection has one.
     ///
     /// # Errors
     /// The reason for the client.
-    pub fn ask(self, tenant: &Path, occupation: ConnectionKind) -> Result<(), String> {
+    pub fn ask(self, tenant: &Path, kind: ConnectionKind) -> Result<(), String> {
         let Some(mut line) = self.0 else {
             return Ok(());
         };
         let answer = line
-            .write_all(request(tenant, occupation).as_bytes())
-            .and_then(|()| read_answer(&line, Instant::now() + PLACE_TIMEOUT));
+            .write_all(request(tenant, kind).as_bytes())
+            .and_then(|()| read_answer(&line, Instant::now() + SLOT_TIMEOUT));
         match answer {
             Ok(answer) if answer == GRANTED => Ok(()),
             Ok(answer) if !answer.is_empty() => Err(answer),
             Err(error) if error.kind() == ErrorKind::TimedOut => Err(format!(
-                "all places for connections to this host are taken, and none was free within {} s: try again later",
-                PLACE_TIMEOUT.as_secs()
+                "the maximum number of connections to this host is reached, and none ended within {} s (try again later)",
+                SLOT_TIMEOUT.as_secs()
             )),
-            // The listener has ended; connections under way go on.
+            // The listener has ended; existing connections continue.
             Ok(_) | Err(_) => Ok(()),
         }
     }
 }
 
-/// The answer without its end of line; empty if the listener is gone.
+/// Reads the answer without its end of line. It is empty if the listener has ended.
 fn read_answer(mut line: &UnixStream, deadline: Instant) -> io::Result<String> {
     let mut text = Vec::new();
     while text.last() != Some(&b'\n') {
@@ -91,36 +91,36 @@ fn read_answer(mut line: &UnixStream, deadline: Instant) -> io::Result<String> {
     String::from_utf8(text).map_err(|_| ErrorKind::InvalidData.into())
 }
 
-/// The line that asks.
-fn request(tenant: &Path, occupation: ConnectionKind) -> String {
-    let occupation = match occupation {
+/// Line of a request.
+fn request(tenant: &Path, kind: ConnectionKind) -> String {
+    let kind = match kind {
         ConnectionKind::Command => 'c',
         ConnectionKind::Transfer => 't',
         ConnectionKind::Stream => 's',
     };
-    format!("{occupation} {}\n", tenant.joined())
+    format!("{kind} {}\n", tenant.joined())
 }
 
-/// Listener's end of the line of one connection.
+/// Listener's end of the channel to the process of a connection.
 #[derive(Debug)]
 pub struct SlotChannel {
     line: UnixStream,
     arrived: Vec<u8>,
 }
 
-/// Content of the line from the process of a connection.
+/// Message from the process of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SlotMessage {
-    /// Nothing, or not all of it, yet.
+    /// The message is not complete yet.
     Nothing,
-    /// A place for this tenant.
+    /// Request for a slot of this tenant.
     Slot(Path, ConnectionKind),
-    /// The end, or what no process of this program says.
+    /// End of the channel, or an invalid message.
     Invalid,
 }
 
 impl SlotChannel {
-    /// Makes a line; what the process gets as its standard output.
+    /// Creates a channel. Returns also the socket that becomes the standard output of the process.
     pub fn pair() -> io::Result<(Self, UnixStream)> {
         let (line, theirs) = UnixStream::pair()?;
         line.set_nonblocking(true)?;
@@ -128,7 +128,7 @@ impl SlotChannel {
         Ok((Self { line, arrived }, theirs))
     }
 
-    /// Reads what has arrived.
+    /// Reads the bytes that have arrived.
     pub fn read(&mut self) -> SlotMessage {
         let mut bytes = [0; MAX_REQUEST];
         match self.line.read(&mut bytes) {
@@ -146,22 +146,22 @@ impl SlotChannel {
                 SlotMessage::Nothing
             }
             None => SlotMessage::Invalid,
-            Some((tenant, occupation)) => SlotMessage::Slot(tenant, occupation),
+            Some((tenant, kind)) => SlotMessage::Slot(tenant, kind),
         }
     }
 
-    /// Gives the place.
+    /// Grants the slot.
     pub fn grant(self) {
         self.answer(GRANTED);
     }
 
-    /// Tells why there is no place.
+    /// Refuses the slot, for this reason.
     pub fn refuse(self, reason: &str) {
         self.answer(reason);
     }
 
     fn answer(mut self, text: &str) {
-        // A process that does not take it has ended.
+        // A process that does not read the answer has ended.
         let _ = self.line.write_all(format!("{text}\n").as_bytes());
         let _ = self.line.shutdown(Shutdown::Write);
     }
@@ -175,8 +175,8 @@ impl AsFd for SlotChannel {
 
 fn parse(line: &[u8]) -> Option<(Path, ConnectionKind)> {
     let text = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
-    let (occupation, tenant) = text.split_once(' ')?;
-    let occupation = match occupation {
+    let (kind, tenant) = text.split_once(' ')?;
+    let kind = match kind {
         "c" => ConnectionKind::Command,
         "t" => ConnectionKind::Transfer,
         "s" => ConnectionKind::Stream,
@@ -186,7 +186,7 @@ fn parse(line: &[u8]) -> Option<(Path, ConnectionKind)> {
         "" => Path::ROOT,
         label => Path::ROOT.child(label.parse().ok()?),
     };
-    Some((tenant, occupation))
+    Some((tenant, kind))
 }
 
 #[cfg(test)]
@@ -196,21 +196,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_is_what_the_process_says_and_nothing_else_is_understood() {
+    fn only_requests_of_a_tenant_are_parsed() {
         let longest = "x".repeat(Label::MAX_BYTES);
         for tenant in ["", "a", &longest] {
             let tenant = match tenant {
                 "" => Path::ROOT,
                 label => Path::ROOT.child(label.parse().unwrap()),
             };
-            for occupation in [
+            for kind in [
                 ConnectionKind::Command,
                 ConnectionKind::Transfer,
                 ConnectionKind::Stream,
             ] {
-                let line = request(&tenant, occupation);
+                let line = request(&tenant, kind);
                 assert!(line.len() <= MAX_REQUEST);
-                assert_eq!(parse(line.as_bytes()), Some((tenant.clone(), occupation)));
+                assert_eq!(parse(line.as_bytes()), Some((tenant.clone(), kind)));
             }
         }
         for line in [
@@ -232,9 +232,9 @@ mod tests {
         let tenant = Path::ROOT.child("a".parse().unwrap());
         for answer in [Some(GRANTED), Some("no"), None] {
             let (mut asking, theirs) = SlotChannel::pair().unwrap();
-            let place = Slot(Some(theirs));
+            let slot = Slot(Some(theirs));
             let asked = tenant.clone();
-            let process = thread::spawn(move || place.ask(&asked, ConnectionKind::Stream));
+            let process = thread::spawn(move || slot.ask(&asked, ConnectionKind::Stream));
             asking.line.set_nonblocking(false).unwrap();
             assert_eq!(
                 asking.read(),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_never_ends_is_read_no_further() {
+    fn a_line_without_end_is_refused() {
         let (mut asking, mut theirs) = SlotChannel::pair().unwrap();
         assert_eq!(asking.read(), SlotMessage::Nothing);
         theirs.write_all(b"c a").unwrap();

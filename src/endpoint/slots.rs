@@ -1,7 +1,7 @@
-//! Places of connections: who may have one, how many, and who has to give one up. No I/O.
+//! Slots of connections: limits of each tenant and each source, and which connection ends for a new one. No I/O.
 //!
-//! A connection takes part in a handshake until its client is known. Then it asks for a place in the name of its tenant.
-//! Strangers and tenants so compete among themselves only.
+//! A connection belongs to the handshakes until its client is known. Then it asks for a slot in the name of its tenant.
+//! So unknown clients compete only with each other, and tenants only with tenants.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,37 +9,37 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::name::Path;
 
-/// Parts of all places that streams leave to transfers and commands: one of so many.
+/// Fraction of the slots that streams leave to transfers and commands: one in this number.
 pub const COMMAND_PART: usize = 4;
 
-/// Parts of all places that streams and transfers together leave to commands: one of so many.
+/// Fraction of the slots that streams and transfers together leave to commands: one in this number.
 pub const SHORT_COMMAND_PART: usize = 8;
 
 /// Limits of a listener's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// Connections whose client is not known yet.
+    /// Maximum number of connections whose client is not known yet.
     pub handshakes: usize,
-    /// Such connections of one source, which is an IPv4 address or a /64 network of IPv6.
+    /// Maximum number of these connections for one source: an IPv4 address or a /64 network of IPv6.
     pub handshakes_per_source: usize,
-    /// Connections whose client is known.
+    /// Number of slots, for connections whose client is known.
     pub places: usize,
-    /// Such connections of one tenant.
+    /// Maximum number of slots of one tenant.
     pub places_per_tenant: usize,
 }
 
-/// Duration class of what a connection is for, shortest first.
+/// Kinds of connections by their duration, shortest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectionKind {
-    /// Ends by itself, soon.
+    /// The connection ends by itself soon.
     Command,
-    /// Ends by itself, when its client has sent or taken an image or the content of a block device.
+    /// The connection ends by itself when its client has sent or received an image or the content of a block device.
     Transfer,
-    /// Goes on until one side leaves.
+    /// The connection lasts until one side closes it.
     Stream,
 }
 
-/// Connection that may wait for, or have, a place.
+/// Connection that may wait for a slot, or have one.
 #[derive(Clone, Debug)]
 struct Connection {
     source: IpAddr,
@@ -48,44 +48,44 @@ struct Connection {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// The client is not known, or is told that there is no place for it.
-    Unplaced,
-    /// The client of this tenant waits until a place is free.
+    /// The client is not known yet, or was refused.
+    Unknown,
+    /// The client of this tenant waits for a slot.
     Waiting(Path, ConnectionKind),
-    /// The connection has a place.
-    Placed(Path, ConnectionKind),
+    /// The connection has a slot.
+    Granted(Path, ConnectionKind),
 }
 
 /// Answer to a connection that arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// There is a place in the handshakes.
+    /// The connection may begin its handshake.
     Free,
-    /// There is one once this other connection is ended.
+    /// The connection may begin its handshake once this other connection is ended.
     InPlaceOf(ConnectionId),
-    /// Its source has so many in the handshake already.
+    /// The source has this number of connections in the handshake, as many as it may.
     SourceFull(usize),
 }
 
-/// Answer to a connection that asks for a place.
+/// Answer to a connection that asks for a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The place is taken.
+    /// The connection has a slot.
     Granted,
-    /// The place is given by a later [`Slots::leave`].
+    /// The connection gets its slot from a later [`Slots::leave`].
     Wait,
-    /// There is none, for this reason.
+    /// The connection gets no slot, for this reason.
     Refused(Refusal),
 }
 
-/// Reason why a tenant gets no place.
+/// Reason why a tenant gets no slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The tenant has, or waits for, so many places.
+    /// The tenant has, or waits for, this number of slots, as many as it may.
     Share(Path, usize),
-    /// The tenant has so many connections that last as long as this occupation, or longer.
+    /// The tenant has this number of connections of this kind or longer ones, as many as it may.
     LongShare(Path, ConnectionKind, usize),
-    /// All tenants together have so many.
+    /// All tenants together have this number of connections of this kind or longer ones.
     Long(ConnectionKind, usize),
 }
 
@@ -108,29 +108,29 @@ impl Slots {
         }
     }
 
-    /// Whether a connection could be taken now. Those that wait for a place have shown who they are, and are not ended
-    /// for a stranger.
+    /// Whether a connection could be accepted now. Connections that wait for a slot are authenticated, and do not end for
+    /// unknown clients.
     pub fn takes_arrivals(&self) -> bool {
         let waiting = self.count(|state| matches!(state, State::Waiting(..)));
         waiting < self.limits.handshakes
     }
 
-    /// Decides on a connection from `address`, which [`Self::enter`]s next if it is taken. Where all handshakes are
-    /// taken, the oldest of the source with most of them ends: who opens many connections ends his own.
+    /// Decides on a new connection from `address`, which [`Self::enter`]s next if it is accepted. If the maximum number of
+    /// handshakes is reached, the oldest of the source with the most of them ends.
     pub fn arrival(&self, address: IpAddr) -> Arrival {
         let source = source(address);
         let same = self.handshakes_of(source);
         if same >= self.limits.handshakes_per_source {
             return Arrival::SourceFull(same);
         }
-        if self.count(|state| !matches!(state, State::Placed(..))) < self.limits.handshakes {
+        if self.count(|state| !matches!(state, State::Granted(..))) < self.limits.handshakes {
             return Arrival::Free;
         }
-        let unplaced = self
+        let unknown = self
             .connections
             .iter()
-            .filter(|(_, connection)| connection.state == State::Unplaced);
-        let oldest_of_most = unplaced.min_by_key(|(id, connection)| {
+            .filter(|(_, connection)| connection.state == State::Unknown);
+        let oldest_of_most = unknown.min_by_key(|(id, connection)| {
             (
                 std::cmp::Reverse(self.handshakes_of(connection.source)),
                 **id,
@@ -143,15 +143,15 @@ impl Slots {
     pub fn enter(&mut self, id: ConnectionId, address: IpAddr) {
         let connection = Connection {
             source: source(address),
-            state: State::Unplaced,
+            state: State::Unknown,
         };
         self.connections.insert(id, connection);
     }
 
-    /// Asks for the place of a connection whose client turned out to be of this tenant.
-    pub fn ask(&mut self, id: ConnectionId, tenant: Path, occupation: ConnectionKind) -> Decision {
-        let refusal = self.refusal(&tenant, occupation);
-        let free = self.count(|state| matches!(state, State::Placed(..))) < self.limits.places;
+    /// Asks for a slot for a connection, whose client belongs to this tenant.
+    pub fn ask(&mut self, id: ConnectionId, tenant: Path, kind: ConnectionKind) -> Decision {
+        let refusal = self.refusal(&tenant, kind);
+        let free = self.count(|state| matches!(state, State::Granted(..))) < self.limits.places;
         let Some(connection) = self.connections.get_mut(&id) else {
             return Decision::Wait;
         };
@@ -159,50 +159,50 @@ impl Slots {
             return Decision::Refused(refusal);
         }
         if free {
-            connection.state = State::Placed(tenant, occupation);
+            connection.state = State::Granted(tenant, kind);
             return Decision::Granted;
         }
-        connection.state = State::Waiting(tenant, occupation);
+        connection.state = State::Waiting(tenant, kind);
         Decision::Wait
     }
 
-    /// Removes a connection; the one that has its place now, if one waited.
+    /// Removes a connection. Returns the waiting connection that gets its slot, if any.
     pub fn leave(&mut self, id: ConnectionId) -> Option<ConnectionId> {
         self.connections.remove(&id);
-        if self.count(|state| matches!(state, State::Placed(..))) >= self.limits.places {
+        if self.count(|state| matches!(state, State::Granted(..))) >= self.limits.places {
             return None;
         }
         self.connections.iter_mut().find_map(|(id, connection)| {
-            let State::Waiting(tenant, occupation) = &connection.state else {
+            let State::Waiting(tenant, kind) = &connection.state else {
                 return None;
             };
-            connection.state = State::Placed(tenant.clone(), *occupation);
+            connection.state = State::Granted(tenant.clone(), *kind);
             Some(*id)
         })
     }
 
-    fn refusal(&self, tenant: &Path, occupation: ConnectionKind) -> Option<Refusal> {
+    fn refusal(&self, tenant: &Path, kind: ConnectionKind) -> Option<Refusal> {
         let limits = self.limits;
         let of_tenant = self.count(|state| match state {
-            State::Unplaced => false,
-            State::Waiting(other, _) | State::Placed(other, _) => other == tenant,
+            State::Unknown => false,
+            State::Waiting(other, _) | State::Granted(other, _) => other == tenant,
         });
         if of_tenant >= limits.places_per_tenant {
             return Some(Refusal::Share(tenant.clone(), of_tenant));
         }
         [ConnectionKind::Stream, ConnectionKind::Transfer]
             .into_iter()
-            .filter(|bounded| occupation >= *bounded)
+            .filter(|bounded| kind >= *bounded)
             .find_map(|bounded| self.refusal_of_long(tenant, bounded))
     }
 
-    /// Refusal of a connection that lasts as long as `bounded`, or longer, if there are as many as may be.
+    /// Refusal of a connection of the kind `bounded` or a longer one, if the maximum number is reached.
     fn refusal_of_long(&self, tenant: &Path, bounded: ConnectionKind) -> Option<Refusal> {
         let all = self.count(|state| state.lasting(bounded).is_some());
         let own = self.count(|state| state.lasting(bounded) == Some(tenant));
-        if own >= most_long(self.limits.places_per_tenant, bounded) {
+        if own >= max_long(self.limits.places_per_tenant, bounded) {
             Some(Refusal::LongShare(tenant.clone(), bounded, own))
-        } else if all >= most_long(self.limits.places, bounded) {
+        } else if all >= max_long(self.limits.places, bounded) {
             Some(Refusal::Long(bounded, all))
         } else {
             None
@@ -217,18 +217,16 @@ impl Slots {
     fn handshakes_of(&self, source: IpAddr) -> usize {
         self.connections
             .values()
-            .filter(|other| other.source == source && !matches!(other.state, State::Placed(..)))
+            .filter(|other| other.source == source && !matches!(other.state, State::Granted(..)))
             .count()
     }
 }
 
 impl State {
-    /// Tenant of a connection that lasts as long as `bounded`, or longer.
+    /// Tenant of a connection of the kind `bounded` or a longer one.
     fn lasting(&self, bounded: ConnectionKind) -> Option<&Path> {
         match self {
-            Self::Waiting(tenant, occupation) | Self::Placed(tenant, occupation)
-                if *occupation >= bounded =>
-            {
+            Self::Waiting(tenant, kind) | Self::Granted(tenant, kind) if *kind >= bounded => {
                 Some(tenant)
             }
             _ => None,
@@ -236,8 +234,8 @@ impl State {
     }
 }
 
-/// Connections that last as long as `bounded`, or longer, and may have one of so many places, at least one.
-fn most_long(places: usize, bounded: ConnectionKind) -> usize {
+/// Maximum number of connections of the kind `bounded` or longer ones among `places` slots, at least one.
+fn max_long(places: usize, bounded: ConnectionKind) -> usize {
     let left = match bounded {
         ConnectionKind::Command => 0,
         ConnectionKind::Transfer => places.div_ceil(SHORT_COMMAND_PART),
@@ -246,8 +244,8 @@ fn most_long(places: usize, bounded: ConnectionKind) -> usize {
     (places - left).max(1)
 }
 
-/// Connections that last as long as an occupation, or longer, in words.
-fn long_ones(bounded: ConnectionKind) -> &'static str {
+/// Name of connections of the kind `bounded` and longer ones.
+fn name_of_long(bounded: ConnectionKind) -> &'static str {
     match bounded {
         ConnectionKind::Command => "connections",
         ConnectionKind::Transfer => "streams and transfers",
@@ -255,7 +253,7 @@ fn long_ones(bounded: ConnectionKind) -> &'static str {
     }
 }
 
-/// Source of a connection: of IPv6 a whole /64, as a single host has all of its addresses.
+/// Source of a connection. An IPv6 source is a whole /64, as a single host has all of its addresses.
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -275,19 +273,19 @@ impl fmt::Display for Refusal {
         match self {
             Self::Share(tenant, count) => write!(
                 f,
-                "{} has {count} connections to this host already, which is its share: end one, or try again later",
+                "{} has {count} connections to this host already, its maximum (end one, or try again later)",
                 named(tenant)
             ),
             Self::LongShare(tenant, bounded, count) => write!(
                 f,
-                "{} has {count} {} from this host already, which is its share: end one",
+                "{} has {count} {} from this host already, its maximum (end one)",
                 named(tenant),
-                long_ones(*bounded)
+                name_of_long(*bounded)
             ),
             Self::Long(bounded, count) => write!(
                 f,
-                "there are {count} {} from this host already, and the places left are for {}: try again later",
-                long_ones(*bounded),
+                "all tenants have {count} {} from this host already, and the remaining connections are for {} (try again later)",
+                name_of_long(*bounded),
                 if *bounded == ConnectionKind::Stream {
                     "commands"
                 } else {
@@ -319,15 +317,10 @@ mod tests {
         name.parse::<crate::name::Name>().unwrap().path().tenant()
     }
 
-    /// Lets a connection arrive, whatever has to end for it, and ask for a place.
-    fn ask(
-        places: &mut Slots,
-        id: ConnectionId,
-        name: &str,
-        occupation: ConnectionKind,
-    ) -> Decision {
-        places.enter(id, address(0));
-        places.ask(id, tenant(name), occupation)
+    /// Adds a connection that asks for a slot.
+    fn ask(slots: &mut Slots, id: ConnectionId, name: &str, kind: ConnectionKind) -> Decision {
+        slots.enter(id, address(0));
+        slots.ask(id, tenant(name), kind)
     }
 
     #[test]
@@ -348,95 +341,98 @@ mod tests {
 
     #[test]
     fn a_source_has_only_its_share_of_the_handshakes() {
-        let mut places = Slots::new(LIMITS);
+        let mut slots = Slots::new(LIMITS);
         for id in 0..2 {
-            assert_eq!(places.arrival(address(1)), Arrival::Free);
-            places.enter(id, address(1));
+            assert_eq!(slots.arrival(address(1)), Arrival::Free);
+            slots.enter(id, address(1));
         }
-        assert_eq!(places.arrival(address(1)), Arrival::SourceFull(2));
-        assert_eq!(places.arrival(address(2)), Arrival::Free);
+        assert_eq!(slots.arrival(address(1)), Arrival::SourceFull(2));
+        assert_eq!(slots.arrival(address(2)), Arrival::Free);
     }
 
     #[test]
-    fn a_stranger_takes_the_place_of_the_oldest_one_of_the_source_with_most() {
-        let mut places = Slots::new(LIMITS);
+    fn an_unknown_client_replaces_the_oldest_of_the_source_with_most() {
+        let mut slots = Slots::new(LIMITS);
         for (id, source) in [(0, 1), (1, 2), (2, 2), (3, 3)] {
-            places.enter(id, address(source));
+            slots.enter(id, address(source));
         }
-        assert_eq!(places.arrival(address(4)), Arrival::InPlaceOf(1));
-        assert_eq!(places.leave(1), None);
-        places.enter(4, address(4));
-        assert_eq!(places.arrival(address(5)), Arrival::InPlaceOf(0));
+        assert_eq!(slots.arrival(address(4)), Arrival::InPlaceOf(1));
+        assert_eq!(slots.leave(1), None);
+        slots.enter(4, address(4));
+        assert_eq!(slots.arrival(address(5)), Arrival::InPlaceOf(0));
     }
 
     #[test]
-    fn a_client_that_is_known_is_not_ended_for_a_stranger() {
-        let mut places = Slots::new(ConnectionLimits {
+    fn a_known_client_does_not_end_for_an_unknown_one() {
+        let mut slots = Slots::new(ConnectionLimits {
             places: 1,
             ..LIMITS
         });
         for id in 0..5 {
-            let decision = ask(&mut places, id, "a:x", ConnectionKind::Command);
+            let decision = ask(&mut slots, id, "a:x", ConnectionKind::Command);
             let expected = [Decision::Granted, Decision::Wait][usize::from(id > 0)].clone();
             match id {
                 0..4 => assert_eq!(decision, expected),
-                _ => assert!(matches!(decision, Decision::Refused(_)), "its share"),
+                _ => assert!(
+                    matches!(decision, Decision::Refused(_)),
+                    "the limit of the tenant"
+                ),
             }
         }
         // Three wait, and one was refused.
-        assert!(places.takes_arrivals());
-        assert_eq!(places.arrival(address(9)), Arrival::InPlaceOf(4));
-        assert_eq!(places.leave(4), None);
+        assert!(slots.takes_arrivals());
+        assert_eq!(slots.arrival(address(9)), Arrival::InPlaceOf(4));
+        assert_eq!(slots.leave(4), None);
         assert_eq!(
-            ask(&mut places, 5, "b:x", ConnectionKind::Command),
+            ask(&mut slots, 5, "b:x", ConnectionKind::Command),
             Decision::Wait
         );
-        assert!(!places.takes_arrivals());
+        assert!(!slots.takes_arrivals());
     }
 
     #[test]
-    fn a_place_that_is_free_goes_to_who_waits_longest() {
-        let mut places = Slots::new(ConnectionLimits {
+    fn a_free_slot_goes_to_the_client_that_waits_longest() {
+        let mut slots = Slots::new(ConnectionLimits {
             places: 1,
             ..LIMITS
         });
-        ask(&mut places, 0, "a:x", ConnectionKind::Command);
-        ask(&mut places, 1, "b:x", ConnectionKind::Command);
-        ask(&mut places, 2, "a:y", ConnectionKind::Command);
-        assert_eq!(places.leave(0), Some(1));
-        assert_eq!(places.leave(2), None, "it has none");
-        assert_eq!(places.leave(1), None);
+        ask(&mut slots, 0, "a:x", ConnectionKind::Command);
+        ask(&mut slots, 1, "b:x", ConnectionKind::Command);
+        ask(&mut slots, 2, "a:y", ConnectionKind::Command);
+        assert_eq!(slots.leave(0), Some(1));
+        assert_eq!(slots.leave(2), None, "it has no slot");
+        assert_eq!(slots.leave(1), None);
     }
 
     #[test]
-    fn a_tenant_has_only_its_share_whoever_it_is_below_its_path() {
-        let mut places = Slots::new(LIMITS);
+    fn all_clients_below_a_tenant_share_its_limit() {
+        let mut slots = Slots::new(LIMITS);
         for (id, name) in (0..).zip(["a:x", "a:b:x", "a:b:c:x", "a:"]) {
-            let decision = ask(&mut places, id, name, ConnectionKind::Command);
+            let decision = ask(&mut slots, id, name, ConnectionKind::Command);
             assert_eq!(decision, Decision::Granted, "{name}");
         }
         let refused = Decision::Refused(Refusal::Share(tenant("a:"), 4));
         assert_eq!(
-            ask(&mut places, 4, "a:d:x", ConnectionKind::Command),
+            ask(&mut slots, 4, "a:d:x", ConnectionKind::Command),
             refused
         );
         assert_eq!(
-            ask(&mut places, 5, "b:x", ConnectionKind::Command),
+            ask(&mut slots, 5, "b:x", ConnectionKind::Command),
             Decision::Granted
         );
         assert_eq!(
-            ask(&mut places, 6, "x", ConnectionKind::Command),
+            ask(&mut slots, 6, "x", ConnectionKind::Command),
             Decision::Granted
         );
     }
 
     #[test]
-    fn streams_leave_places_to_commands() {
-        let mut places = Slots::new(LIMITS);
+    fn streams_leave_slots_to_commands() {
+        let mut slots = Slots::new(LIMITS);
         let mut id = 0;
-        let mut ask = |name: &str, occupation| {
+        let mut ask = |name: &str, kind| {
             id += 1;
-            ask(&mut places, id, name, occupation)
+            ask(&mut slots, id, name, kind)
         };
         for name in ["a:", "b:"] {
             for _ in 0..3 {
@@ -452,20 +448,20 @@ mod tests {
     }
 
     #[test]
-    fn transfers_and_streams_leave_places_to_short_commands() {
-        let mut places = Slots::new(LIMITS);
+    fn transfers_and_streams_leave_slots_to_short_commands() {
+        let mut slots = Slots::new(LIMITS);
         let mut id = 0;
-        let mut ask = |name: &str, occupation| {
+        let mut ask = |name: &str, kind| {
             id += 1;
-            ask(&mut places, id, name, occupation)
+            ask(&mut slots, id, name, kind)
         };
         for name in ["a:", "b:"] {
             for _ in 0..3 {
                 assert_eq!(ask(name, ConnectionKind::Transfer), Decision::Granted);
             }
             let own = Refusal::LongShare(tenant(name), ConnectionKind::Transfer, 3);
-            for occupation in [ConnectionKind::Transfer, ConnectionKind::Stream] {
-                assert_eq!(ask(name, occupation), Decision::Refused(own.clone()));
+            for kind in [ConnectionKind::Transfer, ConnectionKind::Stream] {
+                assert_eq!(ask(name, kind), Decision::Refused(own.clone()));
             }
         }
         assert_eq!(ask("c:", ConnectionKind::Transfer), Decision::Granted);
@@ -475,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_always_a_place_for_one_long_connection() {
+    fn at_least_one_long_connection_is_allowed() {
         for (places, streams, long) in [
             (1, 1, 1),
             (2, 1, 1),
@@ -485,15 +481,11 @@ mod tests {
             (64, 48, 56),
         ] {
             assert_eq!(
-                most_long(places, ConnectionKind::Stream),
+                max_long(places, ConnectionKind::Stream),
                 streams,
                 "{places}"
             );
-            assert_eq!(
-                most_long(places, ConnectionKind::Transfer),
-                long,
-                "{places}"
-            );
+            assert_eq!(max_long(places, ConnectionKind::Transfer), long, "{places}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The endpoint's side of TLS 1.3 with rustls (WIRE 11.1, 11.2): the only file of this room that knows the library.
+//! Endpoint's side of TLS 1.3 with rustls (WIRE 11.1, 11.2). No other file of the endpoint uses the library.
 
+use std::error::Error;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -28,10 +29,10 @@ use crate::private_key::{self, KeyFileError};
 use crate::sys::poll::wait_for;
 use crate::tls::{self, Arrived, ProtocolError};
 
-/// Most bytes of ciphertext that wait for the socket.
+/// Maximum number of bytes of ciphertext that wait for the socket.
 const OUTGOING: usize = 1 << 18;
 
-/// What the endpoint proves itself with, and whom it trusts.
+/// Certificates and key of the endpoint, and its trust anchor.
 #[derive(Debug)]
 pub struct Credentials {
     anchor: Anchor,
@@ -40,53 +41,60 @@ pub struct Credentials {
     validities: Vec<Validity>,
 }
 
-/// A connection whose handshake succeeded.
+/// Connection after the handshake.
 #[derive(Debug)]
 pub struct Accepted<'a> {
-    /// The path that was verified, leaf first, without the anchor.
+    /// Verified path, leaf first, without the anchor.
     pub path: Vec<CertificateDer<'static>>,
-    /// Why it is nevertheless not known whether it is revoked, so that nothing may come of it.
+    /// Reason why the revocation status of the path is unknown, so that the request must be refused.
     pub doubt: Option<String>,
     /// The connection.
     pub stream: TlsStream<'a>,
 }
 
-/// Why the files do not make an endpoint.
+/// Reason why certificates and key cannot be used.
 #[derive(Debug)]
 pub enum CredentialsError {
-    /// This file cannot be read.
-    Read(String, io::Error),
-    /// The key file gives no key.
+    /// A file cannot be read.
+    Read(PathBuf, io::Error),
+    /// The file of the key cannot be used.
     Key(KeyFileError),
-    /// This file does not hold what it should.
-    Content(String, String),
-    /// Certificate and key do not make a server.
-    Pair(PathBuf, PathBuf, rustls::Error),
+    /// The content of a file cannot be used, for this reason.
+    Content(PathBuf, String),
+    /// Certificate and key cannot be used together.
+    Pair {
+        /// File of the certificate.
+        certificate: PathBuf,
+        /// File of the key.
+        key: PathBuf,
+        /// Error of the library.
+        source: rustls::Error,
+    },
 }
 
-/// Why no TLS connection came about.
+/// Handshake that failed.
 #[derive(Debug)]
 pub struct HandshakeError {
     /// Reason.
     pub reason: HandshakeFailure,
-    /// The leaf that the client showed, if it came to that; it proves nothing.
+    /// Unverified leaf that the client sent, if any.
     pub unverified: Option<CertificateDer<'static>>,
 }
 
-/// What went wrong in a handshake.
+/// Reason why a handshake failed.
 #[derive(Debug)]
 pub enum HandshakeFailure {
-    /// The time is over.
+    /// The handshake was not completed in time.
     TooSlow,
-    /// The peer left.
+    /// The peer closed the connection.
     Gone(io::Error),
     /// The peer's certificates are refused.
     Refused(PathError),
     /// The peer sent a message of more than 64 KiB.
     TooLarge,
-    /// Anything else in the protocol.
+    /// Another error in the protocol.
     Protocol(rustls::Error),
-    /// Certificate and key do not make a server.
+    /// Certificate and key cannot be used.
     Setup(rustls::Error),
 }
 
@@ -109,17 +117,17 @@ impl Credentials {
         let [trusted] = <[_; 1]>::try_from(certificates(ca)?).map_err(|all| {
             content(
                 ca,
-                &format!("{} certificates, exactly one is needed", all.len()),
+                &format!("expected one certificate, but there are {}", all.len()),
             )
         })?;
         let anchor = Anchor::new(&trusted).map_err(|error| content(ca, &error.to_string()))?;
         if !anchor.is_authority() {
-            let reason = "the certificate is no authority's (CA), as that of clients has to be";
+            let reason = "expected the certificate of an authority (CA)";
             return Err(content(ca, reason));
         }
         let chain = certificates(certificate)?;
         if chain.is_empty() {
-            return Err(content(certificate, "no certificate"));
+            return Err(content(certificate, "expected a certificate"));
         }
         let key = private_key(key, &chain)?;
         let trusted = Validity::read(ca, Role::Trusted, &trusted);
@@ -140,26 +148,30 @@ impl Credentials {
         &self.validities
     }
 
-    /// What client certificates must lead to.
+    /// Trust anchor of client certificates.
     pub fn anchor(&self) -> &Anchor {
         &self.anchor
     }
 
-    /// Whether certificate and key make a server.
+    /// Checks that certificate and key can be used together.
     pub fn check(self, certificate: &Path, key: &Path) -> Result<(), CredentialsError> {
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
         self.server(Arc::default())
             .map(|_| ())
-            .map_err(|error| CredentialsError::Pair(certificate, key, error))
+            .map_err(|source| CredentialsError::Pair {
+                certificate,
+                key,
+                source,
+            })
     }
 
     fn server(
         self,
-        lists: Arc<CrlFiles>,
+        crl_files: Arc<CrlFiles>,
     ) -> Result<(ServerConfig, Arc<PathKeeper>), rustls::Error> {
         let keeper = Arc::new(PathKeeper {
             anchor: self.anchor,
-            lists,
+            crl_files,
             algorithms: tls::algorithms(),
             leaf: OnceLock::new(),
             result: OnceLock::new(),
@@ -175,19 +187,22 @@ impl Credentials {
     }
 }
 
-/// Carries out the handshake until `deadline`. Certificates that `lists` revoke are refused; nobody but who shows others
-/// that lead to the anchor has the lists read.
+/// Performs the handshake until `deadline`. Certificates that `crl_files` revoke are refused. The files are read only for
+/// clients whose certificates lead to the anchor.
+///
+/// # Errors
+/// When the handshake fails.
 pub fn accept(
     socket: &TcpStream,
     credentials: Credentials,
-    lists: Arc<CrlFiles>,
+    crl_files: Arc<CrlFiles>,
     deadline: Instant,
 ) -> Result<Accepted<'_>, HandshakeError> {
     let setup = |error| HandshakeError {
         reason: HandshakeFailure::Setup(error),
         unverified: None,
     };
-    let (config, keeper) = credentials.server(lists).map_err(setup)?;
+    let (config, keeper) = credentials.server(crl_files).map_err(setup)?;
     let mut connection = ServerConnection::new(Arc::new(config)).map_err(setup)?;
     connection.set_buffer_limit(Some(OUTGOING));
     let mut stream = TlsStream {
@@ -213,7 +228,7 @@ pub fn accept(
     })
 }
 
-/// An established connection.
+/// Established connection.
 #[derive(Debug)]
 pub struct TlsStream<'a> {
     connection: ServerConnection,
@@ -259,7 +274,7 @@ impl TlsStream<'_> {
         let Err(error) = self.connection.process_new_packets() else {
             return Ok(());
         };
-        // The alert; it is of no use to a peer that does not take it at once.
+        // Sends the alert, once: a peer that does not read it has no use for it.
         let _ = self.flush();
         Err(match error {
             rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => {
@@ -323,18 +338,19 @@ impl SecureStream for TlsStream<'_> {
     }
 }
 
-/// Verifies the client's certificates and keeps the path that proved good: rustls itself only remembers what was sent.
+/// Verifier of the client's certificates, which keeps the verified path, as rustls keeps only the certificates sent.
 #[derive(Debug)]
 struct PathKeeper {
     anchor: Anchor,
-    lists: Arc<CrlFiles>,
+    crl_files: Arc<CrlFiles>,
     algorithms: WebPkiSupportedAlgorithms,
-    /// The leaf that was shown.
+    /// Unverified leaf of the client.
     leaf: OnceLock<CertificateDer<'static>>,
     result: OnceLock<Result<Verified, PathError>>,
 }
 
-/// A path, and why it cannot be told whether it is revoked: the client is told so after the handshake.
+/// Verified path, and the reason why its revocation status is unknown, if it is. The client is informed after the
+/// handshake.
 type Verified = (Vec<CertificateDer<'static>>, Option<String>);
 
 impl PathKeeper {
@@ -346,18 +362,18 @@ impl PathKeeper {
     ) -> Result<Verified, PathError> {
         let anchors = std::slice::from_ref(&self.anchor);
         let path = verify(leaf, others, anchors, now, Usage::Client)?;
-        if self.lists.is_empty() {
+        if self.crl_files.is_empty() {
             return Ok((path, None));
         }
-        // Large lists are work, which is not done for strangers.
-        let found = match self.lists.read(&self.anchor, now) {
-            Ok(found) => found,
+        // Large CRLs take time, which is spent only on clients of the anchor.
+        let loaded = match self.crl_files.read(&self.anchor, now) {
+            Ok(loaded) => loaded,
             Err(error) => {
                 error!("{error}");
                 return Ok((path, Some(error.reason().to_string())));
             }
         };
-        match verify_unrevoked(leaf, others, anchors, &found.lists, now, Usage::Client) {
+        match verify_unrevoked(leaf, others, anchors, &loaded.crls, now, Usage::Client) {
             Ok(path) => Ok((path, None)),
             Err(PathError::Revocation(doubt)) => Ok((path, Some(doubt.to_string()))),
             Err(error) => Err(error),
@@ -366,7 +382,7 @@ impl PathKeeper {
 }
 
 impl ClientCertVerifier for PathKeeper {
-    /// No hints: a client has one certificate to show, whoever asks.
+    /// No hints, as a client has a single certificate.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -412,11 +428,11 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, CredentialsError> {
-    fs::read(file).map_err(|error| CredentialsError::Read(file.display().to_string(), error))
+    fs::read(file).map_err(|error| CredentialsError::Read(file.to_owned(), error))
 }
 
 fn content(file: &Path, reason: &str) -> CredentialsError {
-    CredentialsError::Content(file.display().to_string(), reason.to_owned())
+    CredentialsError::Content(file.to_owned(), reason.to_owned())
 }
 
 /// Reads the private key of a certificate chain, leaf first.
@@ -442,15 +458,19 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Credentials
 impl fmt::Display for CredentialsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read(file, error) => write!(f, "cannot read {file}: {error}"),
+            Self::Read(file, error) => write!(f, "cannot read '{}': {error}", file.display()),
             Self::Key(error) => error.fmt(f),
-            Self::Content(file, reason) => write!(f, "{file}: {reason}"),
-            Self::Pair(certificate, key, error) => write!(
+            Self::Content(file, reason) => write!(f, "cannot use '{}': {reason}", file.display()),
+            Self::Pair {
+                certificate,
+                key,
+                source,
+            } => write!(
                 f,
                 "the certificate in '{}' and the key in '{}' cannot be used together: {}",
                 certificate.display(),
                 key.display(),
-                tls::describe(error)
+                tls::describe(source)
             ),
         }
     }
@@ -460,15 +480,15 @@ impl fmt::Display for HandshakeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooSlow => f.write_str("the handshake was not completed in time"),
-            Self::Gone(error) => write!(f, "the peer left during the handshake: {error}"),
+            Self::Gone(error) => write!(f, "the peer closed the connection during the handshake: {error}"),
             Self::Refused(error) => write!(f, "certificates refused: {error}"),
             Self::TooLarge => f.write_str(
                 "the client sent a handshake message over 64 KiB, perhaps a certificate with a unikernel image inside; \
-                 it has to upload the image after the handshake instead",
+                 it must upload the image after the handshake instead",
             ),
             Self::Protocol(rustls::Error::NoCertificatesPresented) => f.write_str(
-                "handshake failed: the client showed no certificate, perhaps because its key is of a kind that is not \
-                 supported, as P-521",
+                "handshake failed: the client sent no certificate, perhaps because its key is of a kind that is not \
+                 supported, such as P-521",
             ),
             Self::Protocol(error) if tls::is_no_tls(error) => {
                 f.write_str("handshake failed: the client does not speak TLS")
@@ -476,12 +496,31 @@ impl fmt::Display for HandshakeFailure {
             Self::Protocol(error) => write!(f, "handshake failed: {}", tls::describe(error)),
             Self::Setup(error) => write!(
                 f,
-                "the server's certificate and key cannot be used: {}",
+                "cannot use the server's certificate and key: {}",
                 tls::describe(error)
             ),
         }
     }
 }
 
-impl std::error::Error for CredentialsError {}
-impl std::error::Error for HandshakeFailure {}
+impl Error for CredentialsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Read(_, error) => Some(error),
+            Self::Key(error) => Some(error),
+            Self::Pair { source, .. } => Some(source),
+            Self::Content(..) => None,
+        }
+    }
+}
+
+impl Error for HandshakeFailure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Gone(error) => Some(error),
+            Self::Refused(error) => Some(error),
+            Self::Protocol(error) | Self::Setup(error) => Some(error),
+            Self::TooSlow | Self::TooLarge => None,
+        }
+    }
+}
