@@ -231,7 +231,7 @@ impl Answers {
     }
 }
 
-/// The kind of an answer by the tag after its header (WIRE 4): SEQUENCE { SEQUENCE header, [n] payload }.
+/// The kind of an answer by the tag after its header (WIRE 4): `SEQUENCE { SEQUENCE header, [n] payload }`.
 fn kind_of(head: &[u8]) -> Option<Verdict> {
     let (0x30, _, message) = element(head)? else {
         return None;
