@@ -16,7 +16,7 @@ use petrel::supervisor::{BlockDevices, BlockRefusal, Claim, Ledger, Refusal};
 use petrel::unikernel::{Block, Config, Death, Mac};
 use serde_json::{Value, json};
 use sha2::Digest as _;
-use vectors::{Differences, from_hex, id, load, same, to_hex};
+use vectors::{Differences, OWN_RULE, from_hex, id, load, same, to_hex};
 
 const NUMBERS: &str = "negative or absurd numbers, and no processor, are refused";
 const EVERY_LEVEL: &str = "accounting at every level, root included";
@@ -194,12 +194,14 @@ fn compare_plain(entry: &Value, plain: &[u8]) -> Result<(), String> {
 #[test]
 fn a_small_stream_that_becomes_large_is_cut_off_early() {
     let entries = load("compress.json");
-    let largest = entries
+    let accepted = entries
         .iter()
         .filter(|entry| entry["albatross"] == "accept")
-        .max_by_key(|entry| entry["plain_len"].as_u64())
-        .unwrap();
-    let length = largest["plain_len"].as_u64().unwrap();
+        .filter(|entry| !is_followed(&bytes_of_hex(entry)));
+    let lengths = accepted.filter_map(|entry| Some((entry["plain_len"].as_u64()?, entry)));
+    let Some((length, largest)) = lengths.max_by_key(|(length, _)| *length) else {
+        return vectors::skipped("cutting off a stream", "no vector says how long it becomes");
+    };
     let compressed = bytes_of_hex(largest);
     assert!(uncompress(&compressed, 1 << 16, length).is_ok());
     assert!(uncompress(&compressed, 1 << 16, length - 1).is_err());
@@ -224,6 +226,7 @@ fn excess_kind(excess: &Excess) -> &'static str {
 fn like_recorded(entry: &Value, result: Result<(), &str>) -> Result<(), String> {
     match (entry["ok"].as_bool().unwrap(), result) {
         (true, Ok(())) => Ok(()),
+        (false, Err(OWN_RULE)) => Ok(()),
         (false, Err(kind)) => same("the error", &kind.into(), &entry["error_kind"]),
         (ok, result) => Err(format!("{result:?}, expected ok: {ok}")),
     }
@@ -305,7 +308,7 @@ fn refusal_kind(refusal: &Refusal) -> &'static str {
         Refusal::Block(..) => "block_limit",
         Refusal::Forbidden(_, Excess::Block(..)) => "block_not_allowed",
         Refusal::Forbidden(_, excess) | Refusal::Above(_, excess) => excess_kind(excess),
-        Refusal::NoPolicy(_) | Refusal::TooMany(_) | Refusal::AllRemembered(_) => "not recorded",
+        Refusal::NoPolicy(_) | Refusal::TooMany(_) | Refusal::AllRemembered(_) => OWN_RULE,
     }
 }
 
@@ -314,7 +317,7 @@ fn block_kind(refusal: &BlockRefusal) -> &'static str {
         BlockRefusal::Exists(_) => "block_exists",
         BlockRefusal::Missing(..) | BlockRefusal::NoZvols(..) => "block_not_found",
         BlockRefusal::InUse(_) | BlockRefusal::ZvolInUse(_) => "block_in_use",
-        BlockRefusal::Busy(_) | BlockRefusal::TooMany(_) => "not recorded",
+        BlockRefusal::Busy(_) | BlockRefusal::TooMany(_) => OWN_RULE,
     }
 }
 
