@@ -229,7 +229,7 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends the last message, and close_notify.
+/// Sends the last message, and `close_notify`.
 fn send_last(stream: &mut impl SecureStream, bytes: &[u8]) -> io::Result<()> {
     let deadline = Instant::now() + CLOSE_TIMEOUT;
     stream::write_all(stream, bytes, deadline)?;
