@@ -1,9 +1,6 @@
 //! Certificates, requests and CRLs that OpenSSL signs in ways that cannot be checked: errors name the true reason.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/client.rs"]
-mod client;
-mod support;
+use crate::support::{self, client};
 
 use std::fs;
 use std::process::Command;

@@ -1,9 +1,6 @@
 //! The certificate authority from outside: the real program in directories of its own.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/client.rs"]
-mod client;
-mod support;
+use crate::support::{self, client};
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,9 +1,6 @@
 //! The client from outside: the real program, and daemons of a few lines.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/client.rs"]
-mod client;
-mod support;
+use crate::support::{self, client};
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write, pipe};

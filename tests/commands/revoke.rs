@@ -1,9 +1,6 @@
 //! `petrel revoke`: the real program, and what other programs think of its lists.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/client.rs"]
-mod client;
-mod support;
+use crate::support::{self, client};
 
 use std::fs;
 use std::path::Path;

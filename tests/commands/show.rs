@@ -1,9 +1,6 @@
 //! `petrel show`: every certificate, request, list and state that there is, in words.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/client.rs"]
-mod client;
-mod support;
+use crate::support::{self, client};
 
 use std::fs;
 use std::io::Write;

@@ -1,9 +1,6 @@
 //! The rules by which `sign` refuses, warns and asks.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/client.rs"]
-mod client;
-mod support;
+use crate::support::{self, client};
 
 use std::fs;
 use std::io::{Read, Write};

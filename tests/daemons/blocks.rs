@@ -1,14 +1,8 @@
 //! Block devices from end to end: certificates, daemons, clients and tenders are the real programs, and a guest reads
 //! and writes its device.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/faults.rs"]
-mod faults;
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, faults, host};
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -1,8 +1,6 @@
 //! The console daemon from outside: the real program, real fifos, several supervisors and subscribers.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/console.rs"]
-mod support;
+use crate::support::console as support;
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -406,7 +404,7 @@ fn a_daemon_started_anew_reads_what_was_written_meanwhile() {
     daemon.wait();
     supervisor.assert_closed();
     say(&mut guest, "while away\n");
-    let directory = std::mem::replace(&mut daemon.directory, Directory::new());
+    let directory = std::mem::replace(&mut daemon.directory, Directory::short());
     let daemon = Daemon::start_in(directory, &[]);
     let mut client = daemon.connect();
     assert_eq!(client.subscribe_last(":a", 9), "waiting for VM");
@@ -416,7 +414,7 @@ fn a_daemon_started_anew_reads_what_was_written_meanwhile() {
 
 #[test]
 fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
-    let logs = Directory::new();
+    let logs = Directory::short();
     let path = logs.0.join("consoles");
     let options = ["--log-dir", path.to_str().unwrap()];
     let mut daemon = Daemon::start_with(&options);
@@ -437,7 +435,7 @@ fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
         fs::remove_file(daemon.fifo("t:a")).unwrap();
         daemon.signal(Signal::SIGTERM);
         daemon.wait();
-        let directory = std::mem::replace(&mut daemon.directory, Directory::new());
+        let directory = std::mem::replace(&mut daemon.directory, Directory::short());
         daemon = Daemon::start_in(directory, &options);
     }
     let expected = ["one", "unfinished \\027", "two", "unfinished \\027"];
@@ -457,7 +455,7 @@ fn files_have_what_each_run_said_and_go_on_after_a_restart_of_the_daemon() {
 #[test]
 fn a_flood_is_in_as_many_files_of_the_size_that_was_asked_for() {
     const SIZE: usize = 1 << 20;
-    let logs = Directory::new();
+    let logs = Directory::short();
     let path = logs.0.to_str().unwrap();
     let daemon = Daemon::start_with(&["--log-dir", path, "--log-size=1", "--log-files", "2"]);
     let mut supervisor = daemon.connect();
@@ -485,7 +483,7 @@ fn a_flood_is_in_as_many_files_of_the_size_that_was_asked_for() {
 
 #[test]
 fn a_tenant_that_uses_ever_new_names_has_as_many_files_as_it_may() {
-    let logs = Directory::new();
+    let logs = Directory::short();
     let path = logs.0.to_str().unwrap();
     let daemon = Daemon::start_with(&["--log-dir", path, "--log-tenant=3"]);
     let mut supervisor = daemon.connect();
@@ -514,7 +512,7 @@ fn names(directory: &Directory) -> Vec<String> {
 #[test]
 #[cfg(target_os = "linux")]
 fn lines_go_to_the_syslog_daemon_and_to_one_that_takes_its_place() {
-    let devices = Directory::new();
+    let devices = Directory::short();
     let path = devices.0.join("log");
     let listen = || {
         let syslog = UnixDatagram::bind(&path).unwrap();
@@ -547,7 +545,7 @@ fn lines_go_to_the_syslog_daemon_and_to_one_that_takes_its_place() {
 
 #[test]
 fn a_file_that_cannot_be_written_delays_nobody() {
-    let logs = Directory::new();
+    let logs = Directory::short();
     let daemon = Daemon::start_with(&["--log-dir", logs.0.to_str().unwrap()]);
     symlink("/dev/null", logs.0.join(":a.log")).unwrap();
     let mut supervisor = daemon.connect();
@@ -786,10 +784,10 @@ fn missing_directories_are_made_and_the_socket_is_for_the_group() {
 
 #[test]
 fn what_keeps_the_daemon_from_starting_is_one_message_and_exit_code_124() {
-    let directory = Directory::new();
+    let directory = Directory::short();
     let missing = directory.0.join("missing");
     let running = Daemon::start();
-    let occupied = Directory::new();
+    let occupied = Directory::short();
     fs::write(occupied.0.join("util"), "").unwrap();
     for (tmpdir, options, part) in [
         (&missing, &[][..], "missing/util"),

@@ -1,12 +1,8 @@
 //! The main job from end to end: certificates, daemons, clients and tenders are the real programs, the guests
 //! real unikernels, and what fails leaves everything else as it was.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,15 +1,6 @@
 //! The real `petrel-tls` between a TLS client and a daemon that says what each test needs.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only the tests themselves as tests, not what helps them"
-)]
 
-#[path = "support/endpoint.rs"]
-mod endpoint;
-#[path = "support/pki.rs"]
-mod pki;
+use crate::support::{endpoint, pki};
 
 use std::fs;
 use std::io::{Read, Write};
@@ -753,7 +744,7 @@ fn subscribe() -> Command {
 
 /// Answers connections to the console daemon with the start of a stream, which ends with the test.
 fn streaming(host: &Host) {
-    let path = host.directory.path().join("util/console.sock");
+    let path = host.directory.root().join("util/console.sock");
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || {
         let mut streams = Vec::new();
@@ -1002,7 +993,7 @@ fn who_does_not_speak_tls_is_named_so_at_either_end() {
 #[test]
 fn a_runtime_directory_that_is_not_there_is_named_at_the_start() {
     let host = Host::new();
-    fs::remove_dir(host.directory.path().join("util")).unwrap();
+    fs::remove_dir(host.directory.root().join("util")).unwrap();
     let endpoint = host.listen(&[]);
     let line = endpoint.log("commands cannot be passed on");
     assert!(line.contains("/util'"), "{line}");
@@ -1075,7 +1066,7 @@ fn wrong_files_are_named_before_anything_listens() {
         let output = Process::new(PROGRAM)
             .args(["--ip", "127.0.0.1", "--port", "0"])
             .args(files)
-            .current_dir(host.directory.path())
+            .current_dir(host.directory.root())
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -1089,7 +1080,7 @@ fn wrong_files_are_named_before_anything_listens() {
 #[test]
 fn a_key_that_others_may_read_serves_nobody() {
     let host = Host::new();
-    let key = host.directory.path().join("server.key");
+    let key = host.directory.root().join("server.key");
     for (mode, serves) in [(0o600, true), (0o644, false), (0o602, false)] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
         if serves {

@@ -1,11 +1,7 @@
 //! `petrel-tls` and `petrel-metrics` under every inetd, with the lines that are shipped.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,14 +1,7 @@
 //! The exporter to InfluxDB, and what daemons tell it of themselves: listeners of the test's own, and a real InfluxDB where there is one.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
-
-#[path = "support/stats.rs"]
-mod stats;
+use crate::support::{self, host, stats};
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,15 +1,6 @@
 //! A web front end that works as mollymawk does: for each command a fresh intermediate certificate and a leaf for 300 s.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only the tests themselves as tests, not what helps them"
-)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,14 +1,7 @@
 //! Metrics for Prometheus: the file of `petrel-stats`, the same over HTTP, and what other programs say of them.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
-
-#[path = "support/stats.rs"]
-mod stats;
+use crate::support::{self, host, stats};
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

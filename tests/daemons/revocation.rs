@@ -1,15 +1,6 @@
 //! CRLs: what `petrel-tls --crl` refuses, and what it tells of it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only the tests themselves as tests, not what helps them"
-)]
 
-#[path = "support/endpoint.rs"]
-mod endpoint;
-#[path = "support/pki.rs"]
-mod pki;
+use crate::support::{endpoint, pki};
 
 use std::fs;
 use std::io::Write;
@@ -83,7 +74,7 @@ fn a_crl_beside_the_trusted_certificate_is_used_from_the_next_connection_on() {
         let text = failure_text(&read_message(&mut client).unwrap());
         assert!(text.contains(reason), "{text}");
     };
-    let crl = host.directory.path().join("ca.crl");
+    let crl = host.directory.root().join("ca.crl");
     let early = host.listen(&[]);
     let line = early.log("no CRL at ");
     assert!(line.contains("ca.crl"), "{line}");
@@ -103,7 +94,7 @@ fn a_crl_beside_the_trusted_certificate_is_used_from_the_next_connection_on() {
 fn only_a_missing_file_beside_the_trusted_certificate_is_no_crl() {
     let host = Host::new();
     let identity = host.root.leaf("x", info());
-    let crl = host.directory.path().join("ca.crl");
+    let crl = host.directory.root().join("ca.crl");
     let endpoint = host.listen(&[]);
     let refused = |endpoint: &endpoint::Endpoint| {
         let mut client = endpoint.connect(&identity).unwrap();
@@ -178,7 +169,7 @@ fn a_list_that_cannot_be_used_refuses_everything_and_says_so() {
         ("many", good.repeat(257), "more than 256 CRLs"),
         ("missing", String::new(), "cannot be read"),
     ];
-    let file = host.directory.path().join("lists.crl");
+    let file = host.directory.root().join("lists.crl");
     let endpoint = host.listen(&["--crl", file.to_str().unwrap()]);
     let identity = host.root.leaf("x", info());
     for (case, content, reason) in cases {

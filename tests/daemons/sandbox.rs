@@ -1,11 +1,7 @@
 //! What each program that others talk to has given up before it hears anybody, as `/proc` tells.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/endpoint.rs"]
-mod endpoint;
-#[path = "support/pki.rs"]
-mod pki;
+use crate::support::{endpoint, pki};
 
 use std::fs;
 use std::net::TcpListener;
@@ -88,11 +84,11 @@ fn a_connection_is_served_in_a_sandbox_that_begins_before_the_handshake() {
 
 #[test]
 fn daemons_and_what_asks_them_are_confined() {
-    let directory = Directory::new();
-    let place = directory.path().to_str().unwrap();
+    let directory = Directory::runtime();
+    let place = directory.root().to_str().unwrap();
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
     let collector = collector.local_addr().unwrap().to_string();
-    let prometheus = directory.path().join("petrel.prom");
+    let prometheus = directory.root().join("petrel.prom");
     for (program, arguments) in [
         (env!("CARGO_BIN_EXE_petrel-console"), &[][..]),
         (

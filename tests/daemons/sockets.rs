@@ -1,11 +1,7 @@
 //! Local sockets of all daemons while another user takes as many connections as it gets.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -47,7 +43,7 @@ impl Stranger {
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let mut child = Command::new(program)
-            .args(["--exact", "what_the_stranger_does", "--nocapture"])
+            .args(["--exact", "sockets::what_the_stranger_does", "--nocapture"])
             .env(TASK, format!("{task} {}", path(host, socket).display()))
             .uid(STRANGER)
             .gid(0)

@@ -1,12 +1,6 @@
 //! The state on disk: whatever happens to it, what was acknowledged is there, and what cannot be used is named.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/faults.rs"]
-mod faults;
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, faults, host};
 
 use std::collections::BTreeSet;
 use std::fs;

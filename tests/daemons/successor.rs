@@ -1,11 +1,7 @@
 //! What a `petreld` that is gone, or that was executed anew, leaves to the next one.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,15 +1,6 @@
 //! What `petrel-tls` refuses, and what it tells of it: images, chains, and the audit lines.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only the tests themselves as tests, not what helps them"
-)]
 
-#[path = "support/endpoint.rs"]
-mod endpoint;
-#[path = "support/pki.rs"]
-mod pki;
+use crate::support::{endpoint, pki};
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -109,7 +100,7 @@ fn an_image_inside_the_command_is_checked_before_anything_is_sent() {
             let mut client = endpoint.connect(&identity).unwrap();
             assert_eq!(read_message(&mut client).unwrap().payload, success());
             daemon.wait();
-            fs::remove_file(host.directory.path().join("util/vmmd.sock")).unwrap();
+            fs::remove_file(host.directory.root().join("util/vmmd.sock")).unwrap();
         }
     }
 }

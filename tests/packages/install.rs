@@ -1,8 +1,7 @@
 //! What is installed: by the script, on Debian, on FreeBSD, on NixOS. (What the Debian package does on a host that runs is in
 //! tests/systemd.)
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};

@@ -1,11 +1,7 @@
 //! At home under systemd: the units that are shipped, what daemons tell the service manager, and its listener.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::fs::{self, Permissions};
 use std::net::{TcpListener, TcpStream};

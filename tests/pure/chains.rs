@@ -1,16 +1,8 @@
 //! The recorded certificate chains of albatross: what they ask for, and whether they are valid.
 //!
 //! `PETREL_VECTORS` names another directory with vectors than `tests/vectors`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only the tests themselves as tests, not what helps them"
-)]
 
-mod support;
-#[path = "support/vectors.rs"]
-mod vectors;
+use crate::support::{self, vectors};
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! The console ring against recorded vectors.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/vectors.rs"]
-mod vectors;
+use crate::support::vectors;
 
 use petrel::console::ring::{BYTES, History, Item, Moment, Ring};
 use petrel::wire::Text;
@@ -112,7 +110,7 @@ fn passes_with(entries: &Value) -> bool {
     std::fs::create_dir_all(&directory).unwrap();
     std::fs::write(directory.join("console.json"), entries.to_string()).unwrap();
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_ring_answers_as_recorded"])
+        .args(["--exact", "console_ring::the_ring_answers_as_recorded"])
         .env("PETREL_VECTORS", &directory)
         .output()
         .unwrap();

@@ -1,9 +1,7 @@
 //! What Petrel decides against recorded vectors: names, addresses, policies and their accounting, restarts, and
 //! what is a compressed image.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/vectors.rs"]
-mod vectors;
+use crate::support::vectors;
 
 use std::collections::BTreeMap;
 

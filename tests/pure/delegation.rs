@@ -3,17 +3,8 @@
 //!
 //! Keys and signatures are what costs, so each tree is signed once, and many of its certificates are shown in many
 //! ways. `PETREL_TREES` is the number of trees; `PETREL_SEED` replays one of them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only the tests themselves as tests, not what helps them"
-)]
 
-#[path = "support/arbitrary.rs"]
-mod arbitrary;
-#[path = "support/random.rs"]
-mod random;
+use crate::support::{arbitrary, random};
 
 use std::collections::{BTreeMap, HashMap};
 use std::thread;

@@ -1,8 +1,6 @@
 //! The wire against recorded vectors: what albatross writes is written, what it reads is read.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/vectors.rs"]
-mod vectors;
+use crate::support::vectors;
 
 use petrel::name::Name;
 use petrel::wire::legacy::InfoV5;

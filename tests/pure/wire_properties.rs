@@ -1,13 +1,7 @@
 //! The wire against messages nobody wrote down: whatever is encoded is read back, whatever is damaged is refused in
 //! peace, within bounded memory.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "support/arbitrary.rs"]
-mod arbitrary;
-#[path = "support/random.rs"]
-mod random;
-#[path = "support/vectors.rs"]
-mod vectors;
+use crate::support::{arbitrary, random, vectors};
 
 use std::sync::Arc;
 

@@ -1,14 +1,8 @@
 //! BHyve machines from end to end. Programs that stand in for those of FreeBSD are on PATH, and this test's own program
 //! plays a `petreld` that has machines; everything else is the real thing. What really runs on Linux refuses.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
-#[path = "support/network.rs"]
-mod network;
+use crate::support::{self, host, network};
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -107,7 +101,7 @@ fn started() -> Host {
 
 fn supervisor(host: &Host) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    let test = "petreld_is_played_for_the_other_tests";
+    let test = "bhyve::petreld_is_played_for_the_other_tests";
     let path = host.path("programs").into_os_string();
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])

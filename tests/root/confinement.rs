@@ -1,11 +1,7 @@
 //! What a running tender is allowed: a real `petreld` starts real guests, and `/proc` tells.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +20,7 @@ use support::{guest, on_path, skipped};
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
 
-/// The first of those that tests take as users of tenders: tests/blocks.rs and tests/network.rs have others.
+/// The first of those that tests take as users of tenders: tests/daemons/blocks.rs and tests/root/network.rs have others.
 const FIRST_USER: u32 = 64_120;
 
 /// A guest that runs until it is stopped, and says little.

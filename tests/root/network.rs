@@ -1,20 +1,7 @@
 //! Unikernels on real bridges, in a network namespace of each test.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only the tests themselves as tests, not what helps them"
-)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
-#[path = "support/network.rs"]
-mod network;
-#[path = "support/stats.rs"]
-mod stats;
+use crate::support::{self, host, network, stats};
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,12 +1,8 @@
 //! Unikernels outlive their supervisor: real daemons and guests, a `petreld` that is killed, stopped, or executes itself
 //! anew, and what is then true of what ran before.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/host.rs"]
-mod host;
+use crate::support::{self, host};
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;

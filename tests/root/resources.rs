@@ -1,8 +1,7 @@
 //! What `petreld` finds out about its host is what the host's own tools and files say.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,12 +1,8 @@
 //! Runs the test guests under `petrel-spt`, and the same cases under `solo5-spt` and `solo5-hvt`
 //! where they are on PATH and work.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/network.rs"]
-mod network;
+use crate::support::{self, network};
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -1,10 +1,9 @@
 //! The manual pages say what the programs do: their options, defaults and limits are compared. The promises of
 //! SPECIFICATION.md have their tests.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "manual/examples.rs"]
+use crate::support;
+
 mod examples;
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

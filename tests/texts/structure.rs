@@ -2,7 +2,6 @@
 //!
 //! The rules are read off the text: `use` declarations, and paths that begin with `crate` or `super`. Tests inside of
 //! `src` are left out.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
