@@ -1,20 +1,19 @@
 #!/bin/sh
-# What Petrel's main paths cost, as ratios to the bare parts that they are made of, next to what is aimed at.
+# Measures the cost of Petrel's main paths, as ratios to the parts that they consist of, beside the target of each.
 #
 #   sh contrib/bench.sh [--debug] [--contention] [COUNT]
 #
-# COUNT is how many runs of each (500); deployments are a fifth of that. It needs cargo and a C compiler on Linux x86_64;
-# neither root (but for taps) nor Solo5. The daemons and all files are in
-# temporary directories that take 4 GB at most, in /dev/shm where there is room for them, so that no disk is measured; a
-# thousand small unikernels take 2 GB of address space, and little memory. With
-# --debug the programs are those of a debug build: to see that this script works, not for its figures.
+# COUNT is the number of runs of each measurement (500); deployments run a fifth as often. Cargo and a C compiler on
+# Linux x86_64 are required; root only for taps, Solo5 not at all. Daemons and files are in temporary directories of at
+# most 4 GB, in /dev/shm where it has the space, so that no disk is measured. A thousand small unikernels take 2 GB of
+# address space and little memory. --debug uses a debug build: it tests this script, its numbers mean nothing.
 #
-# --contention measures only how long one tenant waits for another. The database is on the disk of /tmp, as what the
-# disk takes is part of that wait; a petreld that sets no limit to images may fill 9 GB of it for the time.
+# --contention measures only how long one tenant waits for another. The database is on the disk of /tmp, as its latency
+# is part of that wait; a petreld without a limit for images fills up to 9 GB of it.
 #
-# These are figures to look at, not tests: what is compared is measured in turns, and only ratios of one run mean
-# something. Each hand-over between processes waits for its turn on a busy machine, so that the longer chains look
-# worse than they are: once everything is built, root can keep others away with `chrt -r 5 sh contrib/bench.sh`.
+# The numbers are to be read, not tested. Compared things are measured in turns, and only ratios of one run mean
+# something. On a busy machine each switch between processes waits, so longer chains look worse than they are: after the
+# build, root can give this script priority with `chrt -r 5 sh contrib/bench.sh`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -41,7 +40,7 @@ cargo build ${build:+"$build"} --locked --bins --examples
 programs=$(cd "${CARGO_TARGET_DIR:-target}/$profile" && pwd)
 PATH=$programs:$programs/examples:$PATH
 
-# Sockets have short names at most; the default temporary directory may not.
+# The path of a socket is short; that of the default temporary directory may be too long.
 work=$(mktemp -d /tmp/petrel.XXXXXX)
 # The runtime directory is in memory on every host, as /run is.
 memory=/dev/shm
@@ -51,7 +50,7 @@ runtime=$(mktemp -d $memory/petrel.XXXXXX)
 free=$(df -kP /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
 [ "${free:-0}" -ge 6000000 ] && large=$(mktemp -d /dev/shm/petrel.XXXXXX) || large=$work/large
 started=
-# Ends the daemons, the latest first.
+# Ends the daemons, the last one first.
 end() {
     for process in $started; do
         kill "$process" 2>/dev/null || true
@@ -74,7 +73,7 @@ leave() {
 trap leave EXIT
 trap 'exit 1' HUP INT TERM
 
-# Starts a daemon, and waits until it says where it listens.
+# Starts a daemon and waits until it prints its address.
 start() {
     log=$work/$1.log
     : >"$log"
@@ -92,7 +91,7 @@ start() {
 }
 address() { sed -n 's/.*listening on //p' "$work/$1.log" | head -n 1; }
 
-# request STEM COMMAND...: a certificate of the tenant's with that command, and the tenant's: STEM.pem, STEM.key.
+# request STEM COMMAND...: makes STEM.pem, a certificate for that command with the tenant's above it, and STEM.key.
 request() {
     (
         stem=$1 name=$2
@@ -106,7 +105,7 @@ request() {
     ) >"$work/petrel.log" 2>&1
 }
 
-# padded IMAGE SIZE FILE: the image with zeros after its end, which no tender looks at.
+# padded IMAGE SIZE FILE: copies the image and adds zeros at its end, which tenders ignore.
 padded() {
     cp "$1" "$3"
     echo "$3" >>"$3"
@@ -128,7 +127,7 @@ request console hello console hello --count 0
 request create hello create hello "$hello" --compression-level 0
 request large large create large "$work/large.spt" --compression-level 0
 
-# How long a tenant waits while another one keeps petreld busy.
+# Measures how long a tenant waits while another one keeps petreld busy.
 contention() {
     printf '\ncontention:\n'
     mkdir -p "$runtime/contention" "$work/contention"
@@ -165,7 +164,7 @@ client --count "$deployments" first-line --create "$work/create" --console "$wor
 printf '\nthe shortest command (p50 below 1500 us), and the shortest program:\n'
 spawn-time "$count" /bin/true "$programs/petrel --version"
 
-printf '\na tap, made, put on a bridge, and gone again (p50 below 2000 us):\n'
+printf '\na tap: created, added to a bridge, removed (p50 below 2000 us):\n'
 if [ "$(id -u)" = 0 ] && command -v ip >/dev/null; then
     mkdir "$work/taps"
     # shellcheck disable=SC2016  # expanded by the inner shell
@@ -198,26 +197,26 @@ remote() {
         --ca-key "$work/tenant/tenant.key" --server-ca cacert.pem
 }
 children() { cat "/proc/$1/task/$1/children" 2>/dev/null || true; }
-# Notes the most memory that these processes ever had.
+# Records the peak memory of these processes.
 peak() {
     for process in "$@"; do
         awk '/^VmHWM:/ { print $2 }' "/proc/$process/status" 2>/dev/null >>"$large/memory" || true
     done
 }
-# watched COMMAND...: notes the memory of all that is part of it. Who looks takes time from it.
+# watched COMMAND...: records the memory of all of its processes. Sampling slows them down.
 watched() {
     "$@" >"$work/petrel.log" 2>&1 &
     job=$!
     while kill -0 $job 2>/dev/null; do
-        # petreld's are what carries the content.
+        # The children of petreld are its transfer workers.
         # shellcheck disable=SC2046
         peak $petreld $listener $(children $petreld; children $listener; children $job)
         sleep 0.02
     done
     wait $job
 }
-# timed NAME COMMAND...: notes how long it takes. A virtual machine may get memory from its host at the first touch only,
-# which takes longer than all else: there is enough that was touched just before.
+# timed NAME COMMAND...: records its duration. A virtual machine may get memory from its host only at the first access,
+# which takes longer than everything else: enough memory is accessed before.
 timed() {
     name=$1
     shift

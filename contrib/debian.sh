@@ -9,8 +9,8 @@
 # DIRECTORY/bin    their programs, each finding its libraries in DIRECTORY/root;
 #               put it on PATH
 #
-# A directory that already holds the same packages is left as it is.
-# Exit codes: 0 done, 1 failed, 69 this machine cannot (no Debian amd64).
+# A directory that already holds the same packages is left unchanged.
+# Exit codes: 0 done, 1 failed, 69 not supported here (not Debian amd64).
 set -eu
 
 [ $# -ge 2 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 64; }
@@ -18,7 +18,7 @@ directory=$1; shift
 
 if ! command -v apt-get >/dev/null || ! grep -qs '^ID=debian$' /etc/os-release ||
    [ "$(dpkg --print-architecture)" != amd64 ]; then
-    echo "debian.sh: this is no Debian amd64 machine with apt-get" >&2
+    echo "debian.sh: this is not a Debian amd64 machine with apt-get" >&2
     exit 69
 fi
 
@@ -32,7 +32,7 @@ trap 'rm -rf "$scratch"' EXIT
 trap 'exit 1' HUP INT TERM
 mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$scratch/debs" "$scratch/root" "$scratch/bin"
 
-# Lists of our own: the machine's may be missing or stale, and only root may renew them.
+# Private package lists: those of the machine may be missing or stale, and only root may update them.
 apt() {
     apt-get -qq -o Dir::State::lists="$scratch/lists" -o Dir::Cache="$scratch/cache" \
         -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 "$@"
@@ -51,7 +51,7 @@ mv "$scratch/root" "$scratch/bin" "$directory"
 # Started through the loader by name, a program finds its libraries without
 # LD_LIBRARY_PATH, which its own children would inherit.
 libraries=$directory/root/lib/x86_64-linux-gnu:$directory/root/usr/lib/x86_64-linux-gnu
-# Some packages keep theirs in a directory of their own, which only their own path names.
+# Some packages have their libraries in a private directory, which only their run path names.
 for own in "$directory"/root/usr/lib/*/lib*.so; do
     case $own in */x86_64-linux-gnu/*) continue ;; esac
     case $libraries in *":${own%/*}"*) ;; *) libraries=$libraries:${own%/*} ;; esac

@@ -12,12 +12,12 @@
 # cache, the library is built for FreeBSD once, and cargo is pointed at the two.
 # C compiler, linker and C library are those of zig, from its Python package:
 # of the libraries of FreeBSD 14.0 it has the headers and the list of symbols,
-# so whatever is linked that FreeBSD 14.0 does not have is an error. Nobody has
-# run what comes out: on FreeBSD, build it there.
+# so linking anything that FreeBSD 14.0 does not have is an error. The results
+# are not meant to be run: on FreeBSD, build there.
 #
-# PETREL_FREEBSD_CACHE  where all that is kept (1 GB);
+# PETREL_FREEBSD_CACHE  directory of all of this (1 GB);
 #                       ${XDG_CACHE_HOME:-$HOME/.cache}/petrel-freebsd
-# Exit codes: 0 done, 1 or cargo's own: failed, 69 this machine cannot (see debian.sh).
+# Exit codes: 0 done, 1 or cargo's own: failed, 69 not supported here (see debian.sh).
 set -eu
 
 target=x86_64-unknown-freebsd
@@ -37,7 +37,7 @@ usr=$cache/root/usr
 libraries=$usr/lib/x86_64-linux-gnu
 library=$usr/lib/rustlib/$target/lib
 
-# What the caller's own toolchain would add does not fit this one.
+# Settings for the caller's own toolchain do not fit this one.
 unset RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
 export RUSTC="$cache/rustc"
 

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Fuzzes a decoder, or each in turn, for some time:
+# Fuzzes one decoder, or all in turn, for a number of seconds:
 #
 #   sh contrib/fuzz.sh [TARGET|all [SECONDS]]
 #
-# It begins with the recorded vectors (PETREL_VECTORS, or those of the project)
-# and with what earlier runs found, which is kept in fuzz/corpus. It needs a C++
-# compiler; cargo-fuzz is installed with cargo where it is missing. A nightly
-# compiler is not needed: RUSTC_BOOTSTRAP lets an ordinary one take the options
-# of the sanitizer. An input that breaks a promise is left in fuzz/artifacts.
+# The seeds are the recorded vectors (PETREL_VECTORS, or those of the project)
+# and the findings of earlier runs in fuzz/corpus. A C++ compiler is required;
+# cargo-fuzz is installed with cargo where it is missing. A stable compiler is
+# enough: RUSTC_BOOTSTRAP makes it accept the options of the sanitizer. Inputs
+# that violate an invariant are written to fuzz/artifacts.
 set -eu
 cd "$(dirname "$0")/.."
 target=${1:-all}
@@ -25,7 +25,7 @@ else
 fi
 for target in $targets; do
     printf '\n== %s, %d s\n' "$target" "$seconds"
-    # rss: what a decoder must never need, whatever it is given.
+    # No input may make a decoder need more memory than this.
     cargo fuzz run "$target" -- -max_total_time="$seconds" -max_len=65536 \
         -rss_limit_mb=512 -timeout=10 -print_final_stats=1
 done

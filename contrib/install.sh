@@ -1,18 +1,18 @@
 #!/bin/sh
-# Install what `cargo build --release` has built: programs, manual pages, and
-# the files of the service manager. Nothing is started, no user is made.
+# Install the results of `cargo build --release`: programs, manual pages, and
+# the files of the service manager. It starts nothing and creates no user.
 #
 #   sh contrib/install.sh [uninstall]
 #
-# PREFIX    where to (/usr/local)
-# DESTDIR   put in front of every path, for packages (nothing)
-# BUILT     where the programs are (target/release)
+# PREFIX    prefix of all paths (/usr/local)
+# DESTDIR   root directory in front of PREFIX, for packages (empty)
+# BUILT     directory of the built programs (target/release)
 # SERVICES  systemd, rc.d or none (systemd on Linux, rc.d on FreeBSD)
 #
 # bin/petrel, the daemons in sbin, share/man, share/doc/petrel, and
 #   systemd: lib/systemd/system, lib/sysusers.d, lib/tmpfiles.d
 #   rc.d:    etc/rc.d
-# `uninstall` removes these files again, and nothing else.
+# `uninstall` removes exactly these files.
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -55,14 +55,14 @@ each() {
             done
             ;;
         none) ;;
-        *) echo "install.sh: SERVICES is systemd, rc.d or none, not '$services'" >&2; exit 64 ;;
+        *) echo "install.sh: invalid SERVICES '$services': expected systemd, rc.d or none" >&2; exit 64 ;;
     esac
 }
 
 install_one() {
     target=$destination$prefix/$3
     mkdir -p "${target%/*}"
-    # A program that runs is replaced, not written to.
+    # A running program is replaced, not overwritten.
     case $1 in
         */systemd/*.service) sed "s|/usr/sbin/|$prefix/sbin/|g" "$1" >"$target.new" ;;
         */rc.d/*) sed "s|/usr/local/|$prefix/|g" "$1" >"$target.new" ;;

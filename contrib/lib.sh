@@ -1,7 +1,7 @@
 #!/bin/sh
 # Functions that scripts of this directory share; sourced from the project's root. The script defines fail.
 
-# need_rust: fails unless cargo and rustc are those of the release that Cargo.toml asks for, or later.
+# need_rust: fails unless cargo and rustc have the release that Cargo.toml requires, or a later one.
 need_rust() {
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     for program in cargo rustc; do
@@ -15,8 +15,8 @@ need_rust() {
     done
 }
 
-# can_open FILE: whether it is there and can be opened to read and write; never makes it.
+# can_open FILE: succeeds if FILE exists and can be opened for reading and writing; never creates it.
 can_open() {
-    # <> makes a file that is missing.
+    # <> creates a missing file.
     [ -e "$1" ] && (: <>"$1") 2>/dev/null
 }

@@ -1,6 +1,6 @@
-//! Build script: makes programs smaller. The linker writes relocations in their short form, which saves 70 KB in the largest
-//! program, and leaves the index of unwind tables out of released ones, which saves 33 KB: they end at a panic
-//! (`panic = "abort"`), and only a backtrace of it would need that index.
+//! Build script: makes programs smaller. Relocations in their packed form save 70 KB in the largest program. Released
+//! programs have no index of unwind tables, which saves 33 KB: they abort at a panic (`panic = "abort"`), and only its
+//! backtrace would need that index.
 //!
 //! Programs linked so need glibc 2.36 (2022) or later. A linker that does not know the option warns, and goes on.
 

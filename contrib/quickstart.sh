@@ -1,11 +1,11 @@
 #!/bin/sh
-# Petrel's main job, on this machine, in a few seconds once it is built: builds Petrel, makes certificates for a host and for a
-# tenant of it, starts the daemons, and deploys a real unikernel over mutually authenticated TLS.
+# Shows a deployment on this machine: builds Petrel, makes certificates for a host and for a tenant of it, starts the
+# daemons, and deploys a real unikernel over mutually authenticated TLS. Once built, it takes a few seconds.
 #
 #   sh contrib/quickstart.sh
 #
-# It needs Rust (see https://rustup.rs) and a C compiler on Linux x86_64; neither root nor Solo5. Everything but the build is in a
-# temporary directory and is gone afterwards.
+# Rust (see https://rustup.rs) and a C compiler on Linux x86_64 are required; neither root nor Solo5. All files but those
+# of the build are in a temporary directory, which is removed at the end.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ say "building Petrel: the first time this takes 5 to 10 minutes"
 cargo build --release --locked --bins
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 PATH=$target/release:$PATH
-# Sockets and fifos have short names at most; the default temporary directory may not.
+# The path of a socket is short; that of the default temporary directory may be too long.
 work=$(mktemp -d /tmp/petrel.XXXXXX)
 started=
 interrupted=
@@ -48,12 +48,12 @@ trap 'interrupted=yes; say interrupted >&2; exit 1' HUP INT PIPE TERM
 sh tests/guests/build.sh "$work/guests"
 guest=$work/guests/forever.spt
 
-# Waits until a file has a line that matches; the daemons say when they are ready.
+# wait_for FILE PATTERN: waits for a matching line; the daemons print one when they are ready.
 wait_for() {
     tries=0
     until grep -q "$2" "$1" 2>/dev/null; do
         tries=$((tries + 1))
-        [ $tries -lt 200 ] || fail "no line '$2' came in $1"
+        [ $tries -lt 200 ] || fail "no line '$2' in $1 after 10 seconds"
         sleep 0.05
     done
 }
@@ -83,7 +83,7 @@ started="$! $started"
 wait_for "$work/port" listening
 address=$(sed 's/listening on //' "$work/port")
 
-# Where the tenant's commands go, and with whose authority.
+# Destination and credentials of the tenant's commands.
 tenant="--destination $address --ca $work/tenant/tenant.pem --ca-key $work/tenant/tenant.key
     --server-ca $work/host/cacert.pem"
 

@@ -127,7 +127,7 @@ fn wrap(algorithm: &Oid<'_>, parameters: &[u8], key: &[u8]) -> Vec<u8> {
     element(0x30, &content)
 }
 
-/// SEC1 (RFC 5915 3): SEQUENCE { INTEGER 1, OCTET STRING, [0] curve OPTIONAL, [1] public key OPTIONAL }. The curve
+/// SEC1 (RFC 5915 3): `SEQUENCE { INTEGER 1, OCTET STRING, [0] curve OPTIONAL, [1] public key OPTIONAL }`. The curve
 /// moves to the algorithm.
 fn sec1_to_pkcs8(key: &[u8], outside: Option<&[u8]>) -> Option<Vec<u8>> {
     let (rest, sequence) = Sequence::from_der(key).ok()?;

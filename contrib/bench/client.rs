@@ -33,7 +33,7 @@ type Stream = StreamOwned<ClientConnection, TcpStream>;
 /// What a bare server echoes.
 const MESSAGE: [u8; 32] = *b"thirty-two bytes of small talk..";
 /// How long any answer may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The last words of the guest that is deployed.
 const BYE: &[u8] = b"bye: exit";
 
@@ -181,7 +181,7 @@ fn first_line(
             line = console.line()?;
         }
         while reply(&mut info.connect()?)? != nothing_runs {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > REPLY_TIMEOUT {
                 return Err("the unikernel does not go away".into());
             }
             sleep(Duration::from_millis(1));
@@ -281,7 +281,7 @@ impl Client {
     fn connect(&self) -> Result<Stream> {
         let socket = TcpStream::connect(self.address)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(REPLY_TIMEOUT))?;
         let name = ServerName::from(self.address.ip());
         let connection = ClientConnection::new(self.config.clone(), name)?;
         Ok(StreamOwned::new(connection, socket))

@@ -1,4 +1,8 @@
 //! The command line (BEHAVIOUR 3).
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments are the text of --help"
+)]
 
 use std::path::PathBuf;
 

@@ -247,7 +247,7 @@ impl Answers {
     }
 }
 
-/// Result that an answer reports, by the tag after its header (WIRE 4): SEQUENCE { SEQUENCE header, [n] payload }.
+/// Result that an answer reports, by the tag after its header (WIRE 4): `SEQUENCE { SEQUENCE header, [n] payload }`.
 fn kind_of(head: &[u8]) -> Option<Verdict> {
     let (0x30, _, message) = element(head)? else {
         return None;

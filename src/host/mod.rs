@@ -136,6 +136,7 @@ struct Options {
     #[argh(switch)]
     check: bool,
     /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[allow(rustdoc::broken_intra_doc_links, reason = "also the text of --help")]
     #[argh(option, from_str_fn(address))]
     influx: Option<SocketAddr>,
     /// log to the local syslog daemon

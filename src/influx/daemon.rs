@@ -40,6 +40,7 @@ pub(super) const TOKEN: &str = "INFLUX_TOKEN";
 #[derive(FromArgs, Debug)]
 struct Options {
     /// send lines to this address, IP[:PORT] (port 8094)
+    #[allow(rustdoc::broken_intra_doc_links, reason = "also the text of --help")]
     #[argh(option, arg_name = "address", from_str_fn(address))]
     influx: Option<SocketAddr>,
 

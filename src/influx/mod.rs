@@ -1,6 +1,6 @@
 //! The exporter to InfluxDB: a subscriber of statistics that writes them as lines, over TCP or HTTP (BEHAVIOUR 8).
 //!
-//! A [`line`] is made of each record and waits in the [`buffer`] until the [`upstream`] has it; [`http`] is what is
+//! A [`mod@line`] is made of each record and waits in the [`buffer`] until the [`upstream`] has it; [`http`] is what is
 //! said to a server of that kind.
 #![forbid(unsafe_code)]
 

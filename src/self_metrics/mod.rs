@@ -1,6 +1,6 @@
 //! What a daemon tells a collector of InfluxDB about itself, beside its work (BEHAVIOUR 10).
 //!
-//! Every ten seconds there is a round of [`lines`]. A collector that is away or slow keeps nobody waiting: what it has
+//! Every ten seconds there is a round of lines. A collector that is away or slow keeps nobody waiting: what it has
 //! not taken when the next round comes is dropped, as lines have no time of their own and would be taken for what is now.
 #![forbid(unsafe_code)]
 

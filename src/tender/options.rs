@@ -1,7 +1,7 @@
 //! The command line of the tender (SOLO5 facts, chapter 4).
 //!
-//! It is read twice, as Solo5's tender does: [`CommandLine::split`] finds the kernel, and only
-//! once that has shown to be an image for this tender does [`Options::parse`] look closer.
+//! It is read twice, as Solo5's tender does: `CommandLine::split` finds the kernel, and only
+//! once that has shown to be an image for this tender does `Options::parse` look closer.
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};

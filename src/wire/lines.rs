@@ -1,4 +1,4 @@
-//! Frames with console lines, many in a row: the same bytes that [`Message::encode`] gives, at the speed at which guests
+//! Frames with console lines, many in a row: the same bytes that `Message::encode` gives, at the speed at which guests
 //! write.
 //!
 //! All lines of a console have one header, and those that were read at once one time. These are encoded as everything
@@ -7,7 +7,7 @@
 use super::{Header, Int, Int64, Text, Timestamp, VERSION, WireError, encode, frame};
 use crate::name::Name;
 
-/// Tags (WIRE 4): SEQUENCE, the alternatives [3] data and [3] console, `UTF8String`.
+/// Tags (WIRE 4): SEQUENCE, the alternatives data (3) and console (3), `UTF8String`.
 const SEQUENCE: u8 = 0x30;
 const ALTERNATIVE: u8 = 0xa3;
 const STRING: u8 = 0x0c;

@@ -1,7 +1,7 @@
 //! The state file: what survives a restart of the supervisor.
 //!
 //! Images are not in it, they are in the image store under their digest. albatross's own state files (WIRE 6.1)
-//! use the context tags 0 to 7, see [`albatross`]; ours is [64].
+//! use the context tags 0 to 7, see [`albatross`]; that of Petrel is 64.
 
 pub mod albatross;
 

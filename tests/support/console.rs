@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "directory.rs"]
-mod directory;
-pub use directory::Directory;
+pub use super::directory::Directory;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -24,12 +22,6 @@ use petrel::wire::{
 
 /// The longest anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(30);
-
-impl Directory {
-    pub fn new() -> Self {
-        Self::short()
-    }
-}
 
 /// Asks until the answer is yes.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -52,7 +44,7 @@ impl Daemon {
     }
 
     pub fn start_with(options: &[&str]) -> Self {
-        Self::start_in(Directory::new(), options)
+        Self::start_in(Directory::short(), options)
     }
 
     pub fn start_in(directory: Directory, options: &[&str]) -> Self {
@@ -69,7 +61,7 @@ impl Daemon {
             probe.args([namespaces, "mount", "--bind", "/", "/"]);
             probe.output().is_ok_and(|output| output.status.success())
         })?;
-        let directory = Directory::new();
+        let directory = Directory::short();
         // Both become the daemon.
         let child = Process::new("unshare")
             .args([namespaces, "sh", "-c"])
@@ -87,7 +79,7 @@ impl Daemon {
 
     /// The daemon as systemd starts it: it is given a socket that listens already.
     pub fn activated() -> Self {
-        let directory = Directory::new();
+        let directory = Directory::short();
         fs::create_dir(directory.0.join("util")).unwrap();
         let listener = UnixListener::bind(directory.0.join("util/console.sock")).unwrap();
         // The shell's process id becomes that of the daemon.

@@ -56,7 +56,7 @@ pub type Unidentified = rustls::ConfigBuilder<ClientConfig, rustls::client::Want
 
 impl Host {
     pub fn new() -> Self {
-        let directory = Directory::new();
+        let directory = Directory::runtime();
         let root = Authority::root("root");
         let server = root.server();
         directory.write("ca.pem", &root.pem());
@@ -69,10 +69,10 @@ impl Host {
         let mut program = Process::new(PROGRAM);
         program
             .arg("--tmpdir")
-            .arg(self.directory.path())
+            .arg(self.directory.root())
             .args(arguments)
             .args(
-                ["ca.pem", "server.pem", "server.key"].map(|file| self.directory.path().join(file)),
+                ["ca.pem", "server.pem", "server.key"].map(|file| self.directory.root().join(file)),
             )
             .env_remove("JOURNAL_STREAM");
         program
@@ -144,7 +144,7 @@ impl Host {
         name: &str,
         conversation: impl FnOnce(UnixStream) -> T + Send + 'static,
     ) -> Daemon<T> {
-        let path = self.directory.path().join(format!("util/{name}.sock"));
+        let path = self.directory.root().join(format!("util/{name}.sock"));
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(path).unwrap();
         let (done, result) = channel();

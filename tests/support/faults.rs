@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::host::Host;
+use crate::support::host::Host;
 use crate::support::{on_path, run, skipped};
 
 /// The library that is preloaded, if it can be built and used here.

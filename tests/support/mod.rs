@@ -11,7 +11,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+pub mod arbitrary;
+pub mod client;
+pub mod console;
 pub mod directory;
+pub mod endpoint;
+pub mod faults;
+pub mod host;
+#[cfg(target_os = "linux")]
+pub mod network;
+pub mod pki;
+pub mod random;
+#[cfg(target_os = "linux")]
+pub mod stats;
+pub mod vectors;
 pub use directory::{Directory, protect};
 
 use nix::sys::signal::{Signal, kill};

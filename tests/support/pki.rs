@@ -4,9 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[path = "directory.rs"]
-mod directory;
-pub use directory::{Directory, protect};
+pub use super::directory::{Directory, protect};
 
 use petrel::chain::{Certificate, EXTENSION, IMAGE_EXTENSION, image_extension_value, numbers};
 use petrel::unikernel::ImageDigest;
@@ -201,13 +199,14 @@ pub fn policy(unikernels: u64) -> Policy {
 }
 
 impl Directory {
-    pub fn new() -> Self {
+    /// A runtime directory of daemons.
+    pub fn runtime() -> Self {
         let directory = Self::short();
         fs::create_dir(directory.0.join("util")).unwrap();
         directory
     }
 
-    pub fn path(&self) -> &Path {
+    pub fn root(&self) -> &Path {
         &self.0
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use petrel::wire::frame::{MAX_MESSAGE, read_frame, write_frame};
 use petrel::wire::{Command, Data, Message, Payload, Statistics, StatsAdd, StatsCommand, Success};
 
-use crate::host::{Daemon, Host};
+use crate::support::host::{Daemon, Host};
 use crate::support::{DEADLINE, guest};
 
 /// A guest that runs until it is stopped, and says little.
