@@ -39,6 +39,7 @@ pub(super) struct Options {
     pub(super) gather_bhyve_stats: bool,
 
     /// tell this collector of InfluxDB about the daemon itself, IP[:PORT] (port 8094)
+    #[allow(rustdoc::broken_intra_doc_links, reason = "also the text of --help")]
     #[argh(option, arg_name = "address", from_str_fn(address))]
     pub(super) influx: Option<SocketAddr>,
 
