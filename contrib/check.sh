@@ -26,7 +26,6 @@ format   formatting
 clippy   lints
 docs     documentation of the code, without warnings
 unit     unit tests of the pure modules (part of "tests")
-prose    words that STYLE rules out
 shell    shell scripts
 fuzz     fuzz targets over their seeds
 tests    all tests
@@ -34,9 +33,10 @@ symbols  no TLS and X.509 code in petreld and petrel-influx, no code that makes 
 size     size of the release binaries
 msrv     the oldest supported Rust
 freebsd  types, lints and the linker for FreeBSD 14.0
+prose    words that the project avoids
 END
 }
-all='format clippy docs prose shell fuzz tests symbols size msrv freebsd'
+all='format clippy docs shell fuzz tests symbols size msrv freebsd prose'
 quick='format clippy unit'
 
 # Modules without input, output and clock: "pure" in src/lib.rs.
