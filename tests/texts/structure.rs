@@ -105,6 +105,7 @@ const LONG: &[&str] = &[
     "client/tls.rs",
     "console/log_directory.rs",
     "console/registry.rs",
+    "endpoint/tls.rs",
     "host/bhyve.rs",
     "host/run/record.rs",
     "sandbox/filter.rs",
