@@ -791,7 +791,7 @@ fn what_keeps_the_daemon_from_starting_is_one_message_and_exit_code_124() {
     fs::write(occupied.0.join("util"), "").unwrap();
     for (tmpdir, options, part) in [
         (&missing, &[][..], "missing/util"),
-        (&occupied.0, &[], "util: "),
+        (&occupied.0, &[], "util': "),
         (&running.directory.0, &[], "another daemon"),
         (&directory.0, &["--max-subscribers=0"], "'0'"),
         (&directory.0, &["--log-files=0"], "'0'"),

@@ -1061,8 +1061,11 @@ fn wrong_files_are_named_before_anything_listens() {
             ["server.pem", "server.pem", "server.key"],
             "the certificate of an authority",
         ),
-        (["two.pem", "server.pem", "server.key"], "2 certificates"),
-        (["ca.pem", "server.key", "server.key"], "no certificate"),
+        (["two.pem", "server.pem", "server.key"], "but there are 2"),
+        (
+            ["ca.pem", "server.key", "server.key"],
+            "expected a certificate",
+        ),
         (["ca.pem", "server.pem", "server.pem.key"], "PRIVATE KEY"),
         (["ca.pem", "server.pem", "other.key"], "cannot be used"),
     ] {
