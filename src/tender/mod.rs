@@ -20,7 +20,7 @@ pub mod plan;
 )]
 #[cfg_attr(
     not(all(target_os = "linux", target_arch = "x86_64")),
-    path = "elsewhere.rs"
+    path = "unsupported.rs"
 )]
 mod os;
 
