@@ -36,7 +36,7 @@ freebsd  types, lints and the linker for FreeBSD 14.0
 prose    words that the project avoids
 END
 }
-all='format clippy docs shell fuzz tests symbols size msrv freebsd prose'
+all='format clippy docs shell fuzz tests symbols size msrv freebsd'
 quick='format clippy unit'
 
 # Modules without input, output and clock: "pure" in src/lib.rs.
